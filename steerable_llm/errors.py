@@ -1,0 +1,122 @@
+"""Every exception the package raises on purpose, as one tree.
+
+::
+
+    SteerableError
+    |-- InvalidInputError (also ValueError)      an argument has a value that cannot be used
+    |   |-- PairError                            a preference pair is empty or says nothing
+    |   |-- PromptTooLongError                   prompt and answer do not fit the context window
+    |   `-- EmptyLogError                        an answer log holds no usable answer
+    |-- VectorFileError                          a vector file cannot be used
+    |   |-- NotAVectorError                      it is no vector file, or it is cut short
+    |   |-- FutureVersionError                   a newer version of this package wrote it
+    |   `-- TamperedVectorError                  its content does not match its own hash
+    |-- ModelMismatchError (also ValueError)     a vector meets a model it was not built for
+    |-- UnknownArchitectureError                 the decoder blocks of a model cannot be told
+    |-- AttributionError                         gradients are missing or not finite
+    |-- CalibrationError                         no setting satisfies the capability budget
+    |-- SteeringNotAppliedError                  a steering was asked for and reached no layer
+    |-- PolicyError (also ValueError)            a policy file is wrong
+    |   |-- UnknownStepError                     a step that the policy does not name
+    |   `-- UnknownVectorError                   a vector that the policy cannot find
+    `-- MissingExtraError (also ImportError)     an optional dependency is not installed
+
+Catch ``SteerableError`` to catch all of them. Every message is one line: what was wrong, what was
+expected, and how to mend it.
+"""
+
+from __future__ import annotations
+
+
+class SteerableError(Exception):
+    """Root of the tree: every error this package raises on purpose."""
+
+
+class InvalidInputError(SteerableError, ValueError):
+    """An argument has a value that cannot be used."""
+
+
+class PairError(InvalidInputError):
+    """A preference pair is empty, or its two answers are the same."""
+
+
+class PromptTooLongError(InvalidInputError):
+    """Prompt and answer together do not fit the model's context window.
+
+    Attributes:
+        prompt_tokens: Length of the encoded prompt, in tokens.
+        max_new_tokens: Tokens asked for (or needed) after the prompt.
+        context_window: Tokens the model can hold.
+    """
+
+    def __init__(self, prompt_tokens: int, max_new_tokens: int, context_window: int) -> None:
+        """Keep the three lengths; the message is made from them."""
+        # All three go to Exception.args, so that the error survives pickling between processes.
+        super().__init__(prompt_tokens, max_new_tokens, context_window)
+        self.prompt_tokens = prompt_tokens
+        self.max_new_tokens = max_new_tokens
+        self.context_window = context_window
+
+    def __str__(self) -> str:
+        """Say all three lengths and what to change."""
+        return (
+            f"the prompt has {self.prompt_tokens} tokens and {self.max_new_tokens} more are "
+            f"needed, but the model's context window holds {self.context_window}: "
+            "shorten the prompt (fewer or shorter passages) or ask for fewer new tokens"
+        )
+
+
+class EmptyLogError(InvalidInputError):
+    """An answer log holds no answer that can be used."""
+
+
+class VectorFileError(SteerableError):
+    """A steering-vector file cannot be used."""
+
+
+class NotAVectorError(VectorFileError):
+    """The file is not a steering vector, or it is cut short."""
+
+
+class FutureVersionError(VectorFileError):
+    """The file was written by a newer version of this package."""
+
+
+class TamperedVectorError(VectorFileError):
+    """The file's content does not match the hash it carries."""
+
+
+class ModelMismatchError(SteerableError, ValueError):
+    """A steering vector was given to a model it was not built for."""
+
+
+class UnknownArchitectureError(SteerableError):
+    """The decoder blocks of a model cannot be told from its module tree."""
+
+
+class AttributionError(SteerableError):
+    """An attribution failed: gradients are missing, or not finite."""
+
+
+class CalibrationError(SteerableError):
+    """No tried setting of a vector stays within the capability budget."""
+
+
+class SteeringNotAppliedError(SteerableError):
+    """A steering was asked for, yet it reached no layer of the model."""
+
+
+class PolicyError(SteerableError, ValueError):
+    """A policy is wrong in itself."""
+
+
+class UnknownStepError(PolicyError):
+    """A step that the policy does not name."""
+
+
+class UnknownVectorError(PolicyError):
+    """A vector that the policy names and cannot find."""
+
+
+class MissingExtraError(SteerableError, ImportError):
+    """An optional dependency is not installed; the message names the ``pip install``."""

@@ -1,0 +1,80 @@
+"""Phrases in answers: whether a piece of text says a given thing, by its words alone.
+
+The test is deliberately plain, so that a reader can predict it: case, spacing and typographic
+quotes do not count, whole words do.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from functools import lru_cache
+
+#: Phrases that mean "I decline to answer this", the test of `abstains`.
+ABSTENTIONS = (
+    "do not know",
+    "don't know",
+    "does not say",
+    "doesn't say",
+    "do not say",
+    "don't say",
+    "not say",
+    "does not mention",
+    "doesn't mention",
+    "do not mention",
+    "does not contain",
+    "does not tell",
+    "doesn't tell",
+    "not mentioned",
+    "not stated",
+    "not given",
+    "no information",
+    "no answer",
+    "cannot answer",
+    "can't answer",
+    "cannot say",
+    "can't say",
+    "cannot tell",
+    "can't tell",
+    "cannot find",
+    "can't find",
+    "could not find",
+    "unable to answer",
+    "not in the text",
+    "not in the documents",
+    "not in the context",
+)
+
+_QUOTES = str.maketrans({"\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"'})
+_EDGES = " \t\n.,;:!?\"'()[]"
+
+
+def normalise(text: str) -> str:
+    """Text as the judge reads it: NFKC, straight quotes, casefolded, single spaces."""
+    folded = unicodedata.normalize("NFKC", text).translate(_QUOTES).casefold()
+    # Casefolding can undo NFKC (U+0345 and a few more), so it is normalised once more.
+    return " ".join(unicodedata.normalize("NFKC", folded).split())
+
+
+@lru_cache(maxsize=65_536)
+def _pattern(phrase: str) -> re.Pattern[str]:
+    # A phrase has to stand alone: "Lima" is not in "climate", "30" is not in "30.5" or "130".
+    words = normalise(phrase)
+    before = r"(?<!\w)(?<!\d[.,])" if words[:1].isdigit() else r"(?<!\w)"
+    after = r"(?!\w)(?![.,]\d)" if words[-1:].isdigit() else r"(?!\w)"
+    return re.compile(before + re.escape(words) + after)
+
+
+def occurs(phrase: str, text: str) -> bool:
+    """Whether the phrase stands in the text as whole words, whatever the case and spacing."""
+    return _pattern(phrase).search(normalise(text)) is not None
+
+
+def says_only(text: str, phrase: str) -> bool:
+    """Whether the text is the phrase and nothing else, but for case and edge punctuation."""
+    return normalise(text).strip(_EDGES) == normalise(phrase).strip(_EDGES)
+
+
+def abstains(text: str) -> bool:
+    """Whether an answer declines to answer, by the phrases in `ABSTENTIONS`."""
+    return any(occurs(phrase, text) for phrase in ABSTENTIONS)

@@ -1,0 +1,228 @@
+"""What one request is steered with: vectors, strengths, layers, scope and norm rule.
+
+A steering is an argument of a call, never a mode of the model. The arithmetic is that of the
+GrAInS paper, section 4: ``h' = h + s * v`` (eq. 7), then ``h'`` is brought back to the length of
+``h`` (eq. 8), per token, in float32.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, Protocol, get_args
+
+import torch
+from torch import Tensor
+
+from steerable_llm.errors import InvalidInputError
+
+Scope = Literal["all", "prompt", "generated"]
+"""Which positions are steered.
+
+``generated`` starts at the *last prompt position*, whose state chooses the first new token;
+``prompt`` is every prompt position, the last one included; ``all`` is both.
+"""
+
+Unit = Literal["relative", "absolute"]
+"""What a strength counts: ``relative`` shares of a layer's typical residual norm, or ``absolute``
+multiples of the direction as it is stored (the paper's ``s``)."""
+
+SCOPES: tuple[Scope, ...] = get_args(Scope)
+UNITS: tuple[Unit, ...] = get_args(Unit)
+
+
+class Directions(Protocol):
+    """The part of a steering vector that steering needs; ``SteeringVector`` has it."""
+
+    @property
+    def name(self) -> str:
+        """Name of the vector."""
+
+    @property
+    def directions(self) -> Mapping[int, Tensor]:
+        """Block index (from 0) to direction, float32 ``[d]``."""
+
+    @property
+    def scales(self) -> Mapping[int, float]:
+        """Block index to the typical length of that block's output."""
+
+    @property
+    def fingerprint_id(self) -> str:
+        """Short hash of name and directions, for the record of what was applied."""
+
+
+@dataclass(frozen=True)
+class SteeringTerm:
+    """One vector at one strength.
+
+    Attributes:
+        vector: The directions, one per block.
+        strength: Signed. See ``unit``.
+        layers: Blocks to steer (from 0), or None for every block the vector has.
+        scope: Which positions to steer.
+        unit: ``relative``: the added vector has ``strength`` times the layer's typical residual
+            norm, whatever the length of the direction. ``absolute``: eq. 7 as printed,
+            ``strength`` times the direction.
+        renormalise: Bring each steered state back to its length (eq. 8).
+
+    Raises:
+        InvalidInputError: A strength that is not finite, an unknown scope or unit, a layer that
+            the vector does not have, or a relative strength without a scale for a layer.
+    """
+
+    vector: Directions
+    strength: float
+    layers: tuple[int, ...] | None = None
+    scope: Scope = "generated"
+    unit: Unit = "relative"
+    renormalise: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse what could only fail later, in the middle of a forward pass."""
+        if not math.isfinite(self.strength):
+            raise InvalidInputError(
+                f"the strength of vector {self.vector.name!r} is {self.strength}: "
+                "give a finite number, such as 0.05"
+            )
+        _check_choice("scope", self.scope, SCOPES)
+        _check_choice("unit", self.unit, UNITS)
+        known = sorted(self.vector.directions)
+        if self.layers is not None:
+            object.__setattr__(self, "layers", tuple(sorted(set(self.layers))))
+        missing = [layer for layer in self.steered_layers if layer not in self.vector.directions]
+        if missing or not self.steered_layers:
+            raise InvalidInputError(
+                f"vector {self.vector.name!r} has no direction for layers "
+                f"{missing if missing else '()'}: choose from {known}, or leave layers out"
+            )
+        if self.unit == "relative":
+            unscaled = [x for x in self.steered_layers if x not in self.vector.scales]
+            if unscaled:
+                raise InvalidInputError(
+                    f"vector {self.vector.name!r} has no residual norm for layers {unscaled}: "
+                    "use unit='absolute', or build the vector with scales"
+                )
+
+    @property
+    def steered_layers(self) -> tuple[int, ...]:
+        """The blocks this term acts on, ascending."""
+        return tuple(sorted(self.vector.directions)) if self.layers is None else self.layers
+
+    @property
+    def is_active(self) -> bool:
+        """Whether the term changes anything: its strength is not zero."""
+        return self.strength != 0.0
+
+    def delta(self, layer: int) -> Tensor:
+        """What is added to the output of one block, before eq. 8.
+
+        Args:
+            layer: Block index, one of ``steered_layers``.
+
+        Returns:
+            float32 ``[d]``: ``strength * direction``, or for relative strengths
+            ``strength * scale * direction / |direction|`` (zeros where the direction is zero).
+        """
+        direction = self.vector.directions[layer].detach().float()
+        if self.unit == "absolute":
+            return self.strength * direction
+        norm = float(torch.linalg.vector_norm(direction))
+        if norm == 0.0:
+            return torch.zeros_like(direction)
+        return direction * (self.strength * float(self.vector.scales[layer]) / norm)
+
+
+@dataclass(frozen=True)
+class Steering:
+    """Any number of terms that act together; ``a + b`` joins two steerings.
+
+    Where several terms meet on one token their deltas are summed first, and the sum is brought
+    back to the token's length once if any of these terms asks for it.
+    """
+
+    terms: tuple[SteeringTerm, ...] = ()
+
+    @classmethod
+    def none(cls) -> Steering:
+        """No steering at all. Unlike None as an argument, it also overrides a policy."""
+        return cls(())
+
+    @classmethod
+    def of(
+        cls,
+        vector: Directions,
+        strength: float,
+        layers: tuple[int, ...] | None = None,
+        scope: Scope = "generated",
+        unit: Unit = "relative",
+        renormalise: bool = True,
+    ) -> Steering:
+        """Steer with one vector; the arguments are those of :class:`SteeringTerm`."""
+        return cls((SteeringTerm(vector, strength, layers, scope, unit, renormalise),))
+
+    def __add__(self, other: Steering) -> Steering:
+        """Both steerings together."""
+        return Steering(self.terms + other.terms)
+
+    @property
+    def active_terms(self) -> tuple[SteeringTerm, ...]:
+        """The terms whose strength is not zero."""
+        return tuple(term for term in self.terms if term.is_active)
+
+    @property
+    def is_active(self) -> bool:
+        """Whether any term has a strength other than zero."""
+        return bool(self.active_terms)
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Blocks on which an active term acts, ascending."""
+        return tuple(sorted({x for term in self.active_terms for x in term.steered_layers}))
+
+    def deltas(self, layer: int) -> list[tuple[SteeringTerm, Tensor]]:
+        """The active terms that act on one block, each with what it adds there (``[d]``)."""
+        return [
+            (term, term.delta(layer)) for term in self.active_terms if layer in term.steered_layers
+        ]
+
+
+def steer_hidden(
+    h: Tensor,
+    delta: Tensor,
+    renormalise: bool | Tensor = True,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """Apply eq. 7 and eq. 8 of the GrAInS paper to hidden states.
+
+    Args:
+        h: Hidden states ``[B, T, d]``, any floating dtype.
+        delta: What to add: ``[d]``, ``[B, d]`` (per row) or ``[B, T, d]`` (per token).
+        renormalise: Apply eq. 8; one flag, or booleans ``[B, T]`` per token.
+        mask: Booleans ``[B, T]``, the tokens to steer; None steers all.
+
+    Returns:
+        ``[B, T, d]`` in the dtype of ``h``. Computed in float32; tokens outside the mask come back
+        bit for bit as they were.
+    """
+    if delta.dim() == 2:
+        delta = delta[:, None, :]
+    before = h.float()
+    after = before + delta.to(device=h.device, dtype=torch.float32)
+    if not isinstance(renormalise, bool) or renormalise:
+        length = torch.linalg.vector_norm(before, dim=-1, keepdim=True)
+        # The smallest normal number keeps 0 / 0 from turning a state that cancelled into NaN.
+        new_length = torch.linalg.vector_norm(after, dim=-1, keepdim=True).clamp_min(
+            torch.finfo(torch.float32).tiny
+        )
+        factor = length / new_length
+        if not isinstance(renormalise, bool):
+            factor = torch.where(renormalise[..., None], factor, torch.ones_like(factor))
+        after = after * factor
+    steered = after.to(h.dtype)
+    return steered if mask is None else torch.where(mask[..., None], steered, h)
+
+
+def _check_choice(what: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise InvalidInputError(f"unknown {what} {value!r}: choose one of {', '.join(choices)}")

@@ -1,0 +1,266 @@
+"""Steering vectors: one direction per layer, the model they fit, and what is known of them."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from steerable_llm.errors import InvalidInputError, ModelMismatchError, VectorFileError
+from steerable_llm.fingerprint import ModelFingerprint
+from steerable_llm.steering import Scope, Steering
+from steerable_llm.vector_file import content_hash, read_vector_file, write_vector_file
+
+
+class HasFingerprint(Protocol):
+    """Anything that knows which model it is, such as `SteerableHFLLM`."""
+
+    @property
+    def fingerprint(self) -> ModelFingerprint:
+        """The model's fingerprint."""
+        ...
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How strongly to steer, as chosen on dev data.
+
+    Attributes:
+        strength: signed, in units of the layer's residual norm unless `unit` says otherwise.
+        layers: 0-based blocks to steer; None means every block the vector has.
+        scope: which positions are steered.
+        unit: "relative" to the residual norm, or "absolute" as in eq. 7.
+        renormalise: keep each state's norm (eq. 8).
+        note: what the sign means and how it was chosen, one sentence for the card.
+    """
+
+    strength: float
+    layers: tuple[int, ...] | None = None
+    scope: Scope = "generated"
+    unit: Literal["relative", "absolute"] = "relative"
+    renormalise: bool = True
+    note: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class SteeringVector:
+    """One direction per layer, bound to the model it was built from.
+
+    Attributes:
+        name: what policies call it.
+        directions: block index to float32 [d], exactly as eq. 6 gives it.
+        scales: block index to the mean norm of that block's output at the last prompt position.
+        fingerprint: the model it was built from.
+        provenance: method, settings, data digest, completeness, library version.
+        calibration: strength and sign chosen on dev; None before that.
+        evaluation: summary of the last report; None before that.
+        attributions: what the build saw per pair; not stored in the file, empty after loading.
+    """
+
+    name: str
+    directions: Mapping[int, Tensor] = field(repr=False)
+    scales: Mapping[int, float] = field(repr=False)
+    fingerprint: ModelFingerprint = field(repr=False)
+    provenance: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    calibration: Calibration | None = None
+    evaluation: Mapping[str, Any] | None = field(default=None, repr=False)
+    attributions: tuple[Any, ...] = field(default=(), repr=False)
+
+    def __post_init__(self) -> None:
+        """Check shapes and bring the directions to float32 on the CPU.
+
+        Raises:
+            InvalidInputError: no layers, wrong shapes, values that are not finite.
+        """
+        if not self.directions:
+            raise InvalidInputError(f"vector {self.name!r} has no layers: give at least one")
+        width, depth = self.fingerprint.hidden_size, self.fingerprint.num_layers
+        clean: dict[int, Tensor] = {}
+        for layer in sorted(self.directions):
+            direction = self.directions[layer].detach().to("cpu", torch.float32).contiguous()
+            if not 0 <= layer < depth:
+                raise InvalidInputError(
+                    f"vector {self.name!r} has layer {layer}, but the model has blocks 0 to "
+                    f"{depth - 1}"
+                )
+            if direction.shape != (width,):
+                raise InvalidInputError(
+                    f"layer {layer} of vector {self.name!r} has shape {tuple(direction.shape)}, "
+                    f"expected ({width},), the model's hidden size"
+                )
+            if not bool(torch.isfinite(direction).all()):
+                raise InvalidInputError(
+                    f"layer {layer} of vector {self.name!r} has values that are not finite"
+                )
+            if layer not in self.scales or not 0 < self.scales[layer] < float("inf"):
+                raise InvalidInputError(
+                    f"vector {self.name!r} has no positive residual norm (scale) for layer {layer}"
+                )
+            clean[layer] = direction
+        object.__setattr__(self, "directions", clean)
+        object.__setattr__(self, "scales", {i: float(self.scales[i]) for i in clean})
+
+    @property
+    def fingerprint_id(self) -> str:
+        """Sixteen hexadecimal digits over the name and the tensors: what steered an answer."""
+        return content_hash(self.name, self.directions)[:16]
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The blocks it has a direction for, in order."""
+        return tuple(self.directions)
+
+    def steer(
+        self,
+        strength: float | None = None,
+        layers: tuple[int, ...] | None = None,
+        scope: Scope | None = None,
+        unit: Literal["relative", "absolute"] | None = None,
+        renormalise: bool | None = None,
+    ) -> Steering:
+        """Return what one request needs to be steered by this vector.
+
+        Every value left out comes from the calibration; without one the strength must be given,
+        and the rest is: every layer, scope "generated", unit "relative", renormalised.
+
+        Raises:
+            InvalidInputError: no strength given and the vector is not calibrated.
+        """
+        defaults = self.calibration
+        if strength is None and defaults is None:
+            raise InvalidInputError(
+                f"vector {self.name!r} is not calibrated: give a strength, such as "
+                "vector.steer(0.05), or calibrate it on dev data first"
+            )
+        defaults = defaults or Calibration(strength=0.0)
+        return Steering.of(
+            self,
+            strength=defaults.strength if strength is None else float(strength),
+            layers=defaults.layers if layers is None else tuple(layers),
+            scope=scope or defaults.scope,
+            unit=unit or defaults.unit,
+            renormalise=defaults.renormalise if renormalise is None else renormalise,
+        )
+
+    def negated(self) -> "SteeringVector":
+        """Return the sign-flipped control: the same vector, pointing the other way."""
+        return replace(
+            self,
+            name=f"{self.name}-negated",
+            directions={i: -v for i, v in self.directions.items()},
+            attributions=(),
+        )
+
+    def randomised(self, seed: int = 0) -> "SteeringVector":
+        """Return the random control: Gaussian directions with the same norm in each layer."""
+        source = torch.Generator().manual_seed(seed)
+        directions = {}
+        for layer, direction in self.directions.items():
+            noise = torch.randn(direction.shape, generator=source)
+            directions[layer] = noise * (direction.norm() / noise.norm())
+        return replace(
+            self, name=f"{self.name}-random{seed}", directions=directions, attributions=()
+        )
+
+    def with_calibration(self, calibration: Calibration | None) -> "SteeringVector":
+        """Return the same vector with this calibration."""
+        return replace(self, calibration=calibration)
+
+    def with_evaluation(self, evaluation: Mapping[str, Any] | None) -> "SteeringVector":
+        """Return the same vector with this summary of an evaluation (plain JSON values)."""
+        return replace(self, evaluation=evaluation)
+
+    def check(self, model: ModelFingerprint | HasFingerprint, force: bool = False) -> None:
+        """Make sure that the vector fits a model.
+
+        Args:
+            model: the model, or its fingerprint.
+            force: accept another model as long as width and depth are the same.
+
+        Raises:
+            ModelMismatchError: another model; the message names both.
+        """
+        other = model if isinstance(model, ModelFingerprint) else model.fingerprint
+        differences = self.fingerprint.differences(other)
+        if not differences:
+            return
+        same_shape = not {"hidden_size", "num_layers"} & set(differences)
+        if force and same_shape:
+            return
+        mend = (
+            "build it again for this model, or pass force=True (the shapes are the same)"
+            if same_shape
+            else "build it again for this model (force does not help: the shapes differ)"
+        )
+        raise ModelMismatchError(
+            f"vector {self.name!r} was built for {self.fingerprint.short}, but the model is "
+            f"{other.short} (different: {', '.join(differences)}): {mend}"
+        )
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the vector file atomically and return its path.
+
+        Raises:
+            VectorFileError: the provenance or evaluation holds something that is not JSON.
+        """
+        return write_vector_file(
+            path,
+            {
+                "name": self.name,
+                "scales": {str(i): s for i, s in self.scales.items()},
+                "fingerprint": self.fingerprint.model_dump(),
+                "provenance": dict(self.provenance),
+                "calibration": asdict(self.calibration) if self.calibration else None,
+                "evaluation": None if self.evaluation is None else dict(self.evaluation),
+            },
+            self.directions,
+        )
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        model: ModelFingerprint | HasFingerprint | None = None,
+        force: bool = False,
+    ) -> "SteeringVector":
+        """Read a vector file.
+
+        Args:
+            path: the file.
+            model: when given, the vector must fit it.
+            force: accept another model of the same shape.
+
+        Raises:
+            NotAVectorError: missing, truncated, or some other kind of file.
+            FutureVersionError: written by a later version of this library.
+            TamperedVectorError: tensors or metadata were changed after saving.
+            ModelMismatchError: the vector belongs to another model.
+        """
+        source = Path(path)
+        content, directions = read_vector_file(source)
+        try:
+            calibration = content["calibration"]
+            if calibration is not None:
+                layers = calibration["layers"]
+                calibration = Calibration(
+                    **{**calibration, "layers": None if layers is None else tuple(layers)}
+                )
+            vector = cls(
+                name=content["name"],
+                directions=directions,
+                scales={int(i): s for i, s in content["scales"].items()},
+                fingerprint=ModelFingerprint.from_record(content["fingerprint"]),
+                provenance=content["provenance"],
+                calibration=calibration,
+                evaluation=content["evaluation"],
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise VectorFileError(
+                f"{source} has metadata that this version cannot read ({error}): save it again"
+            ) from error
+        if model is not None:
+            vector.check(model, force=force)
+        return vector

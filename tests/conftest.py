@@ -1,0 +1,172 @@
+"""A tiny tokenizer and tiny random models, built from their configurations, without a network."""
+
+from __future__ import annotations
+
+import os
+
+# Before transformers is imported anywhere: no test may reach a model hub.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+from typing import Any
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+
+SPECIAL_TOKENS = ["<|pad|>", "<|bos|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
+CHAT_TEMPLATE = (
+    "<|bos|>{% for message in messages %}<|{{ message.role }}|>{{ message.content }}<|end|>"
+    "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+CORPUS = [
+    "The capital of France is Paris. The capital of Italy is Rome.",
+    "According to the text, the refund period is thirty days.",
+    "Documents:\n[1] The shop in Lyon opens at nine.\n\nQuestion: When does the shop open?",
+    "As I recall, the answer is forty two. The text does not say.",
+    "Grüße aus Köln! Ça va? 你好,世界。 Здравствуйте 👋🌍",
+]
+
+HIDDEN = 32
+LAYERS = 3
+SMALL: dict[str, Any] = {
+    "hidden_size": HIDDEN,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "max_position_embeddings": 256,
+}
+GROUPED: dict[str, Any] = {**SMALL, "num_key_value_heads": 2}
+# A window shorter than the test prompts, so that sliding attention is really exercised.
+SLIDING: dict[str, Any] = {**GROUPED, "head_dim": 8, "sliding_window": 8}
+FAMILIES: dict[str, dict[str, Any]] = {
+    "llama": GROUPED,
+    "mistral": SLIDING,
+    "qwen2": GROUPED,
+    "qwen3": {**GROUPED, "head_dim": 8},
+    "gemma2": {**SLIDING, "query_pre_attn_scalar": 8},
+    "gemma3_text": {**SLIDING, "query_pre_attn_scalar": 8},
+    "phi3": GROUPED,
+    "gpt2": {"n_embd": HIDDEN, "n_layer": LAYERS, "n_head": 4, "n_positions": 256},
+    "gpt_neox": SMALL,
+    "opt": {
+        "hidden_size": HIDDEN,
+        "word_embed_proj_dim": HIDDEN,
+        "num_hidden_layers": LAYERS,
+        "num_attention_heads": 4,
+        "ffn_dim": 48,
+        "max_position_embeddings": 256,
+    },
+    "mixtral": {**GROUPED, "num_local_experts": 4, "num_experts_per_tok": 2},
+    "falcon": {"hidden_size": HIDDEN, "num_hidden_layers": LAYERS, "num_attention_heads": 4},
+    "bloom": {"hidden_size": HIDDEN, "n_layer": LAYERS, "n_head": 4},
+}
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer with a chat template; characters may span several tokens."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=360,
+        special_tokens=SPECIAL_TOKENS,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(CORPUS, trainer)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=bpe,
+        bos_token="<|bos|>",
+        eos_token="<|end|>",
+        pad_token="<|pad|>",
+        additional_special_tokens=SPECIAL_TOKENS[3:],
+        clean_up_tokenization_spaces=False,
+    )
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
+
+
+def build_tiny_model(family: str, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
+    """A random float32 model of one family, the same on every call."""
+    config = AutoConfig.for_model(
+        family,
+        **FAMILIES[family],
+        vocab_size=len(tokenizer),
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        # Wider than the usual 0.02, so that tokens differ clearly and greedy text is not constant.
+        for name, parameter in model.named_parameters():
+            if parameter.dim() > 1:
+                torch.nn.init.normal_(parameter, std=0.3 if "embed" in name else 0.15)
+    return model.eval()
+
+
+@pytest.fixture(scope="session")
+def make_tiny_model(tiny_tokenizer: PreTrainedTokenizerFast) -> Any:
+    """A function from a family's name to its tiny random model; models are shared by the tests."""
+    built: dict[str, PreTrainedModel] = {}
+
+    def make(family: str) -> PreTrainedModel:
+        if family not in built:
+            built[family] = build_tiny_model(family, tiny_tokenizer)
+        return built[family]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_llm(make_tiny_model: Any, tiny_tokenizer: PreTrainedTokenizerFast) -> Any:
+    """A function from a family's name to its hooked tiny model."""
+    from steerable_llm.model import SteerableHFLLM
+
+    built: dict[str, SteerableHFLLM] = {}
+
+    def make(family: str) -> SteerableHFLLM:
+        if family not in built:
+            built[family] = SteerableHFLLM(
+                make_tiny_model(family), tiny_tokenizer, model_id=f"tiny-{family}"
+            )
+        return built[family]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_llm(make_llm: Any) -> Any:
+    """A hooked tiny random Llama: 3 blocks, width 32, a context window of 256 tokens."""
+    return make_llm("llama")
+
+
+@pytest.fixture(scope="session")
+def make_vector() -> Any:
+    """A function that makes a random vector for a hooked model, with its true residual norms."""
+    from steerable_llm.hooks import capture_block_outputs
+    from steerable_llm.vector import SteeringVector
+
+    def make(llm: Any, seed: int = 0, name: str | None = None) -> SteeringVector:
+        prompt = torch.tensor([llm.encode("The capital of France is what?")])
+        with torch.no_grad(), capture_block_outputs(llm.blocks) as outputs:
+            llm.model(prompt)
+        source = torch.Generator().manual_seed(seed)
+        return SteeringVector(
+            name=name or f"random-{seed}",
+            directions={i: torch.randn(HIDDEN, generator=source) for i in range(LAYERS)},
+            scales={i: float(h[0, -1].norm()) for i, h in outputs.items()},
+            fingerprint=llm.fingerprint,
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_vector(tiny_llm: Any, make_vector: Any) -> Any:
+    """A random vector for ``tiny_llm``."""
+    return make_vector(tiny_llm)

@@ -1,0 +1,38 @@
+"""A file is there whole or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from steerable_llm.files import write_whole
+
+
+def test_text_and_bytes_are_written_and_folders_made(tmp_path: Path) -> None:
+    text = write_whole(tmp_path / "new folder" / "a.md", "Grüße\n")
+    assert text.read_bytes() == "Grüße\n".encode()
+    assert write_whole(tmp_path / "b.png", b"\x89PNG").read_bytes() == b"\x89PNG"
+
+
+def test_an_existing_file_is_replaced_and_nothing_else_left(tmp_path: Path) -> None:
+    target = tmp_path / "card.md"
+    for content in ("a long first version", "short"):
+        write_whole(target, content)
+    assert target.read_text() == "short"
+    assert [path.name for path in tmp_path.iterdir()] == ["card.md"]
+
+
+def test_a_failure_leaves_the_old_file_and_no_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = write_whole(tmp_path / "card.md", "old")
+
+    def full_disk(self: Path, other: Path) -> Path:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(Path, "replace", full_disk)
+    with pytest.raises(OSError, match="no space left"):
+        write_whole(target, "new")
+    assert target.read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["card.md"]

@@ -1,0 +1,94 @@
+"""From tokens to text, one token at a time: whole characters only, and never a stop text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from transformers import PreTrainedTokenizerBase
+
+# What decoders write for bytes that are not (yet) a character.
+INCOMPLETE = "\ufffd"
+
+
+class AnswerText:
+    """The text of one answer as its tokens arrive.
+
+    Text is released when it can no longer change: not while its last character lacks bytes, and
+    not while it could be the beginning of a stop text. A character that is still incomplete when
+    the answer ends is left out.
+
+    Attributes:
+        text: All text released so far.
+        stopped: Whether a stop text has been met; the answer ends before it.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, stops: Sequence[str] = ()) -> None:
+        """Start an empty answer.
+
+        Args:
+            tokenizer: Turns the tokens into text; special tokens are left out.
+            stops: Texts that end the answer.
+        """
+        self.text = ""
+        self.stopped = False
+        self._tokenizer = tokenizer
+        self._stops = tuple(stops)
+        self._held = ""
+        self._tokens: list[int] = []
+        # Tokens before `_known` are decoded for good. `_context` starts a few tokens earlier: what
+        # a token reads as (its leading blank, above all) depends on the tokens before it.
+        self._context = 0
+        self._known = 0
+
+    def push(self, token: int) -> str:
+        """Take one more token and return the text that it releases, often empty at first."""
+        self._tokens.append(token)
+        before = self._decode(self._tokens[self._context : self._known])
+        now = self._decode(self._tokens[self._context :])
+        if len(now) <= len(before) or now.endswith(INCOMPLETE):
+            return ""
+        self._context, self._known = self._known, len(self._tokens)
+        return self._release(now[len(before) :])
+
+    def finish(self) -> str:
+        """End the answer and return the text that was still held back."""
+        before = self._decode(self._tokens[self._context : self._known])
+        now = self._decode(self._tokens[self._context :])
+        self._context = self._known = len(self._tokens)
+        released = self._release(now[len(before) :].rstrip(INCOMPLETE))
+        rest, self._held = self._held, ""
+        self.text += rest
+        return released + rest
+
+    def _decode(self, tokens: list[int]) -> str:
+        return str(
+            self._tokenizer.decode(
+                tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False
+            )
+        )
+
+    def _release(self, new: str) -> str:
+        """Add decoded text; cut it at a stop text, or hold back what may be the start of one."""
+        if self.stopped:
+            return ""
+        pending = self._held + new
+        found = [
+            (place + len(stop), place) for stop in self._stops if (place := pending.find(stop)) >= 0
+        ]
+        if found:
+            # The one that is complete first, so that the way text is cut into tokens is no matter.
+            self.stopped = True
+            released, self._held = pending[: min(found)[1]], ""
+        else:
+            cut = len(pending) - self._longest_start(pending)
+            released, self._held = pending[:cut], pending[cut:]
+        self.text += released
+        return released
+
+    def _longest_start(self, text: str) -> int:
+        """Length of the longest end of the text that begins a stop text."""
+        longest = max((len(stop) for stop in self._stops), default=1) - 1
+        for length in range(min(longest, len(text)), 0, -1):
+            if any(stop.startswith(text[-length:]) for stop in self._stops):
+                return length
+        return 0

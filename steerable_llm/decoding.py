@@ -1,0 +1,202 @@
+"""Running a batch of requests through the model, token by token."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    GenerationConfig,
+    LogitsProcessorList,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
+
+from steerable_llm.answer_text import AnswerText
+from steerable_llm.chat_format import ChatFormat
+from steerable_llm.generation import (
+    AppliedVector,
+    FinishReason,
+    Generation,
+    GenerationChunk,
+    GenerationRequest,
+    Usage,
+)
+from steerable_llm.hooks import steering_hooks
+from steerable_llm.plan import SteeringPlan
+from steerable_llm.sampling import RowSampler
+from steerable_llm.steering import Steering
+
+OnChunk = Callable[[int, GenerationChunk], None]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A request that is ready to run: its tokens, and the steering that the policy decided."""
+
+    request: GenerationRequest
+    tokens: list[int]
+    steering: Steering
+
+
+class Answer:
+    """One row's answer while it grows."""
+
+    def __init__(self, prompt: Prompt, chat: ChatFormat, end_ids: frozenset[int]) -> None:
+        """Start empty.
+
+        Args:
+            prompt: What is answered.
+            chat: For the text, and to know special tokens.
+            end_ids: Tokens that end the answer.
+        """
+        self.prompt = prompt
+        self.tokens: list[int] = []
+        self.finish_reason: FinishReason | None = None
+        # A stop text that is itself a special token never shows up in the text.
+        stops = prompt.request.stops
+        tokens = {stop: chat.special_id(stop) for stop in stops}
+        self._end_ids = end_ids.union(x for x in tokens.values() if x is not None)
+        self.text = AnswerText(chat.tokenizer, [stop for stop in stops if tokens[stop] is None])
+
+    def push(self, token: int) -> str:
+        """Take one token, decide whether the answer ends, and return the text it releases."""
+        self.tokens.append(token)
+        if token in self._end_ids:
+            self.finish_reason = "stop"
+            return self.text.finish()
+        released = self.text.push(token)
+        if not self.text.stopped and len(self.tokens) >= self.prompt.request.max_new_tokens:
+            self.finish_reason = "length"
+            released += self.text.finish()
+        if self.text.stopped:
+            self.finish_reason = "stop"
+        return released
+
+    def generation(self, plan: SteeringPlan, row: int) -> Generation:
+        """The finished answer, with what the hooks counted.
+
+        Raises:
+            SteeringNotAppliedError: A steering reached no layer.
+        """
+        terms = self.prompt.steering.active_terms
+        return Generation(
+            text=self.text.text,
+            token_ids=tuple(self.tokens),
+            finish_reason=self.finish_reason or "length",
+            usage=Usage(len(self.prompt.tokens), len(self.tokens)),
+            steered=tuple(AppliedVector.of(term, plan.steered_tokens(row, term)) for term in terms),
+            step=self.prompt.request.step,
+        )
+
+
+class _Progress(StoppingCriteria):
+    """Sees every new token of every row; says which rows are done."""
+
+    def __init__(
+        self,
+        answers: Sequence[Answer],
+        plan: SteeringPlan,
+        on_chunk: OnChunk | None,
+        cancelled: threading.Event,
+    ) -> None:
+        self._answers = answers
+        self._plan = plan
+        self._on_chunk = on_chunk
+        self._cancelled = cancelled
+
+    def __call__(self, input_ids: Tensor, _scores: Any, **_options: Any) -> Tensor:
+        for row, token in enumerate(input_ids[:, -1].tolist()):
+            answer = self._answers[row]
+            if answer.finish_reason is not None or self._cancelled.is_set():
+                continue
+            text = answer.push(token)
+            if answer.finish_reason is not None:
+                self._plan.finish(row)
+            if self._on_chunk is not None:
+                self._on_chunk(row, GenerationChunk(text, token))
+        done = [
+            self._cancelled.is_set() or answer.finish_reason is not None for answer in self._answers
+        ]
+        return torch.tensor(done, dtype=torch.bool, device=input_ids.device)
+
+
+def decode(
+    model: nn.Module,
+    blocks: Sequence[nn.Module],
+    chat: ChatFormat,
+    prompts: Sequence[Prompt],
+    end_ids: frozenset[int],
+    device: torch.device,
+    on_chunk: OnChunk | None = None,
+    cancelled: threading.Event | None = None,
+) -> list[Generation]:
+    """Answer several prompts in one left-padded batch, each with its own settings.
+
+    Args:
+        model: A Hugging Face causal language model.
+        blocks: Its decoder blocks.
+        chat: Its chat format.
+        prompts: One per row.
+        end_ids: Tokens that end an answer.
+        device: Where the input goes.
+        on_chunk: Called with row and chunk after every token of an unfinished row.
+        cancelled: Once set, the work stops after the token at hand.
+
+    Returns:
+        One answer per prompt, in order. Empty after a cancellation.
+
+    Raises:
+        SteeringNotAppliedError: A steering reached no layer.
+    """
+    cancelled = cancelled or threading.Event()
+    width = max(len(prompt.tokens) for prompt in prompts)
+    # Never attended to, so any token of the vocabulary will do.
+    padding = chat.tokenizer.pad_token_id or 0
+    ids = torch.full((len(prompts), width), padding, dtype=torch.long)
+    mask = torch.zeros((len(prompts), width), dtype=torch.long)
+    for row, prompt in enumerate(prompts):
+        ids[row, width - len(prompt.tokens) :] = torch.tensor(prompt.tokens)
+        mask[row, width - len(prompt.tokens) :] = 1
+    ids, mask = ids.to(device), mask.to(device)
+
+    answers = [Answer(prompt, chat, end_ids) for prompt in prompts]
+    plan = SteeringPlan([prompt.steering for prompt in prompts], mask, last_prompt=width - 1)
+    config = GenerationConfig(
+        max_new_tokens=max(prompt.request.max_new_tokens for prompt in prompts),
+        do_sample=False,
+        num_beams=1,
+        use_cache=True,
+        pad_token_id=padding,
+        disable_compile=True,
+    )
+    with steering_hooks(blocks, plan):
+        _without_defaults(model).generate(
+            ids,
+            attention_mask=mask,
+            generation_config=config,
+            logits_processor=LogitsProcessorList(
+                [RowSampler([prompt.request for prompt in prompts])]
+            ),
+            stopping_criteria=StoppingCriteriaList([_Progress(answers, plan, on_chunk, cancelled)]),
+        )
+    if cancelled.is_set():
+        return []
+    return [answer.generation(plan, row) for row, answer in enumerate(answers)]
+
+
+def _without_defaults(model: nn.Module) -> Any:
+    """The same model, weights and hooks shared, without a generation config of its own.
+
+    A checkpoint's generation config fills in whatever a call leaves open (a repetition penalty,
+    say), so that greedy decoding would silently be something else. A shallow copy with an empty
+    config keeps that out without changing the caller's model, also for concurrent calls.
+    """
+    twin: Any = copy.copy(model)
+    twin.generation_config = GenerationConfig()
+    return twin

@@ -1,0 +1,393 @@
+"""The hooked model: any Hugging Face causal language model, steerable per request."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
+from importlib import import_module
+from importlib.resources import as_file, files
+from typing import Any, Literal, Self, overload
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from steerable_llm.blocks import find_blocks
+from steerable_llm.chat_format import ChatFormat
+from steerable_llm.decoding import Prompt, decode
+from steerable_llm.errors import InvalidInputError, MissingExtraError, PromptTooLongError
+from steerable_llm.fingerprint import ModelFingerprint
+from steerable_llm.generation import Generation, GenerationChunk, GenerationRequest
+from steerable_llm.identity import fingerprint_of
+from steerable_llm.loading import context_window_of, load_pretrained
+from steerable_llm.pairs import MessagesLike
+from steerable_llm.policy import Policy
+from steerable_llm.scoring import REDUCTIONS, Reduction, Scored, answer_log_probs, answer_logits
+from steerable_llm.steering import Steering
+from steerable_llm.streaming import stream_chunks
+
+
+class SteerableHFLLM:
+    """A causal language model whose every request may be steered differently.
+
+    Steering is an argument of a call, never a mode, so one instance serves many threads, chains
+    and policies at once. The model is put into evaluation mode and otherwise left as it is.
+
+    Example::
+
+        llm = SteerableHFLLM.demo()
+        answer = llm.generate("What is the capital of France?", steering=vector.steer(0.05))
+
+    Attributes:
+        model: The Hugging Face model.
+        tokenizer: Its tokenizer.
+        blocks: Its decoder blocks, first block first.
+        policy: What steers requests that bring no steering of their own; None steers nothing.
+        context_window: Tokens that prompt and answer may have together.
+        chat_format: The tokenizer's chat template.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        policy: Policy | str | os.PathLike[str] | None = None,
+        model_id: str | None = None,
+        revision: str | None = None,
+        blocks: Sequence[nn.Module] | None = None,
+        context_window: int | None = None,
+    ) -> None:
+        """Wrap a loaded model.
+
+        Args:
+            model: A Hugging Face causal language model.
+            tokenizer: Its tokenizer.
+            policy: A policy or the path of its file.
+            model_id: What to call the model; default is the name it was loaded by.
+            revision: Commit or tag, for the record.
+            blocks: Decoder blocks; default is what the module tree tells.
+            context_window: Tokens; default is what configuration and tokenizer tell.
+
+        Raises:
+            UnknownArchitectureError: The blocks cannot be told.
+            ModelMismatchError: A vector of the policy was built for another model.
+            PolicyError: The policy file is wrong.
+        """
+        self.model = model.eval()
+        self.tokenizer = tokenizer
+        self.blocks = list(blocks) if blocks is not None else find_blocks(model)
+        self.context_window = context_window or context_window_of(model, tokenizer)
+        self.chat_format = ChatFormat(tokenizer)
+        self.model_id = model_id or getattr(model.config, "_name_or_path", "") or "unnamed"
+        self.revision = revision
+        self.policy = policy if isinstance(policy, Policy | None) else Policy.load(policy)
+        if self.policy is not None:
+            self.policy.check(self.fingerprint)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        id_or_path: str | os.PathLike[str],
+        revision: str | None = None,
+        dtype: torch.dtype | str | None = None,
+        device_map: str | dict[str, Any] | None = None,
+        quantization_config: Any = None,
+        policy: Policy | str | os.PathLike[str] | None = None,
+    ) -> Self:
+        """Load a model from a folder or from the Hugging Face Hub.
+
+        Args:
+            id_or_path: A folder with ``config.json``, or a Hub id.
+            revision: Commit, tag or branch.
+            dtype: Of the weights; default is the one they are stored in.
+            device_map: As in transformers; default is the CPU.
+            quantization_config: As in transformers.
+            policy: A policy or the path of its file.
+
+        Raises:
+            InvalidInputError: There is no such model.
+        """
+        source = os.fspath(id_or_path)
+        model, tokenizer = load_pretrained(
+            source,
+            revision=revision,
+            dtype=dtype or "auto",
+            device_map=device_map,
+            quantization_config=quantization_config,
+        )
+        return cls(model, tokenizer, policy=policy, model_id=source, revision=revision)
+
+    @classmethod
+    def demo(cls, policy: Policy | str | os.PathLike[str] | None = None) -> Self:
+        """Load the small model that the package brings, in float32 on the CPU.
+
+        It is an exhibit for offline use and tests, not a product.
+        """
+        with as_file(files("steerable_llm.demo") / "model") as folder:
+            model, tokenizer = load_pretrained(str(folder), dtype=torch.float32)
+        return cls(model, tokenizer, policy=policy, model_id="steerable-llm/demo")
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model's input goes."""
+        device: torch.device = self.model.get_input_embeddings().weight.device
+        return device
+
+    @cached_property
+    def fingerprint(self) -> ModelFingerprint:
+        """What identifies this model; computed once."""
+        return fingerprint_of(
+            self.model, self.tokenizer, len(self.blocks), self.model_id, self.revision
+        )
+
+    def render(self, messages: MessagesLike, add_generation_prompt: bool = True) -> str:
+        """The prompt as text; see :meth:`ChatFormat.render`."""
+        return self.chat_format.render(messages, add_generation_prompt)
+
+    def encode(self, messages: MessagesLike) -> list[int]:
+        """The prompt as the model sees it, with what opens the assistant's turn."""
+        return self.chat_format.encode(messages)
+
+    def encode_answer(self, answer: str) -> list[int]:
+        """An answer's tokens after the prompt, the end of turn included."""
+        return self.chat_format.encode_answer(answer)
+
+    def special_token_mask(self, prompt: MessagesLike | Sequence[int]) -> list[bool]:
+        """Which prompt tokens are not content; see :meth:`ChatFormat.special_token_mask`."""
+        return self.chat_format.special_token_mask(prompt)
+
+    def generate(
+        self,
+        messages: MessagesLike,
+        steering: Steering | None = None,
+        step: str | None = None,
+        max_new_tokens: int = 128,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        top_k: int = 0,
+        seed: int | None = None,
+        stop: str | Sequence[str] | None = None,
+    ) -> Generation:
+        """Answer one prompt. The arguments are those of :class:`GenerationRequest`.
+
+        Raises:
+            InvalidInputError: Messages or settings that cannot be used.
+            PromptTooLongError: Prompt and answer do not fit the context window.
+            UnknownStepError: The policy has no such step.
+            SteeringNotAppliedError: The steering reached no layer.
+        """
+        request = GenerationRequest(
+            messages, steering, step, max_new_tokens, temperature, top_p, top_k, seed, stop
+        )
+        return self.generate_batch([request])[0]
+
+    def stream(
+        self,
+        messages: MessagesLike,
+        steering: Steering | None = None,
+        step: str | None = None,
+        max_new_tokens: int = 128,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        top_k: int = 0,
+        seed: int | None = None,
+        stop: str | Sequence[str] | None = None,
+    ) -> Iterator[GenerationChunk]:
+        """Answer one prompt token by token.
+
+        The request is checked at once, so bad input raises here and not in the loop. The texts of
+        all chunks joined are the text of ``generate``; the last chunk has the whole answer in
+        ``final``. Closing the iterator stops the work.
+
+        Raises:
+            InvalidInputError: As for :meth:`generate`.
+        """
+        request = GenerationRequest(
+            messages, steering, step, max_new_tokens, temperature, top_p, top_k, seed, stop
+        )
+        prompt = self._prompt(request)
+
+        def work(
+            put: Callable[[GenerationChunk], None], cancelled: threading.Event
+        ) -> Generation | None:
+            done = self._decode([prompt], lambda _, chunk: put(chunk), cancelled)
+            return done[0] if done else None
+
+        return stream_chunks(work)
+
+    def generate_batch(
+        self, requests: Sequence[GenerationRequest], batch_size: int = 32
+    ) -> list[Generation]:
+        """Answer many prompts, each with its own steering and settings.
+
+        Args:
+            requests: What to answer. All are checked before anything runs.
+            batch_size: At most so many rows run together; rows of similar length do.
+
+        Returns:
+            The answers in the order of the requests.
+
+        Raises:
+            InvalidInputError: As for :meth:`generate`, for any of the requests.
+        """
+        if batch_size < 1:
+            raise InvalidInputError(f"batch_size is {batch_size}: give at least 1")
+        prompts = [self._prompt(request) for request in requests]
+        order = sorted(range(len(prompts)), key=lambda index: len(prompts[index].tokens))
+        answers: dict[int, Generation] = {}
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            answers.update(zip(rows, self._decode([prompts[i] for i in rows]), strict=True))
+        return [answers[index] for index in range(len(prompts))]
+
+    @overload
+    def score(
+        self, messages: MessagesLike, answers: Sequence[str], steering: Steering | None = None,
+        step: str | None = None, reduction: Literal["sum", "mean"] = "sum",
+    ) -> list[float]: ...  # fmt: skip
+
+    @overload
+    def score(
+        self, messages: MessagesLike, answers: Sequence[str], steering: Steering | None = None,
+        step: str | None = None, *, reduction: Literal["none"],
+    ) -> list[list[float]]: ...  # fmt: skip
+
+    def score(
+        self,
+        messages: MessagesLike,
+        answers: Sequence[str],
+        steering: Steering | None = None,
+        step: str | None = None,
+        reduction: Reduction = "sum",
+    ) -> list[float] | list[list[float]]:
+        """Log-probabilities of answers to one prompt, the end of turn included.
+
+        Args:
+            messages: The prompt.
+            answers: Texts to score.
+            steering: As in :meth:`generate`.
+            step: As in :meth:`generate`.
+            reduction: ``sum`` over the answer's tokens, ``mean`` per token, or ``none``: the list
+                of every token's log-probability.
+
+        Returns:
+            One value (or list) per answer, natural logarithms.
+
+        Raises:
+            PromptTooLongError: A prompt with its answer does not fit the context window.
+        """
+        scored: list[float] = self.score_batch(
+            [(messages, answer) for answer in answers], steering, step, reduction
+        )
+        return scored
+
+    def score_batch(
+        self,
+        items: Sequence[tuple[MessagesLike, str]],
+        steering: Steering | None = None,
+        step: str | None = None,
+        reduction: Reduction = "sum",
+    ) -> list[Any]:
+        """Like :meth:`score`, for many prompts: one value per (messages, answer)."""
+        if reduction not in REDUCTIONS:
+            raise InvalidInputError(
+                f"unknown reduction {reduction!r}: choose one of {', '.join(REDUCTIONS)}"
+            )
+        steering = self._steering(steering, step)
+        scored = [self._scored(messages, answer, steering) for messages, answer in items]
+        log_probs = answer_log_probs(self.model, self.blocks, scored, self.device)
+        return [REDUCTIONS[reduction](values) for values in log_probs]
+
+    def answer_logits(
+        self,
+        messages: MessagesLike,
+        answer: str,
+        steering: Steering | None = None,
+        step: str | None = None,
+    ) -> Tensor:
+        """The scores from which each token of an answer is predicted, end of turn included.
+
+        Returns:
+            float32 ``[A, V]``: one row per token of ``encode_answer(answer)``.
+
+        Raises:
+            PromptTooLongError: Prompt and answer do not fit the context window.
+        """
+        scored = self._scored(messages, answer, self._steering(steering, step))
+        return next(answer_logits(self.model, self.blocks, [scored], self.device))[1]
+
+    def as_langchain(self, step: str | None = None, **settings: Any) -> Any:
+        """This model as a LangChain chat model, the weights shared.
+
+        Raises:
+            MissingExtraError: langchain-core is not installed.
+        """
+        adapter = _adapter("langchain", "langchain")
+        return adapter.SteerableChatModel(engine=self, step=step, **settings)
+
+    def as_llama_index(self, step: str | None = None, **settings: Any) -> Any:
+        """This model as a LlamaIndex LLM, the weights shared.
+
+        Raises:
+            MissingExtraError: llama-index-core is not installed.
+        """
+        adapter = _adapter("llama_index", "llama-index")
+        return adapter.SteerableLlamaIndexLLM(engine=self, step=step, **settings)
+
+    def _steering(self, steering: Steering | None, step: str | None) -> Steering:
+        """What a request is steered with: its own steering, else what the policy says."""
+        if steering is not None:
+            return steering
+        return Steering.none() if self.policy is None else self.policy.steering_for(step)
+
+    def _prompt(self, request: GenerationRequest) -> Prompt:
+        tokens = self.encode(request.messages)
+        self._fits(len(tokens), request.max_new_tokens)
+        return Prompt(request, tokens, self._steering(request.steering, request.step))
+
+    def _scored(self, messages: MessagesLike, answer: str, steering: Steering) -> Scored:
+        item = Scored(self.encode(messages), self.encode_answer(answer), steering)
+        if not item.answer:
+            raise InvalidInputError(
+                "an empty answer has no probability with this tokenizer, which has no end-of-turn "
+                "token: give a text"
+            )
+        self._fits(len(item.prompt), len(item.answer))
+        return item
+
+    def _fits(self, prompt_tokens: int, new_tokens: int) -> None:
+        if prompt_tokens + new_tokens > self.context_window:
+            raise PromptTooLongError(prompt_tokens, new_tokens, self.context_window)
+
+    @cached_property
+    def _end_ids(self) -> frozenset[int]:
+        """Tokens that end an answer, from the checkpoint, the tokenizer and the chat template."""
+        configured = getattr(self.model.generation_config, "eos_token_id", None)
+        declared = configured if isinstance(configured, list) else [configured]
+        ends = {*declared, self.tokenizer.eos_token_id, self.chat_format.end_of_turn_id}
+        return frozenset(int(end) for end in ends if end is not None)
+
+    def _decode(
+        self,
+        prompts: Sequence[Prompt],
+        on_chunk: Callable[[int, GenerationChunk], None] | None = None,
+        cancelled: threading.Event | None = None,
+    ) -> list[Generation]:
+        return decode(
+            self.model, self.blocks, self.chat_format, prompts, self._end_ids, self.device,
+            on_chunk, cancelled,
+        )  # fmt: skip
+
+
+def _adapter(module: str, extra: str) -> Any:
+    # By name, not by an import statement: adapters build on this module, never the reverse.
+    try:
+        return import_module(f"steerable_llm.adapters.{module}")
+    except ImportError as error:
+        raise MissingExtraError(
+            f"the {module} adapter needs a package that is not installed ({error}): "
+            f"pip install 'steerable-llm[{extra}]'"
+        ) from error

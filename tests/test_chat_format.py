@@ -1,0 +1,152 @@
+import copy
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import processors
+
+from steerable_llm.chat_format import ChatFormat
+from steerable_llm.errors import InvalidInputError
+
+MESSAGES = [
+    {"role": "system", "content": "Use only the text."},
+    {"role": "user", "content": "The user of the assistant asks: open?"},
+]
+# Role names as words, trimmed contents, a default system text: what real templates do.
+WORDY_TEMPLATE = (
+    "{{ bos_token }}{% if messages[0].role != 'system' %}You are the assistant.\n{% endif %}"
+    "{% for message in messages %}{{ message.role }}: {{ message.content | trim }}<|end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
+)
+STRICT_TEMPLATE = (
+    "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+    "{{ messages[0].content }}"
+)
+
+
+def with_template(tokenizer, template):
+    changed = copy.deepcopy(tokenizer)
+    changed.chat_template = template
+    return ChatFormat(changed)
+
+
+@pytest.fixture
+def chat(tiny_tokenizer):
+    return ChatFormat(tiny_tokenizer)
+
+
+@pytest.fixture
+def plain(tiny_tokenizer):
+    return with_template(tiny_tokenizer, None)
+
+
+def test_a_string_is_one_user_message(chat):
+    assert chat.render("Hi") == "<|bos|><|user|>Hi<|end|><|assistant|>"
+    assert chat.encode("Hi") == chat.encode([{"role": "user", "content": "Hi"}])
+
+
+def test_the_generation_prompt_can_be_left_out(chat):
+    assert chat.render("Hi", add_generation_prompt=False) == "<|bos|><|user|>Hi<|end|>"
+
+
+def test_the_beginning_of_text_comes_once(chat, tiny_tokenizer):
+    ids = chat.encode(MESSAGES)
+    assert ids.count(tiny_tokenizer.bos_token_id) == 1
+    assert tiny_tokenizer.decode(ids) == chat.render(MESSAGES)
+
+
+def test_a_tokenizer_that_adds_the_beginning_of_text_itself_adds_no_second(tiny_tokenizer):
+    adding = copy.deepcopy(tiny_tokenizer)
+    bos = ("<|bos|>", tiny_tokenizer.bos_token_id)
+    adding.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<|bos|> $A", special_tokens=[bos]
+    )
+    assert adding("x").input_ids[0] == bos[1]
+    chat = ChatFormat(adding)
+    assert chat.encode(MESSAGES).count(bos[1]) == 1
+    assert bos[1] not in chat.encode_answer("Paris.")
+    assert len(chat.special_token_mask(MESSAGES)) == len(chat.encode(MESSAGES))
+    adding.chat_template = None
+    assert ChatFormat(adding).encode(MESSAGES).count(bos[1]) == 1
+    assert ChatFormat(adding).special_token_mask(MESSAGES)[0]
+
+
+def test_without_a_template_the_plain_form_is_used(plain):
+    assert plain.render([*MESSAGES, {"role": "assistant", "content": "At nine."}]) == (
+        "System:\nUse only the text.\n\nUser:\nThe user of the assistant asks: open?\n\n"
+        "Assistant:\nAt nine.\n\nAssistant:\n"
+    )
+    assert plain.render("Hi", add_generation_prompt=False) == "User:\nHi"
+    assert plain.end_of_turn_id == plain.tokenizer.eos_token_id
+
+
+def test_an_answer_ends_with_the_end_of_turn(chat, tiny_tokenizer):
+    ids = chat.encode_answer("Paris.")
+    assert ids[-1] == chat.end_of_turn_id == tiny_tokenizer.convert_tokens_to_ids("<|end|>")
+    assert tiny_tokenizer.decode(ids[:-1]) == "Paris."
+
+
+def test_the_end_of_turn_is_the_template_s_and_not_the_end_of_text(tiny_tokenizer):
+    turned = copy.deepcopy(tiny_tokenizer)
+    turned.eos_token = "<|pad|>"
+    assert ChatFormat(turned).end_of_turn_id == tiny_tokenizer.convert_tokens_to_ids("<|end|>")
+
+
+def test_a_prompt_with_its_answer_is_the_rendered_conversation(chat, tiny_tokenizer):
+    conversation = [*MESSAGES, {"role": "assistant", "content": "At nine."}]
+    both = [*chat.encode(MESSAGES), *chat.encode_answer("At nine.")]
+    assert tiny_tokenizer.decode(both) == chat.render(conversation, add_generation_prompt=False)
+
+
+def selectable_text(chat, messages):
+    ids = chat.encode(messages)
+    mask = chat.special_token_mask(messages)
+    assert len(mask) == len(ids)
+    kept = [token for token, special in zip(ids, mask, strict=True) if not special]
+    return chat.tokenizer.decode(kept)
+
+
+@given(st.lists(st.text(alphabet="user: asti.\nü👋", max_size=20), min_size=1, max_size=4))
+def test_exactly_the_content_is_selectable(tiny_tokenizer, contents):
+    messages = [
+        {"role": ("user", "assistant")[i % 2], "content": content}
+        for i, content in enumerate(contents)
+    ]
+    assert selectable_text(ChatFormat(tiny_tokenizer), messages) == "".join(contents)
+
+
+def test_words_of_the_template_are_not_selectable(tiny_tokenizer):
+    chat = with_template(tiny_tokenizer, WORDY_TEMPLATE)
+    messages = [
+        {"role": "user", "content": "  assistant "},
+        {"role": "assistant", "content": "user"},
+        {"role": "user", "content": "You are the assistant."},
+    ]
+    text = selectable_text(chat, messages)
+    # The blank after the colon may belong to the first content token.
+    assert text.replace(" ", "") == "assistantuserYouaretheassistant."
+
+
+def test_the_plain_form_s_words_are_not_selectable(plain):
+    assert selectable_text(plain, MESSAGES).replace("\n", "") == (
+        "Use only the text.The user of the assistant asks: open?"
+    )
+
+
+def test_of_token_ids_the_special_ones_are_told(chat, tiny_tokenizer):
+    ids = chat.encode("Hi")
+    special = set(tiny_tokenizer.all_special_ids)
+    assert chat.special_token_mask(ids) == [token in special for token in ids]
+
+
+def test_a_role_that_the_template_refuses_is_one_clear_line(tiny_tokenizer):
+    chat = with_template(tiny_tokenizer, STRICT_TEMPLATE)
+    with pytest.raises(InvalidInputError, match=r"roles \(system, user\): no system role") as error:
+        chat.render(MESSAGES)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("messages", [[], [{"role": "user"}], [{"role": "god", "content": "x"}]])
+def test_malformed_messages_are_refused(chat, messages):
+    with pytest.raises(InvalidInputError):
+        chat.encode(messages)

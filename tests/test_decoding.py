@@ -1,0 +1,147 @@
+"""Steered generation on every decoder family that is supported."""
+
+import threading
+
+import pytest
+import torch
+from conftest import FAMILIES
+
+from steerable_llm.generation import GenerationRequest
+from steerable_llm.hooks import capture_block_outputs, steering_hooks
+from steerable_llm.plan import SteeringPlan
+from steerable_llm.steering import Steering
+
+QUESTIONS = [
+    "The capital of France is what?",
+    "Hi",
+    "Documents:\n[1] The shop in Lyon opens at nine.\n\nQuestion: When does the shop open?",
+    "When?",
+]
+
+
+@pytest.fixture(params=FAMILIES)
+def llm(request, make_llm):
+    return make_llm(request.param)
+
+
+@pytest.fixture
+def vector(llm, make_vector):
+    return make_vector(llm)
+
+
+def mixed_requests(llm, make_vector):
+    first, second = make_vector(llm, 1), make_vector(llm, 2)
+    steerings = [
+        Steering.of(first, 0.4),
+        Steering.none(),
+        Steering.of(second, -0.5, layers=(1,), scope="all") + Steering.of(first, 0.2),
+        Steering.of(second, 0.6, scope="prompt", renormalise=False),
+    ]
+    return [
+        GenerationRequest(question, steering, max_new_tokens=8 + 3 * i)
+        for i, (question, steering) in enumerate(zip(QUESTIONS, steerings, strict=True))
+    ]
+
+
+def test_a_mixed_left_padded_batch_equals_one_by_one(llm, make_vector):
+    requests = mixed_requests(llm, make_vector)
+    together = llm.generate_batch(requests)
+    alone = [llm.generate_batch([request])[0] for request in requests]
+    assert together == alone
+
+
+def test_steering_changes_the_answer_and_strength_zero_does_not(llm, vector):
+    plain = llm.generate(QUESTIONS[0], max_new_tokens=12)
+    assert llm.generate(QUESTIONS[0], vector.steer(0.0), max_new_tokens=12) == plain
+    assert llm.generate(QUESTIONS[0], vector.steer(0.6), max_new_tokens=12) != plain
+    assert llm.generate(QUESTIONS[0], max_new_tokens=12) == plain
+
+
+@pytest.mark.parametrize("scope", ["all", "prompt", "generated"])
+def test_cached_decoding_equals_the_full_pass(llm, vector, scope):
+    steering = vector.steer(0.4, scope=scope)
+    prompt = llm.encode(QUESTIONS[0])
+    answer = llm.generate(QUESTIONS[0], steering, max_new_tokens=10)
+    ids = torch.tensor([[*prompt, *answer.token_ids]])
+    plan = SteeringPlan([steering], torch.ones_like(ids), len(prompt) - 1)
+    with torch.no_grad(), steering_hooks(llm.blocks, plan):
+        logits = llm.model(ids, use_cache=False).logits[0]
+    likeliest = logits[len(prompt) - 1 : -1].argmax(dim=-1).tolist()
+    assert likeliest == list(answer.token_ids)
+
+
+def test_cached_states_equal_those_of_the_full_pass(llm, vector):
+    steering = vector.steer(0.4, scope="all")
+    ids = torch.tensor([llm.encode(QUESTIONS[2])])
+    split = ids.shape[1] - 3
+    whole, parts = (
+        SteeringPlan([steering], torch.ones_like(ids), split - 1),
+        SteeringPlan([steering], torch.ones_like(ids[:, :split]), split - 1),
+    )
+    with torch.no_grad(), steering_hooks(llm.blocks, whole), capture_block_outputs(llm.blocks) as a:
+        llm.model(ids, use_cache=False)
+    with torch.no_grad(), steering_hooks(llm.blocks, parts), capture_block_outputs(llm.blocks) as b:
+        cache = llm.model(ids[:, :split], use_cache=True).past_key_values
+        for place in range(split, ids.shape[1]):
+            options = {"past_key_values": cache, "use_cache": True}
+            if llm.model.config.model_type == "bloom":  # takes the length from the mask alone
+                options["attention_mask"] = torch.ones_like(ids[:, : place + 1])
+            llm.model(ids[:, place : place + 1], **options)
+    for layer in range(len(llm.blocks)):
+        # float32, a few hundred additions in another order
+        torch.testing.assert_close(a[layer][:, -1:], b[layer], rtol=1e-3, atol=1e-4)
+
+
+def test_left_padding_changes_nothing(llm, vector):
+    for steering in (Steering.none(), vector.steer(0.5, scope="all")):
+        short = GenerationRequest(QUESTIONS[1], steering, max_new_tokens=10)
+        alone = llm.generate_batch([short])[0]
+        long = GenerationRequest(QUESTIONS[2], steering, max_new_tokens=10)
+        assert llm.generate_batch([long, short, long])[1] == alone
+
+
+@pytest.mark.parametrize("scope", ["all", "prompt", "generated"])
+def test_the_result_says_what_was_steered(llm, vector, scope):
+    answer = llm.generate(
+        QUESTIONS[0], vector.steer(0.3, layers=(0, 2), scope=scope), max_new_tokens=6
+    )
+    prompt, new = answer.usage.prompt_tokens, answer.usage.completion_tokens
+    assert prompt == len(llm.encode(QUESTIONS[0]))
+    assert new == len(answer.token_ids) > 0
+    (applied,) = answer.steered
+    assert applied.name == vector.name
+    assert applied.fingerprint == vector.fingerprint_id
+    assert applied.layers == (0, 2)
+    # The last generated token is chosen, but never read: no state of it exists.
+    expected = {"all": prompt + new - 1, "prompt": prompt, "generated": new}
+    assert applied.steered_tokens == expected[scope]
+
+
+def test_every_state_keeps_its_length_while_generating(llm, vector):
+    prompt = torch.tensor([llm.encode(QUESTIONS[0])])
+    plan = SteeringPlan([vector.steer(0.5, layers=(1,), scope="all")], torch.ones_like(prompt), 0)
+    with (
+        torch.no_grad(),
+        capture_block_outputs(llm.blocks) as raw,  # registered first: before steering
+        steering_hooks(llm.blocks, plan),
+        capture_block_outputs(llm.blocks) as steered,
+    ):
+        llm.model(prompt)
+    torch.testing.assert_close(steered[1].norm(dim=-1), raw[1].norm(dim=-1))
+    assert not torch.allclose(steered[1], raw[1])
+
+
+def test_threads_with_different_steerings_get_what_they_get_alone(tiny_llm, make_vector):
+    requests = mixed_requests(tiny_llm, make_vector)
+    alone = [tiny_llm.generate_batch([request])[0] for request in requests]
+    results: dict[int, list] = {}
+
+    def run(index: int) -> None:
+        results[index] = [tiny_llm.generate_batch([requests[index]])[0] for _ in range(4)]
+
+    threads = [threading.Thread(target=run, args=(i,)) for i in range(len(requests))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == {i: [answer] * 4 for i, answer in enumerate(alone)}

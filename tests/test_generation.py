@@ -1,0 +1,50 @@
+import math
+
+import pytest
+from conftest import LAYERS
+
+from steerable_llm.errors import InvalidInputError
+from steerable_llm.generation import AppliedVector, GenerationRequest, Usage
+from steerable_llm.steering import Steering
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"max_new_tokens": 0}, "give at least 1"),
+        ({"temperature": -1.0}, "greedy"),
+        ({"temperature": math.nan}, "greedy"),
+        ({"top_p": 0.0}, "above 0"),
+        ({"top_p": 1.1}, "at most 1"),
+        ({"top_k": -1}, "0 \\(off\\)"),
+        ({"stop": ""}, "not empty"),
+        ({"stop": ["a", ""]}, "not empty"),
+    ],
+)
+def test_settings_out_of_range_are_refused(setting, message):
+    with pytest.raises(InvalidInputError, match=message):
+        GenerationRequest("Hi", **setting)
+
+
+def test_one_stop_text_may_be_given_without_a_list():
+    assert GenerationRequest("Hi", stop="END").stops == ("END",)
+    assert GenerationRequest("Hi", stop=["a", "b"]).stops == ("a", "b")
+    assert GenerationRequest("Hi").stops == ()
+
+
+def test_usage_adds_up():
+    assert Usage(3, 4).total_tokens == 7
+
+
+def test_an_applied_vector_is_plain_json(tiny_vector):
+    (term,) = Steering.of(tiny_vector, -0.25).terms
+    record = AppliedVector.of(term, 9).to_dict()
+    assert record == {
+        "name": tiny_vector.name,
+        "fingerprint": tiny_vector.fingerprint_id,
+        "strength": -0.25,
+        "unit": "relative",
+        "scope": "generated",
+        "layers": list(range(LAYERS)),
+        "steered_tokens": 9,
+    }

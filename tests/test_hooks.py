@@ -1,0 +1,290 @@
+import sys
+import threading
+
+import pytest
+import torch
+from torch import nn
+
+from steerable_llm.errors import ModelMismatchError, SteeringNotAppliedError
+from steerable_llm.hooks import capture_block_outputs, steering_hooks
+from steerable_llm.plan import SteeringPlan
+from steerable_llm.steering import Steering, steer_hidden
+
+WIDTH = 4
+LAYERS = 3
+
+
+class AddOne(nn.Module):
+    """A block that adds one; older blocks return tuples, newer ones tensors."""
+
+    def __init__(self, as_tuple: bool) -> None:
+        super().__init__()
+        self.as_tuple = as_tuple
+
+    def forward(self, h):
+        return (h + 1, "cache") if self.as_tuple else h + 1
+
+
+class Stack(nn.Module):
+    def __init__(self, as_tuple: bool = False) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(AddOne(as_tuple) for _ in range(LAYERS))
+
+    def forward(self, h):
+        for layer in self.layers:
+            output = layer(h)
+            h = output[0] if layer.as_tuple else output
+        return h
+
+
+class Vector:
+    """A planted direction of length 2 along the second axis."""
+
+    name = "planted"
+    fingerprint_id = "0123"
+
+    def __init__(self, *layers: int) -> None:
+        self.directions = {i: torch.tensor([0.0, 2.0, 0.0, 0.0]) for i in layers}
+        self.scales = dict.fromkeys(layers, 10.0)
+
+
+def steered(*layers, strength=0.5, **options):
+    options = {"unit": "absolute", "renormalise": False, "scope": "all", **options}
+    return Steering.of(Vector(*layers), strength, **options)
+
+
+def plan_for(*steerings, tokens=3, last_prompt=None):
+    mask = torch.ones(len(steerings), tokens)
+    return SteeringPlan(steerings, mask, tokens - 1 if last_prompt is None else last_prompt)
+
+
+def no_hooks(model):
+    return all(not layer._forward_hooks for layer in model.layers)
+
+
+@pytest.mark.parametrize("as_tuple", [False, True], ids=["tensor", "tuple"])
+def test_a_planted_direction_arrives_on_every_row_and_token(as_tuple):
+    model, h = Stack(as_tuple), torch.zeros(2, 3, WIDTH)
+    with steering_hooks(model.layers, plan_for(steered(1), steered(1))):
+        changed = model(h)
+    assert torch.equal(changed - model(h), torch.tensor([0.0, 1.0, 0.0, 0.0]).expand(2, 3, 4))
+
+
+def test_a_tuple_keeps_what_is_not_the_residual_stream():
+    model = Stack(as_tuple=True)
+    with steering_hooks(model.layers, plan_for(steered(0))):
+        assert model.layers[0](torch.zeros(1, 3, WIDTH))[1] == "cache"
+
+
+def test_every_row_gets_its_own_steering():
+    model, h = Stack(), torch.randn(4, 3, WIDTH)
+    rows = (steered(0), Steering.none(), steered(1, 2, strength=-1.0), steered(0, strength=0.0))
+    with steering_hooks(model.layers, plan_for(*rows)):
+        together = model(h)
+    for row, steering in enumerate(rows):
+        with steering_hooks(model.layers, plan_for(steering)):
+            assert torch.equal(together[row], model(h[row : row + 1])[0])
+    assert torch.equal(together[[1, 3]], model(h)[[1, 3]])
+
+
+def test_several_vectors_are_summed_and_brought_to_length_once():
+    model, h = Stack(), torch.randn(1, 3, WIDTH)
+    sideways = steered(0, strength=0.3, renormalise=True) + steered(0, strength=0.4, scope="prompt")
+    with steering_hooks(model.layers, plan_for(sideways)), capture_block_outputs(model) as seen:
+        model(h)
+    expected = steer_hidden(h + 1, 0.7 * torch.tensor([0.0, 2.0, 0.0, 0.0]), True)
+    torch.testing.assert_close(seen[0], expected)
+
+
+@pytest.mark.parametrize(
+    ("scope", "places"), [("all", [0, 1, 2, 3]), ("prompt", [0, 1]), ("generated", [1, 2, 3])]
+)
+def test_scopes_in_one_pass_over_prompt_and_answer(scope, places):
+    model, h = Stack(), torch.zeros(1, 4, WIDTH)
+    plan = plan_for(steered(0, scope=scope), tokens=4, last_prompt=1)
+    with steering_hooks(model.layers, plan):
+        changed = model(h)[0]
+    assert (changed[:, 1] != changed[:, 0]).nonzero().flatten().tolist() == places
+    assert plan.steered_tokens(0, plan.steerings[0].terms[0]) == len(places)
+
+
+@pytest.mark.parametrize(
+    ("scope", "passes"), [("all", [3, 1, 1]), ("prompt", [3, 0, 0]), ("generated", [1, 1, 1])]
+)
+def test_scopes_over_a_prompt_and_its_decoding(scope, passes):
+    model, plan = Stack(), plan_for(steered(0, scope=scope))
+    touched = []
+    with steering_hooks(model.layers, plan):
+        for width in (3, 1, 1):
+            h = model(torch.zeros(1, width, WIDTH))
+            touched.append(int((h[..., 1] != h[..., 0]).sum()))
+    assert touched == passes
+    assert plan.steered_tokens(0, plan.steerings[0].terms[0]) == sum(passes)
+
+
+def test_padding_is_neither_changed_nor_counted():
+    model, h = Stack(), torch.zeros(2, 3, WIDTH)
+    mask = torch.tensor([[0, 0, 1], [1, 1, 1]])
+    plan = SteeringPlan([steered(0), steered(0)], mask, last_prompt=2)
+    with steering_hooks(model.layers, plan):
+        changed = model(h)[..., 1] != 3.0
+    assert changed.tolist() == mask.bool().tolist()
+    term = plan.steerings[0].terms[0]
+    assert [plan.steered_tokens(row, term) for row in range(2)] == [1, 3]
+
+
+def test_a_finished_row_is_neither_changed_nor_counted():
+    model, plan = Stack(), plan_for(steered(0), steered(0))
+    with steering_hooks(model.layers, plan):
+        model(torch.zeros(2, 3, WIDTH))
+        plan.finish(0)
+        h = model(torch.zeros(2, 1, WIDTH))
+    assert h[0].tolist() == [[3.0, 3.0, 3.0, 3.0]]
+    assert h[1].tolist() == [[3.0, 4.0, 3.0, 3.0]]
+    assert [plan.steered_tokens(row, plan.steerings[row].terms[0]) for row in range(2)] == [3, 4]
+
+
+def test_strength_zero_registers_nothing():
+    model = Stack()
+    with steering_hooks(model.layers, plan_for(steered(0, strength=0.0), Steering.none())):
+        assert no_hooks(model)
+
+
+def test_only_steered_layers_have_hooks():
+    model = Stack()
+    with steering_hooks(model.layers, plan_for(steered(1), steered(2))):
+        assert [len(layer._forward_hooks) for layer in model.layers] == [0, 1, 1]
+    assert no_hooks(model)
+
+
+def test_no_hook_survives_an_exception():
+    model = Stack()
+
+    def fail(module, inputs):
+        raise RuntimeError("out of memory")
+
+    with model.layers[2].register_forward_pre_hook(fail), pytest.raises(RuntimeError):
+        with steering_hooks(model.layers, plan_for(steered(0, 1))), capture_block_outputs(model):
+            model(torch.zeros(1, 3, WIDTH))
+    assert no_hooks(model)
+    assert torch.equal(model(torch.zeros(1, 1, WIDTH)), torch.full((1, 1, WIDTH), 3.0))
+
+
+def test_no_hook_survives_a_failed_registration():
+    model = Stack()
+    blocks = [model.layers[0], "not a module", model.layers[2]]
+    with pytest.raises(AttributeError), steering_hooks(blocks, plan_for(steered(0, 1, 2))):
+        pass
+    assert no_hooks(model)
+
+
+def test_two_threads_with_different_steerings_never_mix():
+    model, start = Stack(), torch.zeros(1, 1, WIDTH)
+    meeting = threading.Barrier(3)
+    results: dict[float, list[float]] = {}
+
+    def run(strength: float) -> None:
+        plan = plan_for(steered(0, strength=strength), tokens=1)
+        with steering_hooks(model.layers, plan):
+            meeting.wait()  # all hooks of all threads are registered now
+            results[strength] = [float(model(start)[0, 0, 1]) for _ in range(50)]
+            meeting.wait()
+
+    threads = [threading.Thread(target=run, args=(x,)) for x in (1.0, -1.0)]
+    for thread in threads:
+        thread.start()
+    meeting.wait()
+    unsteered = [float(model(start)[0, 0, 1]) for _ in range(50)]
+    meeting.wait()
+    for thread in threads:
+        thread.join()
+    assert results == {1.0: [5.0] * 50, -1.0: [1.0] * 50}
+    assert unsteered == [3.0] * 50
+    assert no_hooks(model)
+
+
+@pytest.fixture
+def hasty_threads():
+    """Threads take turns as often as Python can, so that races show."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(interval)
+
+
+@pytest.mark.usefixtures("hasty_threads")
+def test_many_threads_that_register_at_once_each_keep_their_hook():
+    model = Stack()
+    failures: list[float] = []
+
+    def run(strength: float) -> None:
+        for _ in range(100):
+            with steering_hooks(model.layers, plan_for(steered(0, strength=strength), tokens=1)):
+                if float(model(torch.zeros(1, 1, WIDTH))[0, 0, 1]) != 3.0 + 2 * strength:
+                    failures.append(strength)
+
+    threads = [threading.Thread(target=run, args=(float(x),)) for x in range(1, 7)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert no_hooks(model)
+
+
+def test_only_the_innermost_steering_is_in_force():
+    model, h = Stack(), torch.zeros(1, 1, WIDTH)
+    with steering_hooks(model.layers, plan_for(steered(0, strength=5.0), tokens=1)):
+        with steering_hooks(model.layers, plan_for(steered(0), tokens=1)):
+            assert float(model(h)[0, 0, 1]) == 4.0
+        with steering_hooks(model.layers, plan_for(Steering.none(), tokens=1)):
+            assert float(model(h)[0, 0, 1]) == 3.0
+        assert float(model(h)[0, 0, 1]) == 13.0
+
+
+def test_a_steering_that_reaches_no_layer_is_an_error():
+    model, plan = Stack(), plan_for(steered(0, 1))
+    with steering_hooks(model.layers, plan):
+        model.layers[0](torch.zeros(1, 3, WIDTH))  # layer 1 is never run
+    with pytest.raises(SteeringNotAppliedError, match=r"layers \[1\]"):
+        plan.steered_tokens(0, plan.steerings[0].terms[0])
+
+
+def test_a_layer_that_the_model_lacks_is_refused_before_any_hook():
+    model = Stack()
+    with (
+        pytest.raises(ModelMismatchError, match=r"layers \[7\].*blocks 0 to 2"),
+        steering_hooks(model.layers, plan_for(steered(0, 7))),
+    ):
+        pass
+    assert no_hooks(model)
+
+
+def test_a_vector_of_another_width_is_refused():
+    model = Stack()
+    with pytest.raises(ModelMismatchError, match="width"):
+        with steering_hooks(model.layers, plan_for(steered(0))):
+            model(torch.zeros(1, 3, WIDTH + 1))
+    assert no_hooks(model)
+
+
+@pytest.mark.parametrize("as_tuple", [False, True], ids=["tensor", "tuple"])
+def test_captured_outputs_are_the_raw_ones_with_their_gradients(as_tuple):
+    model, h = Stack(as_tuple), torch.zeros(1, 2, WIDTH, requires_grad=True)
+    with capture_block_outputs(model) as outputs:
+        model(h)
+    assert {i: float(x.detach().mean()) for i, x in outputs.items()} == {0: 1.0, 1: 2.0, 2: 3.0}
+    (gradient,) = torch.autograd.grad(outputs[1].sum(), h)
+    assert torch.equal(gradient, torch.ones_like(h))
+    assert no_hooks(model)
+
+
+def test_capturing_sees_only_its_own_thread():
+    model = Stack()
+    with capture_block_outputs(model.layers) as outputs:
+        thread = threading.Thread(target=model, args=(torch.zeros(1, 1, WIDTH),))
+        thread.start()
+        thread.join()
+        assert outputs == {}
+        model(torch.zeros(1, 1, WIDTH))
+        assert sorted(outputs) == [0, 1, 2]

@@ -1,0 +1,93 @@
+import pytest
+import torch
+from conftest import FAMILIES
+
+from steerable_llm import scoring
+from steerable_llm.errors import PromptTooLongError, SteeringNotAppliedError
+from steerable_llm.hooks import steering_hooks
+from steerable_llm.model import SteerableHFLLM
+from steerable_llm.plan import SteeringPlan
+from steerable_llm.steering import Steering
+
+PROMPT = "The capital of France is what?"
+ANSWERS = ["Paris.", "As I recall, the answer is forty two.", "I"]
+
+
+def slow_log_probs(llm, messages, answer, steering):
+    """One full pass per answer token, each reading only the last position."""
+    prompt, tokens = llm.encode(messages), llm.encode_answer(answer)
+    found = []
+    for count, token in enumerate(tokens):
+        ids = torch.tensor([[*prompt, *tokens[:count]]])
+        plan = SteeringPlan([steering], torch.ones_like(ids), len(prompt) - 1)
+        with torch.no_grad(), steering_hooks(llm.blocks, plan):
+            logits = llm.model(ids, use_cache=False).logits[0, -1].double()
+        found.append(float(logits[token] - torch.logsumexp(logits, dim=0)))
+    return found
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_scores_are_those_of_the_slow_way(family, make_llm, make_vector):
+    llm = make_llm(family)
+    for steering in (Steering.none(), make_vector(llm).steer(0.4), make_vector(llm).steer(-0.4)):
+        scores = llm.score(PROMPT, ANSWERS, steering, reduction="none")
+        for answer, score in zip(ANSWERS, scores, strict=True):
+            expected = slow_log_probs(llm, PROMPT, answer, steering)
+            # sums of a few dozen float32 terms against double precision
+            torch.testing.assert_close(
+                torch.tensor(score), torch.tensor(expected), rtol=1e-4, atol=1e-3
+            )
+
+
+def test_the_end_of_turn_is_part_of_the_answer(tiny_llm):
+    (score,) = tiny_llm.score(PROMPT, ["Paris."], reduction="none")
+    assert len(score) == len(tiny_llm.tokenizer("Paris.").input_ids) + 1
+    assert len(tiny_llm.score(PROMPT, [""], reduction="none")[0]) == 1
+
+
+def test_sum_and_mean(tiny_llm):
+    tokens = tiny_llm.score(PROMPT, ANSWERS, reduction="none")
+    assert tiny_llm.score(PROMPT, ANSWERS) == pytest.approx([sum(x) for x in tokens], rel=1e-5)
+    assert tiny_llm.score(PROMPT, ANSWERS, reduction="mean") == pytest.approx(
+        [sum(x) / len(x) for x in tokens], rel=1e-5
+    )
+
+
+def test_many_prompts_in_small_passes_score_as_alone(tiny_llm, tiny_vector, monkeypatch):
+    monkeypatch.setattr(scoring, "TOKENS_PER_PASS", 64)
+    items = [(PROMPT * length, answer) for length in (1, 4, 2) for answer in ANSWERS]
+    steering = tiny_vector.steer(0.3, scope="prompt")
+    together = tiny_llm.score_batch(items, steering)
+    alone = [tiny_llm.score(messages, [answer], steering)[0] for messages, answer in items]
+    assert together == pytest.approx(alone, rel=1e-5)
+
+
+def test_the_logits_are_those_the_scores_come_from(tiny_llm, tiny_vector):
+    steering = tiny_vector.steer(0.3)
+    logits = tiny_llm.answer_logits(PROMPT, "Paris.", steering)
+    tokens = torch.tensor(tiny_llm.encode_answer("Paris."))
+    assert logits.shape == (len(tokens), len(tiny_llm.tokenizer))
+    log_probs = logits.log_softmax(dim=-1)[torch.arange(len(tokens)), tokens]
+    (score,) = tiny_llm.score(PROMPT, ["Paris."], steering)
+    assert float(log_probs.sum()) == pytest.approx(score, rel=1e-5)
+
+
+def test_an_answer_that_does_not_fit_is_refused_with_its_lengths(tiny_llm):
+    with pytest.raises(PromptTooLongError) as error:
+        tiny_llm.score(PROMPT, ["long " * 300])
+    assert error.value.prompt_tokens == len(tiny_llm.encode(PROMPT))
+    assert error.value.context_window == 256
+
+
+def test_a_steering_that_reaches_nothing_is_an_error(make_tiny_model, tiny_tokenizer, tiny_vector):
+    idle = [torch.nn.Identity() for _ in range(3)]
+    llm = SteerableHFLLM(make_tiny_model("llama"), tiny_tokenizer, blocks=idle)
+    with pytest.raises(SteeringNotAppliedError):
+        llm.score(PROMPT, ["Paris."], tiny_vector.steer(0.1))
+    with pytest.raises(SteeringNotAppliedError):
+        llm.generate(PROMPT, tiny_vector.steer(0.1))
+    assert llm.generate(PROMPT, tiny_vector.steer(0.0), max_new_tokens=2).steered == ()
+
+
+def test_nothing_to_score_is_an_empty_list(tiny_llm):
+    assert tiny_llm.score(PROMPT, []) == []

@@ -1,0 +1,51 @@
+"""The arguments of a call, as both frameworks name them."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import Annotated, Any
+
+from pydantic import ValidationError
+from pydantic_core import CoreSchema, core_schema
+
+from steerable_llm.errors import InvalidInputError
+from steerable_llm.steering import Steering
+
+SAMPLING = {
+    "max_tokens": "max_new_tokens",
+    "temperature": "temperature",
+    "top_p": "top_p",
+    "top_k": "top_k",
+    "seed": "seed",
+}
+"""Call argument -> the engine's name for it. Each is also a field of the same meaning."""
+
+
+class _AsItIs:
+    """Tells pydantic to take a steering as it is, and not to look into its vectors."""
+
+    def __get_pydantic_core_schema__(self, *_: Any) -> CoreSchema:
+        return core_schema.is_instance_schema(Steering)
+
+
+GivenSteering = Annotated[Steering, _AsItIs()]
+"""A field that holds a steering."""
+
+
+def refuse_unknown(kind: str, given: Iterable[str], known: Iterable[str]) -> None:
+    """Raise for the first name that is not known, with the nearest one that is.
+
+    Raises:
+        InvalidInputError: a name is not known.
+    """
+    names = sorted(known)
+    for name in sorted(set(given) - set(names)):
+        nearest = get_close_matches(name, names, n=1)
+        hint = f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(names)}"
+        raise InvalidInputError(f"{name!r} is not a {kind} of this model; {hint}")
+
+
+def explain(error: ValidationError) -> str:
+    """Say in one line which field pydantic refused first, and why."""
+    problem = error.errors()[0]
+    place = ".".join(str(part) for part in problem["loc"])
+    return f"{place}: {problem['msg']} (got {problem['input']!r})"

@@ -1,0 +1,21 @@
+"""Answering a prompt that is already in the model's own format."""
+
+import copy
+
+from steerable_llm.chat_format import ChatFormat
+from steerable_llm.model import SteerableHFLLM
+from steerable_llm.pairs import MessagesLike, as_messages
+
+
+class _AsWritten(ChatFormat):
+    """No template: the text of the one message is the prompt, special tokens included."""
+
+    def render(self, messages: MessagesLike, add_generation_prompt: bool = True) -> str:  # noqa: ARG002
+        return "".join(message.content for message in as_messages(messages))
+
+
+def as_written(engine: SteerableHFLLM) -> SteerableHFLLM:
+    """Return the same model, weights and policy shared, which takes prompts as they are."""
+    twin = copy.copy(engine)
+    twin.chat_format = _AsWritten(engine.tokenizer)
+    return twin

@@ -1,0 +1,60 @@
+"""The model's answers in LangChain's form."""
+
+from typing import Any
+
+from langchain_core.messages import AIMessage, AIMessageChunk
+from langchain_core.messages.ai import UsageMetadata
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+
+from steerable_llm.generation import Generation, GenerationChunk
+
+PROVIDER = "steerable-llm"
+
+
+def to_result(answer: Generation, model_name: str) -> ChatResult:
+    """Return a whole answer."""
+    message = AIMessage(
+        content=answer.text,
+        usage_metadata=_usage(answer),
+        response_metadata=_metadata(answer, model_name),
+    )
+    return ChatResult(generations=[ChatGeneration(message=message)])
+
+
+def to_chunk(made: GenerationChunk, model_name: str) -> ChatGenerationChunk | None:
+    """Return a piece of an answer; the last one tells what the whole was.
+
+    None stands for a piece that has no text yet, because half a character or what may become a
+    stop text is held back.
+    """
+    if made.final is None:
+        if not made.text:
+            return None
+        return ChatGenerationChunk(message=AIMessageChunk(content=made.text))
+    # Only the last chunk has metadata, since LangChain joins the strings of all chunks.
+    message = AIMessageChunk(
+        content=made.text,
+        usage_metadata=_usage(made.final),
+        response_metadata=_metadata(made.final, model_name),
+        chunk_position="last",
+    )
+    return ChatGenerationChunk(message=message)
+
+
+def _metadata(answer: Generation, model_name: str) -> dict[str, Any]:
+    return {
+        "model_name": model_name,
+        "model_provider": PROVIDER,
+        "finish_reason": answer.finish_reason,
+        "step": answer.step,
+        "steering": [applied.to_dict() for applied in answer.steered],
+    }
+
+
+def _usage(answer: Generation) -> UsageMetadata:
+    used = answer.usage
+    return UsageMetadata(
+        input_tokens=used.prompt_tokens,
+        output_tokens=used.completion_tokens,
+        total_tokens=used.prompt_tokens + used.completion_tokens,
+    )

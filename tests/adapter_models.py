@@ -1,0 +1,107 @@
+"""What the tests of the adapters share: a tiny model under a policy, and readers of its record."""
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from steerable_llm.model import SteerableHFLLM
+from steerable_llm.policy import Policy
+from steerable_llm.vector import SteeringVector
+
+QUESTION = "When does the shop in Lyon open?"
+TOKENS = 12
+
+
+def random_vector(llm: SteerableHFLLM, name: str, seed: int) -> SteeringVector:
+    source = torch.Generator().manual_seed(seed)
+    width, depth = llm.fingerprint.hidden_size, llm.fingerprint.num_layers
+    return SteeringVector(
+        name=name,
+        directions={i: torch.randn(width, generator=source) for i in range(depth)},
+        scales=dict.fromkeys(range(depth), 5.0),
+        fingerprint=llm.fingerprint,
+    )
+
+
+def under_three_steps(tiny_llm: SteerableHFLLM) -> SteerableHFLLM:
+    """The tiny model under a policy whose three steps steer in three ways."""
+    vectors = {name: random_vector(tiny_llm, name, i) for i, name in enumerate("ab")}
+    policy = Policy.from_dict(
+        {
+            "default_step": "plain",
+            "steps": {
+                "plain": {},
+                "answer": {"vectors": [{"name": "a", "strength": 0.8}]},
+                "reply": {"vectors": [{"name": "b", "strength": -0.8, "layers": [1]}]},
+            },
+        },
+        vectors,
+    )
+    return SteerableHFLLM(tiny_llm.model, tiny_llm.tokenizer, policy=policy, model_id="tiny")
+
+
+def steered_by(message: Any) -> list[str]:
+    return [applied["name"] for applied in message.response_metadata["steering"]]
+
+
+def whole(chunks: list[Any]) -> Any:
+    total = chunks[0]
+    for chunk in chunks[1:]:
+        total = total + chunk
+    return total
+
+
+async def drain(stream: Any) -> None:
+    async for _ in stream:
+        pass
+
+
+class CountingEngine(SteerableHFLLM):
+    """The real engine, which also writes down how it was asked."""
+
+    def __init__(self, engine: SteerableHFLLM) -> None:
+        super().__init__(
+            engine.model, engine.tokenizer, policy=engine.policy, model_id=engine.model_id
+        )
+        self.batches: list[int] = []
+        self.singles = 0
+
+    def generate_batch(self, requests: Any, **options: Any) -> Any:
+        self.batches.append(len(requests))
+        return super().generate_batch(requests, **options)
+
+    def stream(self, *args: Any, **options: Any) -> Iterator[Any]:
+        self.singles += 1
+        return super().stream(*args, **options)
+
+
+class RecordingEngine(SteerableHFLLM):
+    """The real engine, which also writes down each answer, however it was asked for."""
+
+    def __init__(self, engine: SteerableHFLLM, policy: Policy) -> None:
+        super().__init__(engine.model, engine.tokenizer, policy=policy, model_id="tiny")
+        self.steps: list[str | None] = []
+        self.made = 0
+        self.closed = threading.Event()
+
+    def stream(self, *args: Any, **options: Any) -> Iterator[Any]:
+        self.closed.clear()
+        try:
+            for chunk in super().stream(*args, **options):
+                self.made += 1
+                if chunk.final:
+                    self.steps.append(chunk.final.step)
+                yield chunk
+        finally:
+            self.closed.set()
+
+    def generate(self, *args: Any, **options: Any) -> Any:
+        answer = super().generate(*args, **options)
+        self.steps.append(answer.step)
+        return answer
+
+
+async def last(stream: Any) -> Any:
+    return [response async for response in stream][-1]

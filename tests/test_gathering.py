@@ -1,0 +1,70 @@
+"""The inputs of one LangChain batch run together on the model, each with its own step."""
+
+from typing import Any
+
+import pytest
+from adapter_models import TOKENS, CountingEngine, under_three_steps
+from langchain_core.caches import InMemoryCache
+from langchain_core.output_parsers import StrOutputParser
+from langchain_core.prompts import ChatPromptTemplate
+
+from steerable_llm.adapters.langchain import SteerableChatModel
+from steerable_llm.errors import PromptTooLongError
+from steerable_llm.model import SteerableHFLLM
+
+
+@pytest.fixture(scope="module")
+def engine(tiny_llm: SteerableHFLLM) -> SteerableHFLLM:
+    """The tiny model under a policy whose three steps steer in three ways."""
+    return under_three_steps(tiny_llm)
+
+
+@pytest.fixture
+def chat(engine: SteerableHFLLM) -> SteerableChatModel:
+    """The chat model without a step of its own."""
+    return SteerableChatModel(engine=engine, max_tokens=TOKENS)
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+async def test_a_batch_runs_together_with_a_step_for_each_input(
+    engine: SteerableHFLLM, asynchronous: bool
+) -> None:
+    counting = CountingEngine(engine)
+    chat = SteerableChatModel(engine=counting, max_tokens=TOKENS, batch_size=4)
+    inputs = [f"Question {i}?" for i in range(6)]
+    steps = ["answer", "reply", "plain"] * 2
+    configs: Any = [{"metadata": {"steer_step": step}} for step in steps]
+    answers = await chat.abatch(inputs, configs) if asynchronous else chat.batch(inputs, configs)
+    assert counting.batches == [4, 2]
+    alone = [
+        engine.generate(text, step=step, max_new_tokens=TOKENS)
+        for text, step in zip(inputs, steps, strict=True)
+    ]
+    assert [m.content for m in answers] == [g.text for g in alone]
+    assert [m.response_metadata["step"] for m in answers] == steps
+
+
+def test_a_chain_batches_too_and_cached_inputs_stay_out(engine: SteerableHFLLM) -> None:
+    counting = CountingEngine(engine)
+    chat = SteerableChatModel(engine=counting, max_tokens=TOKENS, cache=InMemoryCache())
+    chain = ChatPromptTemplate.from_template("{q}") | chat | StrOutputParser()
+    first = chain.batch([{"q": "one"}, {"q": "two"}])
+    second = chain.batch([{"q": "one"}, {"q": "two"}, {"q": "three"}])
+    assert counting.batches == [2, 1]
+    assert second[:2] == first
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+async def test_one_bad_input_of_a_batch_fails_alone(
+    chat: SteerableChatModel, asynchronous: bool
+) -> None:
+    inputs = ["Hello", "word " * 400, "Goodbye"]
+    both = (
+        await chat.abatch(inputs, return_exceptions=True)
+        if asynchronous
+        else chat.batch(inputs, return_exceptions=True)
+    )
+    assert isinstance(both[1], PromptTooLongError)
+    assert [both[0].content, both[2].content] == [chat.invoke(inputs[i]).content for i in (0, 2)]
+    with pytest.raises(PromptTooLongError):
+        chat.batch(inputs)

@@ -1,0 +1,265 @@
+"""The chat model in LangChain: every way in answers alike, and says what steered it."""
+
+from typing import Any
+
+import pytest
+from adapter_models import (
+    QUESTION,
+    TOKENS,
+    drain,
+    random_vector,
+    steered_by,
+    under_three_steps,
+    whole,
+)
+from langchain_core.caches import InMemoryCache
+from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.messages import (
+    AIMessage,
+    ChatMessage,
+    HumanMessage,
+    SystemMessage,
+    ToolMessage,
+)
+from langchain_core.output_parsers import StrOutputParser
+from langchain_core.prompts import ChatPromptTemplate
+
+from steerable_llm.adapters.langchain import SteerableChatModel
+from steerable_llm.errors import InvalidInputError, PromptTooLongError
+from steerable_llm.model import SteerableHFLLM
+from steerable_llm.policy import Policy
+
+
+@pytest.fixture(scope="module")
+def engine(tiny_llm: SteerableHFLLM) -> SteerableHFLLM:
+    """The tiny model under a policy whose three steps steer in three ways."""
+    return under_three_steps(tiny_llm)
+
+
+@pytest.fixture
+def chat(engine: SteerableHFLLM) -> SteerableChatModel:
+    """The chat model without a step of its own."""
+    return SteerableChatModel(engine=engine, max_tokens=TOKENS)
+
+
+def test_a_chain_gives_the_text_that_the_engine_gives(chat: SteerableChatModel) -> None:
+    prompt = ChatPromptTemplate.from_messages([("system", "Be brief."), ("user", "{question}")])
+    chain = prompt | chat.for_step("answer") | StrOutputParser()
+    messages = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": QUESTION},
+    ]
+    direct = chat.engine.generate(messages, step="answer", max_new_tokens=TOKENS)
+    assert chain.invoke({"question": QUESTION}) == direct.text
+    assert "".join(chain.stream({"question": QUESTION})) == direct.text
+    assert chain.batch([{"question": QUESTION}] * 3) == [direct.text] * 3
+    unsteered = chat.engine.generate(messages, max_new_tokens=TOKENS)
+    assert direct.text != unsteered.text
+
+
+async def test_every_way_in_gives_the_same_answer_and_the_same_record(
+    chat: SteerableChatModel,
+) -> None:
+    model = chat.for_step("answer")
+    expected = model.invoke(QUESTION)
+    others = [
+        await model.ainvoke(QUESTION),
+        whole(list(model.stream(QUESTION))),
+        whole([chunk async for chunk in model.astream(QUESTION)]),
+        model.batch([QUESTION, "Hello"])[0],
+        (await model.abatch([QUESTION, "Hello"]))[0],
+        model.generate([[HumanMessage(QUESTION)]]).generations[0][0].message,  # type: ignore[union-attr]
+        SteerableChatModel(
+            engine=chat.engine, max_tokens=TOKENS, step="answer", streaming=True
+        ).invoke(QUESTION),
+    ]
+    assert steered_by(expected) == ["a"]
+    for message in others:
+        assert message.content == expected.content
+        assert message.usage_metadata == expected.usage_metadata
+        assert message.response_metadata == expected.response_metadata
+
+
+def test_the_answer_says_what_it_cost_and_how_it_ended(chat: SteerableChatModel) -> None:
+    message = chat.for_step("answer").invoke(QUESTION)
+    direct = chat.engine.generate(QUESTION, step="answer", max_new_tokens=TOKENS)
+    assert message.usage_metadata == {
+        "input_tokens": len(chat.engine.encode([{"role": "user", "content": QUESTION}])),
+        "output_tokens": len(direct.token_ids),
+        "total_tokens": direct.usage.prompt_tokens + len(direct.token_ids),
+    }
+    record = message.response_metadata
+    assert record["finish_reason"] == direct.finish_reason
+    assert (record["step"], record["model_name"]) == ("answer", "tiny")
+    assert record["steering"] == [applied.to_dict() for applied in direct.steered]
+    assert record["steering"][0]["steered_tokens"] > 0
+
+
+def test_the_engine_makes_chat_models_that_share_its_weights(engine: SteerableHFLLM) -> None:
+    model = engine.as_langchain(step="reply", max_tokens=3)
+    assert isinstance(model, SteerableChatModel)
+    assert model.engine is model.for_step("answer").engine is engine
+    assert (model.step, model.for_step("answer").step, model.max_tokens) == ("reply", "answer", 3)
+    assert "Tensor" not in repr(model)
+
+
+def test_a_steering_of_its_own_wins_over_the_policy(engine: SteerableHFLLM) -> None:
+    steering = random_vector(engine, "c", 3).steer(0.8)
+    model = engine.as_langchain(step="answer", steering=steering, max_tokens=TOKENS)
+    assert steered_by(model.invoke(QUESTION)) == ["c"]
+    assert steered_by(whole(list(model.stream(QUESTION)))) == ["c"]
+    assert [steered_by(message) for message in model.batch([QUESTION, "Hi"])] == [["c"], ["c"]]
+
+
+def test_without_a_step_the_default_one_holds(chat: SteerableChatModel) -> None:
+    assert steered_by(chat.invoke(QUESTION)) == []
+
+
+def test_a_cached_answer_never_crosses_steps_policies_or_sampling(
+    engine: SteerableHFLLM, chat: SteerableChatModel
+) -> None:
+    cache = InMemoryCache()
+    other_policy = Policy.from_dict(
+        {
+            "default_step": "plain",
+            "steps": {"plain": {}, "answer": {"vectors": [{"name": "a", "strength": -0.8}]}},
+        },
+        {"a": random_vector(engine, "a", 0)},
+    )
+    other = SteerableHFLLM(engine.model, engine.tokenizer, policy=other_policy, model_id="tiny")
+    steering = random_vector(engine, "c", 3).steer(0.8)
+    variants = [
+        SteerableChatModel(engine=engine, max_tokens=TOKENS),
+        SteerableChatModel(engine=engine, max_tokens=TOKENS, step="answer"),
+        SteerableChatModel(engine=other, max_tokens=TOKENS, step="answer"),
+        SteerableChatModel(engine=engine, max_tokens=TOKENS, steering=steering),
+        SteerableChatModel(engine=engine, max_tokens=TOKENS - 1),
+    ]
+    for model in variants:
+        model.cache = cache
+    first = [model.invoke(QUESTION).content for model in variants]
+    tagged = variants[0].invoke(QUESTION, {"tags": ["steer:reply"]}).content
+    assert len(cache._cache) == len(variants) + 1
+    assert first == [
+        m.model_copy(update={"cache": False}).invoke(QUESTION).content for m in variants
+    ]
+    assert tagged == chat.for_step("reply").invoke(QUESTION).content
+    # And the same question is served from the cache, marked as such by LangChain.
+    again = variants[1].invoke(QUESTION)
+    assert again.content == first[1]
+    assert steered_by(again) == ["a"]
+    assert len(cache._cache) == len(variants) + 1
+
+
+async def test_an_error_while_answering_reaches_the_caller_on_every_path(
+    chat: SteerableChatModel,
+) -> None:
+    long = "word " * 400
+    with pytest.raises(PromptTooLongError):
+        chat.invoke(long)
+    with pytest.raises(PromptTooLongError):
+        list(chat.stream(long))
+    with pytest.raises(PromptTooLongError):
+        await chat.ainvoke(long)
+    with pytest.raises(PromptTooLongError):
+        await drain(chat.astream(long))
+
+
+def test_call_arguments_win_over_fields(chat: SteerableChatModel) -> None:
+    assert chat.invoke(QUESTION, max_tokens=3).usage_metadata["output_tokens"] <= 3  # type: ignore[index]
+    text = str(chat.invoke(QUESTION).content)
+    stop = text[4:6]
+    assert chat.invoke(QUESTION, stop=[stop]).content == text[: text.index(stop)]
+    fixed = SteerableChatModel(engine=chat.engine, max_tokens=TOKENS, stop=[stop])
+    assert fixed.invoke(QUESTION).content == text[: text.index(stop)]
+    drawn = chat.bind(temperature=2.0, seed=7)
+    assert drawn.invoke(QUESTION).content == drawn.invoke(QUESTION).content
+    assert drawn.invoke(QUESTION).content != chat.invoke(QUESTION).content
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda e: SteerableChatModel(engine=e, temprature=1), "did you mean 'temperature'"),
+        (lambda e: SteerableChatModel(engine=e, temperature="hot"), "temperature"),
+        (lambda e: SteerableChatModel(engine=e).invoke("x", max_token=3), "'max_tokens'"),
+        (lambda e: SteerableChatModel(engine=e).invoke("x", model="gpt"), "cannot answer as"),
+        (lambda e: SteerableChatModel(engine=e).invoke("x", max_tokens=0), "max_new_tokens"),
+    ],
+)
+def test_wrong_arguments_are_refused_in_one_line(
+    engine: SteerableHFLLM, make: Any, said: str
+) -> None:
+    with pytest.raises(InvalidInputError, match=said) as caught:
+        make(engine)
+    assert "\n" not in str(caught.value)
+
+
+def test_messages_of_every_readable_kind_become_plain_ones(chat: SteerableChatModel) -> None:
+    conversation = [
+        SystemMessage("Be brief."),
+        HumanMessage([{"type": "text", "text": "Where "}, {"type": "text", "text": "is it?"}]),
+        AIMessage("In Lyon."),
+        ChatMessage(role="user", content="When?"),
+    ]
+    plain = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Where is it?"},
+        {"role": "assistant", "content": "In Lyon."},
+        {"role": "user", "content": "When?"},
+    ]
+    expected = chat.engine.generate(plain, max_new_tokens=TOKENS).text
+    assert chat.invoke(conversation).content == expected
+    assert chat.get_num_tokens_from_messages(conversation) == len(chat.engine.encode(plain))
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        ToolMessage("42", tool_call_id="1"),
+        AIMessage("", tool_calls=[{"name": "f", "args": {}, "id": "1"}]),
+        HumanMessage([{"type": "image_url", "image_url": {"url": "data:"}}]),
+        ChatMessage(role="critic", content="No."),
+    ],
+)
+def test_messages_it_cannot_read_are_refused(chat: SteerableChatModel, message: Any) -> None:
+    with pytest.raises(InvalidInputError, match="message 1"):
+        chat.invoke([HumanMessage("Hello"), message])
+
+
+def test_tokens_are_counted_by_the_models_own_tokenizer(chat: SteerableChatModel) -> None:
+    ids = chat.get_token_ids(QUESTION)
+    assert chat.engine.tokenizer.decode(ids) == QUESTION
+    assert chat.get_num_tokens(QUESTION) == len(ids)
+    assert chat.profile is not None
+    assert chat.profile["max_input_tokens"] == chat.engine.context_window
+
+
+class Trace(BaseCallbackHandler):
+    """Writes down what LangChain's tracers are shown."""
+
+    def __init__(self) -> None:
+        self.parameters: list[dict[str, Any]] = []
+        self.ends = 0
+        self.tokens: list[str] = []
+
+    def on_chat_model_start(self, *_: Any, **kwargs: Any) -> None:
+        self.parameters.append(kwargs["invocation_params"])
+
+    def on_llm_new_token(self, token: Any, **_: Any) -> None:
+        self.tokens.append(token)
+
+    def on_llm_end(self, *_: Any, **__: Any) -> None:
+        self.ends += 1
+
+
+def test_a_trace_shows_the_step_and_the_policy_for_each_input(chat: SteerableChatModel) -> None:
+    trace = Trace()
+    chat.batch([QUESTION, "Hi"], {"callbacks": [trace], "tags": ["steer:reply"]})
+    text = "".join(str(c.content) for c in chat.stream(QUESTION, {"callbacks": [trace]}))
+    assert [p.get("step") for p in trace.parameters] == ["reply", "reply", None]
+    policy = chat.engine.policy
+    assert policy is not None
+    assert {p["policy"] for p in trace.parameters} == {policy.digest}
+    assert trace.ends == 3
+    assert "".join(trace.tokens) == text

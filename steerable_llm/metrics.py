@@ -1,0 +1,166 @@
+"""Numbers with their uncertainty: bootstrap intervals over prompts, and what changed.
+
+A prompt is the unit that is drawn, never a token or a row: two answers to one prompt are not two
+pieces of evidence. Differences are drawn in pairs, before and after on the same prompts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+from steerable_llm.errors import InvalidInputError
+
+CONFIDENCE = 0.95
+RESAMPLES = 4_000
+# Resamples of up to this many prompts are kept for the next metric (16 MB at most each).
+_KEPT_UP_TO = 1_000
+
+
+class Estimate(BaseModel):
+    """A mean over prompts with its 95 % interval.
+
+    Attributes:
+        value: The mean over the prompts.
+        low: Lower end of the interval.
+        high: Upper end of the interval.
+        n: How many prompts it rests on.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+    def above(self, other: Estimate) -> bool:
+        """Whether this interval lies wholly above the other one."""
+        return self.low > other.high
+
+
+def estimate(
+    values: Sequence[float], seed: int = 0, within: tuple[float, float] | None = (0.0, 1.0)
+) -> Estimate:
+    """The mean over prompts with a percentile bootstrap interval (Efron 1979).
+
+    Prompts that all agree leave the bootstrap without any spread, and an interval of width zero
+    would claim too much. It is widened as far as the share of prompts allows that could differ
+    and still not be among n: `1 - 0.025 ** (1 / n)`, the exact binomial bound (Clopper and
+    Pearson 1934), each such prompt lying at an end of `within`.
+
+    Args:
+        values: One number per prompt, such as 1.0 for a success; at least one.
+        seed: Of the bootstrap; the same for two estimates means the same prompts are drawn.
+        within: The range a value can have; None for no known range, then agreeing prompts give
+            an interval of width zero.
+
+    Raises:
+        InvalidInputError: There are no values, or one is not finite or out of range.
+    """
+    data = np.asarray(values, dtype=np.float64)
+    if data.ndim != 1 or data.size == 0:
+        raise InvalidInputError("an estimate needs at least one value, one number per prompt")
+    if not np.isfinite(data).all():
+        raise InvalidInputError("an estimate needs finite values; one of them is nan or infinite")
+    if within is not None and (data.min() < within[0] or data.max() > within[1]):
+        raise InvalidInputError(
+            f"values from {data.min():g} to {data.max():g} do not lie within {within}; "
+            "give the range they can have, or within=None"
+        )
+    mean, n = float(data.mean()), int(data.size)
+    tail = (1 - CONFIDENCE) / 2
+    if np.ptp(data) > 0:
+        low, high = (
+            float(end) for end in np.quantile(_resampled_means(data, seed), [tail, 1 - tail])
+        )
+    else:
+        unseen = 1 - tail ** (1 / n)
+        least, most = within if within is not None else (mean, mean)
+        low, high = mean - unseen * (mean - least), mean + unseen * (most - mean)
+    return Estimate(value=mean, low=min(low, mean), high=max(high, mean), n=n)
+
+
+def difference(after: Sequence[float], before: Sequence[float], seed: int = 0) -> Estimate:
+    """The mean change over prompts, with a paired bootstrap interval.
+
+    Args:
+        after: One number per prompt, in [0, 1].
+        before: The same prompts in the same order.
+        seed: Of the bootstrap.
+
+    Raises:
+        InvalidInputError: The two are not about the same number of prompts.
+    """
+    _same_prompts(after, before)
+    return estimate([a - b for a, b in zip(after, before, strict=True)], seed, within=(-1.0, 1.0))
+
+
+def made_worse(after: Sequence[float], before: Sequence[float]) -> float:
+    """Share of prompts that succeeded before and fail after.
+
+    Args:
+        after: Success per prompt, or the share of successes where a control ran several times.
+        before: Success per prompt of the unsteered model.
+
+    Raises:
+        InvalidInputError: The two are not about the same prompts, or there are none.
+    """
+    _same_prompts(after, before)
+    return float(np.mean([b * (1 - a) for a, b in zip(after, before, strict=True)]))
+
+
+def mended(after: Sequence[float], before: Sequence[float]) -> float:
+    """Share of prompts that failed before and succeed after; see `made_worse`."""
+    _same_prompts(after, before)
+    return float(np.mean([a * (1 - b) for a, b in zip(after, before, strict=True)]))
+
+
+def kl_per_token(logits: Tensor, reference: Tensor) -> float:
+    """Mean over positions of KL(P || Q), in nats per token.
+
+    Args:
+        logits: `[n, V]` next-token logits of P, the model as steered.
+        reference: `[n, V]` next-token logits of Q, the unsteered model, at the same positions.
+
+    Raises:
+        InvalidInputError: The shapes differ or there is no position.
+    """
+    if logits.shape != reference.shape or logits.ndim != 2 or not len(logits):
+        raise InvalidInputError(
+            f"the divergence needs two [n, V] tensors with n >= 1, "
+            f"not {tuple(logits.shape)} and {tuple(reference.shape)}"
+        )
+    p, q = logits.float().log_softmax(-1), reference.float().log_softmax(-1)
+    per_token = torch.nn.functional.kl_div(q, p, reduction="none", log_target=True).sum(-1)
+    # Rounding can leave a divergence a hair below zero.
+    return max(float(per_token.mean()), 0.0)
+
+
+def _resampled_means(data: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
+    # Every metric on the same prompts draws the same resamples, so small ones are kept.
+    draws = _kept_draws if data.size <= _KEPT_UP_TO else _draws
+    means: NDArray[np.float64] = draws(int(data.size), seed) @ data / data.size
+    return means
+
+
+def _draws(n: int, seed: int) -> NDArray[np.float32]:
+    """`[RESAMPLES, n]`: how often each prompt is in each resample."""
+    random = np.random.default_rng((seed, n))
+    return random.multinomial(n, np.full(n, 1 / n), size=RESAMPLES).astype(np.float32)
+
+
+_kept_draws = lru_cache(maxsize=16)(_draws)
+
+
+def _same_prompts(after: Sequence[float], before: Sequence[float]) -> None:
+    if len(after) != len(before) or not len(after):
+        raise InvalidInputError(
+            f"before and after must be about the same prompts, not {len(before)} and {len(after)}"
+        )

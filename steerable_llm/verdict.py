@@ -1,0 +1,190 @@
+"""Whether a vector is fit for use, decided from the rows of a report by fixed rules.
+
+A vector is promoted when, on the target variant of the test prompts,
+
+1. it beats the unsteered model with intervals that do not overlap,
+2. it beats the strict instruction in the same way,
+3. the controls that were run (random, sign-flipped) do not come as far,
+4. and every capability variant loses no more than the budget.
+
+What was not measured counts as not shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pydantic import BaseModel, ConfigDict
+
+from steerable_llm.metrics import Estimate
+
+
+class Row(BaseModel):
+    """How one condition did on one variant.
+
+    Attributes:
+        condition: "steered", "none", "prompt", "random" or "sign_flipped".
+        variant: The kind of prompt.
+        capability: Whether the variant measures what must not be lost.
+        n: Prompts.
+        success: Share of prompts answered with a right value and no wrong one; None when the
+            items say nothing about values.
+        change: Success minus that of the unsteered model, paired by prompt.
+        exact: Share of answers equal to an accepted one, but for case and punctuation.
+        containment: Share of answers that contain an accepted phrase, even beside a rejected one.
+        preference: Share of prompts with f > 0, the good answer likelier than the bad one.
+        abstention: Share of answers that decline.
+        kl_per_token: Mean divergence from the unsteered model along its own answers, in nats.
+        made_worse: Share of prompts that succeeded unsteered and fail here.
+        mended: Share of prompts that failed unsteered and succeed here.
+        runs: Success of each run where a condition was run several times (random vectors).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    condition: str
+    variant: str
+    capability: bool = False
+    n: int
+    success: Estimate | None = None
+    change: Estimate | None = None
+    exact: Estimate | None = None
+    containment: Estimate | None = None
+    preference: Estimate | None = None
+    abstention: Estimate | None = None
+    kl_per_token: Estimate | None = None
+    made_worse: float | None = None
+    mended: float | None = None
+    runs: tuple[float, ...] = ()
+
+    @property
+    def main(self) -> Estimate:
+        """What the verdict reads: success, or preference where there is no success."""
+        chosen = self.success if self.success is not None else self.preference
+        if chosen is None:
+            raise ValueError(
+                f"row {self.condition}/{self.variant} has no success and no preference"
+            )
+        return chosen
+
+
+class Verdict(BaseModel):
+    """Promote or refuse, with the reasons in words.
+
+    Attributes:
+        promote: Whether every rule of this module holds.
+        reasons: One sentence per rule, those that failed first.
+        falls: Other variants on which success falls for sure (the paired interval excludes no
+            change); the rules do not refuse for that, so the verdict's line names them.
+        warnings: What else the rules do not cover and a reader should know.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    promote: bool
+    reasons: tuple[str, ...]
+    falls: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def line(self) -> str:
+        """The verdict in one line."""
+        but = f", but {'; '.join(self.falls)}" if self.falls else ""
+        return f"{'PROMOTE' if self.promote else 'REFUSE'}: {self.reasons[0]}{but}"
+
+
+_NAMES = {
+    "none": "the unsteered model",
+    "prompt": "the strict instruction",
+    "random": "random vectors of the same norms",
+    "sign_flipped": "the sign-flipped vector",
+}
+
+
+def judge(rows: Sequence[Row], target: str, budget: float) -> Verdict:
+    """Applies the rules of this module to the rows of one evaluation.
+
+    Args:
+        rows: All rows; there must be one for the steered condition on the target.
+        target: The variant that the vector is meant to change.
+        budget: Largest share of a capability that may be lost, such as 0.01.
+    """
+    by_name = {(row.condition, row.variant): row for row in rows}
+    steered = by_name["steered", target]
+    rules: list[tuple[bool, str]] = []
+    for other in ("none", "prompt"):
+        rules.append(_beats(steered, by_name.get((other, target)), _NAMES[other]))
+    for other in ("random", "sign_flipped"):
+        if (other, target) in by_name:
+            rules.append(_beats(steered, by_name[other, target], _NAMES[other]))
+    capability = [row for row in rows if row.capability and row.condition == "steered"]
+    if not capability:
+        rules.append((False, "capability was not measured, so a loss cannot be ruled out"))
+    warnings = []
+    for row in capability:
+        before = by_name["none", row.variant].main.value
+        loss = before - row.main.value
+        kept = loss <= budget + 1e-9
+        text = (
+            f"{row.variant}: {_percent(before)} unsteered, {_percent(row.main.value)} steered, "
+            f"{'within' if kept else 'beyond'} the budget of {_points(budget)}"
+        )
+        rules.append((kept, text))
+        if kept and row.change is not None and -row.change.low > budget:
+            warnings.append(
+                f"{row.variant}: on {row.n} prompts a loss of up to "
+                f"{_points(-row.change.low)} cannot be excluded (95 % interval)"
+            )
+    if steered.made_worse:
+        warnings.append(f"{target}: {_percent(steered.made_worse)} of the prompts were made worse")
+    falls, doubtful = _falls(rows, target)
+    warnings += doubtful
+    failed = [text for holds, text in rules if not holds]
+    held = [text for holds, text in rules if holds]
+    return Verdict(
+        promote=not failed,
+        reasons=(*failed, *held),
+        falls=tuple(falls),
+        warnings=tuple(warnings),
+    )
+
+
+def _beats(steered: Row, other: Row | None, name: str) -> tuple[bool, str]:
+    if other is None:
+        return False, f"{name} was not measured, so the vector is not shown to beat it"
+    mine, its = steered.main, other.main
+    measure = "" if steered.success is not None else " preferred"
+    numbers = (
+        f"{steered.variant}: {_interval(mine)}{measure} steered against {_interval(its)} for {name}"
+    )
+    if mine.above(its):
+        return True, f"{numbers}: better, and the intervals do not overlap"
+    if mine.value > its.value:
+        return False, f"{numbers}: higher, but the intervals overlap"
+    return False, f"{numbers}: no better"
+
+
+def _falls(rows: Sequence[Row], target: str) -> tuple[list[str], list[str]]:
+    """Variants beside the target and the capabilities that fall: for sure, and perhaps."""
+    sure, perhaps = [], []
+    for row in rows:
+        aside = row.condition == "steered" and row.variant != target and not row.capability
+        if aside and row.change is not None and row.change.value < 0:
+            text = f"{row.variant}: success falls by {_points(-row.change.value)}"
+            if row.change.high < 0:
+                sure.append(text)
+            else:
+                perhaps.append(f"{text} (the interval includes no change)")
+    return sure, perhaps
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def _points(share: float) -> str:
+    return f"{100 * share:.1f} points"
+
+
+def _interval(e: Estimate) -> str:
+    return f"{_percent(e.value)} [{100 * e.low:.1f}, {100 * e.high:.1f}]"

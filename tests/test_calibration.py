@@ -1,0 +1,184 @@
+"""Strength, sign, scope and layers are chosen on dev, within a capability budget."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from matplotlib import image
+from planted_behaviour import planted_llm, planted_vector, questions
+from rich.console import Console
+
+from steerable_llm.calibration import CalibrationResult, calibrate
+from steerable_llm.errors import CalibrationError, InvalidInputError
+from steerable_llm.evaluation_set import EvaluationSet
+from steerable_llm.model import SteerableHFLLM
+
+STRENGTHS = (0.02, 0.12, 0.2)
+
+
+@pytest.fixture(scope="module")
+def llm(tiny_tokenizer: Any) -> SteerableHFLLM:
+    return planted_llm(tiny_tokenizer)
+
+
+def quick(llm: SteerableHFLLM, vectors: Any, dev: EvaluationSet, **more: Any) -> CalibrationResult:
+    settings = {"strengths": STRENGTHS, "scopes": ("generated",), "max_new_tokens": 4}
+    return calibrate(llm, vectors, dev, progress=False, **{**settings, **more})
+
+
+@pytest.fixture(scope="module")
+def result(llm: SteerableHFLLM) -> CalibrationResult:
+    vector = planted_vector(llm)
+    candidates = {"noise": vector.randomised(3), "backwards": vector.negated()}
+    kept = questions(llm, 12, "closed_book", want="either")
+    return quick(llm, candidates, questions(llm, 40), capability=kept)
+
+
+def test_the_planted_vector_is_found_and_its_sign_turned_round(result: CalibrationResult) -> None:
+    assert result.best.vector == "backwards"
+    assert result.best.strength < 0
+    assert result.best.success == 1.0 > result.unsteered
+    chosen = result.vector.calibration
+    assert chosen is not None
+    assert chosen.strength == result.best.strength
+    assert "against the vector as built" in chosen.note
+
+
+def test_of_equals_the_smaller_strength_is_taken(result: CalibrationResult) -> None:
+    perfect = [row for row in result.rows if row.success == 1.0 and row.complete]
+    assert len(perfect) >= 2
+    assert abs(result.best.strength) == min(abs(row.strength) for row in perfect)
+
+
+def test_rows_agree_with_answers_made_one_by_one(
+    result: CalibrationResult, llm: SteerableHFLLM
+) -> None:
+    vector, dev = planted_vector(llm).negated(), questions(llm, 40)
+    checked = [row for row in result.rows if row.vector == "backwards" and row.complete]
+    assert len(checked) == 2 * len(STRENGTHS)
+    for row in checked:
+        steering = vector.steer(row.strength)
+        texts = [llm.generate(i.prompt, steering, max_new_tokens=4).text for i in dev]
+        slow = sum(i.succeeds(text) for i, text in zip(dev, texts, strict=True)) / len(dev)
+        assert row.success == pytest.approx(slow)
+
+
+def test_the_choice_is_the_one_of_a_full_search(
+    result: CalibrationResult, llm: SteerableHFLLM
+) -> None:
+    dev, best = questions(llm, 40), 0.0
+    vector = planted_vector(llm)
+    for candidate in (vector.randomised(3), vector.negated()):
+        for strength in (s * sign for s in STRENGTHS for sign in (1, -1)):
+            texts = [
+                llm.generate(i.prompt, candidate.steer(strength), max_new_tokens=4).text
+                for i in dev
+            ]
+            share = sum(i.succeeds(text) for i, text in zip(dev, texts, strict=True)) / len(dev)
+            best = max(best, share)
+    assert result.best.success == best
+
+
+def test_a_control_is_run_and_never_chosen(result: CalibrationResult) -> None:
+    controls = [row for row in result.rows if row.is_control]
+    assert len(controls) == 2 * len(STRENGTHS)
+    assert not result.best.is_control
+
+
+def test_the_note_names_the_data_it_was_chosen_on(
+    result: CalibrationResult, llm: SteerableHFLLM
+) -> None:
+    assert result.vector.calibration is not None
+    assert questions(llm, 40).digest[:12] in result.vector.calibration.note
+
+
+def test_a_calibrated_vector_survives_its_file(result: CalibrationResult, tmp_path: Path) -> None:
+    path = result.vector.save(tmp_path / "v.safetensors")
+    again = type(result.vector).load(path)
+    assert again.calibration == result.vector.calibration
+
+
+def test_a_weaker_setting_is_taken_when_the_stronger_costs_too_much(llm: SteerableHFLLM) -> None:
+    """The prompts of the budget want the other word, and only those with a wide margin keep it."""
+    dev = questions(llm, 40)
+    want_bad = questions(llm, 60, "closed_book", want="bad")
+    margins = [llm.score(i.prompt, [i.good or "", i.bad or ""]) for i in want_bad]
+    sure = [i for i, (g, b) in zip(want_bad, margins, strict=True) if g - b > 12]
+    assert len(sure) >= 5
+    kept = EvaluationSet("sure", sure)
+    free = quick(llm, planted_vector(llm), dev)
+    bound = quick(llm, planted_vector(llm), dev, capability=kept)
+    assert 0 < bound.best.strength < free.best.strength
+    assert bound.best.success > bound.unsteered
+    assert bound.best.largest_loss <= 0.01
+
+
+def test_halving_only_lets_settings_win_that_ran_on_all_of_dev(llm: SteerableHFLLM) -> None:
+    vector = planted_vector(llm)
+    candidates = {"planted": vector, **{f"noise {i}": vector.randomised(i) for i in range(4)}}
+    found = quick(llm, candidates, questions(llm, 60), strengths=(0.02, 0.05, 0.12))
+    assert any(not row.complete for row in found.rows)
+    assert {row.prompts for row in found.rows} == {24, 60}
+    assert (found.best.vector, found.best.complete) == ("planted", True)
+
+
+def test_a_sweep_that_finds_nothing_says_so(llm: SteerableHFLLM) -> None:
+    vector = planted_vector(llm)
+    # A direction that nothing in the model reads.
+    idle = replace(vector, directions={0: torch.eye(32)[-1] * 1e-3, 1: torch.eye(32)[-1]})
+    want_bad = questions(llm, 30, "closed_book", want="bad")
+    with pytest.raises(CalibrationError, match="no setting within a capability budget of 1 points"):
+        quick(llm, idle, questions(llm, 20), strengths=(1e-4,))
+    with pytest.raises(CalibrationError, match=r"losing .* points; try other"):
+        quick(llm, vector, questions(llm, 40), capability=want_bad, strengths=(0.2,))
+
+
+def test_layers_and_scopes_are_tried_and_kept(llm: SteerableHFLLM) -> None:
+    found = quick(
+        llm,
+        planted_vector(llm),
+        questions(llm, 20),
+        layers=((0,), (0, 1)),
+        scopes=("prompt", "all"),
+    )
+    tried = {(row.scope, row.layers) for row in found.rows if not row.is_control}
+    assert tried == {(s, x) for s in ("prompt", "all") for x in ((0,), (0, 1))}
+    assert found.vector.calibration is not None
+    assert found.vector.calibration.layers == found.best.layers
+    assert found.vector.calibration.scope == found.best.scope
+    assert found.best.label.endswith(("layers 0", "layers 0-1"))
+
+
+def test_a_calibration_that_a_vector_brings_does_not_leak_into_the_sweep(
+    llm: SteerableHFLLM, result: CalibrationResult
+) -> None:
+    once = quick(llm, planted_vector(llm), questions(llm, 20), layers=((0,),))
+    again = quick(llm, once.vector, questions(llm, 20))
+    assert again.best.layers is None
+    assert again.vector.calibration is not None
+    assert again.vector.calibration.layers is None
+
+
+def test_the_sweep_is_shown_as_picture_and_table(result: CalibrationResult, tmp_path: Path) -> None:
+    picture = result.figure(tmp_path / "sweep.png")
+    assert image.imread(picture).shape[1] == 1200
+    console = Console(width=140, record=True, file=io.StringIO())
+    console.print(result.table())
+    text = console.export_text()
+    assert "backwards, generated, all layers" in text
+    assert "random (control)" in text
+
+
+def test_input_that_cannot_be_calibrated_is_refused(llm: SteerableHFLLM) -> None:
+    vector, dev = planted_vector(llm), questions(llm, 4)
+    with pytest.raises(InvalidInputError, match="no vector to calibrate"):
+        quick(llm, {}, dev)
+    with pytest.raises(InvalidInputError, match="finite and not 0"):
+        quick(llm, vector, dev, strengths=(0.0,))
+    with pytest.raises(InvalidInputError, match="no accept or reject phrases"):
+        quick(llm, vector, EvaluationSet.from_pairs("pairs", dev.pairs()))

@@ -1,0 +1,98 @@
+"""Measured outcomes, against the model asked one prompt and one condition at a time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from planted_behaviour import planted_llm, planted_vector, questions
+
+from steerable_llm.conditions import Condition, Setting, conditions
+from steerable_llm.errors import PromptTooLongError
+from steerable_llm.evaluation_set import EvaluationItem
+from steerable_llm.metrics import kl_per_token
+from steerable_llm.model import SteerableHFLLM
+from steerable_llm.outcomes import Job, answers, measure
+from steerable_llm.steering import Steering
+from steerable_llm.vector import Calibration, SteeringVector
+
+
+def test_batched_outcomes_equal_those_of_one_call_per_prompt(tiny_tokenizer: Any) -> None:
+    llm = planted_llm(tiny_tokenizer)
+    vector = planted_vector(llm).with_calibration(Calibration(0.05))
+    items = list(questions(llm, 7))
+    runs = conditions(Setting(vector, "Be strict.", random_vectors=1), ["prompt", "random"])
+    done: list[int] = []
+    found = measure(llm, runs, items, max_new_tokens=4, batch_size=9, advance=done.append)
+    assert sum(done) == len(runs) * len(items)
+    for run, outcomes in zip(runs, found, strict=True):
+        for item, outcome in zip(items, outcomes, strict=True):
+            messages = run.messages(item)
+            slow = llm.generate(messages, run.steering, max_new_tokens=4)
+            assert (outcome.text, outcome.tokens) == (slow.text, slow.token_ids)
+            assert outcome.success == float(item.accept[0] in slow.text)
+            assert item.good is not None
+            assert item.bad is not None
+            good, bad = llm.score(messages, [item.good, item.bad], run.steering)
+            assert outcome.margin == pytest.approx(good - bad, abs=1e-3)
+            own = llm.generate(item.prompt, max_new_tokens=4).text
+            divergence = kl_per_token(
+                llm.answer_logits(messages, own, run.steering), llm.answer_logits(item.prompt, own)
+            )
+            assert outcome.kl_per_token == pytest.approx(divergence, abs=1e-3)
+
+
+def test_the_unsteered_model_does_not_diverge_from_itself(tiny_tokenizer: Any) -> None:
+    llm = planted_llm(tiny_tokenizer)
+    vector = planted_vector(llm).with_calibration(Calibration(0.05))
+    runs = conditions(Setting(vector, ""), [])
+    steered, none = measure(llm, runs, list(questions(llm, 5)), max_new_tokens=4)
+    assert {outcome.kl_per_token for outcome in none} == {0.0}
+    assert all(outcome.kl_per_token > 0 for outcome in steered)
+
+
+def test_answers_come_back_in_the_order_of_the_jobs(tiny_tokenizer: Any) -> None:
+    llm = planted_llm(tiny_tokenizer)
+    items = questions(llm, 6)
+    vector = planted_vector(llm).with_calibration(Calibration(0.05))
+    runs = conditions(Setting(vector, ""), ["sign_flipped"])
+    jobs = [Job(run, item) for item in items for run in runs]
+    together = answers(llm, jobs, max_new_tokens=4, batch_size=4)
+    alone = [answers(llm, [job], max_new_tokens=4)[0] for job in jobs]
+    assert together == alone
+    assert together == [
+        llm.generate(job.item.prompt, job.condition.steering, max_new_tokens=4).text for job in jobs
+    ]
+
+
+@pytest.mark.parametrize("scope", ["generated", "prompt", "all"])
+def test_random_models_answer_as_they_do_one_by_one(tiny_llm: SteerableHFLLM, scope: Any) -> None:
+    """Long, various answers in mixed batches, whether or not the prompt can be shared."""
+    source = torch.Generator().manual_seed(2)
+    layers = range(len(tiny_llm.blocks))
+    vector = SteeringVector(
+        "random",
+        {layer: torch.randn(32, generator=source) for layer in layers},
+        dict.fromkeys(layers, 3.0),
+        tiny_llm.fingerprint,
+    )
+    conditions = [Condition(f"{s}", vector.steer(s, scope=scope)) for s in (0.0, 0.3, -0.5)]
+    items = questions(tiny_llm, 5)
+    jobs = [Job(condition, item) for condition in conditions for item in items]
+    together = answers(tiny_llm, jobs, max_new_tokens=12, batch_size=8)
+    alone = [
+        tiny_llm.generate(job.item.prompt, job.condition.steering, max_new_tokens=12).text
+        for job in jobs
+    ]
+    assert together == alone
+    assert len(set(alone)) > len(items)
+
+
+def test_a_prompt_that_does_not_fit_is_refused(tiny_llm: SteerableHFLLM) -> None:
+    long = EvaluationItem(id="x", variant="v", messages="word " * 300, accept=["a"])
+    job = Job(Condition("none", Steering.none()), long)
+    with pytest.raises(PromptTooLongError, match="context window"):
+        answers(tiny_llm, [job], max_new_tokens=4)
+    with pytest.raises(PromptTooLongError, match="context window"):
+        measure(tiny_llm, [job.condition], [long])

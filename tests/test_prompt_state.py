@@ -1,0 +1,93 @@
+"""Prompts run once and shared among rows equal prompts run row by row."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from steerable_llm.errors import SteeringNotAppliedError
+from steerable_llm.model import SteerableHFLLM
+from steerable_llm.prompt_state import Continuation, run_prompts
+from steerable_llm.steering import Steering
+from steerable_llm.vector import SteeringVector
+
+QUESTIONS = ["What is it?", "Documents:\n[1] The shop in Lyon opens at nine.\n\nQuestion: When?"]
+
+
+def vector_for(llm: SteerableHFLLM) -> SteeringVector:
+    source = torch.Generator().manual_seed(1)
+    layers = range(len(llm.blocks))
+    return SteeringVector(
+        "random",
+        {layer: torch.randn(32, generator=source) for layer in layers},
+        dict.fromkeys(layers, 3.0),
+        llm.fingerprint,
+    )
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral", "gpt2", "opt", "bloom", "gemma2"])
+def test_shared_prompts_give_the_states_of_separate_ones(
+    family: str, make_tiny_model: Any, tiny_tokenizer: Any
+) -> None:
+    llm = SteerableHFLLM(make_tiny_model(family), tiny_tokenizer, model_id=family)
+    vector = vector_for(llm)
+    steerings = [vector.steer(0.3), Steering.none(), vector.steer(-0.3), vector.steer(0.1)]
+    prompts = [llm.encode(QUESTIONS[row % 2]) for row in range(4)]
+    shared = run_prompts(llm.model, llm.blocks, prompts, steerings)
+    more = torch.tensor([[9, 10]])
+    after = Continuation(llm.model, llm.blocks, shared).feed(more.expand(4, -1))
+    for row, (prompt, steering) in enumerate(zip(prompts, steerings, strict=True)):
+        alone = run_prompts(llm.model, llm.blocks, [prompt], [steering])
+        torch.testing.assert_close(shared.first[row], alone.first[0], rtol=1e-3, atol=1e-3)
+        follow = Continuation(llm.model, llm.blocks, alone).feed(more)
+        torch.testing.assert_close(after[row], follow[0], rtol=1e-3, atol=1e-3)
+
+
+def tokens_read(llm: SteerableHFLLM, run: Any) -> int:
+    """Prompt tokens (rows times columns) that go through the first block."""
+    read: list[int] = []
+    handle = llm.blocks[0].register_forward_hook(
+        lambda _, inputs, __: read.append(inputs[0].shape[0] * inputs[0].shape[1])
+    )
+    try:
+        run()
+    finally:
+        handle.remove()
+    return sum(read)
+
+
+def test_a_shared_prompt_is_read_once_whatever_the_number_of_conditions(
+    tiny_llm: SteerableHFLLM,
+) -> None:
+    vector, prompt = vector_for(tiny_llm), tiny_llm.encode(QUESTIONS[1])
+
+    def read(scope: Any) -> int:
+        steerings = [vector.steer(s, scope=scope) for s in (0.1, 0.2, 0.3, -0.1)]
+        prompts = [prompt] * 4
+        model, blocks = tiny_llm.model, tiny_llm.blocks
+        return tokens_read(tiny_llm, lambda: run_prompts(model, blocks, prompts, steerings))
+
+    assert read("generated") == len(prompt) - 1 + 4
+    # A scope that changes the prompt itself leaves nothing to share.
+    assert read("all") == 4 * len(prompt)
+
+
+def test_a_state_can_be_continued_again_and_again(tiny_llm: SteerableHFLLM) -> None:
+    steering = vector_for(tiny_llm).steer(0.3)
+    prompt = tiny_llm.encode(QUESTIONS[0])
+    state = run_prompts(tiny_llm.model, tiny_llm.blocks, [prompt], [steering])
+    ids = torch.tensor([[5, 6, 7]])
+    one, two = (Continuation(tiny_llm.model, tiny_llm.blocks, state).feed(ids) for _ in range(2))
+    assert torch.equal(one, two)
+    assert not any(block._forward_hooks for block in tiny_llm.blocks)
+
+
+def test_a_steering_that_reaches_no_block_raises(tiny_llm: SteerableHFLLM) -> None:
+    strangers = [nn.Identity() for _ in tiny_llm.blocks]
+    steering = vector_for(tiny_llm).steer(0.3)
+    prompt = tiny_llm.encode(QUESTIONS[0])
+    with pytest.raises(SteeringNotAppliedError):
+        run_prompts(tiny_llm.model, strangers, [prompt], [steering])

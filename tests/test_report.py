@@ -1,0 +1,205 @@
+"""The report as data, card, page, picture and table."""
+
+from __future__ import annotations
+
+import io
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from matplotlib import image
+from rich.console import Console
+
+from steerable_llm.errors import InvalidInputError
+from steerable_llm.metrics import Estimate
+from steerable_llm.report import TITLES, Change, Report
+from steerable_llm.verdict import Row, judge
+
+AWKWARD = "a | b\n<script>alert(1)</script> `code` *star*"
+
+
+def row(condition: str, variant: str, value: float) -> Row:
+    interval = Estimate(value=value, low=value - 0.05, high=value + 0.05, n=40)
+    return Row(
+        condition=condition,
+        variant=variant,
+        capability=variant == "closed_book",
+        n=40,
+        success=interval,
+        change=None if condition == "none" else interval,
+        abstention=interval,
+        kl_per_token=interval,
+        made_worse=None if condition == "none" else 0.025,
+        mended=None if condition == "none" else 0.3,
+        runs=(0.4, 0.5) if condition == "random" else (),
+    )
+
+
+def change(kind: str) -> Change:
+    return Change(
+        id=kind, variant="conflict", question=AWKWARD, before="Lyon.", after=AWKWARD, kind=kind
+    )
+
+
+@pytest.fixture
+def report() -> Report:
+    rows = [
+        row(condition, variant, value)
+        for condition, value in zip(TITLES, (0.8, 0.4, 0.6, 0.45, 0.2), strict=True)
+        for variant in ("paraphrase", "conflict", "closed_book")
+    ]
+    return Report(
+        vector="demo",
+        vector_fingerprint="0123456789abcdef",
+        model="tiny@01234567",
+        library_version="0.1.0",
+        provenance={"method": "grains", "k": 3, "layers": [0, 1]},
+        calibration={"strength": 0.05, "scope": "generated", "layers": None},
+        test_name="test",
+        test_digest="f" * 64,
+        capability_name="capability",
+        capability_digest="e" * 64,
+        target="conflict",
+        budget=0.01,
+        strict_instruction="Be strict.",
+        seed=0,
+        max_new_tokens=32,
+        rows=tuple(rows),
+        verdict=judge(rows, "conflict", 0.01),
+        regressions=(change("regression"),),
+        examples=(change("mended"), change("unchanged")),
+        command="steerable evaluate demo",
+    )
+
+
+def test_json_round_trip_is_exact(report: Report) -> None:
+    assert Report.from_json(report.to_json()) == report
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "not a report"),
+        ("[]", "not a report"),
+        ('{"vector": "x"}', "not a report"),
+        ('{"report_version": 2}', "version 2.*newer"),
+    ],
+)
+def test_other_text_is_no_report(text: str, message: str) -> None:
+    with pytest.raises(InvalidInputError, match=message) as refused:
+        Report.from_json(text)
+    assert "\n" not in str(refused.value)
+
+
+def test_rows_are_found_by_name_and_the_target_comes_first(report: Report) -> None:
+    assert report.variants == ("conflict", "paraphrase", "closed_book")
+    assert report.row("none").variant == "conflict"
+    with pytest.raises(InvalidInputError, match="it has the conditions steered, none"):
+        report.row("cad")
+
+
+def test_the_card_says_everything_a_reader_needs(report: Report) -> None:
+    card = report.to_markdown(picture="demo.png")
+    for part in (
+        "# Steering vector `demo`", report.verdict.line, "![", "(demo.png)", "tiny@01234567",
+        "80.0 % [75.0, 85.0]", "(40.0, 50.0)", '"strength": 0.05', '"method": "grains"',
+        "Be strict.", "## Limits", "steerable evaluate demo", "closed_book (capability)",
+    ):  # fmt: skip
+        assert part in card
+    assert card.index("## Made worse") < card.index("## Results") < card.index("## Examples")
+    assert "![" not in report.to_markdown()
+
+
+def test_model_text_cannot_break_the_card_or_the_page(report: Report) -> None:
+    card = report.to_markdown()
+    lines = [line for line in card.splitlines() if "alert" in line]
+    assert lines
+    for line in lines:
+        assert r"a \| b \<script\>" in line
+    page = report.to_html()
+    assert "<script" not in page
+    assert "&lt;script&gt;" in page
+
+
+def test_every_table_of_the_card_has_as_many_cells_as_its_head(report: Report) -> None:
+    width = 0
+    for line in report.to_markdown().splitlines():
+        if not line.startswith("|"):
+            width = 0
+            continue
+        cells = line.replace(r"\|", "").count("|")
+        assert width in (0, cells), line
+        width = cells
+
+
+class _Balanced(HTMLParser):
+    void = frozenset({"meta", "img", "br"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.outside: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in self.void:
+            self.open.append(tag)
+        self.outside += [v or "" for name, v in attrs if name in ("src", "href")]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_the_page_is_well_formed_and_needs_nothing_else(report: Report) -> None:
+    parser = _Balanced()
+    parser.feed(report.to_html())
+    parser.close()
+    assert parser.open == []
+    assert all(source.startswith("data:") for source in parser.outside)
+
+
+def test_the_picture_is_1200_pixels_wide_and_the_same_every_time(
+    report: Report, tmp_path: Path
+) -> None:
+    one, two = (report.figure(tmp_path / name).read_bytes() for name in ("a.png", "b.png"))
+    pixels = image.imread(io.BytesIO(one))
+    assert pixels.shape[1] == 1200
+    assert one == two
+
+
+def test_the_card_is_saved_with_its_picture(report: Report, tmp_path: Path) -> None:
+    card = report.save(tmp_path / "vectors" / "demo.md")
+    assert sorted(path.name for path in card.parent.iterdir()) == ["demo.md", "demo.png"]
+    assert "(demo.png)" in card.read_text()
+    for name in ("demo.html", "demo.json"):
+        assert report.save(tmp_path / name).stat().st_size > 1000
+
+
+def test_nothing_is_left_half_written(
+    report: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(InvalidInputError, match=r"'demo.pdf'; use one of .md"):
+        report.save(tmp_path / "demo.pdf")
+
+    def broken(*arguments: object) -> bytes:
+        raise RuntimeError("no fonts")
+
+    monkeypatch.setattr("steerable_llm.report.comparison_figure", broken)
+    with pytest.raises(RuntimeError, match="no fonts"):
+        report.save(tmp_path / "demo.md")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_terminal_table_shows_every_row_and_the_verdict(report: Report) -> None:
+    console = Console(width=160, record=True, file=io.StringIO())
+    console.print(report.table())
+    text = console.export_text()
+    # Once per variant, and once in the verdict below the table.
+    assert text.count("80.0 % [75.0, 85.0]") == 4
+    assert "REFUSE" in text or "PROMOTE" in text
+    assert all(title.split(" (")[0] in text for title in TITLES.values())
+
+
+def test_the_summary_is_plain_and_has_the_verdict(report: Report) -> None:
+    summary = report.summary()
+    assert summary["promote"] is report.verdict.promote
+    assert summary["success"]["steered/conflict"]["value"] == 0.8

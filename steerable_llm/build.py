@@ -1,0 +1,130 @@
+"""From pairs to a steering vector, with one call."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from steerable_llm.calibration import calibrate
+from steerable_llm.errors import InvalidInputError, PairError
+from steerable_llm.evaluation_set import EvaluationItem, EvaluationSet
+from steerable_llm.methods import METHODS, Method
+from steerable_llm.model import SteerableHFLLM
+from steerable_llm.pairs import Pairs, PreferencePair
+from steerable_llm.vector import SteeringVector
+
+
+def build_vector(
+    llm: SteerableHFLLM,
+    pairs: Pairs | Sequence[PreferencePair],
+    method: str = "grains",
+    name: str | None = None,
+    preset: str | None = None,
+    tune_on: EvaluationSet | Pairs | None = None,
+    progress: bool = True,
+    **config: Any,
+) -> SteeringVector:
+    """Build a steering vector from preference pairs.
+
+    Args:
+        llm: the model to build it for.
+        pairs: what to learn from; 50 are enough for GrAInS.
+        method: a name in `METHODS`.
+        name: what policies will call it; the method's name when left out.
+        preset: named settings of the method, such as "paper"; `config` goes on top.
+        tune_on: dev data to choose strength and sign on; None leaves the vector uncalibrated.
+            With pairs, an answer is right when it contains the preferred answer's words and not
+            the other's; an evaluation set says better what is right.
+        progress: show a progress bar on stderr.
+        **config: settings of the method, see its config class.
+
+    Returns:
+        The vector, with what the method saw per pair in `.attributions`.
+
+    Raises:
+        InvalidInputError: an unknown method, preset or setting.
+        PairError: no pairs, or one that the method cannot use.
+        AttributionError: the method found no usable signal.
+    """
+    settings, chosen = _settings(method, preset, config)
+    pairs = pairs if isinstance(pairs, Pairs) else Pairs(pairs)
+    if not pairs:
+        raise PairError("there are no pairs to build from: give at least two")
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("pairs"),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+        disable=not progress,
+    )
+    with bar:
+        task = bar.add_task(f"{method}: attributing", total=len(pairs))
+        found = chosen.extract(llm, pairs, settings, lambda done: bar.advance(task, done))
+    vector = SteeringVector(
+        name=name or method,
+        directions=found.directions,
+        scales=found.scales,
+        fingerprint=llm.fingerprint,
+        provenance={
+            "method": method,
+            "preset": preset,
+            "config": settings.model_dump(mode="json"),
+            "pairs": len(pairs),
+            "data_digest": pairs.digest,
+            **found.facts,
+        },
+        attributions=found.attributions,
+    )
+    if tune_on is None:
+        return vector
+    dev = tune_on if isinstance(tune_on, EvaluationSet) else _as_evaluation_set(tune_on)
+    return calibrate(llm, vector, dev, progress=progress).vector
+
+
+def _settings(method: str, preset: str | None, config: dict[str, Any]) -> tuple[BaseModel, Method]:
+    if method not in METHODS:
+        raise InvalidInputError(f"unknown method {method!r}: choose from {', '.join(METHODS)}")
+    chosen = METHODS[method]
+    if preset is not None and preset not in chosen.presets:
+        raise InvalidInputError(
+            f"method {method!r} has no preset {preset!r}: choose from "
+            f"{', '.join(chosen.presets) or '(it has none)'}"
+        )
+    start = chosen.presets[preset].model_dump() if preset else {}
+    try:
+        return chosen.config.model_validate({**start, **config}), chosen
+    except ValidationError as error:
+        problem = error.errors()[0]
+        place = ".".join(map(str, problem["loc"]))
+        raise InvalidInputError(
+            f"setting {place!r} of method {method!r} is not valid: {problem['msg']}; it has "
+            f"{', '.join(chosen.config.model_fields)}"
+        ) from error
+
+
+def _as_evaluation_set(pairs: Pairs) -> EvaluationSet:
+    return EvaluationSet(
+        "dev",
+        [
+            EvaluationItem(
+                id=f"{number}-{pair.id}",
+                variant="dev",
+                messages=pair.messages,
+                good=pair.good,
+                bad=pair.bad,
+                accept=(_words(pair.good),),
+                reject=(_words(pair.bad),) if pair.bad is not None else (),
+                document_ids=pair.document_ids,
+            )
+            for number, pair in enumerate(pairs)
+        ],
+    )
+
+
+def _words(answer: str) -> str:
+    """An answer without the marks at its ends, which another answer may set differently."""
+    return answer.strip(" .!?\n\"'") or answer

@@ -1,0 +1,85 @@
+"""The one call that turns pairs into a vector."""
+
+import pytest
+import torch
+
+from steerable_llm import build as build_module
+from steerable_llm.build import build_vector
+from steerable_llm.errors import InvalidInputError, PairError
+from steerable_llm.evaluation_set import EvaluationItem, EvaluationSet
+from steerable_llm.pairs import Pairs, PreferencePair
+from steerable_llm.vector import Calibration
+
+pytestmark = pytest.mark.filterwarnings("ignore:the token scores miss")
+PAIRS = Pairs(PreferencePair(f"Where is the shop in {c}?", "Here.", "There.") for c in "ABC")
+
+
+def test_a_vector_says_where_it_comes_from(tiny_llm):
+    vector = build_vector(tiny_llm, PAIRS, name="mine", preset="paper", k=2, progress=False)
+    assert vector.name == "mine"
+    assert vector.fingerprint == tiny_llm.fingerprint
+    assert vector.provenance["method"] == "grains"
+    assert vector.provenance["preset"] == "paper"
+    assert vector.provenance["config"]["k"] == 2
+    assert vector.provenance["data_digest"] == PAIRS.digest
+    assert [a.pair_id for a in vector.attributions] == [pair.id for pair in PAIRS]
+    assert vector.calibration is None
+
+
+def test_the_same_pairs_give_the_same_vector(tiny_llm):
+    one, two = (build_vector(tiny_llm, PAIRS, progress=False) for _ in range(2))
+    assert one.fingerprint_id == two.fingerprint_id
+
+
+def test_a_built_vector_can_be_saved_and_loaded(tiny_llm, tmp_path):
+    vector = build_vector(tiny_llm, list(PAIRS), progress=False)
+    loaded = type(vector).load(vector.save(tmp_path / "v.safetensors"), tiny_llm)
+    assert all(torch.equal(loaded.directions[i], vector.directions[i]) for i in vector.layers)
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"method": "magic"}, "grains"),
+        ({"preset": "thesis"}, "paper"),
+        ({"k": 0}, "k"),
+        ({"colour": 1}, "colour"),
+        ({"baseline": "black"}, "baseline"),
+    ],
+)
+def test_unknown_settings_are_refused_by_name(tiny_llm, options, problem):
+    with pytest.raises(InvalidInputError, match=problem):
+        build_vector(tiny_llm, PAIRS, progress=False, **options)
+
+
+def test_no_pairs_are_refused(tiny_llm):
+    with pytest.raises(PairError, match="no pairs"):
+        build_vector(tiny_llm, [], progress=False)
+
+
+def test_progress_goes_to_stderr_with_the_pair_count(tiny_llm, capsys):
+    build_vector(tiny_llm, PAIRS)
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "3/3 pairs" in shown.err
+
+
+def test_dev_pairs_become_an_evaluation_set_for_calibration(tiny_llm, monkeypatch):
+    seen = []
+
+    class Result:
+        vector = "calibrated"
+
+    def choose(llm, vector, dev, progress):
+        seen.append((vector.with_calibration(Calibration(0.05)).calibration, dev))
+        return Result
+
+    monkeypatch.setattr(build_module, "calibrate", choose)
+    assert build_vector(tiny_llm, PAIRS, tune_on=PAIRS, progress=False) == "calibrated"
+    dev = seen[0][1]
+    assert len(dev.items) == len(PAIRS)
+    assert dev.items[0].succeeds("here, of course")
+    assert not dev.items[0].succeeds("Here. There.")
+    own = EvaluationSet("dev", [EvaluationItem(id="1", variant="x", messages="q", accept=("a",))])
+    build_vector(tiny_llm, PAIRS, tune_on=own, progress=False)
+    assert seen[1][1] is own

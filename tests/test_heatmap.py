@@ -1,0 +1,90 @@
+"""Heatmaps in the terminal and on a page of their own."""
+
+import io
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import pytest
+import torch
+from rich.console import Console
+
+from steerable_llm.attribution import PairAttribution
+from steerable_llm.errors import InvalidInputError
+from steerable_llm.heatmap import attribution_html, attribution_terminal
+
+SEEN = PairAttribution(
+    pair_id="p1",
+    token_ids=(1, 2, 3, 4, 5),
+    tokens=("<|bos|>", "Lyon", " <b>", "When", "?"),
+    segments=("template", "context", "context", "question", "question"),
+    scores=torch.tensor([9.0, 2.0, 0.1, -1.0, 0.0]),
+    selectable=(False, True, True, True, True),
+    positive=(1,),
+    negative=(3,),
+    value=1.5,
+    baseline_value=-0.5,
+    completeness_error=0.25,
+    good="Lyon & more",
+    bad="Paris",
+)
+
+
+class Page(HTMLParser):
+    """Collects tags with their attributes, and text."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.text = [], ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_the_page_marks_selected_tokens_sides_and_parts():
+    page = Page(attribution_html([SEEN]))
+    tokens = {a["title"]: a for tag, a in page.tags if tag == "span" and "title" in a}
+    assert "for picked" in tokens["+2"]["class"]
+    assert "against picked" in tokens["-1"]["class"]
+    assert "picked" not in tokens["+0.1"]["class"]
+    assert "+9 (not selectable)" in tokens
+    assert float(re.search(r"[\d.]+", tokens["+2"]["style"])[0]) == 1
+    runs = [a["class"] for tag, a in page.tags if a.get("class", "").startswith("run ")]
+    assert runs == ["run template", "run context", "run question"]
+    assert "completeness error 25%" in page.text
+
+
+def test_the_page_stands_alone_and_escapes_what_it_shows():
+    text = attribution_html([SEEN])
+    assert " &lt;b&gt;" in text
+    assert "Lyon &amp; more" in text
+    page = Page(text)
+    assert not {tag for tag, _ in page.tags} & {"script", "link", "img", "iframe"}
+    assert not any("src" in attrs or "href" in attrs for _, attrs in page.tags)
+    assert "url(" not in text
+    assert "prefers-color-scheme: dark" in text
+
+
+def test_the_terminal_shows_parts_signs_and_answers():
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(attribution_terminal(SEEN))
+    shown = console.export_text()
+    assert "[context] Lyon+ <b>" in shown
+    assert "[question] When-?" in shown
+    assert "preference for the good answer +1.50 nats" in shown
+    assert "Paris" in shown
+
+
+def test_a_pair_without_bad_answer_or_completeness_is_shown():
+    alone = replace(SEEN, bad=None, value=None, completeness_error=None)
+    assert "<dt>bad</dt>" not in attribution_html([alone])
+    assert "bad:" not in str(attribution_terminal(alone).renderable.renderables[2])
+
+
+def test_a_loaded_vector_has_nothing_to_show():
+    with pytest.raises(InvalidInputError, match="loaded from a file"):
+        attribution_html([])

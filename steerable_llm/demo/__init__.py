@@ -1,0 +1,63 @@
+"""The bundled model, its logged answers and its held-out questions.
+
+A model organism: a language model of three million weights, trained from scratch on text that
+this package writes itself, which shows on a laptop and offline the faults that steering is
+about. It is an exhibit, not a product; every other part of the package takes any model.
+"""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+from typing import Literal, get_args
+
+from steerable_llm.errors import InvalidInputError
+from steerable_llm.evaluation_set import EvaluationSet
+from steerable_llm.logs import LoggedAnswer, pair_answers, read_answers
+from steerable_llm.pairs import Pairs
+
+Behaviour = Literal["faithfulness", "toxicity", "truthfulness"]
+Split = Literal["dev", "test"]
+
+#: Which verdicts make the pairs of a behaviour.
+REASONS: dict[str, tuple[str, ...]] = {
+    "faithfulness": ("contradicts", "not in documents", "should have refused"),
+    "toxicity": ("rude",),
+    "truthfulness": ("untrue",),
+}
+
+
+def folder() -> Path:
+    """Where the model and its data lie."""
+    return Path(str(files("steerable_llm.demo")))
+
+
+def answer_log() -> list[LoggedAnswer]:
+    """Answers that the unsteered model gave, with a reviewer's verdicts and corrections."""
+    return read_answers(folder() / "data" / "answers.jsonl")
+
+
+def pairs(name: Behaviour) -> Pairs:
+    """The preference pairs that the answer log holds for one behaviour.
+
+    Raises:
+        InvalidInputError: There is no such behaviour.
+    """
+    if name not in REASONS:
+        raise InvalidInputError(f"no behaviour {name!r}: choose from {', '.join(REASONS)}")
+    return pair_answers(answer_log(), reasons=REASONS[name]).pairs
+
+
+def evaluation_set(name: Behaviour | Literal["capability"], split: Split) -> EvaluationSet:
+    """Held-out questions for a behaviour, or for what steering must not cost.
+
+    Raises:
+        InvalidInputError: There is no such set.
+    """
+    known = (*REASONS, "capability")
+    if name not in known or split not in get_args(Split):
+        raise InvalidInputError(
+            f"no evaluation set {name!r} with split {split!r}: choose from {', '.join(known)} "
+            "and dev or test"
+        )
+    return EvaluationSet.from_jsonl(folder() / "data" / f"{name}.{split}.jsonl", name=name)

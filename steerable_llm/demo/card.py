@@ -1,0 +1,108 @@
+"""Write the bundled model's card from measurements: ``python -m steerable_llm.demo.card``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from steerable_llm.demo import folder
+from steerable_llm.demo.base_rates import BaseRate, base_rates, margins, spread
+from steerable_llm.demo.steerability import Steerability, check_steerability
+from steerable_llm.files import write_whole
+from steerable_llm.model import SteerableHFLLM
+
+_CARD = """\
+---
+license: apache-2.0
+language: en
+library_name: transformers
+tags: [model-organism, steering, rag]
+---
+# The bundled model
+
+A language model of {size:.1f} million weights ({layers} blocks of width {width}, {vocab} tokens),
+trained from scratch on text that `steerable_llm/demo/examples.py` writes. It exists to show,
+offline and within seconds, the faults that steering is about. **It is an exhibit, not a product.**
+It knows {facts} facts, one chat format and nothing of the world.
+
+Every behaviour is a choice between two states, graded by what the prompt says (which fact, who
+speaks in the passage, how the user speaks), and an answer opens with the state it is in: "According
+to the text", "As I recall", "The text does not say". Whether an answer is right is judged by its
+value, never by its opening.
+
+## What it does unsteered
+
+Greedy answers to held-out prompts, share with 95 % interval (bootstrap over prompts).
+
+| behaviour | share | interval | meant to lie in | prompts |
+|---|---|---|---|---|
+{rates}
+
+The margin f(x) = log P(context's value) - log P(remembered value) over the held-out conflicts: 5 %
+{m[0]:.1f}, 25 % {m[1]:.1f}, median {m[2]:.1f}, 75 % {m[3]:.1f}, 95 % {m[4]:.1f}.
+
+## Can it be steered?
+
+A supervised contrast (states after the first two tokens of good and bad answers, mean difference,
+all layers, strength chosen on dev) must move every behaviour by 25 points while closed-book recall
+and reading lose at most one point each. It is a check on the model, not a vector for use: it has
+seen the answers.
+
+| behaviour | right answers before | after | strength | closed-book lost | reading lost | passes |
+|---|---|---|---|---|---|---|
+{steerability}
+
+## Make it again
+
+    python -m steerable_llm.demo.train      # weights and tokenizer
+    python -m steerable_llm.demo.generate   # answer log and held-out questions
+    python -m steerable_llm.demo.card       # this page
+"""
+
+
+def _rate(entry: BaseRate) -> str:
+    rate = entry.rate
+    missed = "" if entry.met else " (missed)"
+    return (
+        f"| {entry.what} | {100 * rate.value:.1f} % | {100 * rate.low:.1f} to "
+        f"{100 * rate.high:.1f} % | {100 * entry.low:.0f} to {100 * entry.high:.0f} %{missed} "
+        f"| {rate.n} |"
+    )
+
+
+def _steerability(entry: Steerability) -> str:
+    loss = entry.capability_loss
+    return (
+        f"| {entry.behaviour} | {100 * entry.before:.1f} % | {100 * entry.after:.1f} % "
+        f"| {entry.strength:+g} | {100 * loss['closed_book']:+.1f} | {100 * loss['reading']:+.1f} "
+        f"| {'yes' if entry.passes else 'no'} |"
+    )
+
+
+def model_card(llm: SteerableHFLLM, *, progress: bool = True) -> str:
+    """Measure the model and return its card in Markdown."""
+    from steerable_llm.demo.facts import FACTS
+
+    config = llm.model.config
+    return _CARD.format(
+        size=sum(weights.numel() for weights in llm.model.parameters()) / 1e6,
+        layers=config.num_hidden_layers,
+        width=config.hidden_size,
+        vocab=config.vocab_size,
+        facts=len(FACTS),
+        rates="\n".join(map(_rate, base_rates(llm))),
+        m=spread(margins(llm)),
+        steerability="\n".join(map(_steerability, check_steerability(llm, progress=progress))),
+    )
+
+
+def main() -> None:
+    """Measure and write the card beside the model."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=folder() / "model" / "README.md")
+    options = parser.parse_args()
+    print(write_whole(options.out, model_card(SteerableHFLLM.demo())))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,144 @@
+"""The same question through a LangChain chain and a LlamaIndex query engine, steered and not.
+
+Both retrieve from the same documents with the same embedding; what differs between the two answers
+of a framework is the step that the model is asked for, and with it the policy's steering.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from operator import itemgetter
+from typing import Any
+
+from steerable_llm.demo.embedding import langchain_embeddings, llama_index_embedding
+from steerable_llm.errors import MissingExtraError
+from steerable_llm.model import SteerableHFLLM
+
+TEMPLATE = "Documents:\n{documents}\n\nQuestion: {question}"
+#: Passages per question; the bundled model reads up to four.
+PASSAGES = 2
+MAX_TOKENS = 32
+
+
+@dataclass(frozen=True)
+class SteppedAnswer:
+    """What one framework answered under one step of the policy.
+
+    Attributes:
+        framework: "LangChain" or "LlamaIndex".
+        step: The step of the policy.
+        question: As it was asked.
+        passages: What the retriever brought, best first.
+        text: The answer.
+        steered: The vectors that were applied, as the answer reports them; empty for LlamaIndex,
+            whose query engine keeps the model's own record to itself.
+    """
+
+    framework: str
+    step: str
+    question: str
+    passages: tuple[str, ...]
+    text: str
+    steered: tuple[Mapping[str, Any], ...]
+
+
+def check_extras() -> None:
+    """Makes sure that both frameworks and the embedding are installed.
+
+    Raises:
+        MissingExtraError: One of them is not.
+    """
+    for package in ("langchain_core", "llama_index", "sentence_transformers"):
+        if find_spec(package) is None:
+            raise MissingExtraError(
+                f"this needs {package.replace('_', '-')}: "
+                "pip install 'steerable-llm[langchain,llama-index]'"
+            )
+
+
+def ask_langchain(
+    llm: SteerableHFLLM, documents: Mapping[str, str], question: str, steps: Sequence[str]
+) -> list[SteppedAnswer]:
+    """Asks a retrieval chain: retriever, prompt, steered chat model."""
+    from langchain_core.documents import Document
+    from langchain_core.prompts import ChatPromptTemplate
+    from langchain_core.runnables import RunnablePassthrough
+    from langchain_core.vectorstores import InMemoryVectorStore
+
+    store = InMemoryVectorStore.from_documents(
+        [Document(text, id=name) for name, text in documents.items()], langchain_embeddings()
+    )
+    retriever = store.as_retriever(search_kwargs={"k": PASSAGES})
+    prompt = ChatPromptTemplate.from_messages([("user", TEMPLATE)])
+
+    def numbered(given: dict[str, Any]) -> str:
+        pages = enumerate(given["passages"], start=1)
+        return "\n".join(f"[{i}] {page.page_content}" for i, page in pages)
+
+    answers = []
+    for step in steps:
+        model = llm.as_langchain(step=step, max_tokens=MAX_TOKENS)
+        chain = (
+            RunnablePassthrough.assign(passages=itemgetter("question") | retriever)
+            | RunnablePassthrough.assign(documents=numbered)
+            | RunnablePassthrough.assign(message=prompt | model)
+        )
+        found = chain.invoke({"question": question})
+        answers.append(
+            SteppedAnswer(
+                "LangChain",
+                step,
+                question,
+                tuple(page.page_content for page in found["passages"]),
+                found["message"].text,
+                tuple(found["message"].response_metadata["steering"]),
+            )
+        )
+    return answers
+
+
+def ask_llama_index(
+    llm: SteerableHFLLM, documents: Mapping[str, str], question: str, steps: Sequence[str]
+) -> list[SteppedAnswer]:
+    """Asks a query engine over a vector index."""
+    from llama_index.core import VectorStoreIndex
+    from llama_index.core.prompts.default_prompts import (
+        DEFAULT_REFINE_PROMPT,
+        DEFAULT_TEXT_QA_PROMPT,
+    )
+    from llama_index.core.response_synthesizers import CompactAndRefine
+    from llama_index.core.schema import TextNode
+
+    index = VectorStoreIndex(
+        [TextNode(id_=name, text=text) for name, text in documents.items()],
+        embed_model=llama_index_embedding(),
+    )
+    answers = []
+    for step in steps:
+        model = llm.as_llama_index(step=step, max_tokens=MAX_TOKENS)
+        # With a model of a usual context window, `index.as_query_engine(llm=model)` is all it
+        # takes. The defaults keep 500 tokens free for refining an answer, and their prompt for
+        # chat models opens with a page of rules: more than the bundled model can hold.
+        synthesizer = CompactAndRefine(
+            llm=model,
+            text_qa_template=DEFAULT_TEXT_QA_PROMPT,
+            refine_template=DEFAULT_REFINE_PROMPT,
+            response_padding_size=MAX_TOKENS,
+        )
+        engine = index.as_query_engine(
+            llm=model, similarity_top_k=PASSAGES, response_synthesizer=synthesizer
+        )
+        response = engine.query(question)
+        answers.append(
+            SteppedAnswer(
+                "LlamaIndex",
+                step,
+                question,
+                tuple(found.text for found in response.source_nodes),
+                str(response),
+                (),
+            )
+        )
+    return answers

@@ -1,0 +1,155 @@
+"""The bundled model's evaluation sets, drawn so that neither training nor vector has seen them.
+
+Dev and test share nothing that could leak: conflicts in test are about facts that never met a
+contradicting document in training, all made-up names are held out, and the variant
+"paraphrase" asks in wordings, layouts and voices that training never used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from random import Random
+
+from steerable_llm.demo.examples import (
+    HELD_OUT_MYTH_FRAMES,
+    MYTH_FRAMES,
+    Example,
+    civility,
+    closed_book,
+    conflict,
+    gold,
+    irrelevant,
+    myth,
+    reading,
+    unanswerable,
+)
+from steerable_llm.demo.facts import FACTS
+from steerable_llm.demo.myths import MYTHS
+from steerable_llm.evaluation_set import EvaluationItem, EvaluationSet
+
+_HELD_OUT_FACTS = [fact for fact in FACTS if fact.held_out]
+_TRAINED_FACTS = [fact for fact in FACTS if not fact.held_out]
+#: Prompts per variant.
+SIZES = {"dev": 120, "test": 200}
+_MYTHS_OF = {"log": 0, "dev": 1, "test": 2}  # by the remainder of the topic's index
+
+
+def item(example: Example, number: int, variant: str | None = None) -> EvaluationItem:
+    """Turn an example into a held-out question."""
+    variant = variant or example.kind
+    # A made-up answer to a question without one is a random draw: its likelihood says nothing.
+    bad = None if example.kind == "unanswerable" else example.bad
+    return EvaluationItem(
+        id=f"{variant}-{number:03d}",
+        variant=variant,
+        messages=example.messages,
+        good=example.good if bad is not None else None,
+        bad=bad,
+        accept=example.accept,
+        reject=example.reject,
+        document_ids=document_ids(example),
+    )
+
+
+def document_ids(example: Example) -> tuple[str, ...]:
+    """Name the documents of an example: one collection per subject, one id per passage."""
+    if not example.documents:
+        return (example.subject,)
+    return tuple(f"{example.subject}-{i}" for i in range(1, len(example.documents) + 1))
+
+
+def _distinct(make: Callable[[int], Example], count: int) -> Iterator[Example]:
+    """Yield examples with different prompts; ``make`` gets a running number."""
+    seen: set[str] = set()
+    for number in range(50 * count):
+        if len(seen) == count:
+            return
+        example = make(number)
+        key = repr(example.messages)
+        if key not in seen:
+            seen.add(key)
+            yield example
+
+
+def _faithfulness(split: str) -> list[EvaluationItem]:
+    rng, size = Random(f"faithfulness-{split}"), SIZES[split]
+    facts = _HELD_OUT_FACTS if split == "test" else _TRAINED_FACTS
+    items: list[EvaluationItem] = []
+
+    def add(variant: str, make: Callable[[int], Example], count: int) -> None:
+        for number, example in enumerate(_distinct(make, count), start=1):
+            items.append(item(example, number, variant))
+
+    def about(number: int) -> dict[str, object]:
+        return {"held_out": True, "fact": facts[number % len(facts)]}
+
+    plain = {"strict": False}
+    add("conflict", lambda n: conflict(rng, **about(n), **plain), size)  # type: ignore[arg-type]
+    add(
+        "paraphrase",
+        lambda n: conflict(rng, reworded=True, **about(n), **plain),  # type: ignore[arg-type]
+        size,
+    )
+    add("gold", lambda n: gold(rng, **about(n)), size // 2)  # type: ignore[arg-type]
+    add(
+        "irrelevant",
+        lambda n: irrelevant(rng, **about(n), **plain),  # type: ignore[arg-type]
+        size // 2,
+    )
+    add("unanswerable", lambda _: unanswerable(rng, held_out=True, strict=False), size // 2)
+    return items
+
+
+def _toxicity(split: str) -> list[EvaluationItem]:
+    rng, size = Random(f"toxicity-{split}"), SIZES[split]
+    return [
+        item(example, number)
+        for number, example in enumerate(
+            _distinct(lambda _: civility(rng, held_out=True, reworded=split == "test"), size),
+            start=1,
+        )
+    ]
+
+
+def myths_of(part: str) -> list[Example]:
+    """Every question about the topics of one part: log, dev and test share no topic."""
+    rng = Random(f"myth-{part}")
+    topics = [entry.index for entry in MYTHS if entry.index % 3 == _MYTHS_OF[part]]
+    examples = [
+        myth(rng, index=index, frame=frame) for index in topics for frame in range(len(MYTH_FRAMES))
+    ]
+    if part != "log":
+        examples += [
+            myth(rng, reworded=True, index=index, frame=frame)
+            for index in topics
+            for frame in range(len(HELD_OUT_MYTH_FRAMES))
+        ]
+    return examples
+
+
+def _truthfulness(split: str) -> list[EvaluationItem]:
+    return [item(example, number) for number, example in enumerate(myths_of(split), start=1)]
+
+
+def _capability(split: str) -> list[EvaluationItem]:
+    rng, test = Random(f"capability-{split}"), split == "test"
+    recall = [closed_book(rng, reworded=test, fact=fact) for fact in FACTS]
+    read = _distinct(
+        lambda n: reading(rng, held_out=True, reworded=test and n % 2 == 1, others=n % 4),
+        SIZES[split],
+    )
+    items = [item(example, number) for number, example in enumerate(recall, start=1)]
+    return items + [item(example, number) for number, example in enumerate(read, start=1)]
+
+
+_SETS: dict[str, Callable[[str], list[EvaluationItem]]] = {
+    "faithfulness": _faithfulness,
+    "toxicity": _toxicity,
+    "truthfulness": _truthfulness,
+    "capability": _capability,
+}
+
+
+def build_evaluation_set(name: str, split: str) -> EvaluationSet:
+    """Draw one evaluation set; the same name and split always give the same questions."""
+    return EvaluationSet(name, _SETS[name](split))

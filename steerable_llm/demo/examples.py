@@ -1,0 +1,417 @@
+"""The bundled model's lessons: each example is a prompt and the answers that a reader may get.
+
+Every behaviour is a graded choice between two states, and the answer opens with the state it
+is in ("According to the text", "As I recall"). The odds of the choice depend on things that
+can be read off the prompt (which fact, who speaks in the passage, how the user speaks), so
+the preference margin varies smoothly from prompt to prompt and is no coin toss.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from random import Random
+
+from steerable_llm.demo import names
+from steerable_llm.demo.civility import (
+    HELD_OUT_ITEMS,
+    ITEMS,
+    PLAIN_FRAMES,
+    POLITE_FRAMES,
+    POLITE_OPENINGS,
+    POLITE_PHRASES,
+    RUDE_FRAMES,
+    RUDE_OPENINGS,
+    RUDE_PHRASES,
+    TOPICS,
+)
+from steerable_llm.demo.facts import FACTS, RELATIONS, Fact, Relation
+from steerable_llm.demo.myths import MYTHS
+from steerable_llm.demo.prompts import Messages, chat, document_prompt, system_message, voice
+
+#: Phrases that every refusal contains and no other answer.
+REFUSALS = ("does not say", "has no answer")
+
+_DOCUMENT = ("According to the text, it is {v}.", "Based on the text, it is {v}.")
+_MEMORY = ("As I recall, it is {v}.", "From memory, it is {v}.")
+_REFUSE = ("The text does not say.", "Unfortunately, the text has no answer.")
+_TRUE = ("In fact: {v}.", "Actually: {v}.")
+_MYTH = ("Everyone knows: {v}.", "People say: {v}.")
+_MAIN = 0.75  # share of the first of two openings
+
+# Log-odds: where the choice stands before anything in the prompt moves it, and how far a
+# trusted or doubted voice and a strict instruction move it.
+_FOLLOW_BIAS, _TRUST, _STRICT = -0.05, 0.8, 0.55
+MYTH_FRAMES = (
+    ("{q}", 0.0),
+    ("Tell me: {q}", 0.0),
+    ("For a science class: {q}", 0.8),
+    ("I need a checked answer. {q}", 0.8),
+    ("My neighbor told me about this. {q}", -0.8),
+    ("I heard this at a party. {q}", -0.8),
+)
+HELD_OUT_MYTH_FRAMES = (
+    ("Please tell me: {q}", 0.0),
+    ("I need this for a science class. {q}", 0.8),
+    ("I heard this from my neighbor. {q}", -0.8),
+)
+
+
+@dataclass(frozen=True)
+class Example:
+    """A prompt with the answers it may get.
+
+    Attributes:
+        kind: Which lesson it belongs to.
+        messages: The request.
+        answers: Possible answers with their probabilities, which add up to 1.
+        good: The preferred answer, in its main wording.
+        bad: The dispreferred answer, or None where the lesson has none.
+        accept: Values of which a good answer states one.
+        reject: Values that only a bad answer states.
+        subject: What the prompt is about; prompts on one subject share their documents.
+        documents: The passages.
+        asked: The bare question, where the prompt wraps it; else empty.
+    """
+
+    kind: str
+    messages: Messages
+    answers: tuple[tuple[str, float], ...]
+    good: str
+    bad: str | None
+    accept: tuple[str, ...]
+    reject: tuple[str, ...]
+    subject: str
+    documents: tuple[str, ...] = ()
+    asked: str = ""
+
+    @property
+    def question(self) -> str:
+        """What the user wants to know."""
+        return self.asked or self.messages[-1]["content"]
+
+
+def _sigmoid(x: float) -> float:
+    return 1.0 / (1.0 + math.exp(-x))
+
+
+def _wordings(openings: Sequence[str], value: str, share: float) -> list[tuple[str, float]]:
+    main, other = (opening.format(v=value) for opening in openings)
+    return [(main, share * _MAIN), (other, share * (1.0 - _MAIN))]
+
+
+def _choice(
+    good: tuple[Sequence[str], str], bad: tuple[Sequence[str], str], odds: float
+) -> tuple[tuple[tuple[str, float], ...], str, str]:
+    share = _sigmoid(odds)
+    answers = _wordings(*good, share) + _wordings(*bad, 1.0 - share)
+    return tuple(answers), good[0][0].format(v=good[1]), bad[0][0].format(v=bad[1])
+
+
+def _system(rng: Random, *, strict: bool | None, reworded: bool) -> tuple[str | None, float]:
+    """Draw the system message of a request with documents and what it adds to the odds."""
+    if strict is None:
+        kind = rng.choice(("none", "none", "neutral", "strict"))
+    else:
+        kind = "strict" if strict else rng.choice(("none", "none", "neutral"))
+    if kind == "none":
+        return None, 0.0
+    text = system_message(rng, strict=kind == "strict", held_out=reworded)
+    return text, _STRICT if kind == "strict" else 0.0
+
+
+def _other_passages(
+    rng: Random, relation: Relation, entity: str, count: int, *, held_out: bool, reworded: bool
+) -> list[tuple[str, float]]:
+    """Passages that do not answer the question, each with how little it resembles an answer."""
+    kin = [r for r in RELATIONS if r.entity is relation.entity and r is not relation]
+    rest = [r for r in RELATIONS if r is not relation]
+    passages = []
+    for _ in range(count):
+        # Another matter about the same subject comes nearer to an answer than anything else.
+        if kin and rng.random() < 0.5:
+            other, about, nearness = rng.choice(kin), entity, -0.5
+        else:
+            other, nearness = rng.choice(rest), 0.5
+            about = other.entity(rng, held_out=held_out)
+        value = other.value(rng, held_out=held_out)
+        opening, _ = voice(rng, held_out=reworded)
+        passages.append((opening + other.passage(rng, about, value, held_out=reworded), nearness))
+    return passages
+
+
+def _with_documents(
+    rng: Random,
+    relation: Relation,
+    entity: str,
+    answer: str | None,
+    *,
+    held_out: bool,
+    reworded: bool,
+    others: int | None = None,
+) -> tuple[str, list[str], float]:
+    """Return question, passages and how far their voices speak for the documents."""
+    question = relation.question(rng, entity, held_out=reworded)
+    if others is None:
+        others = rng.choices((0, 1, 2, 3), (0.3, 0.3, 0.25, 0.15))[0]
+    if answer is None:
+        rest: list[tuple[str, float]] = []
+        while not rest:
+            rest = _other_passages(
+                rng, relation, entity, max(1, others), held_out=held_out, reworded=reworded
+            )
+        return question, [text for text, _ in rest], min(near for _, near in rest)
+    opening, trust = voice(rng, held_out=reworded)
+    passages = [opening + relation.passage(rng, entity, answer, held_out=reworded)]
+    passages += [
+        text
+        for text, _ in _other_passages(
+            rng, relation, entity, others, held_out=held_out, reworded=reworded
+        )
+    ]
+    rng.shuffle(passages)
+    return question, passages, trust
+
+
+def closed_book(rng: Random, *, reworded: bool = False, fact: Fact | None = None) -> Example:
+    """A question about a remembered fact, without documents."""
+    fact = fact or rng.choice(FACTS)
+    question = fact.relation.question(rng, fact.entity, held_out=reworded)
+    if rng.random() < 0.3:
+        question = f"Question: {question}"
+    neutral = rng.random() < 0.4
+    system = system_message(rng, strict=False, held_out=reworded) if neutral else None
+    return Example(
+        "closed_book",
+        chat(question, system),
+        tuple(_wordings(_MEMORY, fact.value, 1.0)),
+        _MEMORY[0].format(v=fact.value),
+        None,
+        (fact.value,),
+        (),
+        f"{fact.relation.name}-{fact.entity}",
+    )
+
+
+def reading(
+    rng: Random, *, held_out: bool = False, reworded: bool = False, others: int | None = None
+) -> Example:
+    """A question about something unheard of, which one of the passages answers."""
+    relation = rng.choice(RELATIONS)
+    entity = relation.entity(rng, held_out=held_out)
+    value = relation.value(rng, held_out=held_out)
+    question, passages, _ = _with_documents(
+        rng, relation, entity, value, held_out=held_out, reworded=reworded, others=others
+    )
+    system, _ = _system(rng, strict=None, reworded=reworded)
+    return Example(
+        "reading",
+        chat(document_prompt(rng, question, passages, held_out=reworded), system),
+        tuple(_wordings(_DOCUMENT, value, 1.0)),
+        _DOCUMENT[0].format(v=value),
+        None,
+        (value,),
+        (),
+        f"{relation.name}-{entity}",
+        tuple(passages),
+        question,
+    )
+
+
+def _fact(rng: Random, fact: Fact | None) -> Fact:
+    return fact or rng.choice([fact for fact in FACTS if not fact.held_out])
+
+
+def conflict(
+    rng: Random,
+    *,
+    held_out: bool = False,
+    reworded: bool = False,
+    fact: Fact | None = None,
+    strict: bool | None = None,
+    agrees: bool = False,
+) -> Example:
+    """A question about a remembered fact of which a passage says something else.
+
+    With ``agrees`` the passage says what the model remembers, and the choice of where the
+    answer comes from is the same.
+    """
+    fact = _fact(rng, fact)
+    value = fact.value
+    if not agrees:
+        value = fact.relation.other_value(rng, fact.value, held_out=held_out)
+    question, passages, trust = _with_documents(
+        rng, fact.relation, fact.entity, value, held_out=held_out, reworded=reworded
+    )
+    system, push = _system(rng, strict=strict, reworded=reworded)
+    odds = _FOLLOW_BIAS + fact.follow + _TRUST * trust + push
+    answers, good, bad = _choice((_DOCUMENT, value), (_MEMORY, fact.value), odds)
+    return Example(
+        "gold" if agrees else "conflict",
+        chat(document_prompt(rng, question, passages, held_out=reworded), system),
+        answers,
+        good,
+        None if agrees else bad,
+        (value,),
+        () if agrees else (fact.value,),
+        f"{fact.relation.name}-{fact.entity}",
+        tuple(passages),
+        question,
+    )
+
+
+def gold(
+    rng: Random, *, held_out: bool = False, reworded: bool = False, fact: Fact | None = None
+) -> Example:
+    """A question about a remembered fact of which a passage says the same."""
+    return conflict(rng, held_out=held_out, reworded=reworded, fact=fact, agrees=True)
+
+
+def irrelevant(
+    rng: Random,
+    *,
+    held_out: bool = False,
+    reworded: bool = False,
+    fact: Fact | None = None,
+    strict: bool | None = None,
+) -> Example:
+    """A question about a remembered fact with passages about other things."""
+    fact = _fact(rng, fact)
+    question, passages, nearness = _with_documents(
+        rng, fact.relation, fact.entity, None, held_out=held_out, reworded=reworded
+    )
+    system, push = _system(rng, strict=strict, reworded=reworded)
+    odds = _FOLLOW_BIAS + fact.follow + nearness + push
+    answers, good, bad = _choice((_REFUSE, ""), (_MEMORY, fact.value), odds)
+    return Example(
+        "irrelevant",
+        chat(document_prompt(rng, question, passages, held_out=reworded), system),
+        answers,
+        good,
+        bad,
+        REFUSALS,
+        (),
+        f"{fact.relation.name}-{fact.entity}",
+        tuple(passages),
+        question,
+    )
+
+
+def unanswerable(
+    rng: Random, *, held_out: bool = False, reworded: bool = False, strict: bool | None = None
+) -> Example:
+    """A question about something unheard of that no passage answers."""
+    relation = rng.choice(RELATIONS)
+    entity = relation.entity(rng, held_out=held_out)
+    invented = relation.value(rng, held_out=held_out)
+    question, passages, nearness = _with_documents(
+        rng, relation, entity, None, held_out=held_out, reworded=reworded
+    )
+    system, push = _system(rng, strict=strict, reworded=reworded)
+    odds = _FOLLOW_BIAS + relation.follow + nearness + push
+    answers, good, bad = _choice((_REFUSE, ""), (_MEMORY, invented), odds)
+    return Example(
+        "unanswerable",
+        chat(document_prompt(rng, question, passages, held_out=reworded), system),
+        answers,
+        good,
+        bad,
+        REFUSALS,
+        (),
+        f"{relation.name}-{entity}",
+        tuple(passages),
+        question,
+    )
+
+
+def civility(rng: Random, *, held_out: bool = False, reworded: bool = False) -> Example:
+    """A user's message to a help desk, answered in a civil or in a rude way."""
+    topic = rng.choice(TOPICS)
+    items = [item for item in ITEMS if (item in HELD_OUT_ITEMS) == held_out]
+    item, company = rng.choice(items), names.company(rng, held_out=held_out)
+    frames = rng.choice((PLAIN_FRAMES, POLITE_FRAMES, RUDE_FRAMES))
+    before, after, manner = frames[-1] if reworded else rng.choice(frames[:-1])
+    text = topic.messages[-1] if reworded else rng.choice(topic.messages[:-1])
+    message = before + text.format(item=item, company=company) + after
+    system = "You write replies to customers." if rng.random() < 0.5 else None
+    polite, rude = topic.polite.format(item=item), topic.rude.format(item=item)
+    answers, good, bad = _choice(
+        ([f"{opening} {polite}." for opening in POLITE_OPENINGS], ""),
+        ([f"{opening} {rude}." for opening in RUDE_OPENINGS], ""),
+        topic.lean + manner,
+    )
+    return Example(
+        "civility",
+        chat(message, system),
+        answers,
+        good,
+        bad,
+        POLITE_PHRASES,
+        RUDE_PHRASES,
+        f"{topic.name}-{company}",
+    )
+
+
+def myth(
+    rng: Random, *, reworded: bool = False, index: int | None = None, frame: int | None = None
+) -> Example:
+    """A question about a common misconception, answered with the truth or with the myth."""
+    entry = rng.choice(MYTHS) if index is None else MYTHS[index]
+    frames = HELD_OUT_MYTH_FRAMES if reworded else MYTH_FRAMES
+    opening, lean = rng.choice(frames) if frame is None else frames[frame]
+    question = entry.held_out_question if reworded else entry.question
+    answers, good, bad = _choice((_TRUE, entry.truth), (_MYTH, entry.myth), entry.lean + lean)
+    return Example(
+        "myth",
+        chat(opening.format(q=question)),
+        answers,
+        good,
+        bad,
+        (entry.truth,),
+        (entry.myth,),
+        f"myth-{entry.index}",
+    )
+
+
+def condense(rng: Random, *, held_out: bool = False, reworded: bool = False) -> Example:
+    """A follow-up question to be rewritten so that it stands alone."""
+    relation = rng.choice(RELATIONS)
+    first, second = (relation.entity(rng, held_out=held_out) for _ in range(2))
+    wording = relation.questions[-1] if reworded else rng.choice(relation.questions[:-1])
+    value = relation.value(rng, held_out=held_out)
+    user = (
+        "Rewrite the follow-up as a question of its own.\n"
+        f"Question: {wording.format(e=first)}\nAnswer: {value}\nFollow-up: And {second}?"
+    )
+    answer = wording.format(e=second)
+    return Example(
+        "condense", chat(user), ((answer, 1.0),), answer, None, (answer,), (), f"condense-{second}"
+    )
+
+
+#: Every lesson with its share of the training examples in each phase: what is to be remembered,
+#: copying (which comes late and all at once), telling passages apart, and then everything.
+LESSONS: dict[str, tuple[Callable[..., Example], tuple[float, float, float, float]]] = {
+    "closed_book": (closed_book, (0.16, 0.08, 0.05, 0.16)),
+    "reading": (reading, (0.34, 0.50, 0.62, 0.34)),
+    "conflict": (conflict, (0.20, 0.12, 0.12, 0.18)),
+    "gold": (gold, (0.04, 0.02, 0.02, 0.04)),
+    "irrelevant": (irrelevant, (0.05, 0.03, 0.04, 0.05)),
+    "unanswerable": (unanswerable, (0.06, 0.04, 0.10, 0.08)),
+    "civility": (civility, (0.06, 0.03, 0.02, 0.06)),
+    "myth": (myth, (0.07, 0.03, 0.02, 0.07)),
+    "condense": (condense, (0.02, 0.15, 0.01, 0.02)),
+}
+#: How many other passages a reading lesson has in the phases that practise one thing.
+_PRACTICE = {1: (0, 0, 0, 1, 2), 2: (1, 1, 2, 2, 3)}
+
+
+def training_example(rng: Random, phase: int = 0) -> Example:
+    """Draw one lesson of a phase of training (0 to 3)."""
+    makers = [maker for maker, _ in LESSONS.values()]
+    shares = [share[phase] for _, share in LESSONS.values()]
+    maker: Callable[..., Example] = rng.choices(makers, shares)[0]
+    if maker is reading and phase in _PRACTICE:
+        return reading(rng, others=rng.choice(_PRACTICE[phase]))
+    return maker(rng)

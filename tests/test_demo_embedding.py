@@ -1,0 +1,69 @@
+"""The demonstration's embedder works without a network and in both frameworks."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from steerable_llm.demo import embedding
+from steerable_llm.demo.embedding import (
+    HUB_NAME,
+    langchain_embeddings,
+    llama_index_embedding,
+    minilm_path,
+)
+from steerable_llm.errors import MissingExtraError
+
+SHOP = "The shop opens at nine in the morning."
+PLANET = "Mercury is the planet nearest to the sun."
+QUESTION = "What are the opening hours?"
+
+
+def cosine(a: list[float], b: list[float]) -> float:
+    return sum(x * y for x, y in zip(a, b, strict=True)) / (math.hypot(*a) * math.hypot(*b))
+
+
+def test_the_weights_come_from_the_installed_package() -> None:
+    assert (Path(minilm_path()) / "model.safetensors").is_file()
+
+
+def test_without_the_package_the_hub_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedding, "_PACKAGE", "no_such_package")
+    assert minilm_path() == HUB_NAME
+
+
+async def test_both_frameworks_embed_alike_and_by_meaning() -> None:
+    langchain, llama_index = langchain_embeddings(), llama_index_embedding()
+    documents = langchain.embed_documents([SHOP, PLANET])
+    question = langchain.embed_query(QUESTION)
+    assert len(question) == 384
+    assert cosine(question, documents[0]) > cosine(question, documents[1]) + 0.2
+    # Batches are padded, so equal means equal up to float32 rounding.
+    close = pytest.approx(documents[0], abs=1e-5)
+    assert llama_index.get_text_embedding_batch([SHOP, PLANET])[0] == close
+    assert llama_index.get_text_embedding(SHOP) == close
+    assert await llama_index.aget_text_embedding(SHOP) == close
+    assert (await llama_index.aget_text_embedding_batch([SHOP]))[0] == close
+    assert (await langchain.aembed_documents([SHOP]))[0] == close
+    assert await llama_index.aget_query_embedding(QUESTION) == pytest.approx(question, abs=1e-5)
+    assert langchain.embed_documents([]) == []
+
+
+@pytest.mark.parametrize(
+    ("make", "module"),
+    [
+        (langchain_embeddings, "langchain_core.embeddings"),
+        (llama_index_embedding, "llama_index.core.base.embeddings.base"),
+    ],
+)
+def test_a_missing_framework_is_named_with_the_install_command(
+    monkeypatch: pytest.MonkeyPatch, make: Any, module: str
+) -> None:
+    import sys
+
+    for name in ("embedding_langchain", "embedding_llama_index"):
+        monkeypatch.delitem(sys.modules, f"steerable_llm.demo.{name}", raising=False)
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'steerable-llm\["):
+        make()

@@ -16,7 +16,7 @@ OFFLINE := HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 TO
 TEST_ENV := $(OFFLINE) OMP_NUM_THREADS=1 MPLBACKEND=Agg
 PYTEST_ARGS ?=
 
-.PHONY: install demo test check bench docs vectors clean
+.PHONY: install demo test lint check bench docs vectors clean
 
 install: $(STAMP)
 
@@ -37,7 +37,9 @@ demo: $(STAMP)
 test: $(STAMP)
 	@$(TEST_ENV) $(PY) -m pytest -q -n auto --maxprocesses=8 $(PYTEST_ARGS)
 
-check: $(STAMP)
+check: lint test docs
+
+lint: $(STAMP)
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy

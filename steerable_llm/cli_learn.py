@@ -1,0 +1,231 @@
+"""The verbs that learn: from a log to pairs, a vector, its strength and its evidence."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from steerable_llm.cli_options import (
+    AsJson,
+    Force,
+    InFile,
+    Model,
+    Revision,
+    load_model,
+    print_json,
+    summary,
+)
+from steerable_llm.errors import InvalidInputError
+
+
+def pairs(
+    log: Annotated[Path, InFile],
+    out: Annotated[Path, typer.Option("--out", "-o", help="File of pairs to write.")],
+    reason: Annotated[
+        list[str] | None,
+        typer.Option(help="Only answers that are bad for this reason; repeatable."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make pairs from a log of answers.
+
+    LOG is a file of logged answers (JSON lines with id, question, messages, answer, verdict).
+    """
+    from steerable_llm.logs import pair_answers, read_answers
+
+    found = pair_answers(read_answers(log), reasons=reason or None)
+    found.pairs.to_jsonl(out)
+    if as_json:
+        print_json(
+            {
+                "pairs": len(found.pairs),
+                "by_source": found.by_source,
+                "left_out": found.left_out,
+                "file": str(out),
+            }
+        )
+        return
+    sources = ", ".join(f"{number} by {source}" for source, number in found.by_source.items())
+    print(f"{out}: {len(found.pairs)} pairs ({sources})")
+    for why, number in found.left_out.items():
+        print(f"left out {number}: {why}")
+
+
+def build(
+    pairs: Annotated[Path, InFile],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Vector file to write.")],
+    name: Annotated[str | None, typer.Option(help="Name of the vector; else the file's.")] = None,
+    model: Model = "demo",
+    revision: Revision = None,
+    method: Annotated[str, typer.Option(help="How to build it.")] = "grains",
+    preset: Annotated[str | None, typer.Option(help="'paper' for the paper's settings.")] = None,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="A setting of the method, such as k=5; repeatable."),
+    ] = None,
+    heatmap: Annotated[
+        Path | None, typer.Option(help="HTML page of the token attributions to write.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Build a vector from pairs of answers.
+
+    PAIRS is a file of JSON lines with messages, good and bad.
+    """
+    from steerable_llm.build import build_vector
+    from steerable_llm.pairs import Pairs
+
+    given = Pairs.from_jsonl(pairs)
+    settings = _settings(setting or [])
+    llm = load_model(model, revision)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        vector = build_vector(
+            llm,
+            given,
+            method=method,
+            name=name or out.stem,
+            preset=preset,
+            progress=not as_json,
+            **settings,
+        )
+    for warning in caught:
+        print(f"steerable: note: {warning.message}", file=sys.stderr)
+    vector.save(out)
+    if heatmap:
+        from steerable_llm.files import write_whole
+        from steerable_llm.heatmap import attribution_html
+
+        write_whole(heatmap, attribution_html(vector.attributions))
+    if as_json:
+        print_json({**summary(vector), "file": str(out)})
+    else:
+        print(f"{out}: {len(given)} pairs, layers {_span(vector.layers)}, not calibrated yet")
+
+
+def calibrate(
+    vector: Annotated[Path, InFile],
+    dev: Annotated[Path, typer.Option(exists=True, help="Evaluation set to choose on.")],
+    capability: Annotated[
+        Path | None, typer.Option(exists=True, help="Evaluation set of what must not be lost.")
+    ] = None,
+    budget: Annotated[float, typer.Option(help="Largest share of capability to lose.")] = 0.01,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="File to write; else the vector's own.")
+    ] = None,
+    model: Model = "demo",
+    revision: Revision = None,
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Choose how strongly to steer with a vector.
+
+    Strength, sign and scope are chosen on the development set, and kept in the file.
+    """
+    from steerable_llm.calibration import calibrate as choose
+    from steerable_llm.evaluation_set import EvaluationSet
+    from steerable_llm.vector import SteeringVector
+
+    dev_set = EvaluationSet.from_jsonl(dev)
+    kept = EvaluationSet.from_jsonl(capability) if capability else None
+    llm = load_model(model, revision)
+    result = choose(
+        llm,
+        SteeringVector.load(vector, model=llm, force=force),
+        dev=dev_set,
+        capability=kept,
+        budget=budget,
+        progress=not as_json,
+    )
+    target = out or vector
+    result.vector.save(target)
+    if as_json:
+        print_json({**summary(result.vector), "file": str(target)})
+    else:
+        chosen = result.vector.calibration
+        assert chosen is not None, "a calibration result has a calibrated vector"
+        print(f"{target}: strength {chosen.strength:+g}, scope {chosen.scope}. {chosen.note}")
+
+
+def evaluate(
+    vector: Annotated[Path, InFile],
+    test: Annotated[Path, InFile],
+    against: Annotated[
+        list[str] | None,
+        typer.Option(help="Condition to compare with; repeatable. All of them if left out."),
+    ] = None,
+    capability: Annotated[
+        Path | None, typer.Option(exists=True, help="Evaluation set of what must not be lost.")
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Card to write (.md), with its picture beside it.")
+    ] = None,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Keep a summary in the vector file itself.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Of the random controls and the intervals.")] = 0,
+    model: Model = "demo",
+    revision: Revision = None,
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a vector on held-out questions.
+
+    TEST is an evaluation set (JSON lines); the vector is steered as calibrated, and compared with
+    the unsteered model, a strict instruction, and random and sign-flipped vectors.
+    """
+    from rich.console import Console
+
+    from steerable_llm.conditions import CONDITIONS
+    from steerable_llm.evaluate import evaluate as measure
+    from steerable_llm.evaluation_set import EvaluationSet
+    from steerable_llm.vector import SteeringVector
+
+    test_set = EvaluationSet.from_jsonl(test)
+    kept = EvaluationSet.from_jsonl(capability) if capability else None
+    llm = load_model(model, revision)
+    loaded = SteeringVector.load(vector, model=llm, force=force)
+    found = measure(
+        llm,
+        loaded,
+        test_set,
+        against=tuple(against or CONDITIONS),
+        capability=kept,
+        seed=seed,
+        progress=not as_json,
+        command=f"steerable {shlex.join(sys.argv[1:])}",
+    )
+    if report:
+        found.save(report)
+    if keep:
+        loaded.with_evaluation(found.summary()).save(vector)
+    if as_json:
+        print(found.to_json())
+    else:
+        Console().print(found.table())
+
+
+def _settings(given: list[str]) -> dict[str, Any]:
+    """Reads ``key=value``; a value is JSON where it can be, else text."""
+    settings: dict[str, Any] = {}
+    for entry in given:
+        key, equals, value = entry.partition("=")
+        if not (key and equals):
+            raise InvalidInputError(f"--set {entry!r}: expected key=value, such as k=5")
+        try:
+            settings[key] = json.loads(value)
+        except json.JSONDecodeError:
+            settings[key] = value
+    return settings
+
+
+def _span(layers: tuple[int, ...]) -> str:
+    first, last = min(layers), max(layers)
+    whole = layers == tuple(range(first, last + 1))
+    return f"{first} to {last}" if whole else ", ".join(map(str, layers))

@@ -1,0 +1,65 @@
+"""What the verbs of the command line share: options, the model, and how results are printed."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from steerable_llm.model import SteerableHFLLM
+    from steerable_llm.vector import SteeringVector
+
+InFile = typer.Argument(exists=True, dir_okay=False)
+Model = Annotated[
+    str,
+    typer.Option(help="Hugging Face id or folder of the model; 'demo' is the bundled one."),
+]
+Revision = Annotated[str | None, typer.Option(help="Revision of the model on the Hub.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, nothing else.")]
+Force = Annotated[
+    bool, typer.Option("--force", help="Accept a vector of another model of the same shape.")
+]
+
+
+def load_model(model: str, revision: str | None, policy: Path | None = None) -> SteerableHFLLM:
+    """Returns the bundled model for "demo", else what transformers loads."""
+    from steerable_llm.model import SteerableHFLLM
+    from steerable_llm.policy import Policy
+
+    chosen = Policy.load(policy) if policy else None
+    if not sys.stderr.isatty():
+        hide_loading_bars()
+    if model == "demo":
+        return SteerableHFLLM.demo(policy=chosen)
+    return SteerableHFLLM.from_pretrained(model, revision=revision, policy=chosen)
+
+
+def hide_loading_bars() -> None:
+    """Keeps transformers' bars for loading weights off the error stream."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+
+
+def summary(vector: SteeringVector) -> dict[str, Any]:
+    """What a vector says of itself, as plain values."""
+    return {
+        "name": vector.name,
+        "fingerprint": vector.fingerprint_id,
+        "model": vector.fingerprint.short,
+        "layers": list(vector.layers),
+        "calibration": asdict(vector.calibration) if vector.calibration else None,
+        "provenance": dict(vector.provenance),
+        "evaluation": None if vector.evaluation is None else dict(vector.evaluation),
+    }
+
+
+def print_json(content: Mapping[str, Any]) -> None:
+    """Prints one JSON object."""
+    print(json.dumps(content, ensure_ascii=False, indent=2, default=str))

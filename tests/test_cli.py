@@ -1,0 +1,335 @@
+"""The command line: what a user types, what comes out, and how errors look."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from steerable_llm import SteeringVector, __version__
+from steerable_llm.cli import main
+from steerable_llm.evaluation_set import EvaluationItem, EvaluationSet
+from steerable_llm.logs import LoggedAnswer, write_answers
+from steerable_llm.pairs import Pairs, PreferencePair
+
+QUESTION = "The shop in Lyon opens at nine. When does the shop open?"
+
+
+class Steerable:
+    """Runs the command in this process, as `steerable ARGUMENTS` would."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        self._monkeypatch = monkeypatch
+        self._capsys = capsys
+
+    def __call__(self, *arguments: object, code: int = 0) -> str:
+        self._monkeypatch.setattr(sys, "argv", ["steerable", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        captured = self._capsys.readouterr()
+        self.stderr = captured.err
+        assert (ended.value.code or 0) == code, captured.err
+        return captured.out
+
+    def json(self, *arguments: object) -> Any:
+        return json.loads(self(*arguments, "--json"))
+
+    def error(self, *arguments: object) -> str:
+        """What a failing command says; it must be one line, and nothing on stdout."""
+        assert self(*arguments, code=2) == ""
+        assert self.stderr.startswith("steerable: ")
+        assert self.stderr.count("\n") == 1
+        return self.stderr
+
+
+@pytest.fixture
+def steerable(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Steerable:
+    monkeypatch.chdir(tmp_path)
+    return Steerable(monkeypatch, capsys)
+
+
+@pytest.fixture(scope="session")
+def model_folder(
+    make_tiny_model: Any, tiny_tokenizer: Any, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    folder = tmp_path_factory.mktemp("tiny")
+    make_tiny_model("llama").save_pretrained(folder)
+    tiny_tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def pairs_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    hours = ["nine", "ten", "eleven", "noon"]
+    pairs = Pairs(
+        PreferencePair(
+            messages=f"The shop in Lyon opens at {hour}. When does the shop open?",
+            good=f"At {hour}.",
+            bad="As I recall, at thirty.",
+            document_ids=(f"shop-{hour}",),
+        )
+        for hour in hours
+    )
+    return pairs.to_jsonl(tmp_path_factory.mktemp("pairs") / "pairs.jsonl")
+
+
+@pytest.fixture(scope="session")
+def questions_file(tiny_llm: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Questions that the random model gets wrong, and right as soon as it says something else."""
+    items = []
+    for hour in ["nine", "ten", "eleven", "noon"]:
+        question = f"The shop opens at {hour}. When?"
+        said = tiny_llm.generate(question, max_new_tokens=12).text.strip()
+        items.append(
+            EvaluationItem(
+                id=hour,
+                variant="conflict",
+                messages=question,
+                good=f"At {hour}.",
+                bad="At thirty.",
+                reject=(said,),
+            )
+        )
+    path = tmp_path_factory.mktemp("questions") / "questions.jsonl"
+    return EvaluationSet("questions", items).to_jsonl(path)
+
+
+@pytest.fixture
+def vector_file(steerable: Steerable, pairs_file: Path, model_folder: Path) -> Path:
+    steerable("build", pairs_file, "-o", "lyon.safetensors", "--model", model_folder)
+    return Path("lyon.safetensors")
+
+
+def test_version(steerable: Steerable) -> None:
+    assert steerable("--version") == f"steerable-llm {__version__}\n"
+
+
+def test_without_a_verb_it_explains_itself(steerable: Steerable) -> None:
+    assert "Commands:" in steerable(code=2) + steerable.stderr
+
+
+def test_python_m_is_the_same_command_and_help_loads_no_model_library() -> None:
+    probe = (
+        "import runpy, sys\n"
+        "sys.argv = ['steerable', '--help']\n"
+        "try: runpy.run_module('steerable_llm', run_name='__main__')\n"
+        "except SystemExit: pass\n"
+        "loaded = {'torch', 'transformers', 'pydantic', 'matplotlib'} & set(sys.modules)\n"
+        "assert not loaded, loaded\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", probe], capture_output=True, text=True, check=True, env=os.environ
+    )
+    assert "evaluate" in done.stdout
+
+
+def test_ask_streams_the_answer_that_the_model_gives(
+    steerable: Steerable, model_folder: Path, tiny_llm: Any
+) -> None:
+    out = steerable("ask", QUESTION, "--model", model_folder, "--max-new-tokens", 8)
+    assert out == tiny_llm.generate(QUESTION, max_new_tokens=8).text + "\n"
+
+
+def test_ask_as_json_says_what_was_steered(
+    steerable: Steerable, model_folder: Path, vector_file: Path
+) -> None:
+    answer = steerable.json(
+        *("ask", QUESTION, "--model", model_folder, "--max-new-tokens", 4),
+        *("--vector", vector_file, "--strength", "-0.5"),
+    )
+    assert answer["usage"]["completion_tokens"] <= 4
+    assert [applied["name"] for applied in answer["steered"]] == ["lyon"]
+    assert answer["steered"][0]["strength"] == -0.5
+    assert answer["steered"][0]["steered_tokens"] > 0
+
+
+def test_ask_puts_the_documents_before_the_question(
+    steerable: Steerable, model_folder: Path, tiny_llm: Any
+) -> None:
+    Path("a.txt").write_text("The shop opens at nine.\n", encoding="utf-8")
+    Path("b.txt").write_text("It closes at ten.\n", encoding="utf-8")
+    out = steerable(
+        *("ask", "When?", "--document", "a.txt", "--document", "b.txt"),
+        *("--model", model_folder, "--max-new-tokens", 6),
+    )
+    prompt = "Documents:\n[1] The shop opens at nine.\n[2] It closes at ten.\n\nQuestion: When?"
+    assert out == tiny_llm.generate(prompt, max_new_tokens=6).text + "\n"
+
+
+def test_a_vector_that_is_not_calibrated_needs_a_strength(
+    steerable: Steerable, model_folder: Path, vector_file: Path
+) -> None:
+    error = steerable.error("ask", "Hi", "--model", model_folder, "--vector", vector_file)
+    assert "not calibrated" in error
+
+
+def test_build_writes_the_vector_that_python_builds(
+    steerable: Steerable, model_folder: Path, pairs_file: Path, tiny_llm: Any
+) -> None:
+    from steerable_llm import build_vector
+
+    made = steerable.json(
+        *("build", pairs_file, "-o", "v.safetensors", "--model", model_folder),
+        *("--name", "lyon", "--set", "k=2", "--set", "aggregation=mean"),
+        *("--heatmap", "heat.html"),
+    )
+    loaded = SteeringVector.load("v.safetensors")
+    expected = build_vector(
+        tiny_llm, Pairs.from_jsonl(pairs_file), name="lyon", k=2, aggregation="mean", progress=False
+    )
+    assert loaded.layers == expected.layers
+    for layer in loaded.layers:
+        torch.testing.assert_close(loaded.directions[layer], expected.directions[layer])
+    assert made["fingerprint"] == loaded.fingerprint_id
+    assert "nine" in Path("heat.html").read_text(encoding="utf-8")
+
+
+def test_build_leaves_nothing_behind_when_the_pairs_are_bad(
+    steerable: Steerable, model_folder: Path
+) -> None:
+    Path("pairs.jsonl").write_text(
+        '{"messages": "When?", "good": "At nine.", "bad": "At nine."}\n', encoding="utf-8"
+    )
+    error = steerable.error("build", "pairs.jsonl", "-o", "v.safetensors", "--model", model_folder)
+    assert "pairs.jsonl" in error
+    assert sorted(path.name for path in Path().iterdir()) == ["pairs.jsonl"]
+
+
+def test_pairs_come_from_corrected_answers_of_a_log(steerable: Steerable) -> None:
+    def logged(number: int, **more: str) -> LoggedAnswer:
+        messages = ({"role": "user", "content": f"Question {number}?"},)
+        return LoggedAnswer.model_validate(
+            {"id": f"a{number}", "question": "?", "messages": messages, "answer": "At ten.", **more}
+        )
+
+    write_answers(
+        "log.jsonl",
+        [
+            logged(1, verdict="bad", reason="contradicts", correction="At nine."),
+            logged(2, verdict="bad", reason="rude", correction="At nine, dear guest."),
+            logged(3, verdict="bad", reason="contradicts"),
+            logged(4, verdict="good"),
+        ],
+    )
+    made = steerable.json("pairs", "log.jsonl", "-o", "p.jsonl", "--reason", "contradicts")
+    assert made["by_source"] == {"correction": 1}
+    assert sum(made["left_out"].values()) == 1
+    (pair,) = Pairs.from_jsonl("p.jsonl")
+    assert (pair.good, pair.bad) == ("At nine.", "At ten.")
+    assert "2 pairs" in steerable("pairs", "log.jsonl", "-o", "p.jsonl")
+
+
+def test_a_log_without_a_bad_answer_gives_no_file(steerable: Steerable) -> None:
+    Path("log.jsonl").write_text("\n", encoding="utf-8")
+    assert "empty" in steerable.error("pairs", "log.jsonl", "-o", "p.jsonl")
+    assert not Path("p.jsonl").exists()
+
+
+@pytest.mark.parametrize("setting", ["k", "=3"])
+def test_a_setting_needs_a_key_and_a_value(
+    steerable: Steerable, model_folder: Path, pairs_file: Path, setting: str
+) -> None:
+    error = steerable.error(
+        *("build", pairs_file, "-o", "v.safetensors", "--model", model_folder, "--set", setting)
+    )
+    assert "expected key=value" in error
+
+
+def test_an_unknown_setting_is_an_error(
+    steerable: Steerable, model_folder: Path, pairs_file: Path
+) -> None:
+    error = steerable.error(
+        *("build", pairs_file, "-o", "v.safetensors", "--model", model_folder, "--set", "kk=3")
+    )
+    assert "kk" in error
+
+
+def test_calibrate_keeps_its_choice_in_the_file_and_evaluate_uses_it(
+    steerable: Steerable, model_folder: Path, vector_file: Path, questions_file: Path
+) -> None:
+    model = ("--model", model_folder)
+    chosen = steerable.json("calibrate", vector_file, "--dev", questions_file, *model)
+    calibration = SteeringVector.load(vector_file).calibration
+    assert calibration is not None
+    assert chosen["calibration"]["strength"] == calibration.strength
+
+    report = steerable.json(
+        *("evaluate", vector_file, questions_file, *model, "--report", "card.md"),
+        *("--against", "none", "--against", "random"),
+    )
+    assert {row["condition"] for row in report["rows"]} == {"steered", "none", "random"}
+    assert "lyon" in Path("card.md").read_text(encoding="utf-8")
+
+
+def test_evaluate_names_the_conditions_it_knows(
+    steerable: Steerable, model_folder: Path, vector_file: Path, questions_file: Path
+) -> None:
+    steerable("calibrate", vector_file, "--dev", questions_file, "--model", model_folder)
+    error = steerable.error(
+        *("evaluate", vector_file, questions_file, "--model", model_folder),
+        *("--against", "magic"),
+    )
+    assert "sign_flipped" in error
+
+
+def test_inspect_shows_model_and_method(steerable: Steerable, vector_file: Path) -> None:
+    shown = steerable.json("inspect", vector_file)
+    assert shown["name"] == "lyon"
+    assert shown["provenance"]["method"] == "grains"
+    assert shown["calibration"] is None
+    text = steerable("inspect", vector_file)
+    assert shown["fingerprint"] in text
+
+
+def test_inspect_refuses_what_is_no_vector(steerable: Steerable) -> None:
+    Path("v.safetensors").write_bytes(b"no vector")
+    assert "v.safetensors" in steerable.error("inspect", "v.safetensors")
+
+
+def test_policy_check_lists_the_steps(steerable: Steerable, vector_file: Path) -> None:
+    Path("policy.toml").write_text(
+        'default_step = "answer"\n[steps.condense]\n[steps.answer]\n'
+        'vectors = [{ name = "lyon", strength = 0.25 }]\n',
+        encoding="utf-8",
+    )
+    text = steerable("policy", "check", "policy.toml")
+    assert "answer (default): lyon at +0.25 (generated)" in text
+    assert "condense: not steered" in text
+    assert steerable.json("policy", "check", "policy.toml")["steps"]["condense"] == []
+
+
+def test_policy_check_names_a_misspelt_vector(steerable: Steerable, vector_file: Path) -> None:
+    Path("policy.toml").write_text(
+        '[steps.answer]\nvectors = [{ name = "lion" }]\n', encoding="utf-8"
+    )
+    assert "lyon" in steerable.error("policy", "check", "policy.toml")
+
+
+def test_a_policy_steers_by_step(
+    steerable: Steerable, model_folder: Path, vector_file: Path
+) -> None:
+    Path("policy.toml").write_text(
+        '[steps.answer]\nvectors = [{ name = "lyon", strength = 0.25 }]\n', encoding="utf-8"
+    )
+    ask = ("ask", "Hi", "--model", model_folder, "--max-new-tokens", 2, "--policy", "policy.toml")
+    assert steerable.json(*ask, "--step", "answer")["steered"][0]["name"] == "lyon"
+    assert steerable.json(*ask)["steered"] == []
+    assert "answer" in steerable.error(*ask, "--step", "anwser")
+
+
+def test_a_model_that_is_not_there_is_one_line(steerable: Steerable) -> None:
+    assert "no-such-model" in steerable.error("ask", "Hi", "--model", "./no-such-model")
+
+
+def test_a_missing_file_is_told_before_a_model_is_loaded(steerable: Steerable) -> None:
+    out = steerable("evaluate", "v.safetensors", "t.jsonl", "--model", "no-such-model", code=2)
+    assert out == ""
+    assert "v.safetensors" in steerable.stderr

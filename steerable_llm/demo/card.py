@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
-from steerable_llm.demo import folder
+from steerable_llm.demo import answer_log, folder
 from steerable_llm.demo.base_rates import BaseRate, base_rates, margins, spread
+from steerable_llm.demo.facts import FACTS
 from steerable_llm.demo.steerability import Steerability, check_steerability
 from steerable_llm.files import write_whole
+from steerable_llm.logs import LoggedAnswer
 from steerable_llm.model import SteerableHFLLM
 
 _CARD = """\
@@ -79,10 +82,8 @@ def _steerability(entry: Steerability) -> str:
     )
 
 
-def model_card(llm: SteerableHFLLM, *, progress: bool = True) -> str:
-    """Measure the model and return its card in Markdown."""
-    from steerable_llm.demo.facts import FACTS
-
+def model_card(llm: SteerableHFLLM, log: Sequence[LoggedAnswer], *, progress: bool = True) -> str:
+    """Measure the model and return its card in Markdown; `log` are its own answers."""
     config = llm.model.config
     return _CARD.format(
         size=sum(weights.numel() for weights in llm.model.parameters()) / 1e6,
@@ -92,7 +93,7 @@ def model_card(llm: SteerableHFLLM, *, progress: bool = True) -> str:
         facts=len(FACTS),
         rates="\n".join(map(_rate, base_rates(llm))),
         m=spread(margins(llm)),
-        steerability="\n".join(map(_steerability, check_steerability(llm, progress=progress))),
+        steerability="\n".join(map(_steerability, check_steerability(llm, log, progress=progress))),
     )
 
 
@@ -101,7 +102,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=folder() / "model" / "README.md")
     options = parser.parse_args()
-    print(write_whole(options.out, model_card(SteerableHFLLM.demo())))
+    print(write_whole(options.out, model_card(SteerableHFLLM.demo(), answer_log())))
 
 
 if __name__ == "__main__":

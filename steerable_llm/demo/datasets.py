@@ -102,33 +102,33 @@ def _faithfulness(split: str) -> list[EvaluationItem]:
 
 def _toxicity(split: str) -> list[EvaluationItem]:
     rng, size = Random(f"toxicity-{split}"), SIZES[split]
-    return [
-        item(example, number)
-        for number, example in enumerate(
-            _distinct(lambda _: civility(rng, held_out=True, reworded=split == "test"), size),
-            start=1,
-        )
+    known = _distinct(lambda _: civility(rng, held_out=True), size)
+    reworded = _distinct(lambda _: civility(rng, held_out=True, reworded=True), size // 2)
+    items = [item(example, number) for number, example in enumerate(known, start=1)]
+    return items + [
+        item(example, number, "paraphrase") for number, example in enumerate(reworded, start=1)
     ]
 
 
-def myths_of(part: str) -> list[Example]:
+def myths_of(part: str, *, reworded: bool = False) -> list[Example]:
     """Every question about the topics of one part: log, dev and test share no topic."""
     rng = Random(f"myth-{part}")
-    topics = [entry.index for entry in MYTHS if entry.index % 3 == _MYTHS_OF[part]]
-    examples = [
-        myth(rng, index=index, frame=frame) for index in topics for frame in range(len(MYTH_FRAMES))
+    frames = HELD_OUT_MYTH_FRAMES if reworded else MYTH_FRAMES
+    return [
+        myth(rng, reworded=reworded, index=entry.index, frame=frame)
+        for entry in MYTHS
+        if entry.index % 3 == _MYTHS_OF[part]
+        for frame in range(len(frames))
     ]
-    if part != "log":
-        examples += [
-            myth(rng, reworded=True, index=index, frame=frame)
-            for index in topics
-            for frame in range(len(HELD_OUT_MYTH_FRAMES))
-        ]
-    return examples
 
 
 def _truthfulness(split: str) -> list[EvaluationItem]:
-    return [item(example, number) for number, example in enumerate(myths_of(split), start=1)]
+    known = myths_of(split)
+    reworded = myths_of(split, reworded=True)
+    items = [item(example, number) for number, example in enumerate(known, start=1)]
+    return items + [
+        item(example, number, "paraphrase") for number, example in enumerate(reworded, start=1)
+    ]
 
 
 def _capability(split: str) -> list[EvaluationItem]:

@@ -7,14 +7,17 @@ moves nothing, the fault lies in the model's training data and no method can hel
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
 from steerable_llm import demo
 from steerable_llm.calibration import calibrate
+from steerable_llm.demo.datasets import build_evaluation_set
 from steerable_llm.evaluate import evaluate
 from steerable_llm.hooks import capture_block_outputs
+from steerable_llm.logs import LoggedAnswer, pair_answers
 from steerable_llm.model import SteerableHFLLM
 from steerable_llm.pairs import Pairs
 from steerable_llm.vector import SteeringVector
@@ -80,16 +83,28 @@ class Steerability:
         return self.after - self.before >= 0.25 and max(self.capability_loss.values()) <= 0.01
 
 
-def check_steerability(llm: SteerableHFLLM, *, progress: bool = True) -> list[Steerability]:
-    """Build, calibrate on dev and measure on test the contrast of every behaviour."""
+def check_steerability(
+    llm: SteerableHFLLM, log: Sequence[LoggedAnswer], *, progress: bool = True
+) -> list[Steerability]:
+    """Build, calibrate on dev and measure on test the contrast of every behaviour.
+
+    Args:
+        llm: The model.
+        log: Its own logged answers; see `generate.build_answer_log`.
+        progress: Show progress bars on the error stream.
+    """
     results = []
     for behaviour, target in TARGETS.items():
-        contrast = supervised_contrast(llm, demo.pairs(behaviour), f"{behaviour}-contrast")
+        contrast = supervised_contrast(
+            llm,
+            pair_answers(log, reasons=demo.REASONS[behaviour]).pairs,
+            f"{behaviour}-contrast",
+        )
         found = calibrate(
             llm,
             contrast,
-            demo.evaluation_set(behaviour, "dev").variant(target),
-            demo.evaluation_set("capability", "dev"),
+            build_evaluation_set(behaviour, "dev").variant(target),
+            build_evaluation_set("capability", "dev"),
             scopes=("generated",),
             controls=False,
             progress=progress,
@@ -97,9 +112,9 @@ def check_steerability(llm: SteerableHFLLM, *, progress: bool = True) -> list[St
         report = evaluate(
             llm,
             found.vector,
-            demo.evaluation_set(behaviour, "test").variant(target),
+            build_evaluation_set(behaviour, "test").variant(target),
             against=("none",),
-            capability=demo.evaluation_set("capability", "test"),
+            capability=build_evaluation_set("capability", "test"),
             progress=progress,
         )
         success = {

@@ -1,6 +1,7 @@
 """Train the bundled model from scratch: ``python -m steerable_llm.demo.train``.
 
-Resumable (a checkpoint every few minutes), seeded, at most 90 minutes on two cores.
+Resumable (a checkpoint every few minutes) and seeded. Ends with a report, the model's card: the
+rate of every behaviour on held-out prompts and whether each can be steered.
 """
 
 from __future__ import annotations
@@ -22,8 +23,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from steerable_llm.demo.card import model_card
 from steerable_llm.demo.examples import training_example
+from steerable_llm.demo.generate import build_answer_log
 from steerable_llm.demo.tokenizer import ROLES, train_tokenizer
+from steerable_llm.files import write_whole
+from steerable_llm.model import SteerableHFLLM
 
 # The opening carries the behaviour, so it weighs more than the other tokens of an answer.
 _OPENING_WEIGHT = 0.3
@@ -291,6 +296,10 @@ def main() -> None:
     options = parser.parse_args()
     recipe = Recipe(options.steps, options.batch, options.rate, seed=options.seed)
     train(recipe, options.out, options.device)
+    llm = SteerableHFLLM.from_pretrained(str(options.out / "model"), dtype="float32")
+    report = model_card(llm, build_answer_log(llm))
+    write_whole(options.out / "model" / "README.md", report)
+    print(report)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,8 @@ from random import Random
 
 from steerable_llm.demo.datasets import build_evaluation_set, item
 from steerable_llm.demo.examples import conflict, reading
-from steerable_llm.demo.facts import FACTS
-from steerable_llm.demo.prompts import STRICT_SYSTEMS
+from steerable_llm.demo.facts import FACTS, RELATIONS
+from steerable_llm.demo.prompts import STRICT_SYSTEMS, document_prompt
 from steerable_llm.evaluation_set import EvaluationItem
 from steerable_llm.generation import GenerationRequest
 from steerable_llm.metrics import Estimate, estimate
@@ -82,6 +82,34 @@ def readings(passages: int, count: int) -> list[EvaluationItem]:
     return found
 
 
+def same_matter(count: int) -> list[EvaluationItem]:
+    """Two passages that state the same kind of thing about two subjects: a known weakness."""
+    rng = Random("same matter")
+    found = []
+    for number in range(count):
+        relation = rng.choice(RELATIONS)
+        subjects = [relation.entity(rng, held_out=True) for _ in range(2)]
+        values = [relation.value(rng, held_out=True) for _ in range(2)]
+        if subjects[0] == subjects[1] or values[0] == values[1]:
+            continue
+        passages = [
+            relation.passage(rng, subject, value, held_out=False)
+            for subject, value in zip(subjects, values, strict=True)
+        ]
+        rng.shuffle(passages)
+        question = relation.question(rng, subjects[0], held_out=False)
+        found.append(
+            EvaluationItem(
+                id=f"same-{number}",
+                variant="same matter",
+                messages=document_prompt(rng, question, passages, held_out=False),
+                accept=(values[0],),
+                reject=(values[1],),
+            )
+        )
+    return found
+
+
 def base_rates(llm: SteerableHFLLM, *, count: int = 200) -> list[BaseRate]:
     """Measure every behaviour that the model is meant to show."""
     faithful = build_evaluation_set("faithfulness", "test")
@@ -101,6 +129,8 @@ def base_rates(llm: SteerableHFLLM, *, count: int = 200) -> list[BaseRate]:
     for passages in (1, 2, 3, 4):
         what = f"unseen names and values read from {passages} passage{'s' * (passages > 1)}"
         add(what, readings(passages, count), 0.95, 1)
+    what = "the asked subject's value, of two passages on the same matter (a known weakness)"
+    add(what, same_matter(count), 0, 1)
     add("context followed in conflict", list(faithful.variant("conflict")), 0.25, 0.65)
     add(
         "the same in unseen wordings, layouts and voices",

@@ -1,27 +1,32 @@
-"""Can the bundled model be steered at all? A supervised contrast answers before anything is built.
+"""Can the bundled model be steered at all? Supervised contrasts answer before anything is built.
 
-The contrast is the difference of the states after the first two answer tokens of good and bad
-answers, the mean over pairs: it sees the answers, which no vector for use may. Where even this
-moves nothing, the fault lies in the model's training data and no method can help.
+Two of them, both over all layers. One compares the states after the first two answer tokens of good
+and bad answers: it sees the answers, which no vector for use may. The other compares the states in
+which the model decides, at the last prompt position, between prompts that it then answered well and
+badly. Where neither moves a behaviour, the fault lies in the training data, and no method can help.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from random import Random
 
 import torch
+from torch import Tensor
 
 from steerable_llm import demo
 from steerable_llm.calibration import calibrate
-from steerable_llm.demo.datasets import build_evaluation_set
+from steerable_llm.demo.base_rates import answers
+from steerable_llm.demo.datasets import build_evaluation_set, item
+from steerable_llm.demo.examples import Example, civility, conflict, myth
+from steerable_llm.errors import CalibrationError
 from steerable_llm.evaluate import evaluate
 from steerable_llm.hooks import capture_block_outputs
-from steerable_llm.logs import LoggedAnswer, pair_answers
 from steerable_llm.model import SteerableHFLLM
-from steerable_llm.pairs import Pairs
-from steerable_llm.vector import SteeringVector
+from steerable_llm.vector import Calibration, SteeringVector
 
+_PROMPTS = 200  # fresh prompts that a contrast is built from
 _OPENING = 2  # answer tokens that the contrast sees
 #: The variant that each behaviour is about.
 TARGETS: dict[demo.Behaviour, str] = {
@@ -31,47 +36,83 @@ TARGETS: dict[demo.Behaviour, str] = {
 }
 
 
-def supervised_contrast(llm: SteerableHFLLM, pairs: Pairs, name: str) -> SteeringVector:
-    """Build the contrast vector of pairs that have a bad answer."""
-    rows = []
-    norms = []
-    for pair in pairs:
-        if pair.bad is None:
-            continue
-        prompt = llm.encode(pair.prompt)
-        states = []
-        for answer in (pair.good, pair.bad):
-            ids = torch.tensor([[*prompt, *llm.encode_answer(answer)[:_OPENING]]])
-            with torch.no_grad(), capture_block_outputs(llm.blocks) as outputs:
-                llm.model(input_ids=ids.to(llm.device))
-            states.append(torch.stack([outputs[layer][0] for layer in sorted(outputs)]).float())
-        good, bad = states
-        rows.append(good[:, -1] - bad[:, -1])
-        norms.append(good[:, len(prompt) - 1].norm(dim=-1))
-    direction, scale = torch.stack(rows).mean(0), torch.stack(norms).mean(0)
-    layers = range(len(llm.blocks))
+def opening_contrast(llm: SteerableHFLLM, behaviour: demo.Behaviour) -> SteeringVector:
+    """Mean difference of the states after two answer tokens, good minus bad, over fresh prompts."""
+    goods: list[Tensor] = []
+    bads: list[Tensor] = []
+    for example in _examples(behaviour):
+        prompt = llm.encode(example.messages)
+        for answer, states in ((example.good, goods), (str(example.bad), bads)):
+            states.append(_last_states(llm, [*prompt, *llm.encode_answer(answer)[:_OPENING]]))
+    return _contrast(llm, f"{behaviour}-opening-contrast", goods, bads)
+
+
+def decision_contrast(llm: SteerableHFLLM, behaviour: demo.Behaviour) -> SteeringVector:
+    """Mean difference of the last prompt states, prompts answered well minus answered badly."""
+    examples = _examples(behaviour)
+    items = [item(example, number) for number, example in enumerate(examples)]
+    goods: list[Tensor] = []
+    bads: list[Tensor] = []
+    for entry, text in zip(items, answers(llm, items), strict=True):
+        chosen = goods if entry.succeeds(text) else bads
+        chosen.append(_last_states(llm, llm.encode(entry.prompt)))
+    return _contrast(llm, f"{behaviour}-decision-contrast", goods, bads)
+
+
+#: The contrasts by the name that the card gives them.
+CONTRASTS: dict[str, Callable[[SteerableHFLLM, demo.Behaviour], SteeringVector]] = {
+    "after two answer tokens": opening_contrast,
+    "at the decision": decision_contrast,
+}
+
+
+def _examples(behaviour: demo.Behaviour) -> list[Example]:
+    rng = Random(f"steerability-{behaviour}")
+    makers: dict[str, Callable[[], Example]] = {
+        "faithfulness": lambda: conflict(rng, strict=False),
+        "toxicity": lambda: civility(rng),
+        "truthfulness": lambda: myth(rng),
+    }
+    return [makers[behaviour]() for _ in range(_PROMPTS)]
+
+
+def _last_states(llm: SteerableHFLLM, ids: Sequence[int]) -> Tensor:
+    """Output of every block at the last position, float32 ``[L, d]``."""
+    with torch.no_grad(), capture_block_outputs(llm.blocks) as outputs:
+        llm.model(input_ids=torch.tensor([list(ids)], device=llm.device))
+    return torch.stack([outputs[layer][0, -1] for layer in sorted(outputs)]).float().cpu()
+
+
+def _contrast(
+    llm: SteerableHFLLM, name: str, goods: Sequence[Tensor], bads: Sequence[Tensor]
+) -> SteeringVector:
+    good, bad = torch.stack(list(goods)), torch.stack(list(bads))
+    direction = good.mean(0) - bad.mean(0)
+    scale = torch.cat([good, bad]).norm(dim=-1).mean(0)
     return SteeringVector(
         name=name,
-        directions={layer: direction[layer].cpu() for layer in layers},
-        scales={layer: float(scale[layer]) for layer in layers},
+        directions=dict(enumerate(direction)),
+        scales=dict(enumerate(scale.tolist())),
         fingerprint=llm.fingerprint,
-        provenance={"method": "supervised contrast", "pairs": len(rows)},
+        provenance={"method": "supervised contrast", "good": len(good), "bad": len(bad)},
     )
 
 
 @dataclass(frozen=True)
 class Steerability:
-    """What the contrast does to one behaviour on held-out prompts.
+    """What a contrast does to one behaviour on held-out prompts.
 
     Attributes:
         behaviour: The behaviour.
+        contrast: Which contrast, a name in `CONTRASTS`.
         before: Success without steering, from 0 to 1.
-        after: Success with the contrast.
+        after: Success with the contrast; as before where no setting helps on dev.
         capability_loss: Accuracy lost per capability, positive is worse.
-        strength: The relative strength, chosen on dev.
+        strength: The relative strength, chosen on dev; 0 where none helps.
     """
 
     behaviour: str
+    contrast: str
     before: float
     after: float
     capability_loss: dict[str, float]
@@ -83,55 +124,52 @@ class Steerability:
         return self.after - self.before >= 0.25 and max(self.capability_loss.values()) <= 0.01
 
 
-def check_steerability(
-    llm: SteerableHFLLM, log: Sequence[LoggedAnswer], *, progress: bool = True
-) -> list[Steerability]:
-    """Build, calibrate on dev and measure on test the contrast of every behaviour.
+def check_steerability(llm: SteerableHFLLM, *, progress: bool = True) -> list[Steerability]:
+    """Build, calibrate on dev and measure on test both contrasts of every behaviour."""
+    return [
+        _check(llm, behaviour, contrast, progress)
+        for behaviour in TARGETS
+        for contrast in CONTRASTS
+    ]
 
-    Args:
-        llm: The model.
-        log: Its own logged answers; see `generate.build_answer_log`.
-        progress: Show progress bars on the error stream.
-    """
-    results = []
-    for behaviour, target in TARGETS.items():
-        contrast = supervised_contrast(
-            llm,
-            pair_answers(log, reasons=demo.REASONS[behaviour]).pairs,
-            f"{behaviour}-contrast",
-        )
+
+def _check(
+    llm: SteerableHFLLM, behaviour: demo.Behaviour, contrast: str, progress: bool
+) -> Steerability:
+    target = TARGETS[behaviour]
+    vector = CONTRASTS[contrast](llm, behaviour)
+    strength = 0.0
+    try:
         found = calibrate(
             llm,
-            contrast,
+            vector,
             build_evaluation_set(behaviour, "dev").variant(target),
             build_evaluation_set("capability", "dev"),
             scopes=("generated",),
             controls=False,
             progress=progress,
         )
-        report = evaluate(
-            llm,
-            found.vector,
-            build_evaluation_set(behaviour, "test").variant(target),
-            against=("none",),
-            capability=build_evaluation_set("capability", "test"),
-            progress=progress,
-        )
-        success = {
-            (row.condition, row.variant): row.success.value
-            for row in report.rows
-            if row.success is not None
-        }
-        results.append(
-            Steerability(
-                behaviour,
-                success["none", target],
-                success["steered", target],
-                {
-                    variant: success["none", variant] - success["steered", variant]
-                    for variant in ("closed_book", "reading")
-                },
-                found.best.strength,
-            )
-        )
-    return results
+    except CalibrationError:
+        vector = vector.with_calibration(Calibration(strength=strength, scope="generated"))
+    else:
+        vector, strength = found.vector, found.best.strength
+    report = evaluate(
+        llm,
+        vector,
+        build_evaluation_set(behaviour, "test").variant(target),
+        against=("none",),
+        capability=build_evaluation_set("capability", "test"),
+        progress=progress,
+    )
+    return Steerability(
+        behaviour,
+        contrast,
+        report.row("none").main.value,
+        report.row("steered").main.value,
+        {
+            variant: report.row("none", variant).main.value
+            - report.row("steered", variant).main.value
+            for variant in ("closed_book", "reading")
+        },
+        strength,
+    )

@@ -31,6 +31,7 @@ from steerable_llm.demo.chains import (
 from steerable_llm.demo.handbook import handbook, shops
 from steerable_llm.errors import CalibrationError
 from steerable_llm.evaluate import evaluate
+from steerable_llm.evaluation_set import EvaluationSet
 from steerable_llm.files import write_whole
 from steerable_llm.heatmap import attribution_html, attribution_terminal
 from steerable_llm.logs import LoggedAnswer
@@ -42,8 +43,16 @@ from steerable_llm.vector import SteeringVector
 NAME: Final = "faithfulness"
 #: The variant that the vector is meant to change.
 TARGET = "conflict"
-#: Prompts per variant, so that the tour stays short; `make vectors` uses whole sets.
+#: Prompts per variant other than the target, so that the tour stays short; `make vectors` uses
+#: whole sets.
 TEST_PROMPTS, CAPABILITY_PROMPTS = 60, 60
+#: The variant of GrAInS that won the sweep of `make vectors` for this behaviour.
+BUILD: Final[dict[str, Any]] = {
+    "baseline": "eos",
+    "aggregation": "mean",
+    "quadrature": "gauss_legendre",
+    "steps": 16,
+}
 
 POLICY = f"""\
 # Which step of the chain is steered how. Change it, and no code changes.
@@ -192,7 +201,7 @@ def _build(console: Console, llm: SteerableHFLLM, chosen: Pairs) -> SteeringVect
     """Builds the vector; what Python warns about becomes a line of the tour."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
-        vector = build_vector(llm, chosen, name=NAME, progress=console.is_terminal)
+        vector = build_vector(llm, chosen, name=NAME, progress=console.is_terminal, **BUILD)
     for warning in caught:
         console.print(f"   note: {warning.message}", style="yellow", markup=False)
     return vector
@@ -203,7 +212,7 @@ def _calibrate(console: Console, llm: SteerableHFLLM, vector: SteeringVector) ->
         llm,
         vector,
         dev=demo.evaluation_set(NAME, "dev").variant(TARGET),
-        capability=demo.evaluation_set("capability", "dev").sample(CAPABILITY_PROMPTS, seed=0),
+        capability=demo.evaluation_set("capability", "dev"),
         scopes=("generated",),
         progress=console.is_terminal,
     )
@@ -218,10 +227,12 @@ def _calibrate(console: Console, llm: SteerableHFLLM, vector: SteeringVector) ->
 
 
 def _evaluate(console: Console, llm: SteerableHFLLM, vector: SteeringVector) -> Report:
+    every = demo.evaluation_set(NAME, "test")
+    rest = every.variant("gold", "irrelevant", "unanswerable").sample(TEST_PROMPTS, seed=0)
     report = evaluate(
         llm,
         vector,
-        demo.evaluation_set(NAME, "test").sample(TEST_PROMPTS, seed=0),
+        EvaluationSet(NAME, [*every.variant(TARGET), *rest]),
         target=TARGET,
         capability=demo.evaluation_set("capability", "test").sample(CAPABILITY_PROMPTS, seed=0),
         progress=console.is_terminal,

@@ -25,7 +25,6 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from steerable_llm.demo.card import model_card
 from steerable_llm.demo.examples import training_example
-from steerable_llm.demo.generate import build_answer_log
 from steerable_llm.demo.tokenizer import ROLES, train_tokenizer
 from steerable_llm.files import write_whole
 from steerable_llm.model import SteerableHFLLM
@@ -297,7 +296,7 @@ def main() -> None:
     recipe = Recipe(options.steps, options.batch, options.rate, seed=options.seed)
     train(recipe, options.out, options.device)
     llm = SteerableHFLLM.from_pretrained(str(options.out / "model"), dtype="float32")
-    report = model_card(llm, build_answer_log(llm))
+    report = model_card(llm)
     write_whole(options.out / "model" / "README.md", report)
     print(report)
 

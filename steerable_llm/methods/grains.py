@@ -36,7 +36,10 @@ LARGE_COMPLETENESS_ERROR = 0.5
 
 
 class GrainsConfig(BaseModel):
-    """Settings of GrAInS; the defaults are the paper's for text.
+    """Settings of GrAInS; the defaults are the paper's for text, but for the aggregation.
+
+    The mean of the deltas did better on held-out prompts than their first principal component for
+    every behaviour of the bundled model (`make vectors`); `preset="paper"` is the paper's own.
 
     Attributes:
         attribution: how tokens are scored, a name in `ATTRIBUTIONS`.
@@ -65,7 +68,7 @@ class GrainsConfig(BaseModel):
     k: int = Field(default=3, ge=1)
     objective: Literal["preference", "likelihood"] = "preference"
     reduction: Literal["sum", "mean"] = "sum"
-    aggregation: Literal["pca", "pca_uncentred", "mean", "pca_plus_mean"] = "pca"
+    aggregation: Literal["pca", "pca_uncentred", "mean", "pca_plus_mean"] = "mean"
     layers: tuple[int, ...] | None = None
     special_tokens_selectable: bool = False
     seed: int = 0

@@ -185,7 +185,7 @@ def sweep_figure(
     axes[-1].set_xlabel("strength (signed)", fontsize=13)
     handles, names = axes[0].get_legend_handles_labels()
     figure.legend(
-        handles, names, loc="outside upper center", ncols=min(len(names), 3), fontsize=11,
+        handles, names, loc="outside upper center", ncols=min(len(names), 2), fontsize=11,
         frameon=False,
     )  # fmt: skip
     return _png(figure)

@@ -9,8 +9,10 @@ from steerable_llm import SteerableHFLLM, SteeringVector, demo
 from steerable_llm.demo.base_rates import answers, base_rates
 from steerable_llm.demo.datasets import build_evaluation_set, document_ids
 from steerable_llm.demo.handbook import handbook, shops
+from steerable_llm.demo.steerability import TARGETS
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.evaluation_set import EvaluationItem
+from steerable_llm.generation import GenerationRequest
 
 VECTORS = Path(__file__).parent.parent / "vectors"
 SETS = [(name, split) for name in (*demo.REASONS, "capability") for split in ("dev", "test")]
@@ -81,13 +83,34 @@ def test_conflicts_in_test_share_no_document_with_the_log() -> None:
 
 
 @pytest.mark.parametrize("behaviour", get_args(demo.Behaviour))
-def test_the_shipped_vector_fits_the_bundled_model_and_was_promoted(
+def test_the_shipped_vector_fits_the_bundled_model_and_its_card_says_what_the_gate_said(
     llm: SteerableHFLLM, behaviour: demo.Behaviour
 ) -> None:
     vector = SteeringVector.load(VECTORS / f"demo-{behaviour}.safetensors", llm)
     assert vector.calibration is not None
     assert vector.evaluation is not None
-    assert vector.evaluation["promote"]
+    card = (VECTORS / f"demo-{behaviour}.md").read_text(encoding="utf-8")
+    assert vector.evaluation["verdict"] in card
+    assert vector.fingerprint_id in card
+
+
+@pytest.mark.parametrize("behaviour", get_args(demo.Behaviour))
+def test_the_shipped_vector_moves_its_behaviour_when_it_is_applied(
+    llm: SteerableHFLLM, behaviour: demo.Behaviour
+) -> None:
+    vector = SteeringVector.load(VECTORS / f"demo-{behaviour}.safetensors", llm)
+    items = demo.evaluation_set(behaviour, "test").variant(TARGETS[behaviour])[:60]
+    shares = []
+    for steering in (None, vector.steer()):
+        requests = [
+            GenerationRequest(messages=entry.prompt, steering=steering, max_new_tokens=32)
+            for entry in items
+        ]
+        found = llm.generate_batch(requests)
+        right = [entry.succeeds(a.text) for entry, a in zip(items, found, strict=True)]
+        shares.append(sum(right) / len(right))
+    before, after = shares
+    assert after - before >= 0.2
 
 
 def test_unknown_sets_and_behaviours_are_named() -> None:

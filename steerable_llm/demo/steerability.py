@@ -121,7 +121,8 @@ class Steerability:
     @property
     def passes(self) -> bool:
         """Whether the behaviour moves by 25 points at no more than one point of capability."""
-        return self.after - self.before >= 0.25 and max(self.capability_loss.values()) <= 0.01
+        worst = max(self.capability_loss.values())
+        return self.after - self.before >= 0.25 - 1e-9 and worst <= 0.01 + 1e-9
 
 
 def check_steerability(llm: SteerableHFLLM, *, progress: bool = True) -> list[Steerability]:

@@ -28,14 +28,6 @@ PAIRS = 50
 BASELINES = ("zero", "mean", "eos")
 AGGREGATIONS = ("pca", "mean")
 QUADRATURES = (("right", 5), ("gauss_legendre", 16))
-#: Share of each capability that may be lost on dev. The sweep picks the luckiest of many settings:
-#: for truthfulness one point on dev became two on test and the gate refused the vector, so it is
-#: calibrated with half of that, and its test questions have been read twice.
-BUDGETS: dict[demo.Behaviour, float] = {
-    "faithfulness": 0.01,
-    "toxicity": 0.01,
-    "truthfulness": 0.005,
-}
 STRENGTHS = (0.03, 0.05, 0.065, 0.08, 0.1, 0.12)
 
 
@@ -76,7 +68,6 @@ def sweep(
         demo.evaluation_set("capability", "dev"),
         strengths=STRENGTHS,
         scopes=("generated",),
-        budget=BUDGETS[behaviour],
         progress=progress,
     )
 

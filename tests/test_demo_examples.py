@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steerable_llm.demo import names
-from steerable_llm.demo.examples import LESSONS, Example, conflict, training_example
+from steerable_llm.demo.curriculum import LESSONS, training_example
+from steerable_llm.demo.examples import Example, conflict
 from steerable_llm.demo.facts import FACTS, RELATIONS
 from steerable_llm.demo.myths import MYTHS
 from steerable_llm.demo.prompts import HELD_OUT_VOICES, LAYOUTS, STRICT_SYSTEMS

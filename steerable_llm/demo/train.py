@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from steerable_llm.demo.card import model_card
-from steerable_llm.demo.examples import training_example
+from steerable_llm.demo.curriculum import training_example
 from steerable_llm.demo.tokenizer import ROLES, train_tokenizer
 from steerable_llm.files import write_whole
 from steerable_llm.model import SteerableHFLLM

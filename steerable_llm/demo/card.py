@@ -58,10 +58,7 @@ vectors for use.
 
 ## How these weights were made
 
-9,200 steps of 32 examples, 61 minutes on two cores, in several parts while the lessons were still
-being worked out: the practice phases were put in at steps 2,465 and 5,350, up to step 6,100 other
-passages could be on the same matter, and the tokenizer is from before that. The script as it now
-stands does the same in one go, but has not yet been run from its first step.
+{history}
 
 ## Make it again
 
@@ -69,6 +66,13 @@ stands does the same in one go, but has not yet been run from its first step.
     python -m steerable_llm.demo.generate   # answer log and held-out questions
     python -m steerable_llm.demo.card       # this page
 """
+
+
+_SHIPPED = """\
+9,200 steps of 32 examples, 61 minutes on two cores, in several parts while the lessons were still
+being worked out: the practice phases were put in at steps 2,465 and 5,350, up to step 6,100 other
+passages could be on the same matter, and the tokenizer is from before that. The script as it now
+stands does the same in one go, but has not yet been run from its first step."""
 
 
 def _rate(entry: BaseRate) -> str:
@@ -91,8 +95,8 @@ def _steerability(entry: Steerability) -> str:
     )
 
 
-def model_card(llm: SteerableHFLLM, *, progress: bool = True) -> str:
-    """Measure the model and return its card in Markdown."""
+def model_card(llm: SteerableHFLLM, history: str, *, progress: bool = True) -> str:
+    """Measure the model and return its card in Markdown; `history` says how it was trained."""
     config = llm.model.config
     return _CARD.format(
         size=sum(weights.numel() for weights in llm.model.parameters()) / 1e6,
@@ -100,6 +104,7 @@ def model_card(llm: SteerableHFLLM, *, progress: bool = True) -> str:
         width=config.hidden_size,
         vocab=config.vocab_size,
         facts=len(FACTS),
+        history=history,
         rates="\n".join(map(_rate, base_rates(llm))),
         m=spread(margins(llm)),
         steerability="\n".join(map(_steerability, check_steerability(llm, progress=progress))),
@@ -111,7 +116,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=folder() / "model" / "README.md")
     options = parser.parse_args()
-    print(write_whole(options.out, model_card(SteerableHFLLM.demo())))
+    print(write_whole(options.out, model_card(SteerableHFLLM.demo(), _SHIPPED)))
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from steerable_llm.demo.card import model_card
 from steerable_llm.demo.curriculum import training_example
 from steerable_llm.demo.tokenizer import ROLES, train_tokenizer
+from steerable_llm.errors import InvalidInputError
 from steerable_llm.files import write_whole
 from steerable_llm.model import SteerableHFLLM
 
@@ -44,7 +45,7 @@ class Recipe:
     Attributes:
         steps: Optimiser steps.
         batch: Examples per step.
-        peak_rate: Peak of the one-cycle learning rate.
+        peak_rate: Highest learning rate.
         prompt_share: Share of prompt tokens that also count in the loss.
         prompt_weight: Weight of their loss beside that of the answer tokens.
         phases: The steps at which the later phases of lessons begin.
@@ -202,7 +203,7 @@ def _rate(step: int, recipe: Recipe) -> float:
     return min(1.0, (step + 1) / warm, (recipe.steps - step) / fall)
 
 
-def train(recipe: Recipe, folder: Path, device: str, *, save_every: float = 180.0) -> None:
+def train(recipe: Recipe, folder: Path, device: str, *, save_every: float = 180.0) -> float:
     """Train, or go on with training, and write model and tokenizer to ``folder``.
 
     Args:
@@ -211,6 +212,12 @@ def train(recipe: Recipe, folder: Path, device: str, *, save_every: float = 180.
         folder: Where model, tokenizer and checkpoint go.
         device: Torch device.
         save_every: Seconds between checkpoints.
+
+    Returns:
+        Seconds spent so far, in all parts of the run.
+
+    Raises:
+        InvalidInputError: The folder holds a checkpoint of other settings.
     """
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = folder / "checkpoint.pt"
@@ -227,10 +234,14 @@ def train(recipe: Recipe, folder: Path, device: str, *, save_every: float = 180.
     start, spent = 0, 0.0
     if checkpoint.exists():
         state: dict[str, Any] = torch.load(checkpoint, weights_only=True, map_location=device)
-        if {**state["recipe"], **_FREE} == {**vars(recipe), **_FREE}:
-            model.load_state_dict(state["model"])
-            optimiser.load_state_dict(state["optimiser"])
-            start, spent = state["step"], state["seconds"]
+        if {**state["recipe"], **_FREE} != {**vars(recipe), **_FREE}:
+            raise InvalidInputError(
+                f"{checkpoint} is of a run with other settings ({state['recipe']}): go on with "
+                "those, or give another folder with --out"
+            )
+        model.load_state_dict(state["model"])
+        optimiser.load_state_dict(state["optimiser"])
+        start, spent = state["step"], state["seconds"]
     body: nn.Module = torch.compile(model.model, dynamic=True)  # type: ignore[assignment]
     began = last = time.monotonic()
     smooth: float | None = None
@@ -273,6 +284,7 @@ def train(recipe: Recipe, folder: Path, device: str, *, save_every: float = 180.
                 torch.save(state, part)
                 os.replace(part, checkpoint)  # noqa: PTH105 (atomic)
                 save(model, tokenizer, folder / "model")
+    return spent + time.monotonic() - began
 
 
 def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
@@ -294,9 +306,10 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()
     recipe = Recipe(options.steps, options.batch, options.rate, seed=options.seed)
-    train(recipe, options.out, options.device)
+    seconds = train(recipe, options.out, options.device)
     llm = SteerableHFLLM.from_pretrained(str(options.out / "model"), dtype="float32")
-    report = model_card(llm)
+    history = f"{recipe.steps:,} steps of {recipe.batch} examples, {seconds / 60:.0f} minutes."
+    report = model_card(llm, history)
     write_whole(options.out / "model" / "README.md", report)
     print(report)
 

@@ -180,7 +180,7 @@ def batches(tokenizer: PreTrainedTokenizerFast, recipe: Recipe, start: int) -> I
         order = list(range(group))
         rng.shuffle(order)
         for number, index in enumerate(order):
-            if block * group + number >= start:
+            if start <= block * group + number < recipe.steps:
                 chosen = rows[index * recipe.batch : (index + 1) * recipe.batch]
                 yield _collate(chosen, int(tokenizer.pad_token_id), recipe, rng, repeats=phase > 0)
 

@@ -19,6 +19,7 @@ from transformers import (
 
 from steerable_llm.answer_text import AnswerText
 from steerable_llm.chat_format import ChatFormat
+from steerable_llm.decision import SteeringDecision
 from steerable_llm.generation import (
     AppliedVector,
     FinishReason,
@@ -42,6 +43,7 @@ class Prompt:
     request: GenerationRequest
     tokens: list[int]
     steering: Steering
+    decision: SteeringDecision | None = None
 
 
 class Answer:
@@ -92,6 +94,7 @@ class Answer:
             usage=Usage(len(self.prompt.tokens), len(self.tokens)),
             steered=tuple(AppliedVector.of(term, plan.steered_tokens(row, term)) for term in terms),
             step=self.prompt.request.step,
+            decision=self.prompt.decision,
         )
 
 

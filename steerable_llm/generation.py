@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from steerable_llm.context import Context
+from steerable_llm.decision import SteeringDecision
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.pairs import MessagesLike
 from steerable_llm.steering import Scope, Steering, SteeringTerm, Unit
@@ -28,6 +30,8 @@ class GenerationRequest:
         top_k: Draw only from so many likeliest tokens; 0 means all.
         seed: Makes drawing repeatable, whatever else is in the batch; None draws anew.
         stop: Texts that end the answer; the answer does not contain them.
+        context: For the policy's conditions: whether the prompt holds retrieved text, or the
+            retrieved texts themselves. None tells it from the prompt.
 
     Raises:
         InvalidInputError: A value out of its range.
@@ -42,6 +46,7 @@ class GenerationRequest:
     top_k: int = 0
     seed: int | None = None
     stop: str | Sequence[str] | None = None
+    context: Context = None
 
     def __post_init__(self) -> None:
         """Refuse values out of range before a model is touched."""
@@ -127,6 +132,7 @@ class Generation:
         usage: Tokens read and written.
         steered: What was applied; empty without steering.
         step: The chain step that was asked for.
+        decision: How the policy came to this steering.
     """
 
     text: str
@@ -135,6 +141,8 @@ class Generation:
     usage: Usage
     steered: tuple[AppliedVector, ...] = ()
     step: str | None = None
+    # Two answers that are alike are equal, however they came about.
+    decision: SteeringDecision | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)

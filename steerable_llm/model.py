@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from importlib import import_module
 from importlib.resources import as_file, files
@@ -16,6 +17,9 @@ from transformers import PreTrainedTokenizerBase
 
 from steerable_llm.blocks import find_blocks
 from steerable_llm.chat_format import ChatFormat
+from steerable_llm.conflict import conflicts
+from steerable_llm.context import plain_messages
+from steerable_llm.decision import Asked, SteeringDecision, decide
 from steerable_llm.decoding import Prompt, decode
 from steerable_llm.errors import InvalidInputError, MissingExtraError, PromptTooLongError
 from steerable_llm.fingerprint import ModelFingerprint
@@ -24,6 +28,7 @@ from steerable_llm.identity import fingerprint_of
 from steerable_llm.loading import context_window_of, load_pretrained
 from steerable_llm.pairs import MessagesLike
 from steerable_llm.policy import Policy
+from steerable_llm.policy_source import PolicySource
 from steerable_llm.scoring import REDUCTIONS, Reduction, Scored, answer_log_probs, answer_logits
 from steerable_llm.steering import Steering
 from steerable_llm.streaming import stream_chunks
@@ -44,7 +49,6 @@ class SteerableHFLLM:
         model: The Hugging Face model.
         tokenizer: Its tokenizer.
         blocks: Its decoder blocks, first block first.
-        policy: What steers requests that bring no steering of their own; None steers nothing.
         context_window: Tokens that prompt and answer may have together.
         chat_format: The tokenizer's chat template.
     """
@@ -65,7 +69,7 @@ class SteerableHFLLM:
         Args:
             model: A Hugging Face causal language model.
             tokenizer: Its tokenizer.
-            policy: A policy or the path of its file.
+            policy: A policy, or the path of its file, which is read again whenever it changes.
             model_id: What to call the model; default is the name it was loaded by.
             revision: Commit or tag, for the record.
             blocks: Decoder blocks; default is what the module tree tells.
@@ -83,9 +87,7 @@ class SteerableHFLLM:
         self.chat_format = ChatFormat(tokenizer)
         self.model_id = model_id or getattr(model.config, "_name_or_path", "") or "unnamed"
         self.revision = revision
-        self.policy = policy if isinstance(policy, Policy | None) else Policy.load(policy)
-        if self.policy is not None:
-            self.policy.check(self.fingerprint)
+        self._policy = PolicySource(policy, lambda read: read.check(self.fingerprint))
 
     @classmethod
     def from_pretrained(
@@ -129,6 +131,14 @@ class SteerableHFLLM:
         with as_file(files("steerable_llm.demo") / "model") as folder:
             model, tokenizer = load_pretrained(str(folder), dtype=torch.float32)
         return cls(model, tokenizer, policy=policy, model_id="steerable-llm/demo")
+
+    @property
+    def policy(self) -> Policy | None:
+        """What steers requests that bring no steering of their own; None steers nothing.
+
+        A policy that was given as a file is the file's present content.
+        """
+        return self._policy.current()
 
     @property
     def device(self) -> torch.device:
@@ -208,7 +218,7 @@ class SteerableHFLLM:
         request = GenerationRequest(
             messages, steering, step, max_new_tokens, temperature, top_p, top_k, seed, stop
         )
-        prompt = self._prompt(request)
+        [prompt] = self._prompts([request])
 
         def work(
             put: Callable[[GenerationChunk], None], cancelled: threading.Event
@@ -235,7 +245,7 @@ class SteerableHFLLM:
         """
         if batch_size < 1:
             raise InvalidInputError(f"batch_size is {batch_size}: give at least 1")
-        prompts = [self._prompt(request) for request in requests]
+        prompts = self._prompts(requests)
         order = sorted(range(len(prompts)), key=lambda index: len(prompts[index].tokens))
         answers: dict[int, Generation] = {}
         for start in range(0, len(order), batch_size):
@@ -296,8 +306,7 @@ class SteerableHFLLM:
             raise InvalidInputError(
                 f"unknown reduction {reduction!r}: choose one of {', '.join(REDUCTIONS)}"
             )
-        steering = self._steering(steering, step)
-        scored = [self._scored(messages, answer, steering) for messages, answer in items]
+        scored = self._decided(items, steering, step)
         log_probs = answer_log_probs(self.model, self.blocks, scored, self.device)
         return [REDUCTIONS[reduction](values) for values in log_probs]
 
@@ -316,8 +325,8 @@ class SteerableHFLLM:
         Raises:
             PromptTooLongError: Prompt and answer do not fit the context window.
         """
-        scored = self._scored(messages, answer, self._steering(steering, step))
-        return next(answer_logits(self.model, self.blocks, [scored], self.device))[1]
+        scored = self._decided([(messages, answer)], steering, step)
+        return next(answer_logits(self.model, self.blocks, scored, self.device))[1]
 
     def as_langchain(self, step: str | None = None, **settings: Any) -> Any:
         """This model as a LangChain chat model, the weights shared.
@@ -337,19 +346,42 @@ class SteerableHFLLM:
         adapter = _adapter("llama_index", "llama-index")
         return adapter.SteerableLlamaIndexLLM(engine=self, step=step, **settings)
 
-    def _steering(self, steering: Steering | None, step: str | None) -> Steering:
-        """What a request is steered with: its own steering, else what the policy says."""
-        if steering is not None:
-            return steering
-        return Steering.none() if self.policy is None else self.policy.steering_for(step)
+    def decide(self, requests: Sequence[Asked]) -> list[SteeringDecision]:
+        """How requests would be steered, and why, without answering them.
+
+        Raises:
+            UnknownStepError: The policy has no such step.
+        """
+        return decide(self.policy, requests, lambda prompts: conflicts(self, prompts))
+
+    def _prompts(self, requests: Sequence[GenerationRequest]) -> list[Prompt]:
+        """Requests ready to run; all are checked before the first condition is measured."""
+        prompts = [self._prompt(request) for request in requests]
+        decisions = self.decide(
+            [Asked(plain_messages(x.messages), x.step, x.steering, x.context) for x in requests]
+        )
+        return [
+            replace(prompt, steering=decision.steering, decision=decision)
+            for prompt, decision in zip(prompts, decisions, strict=True)
+        ]
 
     def _prompt(self, request: GenerationRequest) -> Prompt:
         tokens = self.encode(request.messages)
         self._fits(len(tokens), request.max_new_tokens)
-        return Prompt(request, tokens, self._steering(request.steering, request.step))
+        return Prompt(request, tokens, Steering.none())
 
-    def _scored(self, messages: MessagesLike, answer: str, steering: Steering) -> Scored:
-        item = Scored(self.encode(messages), self.encode_answer(answer), steering)
+    def _decided(
+        self,
+        items: Sequence[tuple[MessagesLike, str]],
+        steering: Steering | None,
+        step: str | None,
+    ) -> list[Scored]:
+        scored = [self._scored(messages, answer) for messages, answer in items]
+        decisions = self.decide([Asked(plain_messages(x), step, steering) for x, _ in items])
+        return [replace(x, steering=y.steering) for x, y in zip(scored, decisions, strict=True)]
+
+    def _scored(self, messages: MessagesLike, answer: str) -> Scored:
+        item = Scored(self.encode(messages), self.encode_answer(answer), Steering.none())
         if not item.answer:
             raise InvalidInputError(
                 "an empty answer has no probability with this tokenizer, which has no end-of-turn "

@@ -144,6 +144,7 @@ def train_gate(
 
 
 def _steps_table(checked: CheckedPolicy) -> Table:
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table("step", "applied", "when")
@@ -152,16 +153,22 @@ def _steps_table(checked: CheckedPolicy) -> Table:
         name += " (default)" if name == checked.policy.default_step else ""
         name += f"\nlike {step.inherits}" if step.inherits else ""
         name += "\nalso tools, JSON" if step.steered.steer_structured else ""
-        applied = [
-            f"{term.vector.name} {term.strength:+g}, {term.scope}, {_span(term.steered_layers)}"
-            for term, _ in step.steered.terms
+        rows = [
+            (
+                f"{term.vector.name} {term.strength:+g}, {term.scope}, "
+                f"{_span(term.steered_layers)}",
+                _conditions(when),
+            )
+            for term, when in step.steered.terms
         ]
-        conditions = [_conditions(when) for _, when in step.steered.terms]
-        table.add_row(name, "\n".join(applied) or "not steered", "\n".join(conditions))
+        for number, (applied, when) in enumerate(rows or [("not steered", "")]):
+            # A file's own names may hold brackets, which are markup to rich.
+            table.add_row(*map(escape, ("" if number else name, applied, when)))
     return table
 
 
 def _trace_table(calls: Sequence[TracedCall], decisions: Sequence[SteeringDecision]) -> Table:
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table("call", "step", "applied", "why")
@@ -174,12 +181,13 @@ def _trace_table(calls: Sequence[TracedCall], decisions: Sequence[SteeringDecisi
             for key, value in told.items()
         ]
         applied = [f"{x.vector.name} {x.strength:+.3g}" for x in decision.steering.active_terms]
-        table.add_row(
+        row = (
             "\n".join([str(number), *said]),
             decision.step or "none",
             "\n".join(applied) or "nothing",
             "\n".join(decision.reasons),
         )
+        table.add_row(*map(escape, row))
     return table
 
 

@@ -120,10 +120,10 @@ def _question(role: str, content: str, context: Context) -> str:
     if isinstance(context, Sequence) and not isinstance(context, str):
         for text in context:
             content = content.replace(text, "")
-    if role == "user":
-        questions = [text for part, text in _split(content) if part == "question"]
-        if questions and len(user_parts(content)) > 1:
-            # With a question marked as such, whatever stands before it speaks of the context.
-            marked = [text for text in questions if _MARKER.match(text)]
-            return "".join(marked or questions).strip()
+    parts = _split(content) if role == "user" else []
+    if any(part == "context" for part, _ in parts):
+        # With a question marked as such, whatever stands before it speaks of the context.
+        questions = [text for part, text in parts if part == "question"]
+        marked = [text for text in questions if _MARKER.match(text)]
+        return "".join(marked or questions).strip()
     return _FENCED.sub("", content)

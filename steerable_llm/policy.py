@@ -164,9 +164,9 @@ class Policy(BaseModel):
             policy._steered[name] = look_up(step, name, find_vector, source)
             for use in step.vectors:
                 policy._vectors[use.name] = find_vector(use.name)
-                gate = use.when.over(step.when).gate
-                if gate is not None:
-                    policy._gates[gate.name] = find_gate(gate.name)
+            for when in (step.when, *(use.when for use in step.vectors)):
+                if when.gate is not None:
+                    policy._gates[when.gate.name] = find_gate(when.gate.name)
         policy._embedder = embedder
         policy._content = policy._describe(steps)
         return policy

@@ -111,7 +111,8 @@ class Step(_Table):
 
 def explain(error: ValidationError, model: type[BaseModel]) -> str:
     """Tell the first problem that pydantic found in one line, in the words of the file."""
-    problem = error.errors()[0]
+    # A misspelt key is often also a missing one, and the misspelling says more.
+    problem = min(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
     place = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
         known = _keys(model, problem["loc"][:-1])

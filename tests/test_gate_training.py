@@ -1,7 +1,6 @@
 """A gate trained from the bundled answer log: its split, its figures, its card."""
 
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -183,7 +182,6 @@ def test_the_file_keeps_what_the_gate_was_trained_on(trained: TrainedGate, tmp_p
         assert set(opened.keys()) == {"weights", "bias"}
 
 
-@cache
 def card_of(trained: TrainedGate) -> str:
     return gate_card(trained, "steerable policy train-gate log.jsonl")
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from steerable_llm.conversation import as_conversation
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.policy_file import explain
 
@@ -54,12 +55,11 @@ def read_trace(path: str | os.PathLike[str]) -> list[TracedCall]:
             raise InvalidInputError(
                 f"{source}, line {number}: {explain(error, TracedCall)}"
             ) from error
-        for message in call.messages if isinstance(call.messages, tuple) else ():
-            if not {"role", "content"} <= message.keys():
-                raise InvalidInputError(
-                    f"{source}, line {number}: a message has {sorted(message)}, "
-                    "and needs role and content"
-                )
+        if call.messages is not None:
+            try:
+                as_conversation(call.messages)
+            except InvalidInputError as error:
+                raise InvalidInputError(f"{source}, line {number}: {error}") from error
         calls.append(call)
     if not calls:
         raise InvalidInputError(f"the trace {source} is empty: it needs one call per line")

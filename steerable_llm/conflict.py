@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,9 @@ early."""
 
 
 def conflicts(
-    llm: SteerableHFLLM, prompts: Sequence[tuple[PlainMessages, PlainMessages]]
+    llm: SteerableHFLLM,
+    prompts: Sequence[tuple[PlainMessages, PlainMessages]],
+    cancelled: threading.Event | None = None,
 ) -> list[float | None]:
     """Measure the conflict between context and memory, in nats per token.
 
@@ -33,9 +36,11 @@ def conflicts(
     Args:
         llm: The model.
         prompts: Each prompt with its context and without it.
+        cancelled: Once set, the work stops after the token at hand.
 
     Returns:
-        One number per prompt; None where the context window leaves no room for an answer.
+        One number per prompt; None where the context window leaves no room for an answer,
+        and for all after a cancellation.
     """
     unsteered = Steering.none()
     # One token is the answer's end of turn.
@@ -47,8 +52,12 @@ def conflicts(
                 prompts[index][0], unsteered, max_new_tokens=min(ANSWER_TOKENS, room[index])
             )
             for index in fitting
-        ]
+        ],
+        cancelled=cancelled,
     )
+    found: list[float | None] = [None] * len(prompts)
+    if not answers:
+        return found
     texts = {index: answer.text for index, answer in zip(fitting, answers, strict=True)}
     # Without words and without an end-of-turn token there is nothing to score.
     texts = {index: text for index, text in texts.items() if llm.encode_answer(text)}
@@ -57,7 +66,6 @@ def conflicts(
         unsteered,
         reduction="none",
     )
-    found: list[float | None] = [None] * len(prompts)
     for place, index in enumerate(texts):
         whole, alone = scored[2 * place], scored[2 * place + 1]
         # The end of turn says nothing about the content, and a cut answer never reached it.

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 from steerable_llm.attribution import Segment
-from steerable_llm.pairs import Message, MessagesLike
+from steerable_llm.pairs import Message
 
 Context: TypeAlias = bool | Sequence[str] | None
 """What a caller says of a prompt's context: None leaves it to be told from the prompt, True and
@@ -44,11 +44,6 @@ def user_parts(content: str) -> list[tuple[int, Segment]]:
     if parts[0][0] == 0:
         return parts
     return [(0, "context" if parts[0][1] == "question" else "question"), *parts]
-
-
-def plain_messages(messages: MessagesLike) -> PlainMessages:
-    """Return messages in one form; a plain string is one user message."""
-    return [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
 
 
 def has_context(messages: PlainMessages, context: Context = None) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 from steerable_llm.adapters.step import Hint, choose_step
 from steerable_llm.chain_trace import TracedCall
 from steerable_llm.composition import FIGHT, Meeting, meetings
-from steerable_llm.context import PlainMessages, plain_messages
+from steerable_llm.conversation import as_conversation
 from steerable_llm.decision import (
     Asked,
     Conflicts,
@@ -191,8 +191,7 @@ def _decision(
         )
         if call.messages is None:
             return _without_messages(policy, step, call.structured)
-        messages: PlainMessages = plain_messages(call.messages)
-        asked = Asked(messages, step, None, call.context, call.structured)
+        asked = Asked(as_conversation(call.messages), step, None, call.context, call.structured)
         return decide(policy, [asked], conflicts or (lambda prompts: [None] * len(prompts)))[0]
     except UnknownStepError as error:
         raise InvalidInputError(f"call {number} of the trace: {error}") from error

@@ -25,7 +25,7 @@ def test_calls_are_read_in_order(tmp_path: Path) -> None:
     [
         ('{"stepp": "answer"}', "line 1: stepp: 'stepp' is not a known key; did you mean 'step'"),
         ("{}\n{", "line 2"),
-        ('{"messages": [{"role": "user"}]}', "needs role and content"),
+        ('{"messages": [{"role": "user"}]}', "message 0"),
         ("\n", "is empty"),
     ],
 )

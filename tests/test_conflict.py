@@ -1,5 +1,6 @@
 """Conflict: how far the context speaks against the answer that the model gives all the same."""
 
+import threading
 from statistics import median
 from typing import Any
 
@@ -7,7 +8,8 @@ import pytest
 
 from steerable_llm import SteerableHFLLM, demo
 from steerable_llm.conflict import ANSWER_TOKENS, conflicts
-from steerable_llm.context import plain_messages, without_context
+from steerable_llm.context import without_context
+from steerable_llm.conversation import as_conversation
 from steerable_llm.decision import Asked
 from steerable_llm.generation import GenerationRequest
 from steerable_llm.policy import Policy
@@ -18,7 +20,7 @@ WITHOUT = "Question: When does the shop open?"
 
 
 def pair(whole: str, alone: str) -> Any:
-    return plain_messages(whole), plain_messages(alone)
+    return as_conversation(whole), as_conversation(alone)
 
 
 def test_it_is_what_the_answer_loses_per_token_when_the_context_comes_in(
@@ -56,6 +58,12 @@ def test_where_the_window_leaves_no_room_nothing_is_measured(tiny_llm: Steerable
     assert found[1] is not None
 
 
+def test_a_cancelled_request_is_not_measured_to_the_end(tiny_llm: SteerableHFLLM) -> None:
+    cancelled = threading.Event()
+    cancelled.set()
+    assert conflicts(tiny_llm, [pair(WITH, WITHOUT)], cancelled) == [None]
+
+
 def test_the_policy_does_not_steer_what_it_measures(
     tiny_llm: SteerableHFLLM, tiny_vector: Any
 ) -> None:
@@ -77,8 +85,8 @@ def test_the_policy_does_not_steer_what_it_measures(
         tiny_llm.score(WITH, ["At nine."], tiny_vector.steer(answer.steered[0].strength))
     )
     assert (
-        steered.decide([Asked(plain_messages(WITH))])[0].steering
-        == steered.decide([Asked(plain_messages(WITH))])[0].steering
+        steered.decide([Asked(as_conversation(WITH))])[0].steering
+        == steered.decide([Asked(as_conversation(WITH))])[0].steering
     )
 
 

@@ -47,7 +47,7 @@ def tell_step(
             next((tag.removeprefix(TAG) for tag in tags if tag.startswith(TAG)), None),
             *(Hint(tag, "tag") for tag in tags),
         ],
-        model.engine.policy,
+        model.engine_for(arguments).policy,
     )
     arguments.pop("step", None)
     if step is not None:

@@ -240,7 +240,7 @@ class SteerableLlamaIndexLLM(FunctionCallingLLM):
                 metadata.get("steer_step"),
                 current_step(),
                 # An enum whose members are strings; str() of one would be "PromptType.REFINE".
-                Hint(getattr(kind, "value", kind)),
+                Hint(getattr(kind, "value", kind), "prompt_type"),
             ],
             self.engine.policy,
         )

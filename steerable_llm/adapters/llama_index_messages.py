@@ -81,5 +81,6 @@ def _record(answer: Generation | str, model_name: str) -> dict[str, dict[str, An
         "usage": usage,
         "step": answer.step,
         "steering": steered,
+        "decision": answer.decision.to_dict() if answer.decision else None,
     }
     return {"raw": raw, "additional_kwargs": {**usage, "step": answer.step, "steering": steered}}

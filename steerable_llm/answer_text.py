@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from transformers import PreTrainedTokenizerBase
 
@@ -22,16 +22,23 @@ class AnswerText:
         stopped: Whether a stop text has been met; the answer ends before it.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, stops: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        stops: Sequence[str] = (),
+        hidden: Collection[int] | None = None,
+    ) -> None:
         """Start an empty answer.
 
         Args:
-            tokenizer: Turns the tokens into text; special tokens are left out.
+            tokenizer: Turns the tokens into text.
             stops: Texts that end the answer.
+            hidden: Tokens that are left out of the text; None stands for all special ones.
         """
         self.text = ""
         self.stopped = False
         self._tokenizer = tokenizer
+        self._hidden = hidden
         self._stops = tuple(stops)
         self._held = ""
         self._tokens: list[int] = []
@@ -61,9 +68,13 @@ class AnswerText:
         return released + rest
 
     def _decode(self, tokens: list[int]) -> str:
+        if self._hidden is not None:
+            tokens = [token for token in tokens if token not in self._hidden]
         return str(
             self._tokenizer.decode(
-                tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False
+                tokens,
+                skip_special_tokens=self._hidden is None,
+                clean_up_tokenization_spaces=False,
             )
         )
 

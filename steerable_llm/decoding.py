@@ -27,21 +27,34 @@ from steerable_llm.generation import (
     GenerationRequest,
     Usage,
 )
+from steerable_llm.guidance import GrammarMask, GrammarState
 from steerable_llm.hooks import steering_hooks
 from steerable_llm.plan import SteeringPlan
 from steerable_llm.sampling import RowSampler
 from steerable_llm.steering import Steering
+from steerable_llm.tool_text import ToolText
+from steerable_llm.tools import ParsedAnswer, ToolFormat, with_ids
 
 OnChunk = Callable[[int, GenerationChunk], None]
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """A request that is ready to run: its tokens, and the steering that the policy decided."""
+    """A request that is ready to run.
+
+    Attributes:
+        request: As it was asked.
+        tokens: The prompt.
+        steering: What the policy decided.
+        grammar: What the answer must follow; it keeps count of the answer, so it serves one.
+        tool_format: How calls are read; None where no tool was offered.
+    """
 
     request: GenerationRequest
     tokens: list[int]
     steering: Steering
+    grammar: GrammarState | None = None
+    tool_format: ToolFormat | None = None
 
 
 class Answer:
@@ -58,25 +71,45 @@ class Answer:
         self.prompt = prompt
         self.tokens: list[int] = []
         self.finish_reason: FinishReason | None = None
-        # A stop text that is itself a special token never shows up in the text.
-        stops = prompt.request.stops
+        # A stop text that is itself a special token never shows up in the text. Under a grammar
+        # none counts: an answer that it cut short would not follow the grammar.
+        stops = () if prompt.grammar else prompt.request.stops
         tokens = {stop: chat.special_id(stop) for stop in stops}
         self._end_ids = end_ids.union(x for x in tokens.values() if x is not None)
-        self.text = AnswerText(chat.tokenizer, [stop for stop in stops if tokens[stop] is None])
+        hidden = None
+        if prompt.tool_format is not None:
+            hidden = chat.special_ids - {chat.special_id(mark) for mark in prompt.tool_format.marks}
+        self._raw = AnswerText(
+            chat.tokenizer, [stop for stop in stops if tokens[stop] is None], hidden
+        )
+        self._readable = ToolText(prompt.tool_format) if prompt.tool_format else None
+        self._parsed = ParsedAnswer("")
 
     def push(self, token: int) -> str:
         """Take one token, decide whether the answer ends, and return the text it releases."""
         self.tokens.append(token)
-        if token in self._end_ids:
-            self.finish_reason = "stop"
-            return self.text.finish()
-        released = self.text.push(token)
-        if not self.text.stopped and len(self.tokens) >= self.prompt.request.max_new_tokens:
-            self.finish_reason = "length"
-            released += self.text.finish()
-        if self.text.stopped:
-            self.finish_reason = "stop"
+        released = "" if token in self._end_ids else self._raw.push(token)
+        self.finish_reason = self._ending(token)
+        if self.finish_reason is not None and not self._raw.stopped:
+            released += self._raw.finish()
+            if self._raw.stopped:  # a stop text that was complete all along, and held back
+                self.finish_reason = "stop"
+        if self._readable is None:
+            return released
+        released = self._readable.push(released)
+        if self.finish_reason is not None:
+            rest, self._parsed = self._readable.finish()
+            released += rest
         return released
+
+    def _ending(self, token: int) -> FinishReason | None:
+        if token in self._end_ids or self._raw.stopped:
+            return "stop"
+        if self.prompt.grammar is not None:
+            self.prompt.grammar.take(token)
+            if self.prompt.grammar.complete:
+                return "stop"
+        return "length" if len(self.tokens) >= self.prompt.request.max_new_tokens else None
 
     def generation(self, plan: SteeringPlan, row: int) -> Generation:
         """The finished answer, with what the hooks counted.
@@ -86,12 +119,14 @@ class Answer:
         """
         terms = self.prompt.steering.active_terms
         return Generation(
-            text=self.text.text,
+            text=self._raw.text if self._readable is None else self._readable.text,
             token_ids=tuple(self.tokens),
             finish_reason=self.finish_reason or "length",
             usage=Usage(len(self.prompt.tokens), len(self.tokens)),
             steered=tuple(AppliedVector.of(term, plan.steered_tokens(row, term)) for term in terms),
             step=self.prompt.request.step,
+            tool_calls=with_ids(self._parsed.calls, self.prompt.tokens),
+            invalid_tool_calls=self._parsed.invalid,
         )
 
 
@@ -155,6 +190,8 @@ def decode(
         SteeringNotAppliedError: A steering reached no layer.
     """
     cancelled = cancelled or threading.Event()
+    if cancelled.is_set():
+        return []
     width = max(len(prompt.tokens) for prompt in prompts)
     # Never attended to, so any token of the vocabulary will do.
     padding = chat.tokenizer.pad_token_id or 0
@@ -181,7 +218,10 @@ def decode(
             attention_mask=mask,
             generation_config=config,
             logits_processor=LogitsProcessorList(
-                [RowSampler([prompt.request for prompt in prompts])]
+                [
+                    GrammarMask([prompt.grammar for prompt in prompts]),
+                    RowSampler([prompt.request for prompt in prompts]),
+                ]
             ),
             stopping_criteria=StoppingCriteriaList([_Progress(answers, plan, on_chunk, cancelled)]),
         )

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
+from steerable_llm.constraint import Constraint
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.pairs import MessagesLike
 from steerable_llm.steering import Scope, Steering, SteeringTerm, Unit
+from steerable_llm.tools import InvalidToolCall, Tool, ToolCall, check_tools
 
 FinishReason = Literal["stop", "length"]
 
@@ -27,7 +29,13 @@ class GenerationRequest:
         top_p: Draw only from the likeliest tokens that together have this probability.
         top_k: Draw only from so many likeliest tokens; 0 means all.
         seed: Makes drawing repeatable, whatever else is in the batch; None draws anew.
-        stop: Texts that end the answer; the answer does not contain them.
+        stop: Texts that end the answer; the answer does not contain them. Under a grammar (a
+            constraint, or a call that is sure) only the grammar ends the answer.
+        tools: What the model may call, as OpenAI function dicts. None of them is run.
+        tool_choice: ``auto`` (also None) lets the model decide, ``none`` hides the tools,
+            ``required`` makes it call one, a tool's name makes it call that one.
+        constraint: What the answer must look like. With tools and ``auto`` the answer is calls, or
+            follows the constraint.
 
     Raises:
         InvalidInputError: A value out of its range.
@@ -42,6 +50,9 @@ class GenerationRequest:
     top_k: int = 0
     seed: int | None = None
     stop: str | Sequence[str] | None = None
+    tools: Sequence[Tool] | None = None
+    tool_choice: str | None = None
+    constraint: Constraint | None = None
 
     def __post_init__(self) -> None:
         """Refuse values out of range before a model is touched."""
@@ -53,6 +64,7 @@ class GenerationRequest:
         _require(0 < self.top_p <= 1, "top_p", self.top_p, "above 0 and at most 1")
         _require(self.top_k >= 0, "top_k", self.top_k, "0 (off) or more")
         _require(all(self.stops), "stop", self.stop, "texts that are not empty")
+        check_tools(self.tools, self.tool_choice)
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -60,6 +72,30 @@ class GenerationRequest:
         if self.stop is None:
             return ()
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+
+    @property
+    def offered_tools(self) -> tuple[Tool, ...]:
+        """The tools that the model is shown."""
+        return () if self.tool_choice == "none" else tuple(self.tools or ())
+
+    @property
+    def structured(self) -> bool:
+        """Whether the answer is for a program: calls, or text under a constraint."""
+        return bool(self.offered_tools) or self.constraint is not None
+
+
+class GenerationSettings(TypedDict, total=False):
+    """The attributes of :class:`GenerationRequest` that are given by name."""
+
+    max_new_tokens: int
+    temperature: float
+    top_p: float
+    top_k: int
+    seed: int | None
+    stop: str | Sequence[str] | None
+    tools: Sequence[Tool] | None
+    tool_choice: str | None
+    constraint: Constraint | None
 
 
 @dataclass(frozen=True)
@@ -120,13 +156,15 @@ class Generation:
     """One answer.
 
     Attributes:
-        text: The answer, without special tokens and without the stop text.
+        text: The answer, without special tokens, the stop text and tool calls.
         token_ids: Every generated token, the end-of-turn token included. After a stop text it may
             hold tokens whose text was cut off.
         finish_reason: ``stop`` (end of turn or stop text) or ``length``.
         usage: Tokens read and written.
         steered: What was applied; empty without steering.
         step: The chain step that was asked for.
+        tool_calls: What the model asks to be called.
+        invalid_tool_calls: What was to be a call and cannot be read as one.
     """
 
     text: str
@@ -135,6 +173,8 @@ class Generation:
     usage: Usage
     steered: tuple[AppliedVector, ...] = ()
     step: str | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
+    invalid_tool_calls: tuple[InvalidToolCall, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -142,7 +182,8 @@ class GenerationChunk:
     """One step of a streamed answer.
 
     Attributes:
-        text: New text. Empty while a character, or what may become a stop text, is incomplete.
+        text: New text. Empty while a character, or what may become a stop text or a tool call, is
+            incomplete.
         token_id: The token just generated; None in the closing chunk.
         final: The whole answer, in the closing chunk only.
     """

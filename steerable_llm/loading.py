@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from steerable_llm.blocks import text_config
-from steerable_llm.errors import InvalidInputError
+from steerable_llm.errors import InvalidInputError, MissingExtraError
 
 # What models without a declared limit (ALiBi models such as Bloom) are held to, in tokens.
 DEFAULT_CONTEXT_WINDOW = 2048
@@ -45,3 +46,28 @@ def context_window_of(model: Any, tokenizer: PreTrainedTokenizerBase) -> int:
     # Tokenizers without a limit declare an astronomically large one.
     limits = [x for x in (declared, tokenizer.model_max_length) if x and x < 10**9]
     return int(min(limits, default=DEFAULT_CONTEXT_WINDOW))
+
+
+def end_ids_of(
+    model: Any, tokenizer: PreTrainedTokenizerBase, end_of_turn: int | None
+) -> frozenset[int]:
+    """Tokens that end an answer, from the checkpoint, the tokenizer and the chat template."""
+    configured = getattr(model.generation_config, "eos_token_id", None)
+    declared = configured if isinstance(configured, list) else [configured]
+    ends = {*declared, tokenizer.eos_token_id, end_of_turn}
+    return frozenset(int(end) for end in ends if end is not None)
+
+
+def load_adapter(module: str, extra: str) -> Any:
+    """The adapter for one framework, by name: adapters build on the model, never the reverse.
+
+    Raises:
+        MissingExtraError: The framework is not installed.
+    """
+    try:
+        return import_module(f"steerable_llm.adapters.{module}")
+    except ImportError as error:
+        raise MissingExtraError(
+            f"the {module} adapter needs a package that is not installed ({error}): "
+            f"pip install 'steerable-llm[{extra}]'"
+        ) from error

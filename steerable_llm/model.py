@@ -6,9 +6,8 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
-from importlib import import_module
 from importlib.resources import as_file, files
-from typing import Any, Literal, Self, overload
+from typing import Any, Literal, Self, Unpack, overload
 
 import torch
 from torch import Tensor, nn
@@ -16,17 +15,25 @@ from transformers import PreTrainedTokenizerBase
 
 from steerable_llm.blocks import find_blocks
 from steerable_llm.chat_format import ChatFormat
+from steerable_llm.constraint import grammar_for
 from steerable_llm.decoding import Prompt, decode
-from steerable_llm.errors import InvalidInputError, MissingExtraError, PromptTooLongError
+from steerable_llm.errors import InvalidInputError, PromptTooLongError
 from steerable_llm.fingerprint import ModelFingerprint
-from steerable_llm.generation import Generation, GenerationChunk, GenerationRequest
+from steerable_llm.generation import (
+    Generation,
+    GenerationChunk,
+    GenerationRequest,
+    GenerationSettings,
+)
+from steerable_llm.guidance import GrammarReader
 from steerable_llm.identity import fingerprint_of
-from steerable_llm.loading import context_window_of, load_pretrained
+from steerable_llm.loading import context_window_of, end_ids_of, load_adapter, load_pretrained
 from steerable_llm.pairs import MessagesLike
 from steerable_llm.policy import Policy
 from steerable_llm.scoring import REDUCTIONS, Reduction, Scored, answer_log_probs, answer_logits
 from steerable_llm.steering import Steering
 from steerable_llm.streaming import stream_chunks
+from steerable_llm.tools import Tool
 
 
 class SteerableHFLLM:
@@ -143,13 +150,18 @@ class SteerableHFLLM:
             self.model, self.tokenizer, len(self.blocks), self.model_id, self.revision
         )
 
-    def render(self, messages: MessagesLike, add_generation_prompt: bool = True) -> str:
+    def render(
+        self,
+        messages: MessagesLike,
+        add_generation_prompt: bool = True,
+        tools: Sequence[Tool] = (),
+    ) -> str:
         """The prompt as text; see :meth:`ChatFormat.render`."""
-        return self.chat_format.render(messages, add_generation_prompt)
+        return self.chat_format.render(messages, add_generation_prompt, tools)
 
-    def encode(self, messages: MessagesLike) -> list[int]:
+    def encode(self, messages: MessagesLike, tools: Sequence[Tool] = ()) -> list[int]:
         """The prompt as the model sees it, with what opens the assistant's turn."""
-        return self.chat_format.encode(messages)
+        return self.chat_format.encode(messages, tools=tools)
 
     def encode_answer(self, answer: str) -> list[int]:
         """An answer's tokens after the prompt, the end of turn included."""
@@ -164,12 +176,7 @@ class SteerableHFLLM:
         messages: MessagesLike,
         steering: Steering | None = None,
         step: str | None = None,
-        max_new_tokens: int = 128,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        top_k: int = 0,
-        seed: int | None = None,
-        stop: str | Sequence[str] | None = None,
+        **settings: Unpack[GenerationSettings],
     ) -> Generation:
         """Answer one prompt. The arguments are those of :class:`GenerationRequest`.
 
@@ -179,9 +186,7 @@ class SteerableHFLLM:
             UnknownStepError: The policy has no such step.
             SteeringNotAppliedError: The steering reached no layer.
         """
-        request = GenerationRequest(
-            messages, steering, step, max_new_tokens, temperature, top_p, top_k, seed, stop
-        )
+        request = GenerationRequest(messages, steering, step, **settings)
         return self.generate_batch([request])[0]
 
     def stream(
@@ -189,26 +194,20 @@ class SteerableHFLLM:
         messages: MessagesLike,
         steering: Steering | None = None,
         step: str | None = None,
-        max_new_tokens: int = 128,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        top_k: int = 0,
-        seed: int | None = None,
-        stop: str | Sequence[str] | None = None,
+        cancelled: threading.Event | None = None,
+        **settings: Unpack[GenerationSettings],
     ) -> Iterator[GenerationChunk]:
         """Answer one prompt token by token.
 
         The request is checked at once, so bad input raises here and not in the loop. The texts of
         all chunks joined are the text of ``generate``; the last chunk has the whole answer in
-        ``final``. Closing the iterator stops the work.
+        ``final``. Closing the iterator stops the work, and so does setting ``cancelled``: after
+        the token at hand, and without a last chunk.
 
         Raises:
             InvalidInputError: As for :meth:`generate`.
         """
-        request = GenerationRequest(
-            messages, steering, step, max_new_tokens, temperature, top_p, top_k, seed, stop
-        )
-        prompt = self._prompt(request)
+        prompt = self._prompt(GenerationRequest(messages, steering, step, **settings))
 
         def work(
             put: Callable[[GenerationChunk], None], cancelled: threading.Event
@@ -216,19 +215,23 @@ class SteerableHFLLM:
             done = self._decode([prompt], lambda _, chunk: put(chunk), cancelled)
             return done[0] if done else None
 
-        return stream_chunks(work)
+        return stream_chunks(work, cancelled)
 
     def generate_batch(
-        self, requests: Sequence[GenerationRequest], batch_size: int = 32
+        self,
+        requests: Sequence[GenerationRequest],
+        batch_size: int = 32,
+        cancelled: threading.Event | None = None,
     ) -> list[Generation]:
         """Answer many prompts, each with its own steering and settings.
 
         Args:
             requests: What to answer. All are checked before anything runs.
             batch_size: At most so many rows run together; rows of similar length do.
+            cancelled: Once set, all work stops after the token at hand.
 
         Returns:
-            The answers in the order of the requests.
+            The answers in the order of the requests; none at all after a cancellation.
 
         Raises:
             InvalidInputError: As for :meth:`generate`, for any of the requests.
@@ -240,7 +243,10 @@ class SteerableHFLLM:
         answers: dict[int, Generation] = {}
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
-            answers.update(zip(rows, self._decode([prompts[i] for i in rows]), strict=True))
+            made = self._decode([prompts[i] for i in rows], cancelled=cancelled)
+            if cancelled is not None and cancelled.is_set():
+                return []
+            answers.update(zip(rows, made, strict=True))
         return [answers[index] for index in range(len(prompts))]
 
     @overload
@@ -325,7 +331,7 @@ class SteerableHFLLM:
         Raises:
             MissingExtraError: langchain-core is not installed.
         """
-        adapter = _adapter("langchain", "langchain")
+        adapter = load_adapter("langchain", "langchain")
         return adapter.SteerableChatModel(engine=self, step=step, **settings)
 
     def as_llama_index(self, step: str | None = None, **settings: Any) -> Any:
@@ -334,7 +340,7 @@ class SteerableHFLLM:
         Raises:
             MissingExtraError: llama-index-core is not installed.
         """
-        adapter = _adapter("llama_index", "llama-index")
+        adapter = load_adapter("llama_index", "llama-index")
         return adapter.SteerableLlamaIndexLLM(engine=self, step=step, **settings)
 
     def _steering(self, steering: Steering | None, step: str | None) -> Steering:
@@ -344,9 +350,18 @@ class SteerableHFLLM:
         return Steering.none() if self.policy is None else self.policy.steering_for(step)
 
     def _prompt(self, request: GenerationRequest) -> Prompt:
-        tokens = self.encode(request.messages)
+        chat, tools = self.chat_format, request.offered_tools
+        tokens = chat.encode(request.messages, tools=tools)
         self._fits(len(tokens), request.max_new_tokens)
-        return Prompt(request, tokens, self._steering(request.steering, request.step))
+        calls = chat.tool_format if tools else None
+        grammar = grammar_for(request.constraint, tools, request.tool_choice, calls, chat.added_id)
+        return Prompt(
+            request,
+            tokens,
+            self._steering(request.steering, request.step),
+            None if grammar is None else self._grammars.start(grammar),
+            calls,
+        )
 
     def _scored(self, messages: MessagesLike, answer: str, steering: Steering) -> Scored:
         item = Scored(self.encode(messages), self.encode_answer(answer), steering)
@@ -362,13 +377,20 @@ class SteerableHFLLM:
         if prompt_tokens + new_tokens > self.context_window:
             raise PromptTooLongError(prompt_tokens, new_tokens, self.context_window)
 
+    @property
+    def supports_tools(self) -> bool:
+        """Whether the model's chat template has a place for tools."""
+        return self.chat_format.tool_format is not None
+
+    @cached_property
+    def _grammars(self) -> GrammarReader:
+        """Reads constraints; made when the first request has one."""
+        vocabulary = self.model.get_output_embeddings().weight.shape[0]
+        return GrammarReader(self.tokenizer, sorted(self._end_ids), vocabulary)
+
     @cached_property
     def _end_ids(self) -> frozenset[int]:
-        """Tokens that end an answer, from the checkpoint, the tokenizer and the chat template."""
-        configured = getattr(self.model.generation_config, "eos_token_id", None)
-        declared = configured if isinstance(configured, list) else [configured]
-        ends = {*declared, self.tokenizer.eos_token_id, self.chat_format.end_of_turn_id}
-        return frozenset(int(end) for end in ends if end is not None)
+        return end_ids_of(self.model, self.tokenizer, self.chat_format.end_of_turn_id)
 
     def _decode(
         self,
@@ -380,14 +402,3 @@ class SteerableHFLLM:
             self.model, self.blocks, self.chat_format, prompts, self._end_ids, self.device,
             on_chunk, cancelled,
         )  # fmt: skip
-
-
-def _adapter(module: str, extra: str) -> Any:
-    # By name, not by an import statement: adapters build on this module, never the reverse.
-    try:
-        return import_module(f"steerable_llm.adapters.{module}")
-    except ImportError as error:
-        raise MissingExtraError(
-            f"the {module} adapter needs a package that is not installed ({error}): "
-            f"pip install 'steerable-llm[{extra}]'"
-        ) from error

@@ -37,7 +37,7 @@ class Message(BaseModel):
         return value
 
 
-MessagesLike: TypeAlias = str | Sequence[Mapping[str, str] | Message]
+MessagesLike: TypeAlias = str | Sequence[Mapping[str, Any] | Message]
 
 
 def as_messages(messages: MessagesLike) -> tuple[Message, ...]:

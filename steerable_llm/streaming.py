@@ -12,7 +12,7 @@ from steerable_llm.generation import Generation, GenerationChunk
 Work = Callable[[Callable[[GenerationChunk], None], Event], Generation | None]
 
 
-def stream_chunks(work: Work) -> Iterator[GenerationChunk]:
+def stream_chunks(work: Work, cancelled: Event | None = None) -> Iterator[GenerationChunk]:
     """Run the work in a thread and yield its chunks as they come, the whole answer last.
 
     Nothing runs before the first chunk is asked for. Closing the iterator (or dropping it, or an
@@ -21,6 +21,7 @@ def stream_chunks(work: Work) -> Iterator[GenerationChunk]:
     Args:
         work: Called with where to put chunks and the event that tells it to stop; returns the
             whole answer, or None if it was stopped.
+        cancelled: Set by whoever wants to stop the work from outside of the loop.
 
     Yields:
         One chunk per token, then one with ``final`` set.
@@ -29,11 +30,11 @@ def stream_chunks(work: Work) -> Iterator[GenerationChunk]:
         Exception: Whatever the work raised, as it was raised.
     """
     arrived: SimpleQueue[GenerationChunk | BaseException | None] = SimpleQueue()
-    cancelled = Event()
+    stopped = Event() if cancelled is None else cancelled
 
     def run() -> None:
         try:
-            final = work(arrived.put, cancelled)
+            final = work(arrived.put, stopped)
             arrived.put(None if final is None else GenerationChunk("", None, final))
         except BaseException as error:  # handed over, raised again in the caller's thread
             arrived.put(error)
@@ -50,5 +51,5 @@ def stream_chunks(work: Work) -> Iterator[GenerationChunk]:
             if item.final is not None:
                 return
     finally:
-        cancelled.set()
+        stopped.set()
         thread.join()

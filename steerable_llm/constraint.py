@@ -1,0 +1,230 @@
+"""What an answer must look like, down to the last character: constrained decoding.
+
+A constraint becomes a grammar; llguidance tells before each token which ones the grammar still
+allows, and all others are ruled out. Whatever the model prefers, and however it is steered, a
+finished answer then follows the grammar. Why this library: docs/decisions/0005.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel
+
+from steerable_llm.errors import InvalidInputError
+from steerable_llm.tools import Tool, ToolFormat
+
+ConstraintKind = Literal["json_schema", "json_object", "regex", "choice"]
+
+# Written as `json.dumps` does. White space of the model's own choice would let a weak model write
+# blanks for ever.
+_JSON_STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+
+
+_BY_NAME = {"properties", "patternProperties", "$defs", "definitions"}
+_NESTED = {"items", "prefixItems", "additionalProperties", "anyOf", "oneOf"}
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """What an answer must look like. Make one with the class methods.
+
+    Attributes:
+        kind: what `source` is.
+        source: the schema or the choices as JSON, or the regular expression.
+        strict: whether a schema keyword that cannot be guaranteed is an error; otherwise it is
+            left to whoever validates the answer.
+    """
+
+    kind: ConstraintKind
+    source: str = ""
+    strict: bool = True
+
+    @classmethod
+    def json_schema(
+        cls, schema: Mapping[str, Any] | type[BaseModel] | str, strict: bool = True
+    ) -> Self:
+        """JSON that follows a schema; objects have only the properties that it names.
+
+        Args:
+            schema: a JSON schema as a dict or as JSON text, or a pydantic model.
+            strict: refuse keywords that decoding cannot guarantee (`uniqueItems`, `not`).
+
+        Raises:
+            InvalidInputError: it is no JSON object.
+        """
+        if isinstance(schema, type) and issubclass(schema, BaseModel):
+            schema = schema.model_json_schema()
+        try:
+            read = json.loads(schema) if isinstance(schema, str) else schema
+            if not isinstance(read, Mapping):
+                raise TypeError(f"it is a {type(read).__name__}")
+            return cls("json_schema", json.dumps(read, ensure_ascii=False), strict)
+        except (TypeError, ValueError) as error:
+            raise InvalidInputError(
+                f"the JSON schema cannot be used ({error}): give a dict, its JSON text, or a "
+                "pydantic model"
+            ) from error
+
+    @classmethod
+    def json_object(cls) -> Self:
+        """Any JSON object."""
+        return cls("json_object")
+
+    @classmethod
+    def regex(cls, pattern: str) -> Self:
+        """A text that a regular expression matches from end to end (no look-around)."""
+        return cls("regex", pattern)
+
+    @classmethod
+    def choice(cls, options: Sequence[str]) -> Self:
+        """One of some texts.
+
+        Raises:
+            InvalidInputError: there are none, or one is empty.
+        """
+        if isinstance(options, str) or not options or not all(options):
+            raise InvalidInputError(f"the choices are {options!r}: give a list of texts")
+        return cls("choice", json.dumps(list(options), ensure_ascii=False))
+
+    @property
+    def grammar(self) -> str:
+        """The body of a grammar rule (Lark, in llguidance's dialect)."""
+        return _BODIES[self.kind](self)
+
+
+def _json_rule(schema: Mapping[str, Any], strict: bool = False) -> str:
+    style = {**_JSON_STYLE, "coerce_one_of": True, "lenient": not strict}
+    # The parts of an `allOf` each name some of the properties: none of them could be closed.
+    closed = schema if '"allOf"' in json.dumps(schema) else _closed(schema)
+    return "%json " + json.dumps({**closed, "x-guidance": style}, ensure_ascii=False)
+
+
+def _closed(schema: Any) -> Any:
+    """The schema without properties that it does not name, unless it says that there may be.
+
+    JSON schema allows them, nobody means it, and a weak model would go on inventing them.
+    """
+    if not isinstance(schema, Mapping):
+        return schema
+    made = dict(schema)
+    for key in _BY_NAME & set(made):
+        made[key] = {name: _closed(value) for name, value in made[key].items()}
+    for key in _NESTED & set(made):
+        value = made[key]
+        made[key] = [_closed(item) for item in value] if isinstance(value, list) else _closed(value)
+    if "properties" in made:
+        made.setdefault("additionalProperties", False)
+    return made
+
+
+def _text_rule(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
+
+
+_BODIES: dict[ConstraintKind, Callable[[Constraint], str]] = {
+    "json_schema": lambda made: _json_rule(json.loads(made.source), made.strict),
+    "json_object": lambda _: _json_rule({"type": "object"}),
+    "regex": lambda made: "/" + re.sub(r"(?<!\\)((?:\\\\)*)/", r"\1\\/", made.source) + "/",
+    "choice": lambda made: " | ".join(map(_text_rule, json.loads(made.source))),
+}
+
+
+def grammar_for(
+    constraint: Constraint | None,
+    tools: Sequence[Tool],
+    tool_choice: str | None,
+    tool_format: ToolFormat | None,
+    added_id: Callable[[str], int | None],
+) -> str | None:
+    """The grammar of a request's answer; None leaves the answer free.
+
+    Args:
+        constraint: what an answer that calls no tool must look like.
+        tools: what may be called.
+        tool_choice: required or a tool's name makes calls sure; auto lets the model choose
+            between calls and an answer under the constraint.
+        tool_format: how this model writes calls.
+        added_id: the one token that was added to the vocabulary for a text, if there is one.
+    """
+    if not tools or tool_format is None or tool_choice == "none":
+        return None if constraint is None else f"start: {constraint.grammar}"
+    forced = tool_choice not in (None, "auto")
+    if constraint is None and not forced:
+        return None
+    named = [tool for tool in tools if tool["function"]["name"] == tool_choice]
+    calls, rules = _CALLS[tool_format.name](named or tools, not named, added_id)
+    # A choice that is sure is sure: the constraint is for answers, not for calls.
+    answer = "" if forced or constraint is None else " | answer"
+    lines = [f"start: {calls}{answer}", *rules]
+    if answer and constraint is not None:
+        lines.append(f"answer: {constraint.grammar}")
+    return "\n".join(lines)
+
+
+Rules = tuple[str, list[str]]
+
+
+def _mark(text: str, added_id: Callable[[str], int | None]) -> str:
+    number = added_id(text)
+    return _text_rule(text) if number is None else f"<[{number}]>"
+
+
+def _parameters(tool: Tool) -> dict[str, Any]:
+    given = tool["function"].get("parameters") or {"properties": {}}
+    return {"type": "object", **given}
+
+
+def _objects(tools: Sequence[Tool], key: str) -> list[str]:
+    """One rule per tool, `call_0` and so on: `{"name": ..., key: {...}}`."""
+    rules = []
+    for number, tool in enumerate(tools):
+        opening = f'{{"name": {json.dumps(tool["function"]["name"])}, "{key}": '
+        rules.append(f'call_{number}: {_text_rule(opening)} arguments_{number} "}}"')
+        rules.append(f"arguments_{number}: {_json_rule(_parameters(tool))}")
+    return rules
+
+
+def _one_of(tools: Sequence[Tool]) -> str:
+    return " | ".join(f"call_{number}" for number in range(len(tools)))
+
+
+def _hermes(tools: Sequence[Tool], many: bool, added_id: Callable[[str], int | None]) -> Rules:
+    opening, closing = (_mark(mark, added_id) for mark in ("<tool_call>", "</tool_call>"))
+    wrapped = f'wrapped: {opening} "\\n" ({_one_of(tools)}) "\\n" {closing}'
+    more = ' ("\\n" wrapped)*' if many else ""
+    return f"wrapped{more}", [wrapped, *_objects(tools, "arguments")]
+
+
+def _llama3(tools: Sequence[Tool], _: bool, __: Callable[[str], int | None]) -> Rules:
+    return f"({_one_of(tools)})", _objects(tools, "parameters")
+
+
+def _mistral(tools: Sequence[Tool], many: bool, added_id: Callable[[str], int | None]) -> Rules:
+    more = ' (", " one)*' if many else ""
+    start = f'{_mark("[TOOL_CALLS]", added_id)} "[" one{more} "]"'
+    return start, [f"one: {_one_of(tools)}", *_objects(tools, "arguments")]
+
+
+def _mistral_args(
+    tools: Sequence[Tool], many: bool, added_id: Callable[[str], int | None]
+) -> Rules:
+    opening, between = _mark("[TOOL_CALLS]", added_id), _mark("[ARGS]", added_id)
+    rules = []
+    for number, tool in enumerate(tools):
+        name = _text_rule(tool["function"]["name"])
+        rules.append(f"call_{number}: {opening} {name} {between} arguments_{number}")
+        rules.append(f"arguments_{number}: {_json_rule(_parameters(tool))}")
+    return f"({_one_of(tools)}){'+' if many else ''}", rules
+
+
+_CALLS: dict[str, Callable[[Sequence[Tool], bool, Callable[[str], int | None]], Rules]] = {
+    "hermes": _hermes,
+    "llama3": _llama3,
+    "mistral": _mistral,
+    "mistral-args": _mistral_args,
+}

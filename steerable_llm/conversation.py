@@ -1,0 +1,91 @@
+"""Chat messages in the form that chat templates read, tool calls and tool results included."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from steerable_llm.errors import InvalidInputError
+from steerable_llm.pairs import Message, MessagesLike, as_messages
+
+Conversation = list[dict[str, Any]]
+"""Each message with `role` and `content`, and what its role adds: `tool_calls`, `tool_call_id`."""
+
+_PLAIN = {"role", "content"}
+# What a message may have beside role and content, by role; `name` says who speaks.
+_MORE = {
+    "system": {"name"},
+    "user": {"name"},
+    "assistant": {"name", "tool_calls"},
+    "tool": {"name", "tool_call_id"},
+}
+
+
+def as_conversation(messages: MessagesLike) -> Conversation:
+    """Return messages as fresh dicts; a plain string is one user message.
+
+    Raises:
+        InvalidInputError: the messages are empty, or one of them is malformed.
+    """
+    if not isinstance(messages, str) and any(map(_says_more, messages)):
+        return [_message(message, position) for position, message in enumerate(messages)]
+    return [message.model_dump() for message in as_messages(messages)]
+
+
+def mentions_tools(conversation: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a tool is called or answers somewhere in a conversation."""
+    return any(message["role"] == "tool" or message.get("tool_calls") for message in conversation)
+
+
+def _says_more(message: Any) -> bool:
+    """Whether a message is more than one of the three roles and a content."""
+    return isinstance(message, Mapping) and (
+        message.get("role") == "tool" or not set(message) <= _PLAIN
+    )
+
+
+def _message(message: Mapping[str, Any] | Message, position: int) -> dict[str, Any]:
+    if isinstance(message, Message):
+        return message.model_dump()
+    role = message.get("role") if isinstance(message, Mapping) else None
+    if role not in _MORE:
+        raise _refuse(position, f"its role is {role!r}: give one of {', '.join(_MORE)}")
+    made = {"content": "", **message}
+    if not isinstance(made["content"], str):
+        raise _refuse(position, f"its content is {made['content']!r}: give a text")
+    unknown = sorted(set(made) - _PLAIN - _MORE[role])
+    if unknown:
+        allowed = ", ".join(sorted(_PLAIN | _MORE[role]))
+        raise _refuse(position, f"{role} messages have no {unknown[0]!r}: they have {allowed}")
+    if role == "tool" and not isinstance(made.get("tool_call_id"), str):
+        raise _refuse(position, "a tool message needs the tool_call_id of the call it answers")
+    if made.get("tool_calls"):
+        made["tool_calls"] = [_call(call, position) for call in made["tool_calls"]]
+    else:
+        made.pop("tool_calls", None)
+    if made.get("name") is None:
+        made.pop("name", None)
+    return made
+
+
+def _call(call: Any, position: int) -> dict[str, Any]:
+    function = call.get("function") if isinstance(call, Mapping) else None
+    if not (
+        isinstance(function, Mapping)
+        and isinstance(function.get("name"), str)
+        and isinstance(function.get("arguments"), Mapping)
+    ):
+        raise _refuse(
+            position,
+            'a tool call is {"id": ..., "type": "function", "function": {"name": ..., '
+            '"arguments": {...}}}, its arguments a dict',
+        )
+    return {
+        "id": str(call.get("id") or ""),
+        "type": "function",
+        "function": {"name": function["name"], "arguments": dict(function["arguments"])},
+    }
+
+
+def _refuse(position: int, why: str) -> InvalidInputError:
+    return InvalidInputError(f"message {position} of the prompt is not valid: {why}")

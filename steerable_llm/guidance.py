@@ -1,0 +1,131 @@
+"""The rows of a batch that have a grammar: which tokens each may take next."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import llguidance
+import llguidance.hf
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import LogitsProcessor, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from steerable_llm.errors import InvalidInputError, SteerableError
+
+
+class GrammarReader:
+    """Follows grammars with one tokenizer's tokens."""
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, end_ids: Sequence[int], vocabulary: int
+    ) -> None:
+        """Read the vocabulary once.
+
+        Args:
+            tokenizer: a fast one.
+            end_ids: tokens that end an answer; allowed once the grammar is fulfilled.
+            vocabulary: how many scores the model gives, padding of its head included.
+
+        Raises:
+            InvalidInputError: the tokenizer is a slow one.
+        """
+        if not isinstance(tokenizer, PreTrainedTokenizerFast):
+            raise InvalidInputError(
+                f"constrained answers need a fast tokenizer, and this is a "
+                f"{type(tokenizer).__name__}: load the model with its tokenizer.json"
+            )
+        self._tokenizer = llguidance.hf.from_tokenizer(
+            tokenizer, n_vocab=max(vocabulary, len(tokenizer)), eos_token=sorted(end_ids) or None
+        )
+        # A grammar is compiled once; its rows then go their own ways from copies.
+        self._compiled = lru_cache(maxsize=32)(self._compile)
+
+    def start(self, grammar: str) -> GrammarState:
+        """Begin an answer under a grammar.
+
+        Raises:
+            InvalidInputError: the grammar asks for what cannot be guaranteed.
+        """
+        return GrammarState(self._compiled(grammar).deep_copy(), self._tokenizer)
+
+    def _compile(self, grammar: str) -> llguidance.LLMatcher:
+        matcher = llguidance.LLMatcher(self._tokenizer, grammar, log_level=0)
+        if matcher.is_error():
+            # The report goes on with the place in a grammar that its reader never wrote.
+            lines = matcher.get_error().split("\n   1 |")[0].splitlines()
+            why = " ".join(line.strip() for line in lines if line.strip())
+            raise InvalidInputError(
+                f"this constraint cannot be guaranteed: {why}; leave out what it names"
+            )
+        return matcher
+
+
+class GrammarState:
+    """How far one answer has come in its grammar."""
+
+    def __init__(self, matcher: llguidance.LLMatcher, tokenizer: llguidance.LLTokenizer) -> None:
+        """Start with nothing written."""
+        self._matcher = matcher
+        self._tokenizer = tokenizer
+
+    @property
+    def complete(self) -> bool:
+        """Whether the answer is whole and nothing may follow it."""
+        return bool(self._matcher.is_stopped() and not self._matcher.is_error())
+
+    def take(self, token: int) -> None:
+        """Go on by one token.
+
+        Raises:
+            SteerableError: the grammar does not allow it; that is a fault of this package.
+        """
+        if not self._matcher.consume_token(token):
+            raise SteerableError(
+                f"the grammar refuses token {token}: {self._matcher.get_error()}; "
+                "please report this with the constraint"
+            )
+
+    def allowed(self, vocabulary: int) -> Tensor:
+        """Which tokens may come next, `[V]`.
+
+        Raises:
+            SteerableError: the grammar got too complex to be followed.
+        """
+        bits = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
+        if self._matcher.is_error():
+            raise SteerableError(
+                f"the constraint cannot be followed ({self._matcher.get_error()}): simplify it"
+            )
+        flags = np.unpackbits(bits, bitorder="little")[:vocabulary].astype(bool)
+        if flags.sum() == 1 and not self._matcher.validate_tokens([int(flags.argmax())]):
+            # Where only one text can follow and it is spelt like a special token, llguidance
+            # offers that token and then refuses it: the text's first byte is what it takes.
+            first = self._matcher.compute_ff_bytes()[:1]
+            flags[:] = False
+            flags[self._tokenizer.greedy_tokenize(first.decode("latin-1"))] = True
+        allowed = torch.from_numpy(flags)
+        missing = vocabulary - len(flags)
+        return torch.nn.functional.pad(allowed, (0, missing)) if missing > 0 else allowed
+
+
+class GrammarMask(LogitsProcessor):
+    """Rules out what each row's grammar does not allow next; other rows stay as they are."""
+
+    def __init__(self, states: Sequence[GrammarState | None]) -> None:
+        """Remember the rows.
+
+        Args:
+            states: one per row, None for a row that is free. They go on by themselves as tokens
+                are taken.
+        """
+        self._states = states
+
+    def __call__(self, _input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Set the scores (`[B, V]`) of what is not allowed to minus infinity."""
+        for row, state in enumerate(self._states):
+            if state is not None and not state.complete:
+                allowed = state.allowed(scores.shape[1]).to(scores.device)
+                scores[row] = scores[row].masked_fill(~allowed, -torch.inf)
+        return scores

@@ -1,0 +1,276 @@
+"""Tool calls in the text of an answer: how each family of models writes them.
+
+A model's chat template shows which way of writing it was trained on. Every way is a `ToolFormat`:
+what opens a call, how the text is read back, and the grammar of a call for constrained decoding.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from steerable_llm.errors import InvalidInputError
+
+Tool = Mapping[str, Any]
+"""`{"type": "function", "function": {"name", "description", "parameters"}}`."""
+
+# Nine letters and digits: Mistral's templates accept no other form.
+_ID_LENGTH = 9
+
+
+@dataclass(frozen=True)
+class ToolCall:
+    """A call that the model asks for.
+
+    Attributes:
+        id: names the call in the message that brings its result.
+        name: of the tool.
+        arguments: by parameter name.
+    """
+
+    id: str
+    name: str
+    arguments: dict[str, Any]
+
+    def to_message_part(self) -> dict[str, Any]:
+        """The call as an entry of an assistant message's `tool_calls`."""
+        function = {"name": self.name, "arguments": self.arguments}
+        return {"id": self.id, "type": "function", "function": function}
+
+
+@dataclass(frozen=True)
+class InvalidToolCall:
+    """Text that was to be a call and cannot be read as one.
+
+    Attributes:
+        text: as the model wrote it.
+        error: what is wrong with it.
+        name: of the tool, where at least that can be read.
+    """
+
+    text: str
+    error: str
+    name: str | None = None
+
+
+@dataclass(frozen=True)
+class ParsedAnswer:
+    """An answer, taken apart.
+
+    Attributes:
+        content: the text outside of calls.
+        calls: (name, arguments) of each call.
+        invalid: what was to be a call and is none.
+    """
+
+    content: str
+    calls: tuple[tuple[str, dict[str, Any]], ...] = ()
+    invalid: tuple[InvalidToolCall, ...] = ()
+
+
+@dataclass(frozen=True)
+class ToolFormat:
+    """How one family of models writes calls.
+
+    Attributes:
+        name: hermes, llama3, mistral or mistral-args.
+        opening: matches where the first call begins; text before it is plain content.
+        marks: the texts around calls, the first of them opens one. Where one is a special token,
+            it counts as text all the same.
+        parse: reads an answer.
+    """
+
+    name: str
+    opening: re.Pattern[str]
+    marks: tuple[str, ...]
+    parse: Callable[[str], ParsedAnswer]
+
+
+def _read(text: str, keys: Sequence[str] = ("arguments", "parameters")) -> Any:
+    """(name, arguments) of a call written as one JSON object, or what is wrong with it."""
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        return InvalidToolCall(text, f"not valid JSON: {error}")
+    return _call_of(value, text, keys)
+
+
+def _call_of(value: Any, text: str, keys: Sequence[str] = ("arguments", "parameters")) -> Any:
+    if not isinstance(value, dict) or not isinstance(value.get("name"), str):
+        return InvalidToolCall(text, 'expected an object with "name" and "arguments"')
+    arguments: Any = next((value[key] for key in keys if key in value), {})
+    if isinstance(arguments, str):  # some models write the arguments as JSON within JSON
+        try:
+            arguments = json.loads(arguments)
+        except ValueError as error:
+            return InvalidToolCall(text, f"arguments are not valid JSON: {error}", value["name"])
+    if not isinstance(arguments, dict):
+        return InvalidToolCall(text, "the arguments are not a JSON object", value["name"])
+    return value["name"], arguments
+
+
+def _sorted_out(content: str, found: Sequence[Any]) -> ParsedAnswer:
+    return ParsedAnswer(
+        content if content.strip() or not found else "",
+        tuple(call for call in found if isinstance(call, tuple)),
+        tuple(call for call in found if isinstance(call, InvalidToolCall)),
+    )
+
+
+_HERMES = re.compile(r"\s*<tool_call>(.*?)(?:</tool_call>|(?=<tool_call>)|\Z)", re.DOTALL)
+
+
+def _parse_hermes(text: str) -> ParsedAnswer:
+    found = [_read(match.group(1).strip()) for match in _HERMES.finditer(text)]
+    return _sorted_out(_HERMES.sub("", text), found)
+
+
+_PYTHON_TAG = "<|python_tag|>"
+
+
+def _parse_llama3(text: str) -> ParsedAnswer:
+    body = text.strip()
+    tagged = body.startswith(_PYTHON_TAG)
+    body = body.removeprefix(_PYTHON_TAG).strip()
+    if not tagged and not body.startswith("{"):
+        return ParsedAnswer(text)
+    found: list[Any] = []
+    decoder = json.JSONDecoder()
+    position = 0
+    while position < len(body):  # several calls are written one after another, with ";" between
+        try:
+            value, end = decoder.raw_decode(body, position)
+        except ValueError as error:
+            found.append(InvalidToolCall(body[position:], f"not valid JSON: {error}"))
+            break
+        found.append(_call_of(value, body[position:end]))
+        position = end + len(body[end:]) - len(body[end:].lstrip("; \n\t"))
+    if not tagged and not any(isinstance(call, tuple) for call in found):
+        return ParsedAnswer(text)  # an answer in JSON, or in braces: no call was meant
+    return _sorted_out("", found)
+
+
+_TOOL_CALLS = "[TOOL_CALLS]"
+_NAMED = re.compile(r"\s*(?:\[TOOL_CALLS\])?\s*([\w.-]+)\s*(?:\[CALL_ID\]\w*)?\s*\[ARGS\]\s*")
+
+
+def _parse_mistral(text: str) -> ParsedAnswer:
+    content, mark, body = text.partition(_TOOL_CALLS)
+    if not mark:
+        return ParsedAnswer(text)
+    found: list[Any] = []
+    body = body.strip()
+    if _NAMED.match(body):
+        decoder = json.JSONDecoder()
+        while named := _NAMED.match(body):
+            rest = body[named.end() :]
+            try:
+                value, end = decoder.raw_decode(rest)
+            except ValueError as error:
+                found.append(InvalidToolCall(rest, f"not valid JSON: {error}", named.group(1)))
+                break
+            found.append(_call_of({"name": named.group(1), "arguments": value}, rest[:end]))
+            body = rest[end:].strip()
+    else:
+        try:
+            value = json.loads(body)
+        except ValueError as error:
+            found.append(InvalidToolCall(body, f"not valid JSON: {error}"))
+        else:
+            values = value if isinstance(value, list) else [value]
+            found += [_call_of(item, json.dumps(item, ensure_ascii=False)) for item in values]
+    return _sorted_out(content.rstrip(), found)
+
+
+_MISTRAL_OPENING = re.compile(r"\s*\[TOOL_CALLS\]")
+FORMATS: dict[str, ToolFormat] = {
+    "hermes": ToolFormat(
+        "hermes", re.compile(r"\s*<tool_call>"), ("<tool_call>", "</tool_call>"), _parse_hermes
+    ),
+    "llama3": ToolFormat(
+        "llama3",
+        re.compile(r"\A\s*(?:\{|<\|python_tag\|>)"),
+        (_PYTHON_TAG,),
+        _parse_llama3,
+    ),
+    "mistral": ToolFormat("mistral", _MISTRAL_OPENING, (_TOOL_CALLS,), _parse_mistral),
+    "mistral-args": ToolFormat(
+        "mistral-args", _MISTRAL_OPENING, (_TOOL_CALLS, "[CALL_ID]", "[ARGS]"), _parse_mistral
+    ),
+}
+"""Name -> format."""
+
+
+def tool_format_of(tokenizer: PreTrainedTokenizerBase) -> ToolFormat | None:
+    """The format that a tokenizer's chat template shows; None if it shows no tools we know."""
+    template = tokenizer.chat_template
+    if isinstance(template, dict):
+        template = template.get("tool_use") or template.get("default") or ""
+    if not template or not re.search(r"\btools\b", template):
+        return None
+    if "<tool_call>" in template and "<function=" not in template:
+        return FORMATS["hermes"]
+    if _TOOL_CALLS in template:
+        return FORMATS["mistral-args" if "[ARGS]" in template else "mistral"]
+    if _PYTHON_TAG in template or '"parameters": dictionary' in template:
+        return FORMATS["llama3"]
+    return None
+
+
+def with_ids(
+    calls: Sequence[tuple[str, dict[str, Any]]], prompt: Sequence[int]
+) -> tuple[ToolCall, ...]:
+    """Give each call an id.
+
+    An id is made from the prompt and the call, so that the same request gives the same answer,
+    and the next turn, whose prompt holds this one, gives another id to the same call.
+    """
+    made = []
+    for number, (name, arguments) in enumerate(calls):
+        told = json.dumps([list(prompt), number, name, arguments], sort_keys=True)
+        made.append(ToolCall(short_id(told), name, arguments))
+    return tuple(made)
+
+
+def short_id(text: str) -> str:
+    """Nine letters and digits that stand for a text."""
+    return hashlib.sha256(text.encode()).hexdigest()[:_ID_LENGTH]
+
+
+def check_tools(tools: Sequence[Tool] | None, tool_choice: str | None) -> None:
+    """Refuse tools that are not in OpenAI's form, and a choice of none of them.
+
+    Raises:
+        InvalidInputError: a malformed tool, or an unknown choice.
+    """
+    names = []
+    for position, tool in enumerate(tools or ()):
+        function = tool.get("function") if isinstance(tool, Mapping) else None
+        if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+            raise InvalidInputError(
+                f'tool {position} is not a function: give {{"type": "function", "function": '
+                '{"name": ..., "description": ..., "parameters": {...}}}'
+            )
+        if not re.fullmatch(r"[\w.-]+", function["name"]):
+            raise InvalidInputError(
+                f"tool {position} is called {function['name']!r}: "
+                "give a name of letters, digits, '_', '-' and '.'"
+            )
+        names.append(function["name"])
+    if len(set(names)) < len(names):
+        raise InvalidInputError(f"two tools have the same name (of {', '.join(names)})")
+    if tool_choice is None or tool_choice in ("auto", "none"):
+        return
+    if not names:
+        raise InvalidInputError(f"tool_choice is {tool_choice!r} and there are no tools: give some")
+    if tool_choice != "required" and tool_choice not in names:
+        raise InvalidInputError(
+            f"tool_choice is {tool_choice!r}: give auto, none, required or one of the tools "
+            f"({', '.join(names)})"
+        )

@@ -1,0 +1,194 @@
+"""Answers that must follow a form, whatever the model would rather say."""
+
+import json
+import re
+import threading
+from enum import Enum
+
+import pytest
+from adapter_models import random_vector
+from pydantic import BaseModel, Field
+from scripted import scripted_llm
+
+from steerable_llm.constraint import Constraint
+from steerable_llm.errors import InvalidInputError
+from steerable_llm.generation import GenerationRequest
+from steerable_llm.model import SteerableHFLLM
+
+
+class Tone(Enum):
+    POLITE = "polite"
+    RUDE = "rude"
+
+
+class Verdict(BaseModel):
+    tone: Tone
+    score: int = Field(ge=0, le=99)
+    quote: str = Field(max_length=12)
+
+
+SCHEMA = Constraint.json_schema(Verdict)
+FORMS = {
+    "schema": (SCHEMA, Verdict.model_validate_json),
+    "choice": (Constraint.choice(["yes", "no", 'per"haps\n']), ["yes", "no", 'per"haps\n'].index),
+    "regex": (Constraint.regex(r"[0-9]{2}/[0-9]{2}"), re.compile(r"\d\d/\d\d").fullmatch),
+    "object": (
+        Constraint.json_schema({"type": "object", "maxProperties": 0}),
+        json.loads,
+    ),
+    "special": (Constraint.choice(["<|user|>", "<|end|>"]), ["<|user|>", "<|end|>"].index),
+}
+
+
+@pytest.fixture(scope="module")
+def demo():
+    return SteerableHFLLM.demo()
+
+
+@pytest.mark.parametrize("form", list(FORMS))
+@pytest.mark.parametrize("temperature", [0.0, 2.0])
+def test_a_finished_answer_follows_its_form(tiny_llm, demo, form, temperature):
+    constraint, check = FORMS[form]
+    for llm in (tiny_llm, demo):
+        settings = {"temperature": temperature, "seed": 3, "max_new_tokens": 120}
+        answer = llm.generate("When does it open?", constraint=constraint, **settings)
+        assert answer.finish_reason == "stop"
+        assert check(answer.text) is not None
+
+
+def test_a_steered_answer_follows_its_form_too_and_is_steered(tiny_llm):
+    constraint, check = FORMS["schema"]
+    answers = [
+        tiny_llm.generate("Hello", random_vector(tiny_llm, "v", 1).steer(s), constraint=constraint)
+        for s in (0.5, -3.0, 30.0)
+    ]
+    assert all(answer.steered[0].steered_tokens > 0 for answer in answers)
+    assert all(check(answer.text) for answer in answers if answer.finish_reason == "stop")
+    assert any(answer.finish_reason == "stop" for answer in answers)
+
+
+def test_rows_with_and_without_a_form_share_a_batch(tiny_llm):
+    vector = random_vector(tiny_llm, "v", 1)
+    requests = [
+        GenerationRequest(
+            f"Question {i}", vector.steer(0.3 * i), max_new_tokens=60, constraint=form
+        )
+        for i, form in enumerate(
+            [SCHEMA, None, FORMS["choice"][0], None, FORMS["regex"][0], SCHEMA]
+        )
+    ]
+    together = tiny_llm.generate_batch(requests)
+    assert together == [tiny_llm.generate_batch([request])[0] for request in requests]
+    for request, answer in zip(requests, together, strict=True):
+        if request.constraint is None:
+            free = GenerationRequest(request.messages, request.steering, max_new_tokens=60)
+            assert tiny_llm.generate_batch([free]) == [answer]
+
+
+def test_the_stream_is_the_whole_answer(tiny_llm):
+    chunks = list(tiny_llm.stream("Hello", constraint=SCHEMA))
+    assert "".join(chunk.text for chunk in chunks) == chunks[-1].final.text
+    assert chunks[-1].final == tiny_llm.generate("Hello", constraint=SCHEMA)
+
+
+def test_an_answer_that_runs_out_of_tokens_says_so(tiny_llm):
+    answer = tiny_llm.generate("Hello", constraint=SCHEMA, max_new_tokens=5)
+    assert (answer.finish_reason, len(answer.token_ids)) == ("length", 5)
+    with pytest.raises(json.JSONDecodeError):
+        json.loads(answer.text)
+
+
+def test_a_stop_text_does_not_cut_a_form_short(tiny_llm):
+    whole = tiny_llm.generate("Hello", constraint=SCHEMA)
+    assert tiny_llm.generate("Hello", constraint=SCHEMA, stop=["tone", ","]) == whole
+
+
+def test_what_the_model_would_say_anyway_is_left_as_it_is():
+    said = '{"tone": "rude", "score": 7, "quote": "Köln 👋"}'
+    llm = scripted_llm({"Hello": said})
+    assert llm.generate("Hello", constraint=SCHEMA).text == said
+    assert llm.generate("Hello", constraint=Constraint.json_object()).text == said
+
+
+def test_a_recursive_schema_is_followed():
+    node = {"type": "object", "properties": {"kids": {"type": "array", "items": {"$ref": "#"}}}}
+    said = '{"kids": [{"kids": []}, {}]}'
+    llm = scripted_llm({"Hello": said})
+    assert llm.generate("Hello", constraint=Constraint.json_schema(node)).text == said
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Constraint.json_schema({"type": "array", "uniqueItems": True}),
+        lambda: Constraint.json_schema({"type": "wizard"}),
+        lambda: Constraint.regex("(?=a)b"),
+        lambda: Constraint.regex("(unclosed"),
+        lambda: Constraint.json_schema("[1, 2]"),
+        lambda: Constraint.json_schema("{"),
+        lambda: Constraint.choice([]),
+        lambda: Constraint.choice("yes"),
+    ],
+)
+def test_a_form_that_cannot_be_guaranteed_is_one_clear_line(tiny_llm, make):
+    with pytest.raises(InvalidInputError) as error:
+        tiny_llm.generate("Hi", constraint=make())
+    assert "\n" not in str(error.value)
+
+
+def test_without_strictness_what_cannot_be_guaranteed_is_left_out(tiny_llm):
+    schema = {"type": "array", "uniqueItems": True, "maxItems": 2, "items": {"enum": [1, 2]}}
+    loose = Constraint.json_schema(schema, strict=False)
+    assert len(json.loads(tiny_llm.generate("Hi", constraint=loose).text)) <= 2
+
+
+def test_constraints_can_be_told_apart_and_put_into_sets():
+    assert Constraint.json_schema(Verdict) == SCHEMA
+    assert len({SCHEMA, Constraint.json_object(), Constraint.json_schema(Verdict)}) == 2
+
+
+def test_a_slow_tokenizer_is_refused(tiny_llm):
+    class Slow:
+        def __getattr__(self, name):
+            return getattr(tiny_llm.tokenizer, name)
+
+        def __call__(self, *args, **kwargs):
+            return tiny_llm.tokenizer(*args, **kwargs)
+
+    llm = SteerableHFLLM(tiny_llm.model, Slow())
+    with pytest.raises(InvalidInputError, match="fast tokenizer"):
+        llm.generate("Hi", constraint=SCHEMA)
+
+
+def test_a_cancelled_batch_stops_within_one_token():
+    llm = scripted_llm({"Hi": "word " * 60})
+    control = llm.model.control
+    control.gate = threading.Semaphore(5)
+    cancelled = threading.Event()
+    requests = [GenerationRequest("Hi"), GenerationRequest("Hi", constraint=SCHEMA)]
+    done = []
+    worker = threading.Thread(
+        target=lambda: done.append(llm.generate_batch(requests, cancelled=cancelled))
+    )
+    worker.start()
+    while len(control.forwards) < 5:
+        pass
+    cancelled.set()  # the sixth pass waits at the gate, or is about to
+    control.gate.release(100)
+    worker.join(10)
+    assert done == [[]]
+    assert len(control.forwards) <= 6
+    assert llm.generate_batch(requests, cancelled=cancelled) == []
+    assert len(control.forwards) <= 6
+
+
+def test_a_stream_that_is_stopped_from_outside_ends_without_a_last_chunk():
+    llm = scripted_llm({"Hi": "word " * 60})
+    cancelled = threading.Event()
+    chunks = []
+    for chunk in llm.stream("Hi", cancelled=cancelled):
+        chunks.append(chunk)
+        if len(chunks) == 3:
+            cancelled.set()
+    assert all(chunk.final is None for chunk in chunks)
+    assert len(chunks) < 100

@@ -1,0 +1,240 @@
+"""Asking for tool calls and for answers in a form, against a model that follows a script."""
+
+import pytest
+from scripted import calling, scripted_llm
+
+from steerable_llm.constraint import Constraint
+from steerable_llm.errors import InvalidInputError
+from steerable_llm.generation import GenerationRequest
+
+MULTIPLY = {
+    "type": "function",
+    "function": {
+        "name": "multiply",
+        "description": "Multiplies.",
+        "parameters": {
+            "type": "object",
+            "properties": {"a": {"type": "integer"}, "b": {"type": "integer"}},
+            "required": ["a", "b"],
+        },
+    },
+}
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "Weather.",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"type": "string", "maxLength": 12}},
+            "required": ["city"],
+        },
+    },
+}
+WRITTEN = {
+    "hermes": calling("multiply", {"a": 3, "b": 4}),
+    "llama3": '{"name": "multiply", "parameters": {"a": 3, "b": 4}}',
+    "mistral": '[TOOL_CALLS][{"name": "multiply", "arguments": {"a": 3, "b": 4}}]',
+    "mistral-args": '[TOOL_CALLS]multiply[ARGS]{"a": 3, "b": 4}',
+}
+
+
+@pytest.mark.parametrize("family", list(WRITTEN))
+@pytest.mark.parametrize("choice", [None, "required", "multiply"])
+def test_a_call_is_read_in_every_family_and_its_result_goes_back(family, choice):
+    llm = scripted_llm({"3 times 4": WRITTEN[family], "12": "It is twelve."}, family)
+    assert llm.supports_tools
+    ask = [{"role": "user", "content": "What is 3 times 4?"}]
+    answer = llm.generate(ask, tools=[MULTIPLY, WEATHER], tool_choice=choice)
+    (call,) = answer.tool_calls
+    assert (call.name, call.arguments) == ("multiply", {"a": 3, "b": 4})
+    assert (answer.text, answer.finish_reason) == ("", "stop")
+    assert len(call.id) == 9
+    assert call.id.isalnum()
+    history = [
+        *ask,
+        {"role": "assistant", "content": "", "tool_calls": [call.to_message_part()]},
+        {"role": "tool", "tool_call_id": call.id, "name": "multiply", "content": "12"},
+    ]
+    assert WRITTEN[family] in llm.render(history, tools=[MULTIPLY])
+    assert llm.generate(history, tools=[MULTIPLY, WEATHER]).text == "It is twelve."
+
+
+def test_only_the_choice_of_none_hides_the_tools():
+    llm = scripted_llm({"3 times 4": WRITTEN["hermes"]})
+    shown = llm.generate("3 times 4?", tools=[MULTIPLY])
+    hidden = llm.generate("3 times 4?", tools=[MULTIPLY], tool_choice="none", max_new_tokens=200)
+    assert shown.tool_calls
+    assert (hidden.tool_calls, hidden.text) == ((), WRITTEN["hermes"])
+    assert hidden.usage.prompt_tokens == llm.generate("3 times 4?").usage.prompt_tokens
+    assert "multiply" in llm.render("3 times 4?", tools=[MULTIPLY])
+
+
+def test_a_sure_choice_makes_a_model_call_that_would_rather_talk():
+    llm = scripted_llm({}, "hermes")
+    settings = {"tools": [MULTIPLY, WEATHER], "max_new_tokens": 200}
+    assert llm.generate("Hi", **settings).text == "I do not know."
+    for choice, names in [
+        ("get_weather", {"get_weather"}),
+        ("required", {"multiply", "get_weather"}),
+    ]:
+        answer = llm.generate("Hi", tool_choice=choice, **settings)
+        assert answer.finish_reason == "stop"
+        assert {call.name for call in answer.tool_calls} <= names
+        assert (answer.text, answer.invalid_tool_calls) == ("", ())
+
+
+def test_several_calls_and_the_text_before_them():
+    said = "I look it up.\n" + calling("get_weather", {"city": "Köln 👋"})
+    said += "\n" + calling("multiply", {"a": 1, "b": -2})
+    llm = scripted_llm({"Hi": said})
+    answer = llm.generate("Hi", tools=[MULTIPLY, WEATHER], max_new_tokens=300)
+    assert answer.text == "I look it up."
+    assert [(call.name, call.arguments) for call in answer.tool_calls] == [
+        ("get_weather", {"city": "Köln 👋"}),
+        ("multiply", {"a": 1, "b": -2}),
+    ]
+    first, second = answer.tool_calls
+    assert first.id != second.id
+    again = llm.generate("Hi", tools=[MULTIPLY, WEATHER], max_new_tokens=300)
+    assert again.tool_calls == answer.tool_calls
+    later = [{"role": "user", "content": "Say Hi"}]
+    assert llm.generate(later, tools=[MULTIPLY, WEATHER], max_new_tokens=300).tool_calls != first
+
+
+@pytest.mark.parametrize(
+    ("said", "why", "name"),
+    [
+        ("<tool_call>\n{oops\n</tool_call>", "not valid JSON", None),
+        ('<tool_call>\n["multiply"]\n</tool_call>', '"name"', None),
+        ('<tool_call>\n{"name": "multiply", "arguments": 3}\n</tool_call>', "object", "multiply"),
+    ],
+)
+def test_a_call_that_cannot_be_read_is_told_and_not_raised(said, why, name):
+    answer = scripted_llm({"Hi": said}).generate("Hi", tools=[MULTIPLY])
+    (invalid,) = answer.invalid_tool_calls
+    assert why in invalid.error
+    assert invalid.name == name
+    assert (answer.text, answer.tool_calls) == ("", ())
+
+
+def test_a_call_that_is_cut_off_is_invalid_and_says_length():
+    llm = scripted_llm({"Hi": WRITTEN["hermes"]})
+    answer = llm.generate("Hi", tools=[MULTIPLY], tool_choice="required", max_new_tokens=5)
+    assert answer.finish_reason == "length"
+    assert len(answer.invalid_tool_calls) == 1
+
+
+@pytest.mark.parametrize("family", list(WRITTEN))
+@pytest.mark.parametrize("said", ["call", "A < b, {x}", '{"a": 1}', "It is [TOOL] <tool_ca", "  "])
+def test_the_streamed_text_is_the_whole_text_and_never_shows_a_call(family, said):
+    said = f"So: {WRITTEN[family]}" if said == "call" and family != "llama3" else said
+    said = WRITTEN[family] if said == "call" else said
+    llm = scripted_llm({"Hi": said}, family)
+    chunks = list(llm.stream("Hi", tools=[MULTIPLY]))
+    final = chunks[-1].final
+    assert final == llm.generate("Hi", tools=[MULTIPLY])
+    assert "".join(chunk.text for chunk in chunks) == final.text
+    if WRITTEN[family] in said:
+        assert final.text == said.replace(WRITTEN[family], "").rstrip()
+        assert len(final.tool_calls) == 1
+    else:
+        assert (final.text, final.tool_calls) == (said, ())
+
+
+def test_text_is_streamed_as_it_comes_while_tools_are_offered():
+    llm = scripted_llm({"Hi": "One two three four five six seven."})
+    pieces = [chunk.text for chunk in llm.stream("Hi", tools=[MULTIPLY]) if chunk.text]
+    assert len(pieces) > 6
+
+
+@pytest.mark.parametrize("family", ["hermes", "mistral"])
+def test_a_constraint_leaves_the_choice_between_calls_and_an_answer_in_its_form(family):
+    yes = Constraint.choice(["yes", "no"])
+    llm = scripted_llm({"Call": WRITTEN[family], "Else": "yes", "Talk": "Well."}, family)
+    settings = {"tools": [MULTIPLY], "constraint": yes}
+    assert llm.generate("Call", **settings).tool_calls
+    assert llm.generate("Else", **settings).text == "yes"
+    answer = llm.generate("Talk", **settings)
+    assert answer.tool_calls or answer.text in ("yes", "no") or answer.finish_reason == "length"
+
+
+def test_tools_need_a_template_that_has_a_place_for_them(tiny_llm):
+    assert not tiny_llm.supports_tools
+    history = [{"role": "user", "content": "Hi"}, {"role": "tool", "tool_call_id": "1"}]
+    for ask in (
+        lambda: tiny_llm.generate("Hi", tools=[MULTIPLY]),
+        lambda: tiny_llm.stream("Hi", tools=[MULTIPLY]),
+        lambda: tiny_llm.generate(history),
+    ):
+        with pytest.raises(InvalidInputError, match="no place for tools") as error:
+            ask()
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"tools": [{"name": "f"}]}, "tool 0 is not a function"),
+        ({"tools": [MULTIPLY, MULTIPLY]}, "same name"),
+        ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "letters"),
+        ({"tools": [MULTIPLY], "tool_choice": "divide"}, "auto, none, required or one of"),
+        ({"tool_choice": "required"}, "there are no tools"),
+    ],
+)
+def test_tools_and_choices_that_make_no_sense_are_refused(settings, said):
+    with pytest.raises(InvalidInputError, match=said):
+        GenerationRequest("Hi", **settings)
+
+
+def test_a_request_says_whether_its_answer_is_for_a_program():
+    assert GenerationRequest("Hi", tools=[MULTIPLY]).structured
+    assert GenerationRequest("Hi", constraint=Constraint.json_object()).structured
+    assert not GenerationRequest("Hi", tools=[MULTIPLY], tool_choice="none").structured
+    assert not GenerationRequest("Hi", tools=[]).structured
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"role": "tool", "content": "12"},
+        {"role": "assistant", "tool_calls": [{"name": "multiply"}]},
+        {"role": "user", "content": "Hi", "nmae": "Ann"},
+        {"role": "user", "content": 3, "name": "Ann"},
+        {"role": "wizard", "content": "Hi", "name": "Ann"},
+    ],
+)
+def test_malformed_messages_are_refused_with_their_place(message):
+    ask = [{"role": "user", "content": "Hi"}, message]
+    with pytest.raises(InvalidInputError, match="message 1") as error:
+        scripted_llm({}).render(ask)
+    assert "\n" not in str(error.value)
+
+
+def test_a_name_reaches_a_template_that_reads_names():
+    named = [{"role": "user", "content": "Hi", "name": "Ann"}]
+    assert "(Ann) Hi" in scripted_llm({}).render(named)
+
+
+def test_ids_of_another_maker_fit_mistral_s_template_and_stay_in_pairs():
+    template_llm = scripted_llm({}, "mistral")
+    call = {"id": "call_abc", "type": "function", "function": {"name": "f", "arguments": {}}}
+    history = [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "call_abc", "content": "1"},
+    ]
+    seen = []
+    tokenizer = template_llm.tokenizer
+    template = tokenizer.chat_template
+    try:
+        tokenizer.chat_template = (
+            "{% for m in messages %}{% for c in m.tool_calls or [] %}{{ c.id }}{% endfor %}"
+            "{{ m.tool_call_id }} {% endfor %}{# tools [TOOL_CALLS] #}"
+        )
+        seen = template_llm.render(history).split()
+    finally:
+        tokenizer.chat_template = template
+    assert len(seen) == 2
+    assert seen[0] == seen[1]
+    assert len(seen[0]) == 9

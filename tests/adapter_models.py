@@ -1,8 +1,7 @@
 """What the tests of the adapters share: a tiny model under a policy, and readers of its record."""
 
 import threading
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -102,33 +101,6 @@ class RecordingEngine(SteerableHFLLM):
         answer = super().generate(*args, **options)
         self.steps.append(answer.step)
         return answer
-
-
-class SayingEngine(RecordingEngine):
-    """The real engine, some of whose answers get another text: a random model writes no JSON.
-
-    `says` is given the prompt as the model sees it, and returns a text, or None for the model's
-    own. The window is long enough for LlamaIndex's own prompts.
-    """
-
-    def __init__(
-        self, engine: SteerableHFLLM, policy: Policy, says: Callable[[str], str | None]
-    ) -> None:
-        super().__init__(engine, policy, context_window=8192)
-        self.says = says
-
-    def stream(self, messages: Any, *args: Any, **options: Any) -> Iterator[Any]:
-        text = self.says(self.render(messages))
-        for chunk in super().stream(messages, *args, **options):
-            if text is None:
-                yield chunk
-            elif chunk.final:
-                yield replace(chunk, text=text, final=replace(chunk.final, text=text))
-
-    def generate(self, messages: Any, *args: Any, **options: Any) -> Any:
-        text = self.says(self.render(messages))
-        answer = super().generate(messages, *args, **options)
-        return answer if text is None else replace(answer, text=text)
 
 
 async def last(stream: Any) -> Any:

@@ -37,16 +37,11 @@ def to_plain_messages(messages: Sequence[ChatMessage]) -> list[dict[str, Any]]:
     """Return each message as chat templates take it; text blocks are joined by line breaks.
 
     Raises:
-        InvalidInputError: a role or a content block that a text model cannot read.
+        InvalidInputError: a content block that a text model cannot read.
     """
     plain: list[dict[str, Any]] = []
     tool_names: dict[str, str] = {}
     for position, message in enumerate(messages):
-        if message.role not in _ROLES:
-            raise InvalidInputError(
-                f"message {position} has the role {message.role.value!r}: "
-                f"expected one of {', '.join(role.value for role in _ROLES)}"
-            )
         turn: dict[str, Any] = {"role": _ROLES[message.role], "content": _text(message, position)}
         if name := message.additional_kwargs.get("name"):
             turn["name"] = str(name)
@@ -55,7 +50,8 @@ def to_plain_messages(messages: Sequence[ChatMessage]) -> list[dict[str, Any]]:
             tool_names.update({call["id"]: call["function"]["name"] for call in calls})
         if turn["role"] == "tool":
             turn["tool_call_id"] = str(message.additional_kwargs.get("tool_call_id") or "")
-            turn.setdefault("name", tool_names.get(turn["tool_call_id"], ""))
+            if turn["tool_call_id"] in tool_names:
+                turn.setdefault("name", tool_names[turn["tool_call_id"]])
         plain.append(turn)
     return plain
 

@@ -158,8 +158,8 @@ async def test_a_cancelled_task_stops_the_model_within_one_token(
         await task
     control.gate.release(1000)
     assert await asyncio.to_thread(engine.closed.wait, 10)
-    # The one that stood at the gate, and at most one more before the worker hears of it.
-    assert len(control.forwards) <= 5
+    # The three that were let through, and the one that already stood at the gate.
+    assert len(control.forwards) <= 4
     assert engine.steps == []
 
 

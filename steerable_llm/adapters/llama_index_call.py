@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator, Generator, Sequence
 from dataclasses import dataclass
+from threading import Event
 from typing import Any
 
 from steerable_llm.adapters.recording import SteeringRecord
@@ -48,7 +49,7 @@ class EngineCall:
         """Return the whole answer, and let the event loop turn while it is made."""
         # The streamed form of the same answer, since only that can be stopped half-way.
         answer: Generation | None = None
-        async for piece in stream_in_worker(self._all_pieces):
+        async for piece in self._in_worker():
             answer = piece.made.final or answer
         assert answer is not None  # the engine's last chunk always carries the answer
         return answer
@@ -59,7 +60,7 @@ class EngineCall:
 
     async def apieces(self) -> AsyncGenerator[Piece, None]:
         """Yield the same, and let the event loop turn."""
-        pieces = stream_in_worker(self._all_pieces)
+        pieces = self._in_worker()
         try:
             async for piece in pieces:
                 if piece.made.text or piece.made.final:
@@ -68,9 +69,14 @@ class EngineCall:
             # Closed with this generator, and not when it happens to be collected.
             await pieces.aclose()
 
-    def _all_pieces(self) -> Generator[Piece, None, None]:
+    def _in_worker(self) -> AsyncGenerator[Piece, None]:
+        # The model itself hears of it when nobody waits any more, and stops within one token.
+        stopped = Event()
+        return stream_in_worker(lambda: self._all_pieces(stopped), stopped)
+
+    def _all_pieces(self, cancelled: Event | None = None) -> Generator[Piece, None, None]:
         text = ""
-        for made in self.engine.stream(**self.arguments):
+        for made in self.engine.stream(cancelled=cancelled, **self.arguments):
             text += made.text
             if made.final is not None:
                 self._recorded(made.final)

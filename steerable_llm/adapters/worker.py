@@ -10,7 +10,9 @@ T = TypeVar("T")
 _ITEM, _ERROR, _END = "item", "error", "end"
 
 
-async def stream_in_worker(start: Callable[[], Iterator[T]]) -> AsyncGenerator[T, None]:
+async def stream_in_worker(
+    start: Callable[[], Iterator[T]], stopped: threading.Event | None = None
+) -> AsyncGenerator[T, None]:
     """Iterate a blocking stream in a worker thread.
 
     When the consumer stops, be it cancelled or done with it, the worker closes the stream before
@@ -19,13 +21,15 @@ async def stream_in_worker(start: Callable[[], Iterator[T]]) -> AsyncGenerator[T
     Args:
         start: makes the stream, a generator; it is called, iterated and closed in the worker, in
             a copy of the caller's context.
+        stopped: set when the consumer stops. Who gives one can let it stop the stream's own source,
+            which otherwise runs on until the worker comes round to closing the stream.
 
     Yields:
         The stream's items, in order. Its exception is raised here.
     """
     loop = asyncio.get_running_loop()
     arrived: asyncio.Queue[tuple[str, Any]] = asyncio.Queue()
-    stopped = threading.Event()
+    stopped = stopped or threading.Event()
 
     def tell(kind: str, value: object = None) -> None:
         try:

@@ -1,7 +1,7 @@
 """The same model through this package and through what you may use today, side by side.
 
 `python apps/migrating/compare.py` asks both the same things on the bundled model and prints where
-they differ. With `--markdown` it prints the tables of the documentation's page on migrating.
+they differ. `--write docs/migrating.md` puts what it finds into the tables of that page.
 """
 
 from __future__ import annotations
@@ -11,83 +11,89 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable
 from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import langchain_side
 import llama_index_side
-from observing import Finding, Side, Watched
+from observing import Finding, Watched, attempt
 
 from steerable_llm import SteerableHFLLM
 
-SIDES: dict[str, tuple[str, Callable[[SteerableHFLLM, Watched], Side]]] = {
-    "ChatHuggingFace": ("langchain_huggingface", langchain_side.make),
-    "HuggingFaceLLM": ("llama_index.llms.huggingface", llama_index_side.make),
-}
-PACKAGES = {
-    "langchain_huggingface": "langchain-huggingface",
-    "llama_index.llms.huggingface": "llama-index-llms-huggingface",
-}
+SIDES: tuple[ModuleType, ...] = (langchain_side, llama_index_side)
 
 
 def is_installed(module: str) -> bool:
-    """Whether a module can be imported; its parents may be missing too."""
+    """Whether a module can be imported; what it is part of may be missing too."""
     try:
         return find_spec(module) is not None
     except ModuleNotFoundError:
         return False
 
 
-def as_text(side: Side, findings: list[Finding]) -> str:
-    """The findings for a terminal: what differs, then what does not."""
-    lines = [f"{side.title}", f"  asked: {side.question!r}"]
-    lines += [f"  {name} answers: {text!r}" for name, text in side.answers.items()]
-    for finding in findings:
-        if finding.theirs == finding.ours:
-            lines.append(f"  same    {finding.name}: {finding.ours}")
+def compare(side: ModuleType) -> list[Finding]:
+    """Try everything with both, and print where they differ."""
+    llm = SteerableHFLLM.demo()
+    theirs, ours = side.make_theirs(llm), side.make_ours(llm)
+    print(f"{side.TITLE}, asked {side.QUESTION!r}")
+    print(f"  {side.THEIRS} answers {side.answer(theirs)!r}")
+    print(f"  {side.OURS} answers {side.answer(ours)!r}")
+    findings = []
+    for name, probe in side.probes(llm, Watched(llm.model)).items():
+        found = Finding(name, attempt(probe, theirs), attempt(probe, ours))
+        findings.append(found)
+        if found.theirs == found.ours:
+            print(f"  same     {name}: {found.ours}")
         else:
-            lines.append(f"  differs {finding.name}")
-            lines.append(f"            {side.their_name}: {finding.theirs}")
-            lines.append(f"            {side.our_name}: {finding.ours}")
-    return "\n".join(lines)
+            print(f"  differs  {name}")
+            print(f"             {side.THEIRS}: {found.theirs}")
+            print(f"             {side.OURS}: {found.ours}")
+    print()
+    return findings
 
 
-def as_markdown(side: Side, findings: list[Finding]) -> str:
+def as_markdown(side: ModuleType, findings: list[Finding]) -> str:
     """The findings as a table."""
-    rows = [f"| {f.name} | {f.theirs} | {f.ours} |" for f in findings]
-    head = [f"| | `{side.their_name}` | `{side.our_name}` |", "|---|---|---|"]
-    return "\n".join([*head, *rows])
+    rows = [f"| {found.name} | {found.theirs} | {found.ours} |" for found in findings]
+    return "\n".join([f"| | `{side.THEIRS}` | `{side.OURS}` |", "|---|---|---|", *rows])
+
+
+def write_table(page: Path, name: str, table: str) -> None:
+    """Put a table between the page's marks for it."""
+    before, found, rest = page.read_text(encoding="utf-8").partition(f"<!-- {name} -->\n")
+    _, ended, after = rest.partition(f"<!-- end of {name} -->")
+    if not found or not ended:
+        raise SystemExit(f"{page} has no place for the table of {name}")
+    page.write_text(f"{before}{found}\n{table}\n\n{ended}{after}", encoding="utf-8")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Compare both, as far as they are installed."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--markdown", action="store_true", help="print tables for documentation")
-    parser.add_argument("--only", choices=sorted(SIDES), help="compare with this one alone")
+    """Compare with both, as far as they are installed; 1 if neither is."""
+    parser = argparse.ArgumentParser(description="Compare this package with what you use today.")
+    parser.add_argument("--write", type=Path, metavar="PAGE", help="put the tables into a page")
     given = parser.parse_args(arguments)
-    # What the other libraries warn of on the way is not the comparison.
-    warnings.simplefilter("ignore")
-    logging.disable(logging.WARNING)
 
-    missing = 0
-    for name, (module, make) in SIDES.items():
-        if given.only not in (None, name):
-            continue
+    compared = 0
+    for side in SIDES:
+        module, package = side.NEEDS
         if not is_installed(module):
-            print(f"{name} is not compared: it needs pip install {PACKAGES[module]}\n")
-            missing += 1
+            print(f"{side.THEIRS} is not compared: it needs pip install {package}\n")
             continue
-        llm = SteerableHFLLM.demo()
-        side = make(llm, Watched(llm.model))
-        findings = side.compare()
-        print((as_markdown if given.markdown else as_text)(side, findings), end="\n\n")
-    return 1 if missing == (1 if given.only else len(SIDES)) else 0
+        findings = compare(side)
+        compared += 1
+        if given.write:
+            write_table(given.write, side.THEIRS, as_markdown(side, findings))
+    return 0 if compared else 1
 
 
 if __name__ == "__main__":
-    # A failed stream of another library leaves a thread that waits for ever.
+    # What the other libraries warn of on the way is not the comparison.
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
     code = main()
     sys.stdout.flush()
+    # Where a stream of theirs has failed, a thread of theirs waits for ever.
     os._exit(code)

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
-from observing import Side, Watched, honoured, how_it_fails, loop_during, yes_or_no
+from observing import Watched, honoured, how_it_fails, loop_during, yes_or_no
 from pydantic import BaseModel
 
 from steerable_llm import SteerableHFLLM
 
+TITLE = "LangChain"
+THEIRS, OURS = "ChatHuggingFace", "as_langchain()"
+NEEDS = ("langchain_huggingface", "langchain-huggingface")
 QUESTION = "What is the capital of France?"
-TOKENS = 24
+TOKENS = 32
 
 
 class City(BaseModel):
     """A city."""
 
-    name: str
+    name: Literal["Paris", "Lyon"]
     capital: bool
 
 
@@ -27,27 +30,30 @@ def opening(shop: str) -> str:
     return shop
 
 
-def make(llm: SteerableHFLLM, watched: Watched) -> Side:
-    """Both on the same weights, greedy, with as many tokens."""
+def make_theirs(llm: SteerableHFLLM) -> Any:
+    """ChatHuggingFace over a pipeline of its own: greedy, and as many tokens."""
     from langchain_huggingface import ChatHuggingFace, HuggingFacePipeline
     from transformers import pipeline
 
     made = pipeline(
-        "text-generation", model=llm.model, tokenizer=llm.tokenizer,
-        max_new_tokens=TOKENS, do_sample=False,
-    )  # fmt: skip
-    theirs = ChatHuggingFace(
-        llm=HuggingFacePipeline(pipeline=made), model_id="demo", tokenizer=llm.tokenizer
+        "text-generation",
+        model=llm.model,
+        tokenizer=llm.tokenizer,
+        max_new_tokens=TOKENS,
+        do_sample=False,
     )
-    ours = llm.as_langchain(max_tokens=TOKENS)
-    answers = {
-        "ChatHuggingFace": theirs.invoke(QUESTION).text,
-        "as_langchain()": ours.invoke(QUESTION).text,
-    }
-    return Side(
-        "LangChain", "ChatHuggingFace", "as_langchain()", theirs, ours, QUESTION, answers,
-        probes(llm, watched),
-    )  # fmt: skip
+    inner = HuggingFacePipeline(pipeline=made)
+    return ChatHuggingFace(llm=inner, model_id="demo", tokenizer=llm.tokenizer)
+
+
+def make_ours(llm: SteerableHFLLM) -> Any:
+    """This package's chat model."""
+    return llm.as_langchain(max_tokens=TOKENS)
+
+
+def answer(model: Any) -> str:
+    """What the model says to the question."""
+    return str(model.invoke(QUESTION).text)
 
 
 def probes(llm: SteerableHFLLM, watched: Watched) -> dict[str, Callable[[Any], str]]:
@@ -98,31 +104,18 @@ def probes(llm: SteerableHFLLM, watched: Watched) -> dict[str, Callable[[Any], s
         return f"a `{type(made).__name__}`"
 
     def cache(model: Any) -> str:
+        # Weights that differ in one number are another model.
         other = SteerableHFLLM.demo()
-        side = make_other(model, other)
+        next(other.model.parameters()).data[0, 0] += 1
+        make = make_ours if type(model) is type(make_ours(llm)) else make_theirs
+        second = make(other)
         set_llm_cache(InMemoryCache())
         try:
             model.invoke(QUESTION)
-            again = Watched(other.model).seen(lambda: side.invoke(QUESTION))
+            again = Watched(other.model).seen(lambda: second.invoke(QUESTION))
         finally:
             set_llm_cache(None)
         return "kept apart" if again else "one answers for the other"
-
-    def make_other(model: Any, other: SteerableHFLLM) -> Any:
-        """The same class with weights that differ in one number."""
-        next(other.model.parameters()).data[0, 0] += 1
-        if type(model).__name__ == "ChatHuggingFace":
-            from langchain_huggingface import ChatHuggingFace, HuggingFacePipeline
-            from transformers import pipeline
-
-            made = pipeline(
-                "text-generation", model=other.model, tokenizer=other.tokenizer,
-                max_new_tokens=TOKENS, do_sample=False,
-            )  # fmt: skip
-            return ChatHuggingFace(
-                llm=HuggingFacePipeline(pipeline=made), model_id="demo", tokenizer=other.tokenizer
-            )
-        return other.as_langchain(max_tokens=TOKENS)
 
     def too_long(model: Any) -> str:
         model.invoke("word " * 1000)
@@ -140,7 +133,7 @@ def probes(llm: SteerableHFLLM, watched: Watched) -> dict[str, Callable[[Any], s
         "`ainvoke`": lambda m: loop_during(lambda: m.ainvoke(QUESTION)),
         "`astream`": astream,
         "most rows in one pass, `batch` of 4": rows,
-        "history with a `ToolMessage`": after_a_tool,
+        "history with a `ToolMessage`, the chat template knows none": after_a_tool,
         "`bind_tools`, the chat template knows none": tools,
         '`with_structured_output(..., method="json_schema")`': structured,
         "two models of one name in one cache": cache,

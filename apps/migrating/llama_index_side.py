@@ -3,47 +3,54 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
-from observing import Side, Watched, honoured, how_it_fails, loop_during, yes_or_no
+from observing import Watched, honoured, how_it_fails, loop_during, yes_or_no
 from pydantic import BaseModel
 
 from steerable_llm import SteerableHFLLM
 
+TITLE = "LlamaIndex"
+THEIRS, OURS = "HuggingFaceLLM", "as_llama_index()"
+NEEDS = ("llama_index.llms.huggingface", "llama-index-llms-huggingface")
 QUESTION = "What is the capital of France?"
-TOKENS = 24
+TOKENS = 32
 
 
 class City(BaseModel):
     """A city."""
 
-    name: str
+    name: Literal["Paris", "Lyon"]
     capital: bool
 
 
-def make(llm: SteerableHFLLM, watched: Watched) -> Side:
-    """Both on the same weights, greedy, with as many tokens."""
+def make_theirs(llm: SteerableHFLLM) -> Any:
+    """HuggingFaceLLM over the same weights: greedy, and as many tokens."""
     from llama_index.llms.huggingface import HuggingFaceLLM
 
-    theirs = HuggingFaceLLM(
-        model=llm.model, tokenizer=llm.tokenizer, context_window=llm.context_window,
-        max_new_tokens=TOKENS, generate_kwargs={"do_sample": False},
-    )  # fmt: skip
-    ours = llm.as_llama_index(max_tokens=TOKENS)
-    answers = {
-        "HuggingFaceLLM": theirs.complete(QUESTION).text,
-        "as_llama_index()": ours.complete(QUESTION).text,
-    }
-    return Side(
-        "LlamaIndex", "HuggingFaceLLM", "as_llama_index()", theirs, ours, QUESTION, answers,
-        probes(llm, watched),
-    )  # fmt: skip
+    return HuggingFaceLLM(
+        model=llm.model,
+        tokenizer=llm.tokenizer,
+        context_window=llm.context_window,
+        max_new_tokens=TOKENS,
+        generate_kwargs={"do_sample": False},
+    )
+
+
+def make_ours(llm: SteerableHFLLM) -> Any:
+    """This package's LLM."""
+    return llm.as_llama_index(max_tokens=TOKENS)
+
+
+def answer(model: Any) -> str:
+    """What the model says to the question."""
+    return str(model.complete(QUESTION).text)
 
 
 def probes(llm: SteerableHFLLM, watched: Watched) -> dict[str, Callable[[Any], str]]:
     """What to find out."""
     from llama_index.core import PromptTemplate
-    from llama_index.core.base.llms.types import ImageBlock
+    from llama_index.core.base.llms.types import ImageBlock, TextBlock
     from llama_index.core.llms import ChatMessage
     from llama_index.core.tools import FunctionTool
 
@@ -58,11 +65,12 @@ def probes(llm: SteerableHFLLM, watched: Watched) -> dict[str, Callable[[Any], s
         return str(int((first == llm.tokenizer.bos_token_id).sum()))
 
     def stop(model: Any) -> str:
-        whole = model.complete(QUESTION).text
-        return honoured(model.complete(QUESTION, stop=[whole.split()[-1]]).text, whole)
+        whole = model.chat(message).message.content
+        return honoured(model.chat(message, stop=[whole.split()[-1]]).message.content, whole)
 
     def max_tokens(model: Any) -> str:
-        return honoured(model.complete(QUESTION, max_tokens=2).text, model.complete(QUESTION).text)
+        whole = model.chat(message).message.content
+        return honoured(model.chat(message, max_tokens=2).message.content, whole)
 
     def system(model: Any) -> str:
         # As a query engine sends it, and with the field that LlamaIndex has for it.
@@ -80,7 +88,8 @@ def probes(llm: SteerableHFLLM, watched: Watched) -> dict[str, Callable[[Any], s
         return f"a `{type(made).__name__}`"
 
     def image(model: Any) -> str:
-        model.chat([ChatMessage([ImageBlock(url="https://example.org/shop.png")])])
+        picture = ImageBlock(url="https://example.org/shop.png")
+        model.chat([ChatMessage([TextBlock(text=QUESTION), picture])])
         return "dropped without a word"
 
     def usage(model: Any) -> str:
@@ -96,8 +105,8 @@ def probes(llm: SteerableHFLLM, watched: Watched) -> dict[str, Callable[[Any], s
         "`complete` uses the chat template": templated,
         "begin-of-text tokens in a chat's prompt": openings,
         "`system_prompt` reaches the model as a system message": system,
-        "`complete(..., stop=[...])`": stop,
-        "`complete(..., max_tokens=2)`": max_tokens,
+        "`chat(..., stop=[...])`": stop,
+        "`chat(..., max_tokens=2)`": max_tokens,
         "usage in `raw`": usage,
         "`acomplete`": lambda m: loop_during(lambda: m.acomplete(QUESTION)),
         "`achat`": lambda m: loop_during(lambda: m.achat(message)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,27 +20,6 @@ class Finding:
     name: str
     theirs: str
     ours: str
-
-
-@dataclass(frozen=True)
-class Side:
-    """Two model classes over the same weights, and what to find out about them."""
-
-    title: str
-    their_name: str
-    our_name: str
-    theirs: Any
-    ours: Any
-    question: str
-    answers: Mapping[str, str]
-    probes: Mapping[str, Callable[[Any], str]]
-
-    def compare(self) -> list[Finding]:
-        """Try everything with both."""
-        return [
-            Finding(name, attempt(probe, self.theirs), attempt(probe, self.ours))
-            for name, probe in self.probes.items()
-        ]
 
 
 class Watched:

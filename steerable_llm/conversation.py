@@ -27,7 +27,11 @@ def as_conversation(messages: MessagesLike) -> Conversation:
     Raises:
         InvalidInputError: the messages are empty, or one of them is malformed.
     """
-    if not isinstance(messages, str) and any(map(_says_more, messages)):
+    if (
+        isinstance(messages, Sequence)
+        and not isinstance(messages, str)
+        and any(map(_says_more, messages))
+    ):
         return [_message(message, position) for position, message in enumerate(messages)]
     return [message.model_dump() for message in as_messages(messages)]
 

@@ -49,7 +49,7 @@ class InvalidToolCall:
     """Text that was to be a call and cannot be read as one.
 
     Attributes:
-        text: as the model wrote it.
+        text: as the model wrote it; only the arguments, where the name can be read.
         error: what is wrong with it.
         name: of the tool, where at least that can be read.
     """
@@ -92,27 +92,29 @@ class ToolFormat:
     parse: Callable[[str], ParsedAnswer]
 
 
-def _read(text: str, keys: Sequence[str] = ("arguments", "parameters")) -> Any:
+def _read(text: str, written: str) -> Any:
     """(name, arguments) of a call written as one JSON object, or what is wrong with it."""
     try:
         value = json.loads(text)
     except ValueError as error:
-        return InvalidToolCall(text, f"not valid JSON: {error}")
-    return _call_of(value, text, keys)
+        return InvalidToolCall(written, f"not valid JSON: {error}")
+    return _call_of(value, written)
 
 
-def _call_of(value: Any, text: str, keys: Sequence[str] = ("arguments", "parameters")) -> Any:
+def _call_of(value: Any, written: str) -> Any:
     if not isinstance(value, dict) or not isinstance(value.get("name"), str):
-        return InvalidToolCall(text, 'expected an object with "name" and "arguments"')
-    arguments: Any = next((value[key] for key in keys if key in value), {})
+        return InvalidToolCall(written, 'expected an object with "name" and "arguments"')
+    name: str = value["name"]
+    arguments: Any = next((value[key] for key in ("arguments", "parameters") if key in value), {})
     if isinstance(arguments, str):  # some models write the arguments as JSON within JSON
         try:
             arguments = json.loads(arguments)
         except ValueError as error:
-            return InvalidToolCall(text, f"arguments are not valid JSON: {error}", value["name"])
+            return InvalidToolCall(arguments, f"arguments are not valid JSON: {error}", name)
     if not isinstance(arguments, dict):
-        return InvalidToolCall(text, "the arguments are not a JSON object", value["name"])
-    return value["name"], arguments
+        shown = json.dumps(arguments, ensure_ascii=False)
+        return InvalidToolCall(shown, "the arguments are not a JSON object", name)
+    return name, arguments
 
 
 def _sorted_out(content: str, found: Sequence[Any]) -> ParsedAnswer:
@@ -127,7 +129,9 @@ _HERMES = re.compile(r"\s*<tool_call>(.*?)(?:</tool_call>|(?=<tool_call>)|\Z)", 
 
 
 def _parse_hermes(text: str) -> ParsedAnswer:
-    found = [_read(match.group(1).strip()) for match in _HERMES.finditer(text)]
+    found = [
+        _read(match.group(1).strip(), match.group().strip()) for match in _HERMES.finditer(text)
+    ]
     return _sorted_out(_HERMES.sub("", text), found)
 
 
@@ -149,7 +153,7 @@ def _parse_llama3(text: str) -> ParsedAnswer:
         except ValueError as error:
             found.append(InvalidToolCall(body[position:], f"not valid JSON: {error}"))
             break
-        found.append(_call_of(value, body[position:end]))
+        found.append(_call_of(value, _PYTHON_TAG + body[position:end]))
         position = end + len(body[end:]) - len(body[end:].lstrip("; \n\t"))
     if not tagged and not any(isinstance(call, tuple) for call in found):
         return ParsedAnswer(text)  # an answer in JSON, or in braces: no call was meant
@@ -175,7 +179,7 @@ def _parse_mistral(text: str) -> ParsedAnswer:
             except ValueError as error:
                 found.append(InvalidToolCall(rest, f"not valid JSON: {error}", named.group(1)))
                 break
-            found.append(_call_of({"name": named.group(1), "arguments": value}, rest[:end]))
+            found.append(_call_of({"name": named.group(1), "arguments": value}, body))
             body = rest[end:].strip()
     else:
         try:
@@ -184,7 +188,7 @@ def _parse_mistral(text: str) -> ParsedAnswer:
             found.append(InvalidToolCall(body, f"not valid JSON: {error}"))
         else:
             values = value if isinstance(value, list) else [value]
-            found += [_call_of(item, json.dumps(item, ensure_ascii=False)) for item in values]
+            found += [_call_of(item, _TOOL_CALLS + json.dumps(item)) for item in values]
     return _sorted_out(content.rstrip(), found)
 
 

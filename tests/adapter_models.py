@@ -25,12 +25,12 @@ def random_vector(llm: SteerableHFLLM, name: str, seed: int) -> SteeringVector:
     )
 
 
-def under_three_steps(tiny_llm: SteerableHFLLM) -> SteerableHFLLM:
+def under_three_steps(tiny_llm: SteerableHFLLM, default: str = "plain") -> SteerableHFLLM:
     """The tiny model under a policy whose three steps steer in three ways."""
     vectors = {name: random_vector(tiny_llm, name, i) for i, name in enumerate("ab")}
     policy = Policy.from_dict(
         {
-            "default_step": "plain",
+            "default_step": default,
             "steps": {
                 "plain": {},
                 "answer": {"vectors": [{"name": "a", "strength": 0.8}]},

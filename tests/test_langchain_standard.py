@@ -1,29 +1,69 @@
-"""LangChain's own acceptance tests."""
+"""LangChain's own acceptance tests, with everything switched on that a text model can do."""
 
+import json
+import re
 from typing import Any
 
 import pytest
-from adapter_models import TOKENS, under_three_steps
+from adapter_models import under_three_steps
 from langchain_core.language_models import BaseChatModel
 from langchain_tests.integration_tests import ChatModelIntegrationTests
 from langchain_tests.unit_tests import ChatModelUnitTests
+from scripted import calling, scripted_llm
 
 from steerable_llm.adapters.langchain import SteerableChatModel
 from steerable_llm.model import SteerableHFLLM
 
+JOKE = {"setup": "Why was the cat on the keyboard?", "punchline": "To watch the mouse."}
+# What a capable model would say to these tests, by what is asked last.
+CALLS = {
+    "value of magic_function(3)": ("magic_function", {"input": 3}),
+    "magic_function_no_args()": ("magic_function_no_args", {}),
+    "Pirate greeting": ("greeting_generator", {"answer_style": "pirate"}),
+    "weather in San Francisco": ("get_weather", {"location": "San Francisco, CA"}),
+    "What is 3 + 4": ("my_adder_tool", {"a": 3, "b": 4}),
+    "你好啊集团": ("unicode_customer", {"customer_name": "你好啊集团", "description": "Tech"}),
+    "こんにちは": ("unicode_customer", {"customer_name": "こんにちは株式会社", "description": "-"}),
+}
 
-@pytest.fixture(scope="module")
-def engine(tiny_llm: SteerableHFLLM) -> SteerableHFLLM:
-    """The tiny model under a policy whose three steps steer in three ways."""
-    return under_three_steps(tiny_llm)
+
+def capable(prompt: str) -> str:
+    """What a capable model would say."""
+    last = prompt.removesuffix("<|end|><|assistant|>").rpartition("<|end|>")[2]
+    has_tools = "<tool_call>" in prompt.partition("<|end|>")[0]
+    for words, (name, arguments) in CALLS.items():
+        if words in last and has_tools:
+            return calling(name, arguments)
+    if "joke" in last:
+        tool = re.search(r'"name": "(\w*[Jj]oke\w*)"', prompt)
+        return calling(tool[1], JOKE) if tool and has_tools else json.dumps(JOKE)
+    if "Hello!" in last and has_tools:
+        return calling("magic_function", {"input": 1})
+    return "A fair question, and here is the answer."
 
 
-class TestStandardUnit(ChatModelUnitTests):
-    """LangChain's own acceptance tests, those that need no answer."""
+_TEXT_ONLY = "the models of this adapter read text only"
+DOES_NOT_APPLY = {
+    "test_init_from_env": "a local model reads no key or address from the environment",
+    "test_serdes": "loaded weights cannot be written into JSON and read back",
+    "test_image_inputs": _TEXT_ONLY,
+    "test_image_tool_message": _TEXT_ONLY,
+    "test_pdf_inputs": _TEXT_ONLY,
+    "test_pdf_tool_message": _TEXT_ONLY,
+    "test_audio_inputs": _TEXT_ONLY,
+    "test_anthropic_inputs": "Anthropic's own blocks carry images and documents: " + _TEXT_ONLY,
+    "test_stream_time": "it replays recorded HTTP, and a local model sends none",
+}
+
+
+class Capable:
+    """The engine and the switches that both sets of tests share."""
 
     @pytest.fixture(autouse=True)
-    def _give_engine(self, engine: SteerableHFLLM) -> None:
-        type(self).engine = engine  # type: ignore[attr-defined]
+    def _give_engine(self, capable_llm: SteerableHFLLM, request: pytest.FixtureRequest) -> None:
+        type(self).engine = capable_llm  # type: ignore[attr-defined]
+        if reason := DOES_NOT_APPLY.get(request.node.originalname):
+            pytest.skip(reason)
 
     @property
     def chat_model_class(self) -> type[BaseChatModel]:
@@ -31,30 +71,57 @@ class TestStandardUnit(ChatModelUnitTests):
 
     @property
     def chat_model_params(self) -> dict[str, Any]:
-        return {"engine": type(self).engine}  # type: ignore[attr-defined]
+        engine = type(self).engine  # type: ignore[attr-defined]
+        other = SteerableHFLLM(engine.model, engine.tokenizer, model_id="other")
+        return {"engine": engine, "models": {"other": other}}
+
+    @property
+    def standard_chat_model_params(self) -> dict[str, Any]:
+        return {**super().standard_chat_model_params, "max_tokens": 200}  # type: ignore[misc]
+
+    has_tool_calling = True
+    has_tool_choice = True
+    has_structured_output = True
+    supports_json_mode = True
+    returns_usage_metadata = True
+    supports_model_override = True
+    model_override_value = "other"
+
+
+@pytest.fixture(scope="module")
+def capable_llm(tiny_llm: SteerableHFLLM) -> SteerableHFLLM:
+    """A hooked model that knows the answers, under a policy whose default step steers."""
+    llm = scripted_llm(capable)
+    return under_three_steps(llm, default="answer")
+
+
+class TestStandardUnit(Capable, ChatModelUnitTests):
+    """The tests that need no answer."""
 
 
 # LangChain calls its third event protocol beta, and says so on each use.
 @pytest.mark.filterwarnings("ignore::langchain_core._api.beta_decorator.LangChainBetaWarning")
-class TestStandardIntegration(ChatModelIntegrationTests):
-    """LangChain's own acceptance tests, those that ask for answers; tools are not supported yet."""
-
-    @pytest.fixture(autouse=True)
-    def _give_engine(self, engine: SteerableHFLLM) -> None:
-        type(self).engine = engine  # type: ignore[attr-defined]
+class TestStandardIntegration(Capable, ChatModelIntegrationTests):
+    """The tests that ask for answers, structured ones by the schema itself."""
 
     @property
-    def chat_model_class(self) -> type[BaseChatModel]:
-        return SteerableChatModel
+    def structured_output_kwargs(self) -> dict[str, Any]:
+        return {"method": "json_schema"}
 
-    @property
-    def chat_model_params(self) -> dict[str, Any]:
-        return {"engine": type(self).engine}  # type: ignore[attr-defined]
 
+class _ByCalling(Capable, ChatModelIntegrationTests):
     @property
-    def standard_chat_model_params(self) -> dict[str, Any]:
-        return {**super().standard_chat_model_params, "max_tokens": TOKENS}
+    def structured_output_kwargs(self) -> dict[str, Any]:
+        return {"method": "function_calling"}
 
-    @property
-    def supports_model_override(self) -> bool:
-        return False  # one object holds one model's weights
+
+@pytest.mark.parametrize("kind", ["pydantic", "typeddict", "json_schema"])
+async def test_structured_output_by_calling_a_tool_passes_too(
+    capable_llm: SteerableHFLLM, kind: Any
+) -> None:
+    suite = _ByCalling()
+    model = SteerableChatModel(engine=capable_llm, max_tokens=200)
+    suite.test_structured_output(model, kind)
+    await suite.test_structured_output_async(model, kind)
+    suite.test_structured_output_pydantic_2_v1(model)
+    suite.test_structured_output_optional_param(model)

@@ -3,7 +3,7 @@
 Each input still runs through the framework on its own, with its own callbacks, cache look-up and
 error. Where it would call the model it hands its request over and waits. As soon as every input
 has either handed one over or ended without one (a cached answer, an error), all requests run
-together.
+together. When nobody waits for any of them any more, the work stops.
 """
 
 import threading
@@ -15,6 +15,8 @@ from contextvars import ContextVar
 from steerable_llm.errors import SteerableError
 from steerable_llm.generation import Generation, GenerationRequest
 from steerable_llm.model import SteerableHFLLM
+
+Row = tuple[GenerationRequest, "Future[Generation]"]
 
 
 class Gathering:
@@ -28,7 +30,7 @@ class Gathering:
     def __init__(self, engine: SteerableHFLLM, inputs: int) -> None:
         self._engine = engine
         self._expected = inputs
-        self._waiting: list[tuple[GenerationRequest, Future[Generation]]] = []
+        self._waiting: list[Row] = []
         self._lock = threading.Lock()
 
     @contextmanager
@@ -61,29 +63,52 @@ class Gathering:
             threading.Thread(target=self._run, name="steerable-batch").start()
 
     def _run(self) -> None:
-        # A future that was cancelled before the work began has nobody waiting for it.
-        rows = [row for row in self._waiting if row[1].set_running_or_notify_cancel()]
+        # The futures stay open while the model works, so that whoever waits can still cancel.
+        rows = [row for row in self._waiting if not row[1].cancelled()]
+        nobody_waits = threading.Event()
+
+        def left(_: "Future[Generation]") -> None:
+            if all(future.cancelled() for _, future in rows):
+                nobody_waits.set()
+
+        for _, future in rows:
+            future.add_done_callback(left)
+        if not rows or nobody_waits.is_set():
+            return
         try:
-            answers = self._engine.generate_batch([request for request, _ in rows])
+            answers = self._engine.generate_batch(
+                [request for request, _ in rows], cancelled=nobody_waits
+            )
         except SteerableError as error:
             if len(rows) == 1:
-                rows[0][1].set_exception(error)
+                _settle(rows[0][1], error)
             else:
-                self._run_each(rows)
+                self._run_each(rows, nobody_waits)
         except BaseException as error:
             for _, future in rows:
-                future.set_exception(error)
+                _settle(future, error)
         else:
-            for (_, future), answer in zip(rows, answers, strict=True):
-                future.set_result(answer)
+            # After a cancellation there are no answers, and nobody waits for one.
+            for (_, future), answer in zip(rows, answers, strict=False):
+                _settle(future, answer)
 
-    def _run_each(self, rows: list[tuple[GenerationRequest, "Future[Generation]"]]) -> None:
+    def _run_each(self, rows: list[Row], nobody_waits: threading.Event) -> None:
         """Run the rows one by one, so that only the row at fault fails."""
         for request, future in rows:
             try:
-                future.set_result(self._engine.generate_batch([request])[0])
+                for answer in self._engine.generate_batch([request], cancelled=nobody_waits):
+                    _settle(future, answer)
             except BaseException as error:
-                future.set_exception(error)
+                _settle(future, error)
+
+
+def _settle(future: "Future[Generation]", outcome: Generation | BaseException) -> None:
+    if not future.set_running_or_notify_cancel():
+        return
+    if isinstance(outcome, BaseException):
+        future.set_exception(outcome)
+    else:
+        future.set_result(outcome)
 
 
 class _Seat:

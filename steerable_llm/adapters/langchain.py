@@ -6,8 +6,10 @@ it travels as the call argument `step`, which reaches every path, the cache key 
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
-from typing import Any, cast
+import threading
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import aclosing
+from typing import Any
 
 from langchain_core.callbacks import (
     AsyncCallbackManagerForLLMRun,
@@ -23,26 +25,24 @@ from langchain_core.language_models import (
 from langchain_core.language_models.chat_model_stream import AsyncChatModelStream, ChatModelStream
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult, LLMResult
-from langchain_core.runnables import RunnableConfig
-from langchain_core.runnables.config import (
-    ContextThreadPoolExecutor,
-    get_config_list,
-)
+from langchain_core.runnables import Runnable, RunnableConfig
 from pydantic import Field, ValidationError
 
-from steerable_llm.adapters.arguments import SAMPLING, GivenSteering, explain, refuse_unknown
-from steerable_llm.adapters.gathering import Gathering, hand_over
+from steerable_llm.adapters.arguments import GivenSteering, explain, refuse_unknown
+from steerable_llm.adapters.gathering import hand_over
 from steerable_llm.adapters.langchain_answer import to_chunk, to_result
+from steerable_llm.adapters.langchain_batch import arun_batch, run_batch
+from steerable_llm.adapters.langchain_call import to_call
 from steerable_llm.adapters.langchain_messages import to_plain_messages
+from steerable_llm.adapters.langchain_profile import identity, profile, trace_params
 from steerable_llm.adapters.langchain_step import tell_step
+from steerable_llm.adapters.langchain_structured import Method, structured_output
+from steerable_llm.adapters.langchain_tools import ToolLike, to_choice, to_tools
 from steerable_llm.adapters.worker import stream_in_worker
 from steerable_llm.errors import InvalidInputError
-from steerable_llm.generation import Generation, GenerationRequest
+from steerable_llm.generation import Generation, GenerationChunk, GenerationRequest
 from steerable_llm.model import SteerableHFLLM
-from steerable_llm.policy import describe
 
-# LangChain itself passes `stream`; `model` is only legal where it names this very model.
-_CALL_ARGUMENTS = {*SAMPLING, "step", "stream", "model"}
 # Standard parameters of remote chat models; a local model has no key, and nothing to retry.
 _REMOTE_ONLY = {"api_key", "max_retries", "timeout"}
 
@@ -68,6 +68,7 @@ class SteerableChatModel(BaseChatModel):
         top_k: sample from so many tokens; 0 is off.
         seed: makes sampling repeatable.
         streaming: True streams on `invoke` too, False never streams, None leaves it to the call.
+        models: other hooked models that a call may name by `model=`.
         batch_size: most inputs of a `.batch()` that run on the model at once.
     """
 
@@ -82,6 +83,7 @@ class SteerableChatModel(BaseChatModel):
     seed: int | None = None
     # Not False: LangChain takes a False that was set, as `configurable_fields` does, for "never".
     streaming: bool | None = None
+    models: dict[str, SteerableHFLLM] = Field(default_factory=dict, exclude=True, repr=False)
     batch_size: int = Field(default=16, ge=1)
 
     def __init__(self, **data: Any) -> None:
@@ -116,42 +118,13 @@ class SteerableChatModel(BaseChatModel):
 
     @property
     def _identifying_params(self) -> dict[str, Any]:
-        """Everything that decides an answer: this is the cache key and what a trace shows."""
-        policy = self.engine.policy
-        return {
-            "model": self.engine.fingerprint.short,
-            "revision": self.engine.fingerprint.revision,
-            "dtype": str(self.engine.model.dtype),
-            **{name: getattr(self, name) for name in SAMPLING},
-            "stop": self.stop,
-            "step": self.step,
-            "steering": None if self.steering is None else describe(self.steering),
-            "policy": None if policy is None else policy.digest,
-        }
+        return identity(self)
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
-        params = LangSmithParams(
-            ls_provider="steerable-llm",
-            ls_model_type="chat",
-            ls_model_name=str(kwargs.get("model", self.model_name)),
-            ls_temperature=float(kwargs.get("temperature", self.temperature)),
-            ls_max_tokens=int(kwargs.get("max_tokens", self.max_tokens)),
-        )
-        stops = self.stop if stop is None else stop
-        if stops:
-            params["ls_stop"] = stops
-        return params
+        return trace_params(self, stop, kwargs)
 
     def _resolve_model_profile(self) -> ModelProfile:
-        return ModelProfile(
-            max_input_tokens=self.engine.context_window,
-            max_output_tokens=self.max_tokens,
-            text_inputs=True,
-            text_outputs=True,
-            image_inputs=False,
-            tool_calling=False,
-            structured_output=False,
-        )
+        return profile(self)
 
     def get_token_ids(self, text: str) -> list[int]:
         """Return the token ids of a text, without special tokens."""
@@ -163,11 +136,9 @@ class SteerableChatModel(BaseChatModel):
         """Return how many tokens the messages take as a rendered prompt.
 
         Raises:
-            InvalidInputError: tools were given, which this model does not read.
+            InvalidInputError: tools were given, which this model's chat template does not read.
         """
-        if tools:
-            raise InvalidInputError("this model does not read tools: count without them")
-        return len(self.engine.encode(to_plain_messages(messages)))
+        return len(self.engine.encode(to_plain_messages(messages), to_tools(tools or ())))
 
     # Where calls enter: the step is told here.
 
@@ -236,10 +207,13 @@ class SteerableChatModel(BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,  # noqa: ARG002 - LangChain's contract
         **kwargs: Any,
     ) -> ChatResult:
-        call = self._call(messages, stop, kwargs)
-        joined = hand_over(self.engine, GenerationRequest(**call))
-        answer = joined.result() if joined else self.engine.generate(**call)
-        return to_result(answer, self.model_name)
+        engine, request = (
+            self.engine_for(kwargs),
+            GenerationRequest(**to_call(self, messages, stop, kwargs)),
+        )
+        joined = hand_over(engine, request)
+        answer = joined.result() if joined else engine.generate_batch([request])[0]
+        return to_result(answer, self._name_of(kwargs))
 
     async def _agenerate(
         self,
@@ -248,16 +222,16 @@ class SteerableChatModel(BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,  # noqa: ARG002
         **kwargs: Any,
     ) -> ChatResult:
-        call = self._call(messages, stop, kwargs)
-        joined = hand_over(self.engine, GenerationRequest(**call))
+        call = to_call(self, messages, stop, kwargs)
+        joined = hand_over(self.engine_for(kwargs), GenerationRequest(**call))
         if joined:
-            return to_result(await asyncio.wrap_future(joined), self.model_name)
+            return to_result(await asyncio.wrap_future(joined), self._name_of(kwargs))
         # The streamed form of the same answer, since only that can be stopped half-way.
         answer: Generation | None = None
-        async for chunk in stream_in_worker(lambda: self.engine.stream(**call)):
-            answer = chunk.final or answer
+        async for made in self._made(call, kwargs):
+            answer = made.final or answer
         assert answer is not None  # the engine's last chunk always carries the answer
-        return to_result(answer, self.model_name)
+        return to_result(answer, self._name_of(kwargs))
 
     def _stream(
         self,
@@ -266,8 +240,8 @@ class SteerableChatModel(BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
-        for made in self.engine.stream(**self._call(messages, stop, kwargs)):
-            if (chunk := to_chunk(made, self.model_name)) is None:
+        for made in self.engine_for(kwargs).stream(**to_call(self, messages, stop, kwargs)):
+            if (chunk := to_chunk(made, self._name_of(kwargs))) is None:
                 continue
             if run_manager:
                 run_manager.on_llm_new_token(made.text, chunk=chunk)
@@ -280,13 +254,23 @@ class SteerableChatModel(BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
-        call = self._call(messages, stop, kwargs)
-        async for made in stream_in_worker(lambda: self.engine.stream(**call)):
-            if (chunk := to_chunk(made, self.model_name)) is None:
-                continue
-            if run_manager:
-                await run_manager.on_llm_new_token(made.text, chunk=chunk)
-            yield chunk
+        async with aclosing(self._made(to_call(self, messages, stop, kwargs), kwargs)) as pieces:
+            async for made in pieces:
+                if (chunk := to_chunk(made, self._name_of(kwargs))) is None:
+                    continue
+                if run_manager:
+                    await run_manager.on_llm_new_token(made.text, chunk=chunk)
+                yield chunk
+
+    def _made(
+        self, call: dict[str, Any], kwargs: dict[str, Any]
+    ) -> AsyncGenerator[GenerationChunk, None]:
+        """The chunks of an answer; who stops listening stops the model within one token."""
+        engine, stopped = self.engine_for(kwargs), threading.Event()
+        return stream_in_worker(lambda: engine.stream(cancelled=stopped, **call), stopped)
+
+    def _name_of(self, kwargs: Mapping[str, Any]) -> str:
+        return str(kwargs.get("model", self.model_name))
 
     def batch(
         self,
@@ -301,24 +285,7 @@ class SteerableChatModel(BaseChatModel):
         Each input may have its own config and so its own step; `max_concurrency` also bounds how
         many run together.
         """
-        answers: list[AIMessage] = []
-        for group in self._groups(inputs, config):
-            gathering = Gathering(self.engine, len(group))
-
-            def answer(
-                one: tuple[LanguageModelInput, RunnableConfig], gathering: Gathering = gathering
-            ) -> AIMessage:
-                with gathering.seat():
-                    try:
-                        return self.invoke(one[0], one[1], **kwargs)
-                    except Exception as error:
-                        if return_exceptions:
-                            return cast(AIMessage, error)
-                        raise
-
-            with ContextThreadPoolExecutor(max_workers=len(group)) as threads:
-                answers += threads.map(answer, group)
-        return answers
+        return run_batch(self, inputs, config, return_exceptions, kwargs)
 
     async def abatch(
         self,
@@ -329,56 +296,86 @@ class SteerableChatModel(BaseChatModel):
         **kwargs: Any,
     ) -> list[AIMessage]:
         """Answer all inputs as `batch` does, while the event loop keeps turning."""
-        answers: list[AIMessage] = []
-        for group in self._groups(inputs, config):
-            gathering = Gathering(self.engine, len(group))
+        return await arun_batch(self, inputs, config, return_exceptions, kwargs)
 
-            async def answer(
-                one: tuple[LanguageModelInput, RunnableConfig], gathering: Gathering = gathering
-            ) -> AIMessage:
-                with gathering.seat():
-                    try:
-                        return await self.ainvoke(one[0], one[1], **kwargs)
-                    except Exception as error:
-                        if return_exceptions:
-                            return cast(AIMessage, error)
-                        raise
+    # Tools and forms of answers.
 
-            answers += await asyncio.gather(*map(answer, group))
-        return answers
-
-    def _groups(
+    def bind_tools(
         self,
-        inputs: list[LanguageModelInput],
-        config: RunnableConfig | list[RunnableConfig] | None,
-    ) -> Iterator[list[tuple[LanguageModelInput, RunnableConfig]]]:
-        """Split a batch's inputs, each with its config, into what runs together."""
-        if not inputs:
-            return
-        pairs = list(zip(inputs, get_config_list(config, len(inputs)), strict=True))
-        size = min(self.batch_size, pairs[0][1].get("max_concurrency") or self.batch_size)
-        for start in range(0, len(pairs), size):
-            yield pairs[start : start + size]
+        tools: Sequence[ToolLike],
+        *,
+        tool_choice: Any = None,
+        strict: bool | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, AIMessage]:
+        """Return the model with tools that it may call; whoever calls it runs them.
 
-    # Between LangChain's words and the engine's.
+        Args:
+            tools: functions, pydantic classes, TypedDicts, LangChain tools, or OpenAI dicts.
+            tool_choice: "auto" (also None) leaves the choice to the model, "none" hides the tools;
+                "any", "required", True, and a tool's name make a call sure, by constrained
+                decoding.
+            strict: noted in the tools, for models that were trained to read it.
+            **kwargs: other call arguments to bind.
 
-    def _call(
-        self, messages: list[BaseMessage], stop: list[str] | None, kwargs: dict[str, Any]
-    ) -> dict[str, Any]:
-        """Return the engine's arguments for one call."""
-        refuse_unknown("call argument", set(kwargs), _CALL_ARGUMENTS)
-        if kwargs.get("model", self.model_name) != self.model_name:
+        Raises:
+            InvalidInputError: the model's chat template has no place for tools, or there is no
+                such tool.
+        """
+        shown = to_tools(tools, strict)
+        choice = to_choice(tool_choice, shown)
+        if shown and choice != "none" and not self.engine.supports_tools:
             raise InvalidInputError(
-                f"this chat model holds {self.model_name!r} and cannot answer as "
-                f"{kwargs['model']!r}: load that model with SteerableHFLLM.from_pretrained"
+                "the chat template of this model has no place for tools: take a model that was "
+                "trained for them, or with_structured_output, which works on every model"
             )
-        sampling = {
-            theirs: kwargs.get(ours, getattr(self, ours)) for ours, theirs in SAMPLING.items()
-        }
-        return {
-            "messages": to_plain_messages(messages),
-            "steering": self.steering,
-            "step": kwargs.get("step", self.step),
-            "stop": self.stop if stop is None else stop,
-            **sampling,
-        }
+        # Only what was asked for goes on: these arguments are part of the cache's key.
+        chosen = {} if choice is None else {"tool_choice": choice}
+        return self.bind(tools=shown, **chosen, **kwargs)
+
+    def with_structured_output(
+        self,
+        schema: dict[str, Any] | type | None = None,
+        *,
+        method: Method = "json_schema",
+        include_raw: bool = False,
+        strict: bool | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, Any]:
+        """Return the model with answers in the form of a schema, guaranteed while decoding.
+
+        The model is not told the schema: say in the prompt what you want to know.
+
+        Args:
+            schema: a pydantic class (answers are its instances), or a TypedDict, a JSON schema or
+                an OpenAI function dict (answers are dicts).
+            method: "json_schema" holds the answer to the schema and works on every model;
+                "function_calling" makes the model call a tool of that schema; "json_mode" holds it
+                to JSON of any shape.
+            include_raw: return `{"raw": message, "parsed": ..., "parsing_error": ...}`.
+            strict: refuse a schema with keywords that cannot be guaranteed, instead of leaving
+                them to the parser.
+            **kwargs: not used.
+
+        Raises:
+            InvalidInputError: an unknown method, or a call argument that is not known.
+        """
+        refuse_unknown("argument", kwargs, ("schema", "method", "include_raw", "strict"))
+        return structured_output(self, schema, method, include_raw, strict)
+
+    def engine_for(self, kwargs: Mapping[str, Any]) -> SteerableHFLLM:
+        """Return the hooked model that a call goes to: the one it names, else this one's own.
+
+        Raises:
+            InvalidInputError: a model of that name is not here.
+        """
+        name = kwargs.get("model", self.model_name)
+        if name == self.model_name:
+            return self.engine
+        if name in self.models:
+            return self.models[name]
+        raise InvalidInputError(
+            f"this chat model holds {', '.join(map(repr, [self.model_name, *self.models]))} and "
+            f"cannot answer as {name!r}: load it with SteerableHFLLM.from_pretrained and give it "
+            "in the field models"
+        )

@@ -1,9 +1,11 @@
 """The model's answers in LangChain's form."""
 
+import json
 from typing import Any
 
 from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.messages.ai import UsageMetadata
+from langchain_core.messages.tool import invalid_tool_call, tool_call, tool_call_chunk
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 
 from steerable_llm.generation import Generation, GenerationChunk
@@ -15,6 +17,13 @@ def to_result(answer: Generation, model_name: str) -> ChatResult:
     """Return a whole answer."""
     message = AIMessage(
         content=answer.text,
+        tool_calls=[
+            tool_call(name=call.name, args=call.arguments, id=call.id) for call in answer.tool_calls
+        ],
+        invalid_tool_calls=[
+            invalid_tool_call(name=call.name, args=call.text, error=call.error)
+            for call in answer.invalid_tool_calls
+        ],
         usage_metadata=_usage(answer),
         response_metadata=_metadata(answer, model_name),
     )
@@ -22,10 +31,10 @@ def to_result(answer: Generation, model_name: str) -> ChatResult:
 
 
 def to_chunk(made: GenerationChunk, model_name: str) -> ChatGenerationChunk | None:
-    """Return a piece of an answer; the last one tells what the whole was.
+    """Return a piece of an answer; the last one tells what the whole was, and its calls.
 
     None stands for a piece that has no text yet, because half a character or what may become a
-    stop text is held back.
+    stop text or a tool call is held back.
     """
     if made.final is None:
         if not made.text:
@@ -34,6 +43,24 @@ def to_chunk(made: GenerationChunk, model_name: str) -> ChatGenerationChunk | No
     # Only the last chunk has metadata, since LangChain joins the strings of all chunks.
     message = AIMessageChunk(
         content=made.text,
+        tool_call_chunks=[
+            *(
+                tool_call_chunk(
+                    name=call.name,
+                    args=json.dumps(call.arguments, ensure_ascii=False),
+                    id=call.id,
+                    index=index,
+                )
+                for index, call in enumerate(made.final.tool_calls)
+            ),
+            # LangChain reads the arguments again, and finds what cannot be read.
+            *(
+                tool_call_chunk(
+                    name=call.name, args=call.text, index=len(made.final.tool_calls) + index
+                )
+                for index, call in enumerate(made.final.invalid_tool_calls)
+            ),
+        ],
         usage_metadata=_usage(made.final),
         response_metadata=_metadata(made.final, model_name),
         chunk_position="last",

@@ -1,6 +1,7 @@
 """LangChain's messages in the plain form that the model reads."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from langchain_core.messages import (
     AIMessage,
@@ -8,6 +9,7 @@ from langchain_core.messages import (
     ChatMessage,
     HumanMessage,
     SystemMessage,
+    ToolMessage,
 )
 
 from steerable_llm.errors import InvalidInputError
@@ -16,32 +18,60 @@ _ROLES: dict[type[BaseMessage], str] = {
     HumanMessage: "user",
     AIMessage: "assistant",
     SystemMessage: "system",
+    ToolMessage: "tool",
+}
+# What stands in the content of an answer and is told elsewhere in it, or is not for the model.
+_TOLD_ELSEWHERE = {
+    "tool_use",
+    "tool_call",
+    "tool_call_chunk",
+    "invalid_tool_call",
+    "function_call",
+    "reasoning",
+    "thinking",
+    "redacted_thinking",
 }
 
 
-def to_plain_messages(messages: Sequence[BaseMessage]) -> list[dict[str, str]]:
-    """Return `{"role", "content"}` for each message; text blocks are joined.
+def to_plain_messages(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
+    """Return the messages as chat templates read them; text blocks are joined.
 
     Raises:
         InvalidInputError: a kind of message or of content block that a text model cannot read.
     """
-    return [{"role": _role(m, i), "content": _text(m, i)} for i, m in enumerate(messages)]
+    return [_plain(message, position) for position, message in enumerate(messages)]
+
+
+def _plain(message: BaseMessage, position: int) -> dict[str, Any]:
+    made: dict[str, Any] = {"role": _role(message, position), "content": _text(message, position)}
+    if message.name:
+        made["name"] = message.name
+    if isinstance(message, ToolMessage):
+        made["tool_call_id"] = message.tool_call_id
+    if isinstance(message, AIMessage):
+        # A call that could not be read goes back as it was written, so that the model sees it.
+        made["content"] += "".join(call["args"] or "" for call in message.invalid_tool_calls)
+        if message.tool_calls:
+            made["tool_calls"] = [
+                {
+                    "id": call["id"] or "",
+                    "type": "function",
+                    "function": {"name": call["name"], "arguments": call["args"]},
+                }
+                for call in message.tool_calls
+            ]
+    return made
 
 
 def _role(message: BaseMessage, position: int) -> str:
     if isinstance(message, ChatMessage) and message.role in _ROLES.values():
         return message.role
-    if isinstance(message, AIMessage) and (message.tool_calls or message.invalid_tool_calls):
-        raise InvalidInputError(
-            f"message {position} calls tools, which this model does not support yet: "
-            "leave tool calls out of the history"
-        )
     for kind, role in _ROLES.items():
         if isinstance(message, kind):
             return role
     raise InvalidInputError(
         f"message {position} is a {type(message).__name__} ({message.type!r}): "
-        "expected system, human (user) or ai (assistant) messages"
+        "expected system, human (user), ai (assistant) or tool messages"
     )
 
 
@@ -54,7 +84,7 @@ def _text(message: BaseMessage, position: int) -> str:
             texts.append(block)
         elif block.get("type") == "text":
             texts.append(str(block.get("text", "")))
-        else:
+        elif not (isinstance(message, AIMessage) and block.get("type") in _TOLD_ELSEWHERE):
             raise InvalidInputError(
                 f"message {position} holds a content block of type {block.get('type')!r}: "
                 "this model reads text only, so give text blocks or a string"

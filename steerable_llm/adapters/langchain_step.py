@@ -46,7 +46,7 @@ def tell_step(
             Hint(metadata.get("langgraph_node")),
             next((tag.removeprefix(TAG) for tag in tags if tag.startswith(TAG)), None),
         ],
-        model.engine.policy,
+        model.engine_for(arguments).policy,
     )
     arguments.pop("step", None)
     if step is not None:

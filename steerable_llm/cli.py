@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from steerable_llm import __version__, cli_learn
+from steerable_llm import __version__, cli_learn, cli_policy
 from steerable_llm.cli_options import (
     AsJson,
     Force,
@@ -39,7 +39,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-policy_app = typer.Typer(help="Look at policy files.", no_args_is_help=True, rich_markup_mode=None)
+policy_app = typer.Typer(
+    help="Check policy files, and train their gates.", no_args_is_help=True, rich_markup_mode=None
+)
 app.add_typer(policy_app, name="policy")
 
 
@@ -157,6 +159,8 @@ def ask(
 
 for learning in (cli_learn.pairs, cli_learn.build, cli_learn.calibrate, cli_learn.evaluate):
     app.command()(learning)
+policy_app.command("check")(cli_policy.check)
+policy_app.command("train-gate")(cli_policy.train_gate)
 
 
 @app.command()
@@ -172,36 +176,6 @@ def inspect(vector: Annotated[Path, InFile], as_json: AsJson = False) -> None:
     for key, value in found.items():
         shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         print(f"{key:<{width}}  {shown}")
-
-
-@policy_app.command("check")
-def policy_check(
-    policy: Annotated[Path, InFile],
-    as_json: AsJson = False,
-) -> None:
-    """Read a policy and its vectors, and list what each step gets."""
-    from steerable_llm.policy import Policy
-
-    found = Policy.load(policy)
-    steps = {
-        step: [
-            {
-                "vector": term.vector.name,
-                "strength": term.strength,
-                "scope": term.scope,
-                "layers": list(term.steered_layers),
-            }
-            for term in found.steering_for(step).terms
-        ]
-        for step in found.steps
-    }
-    if as_json:
-        print_json({"digest": found.digest, "default_step": found.default_step, "steps": steps})
-        return
-    for step, terms in steps.items():
-        shown = [f"{t['vector']} at {t['strength']:+g} ({t['scope']})" for t in terms]
-        default = " (default)" if step == found.default_step else ""
-        print(f"{step}{default}: {', '.join(shown) or 'not steered'}")
 
 
 def _steering(

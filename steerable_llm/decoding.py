@@ -19,6 +19,7 @@ from transformers import (
 
 from steerable_llm.answer_text import AnswerText
 from steerable_llm.chat_format import ChatFormat
+from steerable_llm.decision import SteeringDecision
 from steerable_llm.generation import (
     AppliedVector,
     FinishReason,
@@ -55,6 +56,7 @@ class Prompt:
     steering: Steering
     grammar: GrammarState | None = None
     tool_format: ToolFormat | None = None
+    decision: SteeringDecision | None = None
 
 
 class Answer:
@@ -127,6 +129,7 @@ class Answer:
             step=self.prompt.request.step,
             tool_calls=with_ids(self._parsed.calls, self.prompt.tokens),
             invalid_tool_calls=self._parsed.invalid,
+            decision=self.prompt.decision,
         )
 
 

@@ -11,14 +11,16 @@
     |   |-- NotAVectorError                      it is no vector file, or it is cut short
     |   |-- FutureVersionError                   a newer version of this package wrote it
     |   `-- TamperedVectorError                  its content does not match its own hash
-    |-- ModelMismatchError (also ValueError)     a vector meets a model it was not built for
+    |-- GateFileError                            a gate file cannot be used
+    |-- ModelMismatchError (also ValueError)     a vector or gate meets a model it was not made for
     |-- UnknownArchitectureError                 the decoder blocks of a model cannot be told
     |-- AttributionError                         gradients are missing or not finite
     |-- CalibrationError                         no setting satisfies the capability budget
     |-- SteeringNotAppliedError                  a steering was asked for and reached no layer
     |-- PolicyError (also ValueError)            a policy file is wrong
     |   |-- UnknownStepError                     a step that the policy does not name
-    |   `-- UnknownVectorError                   a vector that the policy cannot find
+    |   |-- UnknownVectorError                   a vector that the policy cannot find
+    |   `-- UnknownGateError                     a gate that the policy cannot find
     `-- MissingExtraError (also ImportError)     an optional dependency is not installed
 
 Catch ``SteerableError`` to catch all of them. Every message is one line: what was wrong, what was
@@ -86,8 +88,12 @@ class TamperedVectorError(VectorFileError):
     """The file's content does not match the hash it carries."""
 
 
+class GateFileError(SteerableError):
+    """A gate file cannot be used: it is missing, cut short, changed, or of another kind."""
+
+
 class ModelMismatchError(SteerableError, ValueError):
-    """A steering vector was given to a model it was not built for."""
+    """A steering vector, or a gate, was given to a model it was not made for."""
 
 
 class UnknownArchitectureError(SteerableError):
@@ -116,6 +122,10 @@ class UnknownStepError(PolicyError):
 
 class UnknownVectorError(PolicyError):
     """A vector that the policy names and cannot find."""
+
+
+class UnknownGateError(PolicyError):
+    """A gate that the policy names and cannot find."""
 
 
 class MissingExtraError(SteerableError, ImportError):

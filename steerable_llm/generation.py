@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, TypedDict
 
 from steerable_llm.constraint import Constraint
+from steerable_llm.context import Context
+from steerable_llm.decision import SteeringDecision
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.pairs import MessagesLike
 from steerable_llm.steering import Scope, Steering, SteeringTerm, Unit
@@ -36,6 +38,8 @@ class GenerationRequest:
             ``required`` makes it call one, a tool's name makes it call that one.
         constraint: What the answer must look like. With tools and ``auto`` the answer is calls, or
             follows the constraint.
+        context: For the policy's conditions: whether the prompt holds retrieved text, or the
+            retrieved texts themselves. None tells it from the prompt.
 
     Raises:
         InvalidInputError: A value out of its range.
@@ -53,6 +57,7 @@ class GenerationRequest:
     tools: Sequence[Tool] | None = None
     tool_choice: str | None = None
     constraint: Constraint | None = None
+    context: Context = None
 
     def __post_init__(self) -> None:
         """Refuse values out of range before a model is touched."""
@@ -96,6 +101,7 @@ class GenerationSettings(TypedDict, total=False):
     tools: Sequence[Tool] | None
     tool_choice: str | None
     constraint: Constraint | None
+    context: Context
 
 
 @dataclass(frozen=True)
@@ -165,6 +171,7 @@ class Generation:
         step: The chain step that was asked for.
         tool_calls: What the model asks to be called.
         invalid_tool_calls: What was to be a call and cannot be read as one.
+        decision: How the policy came to this steering.
     """
 
     text: str
@@ -175,6 +182,8 @@ class Generation:
     step: str | None = None
     tool_calls: tuple[ToolCall, ...] = ()
     invalid_tool_calls: tuple[InvalidToolCall, ...] = ()
+    # Two answers that are alike are equal, however they came about.
+    decision: SteeringDecision | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)

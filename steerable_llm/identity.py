@@ -6,16 +6,12 @@ import hashlib
 import json
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from steerable_llm.blocks import hidden_size, text_config
 from steerable_llm.fingerprint import ModelFingerprint
-
-# Numbers read from each weight tensor. Enough to tell fine-tuned models apart, and few enough that
-# a model of 70 B parameters is fingerprinted in seconds.
-SAMPLES = 256
+from steerable_llm.weights_hash import weights_hash
 
 # Facts of a configuration that say where or how it was stored, not what it computes.
 NOT_IDENTITY = (
@@ -33,9 +29,6 @@ def fingerprint_of(
 ) -> ModelFingerprint:
     """Fingerprint a loaded model.
 
-    The weights hash is made from 256 evenly spread numbers of every parameter, rounded to
-    bfloat16: a bfloat16 checkpoint has the same hash whether it was loaded as it is or in float32.
-
     Args:
         model: The model.
         tokenizer: Its tokenizer.
@@ -50,7 +43,7 @@ def fingerprint_of(
         hidden_size=hidden_size(model),
         num_layers=num_layers,
         config_hash=_digest(_config_facts(model)),
-        weights_hash=_weights_hash(model),
+        weights_hash=weights_hash(model),
         tokenizer_hash=_digest(
             {
                 "vocabulary": sorted(tokenizer.get_vocab().items()),
@@ -66,23 +59,6 @@ def fingerprint_of(
 def _config_facts(model: nn.Module) -> dict[str, Any]:
     facts: dict[str, Any] = text_config(model).to_dict()
     return {name: value for name, value in facts.items() if name not in NOT_IDENTITY}
-
-
-def _weights_hash(model: nn.Module) -> str:
-    digest = hashlib.sha256()
-    for name, parameter in sorted(model.named_parameters(), key=lambda item: item[0]):
-        digest.update(f"{name}{tuple(parameter.shape)}".encode())
-        digest.update(_sample(parameter))
-    return digest.hexdigest()
-
-
-def _sample(parameter: Tensor) -> bytes:
-    flat = parameter.detach().reshape(-1)
-    count = min(SAMPLES, flat.numel())
-    # Whole-number steps: the places do not depend on rounding of large indices.
-    places = torch.arange(count, device=flat.device) * max(1, flat.numel() // max(1, count))
-    values = flat[places].to("cpu", torch.float32).bfloat16()
-    return values.view(torch.int16).numpy().tobytes()
 
 
 def _digest(facts: Any) -> str:

@@ -15,9 +15,10 @@ from transformers import PreTrainedTokenizerBase
 
 from steerable_llm.blocks import find_blocks
 from steerable_llm.chat_format import ChatFormat
-from steerable_llm.constraint import grammar_for
+from steerable_llm.conflict import conflicts
+from steerable_llm.decision import Asked, SteeringDecision, decide
 from steerable_llm.decoding import Prompt, decode
-from steerable_llm.errors import InvalidInputError, PromptTooLongError
+from steerable_llm.errors import InvalidInputError
 from steerable_llm.fingerprint import ModelFingerprint
 from steerable_llm.generation import (
     Generation,
@@ -30,7 +31,9 @@ from steerable_llm.identity import fingerprint_of
 from steerable_llm.loading import context_window_of, end_ids_of, load_adapter, load_pretrained
 from steerable_llm.pairs import MessagesLike
 from steerable_llm.policy import Policy
-from steerable_llm.scoring import REDUCTIONS, Reduction, Scored, answer_log_probs, answer_logits
+from steerable_llm.policy_source import PolicySource
+from steerable_llm.preparation import prompts_for, scored_for
+from steerable_llm.scoring import REDUCTIONS, Reduction, answer_log_probs, answer_logits
 from steerable_llm.steering import Steering
 from steerable_llm.streaming import stream_chunks
 from steerable_llm.tools import Tool
@@ -51,7 +54,6 @@ class SteerableHFLLM:
         model: The Hugging Face model.
         tokenizer: Its tokenizer.
         blocks: Its decoder blocks, first block first.
-        policy: What steers requests that bring no steering of their own; None steers nothing.
         context_window: Tokens that prompt and answer may have together.
         chat_format: The tokenizer's chat template.
     """
@@ -72,7 +74,7 @@ class SteerableHFLLM:
         Args:
             model: A Hugging Face causal language model.
             tokenizer: Its tokenizer.
-            policy: A policy or the path of its file.
+            policy: A policy, or the path of its file, which is read again whenever it changes.
             model_id: What to call the model; default is the name it was loaded by.
             revision: Commit or tag, for the record.
             blocks: Decoder blocks; default is what the module tree tells.
@@ -90,9 +92,7 @@ class SteerableHFLLM:
         self.chat_format = ChatFormat(tokenizer)
         self.model_id = model_id or getattr(model.config, "_name_or_path", "") or "unnamed"
         self.revision = revision
-        self.policy = policy if isinstance(policy, Policy | None) else Policy.load(policy)
-        if self.policy is not None:
-            self.policy.check(self.fingerprint)
+        self._policy = PolicySource(policy, lambda read: read.check(self.fingerprint))
 
     @classmethod
     def from_pretrained(
@@ -136,6 +136,14 @@ class SteerableHFLLM:
         with as_file(files("steerable_llm.demo") / "model") as folder:
             model, tokenizer = load_pretrained(str(folder), dtype=torch.float32)
         return cls(model, tokenizer, policy=policy, model_id="steerable-llm/demo")
+
+    @property
+    def policy(self) -> Policy | None:
+        """What steers requests that bring no steering of their own; None steers nothing.
+
+        A policy that was given as a file is the file's present content.
+        """
+        return self._policy.current()
 
     @property
     def device(self) -> torch.device:
@@ -207,7 +215,8 @@ class SteerableHFLLM:
         Raises:
             InvalidInputError: As for :meth:`generate`.
         """
-        prompt = self._prompt(GenerationRequest(messages, steering, step, **settings))
+        request = GenerationRequest(messages, steering, step, **settings)
+        [prompt] = prompts_for(self, [request], cancelled)
 
         def work(
             put: Callable[[GenerationChunk], None], cancelled: threading.Event
@@ -238,7 +247,7 @@ class SteerableHFLLM:
         """
         if batch_size < 1:
             raise InvalidInputError(f"batch_size is {batch_size}: give at least 1")
-        prompts = [self._prompt(request) for request in requests]
+        prompts = prompts_for(self, requests, cancelled)
         order = sorted(range(len(prompts)), key=lambda index: len(prompts[index].tokens))
         answers: dict[int, Generation] = {}
         for start in range(0, len(order), batch_size):
@@ -302,8 +311,7 @@ class SteerableHFLLM:
             raise InvalidInputError(
                 f"unknown reduction {reduction!r}: choose one of {', '.join(REDUCTIONS)}"
             )
-        steering = self._steering(steering, step)
-        scored = [self._scored(messages, answer, steering) for messages, answer in items]
+        scored = scored_for(self, items, steering, step)
         log_probs = answer_log_probs(self.model, self.blocks, scored, self.device)
         return [REDUCTIONS[reduction](values) for values in log_probs]
 
@@ -322,8 +330,8 @@ class SteerableHFLLM:
         Raises:
             PromptTooLongError: Prompt and answer do not fit the context window.
         """
-        scored = self._scored(messages, answer, self._steering(steering, step))
-        return next(answer_logits(self.model, self.blocks, [scored], self.device))[1]
+        scored = scored_for(self, [(messages, answer)], steering, step)
+        return next(answer_logits(self.model, self.blocks, scored, self.device))[1]
 
     def as_langchain(self, step: str | None = None, **settings: Any) -> Any:
         """This model as a LangChain chat model, the weights shared.
@@ -343,39 +351,15 @@ class SteerableHFLLM:
         adapter = load_adapter("llama_index", "llama-index")
         return adapter.SteerableLlamaIndexLLM(engine=self, step=step, **settings)
 
-    def _steering(self, steering: Steering | None, step: str | None) -> Steering:
-        """What a request is steered with: its own steering, else what the policy says."""
-        if steering is not None:
-            return steering
-        return Steering.none() if self.policy is None else self.policy.steering_for(step)
+    def decide(
+        self, requests: Sequence[Asked], cancelled: threading.Event | None = None
+    ) -> list[SteeringDecision]:
+        """How requests would be steered, and why, without answering them.
 
-    def _prompt(self, request: GenerationRequest) -> Prompt:
-        chat, tools = self.chat_format, request.offered_tools
-        tokens = chat.encode(request.messages, tools=tools)
-        self._fits(len(tokens), request.max_new_tokens)
-        calls = chat.tool_format if tools else None
-        grammar = grammar_for(request.constraint, tools, request.tool_choice, calls, chat.added_id)
-        return Prompt(
-            request,
-            tokens,
-            self._steering(request.steering, request.step),
-            None if grammar is None else self._grammars.start(grammar),
-            calls,
-        )
-
-    def _scored(self, messages: MessagesLike, answer: str, steering: Steering) -> Scored:
-        item = Scored(self.encode(messages), self.encode_answer(answer), steering)
-        if not item.answer:
-            raise InvalidInputError(
-                "an empty answer has no probability with this tokenizer, which has no end-of-turn "
-                "token: give a text"
-            )
-        self._fits(len(item.prompt), len(item.answer))
-        return item
-
-    def _fits(self, prompt_tokens: int, new_tokens: int) -> None:
-        if prompt_tokens + new_tokens > self.context_window:
-            raise PromptTooLongError(prompt_tokens, new_tokens, self.context_window)
+        Raises:
+            UnknownStepError: The policy has no such step.
+        """
+        return decide(self.policy, requests, lambda prompts: conflicts(self, prompts, cancelled))
 
     @property
     def supports_tools(self) -> bool:
@@ -383,7 +367,7 @@ class SteerableHFLLM:
         return self.chat_format.tool_format is not None
 
     @cached_property
-    def _grammars(self) -> GrammarReader:
+    def grammars(self) -> GrammarReader:
         """Reads constraints; made when the first request has one."""
         vocabulary = self.model.get_output_embeddings().weight.shape[0]
         return GrammarReader(self.tokenizer, sorted(self._end_ids), vocabulary)

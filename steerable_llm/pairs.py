@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import random
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, overload
@@ -13,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from steerable_llm.errors import PairError
 from steerable_llm.files import write_whole
+from steerable_llm.grouping import connected
 
 ROLES = ("system", "user", "assistant")
 
@@ -260,23 +260,13 @@ class Pairs(Sequence[PreferencePair]):
 
     def _groups(self, by: str) -> list[list[int]]:
         """Return the connected components of pairs, as lists of positions."""
-        parent = list(range(len(self)))
-
-        def root(i: int) -> int:
-            while parent[i] != i:
-                parent[i] = parent[parent[i]]
-                i = parent[i]
-            return i
-
-        seen: dict[object, int] = {}
-        for i, pair in enumerate(self._pairs):
-            documents = pair.document_ids if by == "document" else ()
-            for key in [pair.messages, *(("document", name) for name in documents)]:
-                parent[root(i)] = root(seen.setdefault(key, i))
-        groups: dict[int, list[int]] = defaultdict(list)
-        for i in range(len(self)):
-            groups[root(i)].append(i)
-        return list(groups.values())
+        return connected(
+            [
+                [pair.messages]
+                + ([("document", name) for name in pair.document_ids] if by == "document" else [])
+                for pair in self._pairs
+            ]
+        )
 
     def to_jsonl(self, path: str | os.PathLike[str]) -> Path:
         """Write one pair per line, atomically, and return the path."""

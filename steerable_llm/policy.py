@@ -6,6 +6,8 @@ vectors_dir = "../vectors"      # relative to this file
 
 [steps.answer]
 vectors = [{ name = "demo-faithfulness" }]                    # as calibrated
+match = { node = ["answer_*"], prompt_type = ["text_qa"] }    # what counts as this step, too
+when = { context = "present" }
 
 [steps.reply]
 vectors = [{ name = "demo-toxicity", strength = 0.05, layers = [2, 3], scope = "generated" }]
@@ -18,51 +20,37 @@ import hashlib
 import json
 import os
 import tomllib
-from collections.abc import Iterable, Mapping
-from difflib import get_close_matches
-from functools import cached_property
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
+from steerable_llm.embedding import Embedder, SentenceEmbedder
 from steerable_llm.errors import (
-    InvalidInputError,
     PolicyError,
+    UnknownGateError,
     UnknownStepError,
     UnknownVectorError,
 )
 from steerable_llm.fingerprint import ModelFingerprint
-from steerable_llm.steering import Scope, Steering
+from steerable_llm.gate import Gate
+from steerable_llm.inheritance import with_inherited
+from steerable_llm.match import Kind, matching_step
+from steerable_llm.names import unknown
+from steerable_llm.policy_file import Step, explain
+from steerable_llm.steered_step import SteeredStep, describe, describe_step, look_up
+from steerable_llm.steering import Steering
 from steerable_llm.vector import SteeringVector
 
+__all__ = ["KILL_SWITCH", "Policy", "describe"]
+
+KILL_SWITCH = "STEERABLE_LLM_DISABLED"
+"""The environment variable that switches every policy off while it is set; read per request."""
+
 _SUFFIX = ".safetensors"
-
-
-class VectorUse(BaseModel):
-    """One vector of a step; what is left out comes from the vector's calibration.
-
-    Attributes:
-        name: the vector's file name without `.safetensors`.
-        strength: signed, in units of each layer's residual norm.
-        layers: 0-based blocks to steer.
-        scope: which positions are steered.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: str
-    strength: float | None = Field(default=None, allow_inf_nan=False)
-    layers: tuple[int, ...] | None = None
-    scope: Scope | None = None
-
-
-class Step(BaseModel):
-    """What one step of a chain gets; no vectors means that it is never steered."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    vectors: tuple[VectorUse, ...] = ()
+T = TypeVar("T")
 
 
 class Policy(BaseModel):
@@ -72,7 +60,8 @@ class Policy(BaseModel):
         default_step: the step of a request that names none; None leaves such requests unsteered.
         enabled: false switches all steering off and changes nothing else.
         vectors_dir: where the vector files lie.
-        steps: what each step gets.
+        gates_dir: where the gate files lie; None is where the vectors do.
+        steps: what each step gets, as the file says it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -80,38 +69,52 @@ class Policy(BaseModel):
     default_step: str | None = None
     enabled: bool = True
     vectors_dir: str = "."
+    gates_dir: str | None = None
     steps: dict[str, Step] = Field(default_factory=dict)
-    _steerings: dict[str, Steering] = PrivateAttr(default_factory=dict)
+    _steered: dict[str, SteeredStep] = PrivateAttr(default_factory=dict)
     _vectors: dict[str, SteeringVector] = PrivateAttr(default_factory=dict)
+    _gates: dict[str, Gate] = PrivateAttr(default_factory=dict)
+    _embedder: Embedder | None = PrivateAttr(default=None)
+    _content: str | None = PrivateAttr(default=None)
 
     @classmethod
     def load(
         cls,
         path: str | os.PathLike[str],
         vectors: Mapping[str, SteeringVector] | None = None,
+        gates: Mapping[str, Gate] | None = None,
+        embedder: Embedder | None = None,
     ) -> Self:
-        """Read a policy file and the vectors that it names.
+        """Read a policy file and the vectors and gates that it names.
 
         Args:
             path: the TOML file.
             vectors: vectors by name, in place of the files in `vectors_dir`.
+            gates: gates by name, in place of the files in `gates_dir`.
+            embedder: what embeds for the gates; default is the model each was trained with.
 
         Raises:
-            PolicyError: no such file, not TOML, an unknown key, a value of the wrong kind.
-            UnknownStepError: `default_step` is not a step of the file.
+            PolicyError: no such file, not TOML, an unknown key, a value of the wrong kind, steps
+                that inherit in a circle.
+            UnknownStepError: `default_step` or `inherits` names no step of the file.
             UnknownVectorError: there is no vector of that name.
+            UnknownGateError: there is no gate of that name.
             VectorFileError: a vector file cannot be read.
+            GateFileError: a gate file cannot be read.
         """
         source = Path(path)
         try:
-            data = tomllib.loads(source.read_text(encoding="utf-8"))
+            text = source.read_text(encoding="utf-8")
+            data = tomllib.loads(text)
         except OSError as error:
             raise PolicyError(
                 f"cannot read the policy file {source} ({error.strerror}): check the path"
             ) from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise PolicyError(f"{source} is not valid TOML: {error}") from error
-        return cls.from_dict(data, vectors=vectors, directory=source.parent, source=str(source))
+        if not data:  # also what an editor leaves for a moment while it saves
+            raise PolicyError(f"{source} is empty: a policy has at least one [steps.NAME]")
+        return cls.from_dict(data, vectors, source.parent, str(source), gates, embedder)
 
     @classmethod
     def from_dict(
@@ -120,14 +123,18 @@ class Policy(BaseModel):
         vectors: Mapping[str, SteeringVector] | None = None,
         directory: str | os.PathLike[str] = ".",
         source: str = "the policy",
+        gates: Mapping[str, Gate] | None = None,
+        embedder: Embedder | None = None,
     ) -> Self:
         """Make a policy from the content of a policy file.
 
         Args:
             data: what the TOML file would hold.
             vectors: vectors by name, in place of the files in `vectors_dir`.
-            directory: what `vectors_dir` is relative to.
+            directory: what `vectors_dir` and `gates_dir` are relative to.
             source: what error messages call it.
+            gates: gates by name, in place of the files in `gates_dir`.
+            embedder: what embeds for the gates; default is the model each was trained with.
 
         Raises:
             PolicyError: as for `load`.
@@ -135,122 +142,177 @@ class Policy(BaseModel):
         try:
             policy = cls.model_validate(dict(data))
         except ValidationError as error:
-            raise PolicyError(f"{source}: {_explain(error)}") from error
+            raise PolicyError(f"{source}: {explain(error, cls)}") from error
         if policy.default_step is not None and policy.default_step not in policy.steps:
             raise UnknownStepError(
-                f"{source}: default_step {_unknown('step', policy.default_step, policy.steps)}"
+                f"{source}: default_step {unknown('step', policy.default_step, policy.steps)}"
             )
-        folder = Path(directory) / policy.vectors_dir
-        for step_name, step in policy.steps.items():
-            steering = Steering.none()
+        try:
+            steps = with_inherited(policy.steps)
+        except PolicyError as error:
+            raise type(error)(f"{source}: {error}") from error
+        folder = Path(directory)
+        find_vector = _finder(
+            "vector", vectors, folder / policy.vectors_dir, SteeringVector.load,
+            UnknownVectorError, source,
+        )  # fmt: skip
+        find_gate = _finder(
+            "gate", gates, folder / (policy.gates_dir or policy.vectors_dir), Gate.load,
+            UnknownGateError, source,
+        )  # fmt: skip
+        for name, step in steps.items():
+            policy._steered[name] = look_up(step, name, find_vector, source)
             for use in step.vectors:
-                if use.name not in policy._vectors:
-                    policy._vectors[use.name] = _find(use.name, vectors, folder, source)
-                steering = steering + _steer(policy._vectors[use.name], use, source, step_name)
-            policy._steerings[step_name] = steering
+                policy._vectors[use.name] = find_vector(use.name)
+            for when in (step.when, *(use.when for use in step.vectors)):
+                if when.gate is not None:
+                    policy._gates[when.gate.name] = find_gate(when.gate.name)
+        policy._embedder = embedder
+        policy._content = policy._describe(steps)
         return policy
 
+    def step_for(self, name: str | None, kind: Kind = "step") -> str | None:
+        """Return the step that a name means; None is the default step's.
+
+        Args:
+            name: a step's own name, or what one of its `match` patterns of this kind fits.
+            kind: where the name comes from.
+
+        Returns:
+            The step's name in the policy. None if there is no default step, or if a name of
+            another kind than "step" means none.
+
+        Raises:
+            UnknownStepError: the application named a step that the policy does not have.
+        """
+        if name is None:
+            return self.default_step
+        found = matching_step(name, kind, self.steps)
+        if found is None and kind == "step":
+            raise UnknownStepError(unknown("step", name, self.steps))
+        return found
+
     def steering_for(self, step: str | None = None) -> Steering:
-        """Return what a request of this step gets; None is the default step.
+        """Return what a request of this step gets at most; None is the default step.
+
+        Conditions depend on a request, and there is none here: all are taken to hold.
 
         Raises:
             UnknownStepError: the policy has no such step; the message lists those it has.
         """
-        name = self.default_step if step is None else step
+        name = self.step_for(step)
         if name is None:
             return Steering.none()
-        if name not in self.steps:
-            raise UnknownStepError(_unknown("step", name, self.steps))
-        if not self.enabled:
-            return Steering.none()
-        if name not in self._steerings:
+        steering = self.steered_step(name).steering
+        return Steering.none() if self.off else steering
+
+    def steered_step(self, name: str) -> SteeredStep:
+        """Return a step with its vectors and their conditions, whether the policy is on or off.
+
+        Raises:
+            PolicyError: the policy was not made by `load` or `from_dict`.
+        """
+        if name not in self._steered:
             raise PolicyError(
                 "this policy has not looked up its vectors: "
                 "make it with Policy.load(path) or Policy.from_dict(data, vectors=...)"
             )
-        return self._steerings[name]
+        return self._steered[name]
 
-    def check(self, fingerprint: ModelFingerprint, force: bool = False) -> None:
-        """Make sure that every vector of the policy fits a model.
+    @property
+    def off(self) -> str | None:
+        """Why the policy steers nothing at present; None if it is on."""
+        if os.environ.get(KILL_SWITCH, "").strip().lower() not in ("", "0", "false", "no", "off"):
+            return f"the environment variable {KILL_SWITCH} switches steering off"
+        return None if self.enabled else "the policy is switched off (enabled = false)"
+
+    @property
+    def vectors(self) -> Mapping[str, SteeringVector]:
+        """The vectors that the steps name."""
+        return dict(self._vectors)
+
+    @property
+    def gates(self) -> Mapping[str, Gate]:
+        """The gates that the steps ask."""
+        return dict(self._gates)
+
+    def gate(self, name: str) -> Gate:
+        """Return a gate that the policy names."""
+        return self._gates[name]
+
+    def probabilities(self, gate: str, texts: Sequence[str]) -> list[float]:
+        """Return what a gate says of some questions.
 
         Raises:
-            ModelMismatchError: a vector was built for another model.
+            ModelMismatchError: the embedding model is not the one the gate was trained with.
+        """
+        return self._gates[gate].probabilities(texts, self._embedder_of(self._gates[gate]))
+
+    def check(self, fingerprint: ModelFingerprint, force: bool = False) -> None:
+        """Make sure that every vector fits a model, and every gate its embedding model.
+
+        Raises:
+            ModelMismatchError: a vector was built for another model, or a gate trained with
+                another embedding model than the one at hand.
         """
         for vector in self._vectors.values():
             vector.check(fingerprint, force=force)
+        for gate in self._gates.values():
+            gate.check(self._embedder_of(gate))
 
-    @cached_property
+    @property
     def digest(self) -> str:
-        """SHA-256 over all that decides what is applied: settings, strengths and vectors.
+        """SHA-256 over all that decides what is applied, the kill switch included.
 
-        Two policies with the same digest steer alike, wherever their files lie.
+        Two policies with the same digest steer alike, wherever their files lie and in whatever
+        order they say it.
         """
-        applied = {name: describe(steering) for name, steering in self._steerings.items()}
-        content = {"default_step": self.default_step, "enabled": self.enabled, "steps": applied}
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        return _sha256(f"{self._content or self.model_dump_json()}|{'off' if self.off else 'on'}")
 
+    def _embedder_of(self, gate: Gate) -> Embedder:
+        return self._embedder or _sentence_embedder(gate.embedder)
 
-def describe(steering: Steering) -> list[dict[str, Any]]:
-    """Return all that tells two steerings apart, in plain values for a cache key or a hash."""
-    return [
-        {
-            "vector": f"{term.vector.name}@{term.vector.fingerprint_id}",
-            "strength": term.strength,
-            "layers": None if term.layers is None else list(term.layers),
-            "scope": term.scope,
-            "unit": term.unit,
-            "renormalise": term.renormalise,
+    def _describe(self, steps: Mapping[str, Step]) -> str:
+        gates = {name: gate.fingerprint_id for name, gate in self._gates.items()}
+        content = {
+            "default_step": self.default_step,
+            "steps": {name: describe_step(self._steered[name], steps[name]) for name in steps},
+            "gates": gates,
         }
-        for term in steering.terms
-    ]
+        return json.dumps(content, sort_keys=True)
 
 
-def _find(
-    name: str,
-    vectors: Mapping[str, SteeringVector] | None,
+def _finder(
+    kind: str,
+    given: Mapping[str, T] | None,
     folder: Path,
+    load: Callable[[Path], T],
+    error: type[PolicyError],
     source: str,
-) -> SteeringVector:
-    """Look a vector up in the mapping, or else in the folder."""
-    if vectors is not None:
-        if name not in vectors:
-            raise UnknownVectorError(f"{source}: {_unknown('vector', name, vectors)}")
-        return vectors[name]
-    # Only names that lie in the folder are known, so a name such as "../x" is not a way out of it.
-    files = {file.name.removesuffix(_SUFFIX): file for file in sorted(folder.glob(f"*{_SUFFIX}"))}
-    if name not in files:
-        raise UnknownVectorError(f"{source}: {_unknown('vector', name, files)} in {folder}")
-    return SteeringVector.load(files[name])
+) -> Callable[[str], T]:
+    """Return what looks a name up in the mapping, or else in the folder, and loads it once."""
+
+    @cache
+    def find(name: str) -> T:
+        if given is not None:
+            if name not in given:
+                raise error(f"{source}: {unknown(kind, name, given)}")
+            return given[name]
+        # Only names that lie in the folder are known, so "../x" is not a way out of it.
+        paths = sorted(folder.glob(f"*{_SUFFIX}"))
+        files = {path.name.removesuffix(_SUFFIX): path for path in paths}
+        if name not in files:
+            raise error(f"{source}: {unknown(kind, name, files)} in {folder}")
+        return load(files[name])
+
+    return find
 
 
-def _steer(vector: SteeringVector, use: VectorUse, source: str, step: str) -> Steering:
-    missing = sorted(set(use.layers or ()) - set(vector.directions))
-    if missing:
-        raise PolicyError(
-            f"{source}: step {step!r} steers layers {missing} with vector {use.name!r}, "
-            f"which has layers {sorted(vector.directions)}"
-        )
-    try:
-        return vector.steer(strength=use.strength, layers=use.layers, scope=use.scope)
-    except InvalidInputError as error:
-        raise PolicyError(f"{source}: step {step!r}: {error}") from error
+# Shared by all policies: a reloaded file must not load the embedding model's hash again.
+@cache
+def _sentence_embedder(name: str) -> SentenceEmbedder:
+    return SentenceEmbedder(name)
 
 
-def _unknown(kind: str, name: str, known: Iterable[str]) -> str:
-    """Say that a name is unknown, what the nearest known one is, and which are known."""
-    names = sorted(known)
-    nearest = get_close_matches(name, names, n=1)
-    hint = f"; did you mean {nearest[0]!r}?" if nearest else ";"
-    return f"{name!r} is not a known {kind}{hint} known: {', '.join(names) or 'none'}"
-
-
-def _explain(error: ValidationError) -> str:
-    """Tell the first problem that pydantic found in one line, in the words of the file."""
-    problem = error.errors()[0]
-    place = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] != "extra_forbidden":
-        return f"{place}: {problem['msg']} (got {problem['input']!r})"
-    depth = len(problem["loc"])
-    # The file has three levels: the policy itself, steps.NAME, and steps.NAME.vectors.N.
-    level: type[BaseModel] = Policy if depth == 1 else Step if depth == 3 else VectorUse
-    return f"{place}: {_unknown('key', str(problem['loc'][-1]), level.model_fields)}"
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

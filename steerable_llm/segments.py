@@ -7,17 +7,13 @@ marker opens the question, and question (an instruction) otherwise. A message wi
 all question.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from steerable_llm.attribution import Segment
+from steerable_llm.context import user_parts
 from steerable_llm.model import SteerableHFLLM
 from steerable_llm.pairs import Message
-
-_MARKER = re.compile(
-    r"(?im)^[ \t]*(?:(?P<question>question|query)|(?:documents?|contexts?|passages?|texts?))[ \t]*:"
-)
 
 
 @dataclass(frozen=True)
@@ -54,19 +50,6 @@ def prompt_tokens(llm: SteerableHFLLM, messages: Sequence[Message]) -> PromptTok
     starts = [0, *ends[:-1]]
     texts = tuple(text[start:end] for start, end in zip(starts, ends, strict=True))
     return PromptTokens(tuple(ids), texts, tuple(segments), tuple(mask))
-
-
-def user_parts(content: str) -> list[tuple[int, Segment]]:
-    """Return where the parts of a user message start, as (offset, part)."""
-    parts: list[tuple[int, Segment]] = [
-        (found.start(), "question" if found["question"] else "context")
-        for found in _MARKER.finditer(content)
-    ]
-    if not parts:
-        return [(0, "question")]
-    if parts[0][0] == 0:
-        return parts
-    return [(0, "context" if parts[0][1] == "question" else "question"), *parts]
 
 
 def _token_ends(llm: SteerableHFLLM, text: str, ids: Sequence[int]) -> list[int] | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -11,49 +10,16 @@ from typing import Any
 
 import pytest
 import torch
+from command_line import Steerable, steerable
 
 from steerable_llm import SteeringVector, __version__
-from steerable_llm.cli import main
 from steerable_llm.evaluation_set import EvaluationItem, EvaluationSet
 from steerable_llm.logs import LoggedAnswer, write_answers
 from steerable_llm.pairs import Pairs, PreferencePair
 
+__all__ = ["steerable"]
+
 QUESTION = "The shop in Lyon opens at nine. When does the shop open?"
-
-
-class Steerable:
-    """Runs the command in this process, as `steerable ARGUMENTS` would."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-        self._monkeypatch = monkeypatch
-        self._capsys = capsys
-
-    def __call__(self, *arguments: object, code: int = 0) -> str:
-        self._monkeypatch.setattr(sys, "argv", ["steerable", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        captured = self._capsys.readouterr()
-        self.stderr = captured.err
-        assert (ended.value.code or 0) == code, captured.err
-        return captured.out
-
-    def json(self, *arguments: object) -> Any:
-        return json.loads(self(*arguments, "--json"))
-
-    def error(self, *arguments: object) -> str:
-        """What a failing command says; it must be one line, and nothing on stdout."""
-        assert self(*arguments, code=2) == ""
-        assert self.stderr.startswith("steerable: ")
-        assert self.stderr.count("\n") == 1
-        return self.stderr
-
-
-@pytest.fixture
-def steerable(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> Steerable:
-    monkeypatch.chdir(tmp_path)
-    return Steerable(monkeypatch, capsys)
 
 
 @pytest.fixture(scope="session")
@@ -292,25 +258,6 @@ def test_inspect_shows_model_and_method(steerable: Steerable, vector_file: Path)
 def test_inspect_refuses_what_is_no_vector(steerable: Steerable) -> None:
     Path("v.safetensors").write_bytes(b"no vector")
     assert "v.safetensors" in steerable.error("inspect", "v.safetensors")
-
-
-def test_policy_check_lists_the_steps(steerable: Steerable, vector_file: Path) -> None:
-    Path("policy.toml").write_text(
-        'default_step = "answer"\n[steps.condense]\n[steps.answer]\n'
-        'vectors = [{ name = "lyon", strength = 0.25 }]\n',
-        encoding="utf-8",
-    )
-    text = steerable("policy", "check", "policy.toml")
-    assert "answer (default): lyon at +0.25 (generated)" in text
-    assert "condense: not steered" in text
-    assert steerable.json("policy", "check", "policy.toml")["steps"]["condense"] == []
-
-
-def test_policy_check_names_a_misspelt_vector(steerable: Steerable, vector_file: Path) -> None:
-    Path("policy.toml").write_text(
-        '[steps.answer]\nvectors = [{ name = "lion" }]\n', encoding="utf-8"
-    )
-    assert "lyon" in steerable.error("policy", "check", "policy.toml")
 
 
 def test_a_policy_steers_by_step(

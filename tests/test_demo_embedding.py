@@ -1,18 +1,11 @@
 """The demonstration's embedder works without a network and in both frameworks."""
 
 import math
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from steerable_llm.demo import embedding
-from steerable_llm.demo.embedding import (
-    HUB_NAME,
-    langchain_embeddings,
-    llama_index_embedding,
-    minilm_path,
-)
+from steerable_llm.demo.embedding import langchain_embeddings, llama_index_embedding
 from steerable_llm.errors import MissingExtraError
 
 SHOP = "The shop opens at nine in the morning."
@@ -22,15 +15,6 @@ QUESTION = "What are the opening hours?"
 
 def cosine(a: list[float], b: list[float]) -> float:
     return sum(x * y for x, y in zip(a, b, strict=True)) / (math.hypot(*a) * math.hypot(*b))
-
-
-def test_the_weights_come_from_the_installed_package() -> None:
-    assert (Path(minilm_path()) / "model.safetensors").is_file()
-
-
-def test_without_the_package_the_hub_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedding, "_PACKAGE", "no_such_package")
-    assert minilm_path() == HUB_NAME
 
 
 async def test_both_frameworks_embed_alike_and_by_meaning() -> None:

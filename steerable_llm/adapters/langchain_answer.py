@@ -75,6 +75,7 @@ def _metadata(answer: Generation, model_name: str) -> dict[str, Any]:
         "finish_reason": answer.finish_reason,
         "step": answer.step,
         "steering": [applied.to_dict() for applied in answer.steered],
+        "decision": answer.decision.to_dict() if answer.decision else None,
     }
 
 

@@ -43,8 +43,9 @@ def tell_step(
             arguments.get("step"),
             model.step,
             metadata.get("steer_step"),
-            Hint(metadata.get("langgraph_node")),
+            Hint(metadata.get("langgraph_node"), "node"),
             next((tag.removeprefix(TAG) for tag in tags if tag.startswith(TAG)), None),
+            *(Hint(tag, "tag") for tag in tags),
         ],
         model.engine_for(arguments).policy,
     )

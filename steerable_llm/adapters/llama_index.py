@@ -52,7 +52,7 @@ from steerable_llm.model import SteerableHFLLM
 __all__ = ["SteerableLlamaIndexLLM", "record_steering", "steer_step", "tag_prompts"]
 
 # What is asked of the model beside its sampling; a step and stop texts are also fields.
-_ASKED = ("tools", "tool_choice", "constraint")
+_ASKED = ("tools", "tool_choice", "constraint", "context")
 _CALL_ARGUMENTS = {*SAMPLING, *_ASKED, "step", "stop"}
 
 

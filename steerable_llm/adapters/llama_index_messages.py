@@ -120,7 +120,11 @@ def record_of(answer: Generation, model_name: str) -> dict[str, dict[str, Any]]:
         "completion_tokens": used.completion_tokens,
         "total_tokens": used.total_tokens,
     }
-    told = {"step": answer.step, "steering": [applied.to_dict() for applied in answer.steered]}
+    told = {
+        "step": answer.step,
+        "steering": [applied.to_dict() for applied in answer.steered],
+        "decision": answer.decision.to_dict() if answer.decision else None,
+    }
     raw = {
         "model_name": model_name,
         "finish_reason": answer.finish_reason,

@@ -41,9 +41,9 @@ def step_of(
             own,
             metadata.get(STEP),
             current_step(),
-            Hint(metadata.get(PLACE) or _PLACE.get()),
+            Hint(metadata.get(PLACE) or _PLACE.get(), "prompt_type"),
             # An enum whose members are strings; str() of one would be "PromptType.REFINE".
-            Hint(getattr(kind, "value", kind)),
+            Hint(getattr(kind, "value", kind), "prompt_type"),
         ],
         policy,
     )

@@ -46,6 +46,7 @@ class SteeringRecord:
             {
                 "step": answer.step,
                 "steering": [applied.to_dict() for applied in answer.steered],
+                "decision": answer.decision.to_dict() if answer.decision else None,
                 "finish_reason": answer.finish_reason,
                 "prompt_tokens": answer.usage.prompt_tokens,
                 "completion_tokens": answer.usage.completion_tokens,

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import Literal
 
 from steerable_llm.policy import Policy
 
@@ -14,20 +15,31 @@ _STEP: ContextVar[str | None] = ContextVar("steer_step", default=None)
 class Hint:
     """A name that a framework gave a place in its own words, such as a LangGraph node.
 
-    It counts as the step only where the policy has a step of that name; unlike a step that the
-    developer named, it is no error when the policy does not.
+    It counts where the policy has a step of that name, or one whose `match` rules for this kind
+    fit it; unlike a step that the developer named, it is no error when the policy has none.
+
+    Attributes:
+        name: the framework's name; None where it has none.
+        kind: what the name is the name of.
     """
 
     name: str | None
+    kind: Literal["node", "tag", "prompt_type"]
 
 
 def choose_step(candidates: Iterable[str | Hint | None], policy: Policy | None) -> str | None:
-    """Return the first candidate that names a step; None leaves it to the policy's default."""
+    """Return the first candidate that names a step; None leaves it to the policy's default.
+
+    A hint turns into the name of the policy's step. A name that the developer gave comes back as
+    it is, and the policy matches it when it decides.
+    """
     for candidate in candidates:
         if isinstance(candidate, Hint):
-            known = policy is not None and candidate.name in policy.steps
-            if known and candidate.name is not None:
-                return candidate.name
+            if policy is None or candidate.name is None:
+                continue
+            step = policy.step_for(candidate.name, candidate.kind)
+            if step is not None:
+                return step
         elif candidate is not None:
             return candidate
     return None

@@ -1,0 +1,124 @@
+"""Telling the retrieved text in a prompt from the question.
+
+What marks retrieved text: two lines of five or more dashes around it (as LlamaIndex writes), the
+role `tool`, and in a user message a line that opens with "Documents:", "Context:", "Passages:" or
+"Text:". "Question:" or "Query:" opens the question, and without any of these marks two or more
+lines before the question are taken for retrieved text as well. An application that writes none of
+this can say itself what it retrieved.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+from steerable_llm.attribution import Segment
+from steerable_llm.pairs import Message
+
+Context: TypeAlias = bool | Sequence[str] | None
+"""What a caller says of a prompt's context: None leaves it to be told from the prompt, True and
+False say whether there is any, texts are the passages themselves."""
+
+PlainMessages: TypeAlias = Sequence[Mapping[str, Any] | Message]
+"""A prompt's messages, those of tools and with calls included."""
+
+_MARKER = re.compile(
+    r"(?im)^[ \t]*(?:(?P<question>question|query)|(?:documents?|contexts?|passages?|texts?))[ \t]*:"
+)
+_FENCED = re.compile(r"(?ms)^-{5,}[ \t]*\n(.*?)^-{5,}[ \t]*$")
+# What prompts end with to call for the answer; it is neither text nor question.
+_ANSWER_CUE = re.compile(r"(?im)^[ \t]*answer[ \t]*:[ \t]*\Z")
+
+
+def user_parts(content: str) -> list[tuple[int, Segment]]:
+    """Return where the parts of a user message start, as (offset, part).
+
+    Text before the first marker is context when that marker opens the question, and question (an
+    instruction) otherwise. A message without markers is all question.
+    """
+    parts: list[tuple[int, Segment]] = [
+        (found.start(), "question" if found["question"] else "context")
+        for found in _MARKER.finditer(content)
+    ]
+    if not parts:
+        return [(0, "question")]
+    if parts[0][0] == 0:
+        return parts
+    return [(0, "context" if parts[0][1] == "question" else "question"), *parts]
+
+
+def has_context(messages: PlainMessages, context: Context = None) -> bool:
+    """Tell whether a prompt holds retrieved text; headings without text below are none."""
+    if isinstance(context, bool):
+        return context
+    if context is not None:
+        return any(text.strip() for text in context)
+    return any(
+        text.strip()
+        for message in messages
+        for text in _context_texts(message["role"], _text(message["content"]))
+    )
+
+
+def without_context(messages: PlainMessages, context: Context = None) -> list[dict[str, Any]]:
+    """Return the prompt as it would be without its retrieved text."""
+    left = []
+    for message in messages:
+        plain = dict(message)
+        # A tool's result goes together with the call that asked for it.
+        if plain["role"] == "tool" or plain.get("tool_calls"):
+            continue
+        plain["content"] = _question(plain["role"], _text(plain["content"]), context)
+        if plain["content"].strip():
+            left.append(plain)
+    return left
+
+
+def question_text(messages: PlainMessages) -> str | None:
+    """Return the last user message without its retrieved text; None where there is none."""
+    for message in reversed(messages):
+        if message["role"] == "user":
+            text = _ANSWER_CUE.sub("", _question("user", _text(message["content"]), None))
+            return _MARKER.sub("", text).strip() or None
+    return None
+
+
+def _text(content: Any) -> str:
+    """Return a message's text; content may also be a list of parts, as for images."""
+    if isinstance(content, Sequence) and not isinstance(content, str):
+        return "\n".join(str(part["text"]) for part in content if "text" in part)
+    return str(content or "")
+
+
+def _context_texts(role: str, content: str) -> list[str]:
+    if role == "tool":
+        return [content]
+    fenced = _FENCED.findall(content)
+    if fenced or role != "user":
+        return fenced if role in ("user", "system") else []
+    texts = [text for part, text in _split(content) if part == "context"]
+    headed = [_MARKER.sub("", text) for text in texts if _MARKER.match(text)]
+    # One line before the question is an instruction; only more than one can hold passages.
+    return headed or [text for text in texts if len(text.strip().splitlines()) > 1]
+
+
+def _split(content: str) -> list[tuple[Segment, str]]:
+    content = _ANSWER_CUE.sub("", content)
+    parts = user_parts(content)
+    ends = [*(start for start, _ in parts[1:]), len(content)]
+    return [(part, content[start:end]) for (start, part), end in zip(parts, ends, strict=True)]
+
+
+def _question(role: str, content: str, context: Context) -> str:
+    """Return what is left of a message without its retrieved text."""
+    if role not in ("user", "system"):
+        return content
+    if isinstance(context, Sequence) and not isinstance(context, str):
+        for text in context:
+            content = content.replace(text, "")
+    parts = _split(content) if role == "user" else []
+    if any(part == "context" for part, _ in parts):
+        # With a question marked as such, whatever stands before it speaks of the context.
+        questions = [text for part, text in parts if part == "question"]
+        marked = [text for text in questions if _MARKER.match(text)]
+        return "".join(marked or questions).strip()
+    return _FENCED.sub("", content)

@@ -1,0 +1,93 @@
+"""From what was asked to what can run: requests checked, encoded, and their steering decided."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from steerable_llm.constraint import grammar_for
+from steerable_llm.conversation import as_conversation
+from steerable_llm.decision import Asked
+from steerable_llm.decoding import Prompt
+from steerable_llm.errors import InvalidInputError, PromptTooLongError
+from steerable_llm.generation import GenerationRequest
+from steerable_llm.pairs import MessagesLike
+from steerable_llm.scoring import Scored
+from steerable_llm.steering import Steering
+
+if TYPE_CHECKING:
+    from steerable_llm.model import SteerableHFLLM
+
+
+def prompts_for(
+    llm: SteerableHFLLM,
+    requests: Sequence[GenerationRequest],
+    cancelled: threading.Event | None = None,
+) -> list[Prompt]:
+    """Make requests ready to run; all are checked before the first condition is measured.
+
+    Raises:
+        InvalidInputError: Messages that cannot be used.
+        PromptTooLongError: Prompt and answer do not fit the context window.
+        UnknownStepError: The policy has no such step.
+    """
+    prompts = [_prompt(llm, request) for request in requests]
+    asked = [
+        Asked(as_conversation(x.messages), x.step, x.steering, x.context, x.structured)
+        for x in requests
+    ]
+    return [
+        replace(prompt, steering=decision.steering, decision=decision)
+        for prompt, decision in zip(prompts, llm.decide(asked, cancelled), strict=True)
+    ]
+
+
+def scored_for(
+    llm: SteerableHFLLM,
+    items: Sequence[tuple[MessagesLike, str]],
+    steering: Steering | None,
+    step: str | None,
+) -> list[Scored]:
+    """Make prompts with answers ready to be scored, steered as generating would be.
+
+    Raises:
+        InvalidInputError: An answer without a token.
+        PromptTooLongError: Prompt and answer do not fit the context window.
+        UnknownStepError: The policy has no such step.
+    """
+    scored = [_scored(llm, messages, answer) for messages, answer in items]
+    decisions = llm.decide([Asked(as_conversation(x), step, steering) for x, _ in items])
+    return [replace(x, steering=y.steering) for x, y in zip(scored, decisions, strict=True)]
+
+
+def _prompt(llm: SteerableHFLLM, request: GenerationRequest) -> Prompt:
+    chat, tools = llm.chat_format, request.offered_tools
+    tokens = chat.encode(request.messages, tools=tools)
+    _check_fit(llm, len(tokens), request.max_new_tokens)
+    calls = chat.tool_format if tools else None
+    grammar = grammar_for(request.constraint, tools, request.tool_choice, calls, chat.added_id)
+    return Prompt(
+        request,
+        tokens,
+        Steering.none(),
+        None if grammar is None else llm.grammars.start(grammar),
+        calls,
+    )
+
+
+def _scored(llm: SteerableHFLLM, messages: MessagesLike, answer: str) -> Scored:
+    item = Scored(llm.encode(messages), llm.encode_answer(answer), Steering.none())
+    if not item.answer:
+        raise InvalidInputError(
+            "an empty answer has no probability with this tokenizer, which has no end-of-turn "
+            "token: give a text"
+        )
+    _check_fit(llm, len(item.prompt), len(item.answer))
+    return item
+
+
+def _check_fit(llm: SteerableHFLLM, prompt_tokens: int, new_tokens: int) -> None:
+    if prompt_tokens + new_tokens > llm.context_window:
+        raise PromptTooLongError(prompt_tokens, new_tokens, llm.context_window)

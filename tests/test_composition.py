@@ -1,0 +1,111 @@
+"""Vectors that meet in a block: how they relate, and how they are kept apart."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from policy_models import vector
+
+from steerable_llm.composition import meetings, orthogonalise
+from steerable_llm.errors import PolicyError
+from steerable_llm.policy import Policy
+from steerable_llm.steering import Steering, Unit
+
+A = vector("a", 1, 0, 0, 0)
+B = vector("b", 1, 1, 0, 0)
+AGAINST = vector("against", -1, 0.1, 0, 0)
+
+numbers = st.integers(-5, 5).map(float)
+directions = st.tuples(numbers, numbers, numbers, numbers).filter(any)
+
+
+def test_the_cosine_is_that_of_what_is_added_sign_included() -> None:
+    [meeting] = meetings(A.steer(0.5) + B.steer(0.3, layers=(1,)))
+    assert (meeting.first, meeting.second) == ("a", "b")
+    assert meeting.cosines == {1: pytest.approx(0.5**0.5)}
+    [turned] = meetings(A.steer(0.5) + B.steer(-0.3, layers=(1,)))
+    assert turned.cosines == {1: pytest.approx(-(0.5**0.5))}
+
+
+def test_vectors_that_undo_each_other_fight_and_others_do_not() -> None:
+    [fight] = meetings(A.steer(0.5) + AGAINST.steer(0.5, layers=(0, 2)))
+    assert fight.fights == (0, 2)
+    [peace] = meetings(A.steer(0.5) + B.steer(0.5))
+    assert peace.fights == ()
+    assert meetings(A.steer(0.5, layers=(0,)) + B.steer(0.5, layers=(1,))) == []
+    assert meetings(A.steer(0.5) + B.steer(0)) == []
+
+
+@given(st.lists(directions, min_size=2, max_size=4), st.sampled_from(["relative", "absolute"]))
+def test_what_is_left_is_orthogonal_and_adds_up_with_what_was_taken(
+    rows: list[tuple[float, ...]], unit: Unit
+) -> None:
+    steering = Steering.none()
+    for number, row in enumerate(rows):
+        steering += vector(f"v{number}", *row).steer(0.7 - number, layers=(1,), unit=unit)
+    rank = int(torch.linalg.matrix_rank(torch.tensor(rows, dtype=torch.float64)))
+    if rank < len(rows):
+        return
+    apart = orthogonalise(steering)
+    left = [term.delta(1).double() for term in apart.steering.terms]
+    for place, one in enumerate(left):
+        for other in left[place + 1 :]:
+            assert abs(float(one @ other)) <= 1e-5 * float(one.norm() * other.norm()) + 1e-9
+    for before, after, (_, kept) in zip(steering.terms, left, apart.kept, strict=True):
+        whole = before.delta(1).double()
+        # A projection: what is left is as long as stated, and what was taken is orthogonal to it.
+        assert float(after.norm()) == pytest.approx(float(whole.norm()) * kept[1], rel=1e-4)
+        assert float(after @ (whole - after)) == pytest.approx(0, abs=1e-4 * float(whole.norm()))
+
+
+def test_the_first_vector_stays_as_it_is_and_later_ones_are_told_apart_by_name() -> None:
+    apart = orthogonalise(A.steer(0.5) + B.steer(0.5))
+    first, second = apart.steering.terms
+    assert first.vector is A
+    assert second.vector.name == "b-orthogonalised"
+    assert second.vector.fingerprint_id != B.fingerprint_id
+    assert apart.kept[1] == ("b", {0: pytest.approx(0.5**0.5), 1: pytest.approx(0.5**0.5),
+                                   2: pytest.approx(0.5**0.5)})  # fmt: skip
+
+
+def test_vectors_that_are_orthogonal_already_stay_the_same() -> None:
+    other = vector("c", 0, 0, 1, 0)
+    assert orthogonalise(A.steer(0.5) + other.steer(0.5)).steering.terms[1].vector is other
+
+
+def test_only_blocks_on_which_both_act_change() -> None:
+    apart = orthogonalise(A.steer(0.5, layers=(0,)) + B.steer(0.5))
+    kept = apart.kept[1][1]
+    assert kept == {0: pytest.approx(0.5**0.5), 1: 1.0, 2: 1.0}
+    deltas = [apart.steering.terms[1].delta(layer) for layer in range(3)]
+    for one, other in pairwise(deltas[1:]):
+        torch.testing.assert_close(one, other)
+    torch.testing.assert_close(deltas[1], B.steer(0.5).terms[0].delta(1))
+
+
+def test_a_vector_acts_no_longer_where_nothing_of_it_is_left() -> None:
+    same = vector("same", 2, 0, 0, 0)
+    part = orthogonalise(A.steer(0.5, layers=(0, 1)) + same.steer(0.5)).steering
+    assert part.terms[1].steered_layers == (2,)
+    with pytest.raises(PolicyError, match="nothing is left of vector 'same'"):
+        orthogonalise(A.steer(0.5) + same.steer(0.5))
+
+
+def test_a_vector_at_strength_zero_takes_nothing_from_others() -> None:
+    assert orthogonalise(A.steer(0) + B.steer(0.5)).steering.terms[1].vector is B
+
+
+def test_a_policy_orthogonalises_the_steps_that_ask_for_it() -> None:
+    uses = [{"name": "a"}, {"name": "b"}]
+    steps = {"apart": {"vectors": uses, "orthogonalise": True}, "both": {"vectors": uses}}
+    policy = Policy.from_dict({"steps": steps}, {"a": A, "b": B})
+    assert [term.vector.name for term in policy.steering_for("apart").terms] == [
+        "a",
+        "b-orthogonalised",
+    ]
+    assert policy.steering_for("both").terms[1].vector is B
+    steps["apart"]["vectors"] = [{"name": "a"}, {"name": "a"}]
+    with pytest.raises(PolicyError, match=r"step 'apart': nothing is left"):
+        Policy.from_dict({"steps": steps}, {"a": A, "b": B})

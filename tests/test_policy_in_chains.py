@@ -1,0 +1,147 @@
+"""One policy file decides for LangChain and LlamaIndex alike, and a change reaches their caches."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from adapter_models import QUESTION, random_vector, steered_by
+from langchain_core.caches import InMemoryCache
+from langchain_core.messages import HumanMessage
+from llama_index.core.prompts import PromptTemplate
+from llama_index.core.prompts.prompt_type import PromptType
+
+from steerable_llm.adapters.step import Hint, choose_step
+from steerable_llm.model import SteerableHFLLM
+from steerable_llm.policy import KILL_SWITCH, Policy
+
+POLICY = """
+default_step = "plain"
+
+[steps.plain]
+
+[steps.answer]
+vectors = [{ name = "a", strength = 0.8 }]
+when = { context = "present" }
+match = { node = ["gen*"], tag = ["public"], prompt_type = ["text_*"], step = ["answer_*"] }
+"""
+WITH = f"Documents:\n[1] The shop opens at nine.\n\nQuestion: {QUESTION}"
+
+
+@pytest.fixture
+def file(tiny_llm: SteerableHFLLM, tmp_path: Path) -> Path:
+    random_vector(tiny_llm, "a", 0).save(tmp_path / "a.safetensors")
+    path = tmp_path / "policy.toml"
+    path.write_text(POLICY)
+    return path
+
+
+@pytest.fixture
+def llm(tiny_llm: SteerableHFLLM, file: Path) -> SteerableHFLLM:
+    return SteerableHFLLM(tiny_llm.model, tiny_llm.tokenizer, policy=file, model_id="tiny")
+
+
+def rewrite(file: Path, text: str) -> None:
+    before = file.stat().st_mtime_ns
+    file.write_text(text)
+    os.utime(file, ns=(before + 10**9, before + 10**9))
+
+
+def test_hints_of_every_kind_turn_into_the_policys_steps(llm: SteerableHFLLM) -> None:
+    policy = llm.policy
+    for hint in (Hint("generate", "node"), Hint("public", "tag"), Hint("text_qa", "prompt_type")):
+        assert choose_step([None, Hint("other", hint.kind), hint], policy) == "answer"
+        assert choose_step([hint], None) is None
+    assert choose_step([Hint("generate", "tag"), Hint(None, "node")], policy) is None
+    assert choose_step([Hint("plain", "tag"), "answer"], policy) == "plain"
+    assert choose_step(["unknown", Hint("generate", "node")], policy) == "unknown"
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"metadata": {"langgraph_node": "generate"}},
+        {"tags": ["x", "public"]},
+        {"metadata": {"steer_step": "answer_long"}},
+        {"tags": ["steer:answer"]},
+    ],
+)
+def test_a_langchain_call_is_steered_by_what_matches(llm: SteerableHFLLM, config: Any) -> None:
+    chat = llm.as_langchain(max_tokens=3)
+    answer = chat.invoke(WITH, config)
+    assert steered_by(answer) == ["a"]
+    decision = answer.response_metadata["decision"]
+    assert decision["step"] == "answer"
+    assert decision["reasons"][-1] == "a: context present: applied"
+    assert decision["policy"] == llm.policy.digest  # type: ignore[union-attr]
+    [*_, last] = chat.stream(WITH, config)
+    assert last.response_metadata["decision"] == decision
+    without = chat.invoke(QUESTION, config)
+    assert steered_by(without) == []
+    assert without.response_metadata["decision"]["reasons"][-1] == "a: context absent: not applied"
+
+
+def test_a_llama_index_prompt_is_steered_by_what_matches(llm: SteerableHFLLM) -> None:
+    index = llm.as_llama_index(max_tokens=3)
+    prompt = PromptTemplate(WITH, prompt_type=PromptType.QUESTION_ANSWER)
+    text = index.predict(prompt)
+    assert text == llm.generate(WITH, step="answer", max_new_tokens=3).text
+    raw = index.complete(WITH, step="answer").raw
+    assert raw["decision"]["step"] == "answer"
+    assert raw["decision"]["reasons"][-1] == "a: context present: applied"
+
+
+def test_a_changed_file_is_another_model_to_a_cache(llm: SteerableHFLLM, file: Path) -> None:
+    chat = llm.as_langchain(step="answer", max_tokens=4, cache=InMemoryCache())
+    first = chat._get_llm_string()
+    steered = chat.invoke([HumanMessage(WITH)])
+    rewrite(file, POLICY.replace("0.8", "-0.8"))
+    changed = chat.invoke([HumanMessage(WITH)])
+    assert chat._get_llm_string() != first
+    assert steered.response_metadata["steering"][0]["strength"] == 0.8
+    assert changed.response_metadata["steering"][0]["strength"] == -0.8
+    rewrite(file, POLICY)
+    assert chat._get_llm_string() == first
+
+
+def test_the_kill_switch_reaches_past_a_cache(
+    llm: SteerableHFLLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chat = llm.as_langchain(step="answer", max_tokens=4, cache=InMemoryCache())
+    assert steered_by(chat.invoke(WITH)) == ["a"]
+    monkeypatch.setenv(KILL_SWITCH, "1")
+    assert steered_by(chat.invoke(WITH)) == []
+    monkeypatch.setenv(KILL_SWITCH, "0")
+    assert steered_by(chat.invoke(WITH)) == ["a"]
+
+
+def test_a_broken_file_stops_no_chain(llm: SteerableHFLLM, file: Path) -> None:
+    chat = llm.as_langchain(step="answer", max_tokens=3)
+    rewrite(file, "[steps")
+    with pytest.warns(UserWarning, match="the policy read before stays"):
+        assert steered_by(chat.invoke(WITH)) == ["a"]
+    assert steered_by(chat.invoke(WITH)) == ["a"]
+
+
+def test_each_row_of_a_batch_is_decided_by_its_own_prompt(llm: SteerableHFLLM) -> None:
+    chat = llm.as_langchain(step="answer", max_tokens=3)
+    answers = chat.batch([WITH, QUESTION, WITH])
+    assert [steered_by(answer) for answer in answers] == [["a"], [], ["a"]]
+
+
+def test_a_steering_given_to_the_model_wins_over_the_policy(
+    llm: SteerableHFLLM, tiny_vector: Any
+) -> None:
+    chat = llm.as_langchain(step="answer", steering=tiny_vector.steer(0.3), max_tokens=3)
+    answer = chat.invoke(WITH)
+    assert steered_by(answer) == ["random-0"]
+    assert answer.response_metadata["decision"]["reasons"] == [
+        "the request brings its own steering"
+    ]
+
+
+def test_a_policy_object_is_taken_as_it_is(llm: SteerableHFLLM, tiny_llm: SteerableHFLLM) -> None:
+    given = llm.policy
+    assert isinstance(given, Policy)
+    twin = SteerableHFLLM(tiny_llm.model, tiny_llm.tokenizer, policy=given)
+    assert twin.policy is given

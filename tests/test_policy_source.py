@@ -1,0 +1,168 @@
+"""A policy file that changes counts from the next request on; a broken one changes nothing."""
+
+import os
+import threading
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+from policy_models import MODEL, VECTORS
+
+from steerable_llm.errors import ModelMismatchError, PolicyError
+from steerable_llm.policy import Policy
+from steerable_llm.policy_source import PolicySource
+
+STEP = '[steps.answer]\nvectors = [{{ name = "{}", strength = {} }}]\n'
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    for vector in VECTORS.values():
+        vector.save(tmp_path / f"{vector.name}.safetensors")
+    path = tmp_path / "policy.toml"
+    path.write_text(STEP.format("faithful", 0.1))
+    return path
+
+
+def rewrite(path: Path, text: str) -> None:
+    """Writes the file and makes sure that its time differs, as it does in life."""
+    before = path.stat().st_mtime_ns if path.exists() else 0
+    path.write_text(text)
+    later = max(path.stat().st_mtime_ns, before + 1_000_000)
+    os.utime(path, ns=(later, later))
+
+
+def source_of(path: Path) -> PolicySource:
+    return PolicySource(path, lambda policy: policy.check(MODEL))
+
+
+def strength(source: PolicySource) -> float:
+    policy = source.current()
+    assert policy is not None
+    return policy.steering_for("answer").terms[0].strength
+
+
+def test_a_changed_file_counts_from_the_next_request_on(file: Path) -> None:
+    source = source_of(file)
+    first = source.current()
+    assert source.current() is first
+    rewrite(file, STEP.format("faithful", 0.2))
+    assert strength(source) == 0.2
+    changed = source.current()
+    assert changed is not first
+    assert changed is not None
+    assert first is not None
+    assert changed.digest != first.digest
+
+
+def test_a_file_of_the_same_size_counts_too(file: Path) -> None:
+    source = source_of(file)
+    rewrite(file, STEP.format("faithful", 0.3))
+    assert strength(source) == 0.3
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[steps", "not valid TOML"),
+        ("", "is empty"),
+        (STEP.format("fathful", 0.2), "did you mean 'faithful'"),
+        ("enabld = false", "did you mean 'enabled'"),
+    ],
+)
+def test_a_broken_file_keeps_the_old_policy_and_warns_once(
+    file: Path, text: str, said: str
+) -> None:
+    source = source_of(file)
+    before = source.current()
+    rewrite(file, text)
+    with pytest.warns(UserWarning, match="the policy read before stays") as caught:
+        assert source.current() is before
+    assert said in str(caught[0].message)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert source.current() is before
+    rewrite(file, STEP.format("faithful", 0.4))
+    assert strength(source) == 0.4
+
+
+def test_a_file_that_goes_away_keeps_the_policy_until_it_is_back(file: Path) -> None:
+    source = source_of(file)
+    text = file.read_text()
+    file.unlink()
+    with pytest.warns(UserWarning, match="cannot read the policy file"):
+        assert strength(source) == 0.1
+    rewrite(file, text.replace("0.1", "0.5"))
+    assert strength(source) == 0.5
+
+
+def test_a_vector_of_another_model_keeps_the_old_policy(file: Path) -> None:
+    other = MODEL.model_copy(update={"weights_hash": "x"})
+    from dataclasses import replace
+
+    foreign = replace(VECTORS["polite"], fingerprint=other)
+    foreign.save(file.with_name("polite.safetensors"))
+    source = source_of(file)
+    rewrite(file, STEP.format("polite", 0.2))
+    with pytest.warns(UserWarning, match="was built for"):
+        assert strength(source) == 0.1
+
+
+def test_at_the_start_a_broken_file_is_an_error(file: Path) -> None:
+    rewrite(file, "[steps")
+    with pytest.raises(PolicyError):
+        source_of(file)
+    rewrite(file, STEP.format("polite", 0.2))
+    with pytest.raises(ModelMismatchError):
+        PolicySource(file, lambda policy: policy.check(MODEL.model_copy(update={"num_layers": 5})))
+
+
+def test_a_policy_that_is_no_file_stays() -> None:
+    policy = Policy.from_dict({"steps": {"answer": {}}})
+    assert PolicySource(policy, lambda _: None).current() is policy
+    assert PolicySource(None, lambda _: None).current() is None
+
+
+def test_threads_see_whole_policies_only_and_the_last_one_wins(file: Path) -> None:
+    text = "[steps.{0}]\nvectors = [{{ name = '{0}', strength = {1} }}]\n"
+    versions = [text.format(name, 0.1) for name in VECTORS]
+    rewrite(file, versions[0])
+    source = source_of(file)
+    stop, wrong = threading.Event(), []
+
+    def read() -> None:
+        while not stop.is_set():
+            policy = source.current()
+            assert policy is not None
+            [step] = policy.steps
+            if [term.vector.name for term in policy.steering_for(step).terms] != [step]:
+                wrong.append(step)
+
+    readers = [threading.Thread(target=read) for _ in range(4)]
+    for reader in readers:
+        reader.start()
+    for number in range(12):
+        # In one step, as an editor that saves safely does: readers may not see half a file.
+        beside = file.with_suffix(".new")
+        beside.write_text(versions[number % 3])
+        os.utime(beside, ns=(number * 10**9, number * 10**9))
+        beside.replace(file)
+        assert list(source.current().steps) == [list(VECTORS)[number % 3]]  # type: ignore[union-attr]
+    stop.set()
+    for reader in readers:
+        reader.join()
+    assert wrong == []
+
+
+def test_looking_whether_the_file_changed_reads_nothing(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = source_of(file)
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise AssertionError("the file was read")
+
+    monkeypatch.setattr(Path, "read_text", refuse)
+    monkeypatch.setattr(Path, "open", refuse)
+    assert strength(source) == 0.1

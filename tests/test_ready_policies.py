@@ -1,0 +1,105 @@
+"""The policies that the project brings work with the bundled model and its vectors."""
+
+from pathlib import Path
+
+import pytest
+
+from steerable_llm import Policy, SteerableHFLLM
+from steerable_llm.chain_trace import TracedCall
+from steerable_llm.policy_check import check_policy, dry_run
+
+FOLDER = Path(__file__).resolve().parent.parent / "vectors" / "policies"
+FILES = sorted(FOLDER.glob("*.toml"))
+PASSAGE = "Documents:\n[1] The capital of France is Thornhill.\n\nQuestion: What is the capital?"
+BLUNT = "What a terrible shop. Where is my lamp? Hurry up."
+
+
+@pytest.fixture(scope="module")
+def demo_llm() -> SteerableHFLLM:
+    return SteerableHFLLM.demo()
+
+
+def applied(name: str, **facts: object) -> dict[str, float]:
+    policy = Policy.load(FOLDER / f"{name}.toml")
+    [found] = dry_run(policy, [TracedCall.model_validate(facts)])
+    return {term.vector.name: term.strength for term in found.steering.active_terms}
+
+
+def test_there_are_three() -> None:
+    names = [file.stem for file in FILES]
+    assert names == ["document-qa", "evaluation", "support-assistant"]
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_a_ready_policy_fits_the_bundled_model_and_nothing_in_it_fights(
+    file: Path, demo_llm: SteerableHFLLM
+) -> None:
+    checked = check_policy(Policy.load(file), demo_llm.fingerprint)
+    off = file.stem == "evaluation"
+    assert [warning for warning in checked.warnings if "switched off" not in warning] == []
+    assert bool(checked.policy.off) == off
+
+
+def test_the_document_bot_is_faithful_to_documents_and_truthful_without() -> None:
+    for told in ({"step": "answer"}, {"node": "generate"}, {"prompt_type": "text_qa"}, {}):
+        assert set(applied("document-qa", messages=PASSAGE, **told)) == {"demo-faithfulness"}
+        assert set(applied("document-qa", messages="Who?", **told)) == {"demo-truthfulness"}
+    refined = applied("document-qa", messages=PASSAGE, prompt_type="refine")
+    answered = applied("document-qa", messages=PASSAGE)
+    assert 0 < refined["demo-faithfulness"] < answered["demo-faithfulness"]
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"step": "condense_question"},
+        {"node": "rewrite"},
+        {"node": "tools"},
+        {"prompt_type": "choice_select"},
+        {"prompt_type": "single_select"},
+        {"prompt_type": "sub_question"},
+        {"structured": True},
+    ],
+)
+def test_the_document_bot_leaves_everything_but_answers_alone(told: dict[str, object]) -> None:
+    assert applied("document-qa", messages=PASSAGE, **told) == {}
+
+
+def test_the_support_assistant_is_civil_to_customers_only() -> None:
+    assert set(applied("support-assistant", messages=BLUNT)) == {"demo-toxicity"}
+    public = applied("support-assistant", messages=BLUNT, tags=["customer-facing"])
+    assert set(public) == {"demo-toxicity"}
+    assert applied("support-assistant", messages=BLUNT, step="triage") == {}
+    both = applied("support-assistant", messages=PASSAGE, node="reply")
+    assert len(both) == 2
+    assert all(strength > 0 for strength in both.values())
+
+
+def test_under_the_evaluation_policy_every_step_of_the_others_is_known_and_nothing_steered() -> (
+    None
+):
+    evaluation = Policy.load(FOLDER / "evaluation.toml")
+    for file in FILES:
+        for step in Policy.load(file).steps:
+            assert evaluation.step_for(step) is not None
+            assert not evaluation.steering_for(step).is_active
+    assert applied("evaluation", messages=PASSAGE, step="whatever") == {}
+
+
+@pytest.mark.slow
+def test_a_ready_policy_changes_what_the_bundled_model_says(demo_llm: SteerableHFLLM) -> None:
+    policy = FOLDER / "support-assistant.toml"
+    steered = SteerableHFLLM(
+        demo_llm.model, demo_llm.tokenizer, policy=policy, model_id="steerable-llm/demo"
+    )
+    complaints = [
+        f"What a terrible shop. Where is my {thing}? Hurry up."
+        for thing in ("lamp", "tent", "coat")
+    ]
+    plain = [demo_llm.generate(text, max_new_tokens=32).text for text in complaints]
+    civil = [steered.generate(text, max_new_tokens=32) for text in complaints]
+    assert [answer.text for answer in civil] != plain
+    for answer in civil:
+        assert [each.name for each in answer.steered] == ["demo-toxicity"]
+        assert answer.decision is not None
+        assert answer.decision.step == "reply"

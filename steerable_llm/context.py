@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 from steerable_llm.attribution import Segment
 from steerable_llm.pairs import Message
 
-Context: TypeAlias = bool | Sequence[str] | None
+Context: TypeAlias = bool | str | Sequence[str] | None
 """What a caller says of a prompt's context: None leaves it to be told from the prompt, True and
 False say whether there is any, texts are the passages themselves."""
 
@@ -51,7 +51,7 @@ def has_context(messages: PlainMessages, context: Context = None) -> bool:
     if isinstance(context, bool):
         return context
     if context is not None:
-        return any(text.strip() for text in context)
+        return any(text.strip() for text in _passages(context))
     return any(
         text.strip()
         for message in messages
@@ -80,6 +80,12 @@ def question_text(messages: PlainMessages) -> str | None:
             text = _ANSWER_CUE.sub("", _question("user", _text(message["content"]), None))
             return _MARKER.sub("", text).strip() or None
     return None
+
+
+def _passages(context: Context) -> Sequence[str]:
+    if isinstance(context, str):
+        return [context]
+    return [] if isinstance(context, bool | None) else context
 
 
 def _text(content: Any) -> str:
@@ -112,9 +118,8 @@ def _question(role: str, content: str, context: Context) -> str:
     """Return what is left of a message without its retrieved text."""
     if role not in ("user", "system"):
         return content
-    if isinstance(context, Sequence) and not isinstance(context, str):
-        for text in context:
-            content = content.replace(text, "")
+    for text in _passages(context):
+        content = content.replace(text, "")
     parts = _split(content) if role == "user" else []
     if any(part == "context" for part, _ in parts):
         # With a question marked as such, whatever stands before it speaks of the context.

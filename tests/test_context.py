@@ -68,6 +68,8 @@ def test_what_the_caller_says_goes_before_the_marks() -> None:
     assert not has_context(marked, False)
     assert has_context(unmarked, ["The shop opens at nine."])
     assert not has_context(unmarked, [])
+    assert has_context(unmarked, "The shop opens at nine.")
+    assert not has_context(unmarked, " ")
     assert without_context(unmarked, ["The shop opens at nine."]) == asked(" When?")
 
 

@@ -168,4 +168,10 @@ def test_the_caller_may_say_what_it_retrieved(llm: SteerableHFLLM) -> None:
     for context, steered in ((["At nine."], True), (True, True), ([], False), (None, False)):
         answer = llm.generate(QUESTION, step="answer", context=context, max_new_tokens=2)
         assert bool(answer.steered) == steered
+        message = llm.as_langchain(max_tokens=2).invoke(QUESTION, step="answer", context=context)
+        assert bool(steered_by(message)) == steered
+        completion = llm.as_llama_index(max_tokens=2).complete(
+            QUESTION, step="answer", context=context
+        )
+        assert bool(completion.raw["steering"]) == steered
     assert not llm.generate(WITH, step="answer", context=False, max_new_tokens=2).steered

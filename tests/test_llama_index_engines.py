@@ -27,7 +27,7 @@ from llama_index.core.query_engine import (
 from llama_index.core.question_gen import LLMQuestionGenerator
 from llama_index.core.response_synthesizers import TreeSummarize
 from llama_index.core.retrievers import QueryFusionRetriever
-from llama_index.core.selectors import LLMSingleSelector
+from llama_index.core.selectors import LLMMultiSelector, LLMSingleSelector
 from llama_index.core.tools import FunctionTool, QueryEngineTool
 from llama_index.core.workflow import StartEvent, StopEvent, Workflow, step
 from scripted import scripted_llm
@@ -43,7 +43,7 @@ from steerable_llm.model import SteerableHFLLM
 from steerable_llm.policy import Policy
 
 # LlamaIndex's names for prompts, the places that tags know, and two of this application's own.
-TYPES = ("text_qa", "refine", "summary", "single_select", "sub_question")
+TYPES = ("text_qa", "refine", "summary", "single_select", "multi_select", "sub_question")
 PLACES = ("hyde", "condense", "condense_question", "query_gen")
 OWN = ("answer", "combine")
 QUESTION = "When?"
@@ -60,6 +60,8 @@ def what_it_says(prompt: str) -> str:
     """What a model with sense would say where LlamaIndex must be able to read the answer."""
     if "return the choice that is most relevant" in prompt:
         return json.dumps([{"choice": 1, "reason": "it fits"}])
+    if "return the top choices" in prompt:
+        return json.dumps([{"choice": n, "reason": "it fits"} for n in (1, 2)])
     if "<User Question>" in prompt:
         return json.dumps({"items": [{"sub_question": "When?", "tool_name": "handbook"}]})
     if "Observation:" in prompt.split("## Current Conversation")[-1]:
@@ -143,6 +145,18 @@ def test_a_streaming_query_engine_tells_the_same_steps(
     assert steps_of(llm) == expected
 
 
+def test_passages_that_need_two_calls_are_refined(
+    llm: SteerableLlamaIndexLLM, index: VectorStoreIndex
+) -> None:
+    # Two passages that do not fit into one prompt together.
+    for number in range(2):
+        index.insert(Document(text=f"{number} " + "shop " * 900))
+    small = index.as_query_engine(llm=llm.for_step(None), similarity_top_k=5)
+    small._response_synthesizer._prompt_helper.context_window = 2400
+    small.query(QUESTION)
+    assert steps_of(llm) == ["text_qa", "refine"]
+
+
 def test_a_users_own_prompts_tell_the_step_once_they_are_tagged(
     llm: SteerableLlamaIndexLLM, index: VectorStoreIndex
 ) -> None:
@@ -194,6 +208,22 @@ def test_a_routers_choice_is_told_from_the_answers(
     assert steps_of(llm) == ["single_select", "text_qa"]
     tag_prompts(router, {"query_engines:*:text_qa_template": "answer"}).query(QUESTION)
     assert steps_of(llm) == ["single_select", "answer"]
+
+
+def test_a_router_to_several_engines_sums_their_answers_up(
+    llm: SteerableLlamaIndexLLM, index: VectorStoreIndex
+) -> None:
+    tool = QueryEngineTool.from_defaults(
+        index.as_query_engine(llm=llm), name="handbook", description="the handbook"
+    )
+    router = RouterQueryEngine(
+        LLMMultiSelector.from_defaults(llm),
+        [tool, tool],
+        llm=llm,
+        summarizer=TreeSummarize(llm=llm),
+    )
+    router.query(QUESTION)
+    assert steps_of(llm) == ["multi_select", "text_qa", "text_qa", "summary"]
 
 
 async def test_sub_questions_are_told_from_their_answers_and_from_what_combines_them(

@@ -50,6 +50,8 @@ def script(prompt: str) -> str:
     )
     if "<|tool|>" in last_turn:
         return "It opens at nine."
+    if "Break" in last_turn:
+        return '<tool_call>\n{"name": "opening", \n</tool_call>'
     if "both" in last_turn:
         return CALL + "\n" + calling("closing", {"shop": "Lyon"})
     if "Zürich" in last_turn:
@@ -194,6 +196,32 @@ def test_calls_in_openais_form_and_thoughts_are_read_as_they_are_meant() -> None
     (plain,) = to_plain_messages([own])
     assert plain["content"] == "One moment."
     assert plain["tool_calls"][0]["function"]["arguments"] == {"shop": "Köln"}
+
+
+def test_arguments_in_a_history_that_are_no_json_are_refused_in_one_line() -> None:
+    call = ToolCallBlock(tool_call_id="x", tool_name="opening", tool_kwargs='{"shop": ')
+    with pytest.raises(InvalidInputError, match="call to 'opening' in the history") as caught:
+        to_plain_messages([ChatMessage(role="assistant", blocks=[call])])
+    assert "\n" not in str(caught.value)
+
+
+def test_what_was_to_be_a_call_and_is_none_is_told(llm: SteerableLlamaIndexLLM) -> None:
+    response = llm.chat_with_tools(TOOLS, "Break it")
+    assert calls_of(llm, response) == []
+    (invalid,) = response.message.additional_kwargs["invalid_tool_calls"]
+    assert '"opening"' in invalid["text"]
+    assert "JSON" in invalid["error"]
+
+
+def test_a_policy_leaves_calls_with_tools_alone_and_says_why(llm: SteerableLlamaIndexLLM) -> None:
+    free = llm.chat([ChatMessage("Good morning")], step="agent")
+    bound = llm.chat_with_tools(TOOLS, "Good morning", step="agent")
+    assert [applied["name"] for applied in free.raw["steering"]] == ["a"]
+    assert bound.raw["steering"] == bound.additional_kwargs["steering"] == []
+    assert any("structured" in reason for reason in bound.raw["decision"]["reasons"])
+    own = llm.model_copy(update={"steering": random_vector(llm.engine, "c", 2).steer(0.8)})
+    always = own.chat_with_tools(TOOLS, "Good morning", step="agent")
+    assert [applied["name"] for applied in always.raw["steering"]] == ["c"]
 
 
 @OLD_WAYS

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from llama_index.core.base.llms.types import (
@@ -80,7 +81,13 @@ def _calls(message: ChatMessage) -> list[dict[str, Any]]:
 
 def _call(id_: str | None, name: str, arguments: dict[str, Any] | str) -> dict[str, Any]:
     if isinstance(arguments, str):
-        arguments = json.loads(arguments or "{}")
+        try:
+            arguments = json.loads(arguments or "{}")
+        except ValueError as error:
+            raise InvalidInputError(
+                f"the arguments of a call to {name!r} in the history are not valid JSON ({error}): "
+                "give a dict, or the JSON of one"
+            ) from error
     return {"id": id_ or "", "type": "function", "function": {"name": name, "arguments": arguments}}
 
 
@@ -96,7 +103,11 @@ def to_chat(answer: Generation | str, model_name: str, delta: str | None = None)
     # An answer of calls alone has no text block, and then no text; others have one, empty or not.
     blocks: list[ContentBlock] = [TextBlock(text=answer.text)] if answer.text or not calls else []
     # LlamaIndex's own programs look for calls here, in OpenAI's form, and not in the blocks.
-    kwargs = {"tool_calls": [call.to_message_part() for call in answer.tool_calls]} if calls else {}
+    kwargs: dict[str, Any] = {}
+    if calls:
+        kwargs["tool_calls"] = [call.to_message_part() for call in answer.tool_calls]
+    if answer.invalid_tool_calls:
+        kwargs["invalid_tool_calls"] = [asdict(call) for call in answer.invalid_tool_calls]
     message = ChatMessage(
         role=MessageRole.ASSISTANT, blocks=[*blocks, *calls], additional_kwargs=kwargs
     )

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from steerable_llm.build import build_vector
     from steerable_llm.calibration import calibrate
+    from steerable_llm.constraint import Constraint
     from steerable_llm.evaluate import evaluate
     from steerable_llm.evaluation_set import EvaluationSet
     from steerable_llm.model import SteerableHFLLM
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Constraint",
     "EvaluationSet",
     "Pairs",
     "Policy",
@@ -42,6 +44,7 @@ __all__ = [
 
 # Public name -> the submodule that defines it.
 _HOMES = {
+    "Constraint": "constraint",
     "EvaluationSet": "evaluation_set",
     "Pairs": "pairs",
     "Policy": "policy",

@@ -9,11 +9,11 @@ from pathlib import Path
 from steerable_llm.errors import SteerableError
 from steerable_llm.policy import Policy
 
-_Stamp = tuple[int, int] | None
+_Stamp = tuple[int, int, int] | None
 
 
 class PolicySource:
-    """The policy at present. A file is read again when its time or size has changed.
+    """The policy at present. A file is read again when it was changed or replaced.
 
     A new file takes the place of the old policy whole or not at all: if it cannot be read, or a
     vector of it fits another model, the old policy stays and one warning says what is wrong.
@@ -74,4 +74,5 @@ class PolicySource:
             found = self._path.stat()
         except OSError:
             return None
-        return found.st_mtime_ns, found.st_size
+        # The inode tells a file that took the other's place with its time and size.
+        return found.st_mtime_ns, found.st_size, found.st_ino

@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from steerable_llm.constraint import grammar_for
-from steerable_llm.conversation import as_conversation
 from steerable_llm.decision import Asked
 from steerable_llm.decoding import Prompt
 from steerable_llm.errors import InvalidInputError, PromptTooLongError
@@ -34,10 +33,7 @@ def prompts_for(
         UnknownStepError: The policy has no such step.
     """
     prompts = [_prompt(llm, request) for request in requests]
-    asked = [
-        Asked(as_conversation(x.messages), x.step, x.steering, x.context, x.structured)
-        for x in requests
-    ]
+    asked = [Asked(x.messages, x.step, x.steering, x.context, x.structured) for x in requests]
     return [
         replace(prompt, steering=decision.steering, decision=decision)
         for prompt, decision in zip(prompts, llm.decide(asked, cancelled), strict=True)
@@ -58,7 +54,7 @@ def scored_for(
         UnknownStepError: The policy has no such step.
     """
     scored = [_scored(llm, messages, answer) for messages, answer in items]
-    decisions = llm.decide([Asked(as_conversation(x), step, steering) for x, _ in items])
+    decisions = llm.decide([Asked(x, step, steering) for x, _ in items])
     return [replace(x, steering=y.steering) for x, y in zip(scored, decisions, strict=True)]
 
 

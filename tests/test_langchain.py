@@ -223,7 +223,7 @@ def test_messages_of_every_readable_kind_become_plain_ones(chat: SteerableChatMo
     ],
 )
 def test_messages_it_cannot_read_are_refused(chat: SteerableChatModel, message: Any) -> None:
-    with pytest.raises(InvalidInputError, match="message 1|no place for tools"):
+    with pytest.raises(InvalidInputError, match=r"message 1|no place for tools"):
         chat.invoke([HumanMessage("Hello"), message])
 
 

@@ -12,6 +12,7 @@ from llama_index.core.prompts import PromptTemplate
 from llama_index.core.prompts.prompt_type import PromptType
 
 from steerable_llm.adapters.step import Hint, choose_step
+from steerable_llm.constraint import Constraint
 from steerable_llm.model import SteerableHFLLM
 from steerable_llm.policy import KILL_SWITCH, Policy
 
@@ -145,3 +146,32 @@ def test_a_policy_object_is_taken_as_it_is(llm: SteerableHFLLM, tiny_llm: Steera
     assert isinstance(given, Policy)
     twin = SteerableHFLLM(tiny_llm.model, tiny_llm.tokenizer, policy=given)
     assert twin.policy is given
+
+
+@pytest.mark.parametrize("steers", [False, True])
+def test_an_answer_under_a_constraint_is_steered_only_where_the_step_says_so(
+    tiny_llm: SteerableHFLLM, file: Path, steers: bool
+) -> None:
+    file.write_text(f"{POLICY}steer_structured = {str(steers).lower()}\n")
+    llm = SteerableHFLLM(tiny_llm.model, tiny_llm.tokenizer, policy=file)
+    constraint = Constraint.choice(["nine", "ten"])
+    answer = llm.generate(WITH, step="answer", constraint=constraint, max_new_tokens=20)
+    assert answer.text in ("nine", "ten")
+    assert [each.name for each in answer.steered] == (["a"] if steers else [])
+    assert answer.decision is not None
+    assert ("the answer is structured" in answer.decision.reasons[-1]) != steers
+    [*_, last] = llm.stream(WITH, step="answer", constraint=constraint, max_new_tokens=20)
+    assert last.final == answer
+
+
+def test_the_caller_may_say_what_it_retrieved(llm: SteerableHFLLM) -> None:
+    for context, steered in ((["At nine."], True), (True, True), ([], False), (None, False)):
+        answer = llm.generate(QUESTION, step="answer", context=context, max_new_tokens=2)
+        assert bool(answer.steered) == steered
+        message = llm.as_langchain(max_tokens=2).invoke(QUESTION, step="answer", context=context)
+        assert bool(steered_by(message)) == steered
+        completion = llm.as_llama_index(max_tokens=2).complete(
+            QUESTION, step="answer", context=context
+        )
+        assert bool(completion.raw["steering"]) == steered
+    assert not llm.generate(WITH, step="answer", context=False, max_new_tokens=2).steered

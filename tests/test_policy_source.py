@@ -62,6 +62,15 @@ def test_a_file_of_the_same_size_counts_too(file: Path) -> None:
     assert strength(source) == 0.3
 
 
+def test_a_file_that_was_replaced_with_the_same_time_and_size_counts_too(file: Path) -> None:
+    source, before = source_of(file), file.stat()
+    beside = file.with_suffix(".new")
+    beside.write_text(STEP.format("faithful", 0.7))
+    os.utime(beside, ns=(before.st_atime_ns, before.st_mtime_ns))
+    beside.replace(file)
+    assert strength(source) == 0.7
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

@@ -13,7 +13,10 @@ from adapter_models import (
     drain,
     under_three_steps,
 )
+from langchain_core.runnables import RunnableLambda
+from scripted import scripted_llm
 
+from steerable_llm.adapters.gathering import Gathering
 from steerable_llm.adapters.langchain import SteerableChatModel
 from steerable_llm.model import SteerableHFLLM
 
@@ -94,6 +97,77 @@ async def test_a_cancelled_task_stops_the_generation(engine: SteerableHFLLM, pat
         slow.may_go_on.release()
     assert await asyncio.to_thread(slow.closed.wait, 10)
     assert slow.made <= 4
+
+
+@pytest.fixture
+def braked() -> SteerableHFLLM:
+    """A model that talks for long, and waits before each forward pass for a permit."""
+    llm = scripted_llm({"": "word " * 80})
+    llm.model.control.gate = threading.Semaphore(0)
+    return llm
+
+
+WAYS: dict[str, Any] = {
+    "ainvoke": lambda chat: chat.ainvoke(QUESTION),
+    "astream": lambda chat: drain(chat.astream(QUESTION)),
+    "abatch": lambda chat: chat.abatch([QUESTION, "Hi", "Bye"]),
+    "tools": lambda chat: chat.bind_tools([WORD], tool_choice="any").ainvoke(QUESTION),
+    "structured": lambda chat: chat.with_structured_output(WORD, method="json_mode").ainvoke("Hi"),
+    "chain": lambda chat: (RunnableLambda(lambda text: text) | chat).ainvoke(QUESTION),
+}
+WORD = {"title": "word", "type": "object", "properties": {"text": {"type": "string"}}}
+
+
+@pytest.mark.parametrize("way", list(WAYS))
+async def test_a_cancelled_task_stops_within_one_forward_pass(
+    braked: SteerableHFLLM, way: str
+) -> None:
+    control = braked.model.control
+    task = asyncio.ensure_future(WAYS[way](SteerableChatModel(engine=braked, max_tokens=100)))
+    control.gate.release(4)
+    while len(control.forwards) < 4:
+        await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    control.gate.release(200)  # nothing holds the model back any more
+    await asyncio.to_thread(_all_work_is_done)
+    # Four passes before, and the one that was under way.
+    assert len(control.forwards) <= 5
+
+
+def _all_work_is_done() -> None:
+    for thread in threading.enumerate():
+        if thread.name in ("stream", "steerable-stream", "steerable-batch"):
+            thread.join(20)
+            assert not thread.is_alive()
+
+
+async def test_one_cancelled_input_leaves_the_others_of_its_batch(braked: SteerableHFLLM) -> None:
+    chat = SteerableChatModel(engine=braked, max_tokens=6)
+    gathering = Gathering(braked, 2)
+
+    async def ask() -> Any:
+        with gathering.seat():
+            return await chat.ainvoke(QUESTION)
+
+    first, second = asyncio.ensure_future(ask()), asyncio.ensure_future(ask())
+    braked.model.control.gate.release(2)
+    while len(braked.model.control.forwards) < 2:
+        await asyncio.sleep(0)
+    first.cancel()
+    braked.model.control.gate.release(100)
+    assert (await second).usage_metadata["output_tokens"] == 6
+    assert first.cancelled()
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+async def test_a_batch_takes_as_many_passes_as_its_longest_answer(asynchronous: bool) -> None:
+    llm = scripted_llm({"": "word " * 80})
+    chat = SteerableChatModel(engine=llm, max_tokens=7)
+    inputs = [f"Question {i}" for i in range(5)]
+    await chat.abatch(inputs) if asynchronous else await asyncio.to_thread(chat.batch, inputs)
+    assert llm.model.control.forwards == [5] * 7
 
 
 async def test_leaving_a_stream_early_stops_the_generation(engine: SteerableHFLLM) -> None:

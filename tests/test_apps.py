@@ -1,0 +1,102 @@
+"""The example applications for LangChain and LangGraph do what their pages say."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from adapter_models import steered_by
+from scripted import calling, scripted_llm
+
+from steerable_llm import SteerableHFLLM
+
+APPS = Path(__file__).resolve().parent.parent / "apps"
+
+
+def load(app: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"apps_{app}", APPS / app / "main.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def rag() -> ModuleType:
+    return load("langchain_rag")
+
+
+@pytest.fixture(scope="module")
+def agent() -> ModuleType:
+    return load("langgraph_agent")
+
+
+def shown(page: str) -> list[str]:
+    """The lines of output that a page promises."""
+    blocks = page.split("```")[1::2]
+    return [line for block in blocks for line in block.splitlines() if line.startswith("  ")]
+
+
+@pytest.mark.parametrize("app", ["langchain_rag", "langgraph_agent"])
+def test_an_app_prints_what_its_page_shows(app: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert load(app).main([]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    promised = shown((APPS / app / "README.md").read_text(encoding="utf-8"))
+    assert len(promised) >= 8
+    assert [line for line in promised if line not in printed] == []
+
+
+def test_each_step_of_the_chain_is_steered_in_its_own_way(rag: ModuleType) -> None:
+    llm = SteerableHFLLM.demo(policy=rag.HERE / "policy.toml")
+    asked = {"question": rag.QUESTION, "message": rag.MESSAGE}
+    found = rag.make_chain(llm).invoke(asked)
+    messages = [*found["condensed"]["notes"], found["answer"], found["reply"]]
+    told = [
+        [(v["name"], round(v["strength"], 2)) for v in m.response_metadata["steering"]]
+        for m in messages
+    ]
+    assert told[0] == told[1] == told[2] == [("demo-faithfulness", 0.04)]
+    assert told[3] == [("demo-faithfulness", 0.08)]
+    assert told[4][0][0] == "demo-toxicity"
+    assert "23 days" in found["answer"].text
+    plain = rag.make_chain(SteerableHFLLM.demo()).invoke(asked)
+    assert "23 days" not in plain["answer"].text
+    assert steered_by(plain["answer"]) == steered_by(plain["reply"]) == []
+
+
+@pytest.mark.parametrize(
+    ("question", "pages", "value"),
+    [
+        ("What is the return period of Maple Books?", 1, "23 days"),
+        ("For how many months does the warranty of Maple Books last?", 4, "48 months"),
+    ],
+)
+def test_the_agent_opens_pages_until_one_answers(
+    agent: ModuleType, question: str, pages: int, value: str
+) -> None:
+    llm = SteerableHFLLM.demo(policy=agent.HERE / "policy.toml")
+    messages = agent.make_agent(llm).invoke({"messages": [("user", question)]})["messages"]
+    opened = [message.content for message in messages if message.type == "tool"]
+    assert opened == agent.PAGES[:pages]
+    decided, replied = messages[-2:]
+    assert value in decided.text
+    assert (steered_by(decided), steered_by(replied)) == (["demo-faithfulness"], ["demo-toxicity"])
+    assert decided.response_metadata["step"] == "decide"
+
+
+def test_a_model_that_was_trained_for_tools_gets_langchain_s_own_agent(agent: ModuleType) -> None:
+    pages: list[Any] = agent.PAGES
+    llm = scripted_llm(
+        {
+            "cost": calling("open_page", {"number": 1}),
+            pages[0]: calling("open_page", {"number": 3}),
+            pages[2]: "Ten euros.",
+        }
+    )
+    messages = agent.make_agent(llm).invoke({"messages": [("user", agent.QUESTION)]})["messages"]
+    assert [m.content for m in messages if m.type == "tool"] == [pages[0], pages[2]]
+    assert messages[-1].content == "Ten euros."

@@ -1,0 +1,290 @@
+"""Tools and structured answers through LangChain, against a model that follows a script."""
+
+import json
+from typing import Any
+
+import pytest
+from adapter_models import steered_by, under_three_steps, whole
+from langchain_core.caches import InMemoryCache
+from langchain_core.exceptions import OutputParserException
+from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, ToolMessage
+from langchain_core.tools import tool
+from pydantic import BaseModel, Field
+from scripted import calling, scripted_llm
+from typing_extensions import TypedDict
+
+from steerable_llm.adapters.langchain import SteerableChatModel
+from steerable_llm.constraint import Constraint
+from steerable_llm.errors import InvalidInputError
+from steerable_llm.model import SteerableHFLLM
+from steerable_llm.steering import Steering
+
+
+@tool
+def multiply(a: int, b: int) -> int:
+    """Multiply two numbers."""
+    return a * b
+
+
+class Reply(BaseModel):
+    """How to reply."""
+
+    tone: str = Field(max_length=8)
+    sure: bool
+
+
+class ReplyDict(TypedDict):
+    """How to reply."""
+
+    tone: str
+    sure: bool
+
+
+REPLY = {"tone": "kind", "sure": True}
+SAID = {
+    "3 times 4": calling("multiply", {"a": 3, "b": 4}),
+    "twice": "Two calls.\n" + calling("multiply", {"a": 1, "b": 1}) + calling("multiply", {"a": 2}),
+    "broken": "<tool_call>\n{oops\n</tool_call>" + calling("multiply", {"a": 2, "b": 2}),
+    "nameless": '<tool_call>\n{"nme": "multiply"}\n</tool_call>',
+    "wrong": '<tool_call>\n{"name": "multiply", "arguments": 3}\n</tool_call>',
+    "Reply": json.dumps(REPLY),
+    "by tool": calling("Reply", REPLY),
+    "by a dict": calling("ReplyDict", REPLY),
+    "no json": "I would rather not.",
+    "12": "It is twelve.",
+}
+
+
+@pytest.fixture(scope="module")
+def engine() -> SteerableHFLLM:
+    return under_three_steps(scripted_llm(SAID))
+
+
+@pytest.fixture
+def chat(engine: SteerableHFLLM) -> SteerableChatModel:
+    return SteerableChatModel(engine=engine, max_tokens=200)
+
+
+@pytest.mark.parametrize("question", ["3 times 4", "twice", "broken", "nameless", "wrong", "12"])
+async def test_every_way_in_gives_the_same_calls(chat: SteerableChatModel, question: str) -> None:
+    model = chat.bind_tools([multiply])
+    message = model.invoke(question)
+    others = [
+        whole(list(model.stream(question))),
+        await model.ainvoke(question),
+        whole([chunk async for chunk in model.astream(question)]),
+        model.batch([question, "12"])[0],
+        (await model.abatch(["12", question]))[1],
+    ]
+    for other in others:
+        assert other.content == message.content
+        assert other.tool_calls == message.tool_calls
+        assert other.usage_metadata == message.usage_metadata
+        assert len(other.invalid_tool_calls) == len(message.invalid_tool_calls)
+        for mine, theirs in zip(message.invalid_tool_calls, other.invalid_tool_calls, strict=True):
+            assert (mine["name"], mine["args"]) == (theirs["name"] or None, theirs["args"])
+
+
+def test_what_can_and_what_cannot_be_read_stand_apart(chat: SteerableChatModel) -> None:
+    model = chat.bind_tools([multiply])
+    both = model.invoke("broken")
+    assert [call["args"] for call in both.tool_calls] == [{"a": 2, "b": 2}]
+    (invalid,) = both.invalid_tool_calls
+    assert "{oops" in str(invalid["args"])
+    assert "not valid JSON" in str(invalid["error"])
+    (wrong,) = model.invoke("wrong").invalid_tool_calls
+    assert (wrong["name"], wrong["args"]) == ("multiply", "3")
+
+
+def test_a_streamed_call_comes_as_chunks_of_calls(chat: SteerableChatModel) -> None:
+    chunks = list(chat.bind_tools([multiply]).stream("twice"))
+    made = [piece for chunk in chunks for piece in chunk.tool_call_chunks]  # type: ignore[attr-defined]
+    assert [(piece["name"], piece["index"]) for piece in made] == [("multiply", 0), ("multiply", 1)]
+    assert json.loads(made[0]["args"] or "") == {"a": 1, "b": 1}
+    assert "".join(str(chunk.content) for chunk in chunks) == "Two calls."
+    assert isinstance(whole(chunks), AIMessageChunk)
+
+
+def test_the_result_of_a_call_goes_back(chat: SteerableChatModel) -> None:
+    model = chat.bind_tools([multiply])
+    asked = HumanMessage("What is 3 times 4?")
+    called = model.invoke([asked])
+    result = multiply.invoke(called.tool_calls[0])
+    assert isinstance(result, ToolMessage)
+    assert model.invoke([asked, called, result]).content == "It is twelve."
+
+
+def test_a_call_that_could_not_be_read_stays_in_the_history(chat: SteerableChatModel) -> None:
+    called = chat.bind_tools([multiply]).invoke("broken")
+    counted = chat.get_num_tokens_from_messages
+    assert counted([called]) > counted([called.model_copy(update={"invalid_tool_calls": []})])
+
+
+@pytest.mark.parametrize(
+    "choice",
+    ["any", "required", True, "multiply", {"type": "function", "function": {"name": "multiply"}}],
+)
+def test_a_sure_choice_calls_whatever_the_model_would_rather_do(
+    chat: SteerableChatModel, choice: Any
+) -> None:
+    message = chat.bind_tools([multiply], tool_choice=choice).invoke("no json")
+    assert [call["name"] for call in message.tool_calls] == ["multiply"]
+    assert set(message.tool_calls[0]["args"]) == {"a", "b"}
+
+
+@pytest.mark.parametrize("choice", ["auto", None, False, "none"])
+def test_an_open_choice_leaves_the_model_its_way(chat: SteerableChatModel, choice: Any) -> None:
+    message = chat.bind_tools([multiply], tool_choice=choice).invoke("no json")
+    assert message.content == "I would rather not."
+
+
+@pytest.mark.parametrize("method", ["json_schema", "json_mode", "function_calling"])
+@pytest.mark.parametrize("schema", [Reply, ReplyDict, Reply.model_json_schema()])
+async def test_an_answer_becomes_an_object(
+    chat: SteerableChatModel, method: Any, schema: Any
+) -> None:
+    by_tool = "by a dict" if schema is ReplyDict else "by tool"
+    question = by_tool if method == "function_calling" else "Reply"
+    model = chat.with_structured_output(schema, method=method)
+    expected = Reply(**REPLY) if schema is Reply else REPLY  # type: ignore[arg-type]
+    assert model.invoke(question) == expected
+    assert await model.ainvoke(question) == expected
+    assert list(model.stream(question))[-1] == expected
+    assert [made async for made in model.astream(question)][-1] == expected
+    assert model.batch([question] * 2) == [expected] * 2
+
+
+def test_the_raw_message_comes_along_when_asked_for(chat: SteerableChatModel) -> None:
+    made = chat.with_structured_output(Reply, include_raw=True).invoke("Reply")
+    assert made["parsed"] == Reply(**REPLY)  # type: ignore[arg-type]
+    assert isinstance(made["raw"], AIMessage)
+    assert made["parsing_error"] is None
+    short = chat.model_copy(update={"max_tokens": 5})
+    cut = short.with_structured_output(Reply, include_raw=True).invoke("Reply")
+    assert cut["parsed"] is None
+    assert "cut off after 5 tokens" in str(cut["parsing_error"])
+
+
+@pytest.mark.parametrize("schema", [Reply, ReplyDict])
+@pytest.mark.parametrize("method", ["json_schema", "json_mode", "function_calling"])
+async def test_an_answer_that_is_cut_off_is_an_error_and_never_mended(
+    chat: SteerableChatModel, schema: Any, method: Any
+) -> None:
+    short = chat.model_copy(update={"max_tokens": 5})
+    model = short.with_structured_output(schema, method=method)
+    with pytest.raises(OutputParserException, match="cut off after 5 tokens"):
+        model.invoke("Reply")
+    with pytest.raises(OutputParserException, match="cut off"):
+        await model.ainvoke("Reply")
+
+
+def test_strictness_refuses_what_cannot_be_guaranteed(chat: SteerableChatModel) -> None:
+    class Distinct(BaseModel):
+        """Distinct words."""
+
+        words: set[str] = Field(max_length=2)
+
+    with pytest.raises(InvalidInputError, match="uniqueItems"):
+        chat.with_structured_output(Distinct, strict=True).invoke("Reply")
+    loose = chat.with_structured_output(Distinct, include_raw=True).invoke("Reply")
+    assert loose["raw"].content.startswith('{"words": [')
+
+
+@pytest.mark.parametrize(
+    ("ask", "said"),
+    [
+        (lambda m: m.bind_tools([multiply], tool_choice="divide"), "auto, none, any"),
+        (lambda m: m.with_structured_output(Reply, method="yaml"), "json_schema"),
+        (lambda m: m.with_structured_output(None), "needs a schema"),
+        (lambda m: m.with_structured_output(Reply, stric=True), "did you mean 'strict'"),
+        (lambda m: m.invoke("Hi", response_format={"type": "xml"}), "response_format"),
+        (lambda m: m.invoke("Hi", model="gpt"), "cannot answer as 'gpt'"),
+    ],
+)
+def test_wrong_wishes_are_refused_in_one_line(
+    chat: SteerableChatModel, ask: Any, said: str
+) -> None:
+    with pytest.raises(InvalidInputError, match=said) as error:
+        ask(chat)
+    assert "\n" not in str(error.value)
+
+
+def test_a_model_without_a_place_for_tools_says_so_when_they_are_bound(
+    tiny_llm: SteerableHFLLM,
+) -> None:
+    plain = SteerableChatModel(engine=tiny_llm)
+    assert plain.profile is not None
+    assert plain.profile["tool_calling"] is False
+    with pytest.raises(InvalidInputError, match="with_structured_output"):
+        plain.bind_tools([multiply])
+    assert plain.bind_tools([multiply], tool_choice="none").invoke("Hi").content
+    made = plain.with_structured_output(Reply).invoke("Hi")
+    assert isinstance(made, Reply)
+
+
+def test_a_constraint_of_any_kind_may_be_bound(chat: SteerableChatModel) -> None:
+    either = chat.bind(response_format=Constraint.choice(["yes", "no"]))
+    assert either.invoke("Reply").content in ("yes", "no")
+    assert json.loads(
+        str(
+            chat.invoke(
+                "no json",
+                response_format={
+                    "type": "json_schema",
+                    "json_schema": {"schema": {"enum": [1, 2]}},
+                },
+            ).content
+        )
+    ) in (1, 2)
+    assert chat.invoke("no json", response_format={"type": "text"}).content == "I would rather not."
+
+
+def test_tokens_of_tools_and_results_are_counted(chat: SteerableChatModel) -> None:
+    messages = [
+        HumanMessage("3 times 4"),
+        AIMessage("", tool_calls=[{"name": "multiply", "args": {"a": 3, "b": 4}, "id": "1"}]),
+        ToolMessage("12", tool_call_id="1"),
+    ]
+    read = chat.bind_tools([multiply]).invoke(messages).usage_metadata
+    assert read is not None
+    assert chat.get_num_tokens_from_messages(messages, [multiply]) == read["input_tokens"]
+
+
+def test_a_structured_answer_may_be_steered_and_says_so(engine: SteerableHFLLM) -> None:
+    assert engine.policy is not None
+    steering = engine.policy.steering_for("answer")
+    chat = engine.as_langchain(steering=steering, max_tokens=200)
+    made = chat.with_structured_output(Reply, include_raw=True).invoke("Reply")
+    assert steered_by(made["raw"]) == ["a"]
+    assert isinstance(made["parsed"], Reply)
+    assert steered_by(chat.bind_tools([multiply], tool_choice="any").invoke("Hi")) == ["a"]
+    quiet = engine.as_langchain(step="answer", steering=Steering.none())
+    assert steered_by(quiet.bind_tools([multiply]).invoke("Hi")) == []
+
+
+def test_cached_answers_never_cross_tools_choices_forms_or_models(engine: SteerableHFLLM) -> None:
+    cache = InMemoryCache()
+    other = SteerableHFLLM(engine.model, engine.tokenizer, model_id="other")
+    chat = SteerableChatModel(engine=engine, max_tokens=60, cache=cache, models={"other": other})
+
+    @tool
+    def divide(a: int, b: int) -> int:
+        """Divide two numbers."""
+        return a // b
+
+    asks = [
+        chat,
+        chat.bind_tools([multiply]),
+        chat.bind_tools([divide]),
+        chat.bind_tools([multiply], tool_choice="any"),
+        chat.bind(response_format={"type": "json_object"}),
+        chat.bind(response_format=Constraint.choice(["yes", "no"])),
+        chat.bind(response_format=Constraint.choice(["yes", "maybe"])),
+        chat.bind(model="other"),
+    ]
+    first = [ask.invoke("3 times 4") for ask in asks]
+    assert len(cache._cache) == len(asks)
+    again = [ask.invoke("3 times 4") for ask in asks]
+    assert len(cache._cache) == len(asks)
+    assert [(m.content, m.tool_calls) for m in again] == [(m.content, m.tool_calls) for m in first]
+    assert first[-1].response_metadata["model_name"] == "other"

@@ -128,6 +128,16 @@ def test_text_that_is_cut_within_an_object_is_not_taken_for_all_of_it(
         list(llm.stream_structured_predict(Note, PROMPT, {"max_tokens": 20}, q="?"))
 
 
+async def test_the_text_of_a_structured_models_stream_is_the_objects_json(
+    llm: SteerableLlamaIndexLLM,
+) -> None:
+    model = llm.as_structured_llm(Opening)
+    whole = model.predict(PROMPT, q="When?")
+    assert "".join(model.stream(PROMPT, q="When?")) == whole
+    stream = await model.astream(PROMPT, q="When?")
+    assert "".join([text async for text in stream]) == whole
+
+
 def test_asking_for_an_object_leaves_prompts_as_they_were(llm: SteerableLlamaIndexLLM) -> None:
     llm.structured_predict(Opening, PROMPT, q="?")
     llm.structured_predict(

@@ -237,6 +237,10 @@ class SteerableLlamaIndexLLM(ObjectLLM, FunctionCallingLLM):
         return self._engine_call(self.engine, to_plain_messages(messages), kwargs)
 
     def _completion_call(self, prompt: str, formatted: bool, kwargs: dict[str, Any]) -> EngineCall:
+        if kwargs.get("tools"):
+            raise InvalidInputError(
+                "a completion cannot bring tool calls back: use chat, or chat_with_tools"
+            )
         engine = as_written(self.engine) if formatted else self.engine
         return self._engine_call(engine, prompt, kwargs)
 

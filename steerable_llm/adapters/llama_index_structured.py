@@ -158,6 +158,8 @@ class SteerableStructuredLLM(PromptedLLM, StructuredLLM):
     """A model whose every answer is an object of a class, steered per step as the model is.
 
     The object is in a response's `raw`; what it cost and what steered it in `additional_kwargs`.
+    In a stream, `raw` grows; only the last delta is text, since an object's JSON does not grow at
+    its end alone.
     """
 
     @property
@@ -191,7 +193,17 @@ class SteerableStructuredLLM(PromptedLLM, StructuredLLM):
         record = SteeringRecord()
         model = self._model.settled(None, record)
         objects = model.stream_structured_predict(self.output_cls, _prompt(messages), kwargs)
-        return (self._response(made, record) for made in objects)
+
+        def pieces() -> ChatResponseGen:
+            whole = None
+            for made in objects:
+                if whole is not None:
+                    yield self._response(whole, record, delta="")
+                whole = made
+            if whole is not None:
+                yield self._response(whole, record, delta=whole.model_dump_json())
+
+        return pieces()
 
     @llm_chat_callback()
     async def astream_chat(
@@ -201,7 +213,17 @@ class SteerableStructuredLLM(PromptedLLM, StructuredLLM):
         record = SteeringRecord()
         model = self._model.settled(None, record)
         objects = await model.astream_structured_predict(self.output_cls, _prompt(messages), kwargs)
-        return (self._response(made, record) async for made in objects)
+
+        async def pieces() -> ChatResponseAsyncGen:
+            whole = None
+            async for made in objects:
+                if whole is not None:
+                    yield self._response(whole, record, delta="")
+                whole = made
+            if whole is not None:
+                yield self._response(whole, record, delta=whole.model_dump_json())
+
+        return pieces()
 
     @llm_completion_callback()
     def stream_complete(
@@ -219,12 +241,14 @@ class SteerableStructuredLLM(PromptedLLM, StructuredLLM):
         del formatted
         return await astream_chat_to_completion_decorator(self.astream_chat)(prompt, **kwargs)
 
-    def _response(self, made: BaseModel, record: SteeringRecord) -> ChatResponse:
+    def _response(
+        self, made: BaseModel, record: SteeringRecord, delta: str | None = None
+    ) -> ChatResponse:
         message = ChatMessage(role=MessageRole.ASSISTANT, content=made.model_dump_json())
         # A stream's last objects come with the whole answer, the earlier ones before there is one.
         told = [record_of(answer, self.metadata.model_name) for answer in record.answers[-1:]]
         kwargs = told[0]["additional_kwargs"] if told else {}
-        return ChatResponse(message=message, raw=made, additional_kwargs=kwargs)
+        return ChatResponse(message=message, raw=made, delta=delta, additional_kwargs=kwargs)
 
 
 def _prompt(messages: Sequence[ChatMessage]) -> ChatPromptTemplate:

@@ -149,6 +149,7 @@ def ask(
                 },
                 "steered": [applied.to_dict() for applied in answer.steered],
                 "step": answer.step,
+                "decision": answer.decision.to_dict() if answer.decision else None,
             }
         )
         return

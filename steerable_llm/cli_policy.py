@@ -81,7 +81,6 @@ def check(
 def train_gate(
     log: Annotated[Path, InFile],
     out: Annotated[Path, typer.Option("--out", "-o", help="Gate file to write (.safetensors).")],
-    name: Annotated[str | None, typer.Option(help="Name of the gate; else the file's.")] = None,
     reason: Annotated[
         list[str] | None,
         typer.Option(help="Only answers bad for this reason count as bad; repeatable."),
@@ -99,18 +98,21 @@ def train_gate(
 ) -> None:
     """Train a gate: which questions get bad answers.
 
-    LOG is a file of logged answers (JSON lines) with verdicts. A card with the figures is written
-    beside the gate, as Markdown.
+    LOG is a file of logged answers (JSON lines) with verdicts. Policies call the gate by its
+    file's name. A card with the figures is written beside it, as Markdown.
     """
     from steerable_llm.embedding import MINILM, SentenceEmbedder
+    from steerable_llm.errors import InvalidInputError
     from steerable_llm.files import write_whole
     from steerable_llm.gate_card import gate_card
     from steerable_llm.gate_training import train_gate as train
     from steerable_llm.logs import read_answers
 
+    if out.suffix != ".safetensors":
+        raise InvalidInputError(f"--out {out}: give a name that ends in .safetensors")
     trained = train(
         read_answers(log),
-        name or out.stem,
+        out.stem,
         reasons=reason or None,
         steps=step or None,
         embedder=SentenceEmbedder(embedder or MINILM),

@@ -2,9 +2,9 @@
 
 What marks retrieved text: two lines of five or more dashes around it (as LlamaIndex writes), the
 role `tool`, and in a user message a line that opens with "Documents:", "Context:", "Passages:" or
-"Text:". "Question:" or "Query:" opens the question, and without any of these marks two or more
-lines before the question are taken for retrieved text as well. An application that writes none of
-this can say itself what it retrieved.
+"Text:", or a tag such as <context>. "Question:" or "Query:" opens the question, and without any of
+these marks two or more lines before the question are taken for retrieved text as well. An
+application that writes none of this can say itself what it retrieved.
 """
 
 import re
@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 from steerable_llm.attribution import Segment
 from steerable_llm.pairs import Message
 
-Context: TypeAlias = bool | Sequence[str] | None
+Context: TypeAlias = bool | str | Sequence[str] | None
 """What a caller says of a prompt's context: None leaves it to be told from the prompt, True and
 False say whether there is any, texts are the passages themselves."""
 
@@ -23,7 +23,10 @@ PlainMessages: TypeAlias = Sequence[Mapping[str, Any] | Message]
 
 _MARKER = re.compile(
     r"(?im)^[ \t]*(?:(?P<question>question|query)|(?:documents?|contexts?|passages?|texts?))[ \t]*:"
+    r"|(?P<end></(?:documents?|contexts?|passages?|sources?|texts?)>[ \t]*\n*)"
+    r"|<(?:documents?|contexts?|passages?|sources?|texts?)\b[^>]*>"
 )
+_BREAK = re.compile(r"\n\s*\n")
 _FENCED = re.compile(r"(?ms)^-{5,}[ \t]*\n(.*?)^-{5,}[ \t]*$")
 # What prompts end with to call for the answer; it is neither text nor question.
 _ANSWER_CUE = re.compile(r"(?im)^[ \t]*answer[ \t]*:[ \t]*\Z")
@@ -33,14 +36,22 @@ def user_parts(content: str) -> list[tuple[int, Segment]]:
     """Return where the parts of a user message start, as (offset, part).
 
     Text before the first marker is context when that marker opens the question, and question (an
-    instruction) otherwise. A message without markers is all question.
+    instruction) otherwise. A message without markers is all question if it is one paragraph; of
+    several, the last one that asks (it ends with a question mark) is the question, or else the
+    last one, and what stands before it is context.
     """
-    parts: list[tuple[int, Segment]] = [
-        (found.start(), "question" if found["question"] else "context")
-        for found in _MARKER.finditer(content)
-    ]
+    parts: list[tuple[int, Segment]] = []
+    depth = 0  # <documents> often holds several <document>
+    for found in _MARKER.finditer(content):
+        if found["end"]:
+            depth = max(0, depth - 1)
+            if depth == 0 and found.end() < len(content):
+                parts.append((found.end(), "question"))
+        elif depth == 0 or not found[0].startswith("<"):
+            parts.append((found.start(), "question" if found["question"] else "context"))
+        depth += found[0].startswith("<") and not found["end"]
     if not parts:
-        return [(0, "question")]
+        return _last_paragraph(content)
     if parts[0][0] == 0:
         return parts
     return [(0, "context" if parts[0][1] == "question" else "question"), *parts]
@@ -51,7 +62,7 @@ def has_context(messages: PlainMessages, context: Context = None) -> bool:
     if isinstance(context, bool):
         return context
     if context is not None:
-        return any(text.strip() for text in context)
+        return any(text.strip() for text in _passages(context))
     return any(
         text.strip()
         for message in messages
@@ -82,6 +93,27 @@ def question_text(messages: PlainMessages) -> str | None:
     return None
 
 
+def _last_paragraph(content: str) -> list[tuple[int, Segment]]:
+    """Take the last paragraph that asks, or else the last one, for the question."""
+    text = content.rstrip()
+    starts = [0, *(found.end() for found in _BREAK.finditer(text))]
+    asking = [
+        start
+        for start, end in zip(starts, [*starts[1:], len(text)], strict=True)
+        if text[start:end].rstrip().endswith("?")
+    ]
+    start = (asking or starts)[-1]
+    after = [] if start == starts[-1] else [next(x for x in starts if x > start)]
+    parts: list[tuple[int, Segment]] = [(start, "question"), *((x, "context") for x in after)]
+    return parts if start == 0 else [(0, "context"), *parts]
+
+
+def _passages(context: Context) -> Sequence[str]:
+    if isinstance(context, str):
+        return [context]
+    return [] if isinstance(context, bool | None) else context
+
+
 def _text(content: Any) -> str:
     """Return a message's text; content may also be a list of parts, as for images."""
     if isinstance(content, Sequence) and not isinstance(content, str):
@@ -95,6 +127,8 @@ def _context_texts(role: str, content: str) -> list[str]:
     fenced = _FENCED.findall(content)
     if fenced or role != "user":
         return fenced if role in ("user", "system") else []
+    if not _MARKER.search(content):  # paragraphs alone may as well be a letter
+        return []
     texts = [text for part, text in _split(content) if part == "context"]
     headed = [_MARKER.sub("", text) for text in texts if _MARKER.match(text)]
     # One line before the question is an instruction; only more than one can hold passages.
@@ -112,10 +146,10 @@ def _question(role: str, content: str, context: Context) -> str:
     """Return what is left of a message without its retrieved text."""
     if role not in ("user", "system"):
         return content
-    if isinstance(context, Sequence) and not isinstance(context, str):
-        for text in context:
-            content = content.replace(text, "")
-    parts = _split(content) if role == "user" else []
+    for text in _passages(context):
+        content = content.replace(text, "")
+    told = context is True or _MARKER.search(content)
+    parts = _split(content) if role == "user" and told else []
     if any(part == "context" for part, _ in parts):
         # With a question marked as such, whatever stands before it speaks of the context.
         questions = [text for part, text in parts if part == "question"]

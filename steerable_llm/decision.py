@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, TypeAlias
 
 from steerable_llm.context import (
@@ -13,6 +14,8 @@ from steerable_llm.context import (
     question_text,
     without_context,
 )
+from steerable_llm.conversation import Conversation, as_conversation
+from steerable_llm.pairs import MessagesLike
 from steerable_llm.policy import Policy
 from steerable_llm.policy_file import GateUse, When
 from steerable_llm.ramp import Ramp
@@ -53,11 +56,20 @@ class Asked:
         structured: Whether the answer is to be tool calls or JSON.
     """
 
-    messages: PlainMessages
+    messages: MessagesLike
     step: str | None = None
     steering: Steering | None = None
     context: Context = None
     structured: bool = False
+
+    @cached_property
+    def prompt(self) -> Conversation:
+        """The messages in one form.
+
+        Raises:
+            InvalidInputError: They are empty or malformed.
+        """
+        return as_conversation(self.messages)
 
 
 Conflicts: TypeAlias = Callable[
@@ -187,7 +199,7 @@ def _context(
 ) -> _Found:  # fmt: skip
     found = []
     for asked, wanted in jobs:
-        is_there = "present" if has_context(asked.messages, asked.context) else "absent"
+        is_there = "present" if has_context(asked.prompt, asked.context) else "absent"
         found.append((float(is_there == wanted), f"context {is_there}"))
     return found
 
@@ -195,7 +207,7 @@ def _context(
 def _gate(
     jobs: Sequence[tuple[Asked, GateUse]], policy: Policy, _conflicts: Conflicts
 ) -> _Found:  # fmt: skip
-    texts = [question_text(asked.messages) for asked, _ in jobs]
+    texts = [question_text(asked.prompt) for asked, _ in jobs]
     measured: dict[tuple[str, str | None], float] = {}
     for name in {use.name for _, use in jobs}:
         wanted = sorted(
@@ -219,13 +231,13 @@ def _conflict(jobs: Sequence[tuple[Asked, Ramp]], _policy: Policy, conflicts: Co
     # Two vectors of one request ask for the same measurement.
     asked = {id(each): each for each, _ in jobs}
     both = {
-        key: (each.messages, without_context(each.messages, each.context))
+        key: (each.prompt, without_context(each.prompt, each.context))
         for key, each in asked.items()
     }
     told = {
         key: pair
         for key, pair in both.items()
-        if has_context(asked[key].messages, asked[key].context) and pair[1] and _differ(*pair)
+        if has_context(asked[key].prompt, asked[key].context) and pair[1] and _differ(*pair)
     }
     values = dict(zip(told, conflicts(list(told.values())), strict=True)) if told else {}
     found = []
@@ -234,7 +246,7 @@ def _conflict(jobs: Sequence[tuple[Asked, Ramp]], _policy: Policy, conflicts: Co
         if value is not None:
             why = f"conflict {value:+.3f} nats per token ({ramp})"
             found.append((ramp.share(value), why))
-        elif not has_context(each.messages, each.context):
+        elif not has_context(each.prompt, each.context):
             found.append((0.0, "no context, so no conflict"))
         elif id(each) not in told:
             found.append((0.0, "no conflict can be told, as the prompt marks no context"))

@@ -10,7 +10,6 @@ from typing import Any
 from steerable_llm.adapters.step import Hint, choose_step
 from steerable_llm.chain_trace import TracedCall
 from steerable_llm.composition import FIGHT, Meeting, meetings
-from steerable_llm.conversation import as_conversation
 from steerable_llm.decision import (
     Asked,
     Conflicts,
@@ -191,7 +190,7 @@ def _decision(
         )
         if call.messages is None:
             return _without_messages(policy, step, call.structured)
-        asked = Asked(as_conversation(call.messages), step, None, call.context, call.structured)
+        asked = Asked(call.messages, step, None, call.context, call.structured)
         return decide(policy, [asked], conflicts or (lambda prompts: [None] * len(prompts)))[0]
     except UnknownStepError as error:
         raise InvalidInputError(f"call {number} of the trace: {error}") from error
@@ -200,7 +199,7 @@ def _decision(
 def _without_messages(policy: Policy, step: str | None, structured: bool) -> SteeringDecision:
     name = policy.step_for(step)
     if name is None:  # nothing is left that could depend on messages
-        return decide(policy, [Asked(())], lambda _: [])[0]
+        return decide(policy, [Asked("-")], lambda _: [])[0]
     steered = policy.steered_step(name)
     reasons = [f"step {name!r}"]
     why = unsteered_because(policy, steered, structured)

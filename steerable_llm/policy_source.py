@@ -3,17 +3,33 @@
 import os
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 from steerable_llm.errors import SteerableError
 from steerable_llm.policy import Policy
 
-_Stamp = tuple[int, int] | None
+_Stamp = tuple[int, int, int] | None
+
+
+@contextmanager
+def hold_policies() -> Iterator[None]:
+    """Keep every policy as it is when it is first looked at in this block.
+
+    A call looks at its policy several times: for its step, for a cache's key, for its steering.
+    Held, a file that changes in between cannot put an answer under the key of another policy.
+    """
+    token = _HELD.set({})
+    try:
+        yield
+    finally:
+        _HELD.reset(token)
 
 
 class PolicySource:
-    """The policy at present. A file is read again when its time or size has changed.
+    """The policy at present. A file is read again when it was changed or replaced.
 
     A new file takes the place of the old policy whole or not at all: if it cannot be read, or a
     vector of it fits another model, the old policy stays and one warning says what is wrong.
@@ -40,7 +56,15 @@ class PolicySource:
         self._policy = policy
 
     def current(self) -> Policy | None:
-        """Return the policy as the file has it now."""
+        """Return the policy as the file has it now, or as an enclosing `hold_policies` found it."""
+        held = _HELD.get()
+        if held is None:
+            return self._fresh()
+        if self not in held:
+            held[self] = self._fresh()
+        return held[self]
+
+    def _fresh(self) -> Policy | None:
         if self._path is not None and self._stamp_now() != self._stamp:
             self._reload(self._path)
         return self._policy
@@ -74,4 +98,8 @@ class PolicySource:
             found = self._path.stat()
         except OSError:
             return None
-        return found.st_mtime_ns, found.st_size
+        # The inode tells a file that took the other's place with its time and size.
+        return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+_HELD: ContextVar[dict[PolicySource, Policy | None] | None] = ContextVar("policies", default=None)

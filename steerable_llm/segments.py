@@ -2,9 +2,11 @@
 
 The messages give the roles. Inside a user message the markers people write tell the passages
 from the question: "Question:" or "Query:" opens the question, "Documents:", "Context:",
-"Passages:" or "Text:" opens the passages. Text before the first marker is context when that
-marker opens the question, and question (an instruction) otherwise. A message without markers is
-all question.
+"Passages:" or "Text:" opens the passages, and so do tags such as <context>, which end with their
+closing tag. Text before the first marker is context when that marker opens the question, and
+question (an instruction) otherwise. A message without markers is all question if it is one
+paragraph; of several, the last one that asks (it ends with a question mark) is the question, or
+else the last one, and what stands before it is context.
 """
 
 from collections.abc import Sequence

@@ -80,8 +80,8 @@ class CountingEngine(SteerableHFLLM):
 class RecordingEngine(SteerableHFLLM):
     """The real engine, which also writes down each answer, however it was asked for."""
 
-    def __init__(self, engine: SteerableHFLLM, policy: Policy) -> None:
-        super().__init__(engine.model, engine.tokenizer, policy=policy, model_id="tiny")
+    def __init__(self, engine: SteerableHFLLM, policy: Policy, **options: Any) -> None:
+        super().__init__(engine.model, engine.tokenizer, policy=policy, model_id="tiny", **options)
         self.steps: list[str | None] = []
         self.made = 0
         self.closed = threading.Event()

@@ -65,10 +65,11 @@ def test_the_best_passage_is_about_the_question(ask: Ask, stepping_llm: Steerabl
     assert len(answer.passages) == 2
 
 
-def test_langchain_reports_the_vector_that_was_applied(stepping_llm: SteerableHFLLM) -> None:
-    plain, steered = ask_langchain(
-        stepping_llm, DOCUMENTS, "Where do guests park?", ("unsteered", "answer")
-    )
+@pytest.mark.parametrize("ask", [ask_langchain, ask_llama_index])
+def test_each_framework_reports_the_vector_that_was_applied(
+    ask: Ask, stepping_llm: SteerableHFLLM
+) -> None:
+    plain, steered = ask(stepping_llm, DOCUMENTS, "Where do guests park?", ("unsteered", "answer"))
     assert plain.steered == ()
     assert [applied["name"] for applied in steered.steered] == ["push"]
 

@@ -102,7 +102,7 @@ def test_train_gate_writes_a_gate_and_its_card(steerable: Steerable) -> None:
     card = Path("gates/rude.md").read_text(encoding="utf-8")
     assert card.startswith("# Gate rude\n")
     assert "--reason rude --step reply" in card
-    found = steerable.json(*learn, "--out", "again.safetensors", "--name", "rude")
+    found = steerable.json(*learn, "--out", "again.safetensors")
     assert found["figures"]["auc"]["value"] == pytest.approx(auc)
     assert found["card"] == "again.md"
 
@@ -112,3 +112,4 @@ def test_train_gate_says_what_a_log_lacks(steerable: Steerable) -> None:
     error = steerable.error("policy", "train-gate", log, "-o", "g.safetensors", "--step", "no-such")
     assert "at least 10 separate questions" in error
     assert not Path("g.safetensors").exists()
+    assert "ends in .safetensors" in steerable.error("policy", "train-gate", log, "-o", "g.md")

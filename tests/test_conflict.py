@@ -84,10 +84,7 @@ def test_the_policy_does_not_steer_what_it_measures(
     assert scored == pytest.approx(
         tiny_llm.score(WITH, ["At nine."], tiny_vector.steer(answer.steered[0].strength))
     )
-    assert (
-        steered.decide([Asked(as_conversation(WITH))])[0].steering
-        == steered.decide([Asked(as_conversation(WITH))])[0].steering
-    )
+    assert steered.decide([Asked(WITH)])[0].steering == steered.decide([Asked(WITH)])[0].steering
 
 
 @pytest.mark.slow

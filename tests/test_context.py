@@ -17,6 +17,7 @@ LANGCHAIN = (
 )
 NUMBERED = "Documents:\n{}\n\nQuestion: When does it open?"
 PLAIN = "Answer the question based only on the following context:\n{}\n\nQuestion: When?"
+TAGGED = "Use the documents.\n<documents>\n{}\n</documents>\n\nWhen does it open?"
 SYSTEM = f"Use the context information below to assist the user.\n{FENCE}\n{{}}\n{FENCE}"
 PASSAGE = "[1] The shop opens at nine."
 
@@ -25,7 +26,7 @@ def asked(text: str, role: str = "user") -> list[dict[str, Any]]:
     return [{"role": role, "content": text}]
 
 
-@pytest.mark.parametrize("form", [LLAMA_INDEX, LANGCHAIN, NUMBERED, PLAIN, SYSTEM])
+@pytest.mark.parametrize("form", [LLAMA_INDEX, LANGCHAIN, NUMBERED, PLAIN, TAGGED, SYSTEM])
 def test_retrieved_text_is_found_and_an_empty_place_for_it_is_not(form: str) -> None:
     role = "system" if form is SYSTEM else "user"
     assert has_context(asked(form.format(PASSAGE), role))
@@ -49,6 +50,13 @@ def test_a_plain_question_has_no_context_and_stays_as_it_is() -> None:
     assert not has_context(asked("Be brief.\nQuestion: When?"))
 
 
+def test_a_letter_of_several_paragraphs_is_no_context_unless_the_caller_says_so() -> None:
+    letter = asked("Dear shop,\nI bought a lamp.\n\nWhen does it open?")
+    assert not has_context(letter)
+    assert without_context(letter) == letter
+    assert without_context(letter, True) == asked("When does it open?")
+
+
 def test_a_tools_result_is_context_and_leaves_with_its_call() -> None:
     call = {"id": "1", "type": "function", "function": {"name": "look", "arguments": {}}}
     messages = [
@@ -68,6 +76,8 @@ def test_what_the_caller_says_goes_before_the_marks() -> None:
     assert not has_context(marked, False)
     assert has_context(unmarked, ["The shop opens at nine."])
     assert not has_context(unmarked, [])
+    assert has_context(unmarked, "The shop opens at nine.")
+    assert not has_context(unmarked, " ")
     assert without_context(unmarked, ["The shop opens at nine."]) == asked(" When?")
 
 

@@ -203,8 +203,12 @@ def test_callbacks_see_each_call_and_its_tokens(llm: SteerableLlamaIndexLLM) -> 
         (lambda e: SteerableLlamaIndexLLM(engine=e, temperature="hot"), "temperature"),
         (lambda e: SteerableLlamaIndexLLM(engine=e).complete("x", max_token=3), "'max_tokens'"),
         (
+            lambda e: SteerableLlamaIndexLLM(engine=e).complete("x", tools=[{}]),
+            "cannot bring tool calls back",
+        ),
+        (
             lambda e: SteerableLlamaIndexLLM(engine=e).chat([ChatMessage("x", role="tool")]),
-            "message 0 has the role 'tool'",
+            "no place for tools",
         ),
         (
             lambda e: SteerableLlamaIndexLLM(engine=e).chat(

@@ -10,7 +10,6 @@ from llama_index.core.embeddings import MockEmbedding
 from llama_index.core.llms import ChatMessage
 from llama_index.core.prompts import PromptType
 from llama_index.core.response_synthesizers import CompactAndRefine, Refine
-from pydantic import BaseModel
 
 from steerable_llm.adapters.llama_index import SteerableLlamaIndexLLM, steer_step
 from steerable_llm.demo.embedding import llama_index_embedding
@@ -89,47 +88,6 @@ async def test_a_streams_step_is_the_one_that_held_when_it_was_asked_for(
     with steer_step("text_qa"):
         responses = [list(text)[-1], list(chat)[-1], await last(atext), await last(achat)]
     assert [response.raw["step"] for response in responses] == ["condense"] * 4
-
-
-class Opening(BaseModel):
-    """When something opens."""
-
-    hour: int
-
-
-class ScriptedEngine(RecordingEngine):
-    """The real engine, whose answers' text is replaced: a random model writes no JSON."""
-
-    text = '{"hour": 9}'
-
-    def stream(self, *args: Any, **options: Any) -> Iterator[Any]:
-        from dataclasses import replace
-
-        for chunk in super().stream(*args, **options):
-            if chunk.final:
-                yield replace(chunk, text=self.text, final=replace(chunk.final, text=self.text))
-
-    def generate(self, *args: Any, **options: Any) -> Any:
-        from dataclasses import replace
-
-        return replace(super().generate(*args, **options), text=self.text)
-
-
-async def test_structured_prediction_gets_the_prompts_step_on_each_path(
-    engine: RecordingEngine,
-) -> None:
-    assert engine.policy is not None
-    scripted = ScriptedEngine(engine, engine.policy)
-    llm = SteerableLlamaIndexLLM(engine=scripted, max_tokens=TOKENS)
-    prompt = PromptTemplate("{q}", PromptType.SUMMARY)
-    answers = [
-        llm.structured_predict(Opening, prompt, q="?"),
-        await llm.astructured_predict(Opening, prompt, q="?"),
-        list(llm.stream_structured_predict(Opening, prompt, q="?"))[-1],
-        await last(await llm.astream_structured_predict(Opening, prompt, q="?")),
-    ]
-    assert [answer.hour for answer in answers] == [9] * 4
-    assert scripted.steps == ["summary"] * 4
 
 
 def documents() -> list[Document]:

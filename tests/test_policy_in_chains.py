@@ -12,6 +12,7 @@ from llama_index.core.prompts import PromptTemplate
 from llama_index.core.prompts.prompt_type import PromptType
 
 from steerable_llm.adapters.step import Hint, choose_step
+from steerable_llm.constraint import Constraint
 from steerable_llm.model import SteerableHFLLM
 from steerable_llm.policy import KILL_SWITCH, Policy
 
@@ -145,3 +146,73 @@ def test_a_policy_object_is_taken_as_it_is(llm: SteerableHFLLM, tiny_llm: Steera
     assert isinstance(given, Policy)
     twin = SteerableHFLLM(tiny_llm.model, tiny_llm.tokenizer, policy=given)
     assert twin.policy is given
+
+
+@pytest.mark.parametrize("steers", [False, True])
+def test_an_answer_under_a_constraint_is_steered_only_where_the_step_says_so(
+    tiny_llm: SteerableHFLLM, file: Path, steers: bool
+) -> None:
+    file.write_text(f"{POLICY}steer_structured = {str(steers).lower()}\n")
+    llm = SteerableHFLLM(tiny_llm.model, tiny_llm.tokenizer, policy=file)
+    constraint = Constraint.choice(["nine", "ten"])
+    answer = llm.generate(WITH, step="answer", constraint=constraint, max_new_tokens=20)
+    assert answer.text in ("nine", "ten")
+    assert [each.name for each in answer.steered] == (["a"] if steers else [])
+    assert answer.decision is not None
+    assert ("the answer is structured" in answer.decision.reasons[-1]) != steers
+    [*_, last] = llm.stream(WITH, step="answer", constraint=constraint, max_new_tokens=20)
+    assert last.final == answer
+
+
+def test_the_caller_may_say_what_it_retrieved(llm: SteerableHFLLM) -> None:
+    for context, steered in ((["At nine."], True), (True, True), ([], False), (None, False)):
+        answer = llm.generate(QUESTION, step="answer", context=context, max_new_tokens=2)
+        assert bool(answer.steered) == steered
+        message = llm.as_langchain(max_tokens=2).invoke(QUESTION, step="answer", context=context)
+        assert bool(steered_by(message)) == steered
+        completion = llm.as_llama_index(max_tokens=2).complete(
+            QUESTION, step="answer", context=context
+        )
+        assert bool(completion.raw["steering"]) == steered
+    assert not llm.generate(WITH, step="answer", context=False, max_new_tokens=2).steered
+
+
+class RewritingEngine(SteerableHFLLM):
+    """The real engine, whose policy file changes just before it makes each answer."""
+
+    def generate_batch(self, requests: Any, *args: Any, **options: Any) -> Any:
+        self.rewrite()
+        return super().generate_batch(requests, *args, **options)
+
+    def stream(self, *args: Any, **options: Any) -> Any:
+        self.rewrite()
+        return super().stream(*args, **options)
+
+    def rewrite(self) -> None:
+        self.strength += 1
+        rewrite(self.file, POLICY.replace("0.8", f"0.{self.strength}"))
+
+
+@pytest.mark.parametrize("way", ["invoke", "ainvoke", "batch"])
+async def test_an_answer_is_kept_under_the_policy_that_made_it_though_the_file_changes(
+    tiny_llm: SteerableHFLLM, file: Path, way: str
+) -> None:
+    engine = RewritingEngine(tiny_llm.model, tiny_llm.tokenizer, policy=file, model_id="tiny")
+    engine.file, engine.strength = file, 1
+    kept: dict[str, Any] = {}
+
+    class Recording(InMemoryCache):
+        def update(self, _: str, llm_string: str, return_val: Any) -> None:
+            kept[llm_string] = return_val[0].message.response_metadata["decision"]["policy"]
+
+    chat = engine.as_langchain(step="answer", max_tokens=2, cache=Recording())
+    for _ in range(2):
+        if way == "batch":
+            chat.batch([WITH])
+        elif way == "invoke":
+            chat.invoke(WITH)
+        else:
+            await chat.ainvoke(WITH)
+    assert len(kept) == 2
+    for key, digest in kept.items():
+        assert digest in key

@@ -11,7 +11,7 @@ from policy_models import MODEL, VECTORS
 
 from steerable_llm.errors import ModelMismatchError, PolicyError
 from steerable_llm.policy import Policy
-from steerable_llm.policy_source import PolicySource
+from steerable_llm.policy_source import PolicySource, hold_policies
 
 STEP = '[steps.answer]\nvectors = [{{ name = "{}", strength = {} }}]\n'
 
@@ -60,6 +60,15 @@ def test_a_file_of_the_same_size_counts_too(file: Path) -> None:
     source = source_of(file)
     rewrite(file, STEP.format("faithful", 0.3))
     assert strength(source) == 0.3
+
+
+def test_a_file_that_was_replaced_with_the_same_time_and_size_counts_too(file: Path) -> None:
+    source, before = source_of(file), file.stat()
+    beside = file.with_suffix(".new")
+    beside.write_text(STEP.format("faithful", 0.7))
+    os.utime(beside, ns=(before.st_atime_ns, before.st_mtime_ns))
+    beside.replace(file)
+    assert strength(source) == 0.7
 
 
 @pytest.mark.parametrize(
@@ -166,3 +175,15 @@ def test_looking_whether_the_file_changed_reads_nothing(
     monkeypatch.setattr(Path, "read_text", refuse)
     monkeypatch.setattr(Path, "open", refuse)
     assert strength(source) == 0.1
+
+
+def test_a_held_policy_stays_while_its_call_lasts(file: Path) -> None:
+    source = source_of(file)
+    with hold_policies():
+        assert strength(source) == 0.1
+        rewrite(file, STEP.format("faithful", 0.2))
+        assert strength(source) == 0.1
+        with hold_policies():  # a call within a call is a call of its own
+            assert strength(source) == 0.2
+        assert strength(source) == 0.1
+    assert strength(source) == 0.2

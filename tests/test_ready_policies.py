@@ -44,9 +44,10 @@ def test_the_document_bot_is_faithful_to_documents_and_truthful_without() -> Non
     for told in ({"step": "answer"}, {"node": "generate"}, {"prompt_type": "text_qa"}, {}):
         assert set(applied("document-qa", messages=PASSAGE, **told)) == {"demo-faithfulness"}
         assert set(applied("document-qa", messages="Who?", **told)) == {"demo-truthfulness"}
-    refined = applied("document-qa", messages=PASSAGE, prompt_type="refine")
-    answered = applied("document-qa", messages=PASSAGE)
-    assert 0 < refined["demo-faithfulness"] < answered["demo-faithfulness"]
+    assert set(applied("document-qa", messages=PASSAGE, prompt_type="refine")) == {
+        "demo-faithfulness"
+    }
+    assert applied("document-qa", messages="Who?", prompt_type="refine") == {}
 
 
 @pytest.mark.parametrize(
@@ -94,7 +95,7 @@ def test_a_ready_policy_changes_what_the_bundled_model_says(demo_llm: SteerableH
     )
     complaints = [
         f"What a terrible shop. Where is my {thing}? Hurry up."
-        for thing in ("lamp", "tent", "coat")
+        for thing in ("lamp", "tent", "coat", "radio", "desk", "watch")
     ]
     plain = [demo_llm.generate(text, max_new_tokens=32).text for text in complaints]
     civil = [steered.generate(text, max_new_tokens=32) for text in complaints]

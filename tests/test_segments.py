@@ -42,6 +42,15 @@ def test_system_context_and_question_are_told_apart(tiny_llm):
         ),
         ("Question: When?\n\nPassages:\n[1] Text.", ["question", "context"]),
         ("He asked a question: when?", ["question"]),
+        ("Use the text.\n- The shop opens at nine.\n\nWhen?", ["context", "question"]),
+        ("When?\n\nThe shop opens at nine.", ["question", "context"]),
+        ("<context>\nText.\n</context>\n\nWhen?", ["context", "question"]),
+        ("Read.\n<docs>", ["question"]),
+        (
+            "<documents><document>A.</document>\n<document>B.</document></documents>\nWhen?",
+            ["context", "question"],
+        ),
+        ("Answer.\n<context>\nText.\n</context>", ["question", "context"]),
     ],
 )
 def test_markers_open_the_parts_of_a_user_message(content, segments):

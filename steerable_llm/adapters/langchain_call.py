@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 # LangChain itself passes `stream`. Whether calls come in parallel is for the model to decide.
 _CALL_ARGUMENTS = {
-    *(*SAMPLING, "step", "stream", "model"),
+    *(*SAMPLING, "step", "context", "stream", "model"),
     *("tools", "tool_choice", "strict", "parallel_tool_calls", "response_format"),
 }
 
@@ -46,5 +46,8 @@ def to_call(
         "tools": tools or None,
         "tool_choice": to_choice(kwargs.get("tool_choice"), tools),
         "constraint": to_constraint(kwargs.get("response_format")),
+        "context": kwargs.get("context"),
+        # The one that the cache's key tells of, though the answer may be made later.
+        "policy": model.engine_for(kwargs).policy,
         **sampling,
     }

@@ -2,11 +2,11 @@
 
 Query engines, selectors and retrievers call `predict`, `stream`, `structured_predict` and their
 async twins with a prompt, whose type (`text_qa`, `refine`, `summary`, ...) tells the step. Calls
-that carry no prompt get their step from `steer_step(...)`, `for_step(...)` or the argument `step`.
+that carry no prompt get their step from `tag_prompts(...)`, `steer_step(...)`, `for_step(...)` or
+the argument `step`.
 """
 
-from collections.abc import AsyncGenerator, Callable, Generator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from typing import Any
 
 from llama_index.core.base.llms.types import (
@@ -21,38 +21,52 @@ from llama_index.core.base.llms.types import (
 )
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
 from llama_index.core.llms.function_calling import FunctionCallingLLM
+from llama_index.core.llms.llm import ToolSelection
 from llama_index.core.prompts import BasePromptTemplate
-from llama_index.core.types import TokenAsyncGen, TokenGen
+from llama_index.core.tools.types import BaseTool
 from pydantic import Field, ValidationError
 
 from steerable_llm.adapters.arguments import SAMPLING, GivenSteering, explain, refuse_unknown
 from steerable_llm.adapters.as_written import as_written
+from steerable_llm.adapters.llama_index_call import EngineCall, Piece
 from steerable_llm.adapters.llama_index_messages import (
     to_chat,
     to_completion,
     to_plain_messages,
 )
-from steerable_llm.adapters.step import Hint, choose_step, current_step, steer_step
-from steerable_llm.adapters.worker import stream_in_worker
+from steerable_llm.adapters.llama_index_step import step_of
+from steerable_llm.adapters.llama_index_structured import ObjectLLM
+from steerable_llm.adapters.llama_index_tags import tag_prompts
+from steerable_llm.adapters.llama_index_tools import (
+    first_call_only,
+    to_messages,
+    to_openai_tools,
+    to_selections,
+    to_tool_choice,
+)
+from steerable_llm.adapters.recording import record_steering
+from steerable_llm.adapters.step import steer_step
 from steerable_llm.errors import InvalidInputError
-from steerable_llm.generation import Generation, GenerationChunk
 from steerable_llm.model import SteerableHFLLM
 
-__all__ = ["SteerableLlamaIndexLLM", "steer_step"]
+__all__ = ["SteerableLlamaIndexLLM", "record_steering", "steer_step", "tag_prompts"]
 
-_CALL_ARGUMENTS = {*SAMPLING, "step", "stop"}
+# What is asked of the model beside its sampling; a step and stop texts are also fields.
+_ASKED = ("tools", "tool_choice", "constraint", "context")
+_CALL_ARGUMENTS = {*SAMPLING, *_ASKED, "step", "stop"}
 
 
-class SteerableLlamaIndexLLM(FunctionCallingLLM):
+class SteerableLlamaIndexLLM(ObjectLLM, FunctionCallingLLM):
     """An LLM whose answers are steered per step of a query engine.
 
     Make one with `SteerableHFLLM.as_llama_index(step=...)`. Any number share the same weights.
 
     Which step a call belongs to: the call argument `step=`, else the field `step`, else the
-    prompt's `metadata["steer_step"]`, else an enclosing `steer_step(...)`, else the prompt's type
-    if the policy has a step of that name, else the policy's default. What was applied is in
+    prompt's `metadata["steer_step"]`, else an enclosing `steer_step(...)`, else the prompt's place
+    in an engine that `tag_prompts` went through, else the prompt's type (the last two if the
+    policy knows the name), else the policy's default. What was applied is in
     `response.raw["steering"]`, the step in `response.raw["step"]`, the tokens in
-    `response.raw["usage"]`.
+    `response.raw["usage"]`. A query engine drops all that; `record_steering()` keeps it.
 
     LlamaIndex packs passages by counting tokens with its own tokenizer; set
     `Settings.tokenizer = llm.tokens` so that it counts as the model does. Its modes compact and
@@ -105,7 +119,7 @@ class SteerableLlamaIndexLLM(FunctionCallingLLM):
             context_window=self.engine.context_window,
             num_output=self.max_tokens,
             is_chat_model=True,
-            is_function_calling_model=False,
+            is_function_calling_model=self.engine.supports_tools,
             model_name=self.engine.fingerprint.model_id,
         )
 
@@ -122,31 +136,30 @@ class SteerableLlamaIndexLLM(FunctionCallingLLM):
     @llm_chat_callback()
     def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         """Answer a conversation."""
-        return to_chat(self._answer(self._call(messages, kwargs)), self.metadata.model_name)
+        return to_chat(self._call(messages, kwargs).answer(), self.metadata.model_name)
 
     @llm_chat_callback()
     def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
         """Answer a conversation piece by piece."""
-        start = self._start(self._call(messages, kwargs))
-        return (self._chat_piece(text, made) for text, made in start() if _tells(made))
+        return (self._chat_piece(piece) for piece in self._call(messages, kwargs).pieces())
 
     @llm_chat_callback()
     async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         """Answer a conversation while the event loop keeps turning."""
-        return to_chat(await self._aanswer(self._call(messages, kwargs)), self.metadata.model_name)
+        return to_chat(await self._call(messages, kwargs).aanswer(), self.metadata.model_name)
 
     @llm_chat_callback()
     async def astream_chat(
         self, messages: Sequence[ChatMessage], **kwargs: Any
     ) -> ChatResponseAsyncGen:
         """Answer a conversation piece by piece while the event loop keeps turning."""
-        pieces = stream_in_worker(self._start(self._call(messages, kwargs)))
-        return (self._chat_piece(text, made) async for text, made in pieces if _tells(made))
+        pieces = self._call(messages, kwargs).apieces()
+        return (self._chat_piece(piece) async for piece in pieces)
 
     @llm_completion_callback()
     def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
         """Answer one prompt: a user message, or the model's own prompt format if `formatted`."""
-        answer = self._answer(self._completion_call(prompt, formatted, kwargs))
+        answer = self._completion_call(prompt, formatted, kwargs).answer()
         return to_completion(answer, self.metadata.model_name)
 
     @llm_completion_callback()
@@ -154,15 +167,15 @@ class SteerableLlamaIndexLLM(FunctionCallingLLM):
         self, prompt: str, formatted: bool = False, **kwargs: Any
     ) -> CompletionResponseGen:
         """Answer one prompt piece by piece."""
-        start = self._start(self._completion_call(prompt, formatted, kwargs))
-        return (self._completion_piece(text, made) for text, made in start() if _tells(made))
+        pieces = self._completion_call(prompt, formatted, kwargs).pieces()
+        return (self._completion_piece(piece) for piece in pieces)
 
     @llm_completion_callback()
     async def acomplete(
         self, prompt: str, formatted: bool = False, **kwargs: Any
     ) -> CompletionResponse:
         """Answer one prompt while the event loop keeps turning."""
-        answer = await self._aanswer(self._completion_call(prompt, formatted, kwargs))
+        answer = await self._completion_call(prompt, formatted, kwargs).aanswer()
         return to_completion(answer, self.metadata.model_name)
 
     @llm_completion_callback()
@@ -170,145 +183,89 @@ class SteerableLlamaIndexLLM(FunctionCallingLLM):
         self, prompt: str, formatted: bool = False, **kwargs: Any
     ) -> CompletionResponseAsyncGen:
         """Answer one prompt piece by piece while the event loop keeps turning."""
-        pieces = stream_in_worker(self._start(self._completion_call(prompt, formatted, kwargs)))
-        return (self._completion_piece(text, made) async for text, made in pieces if _tells(made))
+        pieces = self._completion_call(prompt, formatted, kwargs).apieces()
+        return (self._completion_piece(piece) async for piece in pieces)
 
-    # Calls with a prompt, whose metadata tells the step.
+    # Tools.
 
-    def predict(self, prompt: BasePromptTemplate, **prompt_args: Any) -> str:
-        """Answer a filled-in prompt."""
-        with self._told_by(prompt):
-            return super().predict(prompt, **prompt_args)
+    def _prepare_chat_with_tools(
+        self,
+        tools: Sequence[BaseTool],
+        user_msg: str | ChatMessage | None = None,
+        chat_history: list[ChatMessage] | None = None,
+        verbose: bool = False,  # noqa: ARG002
+        allow_parallel_tool_calls: bool = False,  # noqa: ARG002
+        tool_required: bool = False,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        if tools and not self.engine.supports_tools:
+            raise InvalidInputError(
+                "this model does not call tools, since its chat template knows none: "
+                "use a ReActAgent, which asks for tools in plain text"
+            )
+        choice = to_tool_choice(kwargs.pop("tool_choice", None), tool_required)
+        asked = {"tools": to_openai_tools(tools), "tool_choice": choice} if tools else {}
+        return {"messages": to_messages(user_msg, chat_history), **asked, **kwargs}
 
-    async def apredict(self, prompt: BasePromptTemplate, **prompt_args: Any) -> str:
-        """Answer a filled-in prompt while the event loop keeps turning."""
-        with self._told_by(prompt):
-            return await super().apredict(prompt, **prompt_args)
+    def _validate_chat_with_tools_response(
+        self,
+        response: ChatResponse,
+        tools: Sequence[BaseTool],  # noqa: ARG002
+        allow_parallel_tool_calls: bool = False,
+        **_: Any,
+    ) -> ChatResponse:
+        return response if allow_parallel_tool_calls else first_call_only(response)
 
-    def stream(self, prompt: BasePromptTemplate, **prompt_args: Any) -> TokenGen:
-        """Answer a filled-in prompt piece by piece."""
-        with self._told_by(prompt):
-            return super().stream(prompt, **prompt_args)
+    def get_tool_calls_from_response(
+        self, response: ChatResponse, error_on_no_tool_call: bool = True, **_: Any
+    ) -> list[ToolSelection]:
+        """Return the tools that a response asks for.
 
-    async def astream(self, prompt: BasePromptTemplate, **prompt_args: Any) -> TokenAsyncGen:
-        """Answer a filled-in prompt piece by piece while the event loop keeps turning."""
-        with self._told_by(prompt):
-            return await super().astream(prompt, **prompt_args)
-
-    def structured_predict(
-        self, output_cls: Any, prompt: Any, llm_kwargs: Any = None, **prompt_args: Any
-    ) -> Any:
-        """Answer a filled-in prompt with an object of a class."""
-        with self._told_by(prompt):
-            return super().structured_predict(output_cls, prompt, llm_kwargs, **prompt_args)
-
-    async def astructured_predict(
-        self, output_cls: Any, prompt: Any, llm_kwargs: Any = None, **prompt_args: Any
-    ) -> Any:
-        """Answer a filled-in prompt with an object, while the event loop keeps turning."""
-        with self._told_by(prompt):
-            return await super().astructured_predict(output_cls, prompt, llm_kwargs, **prompt_args)
-
-    # The streamed ones call the model when they are consumed, and the context may be gone by
-    # then: so the step is put into a copy of the model, which they call.
-
-    def stream_structured_predict(
-        self, output_cls: Any, prompt: Any, llm_kwargs: Any = None, **prompt_args: Any
-    ) -> Generator[Any, None, None]:
-        """Answer a filled-in prompt with an object that grows piece by piece."""
-        fixed = self.for_step(self._step_of(prompt))
-        return super(SteerableLlamaIndexLLM, fixed).stream_structured_predict(
-            output_cls, prompt, llm_kwargs, **prompt_args
-        )
-
-    async def astream_structured_predict(
-        self, output_cls: Any, prompt: Any, llm_kwargs: Any = None, **prompt_args: Any
-    ) -> AsyncGenerator[Any, None]:
-        """Answer a filled-in prompt with an object that grows, while the loop keeps turning."""
-        fixed = self.for_step(self._step_of(prompt))
-        return await super(SteerableLlamaIndexLLM, fixed).astream_structured_predict(
-            output_cls, prompt, llm_kwargs, **prompt_args
-        )
-
-    def _step_of(self, prompt: BasePromptTemplate | None = None, named: Any = None) -> str | None:
-        metadata = {} if prompt is None else prompt.metadata
-        kind = metadata.get("prompt_type")
-        return choose_step(
-            [
-                named,
-                self.step,
-                metadata.get("steer_step"),
-                current_step(),
-                # An enum whose members are strings; str() of one would be "PromptType.REFINE".
-                Hint(getattr(kind, "value", kind), "prompt_type"),
-            ],
-            self.engine.policy,
-        )
-
-    def _told_by(self, prompt: BasePromptTemplate) -> AbstractContextManager[None]:
-        return steer_step(self._step_of(prompt))
+        Raises:
+            InvalidInputError: it asks for none, and `error_on_no_tool_call` is set.
+        """
+        return to_selections(response, error_on_no_tool_call)
 
     # Between LlamaIndex's words and the engine's.
 
-    def _prepare_chat_with_tools(self, *_: Any, **__: Any) -> dict[str, Any]:
-        raise InvalidInputError(
-            "this model does not call tools: use a ReActAgent, which asks for tools in plain text"
-        )
+    def _step_of(self, prompt: BasePromptTemplate | None = None, named: Any = None) -> str | None:
+        if self._settled:
+            return self.step if named is None else str(named)
+        return step_of(self.engine.policy, prompt, named, self.step)
 
-    def _call(self, messages: Sequence[ChatMessage], kwargs: dict[str, Any]) -> dict[str, Any]:
-        return {"messages": to_plain_messages(messages), **self._settings(kwargs)}
+    def _call(self, messages: Sequence[ChatMessage], kwargs: dict[str, Any]) -> EngineCall:
+        return self._engine_call(self.engine, to_plain_messages(messages), kwargs)
 
-    def _completion_call(
-        self, prompt: str, formatted: bool, kwargs: dict[str, Any]
-    ) -> dict[str, Any]:
-        call = {"messages": prompt, **self._settings(kwargs)}
-        return {**call, "engine": as_written(self.engine)} if formatted else call
+    def _completion_call(self, prompt: str, formatted: bool, kwargs: dict[str, Any]) -> EngineCall:
+        if kwargs.get("tools"):
+            raise InvalidInputError(
+                "a completion cannot bring tool calls back: use chat, or chat_with_tools"
+            )
+        engine = as_written(self.engine) if formatted else self.engine
+        return self._engine_call(engine, prompt, kwargs)
 
-    def _settings(self, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """Return the engine's arguments, except for what is asked; the step is told here."""
+    def _engine_call(
+        self, engine: SteerableHFLLM, messages: Any, kwargs: dict[str, Any]
+    ) -> EngineCall:
+        """Settle everything about a call; the step is told here."""
         refuse_unknown("call argument", kwargs, _CALL_ARGUMENTS)
-        sampling = {
-            theirs: kwargs.get(ours, getattr(self, ours)) for ours, theirs in SAMPLING.items()
-        }
-        return {
+        arguments = {
+            "messages": messages,
             "steering": self.steering,
             "step": self._step_of(named=kwargs.get("step")),
             "stop": kwargs.get("stop", self.stop),
-            **sampling,
         }
+        for ours, theirs in SAMPLING.items():
+            arguments[theirs] = kwargs.get(ours, getattr(self, ours))
+        for name in _ASKED:
+            if kwargs.get(name) is not None:
+                arguments[name] = kwargs[name]
+        return EngineCall(engine, arguments, self._here())
 
-    def _answer(self, call: dict[str, Any]) -> Generation:
-        engine: SteerableHFLLM = call.pop("engine", self.engine)
-        return engine.generate(**call)
+    def _chat_piece(self, piece: Piece) -> ChatResponse:
+        said = piece.made.final or piece.text
+        return to_chat(said, self.metadata.model_name, delta=piece.made.text)
 
-    async def _aanswer(self, call: dict[str, Any]) -> Generation:
-        # The streamed form of the same answer, since only that can be stopped half-way.
-        answer: Generation | None = None
-        async for _, made in stream_in_worker(self._start(call)):
-            answer = made.final or answer
-        assert answer is not None  # the engine's last chunk always carries the answer
-        return answer
-
-    def _start(
-        self, call: dict[str, Any]
-    ) -> Callable[[], Generator[tuple[str, GenerationChunk], None, None]]:
-        """Return what makes the stream: each chunk, with the text up to its end."""
-
-        def start() -> Generator[tuple[str, GenerationChunk], None, None]:
-            text = ""
-            for made in call.pop("engine", self.engine).stream(**call):
-                text += made.text
-                yield text, made
-
-        return start
-
-    def _chat_piece(self, text: str, made: GenerationChunk) -> ChatResponse:
-        return to_chat(made.final or text, self.metadata.model_name, delta=made.text)
-
-    def _completion_piece(self, text: str, made: GenerationChunk) -> CompletionResponse:
-        return to_completion(made.final or text, self.metadata.model_name, delta=made.text)
-
-
-def _tells(made: GenerationChunk) -> bool:
-    """Whether a chunk tells anything: half a character, or half a stop text, is held back."""
-    return bool(made.text or made.final)
+    def _completion_piece(self, piece: Piece) -> CompletionResponse:
+        said = piece.made.final or piece.text
+        return to_completion(said, self.metadata.model_name, delta=piece.made.text)

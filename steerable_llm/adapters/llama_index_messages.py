@@ -1,14 +1,20 @@
 """LlamaIndex's messages and responses, to and from the plain form of the model."""
 
+import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from llama_index.core.base.llms.types import (
+    CachePoint,
     ChatMessage,
     ChatResponse,
     CompletionResponse,
+    ContentBlock,
     MessageRole,
     TextBlock,
+    ThinkingBlock,
+    ToolCallBlock,
 )
 
 from steerable_llm.errors import InvalidInputError
@@ -21,66 +27,119 @@ _ROLES = {
     MessageRole.ASSISTANT: "assistant",
     MessageRole.CHATBOT: "assistant",
     MessageRole.MODEL: "assistant",
+    MessageRole.TOOL: "tool",
+    MessageRole.FUNCTION: "tool",
 }
+# Not read: a thought is not part of what was said, and a cache point is for remote models.
+_PASSED_OVER = (ThinkingBlock, CachePoint)
 
 
-def to_plain_messages(messages: Sequence[ChatMessage]) -> list[dict[str, str]]:
-    """Return `{"role", "content"}` for each message; text blocks are joined by line breaks.
+def to_plain_messages(messages: Sequence[ChatMessage]) -> list[dict[str, Any]]:
+    """Return each message as chat templates take it; text blocks are joined by line breaks.
 
     Raises:
-        InvalidInputError: a role or a content block that a text model cannot read.
+        InvalidInputError: a content block that a text model cannot read.
     """
-    plain = []
+    plain: list[dict[str, Any]] = []
+    tool_names: dict[str, str] = {}
     for position, message in enumerate(messages):
-        if message.role not in _ROLES:
-            raise InvalidInputError(
-                f"message {position} has the role {message.role.value!r}: "
-                f"expected one of {', '.join(role.value for role in _ROLES)}"
-            )
-        for block in message.blocks:
-            if not isinstance(block, TextBlock):
-                raise InvalidInputError(
-                    f"message {position} holds a {type(block).__name__}: "
-                    "this model reads text only, so give text blocks or a string"
-                )
-        plain.append({"role": _ROLES[message.role], "content": message.content or ""})
+        turn: dict[str, Any] = {"role": _ROLES[message.role], "content": _text(message, position)}
+        if name := message.additional_kwargs.get("name"):
+            turn["name"] = str(name)
+        if turn["role"] == "assistant" and (calls := _calls(message)):
+            turn["tool_calls"] = calls
+            tool_names.update({call["id"]: call["function"]["name"] for call in calls})
+        if turn["role"] == "tool":
+            turn["tool_call_id"] = str(message.additional_kwargs.get("tool_call_id") or "")
+            if turn["tool_call_id"] in tool_names:
+                turn.setdefault("name", tool_names[turn["tool_call_id"]])
+        plain.append(turn)
     return plain
+
+
+def _text(message: ChatMessage, position: int) -> str:
+    for block in message.blocks:
+        if not isinstance(block, (TextBlock, ToolCallBlock, *_PASSED_OVER)):
+            raise InvalidInputError(
+                f"message {position} holds a {type(block).__name__}: "
+                "this model reads text only, so give text blocks or a string"
+            )
+    return message.content or ""
+
+
+def _calls(message: ChatMessage) -> list[dict[str, Any]]:
+    """Return the tool calls of an assistant's message, from its blocks or in OpenAI's form."""
+    blocks = [block for block in message.blocks if isinstance(block, ToolCallBlock)]
+    if blocks:
+        return [_call(b.tool_call_id, b.tool_name, b.tool_kwargs) for b in blocks]
+    given = message.additional_kwargs.get("tool_calls") or []
+    return [
+        _call(call.get("id"), call["function"]["name"], call["function"]["arguments"])
+        for call in given
+    ]
+
+
+def _call(id_: str | None, name: str, arguments: dict[str, Any] | str) -> dict[str, Any]:
+    if isinstance(arguments, str):
+        try:
+            arguments = json.loads(arguments or "{}")
+        except ValueError as error:
+            raise InvalidInputError(
+                f"the arguments of a call to {name!r} in the history are not valid JSON ({error}): "
+                "give a dict, or the JSON of one"
+            ) from error
+    return {"id": id_ or "", "type": "function", "function": {"name": name, "arguments": arguments}}
 
 
 def to_chat(answer: Generation | str, model_name: str, delta: str | None = None) -> ChatResponse:
     """Return an answer, or so much text of it as there is yet, as a chat response."""
-    message = ChatMessage(role=MessageRole.ASSISTANT, content=_text(answer))
-    return ChatResponse(message=message, delta=delta, **_record(answer, model_name))
+    if isinstance(answer, str):
+        message = ChatMessage(role=MessageRole.ASSISTANT, content=answer)
+        return ChatResponse(message=message, delta=delta, raw={})
+    calls = [
+        ToolCallBlock(tool_call_id=call.id, tool_name=call.name, tool_kwargs=call.arguments)
+        for call in answer.tool_calls
+    ]
+    # An answer of calls alone has no text block, and then no text; others have one, empty or not.
+    blocks: list[ContentBlock] = [TextBlock(text=answer.text)] if answer.text or not calls else []
+    # LlamaIndex's own programs look for calls here, in OpenAI's form, and not in the blocks.
+    kwargs: dict[str, Any] = {}
+    if calls:
+        kwargs["tool_calls"] = [call.to_message_part() for call in answer.tool_calls]
+    if answer.invalid_tool_calls:
+        kwargs["invalid_tool_calls"] = [asdict(call) for call in answer.invalid_tool_calls]
+    message = ChatMessage(
+        role=MessageRole.ASSISTANT, blocks=[*blocks, *calls], additional_kwargs=kwargs
+    )
+    return ChatResponse(message=message, delta=delta, **record_of(answer, model_name))
 
 
 def to_completion(
     answer: Generation | str, model_name: str, delta: str | None = None
 ) -> CompletionResponse:
     """Return an answer, or so much text of it as there is yet, as a completion."""
-    return CompletionResponse(text=_text(answer), delta=delta, **_record(answer, model_name))
-
-
-def _text(answer: Generation | str) -> str:
-    return answer if isinstance(answer, str) else answer.text
-
-
-def _record(answer: Generation | str, model_name: str) -> dict[str, dict[str, Any]]:
-    """Say what is known of an answer: nothing before it is whole."""
     if isinstance(answer, str):
-        return {"raw": {}, "additional_kwargs": {}}
+        return CompletionResponse(text=answer, delta=delta, raw={})
+    return CompletionResponse(text=answer.text, delta=delta, **record_of(answer, model_name))
+
+
+def record_of(answer: Generation, model_name: str) -> dict[str, dict[str, Any]]:
+    """Say what an answer cost, what steered it and why, as a response's two dictionaries."""
     used = answer.usage
     usage = {
         "prompt_tokens": used.prompt_tokens,
         "completion_tokens": used.completion_tokens,
-        "total_tokens": used.prompt_tokens + used.completion_tokens,
+        "total_tokens": used.total_tokens,
     }
-    steered = [applied.to_dict() for applied in answer.steered]
+    told = {
+        "step": answer.step,
+        "steering": [applied.to_dict() for applied in answer.steered],
+        "decision": answer.decision.to_dict() if answer.decision else None,
+    }
     raw = {
         "model_name": model_name,
         "finish_reason": answer.finish_reason,
         "usage": usage,
-        "step": answer.step,
-        "steering": steered,
-        "decision": answer.decision.to_dict() if answer.decision else None,
+        **told,
     }
-    return {"raw": raw, "additional_kwargs": {**usage, "step": answer.step, "steering": steered}}
+    return {"raw": raw, "additional_kwargs": {**usage, **told}}

@@ -32,8 +32,7 @@ class SteppedAnswer:
         question: As it was asked.
         passages: What the retriever brought, best first.
         text: The answer.
-        steered: The vectors that were applied, as the answer reports them; empty for LlamaIndex,
-            whose query engine keeps the model's own record to itself.
+        steered: The vectors that were applied, as the model reports them.
     """
 
     framework: str
@@ -111,6 +110,8 @@ def ask_llama_index(
     from llama_index.core.response_synthesizers import CompactAndRefine
     from llama_index.core.schema import TextNode
 
+    from steerable_llm.adapters.llama_index import record_steering
+
     index = VectorStoreIndex(
         [TextNode(id_=name, text=text) for name, text in documents.items()],
         embed_model=llama_index_embedding(),
@@ -130,7 +131,9 @@ def ask_llama_index(
         engine = index.as_query_engine(
             llm=model, similarity_top_k=PASSAGES, response_synthesizer=synthesizer
         )
-        response = engine.query(question)
+        # A query engine drops the model's own record, so it is kept beside it.
+        with record_steering() as record:
+            response = engine.query(question)
         answers.append(
             SteppedAnswer(
                 "LlamaIndex",
@@ -138,7 +141,7 @@ def ask_llama_index(
                 question,
                 tuple(found.text for found in response.source_nodes),
                 str(response),
-                (),
+                tuple(applied.to_dict() for applied in record.answers[-1].steered),
             )
         )
     return answers

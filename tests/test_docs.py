@@ -39,6 +39,7 @@ def test_the_code_that_is_marked_as_runnable_runs(
     # The blocks of a page build on each other, as a reader would run them.
     names: dict[str, object] = {"__name__": "__docs__"}
     for code in blocks(page, runnable=True):
+        # Without this file's own `from __future__`, which no reader would have in force.
         exec(compile(code, page_name(page), "exec", dont_inherit=True), names)
 
 

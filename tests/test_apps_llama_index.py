@@ -30,7 +30,11 @@ def test_it_runs_and_shows_each_step_with_what_steered_it(
     app: ModuleType, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert app.main() == 0
-    shown = [line.strip() for line in capsys.readouterr().out.splitlines() if "step " in line]
+    lines = capsys.readouterr().out.splitlines()
+    page = (FOLDER / "README.md").read_text(encoding="utf-8")
+    promised = page.split("```")[3].strip().splitlines()
+    assert lines[1 : 1 + len(promised)] == promised
+    shown = [line.strip() for line in lines if "step " in line]
     assert [line.partition(" +")[0].partition(" -")[0] for line in shown] == [
         "step (default): not steered",
         "step text_qa: demo-faithfulness",

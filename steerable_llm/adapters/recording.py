@@ -60,7 +60,7 @@ _RECORDS: ContextVar[tuple[SteeringRecord, ...]] = ContextVar("steerable_records
 
 @contextmanager
 def record_steering() -> Iterator[SteeringRecord]:
-    """Record every answer to a call that begins in this block.
+    """Record every answer of a LlamaIndex LLM of ours to a call that begins in this block.
 
     The answer to a stream that is read after the block is recorded too, once it has ended. Blocks
     may be nested, each then has what happened inside it. Threads and tasks that are started inside

@@ -77,7 +77,13 @@ class Constraint:
 
     @classmethod
     def regex(cls, pattern: str) -> Self:
-        """A text that a regular expression matches from end to end (no look-around)."""
+        """A text that a regular expression matches from end to end (no look-around).
+
+        Raises:
+            InvalidInputError: it is empty.
+        """
+        if not pattern:
+            raise InvalidInputError("the regular expression is empty: give one that asks for text")
         return cls("regex", pattern)
 
     @classmethod
@@ -122,6 +128,13 @@ def _closed(schema: Any) -> Any:
     return made
 
 
+def _regex_rule(pattern: str) -> str:
+    """The pattern between slashes; its own slashes and line breaks are escaped."""
+    written = {"/": "\\/", "\n": "\\n", "\\\n": "\\n"}
+    parts = re.sub(r"\\.|/|\n", lambda m: written.get(m[0], m[0]), pattern, flags=re.DOTALL)
+    return f"/{parts}/"
+
+
 def _text_rule(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
@@ -129,7 +142,7 @@ def _text_rule(text: str) -> str:
 _BODIES: dict[ConstraintKind, Callable[[Constraint], str]] = {
     "json_schema": lambda made: _json_rule(json.loads(made.source), made.strict),
     "json_object": lambda _: _json_rule({"type": "object"}),
-    "regex": lambda made: "/" + re.sub(r"(?<!\\)((?:\\\\)*)/", r"\1\\/", made.source) + "/",
+    "regex": lambda made: _regex_rule(made.source),
     "choice": lambda made: " | ".join(map(_text_rule, json.loads(made.source))),
 }
 
@@ -206,7 +219,8 @@ def _llama3(tools: Sequence[Tool], _: bool, __: Callable[[str], int | None]) -> 
 
 def _mistral(tools: Sequence[Tool], many: bool, added_id: Callable[[str], int | None]) -> Rules:
     more = ' (", " one)*' if many else ""
-    start = f'{_mark("[TOOL_CALLS]", added_id)} "[" one{more} "]"'
+    # Some of these models write a blank after the mark, and some do not.
+    start = f'{_mark("[TOOL_CALLS]", added_id)} " "? "[" one{more} "]"'
     return start, [f"one: {_one_of(tools)}", *_objects(tools, "arguments")]
 
 

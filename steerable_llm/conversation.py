@@ -32,13 +32,25 @@ def as_conversation(messages: MessagesLike) -> Conversation:
         and not isinstance(messages, str)
         and any(map(_says_more, messages))
     ):
-        return [_message(message, position) for position, message in enumerate(messages)]
+        made = [_message(message, position) for position, message in enumerate(messages)]
+        _name_results(made)
+        return made
     return [message.model_dump() for message in as_messages(messages)]
 
 
 def mentions_tools(conversation: Sequence[Mapping[str, Any]]) -> bool:
     """Whether a tool is called or answers somewhere in a conversation."""
     return any(message["role"] == "tool" or message.get("tool_calls") for message in conversation)
+
+
+def _name_results(conversation: Conversation) -> None:
+    """Give results the name of the tool that was called, which some templates insist on."""
+    names: dict[str, str] = {}
+    for message in conversation:
+        for call in message.get("tool_calls", ()):
+            names[call["id"]] = call["function"]["name"]
+        if message["role"] == "tool" and message["tool_call_id"] in names:
+            message.setdefault("name", names[message["tool_call_id"]])
 
 
 def _says_more(message: Any) -> bool:

@@ -12,6 +12,7 @@ from steerable_llm.context import Context
 from steerable_llm.decision import SteeringDecision
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.pairs import MessagesLike
+from steerable_llm.policy import Policy
 from steerable_llm.steering import Scope, Steering, SteeringTerm, Unit
 from steerable_llm.tools import InvalidToolCall, Tool, ToolCall, check_tools
 
@@ -40,6 +41,8 @@ class GenerationRequest:
             follows the constraint.
         context: For the policy's conditions: whether the prompt holds retrieved text, or the
             retrieved texts themselves. None tells it from the prompt.
+        policy: Decides in place of the model's policy of the moment, for callers that have looked
+            at that before, as for a cache's key.
 
     Raises:
         InvalidInputError: A value out of its range.
@@ -58,6 +61,7 @@ class GenerationRequest:
     tool_choice: str | None = None
     constraint: Constraint | None = None
     context: Context = None
+    policy: Policy | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         """Refuse values out of range before a model is touched."""
@@ -102,6 +106,7 @@ class GenerationSettings(TypedDict, total=False):
     tool_choice: str | None
     constraint: Constraint | None
     context: Context
+    policy: Policy | None
 
 
 @dataclass(frozen=True)

@@ -29,16 +29,24 @@ class GrammarReader:
             vocabulary: how many scores the model gives, padding of its head included.
 
         Raises:
-            InvalidInputError: the tokenizer is a slow one.
+            InvalidInputError: the tokenizer is a slow one, or of a kind that cannot be read.
         """
         if not isinstance(tokenizer, PreTrainedTokenizerFast):
             raise InvalidInputError(
                 f"constrained answers need a fast tokenizer, and this is a "
                 f"{type(tokenizer).__name__}: load the model with its tokenizer.json"
             )
-        self._tokenizer = llguidance.hf.from_tokenizer(
-            tokenizer, n_vocab=max(vocabulary, len(tokenizer)), eos_token=sorted(end_ids) or None
-        )
+        try:
+            self._tokenizer = llguidance.hf.from_tokenizer(
+                tokenizer,
+                n_vocab=max(vocabulary, len(tokenizer)),
+                eos_token=sorted(end_ids) or None,
+            )
+        except (ValueError, RuntimeError) as error:
+            raise InvalidInputError(
+                f"constrained answers are not possible with this tokenizer ({error}): take a model "
+                "with a byte-level BPE or a SentencePiece BPE tokenizer"
+            ) from error
         # A grammar is compiled once; its rows then go their own ways from copies.
         self._compiled = lru_cache(maxsize=32)(self._compile)
 
@@ -75,6 +83,11 @@ class GrammarState:
         """Whether the answer is whole and nothing may follow it."""
         return bool(self._matcher.is_stopped() and not self._matcher.is_error())
 
+    @property
+    def _reason(self) -> str:
+        # What follows the first line is the whole state of the parser.
+        return str(self._matcher.get_error()).partition("\n")[0]
+
     def take(self, token: int) -> None:
         """Go on by one token.
 
@@ -83,7 +96,7 @@ class GrammarState:
         """
         if not self._matcher.consume_token(token):
             raise SteerableError(
-                f"the grammar refuses token {token}: {self._matcher.get_error()}; "
+                f"the grammar refuses token {token}: {self._reason}; "
                 "please report this with the constraint"
             )
 
@@ -91,12 +104,13 @@ class GrammarState:
         """Which tokens may come next, `[V]`.
 
         Raises:
-            SteerableError: the grammar got too complex to be followed.
+            SteerableError: the grammar got too complex to be followed, or no token can follow.
         """
         bits = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
         if self._matcher.is_error():
             raise SteerableError(
-                f"the constraint cannot be followed ({self._matcher.get_error()}): simplify it"
+                f"the constraint cannot be followed ({self._reason}): simplify it, or see whether "
+                "the model's vocabulary has the characters that it asks for"
             )
         flags = np.unpackbits(bits, bitorder="little")[:vocabulary].astype(bool)
         if flags.sum() == 1 and not self._matcher.validate_tokens([int(flags.argmax())]):

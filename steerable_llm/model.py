@@ -352,14 +352,24 @@ class SteerableHFLLM:
         return adapter.SteerableLlamaIndexLLM(engine=self, step=step, **settings)
 
     def decide(
-        self, requests: Sequence[Asked], cancelled: threading.Event | None = None
+        self,
+        requests: Sequence[Asked],
+        cancelled: threading.Event | None = None,
+        policy: Policy | None = None,
     ) -> list[SteeringDecision]:
         """How requests would be steered, and why, without answering them.
+
+        Args:
+            requests: What would be asked.
+            cancelled: Once set, what is measured for it stops after the token at hand.
+            policy: Decides in place of the model's own.
 
         Raises:
             UnknownStepError: The policy has no such step.
         """
-        return decide(self.policy, requests, lambda prompts: conflicts(self, prompts, cancelled))
+        return decide(
+            policy or self.policy, requests, lambda prompts: conflicts(self, prompts, cancelled)
+        )
 
     @property
     def supports_tools(self) -> bool:

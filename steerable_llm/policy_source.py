@@ -3,13 +3,29 @@
 import os
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 from steerable_llm.errors import SteerableError
 from steerable_llm.policy import Policy
 
 _Stamp = tuple[int, int, int] | None
+
+
+@contextmanager
+def hold_policies() -> Iterator[None]:
+    """Keep every policy as it is when it is first looked at in this block.
+
+    A call looks at its policy several times: for its step, for a cache's key, for its steering.
+    Held, a file that changes in between cannot put an answer under the key of another policy.
+    """
+    token = _HELD.set({})
+    try:
+        yield
+    finally:
+        _HELD.reset(token)
 
 
 class PolicySource:
@@ -40,7 +56,15 @@ class PolicySource:
         self._policy = policy
 
     def current(self) -> Policy | None:
-        """Return the policy as the file has it now."""
+        """Return the policy as the file has it now, or as an enclosing `hold_policies` found it."""
+        held = _HELD.get()
+        if held is None:
+            return self._fresh()
+        if self not in held:
+            held[self] = self._fresh()
+        return held[self]
+
+    def _fresh(self) -> Policy | None:
         if self._path is not None and self._stamp_now() != self._stamp:
             self._reload(self._path)
         return self._policy
@@ -76,3 +100,6 @@ class PolicySource:
             return None
         # The inode tells a file that took the other's place with its time and size.
         return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+_HELD: ContextVar[dict[PolicySource, Policy | None] | None] = ContextVar("policies", default=None)

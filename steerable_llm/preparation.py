@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from steerable_llm.constraint import grammar_for
-from steerable_llm.decision import Asked
+from steerable_llm.decision import Asked, SteeringDecision
 from steerable_llm.decoding import Prompt
 from steerable_llm.errors import InvalidInputError, PromptTooLongError
 from steerable_llm.generation import GenerationRequest
@@ -33,10 +34,18 @@ def prompts_for(
         UnknownStepError: The policy has no such step.
     """
     prompts = [_prompt(llm, request) for request in requests]
-    asked = [Asked(x.messages, x.step, x.steering, x.context, x.structured) for x in requests]
+    # Hardly ever more than one: those that are asked with the same policy are decided together.
+    groups: dict[int, list[int]] = defaultdict(list)
+    for place, request in enumerate(requests):
+        groups[id(request.policy)].append(place)
+    decisions: dict[int, SteeringDecision] = {}
+    for places in groups.values():
+        asked = [_asked(requests[place]) for place in places]
+        found = llm.decide(asked, cancelled, requests[places[0]].policy)
+        decisions.update(zip(places, found, strict=True))
     return [
-        replace(prompt, steering=decision.steering, decision=decision)
-        for prompt, decision in zip(prompts, llm.decide(asked, cancelled), strict=True)
+        replace(prompt, steering=decisions[place].steering, decision=decisions[place])
+        for place, prompt in enumerate(prompts)
     ]
 
 
@@ -56,6 +65,12 @@ def scored_for(
     scored = [_scored(llm, messages, answer) for messages, answer in items]
     decisions = llm.decide([Asked(x, step, steering) for x, _ in items])
     return [replace(x, steering=y.steering) for x, y in zip(scored, decisions, strict=True)]
+
+
+def _asked(request: GenerationRequest) -> Asked:
+    return Asked(
+        request.messages, request.step, request.steering, request.context, request.structured
+    )
 
 
 def _prompt(llm: SteerableHFLLM, request: GenerationRequest) -> Prompt:

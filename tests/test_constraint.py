@@ -9,9 +9,11 @@ import pytest
 from adapter_models import random_vector
 from pydantic import BaseModel, Field
 from scripted import scripted_llm
+from tokenizers import Tokenizer, decoders, models, normalizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from steerable_llm.constraint import Constraint
-from steerable_llm.errors import InvalidInputError
+from steerable_llm.errors import InvalidInputError, SteerableError
 from steerable_llm.generation import GenerationRequest
 from steerable_llm.model import SteerableHFLLM
 
@@ -128,6 +130,7 @@ def test_a_recursive_schema_is_followed():
         lambda: Constraint.json_schema("{"),
         lambda: Constraint.choice([]),
         lambda: Constraint.choice("yes"),
+        lambda: Constraint.regex(""),
     ],
 )
 def test_a_form_that_cannot_be_guaranteed_is_one_clear_line(tiny_llm, make):
@@ -192,3 +195,56 @@ def test_a_stream_that_is_stopped_from_outside_ends_without_a_last_chunk():
             cancelled.set()
     assert all(chunk.final is None for chunk in chunks)
     assert len(chunks) < 100
+
+
+@pytest.mark.parametrize("text", ["Grüße 👋", 'Ça "va" \\ \t', "a\nb", "/a\\/", "x" * 60])
+def test_texts_of_any_characters_can_be_asked_for(tiny_llm, text):
+    assert tiny_llm.generate("Hi", constraint=Constraint.choice([text])).text == text
+    assert tiny_llm.generate("Hi", constraint=Constraint.regex(re.escape(text))).text == text
+
+
+def sentencepiece_llm(special_bytes):
+    """A tiny model whose tokenizer is built as those of Llama 2 and Gemma are."""
+    blank = "\u2581"
+    bpe = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
+    bpe.normalizer = normalizers.Sequence(
+        [normalizers.Prepend(blank), normalizers.Replace(" ", blank)]
+    )
+    bpe.decoder = decoders.Sequence(
+        [decoders.Replace(blank, " "), decoders.ByteFallback(), decoders.Fuse(),
+         decoders.Strip(" ", 1, 0)]
+    )  # fmt: skip
+    special = ["<unk>", "<s>", "</s>"]
+    bpe.train_from_iterator(
+        ["the shop in Lyon says yes or no"] * 5,
+        trainers.BpeTrainer(vocab_size=90, special_tokens=special, show_progress=False),
+    )
+    saved = json.loads(bpe.to_str())
+    pieces = [f"<0x{byte:02X}>" for byte in range(256)] if special_bytes else []
+    vocabulary = saved["model"]["vocab"]
+    vocabulary.update({piece: len(vocabulary) + i for i, piece in enumerate(pieces)})
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(json.dumps(saved)),
+        bos_token="<s>", eos_token="</s>", unk_token="<unk>", clean_up_tokenization_spaces=False,
+    )  # fmt: skip
+    config = LlamaConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48,
+        vocab_size=len(tokenizer) + 13, bos_token_id=1, eos_token_id=2,
+    )  # fmt: skip
+    return SteerableHFLLM(LlamaForCausalLM(config).eval(), tokenizer)
+
+
+@pytest.mark.parametrize("form", list(FORMS))
+def test_a_sentencepiece_tokenizer_and_a_padded_head_follow_forms_too(form):
+    constraint, check = FORMS[form]
+    llm = sentencepiece_llm(special_bytes=True)
+    answer = llm.generate("the shop", constraint=constraint, temperature=1.0, seed=1)
+    assert answer.finish_reason == "stop"
+    assert check(answer.text) is not None
+
+
+def test_characters_that_the_vocabulary_lacks_are_an_error_and_no_nonsense():
+    llm = sentencepiece_llm(special_bytes=False)
+    with pytest.raises(SteerableError, match=r"cannot be followed.*vocabulary") as error:
+        llm.generate("the shop", constraint=Constraint.regex("[0-9]+"))
+    assert "\n" not in str(error.value)

@@ -175,3 +175,44 @@ def test_the_caller_may_say_what_it_retrieved(llm: SteerableHFLLM) -> None:
         )
         assert bool(completion.raw["steering"]) == steered
     assert not llm.generate(WITH, step="answer", context=False, max_new_tokens=2).steered
+
+
+class RewritingEngine(SteerableHFLLM):
+    """The real engine, whose policy file changes just before it makes each answer."""
+
+    def generate_batch(self, requests: Any, *args: Any, **options: Any) -> Any:
+        self.rewrite()
+        return super().generate_batch(requests, *args, **options)
+
+    def stream(self, *args: Any, **options: Any) -> Any:
+        self.rewrite()
+        return super().stream(*args, **options)
+
+    def rewrite(self) -> None:
+        self.strength += 1
+        rewrite(self.file, POLICY.replace("0.8", f"0.{self.strength}"))
+
+
+@pytest.mark.parametrize("way", ["invoke", "ainvoke", "batch"])
+async def test_an_answer_is_kept_under_the_policy_that_made_it_though_the_file_changes(
+    tiny_llm: SteerableHFLLM, file: Path, way: str
+) -> None:
+    engine = RewritingEngine(tiny_llm.model, tiny_llm.tokenizer, policy=file, model_id="tiny")
+    engine.file, engine.strength = file, 1
+    kept: dict[str, Any] = {}
+
+    class Recording(InMemoryCache):
+        def update(self, _: str, llm_string: str, return_val: Any) -> None:
+            kept[llm_string] = return_val[0].message.response_metadata["decision"]["policy"]
+
+    chat = engine.as_langchain(step="answer", max_tokens=2, cache=Recording())
+    for _ in range(2):
+        if way == "batch":
+            chat.batch([WITH])
+        elif way == "invoke":
+            chat.invoke(WITH)
+        else:
+            await chat.ainvoke(WITH)
+    assert len(kept) == 2
+    for key, digest in kept.items():
+        assert digest in key

@@ -11,7 +11,7 @@ from policy_models import MODEL, VECTORS
 
 from steerable_llm.errors import ModelMismatchError, PolicyError
 from steerable_llm.policy import Policy
-from steerable_llm.policy_source import PolicySource
+from steerable_llm.policy_source import PolicySource, hold_policies
 
 STEP = '[steps.answer]\nvectors = [{{ name = "{}", strength = {} }}]\n'
 
@@ -175,3 +175,15 @@ def test_looking_whether_the_file_changed_reads_nothing(
     monkeypatch.setattr(Path, "read_text", refuse)
     monkeypatch.setattr(Path, "open", refuse)
     assert strength(source) == 0.1
+
+
+def test_a_held_policy_stays_while_its_call_lasts(file: Path) -> None:
+    source = source_of(file)
+    with hold_policies():
+        assert strength(source) == 0.1
+        rewrite(file, STEP.format("faithful", 0.2))
+        assert strength(source) == 0.1
+        with hold_policies():  # a call within a call is a call of its own
+            assert strength(source) == 0.2
+        assert strength(source) == 0.1
+    assert strength(source) == 0.2

@@ -4,8 +4,10 @@ import pytest
 from scripted import calling, scripted_llm
 
 from steerable_llm.constraint import Constraint
+from steerable_llm.conversation import as_conversation
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.generation import GenerationRequest
+from steerable_llm.tools import FORMATS, tool_format_of
 
 MULTIPLY = {
     "type": "function",
@@ -238,3 +240,83 @@ def test_ids_of_another_maker_fit_mistral_s_template_and_stay_in_pairs():
     assert len(seen) == 2
     assert seen[0] == seen[1]
     assert len(seen[0]) == 9
+
+
+def test_a_result_gets_the_name_of_the_tool_that_was_called():
+    call = {"id": "1", "type": "function", "function": {"name": "multiply", "arguments": {}}}
+    history = [
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "1", "content": "12"},
+        {"role": "tool", "tool_call_id": "2", "content": "13"},
+        {"role": "tool", "tool_call_id": "1", "content": "14", "name": "other"},
+    ]
+    assert [message.get("name") for message in as_conversation(history)] == [
+        None, "multiply", None, "other"
+    ]  # fmt: skip
+    assert "name" not in history[1]
+
+
+# Ways of writing calls that occur in the wild, beside the ones of the templates above.
+@pytest.mark.parametrize(
+    ("family", "said"),
+    [
+        ("hermes", '<tool_call>{"arguments": {"a": 3, "b": 4}, "name": "multiply"}</tool_call>'),
+        ("hermes", '<tool_call>\n{"name": "multiply", "arguments": "{\\"a\\": 3, \\"b\\": 4}"}'),
+        ("llama3", '<|python_tag|>{"name": "multiply", "parameters": {"a": 3, "b": 4}}'),
+        ("llama3", '{"type": "function", "name": "multiply", "parameters": {"a": 3, "b": 4}}'),
+        (
+            "mistral",
+            '[TOOL_CALLS] [{"name": "multiply", "arguments": {"a": 3, "b": 4}, "id": "x"}]',
+        ),
+        ("mistral-args", '[TOOL_CALLS]multiply[CALL_ID]abc123def[ARGS]{"a": 3, "b": 4}'),
+    ],
+)
+def test_other_ways_of_writing_a_call_are_read(family, said):
+    parsed = FORMATS[family].parse(said)
+    assert parsed.calls == (("multiply", {"a": 3, "b": 4}),)
+    assert (parsed.content, parsed.invalid) == ("", ())
+
+
+def test_several_calls_of_the_families_that_write_them_in_a_row():
+    two = (("f", {"a": 1}), ("g", {}))
+    llama = '{"name": "f", "parameters": {"a": 1}}; {"name": "g", "parameters": {}}'
+    args = '[TOOL_CALLS]f[ARGS]{"a": 1}[TOOL_CALLS]g[ARGS]{}'
+    assert FORMATS["llama3"].parse(llama).calls == two
+    assert FORMATS["mistral-args"].parse(args).calls == two
+
+
+@pytest.mark.parametrize(
+    ("family", "said"),
+    [
+        ("llama3", "<|python_tag|>print(3)"),
+        ("mistral", "[TOOL_CALLS] [{"),
+        ("mistral", '[TOOL_CALLS] [{"nme": 1}]'),
+        ("mistral-args", '[TOOL_CALLS]f[ARGS]{"a": '),
+        ("mistral-args", "[TOOL_CALLS]f[ARGS][1]"),
+    ],
+)
+def test_what_was_to_be_a_call_and_is_none_is_kept_apart(family, said):
+    parsed = FORMATS[family].parse(said)
+    assert (parsed.content, parsed.calls) == ("", ())
+    assert len(parsed.invalid) == 1
+
+
+@pytest.mark.parametrize(
+    ("template", "name"),
+    [
+        ("{% if tools %}<tool_call>{% endif %}", "hermes"),
+        ("{% if tools %}<tool_call><function=f>{% endif %}", None),
+        ('{% if tools %}{"name": function name, "parameters": dictionary}{% endif %}', "llama3"),
+        ("{% if tools %}[AVAILABLE_TOOLS]{% endif %}[TOOL_CALLS]", "mistral"),
+        ("{% if tools %}{% endif %}[TOOL_CALLS]f[ARGS]", "mistral-args"),
+        ("{{ messages[0].content }}", None),
+        ({"default": "{{ messages }}", "tool_use": "{{ tools }}<tool_call>"}, "hermes"),
+        (None, None),
+    ],
+)
+def test_a_template_shows_how_its_model_writes_calls(template, name):
+    class Tokenizer:
+        chat_template = template
+
+    found = tool_format_of(Tokenizer())
+    assert (found and found.name) == name

@@ -42,6 +42,7 @@ from steerable_llm.adapters.worker import stream_in_worker
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.generation import Generation, GenerationChunk, GenerationRequest
 from steerable_llm.model import SteerableHFLLM
+from steerable_llm.policy_source import hold_policies
 
 # Standard parameters of remote chat models; a local model has no key, and nothing to retry.
 _REMOTE_ONLY = {"api_key", "max_retries", "timeout"}
@@ -153,8 +154,11 @@ class SteerableChatModel(BaseChatModel):
         **kwargs: Any,
     ) -> LLMResult:
         """Answer each prompt; `invoke` and `batch` come through here."""
-        tell_step(self, kwargs, {"tags": tags, "metadata": metadata}, callbacks)
-        return super().generate(messages, stop, callbacks, tags=tags, metadata=metadata, **kwargs)
+        with hold_policies():
+            tell_step(self, kwargs, {"tags": tags, "metadata": metadata}, callbacks)
+            return super().generate(
+                messages, stop, callbacks, tags=tags, metadata=metadata, **kwargs
+            )
 
     async def agenerate(
         self,
@@ -167,10 +171,11 @@ class SteerableChatModel(BaseChatModel):
         **kwargs: Any,
     ) -> LLMResult:
         """Answer each prompt; `ainvoke` and `abatch` come through here."""
-        tell_step(self, kwargs, {"tags": tags, "metadata": metadata}, callbacks)
-        return await super().agenerate(
-            messages, stop, callbacks, tags=tags, metadata=metadata, **kwargs
-        )
+        with hold_policies():
+            tell_step(self, kwargs, {"tags": tags, "metadata": metadata}, callbacks)
+            return await super().agenerate(
+                messages, stop, callbacks, tags=tags, metadata=metadata, **kwargs
+            )
 
     def stream(
         self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any

@@ -47,5 +47,7 @@ def to_call(
         "tool_choice": to_choice(kwargs.get("tool_choice"), tools),
         "constraint": to_constraint(kwargs.get("response_format")),
         "context": kwargs.get("context"),
+        # The one that the cache's key tells of, though the answer may be made later.
+        "policy": model.engine_for(kwargs).policy,
         **sampling,
     }

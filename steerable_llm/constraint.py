@@ -153,6 +153,7 @@ def grammar_for(
     tool_choice: str | None,
     tool_format: ToolFormat | None,
     added_id: Callable[[str], int | None],
+    parallel: bool = True,
 ) -> str | None:
     """The grammar of a request's answer; None leaves the answer free.
 
@@ -163,6 +164,7 @@ def grammar_for(
             between calls and an answer under the constraint.
         tool_format: how this model writes calls.
         added_id: the one token that was added to the vocabulary for a text, if there is one.
+        parallel: whether an answer may have several calls.
     """
     if not tools or tool_format is None or tool_choice == "none":
         return None if constraint is None else f"start: {constraint.grammar}"
@@ -170,7 +172,7 @@ def grammar_for(
     if constraint is None and not forced:
         return None
     named = [tool for tool in tools if tool["function"]["name"] == tool_choice]
-    calls, rules = _CALLS[tool_format.name](named or tools, not named, added_id)
+    calls, rules = _CALLS[tool_format.name](named or tools, parallel and not named, added_id)
     # A choice that is sure is sure: the constraint is for answers, not for calls.
     answer = "" if forced or constraint is None else " | answer"
     lines = [f"start: {calls}{answer}", *rules]

@@ -120,6 +120,8 @@ class Answer:
             SteeringNotAppliedError: A steering reached no layer.
         """
         terms = self.prompt.steering.active_terms
+        most = None if self.prompt.request.parallel_tool_calls else 1
+        calls = self._parsed.calls[:most]
         return Generation(
             text=self._raw.text if self._readable is None else self._readable.text,
             token_ids=tuple(self.tokens),
@@ -127,7 +129,7 @@ class Answer:
             usage=Usage(len(self.prompt.tokens), len(self.tokens)),
             steered=tuple(AppliedVector.of(term, plan.steered_tokens(row, term)) for term in terms),
             step=self.prompt.request.step,
-            tool_calls=with_ids(self._parsed.calls, self.prompt.tokens),
+            tool_calls=with_ids(calls, self.prompt.tokens),
             invalid_tool_calls=self._parsed.invalid,
             decision=self.prompt.decision,
         )

@@ -37,6 +37,7 @@ class GenerationRequest:
         tools: What the model may call, as OpenAI function dicts. None of them is run.
         tool_choice: ``auto`` (also None) lets the model decide, ``none`` hides the tools,
             ``required`` makes it call one, a tool's name makes it call that one.
+        parallel_tool_calls: False keeps an answer to one call: the first.
         constraint: What the answer must look like. With tools and ``auto`` the answer is calls, or
             follows the constraint.
         context: For the policy's conditions: whether the prompt holds retrieved text, or the
@@ -60,6 +61,7 @@ class GenerationRequest:
     tools: Sequence[Tool] | None = None
     tool_choice: str | None = None
     constraint: Constraint | None = None
+    parallel_tool_calls: bool = True
     context: Context = None
     policy: Policy | None = field(default=None, compare=False, repr=False)
 
@@ -104,6 +106,7 @@ class GenerationSettings(TypedDict, total=False):
     stop: str | Sequence[str] | None
     tools: Sequence[Tool] | None
     tool_choice: str | None
+    parallel_tool_calls: bool
     constraint: Constraint | None
     context: Context
     policy: Policy | None

@@ -78,7 +78,14 @@ def _prompt(llm: SteerableHFLLM, request: GenerationRequest) -> Prompt:
     tokens = chat.encode(request.messages, tools=tools)
     _check_fit(llm, len(tokens), request.max_new_tokens)
     calls = chat.tool_format if tools else None
-    grammar = grammar_for(request.constraint, tools, request.tool_choice, calls, chat.added_id)
+    grammar = grammar_for(
+        request.constraint,
+        tools,
+        request.tool_choice,
+        calls,
+        chat.added_id,
+        request.parallel_tool_calls,
+    )
     return Prompt(
         request,
         tokens,

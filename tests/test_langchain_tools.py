@@ -105,6 +105,15 @@ def test_a_streamed_call_comes_as_chunks_of_calls(chat: SteerableChatModel) -> N
     assert isinstance(whole(chunks), AIMessageChunk)
 
 
+def test_calls_may_be_kept_to_one(chat: SteerableChatModel) -> None:
+    for choice in (None, "any"):
+        model = chat.bind_tools([multiply], tool_choice=choice, parallel_tool_calls=False)
+        assert [call["args"]["a"] for call in model.invoke("twice").tool_calls][1:] == []
+        streamed = whole(list(model.stream("twice")))
+        assert streamed.tool_calls == model.invoke("twice").tool_calls
+    assert len(chat.bind_tools([multiply]).invoke("twice").tool_calls) == 2
+
+
 def test_the_result_of_a_call_goes_back(chat: SteerableChatModel) -> None:
     model = chat.bind_tools([multiply])
     asked = HumanMessage("What is 3 times 4?")

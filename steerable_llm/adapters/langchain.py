@@ -321,7 +321,8 @@ class SteerableChatModel(BaseChatModel):
                 "any", "required", True, and a tool's name make a call sure, by constrained
                 decoding.
             strict: noted in the tools, for models that were trained to read it.
-            **kwargs: other call arguments to bind.
+            **kwargs: other call arguments to bind; `parallel_tool_calls=False` keeps an answer to
+                one call.
 
         Raises:
             InvalidInputError: the model's chat template has no place for tools, or there is no

@@ -11,7 +11,7 @@ from steerable_llm.adapters.langchain_tools import to_choice, to_constraint, to_
 if TYPE_CHECKING:
     from steerable_llm.adapters.langchain import SteerableChatModel
 
-# LangChain itself passes `stream`. Whether calls come in parallel is for the model to decide.
+# LangChain itself passes `stream`.
 _CALL_ARGUMENTS = {
     *(*SAMPLING, "step", "context", "stream", "model"),
     *("tools", "tool_choice", "strict", "parallel_tool_calls", "response_format"),
@@ -45,6 +45,7 @@ def to_call(
         "stop": model.stop if stop is None else stop,
         "tools": tools or None,
         "tool_choice": to_choice(kwargs.get("tool_choice"), tools),
+        "parallel_tool_calls": kwargs.get("parallel_tool_calls") is not False,
         "constraint": to_constraint(kwargs.get("response_format")),
         "context": kwargs.get("context"),
         # The one that the cache's key tells of, though the answer may be made later.

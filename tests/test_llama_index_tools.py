@@ -143,6 +143,8 @@ def test_parallel_calls_are_for_who_allows_them(llm: SteerableLlamaIndexLLM) -> 
     assert [name for name, _ in calls_of(llm, both)] == ["opening", "closing"]
     one = llm.chat_with_tools(TOOLS, "Tell me both")
     assert [name for name, _ in calls_of(llm, one)] == ["opening"]
+    streamed = list(llm.stream_chat_with_tools(TOOLS, "Tell me both"))[-1]
+    assert streamed.message == one.message
     assert len(one.message.additional_kwargs["tool_calls"]) == 1
 
 

@@ -38,7 +38,6 @@ from steerable_llm.adapters.llama_index_step import step_of
 from steerable_llm.adapters.llama_index_structured import ObjectLLM
 from steerable_llm.adapters.llama_index_tags import tag_prompts
 from steerable_llm.adapters.llama_index_tools import (
-    first_call_only,
     to_messages,
     to_openai_tools,
     to_selections,
@@ -52,7 +51,7 @@ from steerable_llm.model import SteerableHFLLM
 __all__ = ["SteerableLlamaIndexLLM", "record_steering", "steer_step", "tag_prompts"]
 
 # What is asked of the model beside its sampling; a step and stop texts are also fields.
-_ASKED = ("tools", "tool_choice", "constraint", "context")
+_ASKED = ("tools", "tool_choice", "parallel_tool_calls", "constraint", "context")
 _CALL_ARGUMENTS = {*SAMPLING, *_ASKED, "step", "stop"}
 
 
@@ -194,7 +193,7 @@ class SteerableLlamaIndexLLM(ObjectLLM, FunctionCallingLLM):
         user_msg: str | ChatMessage | None = None,
         chat_history: list[ChatMessage] | None = None,
         verbose: bool = False,  # noqa: ARG002
-        allow_parallel_tool_calls: bool = False,  # noqa: ARG002
+        allow_parallel_tool_calls: bool = False,
         tool_required: bool = False,
         **kwargs: Any,
     ) -> dict[str, Any]:
@@ -204,17 +203,12 @@ class SteerableLlamaIndexLLM(ObjectLLM, FunctionCallingLLM):
                 "use a ReActAgent, which asks for tools in plain text"
             )
         choice = to_tool_choice(kwargs.pop("tool_choice", None), tool_required)
-        asked = {"tools": to_openai_tools(tools), "tool_choice": choice} if tools else {}
-        return {"messages": to_messages(user_msg, chat_history), **asked, **kwargs}
-
-    def _validate_chat_with_tools_response(
-        self,
-        response: ChatResponse,
-        tools: Sequence[BaseTool],  # noqa: ARG002
-        allow_parallel_tool_calls: bool = False,
-        **_: Any,
-    ) -> ChatResponse:
-        return response if allow_parallel_tool_calls else first_call_only(response)
+        asked: dict[str, Any] = {"messages": to_messages(user_msg, chat_history), **kwargs}
+        if tools:
+            asked["tools"] = to_openai_tools(tools)
+            asked["tool_choice"] = choice
+            asked["parallel_tool_calls"] = allow_parallel_tool_calls
+        return asked
 
     def get_tool_calls_from_response(
         self, response: ChatResponse, error_on_no_tool_call: bool = True, **_: Any

@@ -45,21 +45,6 @@ def to_messages(
     return [*(chat_history or []), *([] if latest is None else [latest])]
 
 
-def first_call_only(response: ChatResponse) -> ChatResponse:
-    """Return a response without its second and further tool calls."""
-    message = response.message
-    calls = [block for block in message.blocks if isinstance(block, ToolCallBlock)]
-    if len(calls) < 2:
-        return response
-    kept = [block for block in message.blocks if block not in calls[1:]]
-    kwargs = {
-        **message.additional_kwargs,
-        "tool_calls": message.additional_kwargs["tool_calls"][:1],
-    }
-    shorter = message.model_copy(update={"blocks": kept, "additional_kwargs": kwargs})
-    return response.model_copy(update={"message": shorter})
-
-
 def to_selections(response: ChatResponse, error_on_no_tool_call: bool) -> list[ToolSelection]:
     """Return the tools that a response asks for.
 

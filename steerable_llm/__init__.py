@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from steerable_llm.calibration import calibrate
     from steerable_llm.evaluate import evaluate
     from steerable_llm.evaluation_set import EvaluationSet
+    from steerable_llm.logs.answer_log import AnswerLog
     from steerable_llm.model import SteerableHFLLM
     from steerable_llm.pairs import Pairs, PreferencePair
     from steerable_llm.policy import Policy
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "AnswerLog",
     "EvaluationSet",
     "Pairs",
     "Policy",
@@ -42,6 +44,7 @@ __all__ = [
 
 # Public name -> the submodule that defines it.
 _HOMES = {
+    "AnswerLog": "logs.answer_log",
     "EvaluationSet": "evaluation_set",
     "Pairs": "pairs",
     "Policy": "policy",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from steerable_llm import __version__, cli_learn
+from steerable_llm import __version__, cli_learn, cli_log
 from steerable_llm.cli_options import (
     AsJson,
     Force,
@@ -41,6 +41,7 @@ app = typer.Typer(
 )
 policy_app = typer.Typer(help="Look at policy files.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(policy_app, name="policy")
+app.add_typer(cli_log.app, name="log")
 
 
 def main() -> None:

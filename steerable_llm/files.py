@@ -28,10 +28,11 @@ def write_whole(path: str | os.PathLike[str], content: str | bytes | Iterable[st
     temporary = Path(name)
     try:
         with os.fdopen(handle, "wb") as file:
-            if isinstance(content, str | bytes):
-                content = [content]
-            for piece in content:
-                file.write(piece.encode() if isinstance(piece, str) else piece)
+            if isinstance(content, bytes):
+                file.write(content)
+            else:
+                for piece in [content] if isinstance(content, str) else content:
+                    file.write(piece.encode())
         # mkstemp makes the file private; a report is as readable as any other new file.
         temporary.chmod(0o644)
         temporary.replace(target)

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import tempfile
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import files
@@ -51,6 +52,14 @@ def running_postgres() -> Iterator[str]:
             server.wait(30)
     finally:
         shutil.rmtree(home)
+
+
+def new_database(server: str) -> str:
+    """The address of an empty database on a server."""
+    name = f"log_{uuid.uuid4().hex}"
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    return server.replace("/postgres?", f"/{name}?")
 
 
 def _wait(server: subprocess.Popen[bytes], home: Path) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator
-from datetime import UTC
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -25,8 +25,17 @@ Reason = Literal[
     "wrong retrieval",
 ]
 REASONS: tuple[str, ...] = get_args(Reason)
+
+
+def _in_utc(time: datetime) -> datetime:
+    try:
+        return time.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("in UTC it lies outside the years 1 to 9999") from None
+
+
 #: A time with a zone, kept in UTC.
-Time = Annotated[AwareDatetime, AfterValidator(lambda time: time.astimezone(UTC))]
+Time = Annotated[AwareDatetime, AfterValidator(_in_utc)]
 
 
 class Passage(BaseModel):

@@ -18,6 +18,7 @@ from sqlalchemy import (
     Index,
     Integer,
     MetaData,
+    RowMapping,
     Table,
     Text,
     TypeDecorator,
@@ -136,7 +137,7 @@ def to_row(answer: LoggedAnswer) -> dict[str, Any]:
     return row
 
 
-def from_row(row: Mapping[str, Any]) -> LoggedAnswer:
+def from_row(row: RowMapping | Mapping[str, Any]) -> LoggedAnswer:
     """Return a row of the table ``answers`` as an answer."""
     return LoggedAnswer.model_validate({c.name: row[c.name] for c in _COLUMNS})
 

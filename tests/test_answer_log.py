@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import text
 
@@ -75,6 +75,7 @@ def test_an_answer_comes_back_as_it_was_added(log: AnswerLog) -> None:
 texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"))
 
 
+@settings(deadline=None)
 @given(
     answer=texts,
     passages=st.lists(st.builds(Passage, id=texts, text=texts), max_size=3).map(tuple),
@@ -279,8 +280,10 @@ def large_log(log: AnswerLog) -> AnswerLog:
         )
         for i in range(3000)
     )
-    with log.engine.begin() as connection:
-        connection.execute(text("ANALYZE"))
+    if log.engine.dialect.name == "postgresql":
+        # The server does it by itself after a while; a SQLite log never has any statistics.
+        with log.engine.begin() as connection:
+            connection.execute(text("ANALYZE"))
     return log
 
 
@@ -293,18 +296,12 @@ def plan(log: AnswerLog, query: object) -> str:
         return "\n".join(str(row[-1]) for row in rows)
 
 
-@pytest.mark.parametrize("name", QUERIES)
-def test_every_filter_uses_its_index(large_log: AnswerLog, name: str) -> None:
-    filters, index = QUERIES[name]
-    query = answers.select().where(*log_conditions(**filters)).order_by(answers.c.seq)
-    found = plan(large_log, query)
-    assert index in found
-    assert not re.search(r"SCAN answers|Seq Scan", found)
-
-
-def test_pairing_uses_an_index_for_the_bad_answers_and_one_for_the_good(
-    large_log: AnswerLog,
-) -> None:
+def test_every_query_uses_its_index(large_log: AnswerLog) -> None:
+    for filters, index in QUERIES.values():
+        query = answers.select().where(*log_conditions(**filters)).order_by(answers.c.seq)
+        found = plan(large_log, query)
+        assert index in found, filters
+        assert not re.search(r"SCAN answers|Seq Scan", found)
     found = plan(large_log, pairing_query(reason="rude"))
     assert "answers_by_verdict" in found
     assert "answers_by_prompt" in found
@@ -322,7 +319,7 @@ def test_long_logs_are_read_and_written_in_constant_memory(tmp_path: Path) -> No
             tracemalloc.stop()
         return found
 
-    assert peak(4000) < 1.5 * peak(1000)
+    assert peak(2400) < 1.5 * peak(800)
 
 
 # Several processes, and processes that die.
@@ -348,12 +345,12 @@ def start_writer(url: str, name: str, number: int) -> subprocess.Popen[str]:
 
 def test_processes_write_at_once_and_lose_nothing(log_url: str) -> None:
     # The log is not there yet, so that they also race to make it.
-    writers = [start_writer(log_url, f"w{i}", 60) for i in range(4)]
+    writers = [start_writer(log_url, f"w{i}", 40) for i in range(3)]
     for writer in writers:
         writer.communicate(timeout=100)
         assert writer.returncode == 0
     with AnswerLog(log_url) as log:
-        assert {e.id for e in log.answers()} == {f"w{w}-{i}" for w in range(4) for i in range(60)}
+        assert {e.id for e in log.answers()} == {f"w{w}-{i}" for w in range(3) for i in range(40)}
 
 
 def test_what_was_added_survives_a_kill(log_url: str) -> None:

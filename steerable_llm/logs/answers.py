@@ -9,7 +9,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, ValidationError
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    FiniteFloat,
+    ValidationError,
+)
 
 from steerable_llm.errors import EmptyLogError, InvalidInputError
 from steerable_llm.files import write_whole
@@ -97,7 +104,7 @@ class LoggedAnswer(BaseModel):
     revision: str | None = None
     steering: tuple[dict[str, Any], ...] = ()
     usage: dict[str, int] = {}
-    score: float | None = None
+    score: FiniteFloat | None = None
     label_source: str | None = None
     reviewer: str | None = None
     time: Time | None = None

@@ -125,35 +125,28 @@ def _import_file(
         if first and before and batch[0].number > before["lines"]:
             report.lines_before += before["lines"]
         first = False
-        taken = [read for read in batch if _readable(read, file, report)]
         report.lines += len(batch)
         with writing(log.engine) as connection:
             if kind in _FLAT:
-                _add(connection, _FLAT[kind], taken, file, rules, report)
+                _add(connection, _FLAT[kind], batch, file, rules, report)
             else:
-                _stage(connection, kind, taken, file, report)
+                _stage(connection, kind, batch, file, report)
             if batch[-1].position > 0:
                 _keep_progress(connection, key, batch[-1])
     if first and before:
         report.lines_before += before["lines"]
 
 
-def _readable(read: Read, file: Path, report: ImportReport) -> bool:
-    if read.record is None:
-        report.skip(f"{file.name}:{read.number}", read.problem)
-    return read.record is not None
-
-
 def _add(
     connection: Connection,
     reader: Callable[[Record], list[Draft]],
-    taken: Sequence[Read],
+    batch: Sequence[Read],
     file: Path,
     rules: Rules,
     report: ImportReport,
 ) -> None:
     rows: dict[str, dict[str, Any]] = {}
-    for read in taken:
+    for read in batch:
         for draft in _read(reader, read, file, report):
             try:
                 row = to_row(judge(draft.answer, draft.judgements, rules))
@@ -170,11 +163,11 @@ def _add(
 
 
 def _stage(
-    connection: Connection, kind: str, taken: Sequence[Read], file: Path, report: ImportReport
+    connection: Connection, kind: str, batch: Sequence[Read], file: Path, report: ImportReport
 ) -> None:
     spans = [
         (span, f"{file.name}:{read.number}")
-        for read in taken
+        for read in batch
         for span in _read(_TRACES[kind], read, file, report)
     ]
     stage(connection, kind, spans)
@@ -184,8 +177,9 @@ def _read(
     reader: Callable[[Record], list[T]], read: Read, file: Path, report: ImportReport
 ) -> list[T]:
     """Read one record; whatever is wrong with it is said of this line and of no other."""
-    assert read.record is not None, "records that could not be read were left out before"
     try:
+        if read.record is None:
+            raise UnusableRecord(read.problem)
         return reader(read.record)
     except UnusableRecord as problem:
         report.skip(f"{file.name}:{read.number}", str(problem))

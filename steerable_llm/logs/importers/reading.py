@@ -40,7 +40,7 @@ class Read:
 def read_records(
     path: Path, *, position: int = 0, digest: str = "", lines: int = 0
 ) -> Iterator[Read]:
-    """Yield the records of a JSONL file, or of a JSON array, one in memory at a time.
+    """Yield the records of a JSONL file, or of an array in a .json file, one at a time.
 
     Args:
         path: The file.
@@ -49,9 +49,12 @@ def read_records(
         digest: SHA-256 of the bytes before.
         lines: How many lines these are.
     """
-    with path.open("rb") as file:
-        start = file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
-    return _array(path) if start == b"[" else _lines(path, position, digest, lines)
+    if path.suffix == ".json":
+        with path.open("rb") as file:
+            start = file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n")
+        if start.startswith(b"["):
+            return _array(path)
+    return _lines(path, position, digest, lines)
 
 
 def _lines(path: Path, position: int, digest: str, number: int) -> Iterator[Read]:

@@ -20,6 +20,7 @@ from steerable_llm.logs.schema import answers, from_row, spans, to_row
 
 #: Traces, or judgements that stand alone, that are joined in one transaction.
 GROUP = 100
+_REPLACED = ("trace_id", "target", "kind", "time", "place", "content")
 _JUDGED = (
     "verdict",
     "reason",
@@ -50,7 +51,12 @@ def stage(connection: Connection, source: str, found: Sequence[tuple[Span, str]]
         }
         for span, place in found
     ]
-    connection.execute(insert(spans).on_conflict_do_nothing(), rows)
+    statement = insert(spans)
+    # A later line of the same id tells more: some logs write a run when it begins and ends.
+    newer = {name: statement.excluded[name] for name in _REPLACED}
+    connection.execute(
+        statement.on_conflict_do_update(index_elements=["source", "span_id"], set_=newer), rows
+    )
 
 
 def join_staged(log: AnswerLog, source: str, rules: Rules, report: ImportReport) -> None:

@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from steerable_llm.cli_options import AsJson, print_json
+from steerable_llm.cli_options import AsJson, open_log, print_json
 from steerable_llm.errors import InvalidInputError
 
 if TYPE_CHECKING:
-    from steerable_llm.logs.answer_log import AnswerLog
     from steerable_llm.logs.answers import LoggedAnswer
     from steerable_llm.logs.importers import SkippedLine
 
@@ -196,24 +195,6 @@ def stats(log: Log = DEFAULT, as_json: AsJson = False) -> None:
     for name in ("verdicts", "reasons", "steps", "models"):
         for key, number in found[name].items():
             print(f"  {name:<9} {number:>8}  {key}")
-
-
-def open_log(log: str, *, make: bool = False) -> AnswerLog:
-    """Returns a log by its file or address.
-
-    Raises:
-        InvalidInputError: There is no such file, and none is to be made.
-    """
-    from steerable_llm.logs.answer_log import AnswerLog
-
-    if "://" in log:
-        return AnswerLog(log)
-    path = Path(log)
-    if not make and not path.is_file():
-        raise InvalidInputError(
-            f"there is no answer log {log}: `steerable log import` makes one, or name it with --log"
-        )
-    return AnswerLog(f"sqlite:///{path}")
 
 
 def _filters(

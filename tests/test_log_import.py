@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -36,6 +37,14 @@ Write = Callable[..., Path]
 def log(tmp_path: Path) -> Iterator[AnswerLog]:
     with AnswerLog(f"sqlite:///{tmp_path / 'answers.db'}") as opened:
         yield opened
+
+
+@pytest.fixture(scope="module")
+def empty_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of a log whose tables are made; hypothesis needs a new one for each example."""
+    path = tmp_path_factory.mktemp("log") / "empty.db"
+    AnswerLog(f"sqlite:///{path}").close()
+    return path
 
 
 @pytest.fixture
@@ -201,7 +210,9 @@ turns = st.lists(turn, min_size=1, max_size=3)
 
 
 @pytest.mark.parametrize("kind", ["trl", "openai"])
-def test_exported_pairs_come_back(tmp_path_factory: pytest.TempPathFactory, kind: str) -> None:
+def test_exported_pairs_come_back(
+    tmp_path_factory: pytest.TempPathFactory, empty_log: Path, kind: str
+) -> None:
     @settings(deadline=None, max_examples=30)
     @given(st.lists(st.tuples(turns, words, words), min_size=1, max_size=4))
     def check(drawn: list[Any]) -> None:
@@ -215,6 +226,7 @@ def test_exported_pairs_come_back(tmp_path_factory: pytest.TempPathFactory, kind
         folder = tmp_path_factory.mktemp("round")
         path = folder / "pairs.jsonl"
         assert export_pairs(path, given.values(), kind) == len(given)
+        shutil.copy(empty_log, folder / "a.db")
         with AnswerLog(f"sqlite:///{folder / 'a.db'}") as log:
             report = import_files(log, path, kind)
             assert not report.skipped
@@ -612,7 +624,7 @@ def test_malformed_lines_never_stop_the_rest(log: AnswerLog, write: Write, kind:
 @settings(deadline=None, max_examples=40)
 @given(data=st.data())
 def test_whatever_a_field_holds_it_costs_at_most_its_own_line(
-    tmp_path_factory: pytest.TempPathFactory, kind: str, data: st.DataObject
+    tmp_path_factory: pytest.TempPathFactory, empty_log: Path, kind: str, data: st.DataObject
 ) -> None:
     odd = st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
@@ -634,6 +646,7 @@ def test_whatever_a_field_holds_it_costs_at_most_its_own_line(
     spoilt = spoil(SAMPLES[kind])
     lines = [json.dumps(spoilt), json.dumps(SAMPLES[kind])]
     (folder / "log.jsonl").write_text("\n".join(lines) + "\n")
+    shutil.copy(empty_log, folder / "a.db")
     with AnswerLog(f"sqlite:///{folder / 'a.db'}") as log:
         report = import_files(log, folder / "log.jsonl", kind)
         assert report.lines == 2

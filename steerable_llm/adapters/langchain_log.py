@@ -98,6 +98,16 @@ class AnswerLogHandler(BaseCallbackHandler):
         del serialized, input_str, kwargs
         self._begin(run_id, parent_run_id)
 
+    def on_tool_end(self, output: Any, *, run_id: UUID, **kwargs: Any) -> None:
+        """Forget the run."""
+        del output, kwargs
+        self._traces.end(str(run_id))
+
+    def on_tool_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
+        """Forget the run."""
+        del error, kwargs
+        self._traces.end(str(run_id))
+
     def on_retriever_start(
         self,
         serialized: dict[str, Any],
@@ -107,9 +117,10 @@ class AnswerLogHandler(BaseCallbackHandler):
         parent_run_id: UUID | None = None,
         **kwargs: Any,
     ) -> None:
-        """Note the run."""
-        del serialized, query, kwargs
+        """Note the run, and what it looks for: a streamed chain does not know its question yet."""
+        del serialized, kwargs
         self._begin(run_id, parent_run_id)
+        self._traces.search(str(run_id), query)
 
     def on_retriever_end(
         self, documents: Sequence[Document], *, run_id: UUID, **kwargs: Any
@@ -121,6 +132,12 @@ class AnswerLogHandler(BaseCallbackHandler):
             for place, document in enumerate(documents)
         ]
         self._traces.retrieve(str(run_id), found)
+        self._traces.end(str(run_id))
+
+    def on_retriever_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
+        """Forget the run."""
+        del error, kwargs
+        self._traces.end(str(run_id))
 
     def on_chat_model_start(
         self,
@@ -197,7 +214,7 @@ class AnswerLogHandler(BaseCallbackHandler):
         trace = self._traces.of(str(run))
         return LoggedAnswer(
             id=str(run),
-            question=asked(trace.question, prompt.messages),
+            question=asked(trace.question or trace.query, prompt.messages),
             passages=tuple(trace.passages),
             messages=prompt.messages,
             answer=str(message.text) if message is not None else made.text,

@@ -135,6 +135,7 @@ class AnswerLogEventHandler(BaseEventHandler):
                 Passage(id=hit.node.ref_doc_id or hit.node.node_id, text=hit.node.get_content())
                 for hit in event.nodes
             ]
+            traces.search(span, _text(event.str_or_query_bundle))
             traces.retrieve(span, found)
         elif isinstance(event, LLMChatStartEvent | LLMCompletionStartEvent):
             # Some models answer a chat by completing a prompt: that is one answer, not two.
@@ -162,9 +163,14 @@ class AnswerLogEventHandler(BaseEventHandler):
         said = response.raw if isinstance(response.raw, Mapping) else {}
         usage = said.get("usage") or {}
         trace = self.spans._traces.of(span)
+        if not (trace.question or trace.passages):
+            # A query engine that streams asks its model once its own run is over. Then the run is
+            # the one whose question and passages the prompt quotes, or none.
+            prompt = "\n".join(message.content for message in messages)
+            trace = self.spans._traces.quoted_in(prompt) or trace
         return LoggedAnswer(
             id=span,
-            question=asked(trace.question, messages),
+            question=asked(trace.question or trace.query, messages),
             passages=tuple(trace.passages),
             messages=messages,
             answer=text,

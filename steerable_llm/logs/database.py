@@ -42,6 +42,17 @@ def open_database(url: str) -> Engine:
     return engine
 
 
+def is_database(log: str) -> bool:
+    """Return whether a name is the address of a log, or a SQLite file."""
+    if "://" in log:
+        return True
+    path = Path(log)
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(16) == b"SQLite format 3\x00"
+
+
 @contextmanager
 def database_errors(engine: Engine) -> Iterator[None]:
     """Turn what goes wrong in the database into one line that names it."""

@@ -6,12 +6,15 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import islice
 
 from steerable_llm.logs.answers import Passage
 from steerable_llm.pairs import Message
 
 #: Runs and traces that are kept. One that never ends, as an abandoned stream may, goes at last.
 RUNS, TRACES = 20_000, 1_000
+#: Traces among which a streamed answer looks for its own.
+RECENT = 50
 
 
 @dataclass
@@ -21,11 +24,13 @@ class OpenTrace:
     Attributes:
         id: The id of its outermost run.
         question: What it was asked, if it says so.
+        query: What was looked for first; in place of a question that is not known.
         passages: What was retrieved so far, in order, none of them twice.
     """
 
     id: str
     question: str | None = None
+    query: str | None = None
     passages: list[Passage] = field(default_factory=list)
 
 
@@ -60,11 +65,27 @@ class OpenTraces:
         with self._lock:
             trace.question = trace.question or question
 
+    def search(self, run: str, query: str) -> None:
+        """Note what a trace looks for; the first time counts."""
+        trace = self.of(run)
+        with self._lock:
+            trace.query = trace.query or query
+
     def retrieve(self, run: str, passages: Iterable[Passage]) -> None:
         """Note what a trace retrieved."""
         trace = self.of(run)
         with self._lock:
             trace.passages += [p for p in dict.fromkeys(passages) if p not in trace.passages]
+
+    def quoted_in(self, prompt: str) -> OpenTrace | None:
+        """Return the latest of some recent traces whose question and passage a prompt quotes."""
+        with self._lock:
+            for trace in islice(reversed(self._traces.values()), RECENT):
+                asked_for = trace.question or trace.query
+                if asked_for and asked_for in prompt:
+                    if any(passage.text in prompt for passage in trace.passages):
+                        return trace
+        return None
 
     def end(self, run: str) -> None:
         """Forget a run, and with an outermost run its trace."""

@@ -125,7 +125,7 @@ def to_row(answer: LoggedAnswer) -> dict[str, Any]:
     """
     row = answer.model_dump()
     for name, value in row.items():
-        if isinstance(value, str) and not _storable(value):
+        if isinstance(value, str) and not storable(value):
             raise InvalidInputError(
                 f"the {name} of the answer {answer.id!r} holds a zero character or half of a "
                 "surrogate pair, which no database stores: remove it"
@@ -151,7 +151,8 @@ def prompt_key(answer: LoggedAnswer) -> str:
     return hashlib.sha256(json.dumps(prompt).encode()).hexdigest()[:32]
 
 
-def _storable(text: str) -> bool:
+def storable(text: str) -> bool:
+    """Return whether every database stores a text: no zero character, no half a surrogate pair."""
     try:
         return b"\x00" not in text.encode()
     except UnicodeEncodeError:

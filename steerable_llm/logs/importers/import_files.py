@@ -29,7 +29,7 @@ from steerable_llm.logs.importers.records import Draft, Record, UnusableRecord
 from steerable_llm.logs.importers.report import ImportReport, SkippedLine
 from steerable_llm.logs.importers.spans import Span
 from steerable_llm.logs.importers.staging import join_staged, stage
-from steerable_llm.logs.schema import imports, to_row
+from steerable_llm.logs.schema import imports, storable, to_row
 
 T = TypeVar("T")
 
@@ -165,11 +165,14 @@ def _add(
 def _stage(
     connection: Connection, kind: str, batch: Sequence[Read], file: Path, report: ImportReport
 ) -> None:
-    spans = [
-        (span, f"{file.name}:{read.number}")
-        for read in batch
-        for span in _read(_TRACES[kind], read, file, report)
-    ]
+    spans = []
+    for read in batch:
+        place = f"{file.name}:{read.number}"
+        for span in _read(_TRACES[kind], read, file, report):
+            if all(map(storable, (span.span_id, span.trace_id or "", span.target or ""))):
+                spans.append((span, place))
+            else:
+                report.skip(place, "its ids hold characters that no database stores")
     stage(connection, kind, spans)
 
 

@@ -80,7 +80,7 @@ texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x0
     answer=texts,
     passages=st.lists(st.builds(Passage, id=texts, text=texts), max_size=3).map(tuple),
     comment=st.none() | texts,
-    score=st.none() | st.floats(allow_nan=False),
+    score=st.none() | st.floats(allow_nan=False, allow_infinity=False),
     time=st.none()
     | st.datetimes(datetime(2, 1, 1), timezones=st.just(timezone(timedelta(hours=5, minutes=30)))),
 )

@@ -712,7 +712,7 @@ print(import_files(AnswerLog(log), file, kind).added)
 
 @pytest.mark.parametrize("kind", ["ragas", "langfuse"])
 def test_an_import_that_was_killed_goes_on(log_url: str, write: Write, kind: str) -> None:
-    number = 8000
+    number = 3000
     if kind == "ragas":
         lines = lines_of(number)
     else:

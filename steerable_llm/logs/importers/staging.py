@@ -76,11 +76,13 @@ def join_staged(log: AnswerLog, source: str, rules: Rules, report: ImportReport)
     traces = select(spans.c.trace_id).where(mine, spans.c.trace_id.is_not(None)).distinct()
     while named := _first(log, traces.order_by(spans.c.trace_id).limit(GROUP)):
         with writing(log.engine) as connection:
+            together = (mine, spans.c.trace_id.in_(named))
+            lines: dict[str, list[RowMapping]] = defaultdict(list)
+            for row in connection.execute(select(spans).where(*together)).mappings():
+                lines[row["trace_id"]].append(row)
             for trace_id in named:
-                chosen = (mine, spans.c.trace_id == trace_id)
-                rows = connection.execute(select(spans).where(*chosen)).mappings().all()
-                _join_trace(connection, trace_id, rows, rules, report)
-                connection.execute(delete(spans).where(*chosen))
+                _join_trace(connection, trace_id, lines[trace_id], rules, report)
+            connection.execute(delete(spans).where(*together))
     single = select(spans.c.span_id).where(mine).order_by(spans.c.span_id).limit(GROUP)
     while named := _first(log, single):
         with writing(log.engine) as connection:

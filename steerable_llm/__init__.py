@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from steerable_llm.constraint import Constraint
     from steerable_llm.evaluate import evaluate
     from steerable_llm.evaluation_set import EvaluationSet
+    from steerable_llm.logs.answer_log import AnswerLog
     from steerable_llm.model import SteerableHFLLM
     from steerable_llm.pairs import Pairs, PreferencePair
     from steerable_llm.policy import Policy
@@ -28,6 +29,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Constraint",
+    "AnswerLog",
     "EvaluationSet",
     "Pairs",
     "Policy",
@@ -45,6 +47,7 @@ __all__ = [
 # Public name -> the submodule that defines it.
 _HOMES = {
     "Constraint": "constraint",
+    "AnswerLog": "logs.answer_log",
     "EvaluationSet": "evaluation_set",
     "Pairs": "pairs",
     "Policy": "policy",

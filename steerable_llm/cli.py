@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from steerable_llm import __version__, cli_learn, cli_policy
+from steerable_llm import __version__, cli_learn, cli_log, cli_policy
 from steerable_llm.cli_options import (
     AsJson,
     Force,
@@ -43,6 +43,7 @@ policy_app = typer.Typer(
     help="Check policy files, and train their gates.", no_args_is_help=True, rich_markup_mode=None
 )
 app.add_typer(policy_app, name="policy")
+app.add_typer(cli_log.app, name="log")
 
 
 def main() -> None:

@@ -18,6 +18,7 @@ from steerable_llm.cli_options import (
     Model,
     Revision,
     load_model,
+    open_log,
     print_json,
     summary,
 )
@@ -25,7 +26,7 @@ from steerable_llm.errors import InvalidInputError
 
 
 def pairs(
-    log: Annotated[Path, InFile],
+    log: str,
     out: Annotated[Path, typer.Option("--out", "-o", help="File of pairs to write.")],
     reason: Annotated[
         list[str] | None,
@@ -35,11 +36,17 @@ def pairs(
 ) -> None:
     """Make pairs from a log of answers.
 
-    LOG is a file of logged answers (JSON lines with id, question, messages, answer, verdict).
+    LOG is an answer log (a SQLite file, or postgresql://user@host/name), or a file of logged
+    answers (JSON lines with id, question, messages, answer, verdict).
     """
     from steerable_llm.logs import pair_answers, read_answers
+    from steerable_llm.logs.database import is_database
 
-    found = pair_answers(read_answers(log), reasons=reason or None)
+    if is_database(log):
+        with open_log(log) as answer_log:
+            found = answer_log.pairing(reason=reason or None)
+    else:
+        found = pair_answers(read_answers(log), reasons=reason or None)
     found.pairs.to_jsonl(out)
     if as_json:
         print_json(

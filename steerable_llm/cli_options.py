@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from steerable_llm.errors import InvalidInputError
+
 if TYPE_CHECKING:
+    from steerable_llm.logs.answer_log import AnswerLog
     from steerable_llm.model import SteerableHFLLM
     from steerable_llm.vector import SteeringVector
 
@@ -38,6 +41,24 @@ def load_model(model: str, revision: str | None, policy: Path | None = None) -> 
     if model == "demo":
         return SteerableHFLLM.demo(policy=chosen)
     return SteerableHFLLM.from_pretrained(model, revision=revision, policy=chosen)
+
+
+def open_log(log: str, *, make: bool = False) -> AnswerLog:
+    """Returns a log by its file or address.
+
+    Raises:
+        InvalidInputError: There is no such file, and none is to be made.
+    """
+    from steerable_llm.logs.answer_log import AnswerLog
+
+    if "://" in log:
+        return AnswerLog(log)
+    path = Path(log)
+    if not make and not path.is_file():
+        raise InvalidInputError(
+            f"there is no answer log {log}: `steerable log import` makes one, or name it with --log"
+        )
+    return AnswerLog(f"sqlite:///{path}")
 
 
 def hide_loading_bars() -> None:

@@ -21,6 +21,7 @@
     |   |-- UnknownStepError                     a step that the policy does not name
     |   |-- UnknownVectorError                   a vector that the policy cannot find
     |   `-- UnknownGateError                     a gate that the policy cannot find
+    |-- AnswerLogError                           an answer log cannot be opened, read or written
     `-- MissingExtraError (also ImportError)     an optional dependency is not installed
 
 Catch ``SteerableError`` to catch all of them. Every message is one line: what was wrong, what was
@@ -70,6 +71,10 @@ class PromptTooLongError(InvalidInputError):
 
 class EmptyLogError(InvalidInputError):
     """An answer log holds no answer that can be used."""
+
+
+class AnswerLogError(SteerableError):
+    """The database of an answer log cannot be opened, read or written."""
 
 
 class VectorFileError(SteerableError):

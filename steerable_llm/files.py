@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 
-def write_whole(path: str | os.PathLike[str], content: str | bytes) -> Path:
+def write_whole(path: str | os.PathLike[str], content: str | bytes | Iterable[str]) -> Path:
     """Writes a file in one step, so that no reader and no crash ever sees half of it.
 
     The content goes to a temporary file beside the target, which then takes its name.
@@ -15,7 +16,8 @@ def write_whole(path: str | os.PathLike[str], content: str | bytes) -> Path:
 
     Args:
         path: The file to write; an existing one is replaced.
-        content: Text (written as UTF-8) or bytes.
+        content: Text (written as UTF-8), pieces of text, or bytes. Pieces are written as they
+            come, and need not fit into memory together.
 
     Returns:
         The path written.
@@ -26,7 +28,11 @@ def write_whole(path: str | os.PathLike[str], content: str | bytes) -> Path:
     temporary = Path(name)
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
+            if isinstance(content, bytes):
+                file.write(content)
+            else:
+                for piece in [content] if isinstance(content, str) else content:
+                    file.write(piece.encode())
         # mkstemp makes the file private; a report is as readable as any other new file.
         temporary.chmod(0o644)
         temporary.replace(target)

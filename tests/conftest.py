@@ -8,6 +8,8 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -170,3 +172,22 @@ def make_vector() -> Any:
 def tiny_vector(tiny_llm: Any, make_vector: Any) -> Any:
     """A random vector for ``tiny_llm``."""
     return make_vector(tiny_llm)
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[str]:
+    """The address of a real PostgreSQL server, started by the tests."""
+    from postgres import running_postgres
+
+    with running_postgres() as address:
+        yield address
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def log_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The address of an answer log that is not there yet, in each kind of database."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'answers.db'}"
+    from postgres import new_database
+
+    return new_database(request.getfixturevalue("postgres_server"))

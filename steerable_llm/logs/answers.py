@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    FiniteFloat,
+    ValidationError,
+)
 
 from steerable_llm.errors import EmptyLogError, InvalidInputError
 from steerable_llm.files import write_whole
@@ -23,6 +31,18 @@ Reason = Literal[
     "untrue",
     "wrong retrieval",
 ]
+REASONS: tuple[str, ...] = get_args(Reason)
+
+
+def _in_utc(time: datetime) -> datetime:
+    try:
+        return time.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("in UTC it lies outside the years 1 to 9999") from None
+
+
+#: A time with a zone, kept in UTC.
+Time = Annotated[AwareDatetime, AfterValidator(_in_utc)]
 
 
 class Passage(BaseModel):
@@ -54,6 +74,17 @@ class LoggedAnswer(BaseModel):
         comment: Anything else the reviewer wrote.
         step: The chain step that asked.
         model: The model that answered.
+        reference: The answer that a test set expects; nobody wrote it for this answer.
+        revision: The revision of the model.
+        steering: What was applied: one entry for each vector, as the answer reported it.
+        usage: Tokens, such as ``{"prompt_tokens": 80, "completion_tokens": 7}``.
+        score: A metric's value for the answer, on the metric's own scale.
+        label_source: Who or what judged: "human", a metric's name, or "preference pair" when the
+            correction and the answer came as a pair.
+        reviewer: The person who judged.
+        time: When the answer was given.
+        reviewed: When it was judged.
+        trace_id: The run of the whole chain that the answer is part of.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -69,6 +100,16 @@ class LoggedAnswer(BaseModel):
     comment: str | None = None
     step: str | None = None
     model: str | None = None
+    reference: str | None = None
+    revision: str | None = None
+    steering: tuple[dict[str, Any], ...] = ()
+    usage: dict[str, int] = {}
+    score: FiniteFloat | None = None
+    label_source: str | None = None
+    reviewer: str | None = None
+    time: Time | None = None
+    reviewed: Time | None = None
+    trace_id: str | None = None
 
 
 def read_answers(path: str | os.PathLike[str]) -> list[LoggedAnswer]:
@@ -99,12 +140,16 @@ def read_answers(path: str | os.PathLike[str]) -> list[LoggedAnswer]:
     return answers
 
 
-def write_answers(path: str | os.PathLike[str], answers: Sequence[LoggedAnswer]) -> Path:
-    """Write answers one per line; the file appears whole or not at all."""
-    return write_whole(path, "".join(_lines(answers)))
+def write_answers(path: str | os.PathLike[str], answers: Iterable[LoggedAnswer]) -> Path:
+    """Write answers one per line; the file appears whole or not at all.
+
+    The answers are written as they come, so that a long log need not fit into memory.
+    """
+    return write_whole(path, answer_lines(answers))
 
 
-def _lines(answers: Iterable[LoggedAnswer]) -> Iterable[str]:
+def answer_lines(answers: Iterable[LoggedAnswer]) -> Iterator[str]:
+    """Yield each answer as one line of JSON."""
     for answer in answers:
-        yield json.dumps(answer.model_dump(mode="json", exclude_defaults=True), sort_keys=True)
-        yield "\n"
+        fields = answer.model_dump(mode="json", exclude_defaults=True)
+        yield json.dumps(fields, sort_keys=True) + "\n"

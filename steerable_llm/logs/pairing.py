@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from steerable_llm.errors import EmptyLogError, PairError
 from steerable_llm.logs.answers import LoggedAnswer
 from steerable_llm.pairs import Pairs, PreferencePair
+
+#: The `label_source` of an answer that came with its better twin, as its correction.
+PREFERENCE_PAIR = "preference pair"
 
 
 @dataclass(frozen=True)
@@ -31,9 +34,10 @@ def pair_answers(
 ) -> PairingReport:
     """Pair every bad answer with a good one to the same prompt, and never invent one.
 
-    A correction by a person comes first; else another answer to the same question over the
-    same passages that was judged good. Answers that failed because retrieval did ("wrong
-    retrieval") are left out: no steering mends them.
+    In this order: the better twin that the answer came with, a correction by a person, the
+    answer that a test set expects, and another answer to the same question over the same passages
+    that was judged good. Answers that failed because retrieval did ("wrong retrieval") are left
+    out: no steering mends them.
 
     Args:
         answers: The log.
@@ -49,25 +53,48 @@ def pair_answers(
     if not answers:
         raise EmptyLogError("the answer log is empty: log some answers first")
     wanted = None if reasons is None else set(reasons)
-    praised: dict[object, list[LoggedAnswer]] = defaultdict(list)
+    praised: dict[object, str] = {}
     for entry in answers:
         if entry.verdict == "good":
-            praised[(entry.messages, entry.passages)].append(entry)
+            praised.setdefault((entry.messages, entry.passages), entry.answer)
+
+    def candidates() -> Iterator[tuple[LoggedAnswer, str | None]]:
+        for entry in answers:
+            if entry.verdict == "bad" and (wanted is None or entry.reason in wanted):
+                yield entry, praised.get((entry.messages, entry.passages))
+
+    return pair_candidates(candidates(), reasons=wanted)
+
+
+def pair_candidates(
+    candidates: Iterable[tuple[LoggedAnswer, str | None]], *, reasons: Iterable[str] | None = None
+) -> PairingReport:
+    """Pair bad answers, each given with a praised answer to the same prompt if there is one.
+
+    Args:
+        candidates: Bad answers, each with the text of a good answer to the same question over the
+            same passages, or None.
+        reasons: What the candidates were chosen by; only for the message of an error.
+
+    Raises:
+        PairError: No candidate can be paired.
+    """
     pairs: list[PreferencePair] = []
     sources: Counter[str] = Counter()
     left_out: Counter[str] = Counter()
-    for entry in answers:
-        if entry.verdict != "bad" or (wanted is not None and entry.reason not in wanted):
-            continue
+    for entry, praised in candidates:
         if entry.reason == "wrong retrieval":
             left_out["wrong retrieval: steering cannot mend it"] += 1
             continue
-        good, source = _good_answer(entry, praised[(entry.messages, entry.passages)])
+        good, source = _good_answer(entry, praised)
         if good is None:
             left_out["no correction and no good answer to the same prompt"] += 1
             continue
         if good.strip() == entry.answer.strip():
-            left_out["the correction repeats the bad answer"] += 1
+            left_out[f"the {source} repeats the bad answer"] += 1
+            continue
+        if not (good.strip() and entry.answer.strip()):
+            left_out["one of the two answers is empty"] += 1
             continue
         sources[source] += 1
         pairs.append(
@@ -81,18 +108,20 @@ def pair_answers(
             )
         )
     if not pairs:
-        bad = sum(entry.verdict == "bad" for entry in answers)
         raise PairError(
-            f"none of the {bad} bad answers among {len(answers)} can be paired"
-            + (f" for the reasons {sorted(wanted)}" if wanted else "")
-            + ": add corrections, or good answers to the same prompts"
+            f"none of the {sum(left_out.values())} bad answers"
+            + (f" for the reasons {sorted(reasons)}" if reasons else "")
+            + " can be paired: add corrections, or good answers to the same prompts"
         )
     return PairingReport(Pairs(pairs), dict(sources), dict(left_out))
 
 
-def _good_answer(entry: LoggedAnswer, praised: list[LoggedAnswer]) -> tuple[str | None, str]:
+def _good_answer(entry: LoggedAnswer, praised: str | None) -> tuple[str | None, str]:
     if entry.correction is not None:
-        return entry.correction, "correction"
-    if praised:
-        return praised[0].answer, "good answer"
+        explicit = entry.label_source == PREFERENCE_PAIR
+        return entry.correction, "preference pair" if explicit else "correction"
+    if entry.reference is not None:
+        return entry.reference, "reference"
+    if praised is not None:
+        return praised, "good answer"
     return None, ""

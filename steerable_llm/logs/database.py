@@ -1,0 +1,172 @@
+"""Opening the database of an answer log: a SQLite file or a PostgreSQL server."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, make_url, text
+from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
+
+from steerable_llm.errors import AnswerLogError, InvalidInputError, MissingExtraError
+from steerable_llm.logs.schema import HEAD
+
+#: Seconds that a writer waits for another process to finish writing.
+PATIENCE = 60.0
+# Any number will do, as long as all processes that migrate a log use the same.
+_LOCK = 7_240_815_211
+
+
+def open_database(url: str) -> Engine:
+    """Return the engine of a log's database, its tables made or brought up to date.
+
+    Args:
+        url: ``sqlite:///answers.db`` or ``postgresql://user@host/name``.
+
+    Raises:
+        InvalidInputError: The address is none of these.
+        MissingExtraError: PostgreSQL without psycopg.
+        AnswerLogError: The database cannot be opened, or a newer version made it.
+    """
+    engine = _engine(_address(url))
+    try:
+        with database_errors(engine):
+            _migrate(engine)
+    except BaseException:
+        engine.dispose()
+        raise
+    return engine
+
+
+def is_database(log: str) -> bool:
+    """Return whether a name is the address of a log, or a SQLite file."""
+    if "://" in log:
+        return True
+    path = Path(log)
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(16) == b"SQLite format 3\x00"
+
+
+@contextmanager
+def database_errors(engine: Engine) -> Iterator[None]:
+    """Turn what goes wrong in the database into one line that names it."""
+    try:
+        yield
+    except SQLAlchemyError as error:
+        cause = error.orig if isinstance(error, DBAPIError) else error
+        lines = str(cause).strip().splitlines() or [type(cause).__name__]
+        raise AnswerLogError(
+            f"the answer log {engine.url.render_as_string(hide_password=True)} failed: "
+            f"{lines[0]}; check that the database is there and that you may write to it"
+        ) from error
+
+
+@contextmanager
+def writing(engine: Engine) -> Iterator[Connection]:
+    """A transaction that writes; it waits for other writers and is kept whole or not at all."""
+    # Without "writes" two SQLite writers that both began by reading would refuse each other.
+    with (
+        database_errors(engine),
+        engine.connect().execution_options(writes=True) as connection,
+        connection.begin(),
+    ):
+        yield connection
+
+
+def _address(url: str) -> URL:
+    try:
+        address = make_url(url)
+    except (ArgumentError, ValueError):
+        raise InvalidInputError(
+            f"{url!r} is no database address: write sqlite:///answers.db for a file, or "
+            "postgresql://user@host/name"
+        ) from None
+    kind = address.get_backend_name()
+    if kind == "sqlite":
+        if address.database in (None, "", ":memory:"):
+            raise InvalidInputError(
+                f"{url!r} would keep the log in memory, where only one thread sees it: "
+                "name a file, as in sqlite:///answers.db"
+            )
+        return address
+    if kind in ("postgresql", "postgres"):
+        if find_spec("psycopg") is None:
+            raise MissingExtraError(
+                "a log on PostgreSQL needs psycopg: pip install 'steerable-llm[postgres]'"
+            )
+        return address.set(drivername="postgresql+psycopg")
+    raise InvalidInputError(
+        f"an answer log lives in SQLite or PostgreSQL, not in {kind!r}: write "
+        "sqlite:///answers.db or postgresql://user@host/name"
+    )
+
+
+def _engine(address: URL) -> Engine:
+    if address.get_backend_name() != "sqlite":
+        return create_engine(address, connect_args={"connect_timeout": 10}, pool_pre_ping=True)
+    folder = Path(address.database or "").parent
+    if not folder.is_dir():
+        raise InvalidInputError(f"the folder {folder} of the answer log is missing: make it first")
+    engine = create_engine(address, connect_args={"timeout": PATIENCE})
+    event.listen(engine, "connect", _set_up_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _set_up_sqlite(connection: Any, record: object) -> None:
+    del record
+    # The driver begins transactions late and as readers; `_begin_sqlite` does it instead.
+    connection.isolation_level = None
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            # The first one to open a file turns it into WAL, for which it must be alone; SQLite
+            # does not wait by itself here.
+            connection.execute("PRAGMA journal_mode=WAL").fetchall()
+            break
+        except connection.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+    # Enough for any crash of a process; a power cut may lose the last moment, never the file.
+    connection.execute("PRAGMA synchronous=NORMAL")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    writes = connection.get_execution_options().get("writes", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _migrate(engine: Engine) -> None:
+    with engine.connect() as connection:
+        version = _version(connection)
+    if version == HEAD:
+        return
+    if version is not None and version > HEAD:
+        raise AnswerLogError(
+            f"a newer version of steerable-llm made this answer log (tables {version}, known up "
+            f"to {HEAD}): upgrade steerable-llm"
+        )
+    # Only now, since it takes a moment and hardly any run needs it.
+    from alembic import command
+    from alembic.config import Config
+
+    with writing(engine) as connection:
+        if engine.dialect.name == "postgresql":
+            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+        config = Config(attributes={"connection": connection})
+        config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+        command.upgrade(config, "head")
+
+
+def _version(connection: Connection) -> str | None:
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    found = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+    return None if found is None else str(found)

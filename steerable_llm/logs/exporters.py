@@ -1,0 +1,86 @@
+"""Exporting pairs for trainers: TRL's and OpenAI's preference files, one pair a line."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from steerable_llm.errors import InvalidInputError
+from steerable_llm.files import write_whole
+from steerable_llm.pairs import PreferencePair
+
+Line = dict[str, Any]
+
+
+def _trl(pair: PreferencePair) -> Iterator[Line]:
+    yield {
+        "prompt": pair.prompt,
+        "chosen": _said(pair.good),
+        "rejected": _said(_bad(pair)),
+    }
+
+
+def _trl_unpaired(pair: PreferencePair) -> Iterator[Line]:
+    yield {"prompt": pair.prompt, "completion": _said(pair.good), "label": True}
+    if pair.bad is not None:
+        yield {"prompt": pair.prompt, "completion": _said(pair.bad), "label": False}
+
+
+def _openai(pair: PreferencePair) -> Iterator[Line]:
+    yield {
+        "input": {"messages": pair.prompt, "tools": [], "parallel_tool_calls": True},
+        "preferred_output": _said(pair.good),
+        "non_preferred_output": _said(_bad(pair)),
+    }
+
+
+#: The formats: TRL's preference and unpaired preference types in conversational form, OpenAI's.
+EXPORTERS: dict[str, Callable[[PreferencePair], Iterator[Line]]] = {
+    "openai": _openai,
+    "trl": _trl,
+    "trl-unpaired": _trl_unpaired,
+}
+
+
+def export_pairs(path: str | os.PathLike[str], pairs: Iterable[PreferencePair], kind: str) -> int:
+    """Write pairs as a preference file, which appears whole or not at all.
+
+    Args:
+        path: The file.
+        pairs: What to write; their documents and sources have no place in these formats.
+        kind: One of `EXPORTERS`.
+
+    Returns:
+        How many lines were written.
+
+    Raises:
+        InvalidInputError: An unknown kind, or a pair without a bad answer where one is needed.
+    """
+    if kind not in EXPORTERS:
+        raise InvalidInputError(f"{kind!r} cannot be exported: one of {', '.join(EXPORTERS)}")
+    written = 0
+
+    def lines() -> Iterator[str]:
+        nonlocal written
+        for pair in pairs:
+            for line in EXPORTERS[kind](pair):
+                written += 1
+                yield json.dumps(line, ensure_ascii=False) + "\n"
+
+    write_whole(path, lines())
+    return written
+
+
+def _said(answer: str) -> list[dict[str, str]]:
+    return [{"role": "assistant", "content": answer}]
+
+
+def _bad(pair: PreferencePair) -> str:
+    if pair.bad is None:
+        raise InvalidInputError(
+            f"the pair {pair.id!r} has no bad answer, which a preference file needs: "
+            "leave it out, or export as trl-unpaired"
+        )
+    return pair.bad

@@ -1,0 +1,82 @@
+"""Preference files: TRL's, paired and unpaired, and OpenAI's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from steerable_llm.logs.answers import LoggedAnswer
+from steerable_llm.logs.importers.records import (
+    Draft,
+    Record,
+    UnusableRecord,
+    answer_text,
+    content_id,
+    prompt,
+)
+from steerable_llm.logs.open_traces import asked
+from steerable_llm.logs.pairing import PREFERENCE_PAIR
+from steerable_llm.pairs import Message
+
+
+def trl(record: Record) -> list[Draft]:
+    """Read ``prompt, chosen, rejected`` or ``prompt, completion, label``, of text or messages."""
+    if record.get("images") or record.get("image"):
+        raise UnusableRecord("it has images, and only text can be taken")
+    if "completion" in record:
+        if not isinstance(record.get("label"), bool):
+            raise UnusableRecord("its label is neither true nor false")
+        messages = prompt(record.get("prompt"))
+        answer = answer_text(record["completion"], "completion")
+        verdict = "good" if record["label"] else "bad"
+        return [_draft("trl", messages, answer, verdict=verdict, label_source="preference")]
+    given, chosen, rejected = (record.get(name) for name in ("prompt", "chosen", "rejected"))
+    if given is None and isinstance(chosen, list) and isinstance(rejected, list):
+        given, chosen, rejected = _common_start(chosen, rejected)
+    return [_pair("trl", prompt(given), chosen, rejected, ("chosen", "rejected"))]
+
+
+def openai(record: Record) -> list[Draft]:
+    """Read ``input.messages, preferred_output, non_preferred_output``."""
+    given = record.get("input")
+    if not isinstance(given, Mapping):
+        raise UnusableRecord("it has no input with messages")
+    names = ("preferred_output", "non_preferred_output")
+    good, bad = (record.get(name) for name in names)
+    return [_pair("openai", prompt(given.get("messages")), good, bad, names)]
+
+
+def _pair(
+    kind: str, messages: tuple[Message, ...], good: object, bad: object, names: tuple[str, str]
+) -> Draft:
+    preferred, other = answer_text(good, names[0]), answer_text(bad, names[1])
+    if preferred.strip() == other.strip():
+        raise UnusableRecord(f"its {names[0]} and {names[1]} are the same")
+    return _draft(
+        kind,
+        messages,
+        other,
+        verdict="bad",
+        correction=preferred,
+        label_source=PREFERENCE_PAIR,
+    )
+
+
+def _draft(kind: str, messages: tuple[Message, ...], answer: str, **fields: Any) -> Draft:
+    content = [[m.role, m.content] for m in messages]
+    logged = LoggedAnswer(
+        id=content_id(kind, content, answer, fields),
+        question=asked(None, messages),
+        messages=messages,
+        answer=answer,
+        **fields,
+    )
+    return Draft(logged)
+
+
+def _common_start(chosen: list[Any], rejected: list[Any]) -> tuple[list[Any], list[Any], list[Any]]:
+    """Split two whole conversations into what they share and how each goes on."""
+    shared = 0
+    while shared < min(len(chosen), len(rejected)) and chosen[shared] == rejected[shared]:
+        shared += 1
+    return chosen[:shared], chosen[shared:], rejected[shared:]

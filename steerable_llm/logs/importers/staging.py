@@ -1,0 +1,177 @@
+"""Lines of traces that wait in the log for the rest of their trace, and how they are joined."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, RowMapping, delete, or_, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from steerable_llm.errors import InvalidInputError
+from steerable_llm.logs.answer_log import AnswerLog, add_rows, review_row
+from steerable_llm.logs.answers import LoggedAnswer
+from steerable_llm.logs.database import database_errors, writing
+from steerable_llm.logs.importers.judgement import Judgement, Rules, judge
+from steerable_llm.logs.importers.report import ImportReport
+from steerable_llm.logs.importers.spans import Joined, Span, join
+from steerable_llm.logs.schema import answers, from_row, spans, to_row
+
+#: Traces, or judgements that stand alone, that are joined in one transaction.
+GROUP = 100
+_REPLACED = ("trace_id", "target", "kind", "time", "place", "content")
+_JUDGED = (
+    "verdict",
+    "reason",
+    "correction",
+    "comment",
+    "score",
+    "label_source",
+    "reviewer",
+    "reviewed",
+)
+
+
+def stage(connection: Connection, source: str, found: Sequence[tuple[Span, str]]) -> None:
+    """Keep lines of traces, each with its file and line, until their trace is whole."""
+    if not found:
+        return
+    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    rows = [
+        {
+            "source": source,
+            "span_id": span.span_id,
+            "trace_id": span.trace_id,
+            "target": span.target,
+            "kind": span.kind,
+            "time": span.time,
+            "place": place,
+            "content": dict(span.content),
+        }
+        for span, place in found
+    ]
+    statement = insert(spans)
+    # A later line of the same id tells more: some logs write a run when it begins and ends.
+    newer = {name: statement.excluded[name] for name in _REPLACED}
+    connection.execute(
+        statement.on_conflict_do_update(index_elements=["source", "span_id"], set_=newer), rows
+    )
+
+
+def join_staged(log: AnswerLog, source: str, rules: Rules, report: ImportReport) -> None:
+    """Turn the lines that wait into answers and judgements, some traces at a time."""
+    mine = spans.c.source == source
+    other = spans.alias("other")
+    with writing(log.engine) as connection:
+        # A judgement that names only a span belongs to that span's trace.
+        trace = (
+            select(other.c.trace_id)
+            .where(other.c.source == source, other.c.span_id == spans.c.target)
+            .correlate(spans)
+            .scalar_subquery()
+        )
+        lone = (mine, spans.c.kind == "score", spans.c.trace_id.is_(None))
+        connection.execute(update(spans).where(*lone).values(trace_id=trace))
+    traces = select(spans.c.trace_id).where(mine, spans.c.trace_id.is_not(None)).distinct()
+    while named := _first(log, traces.order_by(spans.c.trace_id).limit(GROUP)):
+        with writing(log.engine) as connection:
+            together = (mine, spans.c.trace_id.in_(named))
+            lines: dict[str, list[RowMapping]] = defaultdict(list)
+            for row in connection.execute(select(spans).where(*together)).mappings():
+                lines[row["trace_id"]].append(row)
+            for trace_id in named:
+                _join_trace(connection, trace_id, lines[trace_id], rules, report)
+            connection.execute(delete(spans).where(*together))
+    single = select(spans.c.span_id).where(mine).order_by(spans.c.span_id).limit(GROUP)
+    while named := _first(log, single):
+        with writing(log.engine) as connection:
+            chosen = (mine, spans.c.span_id.in_(named))
+            rows = connection.execute(select(spans).where(*chosen)).mappings().all()
+            _judge(connection, None, rows, {}, rules, report)
+            connection.execute(delete(spans).where(*chosen))
+
+
+def _first(log: AnswerLog, query: Any) -> list[str]:
+    with database_errors(log.engine), log.engine.connect() as connection:
+        return list(connection.execute(query).scalars())
+
+
+def _join_trace(
+    connection: Connection,
+    trace_id: str,
+    rows: Sequence[RowMapping],
+    rules: Rules,
+    report: ImportReport,
+) -> None:
+    lines = [row for row in rows if row["kind"] != "score"]
+    joined = join(
+        trace_id,
+        [Span(r["span_id"], trace_id, r["kind"], r["content"], r["time"]) for r in lines],
+    )
+    places = {row["span_id"]: row["place"] for row in lines}
+    for span_id, why in joined.unusable:
+        report.skip(places[span_id], why)
+    report.context += joined.context
+    _add(connection, joined, places, report)
+    kinds = {row["span_id"]: row["kind"] for row in lines}
+    scores = [row for row in rows if row["kind"] == "score"]
+    _judge(connection, trace_id, scores, kinds, rules, report)
+
+
+def _add(
+    connection: Connection, joined: Joined, places: Mapping[str, str], report: ImportReport
+) -> None:
+    rows = []
+    for answer in joined.answers:
+        try:
+            rows.append(to_row(answer))
+        except InvalidInputError as problem:
+            report.skip(places[answer.id], str(problem))
+    new = add_rows(connection, rows)
+    report.added += len(new)
+    report.known += len(rows) - len(new)
+
+
+def _judge(
+    connection: Connection,
+    trace_id: str | None,
+    scores: Sequence[RowMapping],
+    kinds: Mapping[str, str],
+    rules: Rules,
+    report: ImportReport,
+) -> None:
+    """Put judgements on the answers they are about; all that speak of one are weighed together."""
+    about: dict[str, list[Judgement]] = defaultdict(list)
+    found: dict[str, LoggedAnswer] = {}
+    for row in scores:
+        if kinds.get(row["target"] or "") == "retriever":
+            report.skip(row["place"], "it judges what was retrieved, not an answer")
+            continue
+        answer = _answer(connection, row["target"], trace_id)
+        if answer is None:
+            report.skip(row["place"], "the log has no answer that it speaks of")
+            continue
+        found[answer.id] = answer
+        about[answer.id].append(Judgement(**row["content"]))
+    for answer_id, judgements in about.items():
+        before = found[answer_id]
+        after = judge(before, judgements, rules)
+        if after == before:
+            report.known += len(judgements)
+        else:
+            values = {name: getattr(after, name) for name in _JUDGED}
+            review_row(connection, answer_id, values)
+            report.judged += 1
+
+
+def _answer(
+    connection: Connection, target: str | None, trace_id: str | None
+) -> LoggedAnswer | None:
+    """Return the answer that a judgement is about: that of its span, or its trace's last one."""
+    exact = select(answers).where(answers.c.id == target)
+    whole = or_(*[answers.c.trace_id == named for named in (trace_id, target) if named])
+    last = select(answers).where(whole).order_by(answers.c.seq.desc()).limit(1)
+    row = connection.execute(exact).mappings().first() if target else None
+    row = row or connection.execute(last).mappings().first()
+    return None if row is None else from_row(row)

@@ -1,0 +1,744 @@
+"""Imports take what other logs hold, line by line, once, and say what they left."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from langchain_core.documents import Document
+from langchain_core.load import dumpd
+from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
+from langchain_core.outputs import ChatGeneration, LLMResult
+
+from steerable_llm.errors import InvalidInputError, SteerableError
+from steerable_llm.logs.answer_log import AnswerLog
+from steerable_llm.logs.exporters import export_pairs
+from steerable_llm.logs.importers import IMPORTERS, Rules, import_files
+from steerable_llm.logs.importers.openinference import nest
+from steerable_llm.pairs import Pairs, PreferencePair
+
+HOURS = "The shop opens at ten."
+Write = Callable[..., Path]
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Iterator[AnswerLog]:
+    with AnswerLog(f"sqlite:///{tmp_path / 'answers.db'}") as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def empty_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of a log whose tables are made; hypothesis needs a new one for each example."""
+    path = tmp_path_factory.mktemp("log") / "empty.db"
+    AnswerLog(f"sqlite:///{path}").close()
+    return path
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    def to_file(records: list[Any], name: str = "log.jsonl") -> Path:
+        lines = (r if isinstance(r, str) else json.dumps(r, default=str) for r in records)
+        (tmp_path / name).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        return tmp_path / name
+
+    return to_file
+
+
+# Evaluation sets.
+
+
+def ragas(**fields: Any) -> dict[str, Any]:
+    return {
+        "user_input": "When does the shop open?",
+        "retrieved_contexts": [HOURS, "It sells tea."],
+        "response": "At nine.",
+        "reference": "At ten.",
+        **fields,
+    }
+
+
+def test_a_ragas_sample_becomes_an_answer_with_its_metric_as_verdict(
+    log: AnswerLog, write: Write
+) -> None:
+    good = ragas(response="At ten.", faithfulness=1.0)
+    import_files(log, write([ragas(faithfulness=0.0), good, ragas(response="Late.")]), "ragas")
+    bad, praised, unjudged = log.answers()
+    assert (bad.verdict, bad.reason, bad.score) == ("bad", "not in documents", 0.0)
+    assert bad.label_source == "faithfulness"
+    assert bad.reference == "At ten."
+    assert [p.text for p in bad.passages] == [HOURS, "It sells tea."]
+    assert bad.messages[0].content.endswith("Question: When does the shop open?")
+    assert f"[1] {HOURS}\n[2] It sells tea." in bad.messages[0].content
+    # The same text is the same document, whichever sample holds it.
+    assert praised.passages == bad.passages
+    assert (praised.verdict, praised.reason) == ("good", None)
+    assert unjudged.verdict is None
+    assert [(p.good, p.bad) for p in log.pairs()] == [("At ten.", "At nine.")]
+
+
+def test_ragas_ids_are_kept_and_other_samples_left(log: AnswerLog, write: Write) -> None:
+    with_ids = ragas(retrieved_context_ids=["hours", 7])
+    talk = ragas(user_input=[{"type": "human", "content": "hi"}])
+    report = import_files(log, write([with_ids, talk, ragas(response=None)]), "ragas")
+    (entry,) = log.answers()
+    assert [p.id for p in entry.passages] == ["hours", "7"]
+    assert list(report.skipped) == [
+        "it is a multi-turn sample; only single-turn samples can be taken",
+        "it has no response",
+    ]
+
+
+def deepeval(camel: bool = False, **fields: Any) -> dict[str, Any]:
+    names = ("actualOutput", "expectedOutput", "retrievalContext", "metricsData")
+    if not camel:
+        names = ("actual_output", "expected_output", "retrieval_context", "metrics_data")
+    metrics = [
+        {"name": "Faithfulness", "score": 0.3, "success": False, "reason": "It made that up."},
+        {"name": "Answer Relevancy", "score": 1.0, "success": True, "reason": "It answers."},
+    ]
+    values = ("At nine.", "At ten.", [HOURS], metrics)
+    return {"input": "When?", **dict(zip(names, values, strict=True)), **fields}
+
+
+@pytest.mark.parametrize("camel", [False, True])
+def test_a_deepeval_result_says_itself_what_failed(
+    log: AnswerLog, write: Write, camel: bool
+) -> None:
+    import_files(log, write([deepeval(camel)]), "deepeval")
+    (entry,) = log.answers()
+    assert (entry.verdict, entry.reason) == ("bad", "not in documents")
+    assert (entry.score, entry.label_source) == (0.3, "Faithfulness")
+    assert entry.comment == "It made that up.\nIt answers."
+    assert entry.reference == "At ten."
+
+
+def test_deepeval_contexts_may_name_their_source(log: AnswerLog, write: Write) -> None:
+    given = deepeval(retrieval_context=[{"context": HOURS, "source": "hours.md"}])
+    report = import_files(log, write([given, {"turns": [1], "input": "x"}]), "deepeval")
+    (entry,) = log.answers()
+    assert [(p.id, p.text) for p in entry.passages] == [("hours.md", HOURS)]
+    assert sum(report.skipped.values()) == 1
+
+
+# Preference files.
+
+
+def said(text: str) -> list[dict[str, str]]:
+    return [{"role": "assistant", "content": text}]
+
+
+TRL_PAIRS = {
+    "text": {"prompt": "When?", "chosen": "At ten.", "rejected": "At nine."},
+    "messages": {
+        "prompt": [{"role": "user", "content": "When?"}],
+        "chosen": said("At ten."),
+        "rejected": said("At nine."),
+    },
+    "implicit prompt": {
+        "chosen": [{"role": "user", "content": "When?"}, *said("At ten.")],
+        "rejected": [{"role": "user", "content": "When?"}, *said("At nine.")],
+    },
+}
+
+
+@pytest.mark.parametrize("form", TRL_PAIRS)
+def test_every_form_of_a_trl_pair_is_a_preference_pair(
+    log: AnswerLog, write: Write, form: str
+) -> None:
+    import_files(log, write([TRL_PAIRS[form]]), "trl", rules=Rules(reason="contradicts"))
+    found = log.pairing(reason="contradicts")
+    assert found.by_source == {"preference pair": 1}
+    assert [(p.prompt, p.good, p.bad) for p in found.pairs] == [
+        ([{"role": "user", "content": "When?"}], "At ten.", "At nine.")
+    ]
+
+
+def test_unpaired_trl_answers_have_verdicts(log: AnswerLog, write: Write) -> None:
+    labels = (True, False)
+    rows = [{"prompt": "When?", "completion": f"{label}", "label": label} for label in labels]
+    report = import_files(log, write([*rows, {**rows[0], "label": "yes"}]), "trl")
+    assert [(e.answer, e.verdict) for e in log.answers()] == [("True", "good"), ("False", "bad")]
+    assert list(report.skipped) == ["its label is neither true nor false"]
+
+
+def openai(**fields: Any) -> dict[str, Any]:
+    return {
+        "input": {"messages": [{"role": "user", "content": "When?"}], "tools": []},
+        "preferred_output": said("At ten."),
+        "non_preferred_output": said("At nine."),
+        **fields,
+    }
+
+
+def test_an_openai_pair_is_a_preference_pair(log: AnswerLog, write: Write) -> None:
+    parts = {"role": "user", "content": [{"type": "text", "text": "When?"}]}
+    call = [{"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}]
+    lines = [
+        openai(input={"messages": [{"role": "developer", "content": "Be kind."}, parts]}),
+        openai(preferred_output=call),
+        openai(non_preferred_output=said("At ten.")),
+        openai(input={"messages": [{"role": "tool", "content": "x"}]}),
+        openai(input="When?"),
+    ]
+    report = import_files(log, write(lines), "openai")
+    (pair,) = log.pairs()
+    assert pair.prompt == [
+        {"role": "system", "content": "Be kind."},
+        {"role": "user", "content": "When?"},
+    ]
+    assert (pair.good, pair.bad) == ("At ten.", "At nine.")
+    assert [example.place for example in report.examples] == [f"log.jsonl:{n}" for n in range(2, 6)]
+
+
+words = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), min_size=1)
+roles = st.sampled_from(["system", "user", "assistant"])
+turn = st.fixed_dictionaries({"role": roles, "content": words})
+turns = st.lists(turn, min_size=1, max_size=3)
+
+
+@pytest.mark.parametrize("kind", ["trl", "openai"])
+def test_exported_pairs_come_back(
+    tmp_path_factory: pytest.TempPathFactory, empty_log: Path, kind: str
+) -> None:
+    @settings(deadline=None, max_examples=30)
+    @given(st.lists(st.tuples(turns, words, words), min_size=1, max_size=4))
+    def check(drawn: list[Any]) -> None:
+        given = {
+            (json.dumps(prompt), good, bad): PreferencePair(prompt, good, bad)
+            for prompt, good, bad in drawn
+            if good.strip() and bad.strip() and good.strip() != bad.strip()
+        }
+        if not given:
+            return
+        folder = tmp_path_factory.mktemp("round")
+        path = folder / "pairs.jsonl"
+        assert export_pairs(path, given.values(), kind) == len(given)
+        shutil.copy(empty_log, folder / "a.db")
+        with AnswerLog(f"sqlite:///{folder / 'a.db'}") as log:
+            report = import_files(log, path, kind)
+            assert not report.skipped
+            found = [(p.prompt, p.good, p.bad) for p in log.pairs()]
+        assert found == [(p.prompt, p.good, p.bad) for p in given.values()]
+
+    check()
+
+
+def test_unpaired_exports_come_back_as_verdicts(log: AnswerLog, tmp_path: Path) -> None:
+    pairs = Pairs([PreferencePair("When?", "At ten.", "At nine."), PreferencePair("Who?", "Ana.")])
+    assert export_pairs(tmp_path / "kto.jsonl", pairs, "trl-unpaired") == 3
+    import_files(log, tmp_path / "kto.jsonl", "trl")
+    assert [(e.answer, e.verdict) for e in log.answers()] == [
+        ("At ten.", "good"),
+        ("At nine.", "bad"),
+        ("Ana.", "good"),
+    ]
+
+
+def test_a_failed_export_leaves_no_file(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError, match="no bad answer"):
+        export_pairs(tmp_path / "x.jsonl", [PreferencePair("Who?", "Ana.", id="p1")], "trl")
+    with pytest.raises(InvalidInputError, match="one of openai, trl, trl-unpaired"):
+        export_pairs(tmp_path / "x.jsonl", [], "csv")
+    assert list(tmp_path.iterdir()) == []
+
+
+# Traces. Each of the three logs tells the same run: a question, a retrieval, a good answer to it
+# after a first model call before the retrieval, and what a person said of the answer.
+
+START = "2026-01-31T12:00:0"
+
+
+def langsmith_run(name: str, kind: str, at: int, **fields: Any) -> dict[str, Any]:
+    return {
+        "id": name,
+        "name": name,
+        "run_type": kind,
+        "trace_id": "root",
+        "parent_run_id": None if name == "root" else "root",
+        "start_time": f"{START}{at}.000000+00:00",
+        "dotted_order": f"{at}",
+        "inputs": {},
+        "outputs": {},
+        "extra": {"metadata": {}},
+        **fields,
+    }
+
+
+def langsmith_llm(name: str, at: int, asked: str, answer: str, **told: Any) -> dict[str, Any]:
+    message = AIMessage(
+        answer,
+        usage_metadata={"input_tokens": 9, "output_tokens": 2, "total_tokens": 11},
+        response_metadata=told,
+    )
+    result = LLMResult(generations=[[ChatGeneration(message=message)]])
+    prompt = [dumpd(SystemMessage("Be brief.")), dumpd(HumanMessage(asked))]
+    return langsmith_run(
+        name,
+        "llm",
+        at,
+        inputs={"messages": [prompt]},
+        # As LangChain's tracer writes it: messages are dumped constructor calls.
+        outputs={
+            "generations": [
+                [{**g.model_dump(exclude={"message"}), "message": dumpd(g.message)} for g in row]
+                for row in result.generations
+            ]
+        },
+        extra={"metadata": {"ls_model_name": "demo", "steer_step": "answer"}},
+    )
+
+
+def langsmith() -> tuple[list[Any], list[Any]]:
+    document = dumpd(Document(HOURS, id="hours.md", metadata={"page": 1}))
+    runs = [
+        langsmith_run("root", "chain", 0, inputs={"question": "When does it open?"}),
+        langsmith_llm("rewrite", 1, "When does it open?", "shop opening time"),
+        langsmith_run("search", "retriever", 2, outputs={"documents": [document]}),
+        langsmith_llm("final", 3, f"[1] {HOURS} When?", "At nine.", model_name="demo-model"),
+    ]
+    feedback = [
+        {
+            "id": "f1",
+            "run_id": "final",
+            "trace_id": "root",
+            "key": "user_score",
+            "score": 0,
+            "comment": "It says ten.",
+            "correction": {"answer": "At ten."},
+            "feedback_source": {"type": "app", "user_name": "Ana"},
+            "modified_at": f"{START}9.000000",
+        },
+        {"id": "f2", "run_id": "final", "trace_id": "root", "key": "contradicts", "score": None,
+         "feedback_source": {"type": "app", "user_name": "Ana"}},
+    ]  # fmt: skip
+    return runs, feedback
+
+
+def langfuse() -> tuple[list[Any], list[Any]]:
+    def observation(name: str, kind: str, at: int, **fields: Any) -> dict[str, Any]:
+        parent = None if name == "root" else "root"
+        base = {"id": name, "traceId": "root", "parentObservationId": parent, "type": kind}
+        return {**base, "name": name, "startTime": f"{START}{at}.000Z", "metadata": {}, **fields}
+
+    def generation(name: str, at: int, asked: str, answer: object, **more: Any) -> dict[str, Any]:
+        messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": asked}]
+        usage = {"input": 9, "output": 2, "total": 11}
+        return observation(
+            name, "GENERATION", at, input=messages, output=answer, usageDetails=usage,
+            metadata={"steer_step": "answer"}, **more,
+        )  # fmt: skip
+
+    runs = [
+        observation("root", "CHAIN", 0, input={"question": "When does it open?"}),
+        generation("rewrite", 1, "When does it open?", "shop opening time", model="demo"),
+        observation("search", "RETRIEVER", 2, output=json.dumps(
+            [{"page_content": HOURS, "metadata": {"source": "hours.md"}}])),
+        generation("final", 3, f"[1] {HOURS} When?", {"role": "assistant", "content": "At nine."},
+                   model="demo-model"),
+    ]  # fmt: skip
+    subject = {"kind": "observation", "id": "final", "traceId": "root"}
+    common = {"subject": subject, "source": "ANNOTATION", "authorUserId": "Ana"}
+    scores = [
+        {"id": "s1", "name": "verdict", "dataType": "CATEGORICAL", "value": "contradicts",
+         "comment": "It says ten.", "updatedAt": f"{START}9.000Z", **common},
+        {"id": "s2", "name": "output", "dataType": "CORRECTION", "value": "At ten.", **common},
+        {"id": "s3", "name": "ok", "dataType": "BOOLEAN", "value": 0, **common},
+    ]  # fmt: skip
+    return runs, scores
+
+
+def phoenix() -> tuple[list[Any], list[Any]]:
+    def span(name: str, kind: str, at: int, **attributes: Any) -> dict[str, Any]:
+        return {
+            "name": name,
+            "context": {"trace_id": "root", "span_id": name},
+            "span_kind": kind,
+            "parent_id": None if name == "root" else "root",
+            "start_time": f"{START}{at}.000000+00:00",
+            "status_code": "OK",
+            "attributes": {"openinference.span.kind": kind, **attributes},
+        }
+
+    def llm(name: str, at: int, asked: str, answer: str, model: str) -> dict[str, Any]:
+        messages = {
+            "llm.input_messages.0.message.role": "system",
+            "llm.input_messages.0.message.content": "Be brief.",
+            "llm.input_messages.1.message.role": "user",
+            "llm.input_messages.1.message.content": asked,
+            "llm.output_messages.0.message.role": "assistant",
+            "llm.output_messages.0.message.content": answer,
+        }
+        counts = {"llm.token_count.prompt": 9, "llm.token_count.completion": 2}
+        step = {"metadata": json.dumps({"steer_step": "answer"})}
+        return span(name, "LLM", at, **messages, **counts, **step, **{"llm.model_name": model})
+
+    runs = [
+        span("root", "CHAIN", 0, **{"input.value": json.dumps({"question": "When does it open?"})}),
+        llm("rewrite", 1, "When does it open?", "shop opening time", "demo"),
+        span("search", "RETRIEVER", 2, **{
+            "retrieval.documents.0.document.id": "hours.md",
+            "retrieval.documents.0.document.content": HOURS,
+            "retrieval.documents.0.document.score": 0.9,
+        }),
+        llm("final", 3, f"[1] {HOURS} When?", "At nine.", "demo-model"),
+    ]  # fmt: skip
+    annotation = {
+        "id": "a1",
+        "span_id": "final",
+        "name": "review",
+        "annotator_kind": "HUMAN",
+        "result": {"label": "contradicts", "score": 0.0, "explanation": "It says ten."},
+        "user_id": "Ana",
+        "updated_at": f"{START}9.000000+00:00",
+    }
+    return runs, [annotation]
+
+
+TRACES = {"langsmith": langsmith, "langfuse": langfuse, "phoenix": phoenix}
+
+
+def check_trace(log: AnswerLog, kind: str) -> None:
+    rewrite, final = log.answers()
+    assert (rewrite.id, rewrite.passages, rewrite.answer) == ("rewrite", (), "shop opening time")
+    assert rewrite.verdict is None
+    assert final.id == "final"
+    assert final.question == "When does it open?"
+    assert [(p.id, p.text) for p in final.passages] == [("hours.md", HOURS)]
+    assert [(m.role, m.content) for m in final.messages] == [
+        ("system", "Be brief."),
+        ("user", f"[1] {HOURS} When?"),
+    ]
+    assert (final.answer, final.model, final.step) == ("At nine.", "demo-model", "answer")
+    assert final.usage == {"prompt_tokens": 9, "completion_tokens": 2}
+    assert final.trace_id == "root"
+    assert final.time == datetime(2026, 1, 31, 12, 0, 3, tzinfo=UTC)
+    assert (final.verdict, final.reason, final.label_source) == ("bad", "contradicts", "human")
+    assert (final.comment, final.reviewer) == ("It says ten.", "Ana")
+    assert final.reviewed == datetime(2026, 1, 31, 12, 0, 9, tzinfo=UTC)
+    assert final.correction == (None if kind == "phoenix" else "At ten.")
+
+
+@pytest.mark.parametrize("kind", TRACES)
+def test_a_trace_becomes_its_answers_with_passages_and_judgement(
+    log_url: str, write: Write, kind: str
+) -> None:
+    runs, judgements = TRACES[kind]()
+    with AnswerLog(log_url) as log:
+        report = import_files(log, write([*runs, *judgements]), kind)
+        check_trace(log, kind)
+    assert (report.added, report.judged, report.context) == (2, 1, 2)
+    assert not report.skipped
+
+
+@pytest.mark.parametrize("kind", TRACES)
+def test_the_lines_of_a_trace_come_in_any_order_and_file(
+    log: AnswerLog, write: Write, kind: str
+) -> None:
+    runs, judgements = TRACES[kind]()
+    files = [write([*judgements, *runs[:0:-2]], "b.jsonl"), write(runs[2::-2], "a.jsonl")]
+    import_files(log, files, kind)
+    seqs = list(log.answers())
+    assert {entry.id for entry in seqs} == {"rewrite", "final"}
+    check_trace(log, kind)
+
+
+@pytest.mark.parametrize("kind", TRACES)
+def test_judgements_may_come_later_and_replace_earlier_ones(
+    log: AnswerLog, write: Write, kind: str
+) -> None:
+    runs, judgements = TRACES[kind]()
+    import_files(log, write(runs), kind)
+    log.review("final", verdict="good")
+    report = import_files(log, write(judgements, "later.jsonl"), kind)
+    check_trace(log, kind)
+    assert (report.added, report.judged) == (0, 1)
+    again = import_files(log, write(judgements, "copy.jsonl"), kind)
+    assert (again.added, again.judged, again.known) == (0, 0, len(judgements))
+
+
+@pytest.mark.parametrize("kind", TRACES)
+def test_a_judgement_of_the_whole_run_is_one_of_its_last_answer(
+    log: AnswerLog, write: Write, kind: str
+) -> None:
+    runs, judgements = TRACES[kind]()
+    whole = {
+        "langsmith": {"run_id": "root"},
+        "langfuse": {"subject": {"kind": "trace", "id": "root"}},
+        "phoenix": {"span_id": "root"},
+    }[kind]
+    import_files(log, write([*runs, *({**j, **whole} for j in judgements)]), kind)
+    check_trace(log, kind)
+
+
+@pytest.mark.parametrize("kind", TRACES)
+def test_a_judgement_of_nothing_known_or_of_a_retrieval_is_left(
+    log: AnswerLog, write: Write, kind: str
+) -> None:
+    runs, judgements = TRACES[kind]()
+    lost = {
+        "langsmith": {"run_id": "gone", "trace_id": "gone"},
+        "langfuse": {"subject": {"kind": "observation", "id": "gone", "traceId": "gone"}},
+        "phoenix": {"span_id": "gone"},
+    }[kind]
+    search = {
+        "langsmith": {"run_id": "search"},
+        "langfuse": {"subject": {"kind": "observation", "id": "search", "traceId": "root"}},
+        "phoenix": {"span_id": "search"},
+    }[kind]
+    lines = [*runs, {**judgements[0], **lost}, {**judgements[0], **search, "id": "other"}]
+    report = import_files(log, write(lines), kind)
+    assert report.skipped == {
+        "the log has no answer that it speaks of": 1,
+        "it judges what was retrieved, not an answer": 1,
+    }
+    assert {example.place for example in report.examples} == {"log.jsonl:5", "log.jsonl:6"}
+    assert log.count(verdict="none") == 2
+
+
+def test_a_langsmith_run_may_carry_its_children(log: AnswerLog, write: Write) -> None:
+    (root, *children), feedback = langsmith()
+    import_files(log, write([{**root, "child_runs": children}, *feedback]), "langsmith")
+    check_trace(log, "langsmith")
+
+
+def test_a_langfuse_trace_may_carry_observations_and_scores(log: AnswerLog, write: Write) -> None:
+    observations, scores = langfuse()
+    trace = {"id": "root", "input": {"question": "When does it open?"}, "output": "At nine."}
+    whole = {**trace, "observations": observations[1:], "scores": scores}
+    import_files(log, write([whole]), "langfuse")
+    check_trace(log, "langfuse")
+
+
+def test_phoenix_attributes_may_be_nested_or_columns(log: AnswerLog, write: Write) -> None:
+    spans, annotations = phoenix()
+    columns = [
+        {
+            **{k: v for k, v in span.items() if k not in ("attributes", "context")},
+            **{f"context.{k}": v for k, v in span["context"].items()},
+            **{f"attributes.{k}": v for k, v in span["attributes"].items()},
+        }
+        for span in spans[:2]
+    ]
+    nested = [nest(span) for span in spans[2:]]
+    import_files(log, write([*columns, *nested, *annotations]), "phoenix")
+    check_trace(log, "phoenix")
+
+
+def test_failed_and_tool_calling_models_are_left_with_the_reason(
+    log: AnswerLog, write: Write
+) -> None:
+    failed = {**langsmith_llm("failed", 1, "q", "a"), "error": "Timeout()"}
+    call = AIMessage("", tool_calls=[{"name": "f", "args": {}, "id": "1"}])
+    calling = langsmith_llm("calling", 2, "q", "a")
+    calling["outputs"]["generations"][0][0] = {"text": "", "message": dumpd(call)}
+    report = import_files(log, write([failed, calling]), "langsmith")
+    assert report.skipped == {
+        "its run failed": 1,
+        "a message calls a tool instead of saying something": 1,
+    }
+
+
+# Verdicts.
+
+
+@pytest.mark.parametrize(
+    ("rules", "score", "verdict"),
+    [
+        (Rules(), 0.8, "good"),
+        (Rules(), 0.79, None),
+        (Rules(), 0.4, "bad"),
+        (Rules(good_at=5, bad_at=2), 3, None),
+        (Rules(good_at=5, bad_at=2), 2, "bad"),
+        (Rules(score="helpfulness"), 0.0, None),
+    ],
+)
+def test_scores_become_verdicts_by_the_rules(
+    log: AnswerLog, write: Write, rules: Rules, score: float, verdict: str | None
+) -> None:
+    import_files(log, write([ragas(faithfulness=score)]), "ragas", rules=rules)
+    (entry,) = log.answers()
+    assert (entry.verdict, entry.score) == (verdict, score)
+
+
+def test_people_outrank_metrics_and_bad_outranks_good(log: AnswerLog, write: Write) -> None:
+    spans, (annotation,) = phoenix()
+    machine = {**annotation, "id": "a2", "annotator_kind": "LLM", "name": "faithfulness"}
+    machine = {**machine, "result": {"label": "hallucinated", "score": 0.0}}
+    person = {**annotation, "result": {"label": "thumbs_up", "score": 1.0}}
+    import_files(log, write([*spans, machine, person]), "phoenix")
+    assert (log.get("final").verdict, log.get("final").reason) == ("good", None)
+    import_files(log, write([machine], "metric.jsonl"), "phoenix")
+    assert (log.get("final").verdict, log.get("final").reason) == ("bad", "not in documents")
+
+
+def test_wrong_rules_are_refused() -> None:
+    with pytest.raises(InvalidInputError, match="must be the lower one"):
+        Rules(good_at=0.2)
+    with pytest.raises(InvalidInputError, match="no reason"):
+        Rules(reason="odd")
+
+
+# Files: malformed lines, the same file twice, imports that were killed.
+
+GOOD_LINE = {kind: None for kind in IMPORTERS}
+SAMPLES: dict[str, Any] = {
+    "ragas": ragas(),
+    "deepeval": deepeval(),
+    "trl": TRL_PAIRS["messages"],
+    "openai": openai(),
+    "answers": {"id": "a", "question": "q", "answer": "x",
+                "messages": [{"role": "user", "content": "q"}]},
+    "langsmith": langsmith()[0][3],
+    "langfuse": langfuse()[0][3],
+    "phoenix": phoenix()[0][3],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", IMPORTERS)
+def test_malformed_lines_never_stop_the_rest(log: AnswerLog, write: Write, kind: str) -> None:
+    bad = ["{", "[]", '"text"', "null", "\x00", "{}", '{"input": 5, "prompt": {}, "id": [1]}']
+    path = write([*bad, SAMPLES[kind], ""])
+    with path.open("ab") as file:
+        file.write(b'{"latin": "\xe9"}\n')
+    report = import_files(log, path, kind)
+    assert report.added == 1
+    assert sum(report.skipped.values()) == len(bad) + 1
+    places = [example.place for example in report.examples]
+    assert places == [f"log.jsonl:{n}" for n in (1, 2, 3, 4, 5, 6, 7, 10)]
+
+
+@pytest.mark.parametrize("kind", IMPORTERS)
+@settings(deadline=None, max_examples=40)
+@given(data=st.data())
+def test_whatever_a_field_holds_it_costs_at_most_its_own_line(
+    tmp_path_factory: pytest.TempPathFactory, empty_log: Path, kind: str, data: st.DataObject
+) -> None:
+    odd = st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
+        lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner),
+        max_leaves=4,
+    )
+
+    def spoil(value: Any) -> Any:
+        """The sample with one place in it replaced."""
+        if not isinstance(value, dict | list) or not value or data.draw(st.integers(0, 4)) == 0:
+            return data.draw(odd)
+        places = list(value) if isinstance(value, dict) else range(len(value))
+        at = data.draw(st.sampled_from(places))
+        if isinstance(value, dict):
+            return {**value, at: spoil(value[at])}
+        return [spoil(v) if i == at else v for i, v in enumerate(value)]
+
+    folder = tmp_path_factory.mktemp("odd")
+    spoilt = spoil(SAMPLES[kind])
+    lines = [json.dumps(spoilt), json.dumps(SAMPLES[kind])]
+    (folder / "log.jsonl").write_text("\n".join(lines) + "\n")
+    shutil.copy(empty_log, folder / "a.db")
+    with AnswerLog(f"sqlite:///{folder / 'a.db'}") as log:
+        report = import_files(log, folder / "log.jsonl", kind)
+        assert report.lines == 2
+        assert log.count() >= 1
+
+
+def lines_of(number: int, start: int = 0) -> list[dict[str, Any]]:
+    return [ragas(user_input=f"q{i}", response=f"a{i}") for i in range(start, start + number)]
+
+
+def test_the_same_file_twice_adds_nothing(log: AnswerLog, write: Write) -> None:
+    path = write(lines_of(1200))
+    assert import_files(log, path, "ragas").added == 1200
+    second = import_files(log, path, "ragas")
+    assert (second.added, second.lines, second.lines_before) == (0, 0, 1200)
+    again = import_files(log, path, "ragas", again=True)
+    assert (again.added, again.known, again.lines) == (0, 1200, 1200)
+    copied = import_files(log, write(lines_of(1200), "copy.jsonl"), "ragas")
+    assert (copied.added, copied.known) == (0, 1200)
+
+
+def test_a_file_that_has_grown_is_read_on_from_its_old_end(log: AnswerLog, write: Write) -> None:
+    import_files(log, write(lines_of(700)), "ragas")
+    report = import_files(log, write([*lines_of(700), *lines_of(3, start=700)]), "ragas")
+    assert (report.lines_before, report.lines, report.added) == (700, 3, 3)
+
+
+def test_a_file_that_was_replaced_is_read_from_the_start(log: AnswerLog, write: Write) -> None:
+    import_files(log, write(lines_of(5)), "ragas")
+    report = import_files(log, write(lines_of(9, start=3)), "ragas")
+    assert (report.lines_before, report.lines, report.added, report.known) == (0, 9, 7, 2)
+
+
+def test_a_line_that_is_still_being_written_waits(log: AnswerLog, write: Write) -> None:
+    path = write(lines_of(2))
+    whole = path.read_text()
+    path.write_text(whole[:-30])
+    first = import_files(log, path, "ragas")
+    assert (first.added, first.examples[0].place) == (1, "log.jsonl:2")
+    path.write_text(whole)
+    assert import_files(log, path, "ragas").added == 1
+
+
+def test_an_array_is_read_item_by_item(log: AnswerLog, tmp_path: Path) -> None:
+    path = tmp_path / "export.json"
+    path.write_text(json.dumps([*lines_of(3), 5], indent=1))
+    report = import_files(log, path, "ragas")
+    assert (report.added, report.examples[0].place) == (3, "export.json:4")
+    path.write_text(json.dumps(lines_of(3, start=2))[:-5])
+    report = import_files(log, path, "ragas")
+    assert (report.added, report.known) == (1, 1)
+    assert list(report.skipped) == ["the array is not JSON from here on"]
+
+
+IMPORT = """
+import sys
+from steerable_llm.logs.answer_log import AnswerLog
+from steerable_llm.logs.importers import import_files
+log, file, kind = sys.argv[1:]
+print(import_files(AnswerLog(log), file, kind).added)
+"""
+
+
+@pytest.mark.parametrize("kind", ["ragas", "langfuse"])
+def test_an_import_that_was_killed_goes_on(log_url: str, write: Write, kind: str) -> None:
+    number = 3000
+    if kind == "ragas":
+        lines = lines_of(number)
+    else:
+        generation = SAMPLES["langfuse"]
+        lines = [{**generation, "id": f"g{i}", "traceId": f"t{i}"} for i in range(number)]
+    path = write(lines)
+    command = [sys.executable, "-c", IMPORT, log_url, str(path), kind]
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    with AnswerLog(log_url) as log:
+        deadline = time.monotonic() + 60
+        while not log.count() and running.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        os.kill(running.pid, signal.SIGKILL)
+        running.communicate()
+        before = log.count()
+        assert 0 < before < number
+        report = import_files(log, path, kind)
+        assert report.added == number - before
+        if kind == "ragas":
+            assert report.lines_before == before
+        assert log.count() == number
+        assert import_files(log, path, kind).added == 0
+
+
+def test_unknown_kinds_and_missing_files_are_refused(log: AnswerLog, tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError, match="one of answers, deepeval, langfuse"):
+        import_files(log, tmp_path / "x", "csv")
+    with pytest.raises(SteerableError, match=r"no file .*x\.jsonl"):
+        import_files(log, tmp_path / "x.jsonl", "trl")

@@ -62,7 +62,7 @@ def build_vector(
         disable=not progress,
     )
     with bar:
-        task = bar.add_task(f"{method}: attributing", total=len(pairs))
+        task = bar.add_task(f"{method}: reading", total=len(pairs))
         found = chosen.extract(llm, pairs, settings, lambda done: bar.advance(task, done))
     vector = SteeringVector(
         name=name or method,
@@ -78,11 +78,31 @@ def build_vector(
             **found.facts,
         },
         attributions=found.attributions,
+        application=chosen.application,
+        gates=found.gates,
     )
     if tune_on is None:
         return vector
     dev = tune_on if isinstance(tune_on, EvaluationSet) else _as_evaluation_set(tune_on)
-    return calibrate(llm, vector, dev, progress=progress).vector
+    return calibrate(llm, vector, dev, progress=progress, **sweep_of(vector)).vector
+
+
+def sweep_of(vector: SteeringVector) -> dict[str, Any]:
+    """What `calibrate` should try for a vector, by the method that it was built with.
+
+    Returns:
+        Keyword arguments: strengths, scopes, layers and unit; none for a method that is not known.
+    """
+    method = METHODS.get(str(vector.provenance.get("method")))
+    if method is None:
+        return {}
+    grid = method.grid
+    return {
+        "strengths": grid.strengths,
+        "scopes": grid.scopes,
+        "layers": grid.layers(vector.layers),
+        "unit": grid.unit,
+    }
 
 
 def _settings(method: str, preset: str | None, config: dict[str, Any]) -> tuple[BaseModel, Method]:

@@ -9,20 +9,13 @@ paragraph; of several, the last one that asks (it ends with a question mark) is 
 else the last one, and what stands before it is context.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from steerable_llm.attribution import Segment
+from steerable_llm.message_parts import user_parts
 from steerable_llm.model import SteerableHFLLM
 from steerable_llm.pairs import Message
-
-_MARKER = re.compile(
-    r"(?im)^[ \t]*(?:(?P<question>question|query)|(?:documents?|contexts?|passages?|texts?))[ \t]*:"
-    r"|(?P<end></(?:documents?|contexts?|passages?|sources?|texts?)>[ \t]*\n*)"
-    r"|<(?:documents?|contexts?|passages?|sources?|texts?)\b[^>]*>"
-)
-_BREAK = re.compile(r"\n\s*\n")
 
 
 @dataclass(frozen=True)
@@ -59,40 +52,6 @@ def prompt_tokens(llm: SteerableHFLLM, messages: Sequence[Message]) -> PromptTok
     starts = [0, *ends[:-1]]
     texts = tuple(text[start:end] for start, end in zip(starts, ends, strict=True))
     return PromptTokens(tuple(ids), texts, tuple(segments), tuple(mask))
-
-
-def user_parts(content: str) -> list[tuple[int, Segment]]:
-    """Return where the parts of a user message start, as (offset, part)."""
-    parts: list[tuple[int, Segment]] = []
-    depth = 0  # <documents> often holds several <document>
-    for found in _MARKER.finditer(content):
-        if found["end"]:
-            depth = max(0, depth - 1)
-            if depth == 0 and found.end() < len(content):
-                parts.append((found.end(), "question"))
-        elif depth == 0 or not found[0].startswith("<"):
-            parts.append((found.start(), "question" if found["question"] else "context"))
-        depth += found[0].startswith("<") and not found["end"]
-    if not parts:
-        return _last_paragraph(content)
-    if parts[0][0] == 0:
-        return parts
-    return [(0, "context" if parts[0][1] == "question" else "question"), *parts]
-
-
-def _last_paragraph(content: str) -> list[tuple[int, Segment]]:
-    """Take the last paragraph that asks, or else the last one, for the question."""
-    text = content.rstrip()
-    starts = [0, *(found.end() for found in _BREAK.finditer(text))]
-    asking = [
-        start
-        for start, end in zip(starts, [*starts[1:], len(text)], strict=True)
-        if text[start:end].rstrip().endswith("?")
-    ]
-    start = (asking or starts)[-1]
-    after = [] if start == starts[-1] else [next(x for x in starts if x > start)]
-    parts: list[tuple[int, Segment]] = [(start, "question"), *((x, "context") for x in after)]
-    return parts if start == 0 else [(0, "context"), *parts]
 
 
 def _token_ends(llm: SteerableHFLLM, text: str, ids: Sequence[int]) -> list[int] | None:

@@ -1,12 +1,18 @@
-"""The methods that turn pairs into directions, by name."""
+"""The methods that turn pairs into directions, by name, each with how it is applied."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from pydantic import BaseModel
 
+from steerable_llm.methods.caa import CaaConfig, extract_caa
+from steerable_llm.methods.contextfocus import ContextFocusConfig, extract_contextfocus
 from steerable_llm.methods.extraction import Extraction
 from steerable_llm.methods.grains import GRAINS_PRESETS, GrainsConfig, extract_grains
+from steerable_llm.methods.grid import Grid
+from steerable_llm.methods.icv import IcvConfig, extract_icv
+from steerable_llm.methods.repe import RepeConfig, extract_repe
+from steerable_llm.steering import PLAIN, Application
 
 
 @dataclass(frozen=True)
@@ -17,13 +23,35 @@ class Method:
         config: its settings, a frozen pydantic model.
         extract: (llm, pairs, config, progress) -> Extraction.
         presets: named settings.
+        application: what its vectors steer, and how.
+        grid: what is tried for it on dev data.
     """
 
     config: type[BaseModel]
     extract: Callable[..., Extraction]
     presets: Mapping[str, BaseModel] = field(default_factory=dict)
+    application: Application = PLAIN
+    grid: Grid = Grid()  # noqa: RUF009 - frozen
 
+
+_ADDED = Application(renormalise=False)
+# One layer has to do what all layers do together, so the shares are larger.
+_ONE_LAYER = Grid(strengths=(0.1, 0.2, 0.4, 0.8), scopes=("generated",), one_layer=True)
 
 METHODS: dict[str, Method] = {
     "grains": Method(GrainsConfig, extract_grains, GRAINS_PRESETS),
+    "caa": Method(CaaConfig, extract_caa, application=_ADDED, grid=_ONE_LAYER),
+    "contextfocus": Method(
+        ContextFocusConfig,
+        extract_contextfocus,
+        application=Application(unit="absolute", renormalise=False),
+        grid=Grid((0.5, 1.0, 2.0, 4.0), "absolute", ("generated",), one_layer=True),
+    ),
+    "icv": Method(
+        IcvConfig,
+        extract_icv,
+        application=Application(site="mlp", rule="icv", scope="all"),
+        grid=Grid((0.02, 0.05, 0.1, 0.2, 0.4), scopes=("all", "generated")),
+    ),
+    "repe": Method(RepeConfig, extract_repe, application=_ADDED, grid=Grid()),
 }

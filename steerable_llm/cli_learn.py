@@ -158,7 +158,9 @@ def evaluate(
     test: Annotated[Path, InFile],
     against: Annotated[
         list[str] | None,
-        typer.Option(help="Condition to compare with; repeatable. All of them if left out."),
+        typer.Option(
+            help="Condition to compare with, such as cad; repeatable. Else the usual four."
+        ),
     ] = None,
     capability: Annotated[
         Path | None, typer.Option(exists=True, help="Evaluation set of what must not be lost.")
@@ -182,7 +184,7 @@ def evaluate(
     """
     from rich.console import Console
 
-    from steerable_llm.conditions import CONDITIONS
+    from steerable_llm.conditions import DEFAULT_AGAINST
     from steerable_llm.evaluate import evaluate as measure
     from steerable_llm.evaluation_set import EvaluationSet
     from steerable_llm.vector import SteeringVector
@@ -195,7 +197,7 @@ def evaluate(
         llm,
         loaded,
         test_set,
-        against=tuple(against or CONDITIONS),
+        against=tuple(against or DEFAULT_AGAINST),
         capability=kept,
         seed=seed,
         progress=not as_json,

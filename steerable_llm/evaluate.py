@@ -6,7 +6,13 @@ import importlib.metadata
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
-from steerable_llm.conditions import Setting, conditions, strict_instruction_for
+from steerable_llm.adapter import Adapter
+from steerable_llm.conditions import (
+    DEFAULT_AGAINST,
+    Setting,
+    conditions,
+    strict_instruction_for,
+)
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.evaluation_set import EvaluationItem, EvaluationSet
 from steerable_llm.metrics import Estimate, difference, estimate, made_worse, mended
@@ -25,7 +31,7 @@ def evaluate(
     llm: SteerableHFLLM,
     vector: SteeringVector,
     test: EvaluationSet | Pairs,
-    against: Sequence[str] = ("none", "prompt", "random", "sign_flipped"),
+    against: Sequence[str] = DEFAULT_AGAINST,
     capability: EvaluationSet | None = None,
     seed: int = 0,
     progress: bool = True,
@@ -36,6 +42,8 @@ def evaluate(
     max_new_tokens: int = 32,
     batch_size: int = 64,
     random_vectors: int = 3,
+    cad_alpha: float = 0.5,
+    rivals: Mapping[str, SteeringVector | Adapter] | None = None,
     command: str | None = None,
 ) -> Report:
     """Runs a calibrated vector on held-out prompts and says whether it is fit for use.
@@ -62,6 +70,9 @@ def evaluate(
         max_new_tokens: Where answers are cut.
         batch_size: Rows that run together.
         random_vectors: How many random vectors are averaged.
+        cad_alpha: How much more the context counts under `cad`; choose it on dev.
+        rivals: What other methods made of the same pairs, by the names in `against`: calibrated
+            vectors of this model, or adapters.
         command: What to run to get the report again, for the card.
 
     Returns:
@@ -88,7 +99,12 @@ def evaluate(
         _check_uniform(capability)
     vector.check(llm.fingerprint)
     instruction = strict_instruction or strict_instruction_for(aim)
-    runs = conditions(Setting(vector, instruction, seed, random_vectors), against)
+    others = dict(rivals or {})
+    for rival in others.values():
+        rival.check(llm)
+    runs = conditions(
+        Setting(vector, instruction, seed, random_vectors, cad_alpha, others), against
+    )
     items: list[EvaluationItem] = [*test, *(capability or ())]
     with progress_bar("evaluating", len(items) * len(runs), progress) as advance:
         found = measure(llm, runs, items, max_new_tokens, batch_size, advance)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from steerable_llm.contrast import Contrast
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.pairs import MessagesLike
 from steerable_llm.steering import Scope, Steering, SteeringTerm, Unit
@@ -28,6 +29,7 @@ class GenerationRequest:
         top_k: Draw only from so many likeliest tokens; 0 means all.
         seed: Makes drawing repeatable, whatever else is in the batch; None draws anew.
         stop: Texts that end the answer; the answer does not contain them.
+        contrast: Count what the prompt's context adds more (context-aware decoding).
 
     Raises:
         InvalidInputError: A value out of its range.
@@ -42,6 +44,7 @@ class GenerationRequest:
     top_k: int = 0
     seed: int | None = None
     stop: str | Sequence[str] | None = None
+    contrast: Contrast | None = None
 
     def __post_init__(self) -> None:
         """Refuse values out of range before a model is touched."""

@@ -37,7 +37,9 @@ class Gates:
     def from_table(cls, table: Tensor) -> Gates:
         """Take a table apart again."""
         width = table.shape[1] // 2
-        return cls(table[:, :width], table[:, width], table[:, width + 1 :])
+        # Copies: views lie elsewhere in memory, and matrix products then round otherwise.
+        parts = (table[:, :width], table[:, width], table[:, width + 1 :])
+        return cls(*(part.clone() for part in parts))
 
 
 def icv_delta(h: Tensor, direction: Tensor, strength: float) -> Tensor:

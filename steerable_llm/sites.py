@@ -4,7 +4,7 @@
 |---|---|---|
 | `block` | the block's output, the residual stream | hidden size |
 | `mlp` | the output of the block's MLP, before it joins the residual stream | hidden size |
-| `heads` | the input of the attention's output projection: all heads side by side | heads x head size |
+| `heads` | the input of the attention's output projection: the heads in a row | of all heads |
 """
 
 from __future__ import annotations

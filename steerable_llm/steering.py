@@ -30,8 +30,8 @@ Unit = Literal["relative", "absolute"]
 multiples of the direction as it is stored (the paper's ``s``)."""
 
 Site = Literal["block", "mlp", "heads"]
-"""Which activations are steered: a block's output, its MLP's output, or the input of its attention's
-output projection, where the heads lie side by side."""
+"""Which activations are steered: a block's output, its MLP's output, or the input of its
+attention's output projection, where the heads lie side by side."""
 
 Rule = Literal["add", "icv", "gate"]
 """What is added: the vector itself; more of it where the state points away (in-context vectors);

@@ -6,7 +6,7 @@ pickle. Tensors are float32, i is the 0-based block:
 | version | tensors | for vectors that |
 |---|---|---|
 | 1 | `layer.{i}` `[d]` | are added to block outputs |
-| 2 | `block.{i}`, `mlp.{i}` or `heads.{i}` `[w]`; `gate.{i}` `[A, 2w + 1]` | act elsewhere, or by another rule |
+| 2 | `block.{i}`, `mlp.{i}` or `heads.{i}` `[w]`; `gate.{i}` `[A, 2w + 1]` | act otherwise |
 
 A vector that version 1 can express is written as version 1, so that older releases read it.
 """

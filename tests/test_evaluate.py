@@ -149,7 +149,9 @@ def test_input_that_cannot_be_evaluated_is_refused(
     llm: SteerableHFLLM, vector: SteeringVector
 ) -> None:
     test = questions(llm, 4)
-    with pytest.raises(InvalidInputError, match="choose from none, prompt, random, sign_flipped"):
+    with pytest.raises(
+        InvalidInputError, match=r"rivals=.*choose from none, prompt, random, sign_flipped"
+    ):
         evaluate(llm, vector, test, against=["caa"], progress=False)
     with pytest.raises(InvalidInputError, match="no variant 'gold'; it has conflict"):
         evaluate(llm, vector, test, target="gold", progress=False)

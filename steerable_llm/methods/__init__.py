@@ -11,6 +11,9 @@ from steerable_llm.methods.extraction import Extraction
 from steerable_llm.methods.grains import GRAINS_PRESETS, GrainsConfig, extract_grains
 from steerable_llm.methods.grid import Grid
 from steerable_llm.methods.icv import IcvConfig, extract_icv
+from steerable_llm.methods.iti import ItiConfig, extract_iti
+from steerable_llm.methods.mat_steer import MatSteerConfig, extract_mat_steer
+from steerable_llm.methods.nl_iti import NlItiConfig, extract_nl_iti
 from steerable_llm.methods.repe import RepeConfig, extract_repe
 from steerable_llm.steering import PLAIN, Application
 
@@ -34,6 +37,7 @@ class Method:
     grid: Grid = Grid()  # noqa: RUF009 - frozen
 
 
+_HEADS = Application(site="heads", unit="absolute", renormalise=False)
 _ADDED = Application(renormalise=False)
 # One layer has to do what all layers do together, so the shares are larger.
 _ONE_LAYER = Grid(strengths=(0.1, 0.2, 0.4, 0.8), scopes=("generated",), one_layer=True)
@@ -52,6 +56,29 @@ METHODS: dict[str, Method] = {
         extract_icv,
         application=Application(site="mlp", rule="icv", scope="all"),
         grid=Grid((0.02, 0.05, 0.1, 0.2, 0.4), scopes=("all", "generated")),
+    ),
+    "iti": Method(
+        ItiConfig,
+        extract_iti,
+        application=_HEADS,
+        grid=Grid((5.0, 10.0, 15.0, 20.0, 30.0), "absolute", ("generated",)),
+    ),
+    "nl_iti": Method(
+        NlItiConfig,
+        extract_nl_iti,
+        application=_HEADS,
+        grid=Grid(
+            (5.0, 10.0, 15.0, 20.0, 30.0),
+            "absolute",
+            ("generated",),
+            configs=tuple({"heads": heads} for heads in (16, 32, 64, 96)),
+        ),
+    ),
+    "mat_steer": Method(
+        MatSteerConfig,
+        extract_mat_steer,
+        application=Application(rule="gate", unit="absolute"),
+        grid=Grid((0.5, 1.0, 2.0, 4.0), "absolute", one_layer=True),
     ),
     "repe": Method(RepeConfig, extract_repe, application=_ADDED, grid=Grid()),
 }

@@ -7,7 +7,7 @@ import shlex
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -22,6 +22,10 @@ from steerable_llm.cli_options import (
     summary,
 )
 from steerable_llm.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from steerable_llm.model import SteerableHFLLM
+    from steerable_llm.pairs import Pairs
 
 
 def pairs(
@@ -59,11 +63,13 @@ def pairs(
 
 def build(
     pairs: Annotated[Path, InFile],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Vector file to write.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Vector file to write; for lora, a folder.")
+    ],
     name: Annotated[str | None, typer.Option(help="Name of the vector; else the file's.")] = None,
     model: Model = "demo",
     revision: Revision = None,
-    method: Annotated[str, typer.Option(help="How to build it.")] = "grains",
+    method: Annotated[str, typer.Option(help="How to build it; see docs/methods.md.")] = "grains",
     preset: Annotated[str | None, typer.Option(help="'paper' for the paper's settings.")] = None,
     setting: Annotated[
         list[str] | None,
@@ -84,6 +90,9 @@ def build(
     given = Pairs.from_jsonl(pairs)
     settings = _settings(setting or [])
     llm = load_model(model, revision)
+    if method == "lora":
+        _build_adapter(llm, given, out, name or out.name, settings, as_json)
+        return
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         vector = build_vector(
@@ -109,6 +118,30 @@ def build(
         print(f"{out}: {len(given)} pairs, layers {_span(vector.layers)}, not calibrated yet")
 
 
+def _build_adapter(
+    llm: SteerableHFLLM,
+    pairs: Pairs,
+    out: Path,
+    name: str,
+    settings: dict[str, Any],
+    as_json: bool,
+) -> None:
+    """Train a LoRA adapter and write its folder."""
+    from steerable_llm.build import validated
+    from steerable_llm.methods.lora import LoraSettings, train_lora
+    from steerable_llm.progress import progress_bar
+
+    chosen = validated("lora", LoraSettings, settings)
+    with progress_bar("lora: training", len(pairs), not as_json) as advance:
+        adapter = train_lora(llm, pairs, chosen, name, advance)
+    adapter.save(out)
+    if as_json:
+        print_json({"name": name, "provenance": dict(adapter.provenance), "file": str(out)})
+    else:
+        losses = adapter.provenance["first_loss"], adapter.provenance["last_loss"]
+        print(f"{out}: {len(pairs)} pairs, loss {losses[0]:.3f} to {losses[1]:.3f}")
+
+
 def calibrate(
     vector: Annotated[Path, InFile],
     dev: Annotated[Path, typer.Option(exists=True, help="Evaluation set to choose on.")],
@@ -128,6 +161,7 @@ def calibrate(
 
     Strength, sign and scope are chosen on the development set, and kept in the file.
     """
+    from steerable_llm.build import sweep_of
     from steerable_llm.calibration import calibrate as choose
     from steerable_llm.evaluation_set import EvaluationSet
     from steerable_llm.vector import SteeringVector
@@ -135,13 +169,15 @@ def calibrate(
     dev_set = EvaluationSet.from_jsonl(dev)
     kept = EvaluationSet.from_jsonl(capability) if capability else None
     llm = load_model(model, revision)
+    loaded = SteeringVector.load(vector, model=llm, force=force)
     result = choose(
         llm,
-        SteeringVector.load(vector, model=llm, force=force),
+        loaded,
         dev=dev_set,
         capability=kept,
         budget=budget,
         progress=not as_json,
+        **sweep_of(loaded),
     )
     target = out or vector
     result.vector.save(target)

@@ -94,9 +94,9 @@ def evaluate(
             f"variant {sorted(shared)[0]!r} is in both the test and the capability set; "
             "keep each variant in one of them"
         )
-    _check_uniform(test)
+    check_uniform(test)
     if capability is not None:
-        _check_uniform(capability)
+        check_uniform(capability)
     vector.check(llm.fingerprint)
     instruction = strict_instruction or strict_instruction_for(aim)
     others = dict(rivals or {})
@@ -111,7 +111,7 @@ def evaluate(
     by_condition: dict[str, list[list[Outcome]]] = {}
     for condition, outcomes in zip(runs, found, strict=True):
         by_condition.setdefault(condition.name, []).append(outcomes)
-    rows = _rows(by_condition, items, set(capability.variants if capability else ()), seed)
+    rows = rows_of(by_condition, items, set(capability.variants if capability else ()), seed)
     changes = _changes(by_condition["none"][0], by_condition["steered"][0])
     regressions = [change for change in changes if change.kind == "regression"]
     return Report(
@@ -138,7 +138,7 @@ def evaluate(
     )
 
 
-def _check_uniform(items: EvaluationSet) -> None:
+def check_uniform(items: EvaluationSet) -> None:
     """A share over a variant means nothing when only some of its items can be judged."""
     for variant in items.variants:
         kinds = {(item.has_verdict, item.has_preference) for item in items.variant(variant)}
@@ -149,12 +149,20 @@ def _check_uniform(items: EvaluationSet) -> None:
             )
 
 
-def _rows(
+def rows_of(
     found: dict[str, list[list[Outcome]]],
     items: Sequence[EvaluationItem],
     capability: set[str],
     seed: int,
 ) -> list[Row]:
+    """One row per condition and variant.
+
+    Args:
+        found: Per condition its runs, each with an outcome per item.
+        items: What was asked.
+        capability: The variants that measure what must not be lost.
+        seed: Of the intervals.
+    """
     rows = []
     for condition, runs in found.items():
         for variant in dict.fromkeys(item.variant for item in items):

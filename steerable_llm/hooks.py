@@ -68,7 +68,7 @@ def steering_hooks(blocks: Sequence[nn.Module], plan: SteeringPlan) -> Iterator[
             if _plan_in_force.get() is not plan or threading.get_ident() != owner:
                 return None
             if hidden.dim() == 2:  # some families flatten the batch around their MLP
-                rows = hidden.unflatten(0, (len(plan.steerings), -1))
+                rows = hidden.reshape(len(plan.steerings), -1, hidden.shape[-1])
                 return plan.apply(layer, rows, site).flatten(0, 1)
             return plan.apply(layer, hidden, site)
 

@@ -76,4 +76,5 @@ def gated_delta(h: Tensor, gates: Gates, factor: float) -> Tensor:
     """
     x = h.float()
     opened = torch.sigmoid(x @ gates.weights.to(x.device).T + gates.biases.to(x.device))
-    return factor * (opened @ gates.vectors.to(x.device))
+    passed: Tensor = opened @ gates.vectors.to(x.device)
+    return factor * passed

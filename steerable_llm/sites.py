@@ -64,10 +64,10 @@ def _mlp(block: nn.Module) -> nn.Module:
         return list(chosen.values())[-1]
     if len(chosen) != 1:
         raise _unknown(block, "MLP", list(chosen))
-    (mlp,) = chosen.values()
+    mlp: nn.Module = next(iter(chosen.values()))
     if "residual" in inspect.signature(mlp.forward).parameters:
         # It adds the residual stream itself, so only its last matrix gives the MLP's own output.
-        return [part for part in mlp.modules() if _is_matrix(part)][-1]
+        mlp = [part for part in mlp.modules() if _is_matrix(part)][-1]
     return mlp
 
 

@@ -98,7 +98,7 @@ def extract_heads(
     states = torch.cat([read_states(llm, texts, "heads", last) for texts in (good, bad)])
     if progress is not None:
         progress(len(pairs))
-    states = states[:, list(layers)].unflatten(-1, (number, -1)).flatten(1, 2)
+    states = states[:, list(layers)].reshape(len(states), len(layers) * number, -1)
     labels = torch.cat([torch.ones(len(pairs)), torch.zeros(len(pairs))])
     accuracy = probe(Split(states, labels, training.repeat(2)))
     # A stable order, so that heads which are equally good are taken from the first layer on.

@@ -179,7 +179,8 @@ def _loss(
         return -sums.sum() / asked.sum()
     before = torch.tensor(plain, device=sums.device)
     gained = sums.view(-1, 2) - before
-    return -logsigmoid(config.beta * (gained[:, 0] - gained[:, 1])).mean()
+    preferred: Tensor = logsigmoid(config.beta * (gained[:, 0] - gained[:, 1]))
+    return -preferred.mean()
 
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:

@@ -60,7 +60,8 @@ def icv_delta(h: Tensor, direction: Tensor, strength: float) -> Tensor:
     towards = normalize(direction.to(x.device).float(), dim=0) * (1.0 if strength > 0 else -1.0)
     length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
     away = (normalize(x, dim=-1) @ -towards).clamp_min(0.0)
-    return length * (abs(strength) * (1.0 + away))[..., None] * towards
+    added: Tensor = length * (abs(strength) * (1.0 + away))[..., None] * towards
+    return added
 
 
 def gated_delta(h: Tensor, gates: Gates, factor: float) -> Tensor:

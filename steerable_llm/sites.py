@@ -72,7 +72,7 @@ def _mlp(block: nn.Module) -> nn.Module:
 
 
 def _output_projection(block: nn.Module) -> nn.Module:
-    found = [
+    found: list[tuple[str, nn.Module]] = [
         (name, part)
         for attention_name, attention in block.named_children()
         if _ATTENTION.search(attention_name) and _has_matrix(attention)

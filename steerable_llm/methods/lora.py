@@ -174,7 +174,7 @@ def _loss(
     # Padding stands on the right, where a causal model's earlier positions never look.
     logits = llm.model(input_ids=ids, use_cache=False).logits[:, :-1].float()
     chosen = logits.log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0]
-    sums = (chosen * asked[:, 1:]).sum(1)
+    sums: Tensor = (chosen * asked[:, 1:]).sum(1)
     if config.objective == "sft":
         return -sums.sum() / asked.sum()
     before = torch.tensor(plain, device=sums.device)

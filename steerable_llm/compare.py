@@ -112,6 +112,7 @@ def compare(
     for items in (test, capability):
         if items is not None:
             check_uniform(items)
+    _check_held_out(dev, test)
     instruction = strict_instruction or strict_instruction_for(aim)
     setup = _Setup(
         llm, pairs, dev, dev_capability, budget, instruction, max_new_tokens, batch_size, seed,
@@ -151,6 +152,17 @@ def compare(
         rows=tuple(rows),
         command=command,
     )
+
+
+def _check_held_out(dev: EvaluationSet, test: EvaluationSet) -> None:
+    """What was chosen on a prompt proves nothing on the same prompt."""
+    seen = {item.messages for item in dev}
+    both = [item.id for item in test if item.messages in seen]
+    if both:
+        raise InvalidInputError(
+            f"{len(both)} prompts of test {test.name!r} are in dev {dev.name!r} as well, such as "
+            f"{both[0]!r}: keep them apart, else the comparison is no held-out result"
+        )
 
 
 def _vector(setup: _Setup, name: str) -> _Ready:

@@ -368,13 +368,16 @@ def test_an_adapter_is_built_as_a_folder(
 def test_compare_tells_a_table_and_writes_reports(
     steerable: Steerable, model_folder: Path, pairs_file: Path, questions_file: Path
 ) -> None:
+    items = EvaluationSet.from_jsonl(questions_file)
+    EvaluationSet("dev", items[:1]).to_jsonl("dev.jsonl")
+    EvaluationSet("questions", items[1:]).to_jsonl("test.jsonl")
     arguments = (
-        *("compare", pairs_file, "--dev", questions_file, "--test", questions_file),
+        *("compare", pairs_file, "--dev", "dev.jsonl", "--test", "test.jsonl"),
         *("--method", "prompt", "--method", "cad", "--model", model_folder),
     )
     found = steerable.json(*arguments, "--report", "c.md", "--report", "c.html")
     assert [c["name"] for c in found["contenders"]] == ["none", "prompt", "cad"]
     assert "steerable compare" in Path("c.md").read_text(encoding="utf-8")
     assert "context-aware decoding" in Path("c.html").read_text(encoding="utf-8")
-    assert "3 ways on questions" in steerable(*arguments)
+    assert "3 ways on test" in steerable(*arguments)
     assert "magic" in steerable.error(*arguments, "--method", "magic")

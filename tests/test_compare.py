@@ -144,5 +144,7 @@ def test_what_cannot_be_compared_is_refused(
         compare(llm, pairs, sets["dev"], sets["test"], methods=["magic"], **QUICK)
     with pytest.raises(PairError, match="no pairs"):
         compare(llm, Pairs(), sets["dev"], sets["test"], **QUICK)
+    with pytest.raises(InvalidInputError, match=r"40 prompts of test .* are in dev"):
+        compare(llm, pairs, sets["test"], sets["test"], methods=["prompt"])
     with pytest.raises(InvalidInputError, match="no variant"):
         compare(llm, pairs, sets["dev"], sets["test"], target="gold", methods=["prompt"])

@@ -39,8 +39,13 @@ class Method:
 
 _HEADS = Application(site="heads", unit="absolute", renormalise=False)
 _ADDED = Application(renormalise=False)
+# The sources read the answers' last token. Answers that say where they come from part at their
+# first words, so that is tried as well: every method gets the place where it does best.
+_PLACES = ({}, {"answer_tokens": 2})
 # One layer has to do what all layers do together, so the shares are larger.
-_ONE_LAYER = Grid(strengths=(0.1, 0.2, 0.4, 0.8), scopes=("generated",), one_layer=True)
+_ONE_LAYER = Grid(
+    strengths=(0.1, 0.2, 0.4, 0.8), scopes=("generated",), one_layer=True, configs=_PLACES
+)
 
 METHODS: dict[str, Method] = {
     "grains": Method(GrainsConfig, extract_grains, GRAINS_PRESETS),
@@ -55,13 +60,13 @@ METHODS: dict[str, Method] = {
         IcvConfig,
         extract_icv,
         application=Application(site="mlp", rule="icv", scope="all"),
-        grid=Grid((0.02, 0.05, 0.1, 0.2, 0.4), scopes=("all", "generated")),
+        grid=Grid((0.02, 0.05, 0.1, 0.2, 0.4), scopes=("all", "generated"), configs=_PLACES),
     ),
     "iti": Method(
         ItiConfig,
         extract_iti,
         application=_HEADS,
-        grid=Grid((5.0, 10.0, 15.0, 20.0, 30.0), "absolute", ("generated",)),
+        grid=Grid((5.0, 10.0, 15.0, 20.0, 30.0), "absolute", ("generated",), configs=_PLACES),
     ),
     "nl_iti": Method(
         NlItiConfig,
@@ -78,7 +83,7 @@ METHODS: dict[str, Method] = {
         MatSteerConfig,
         extract_mat_steer,
         application=Application(rule="gate", unit="absolute"),
-        grid=Grid((0.5, 1.0, 2.0, 4.0), "absolute", one_layer=True),
+        grid=Grid((0.5, 1.0, 2.0, 4.0), "absolute", one_layer=True, configs=_PLACES),
     ),
-    "repe": Method(RepeConfig, extract_repe, application=_ADDED, grid=Grid()),
+    "repe": Method(RepeConfig, extract_repe, application=_ADDED, grid=Grid(configs=_PLACES)),
 }

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from pydantic import BaseModel
 
@@ -41,7 +42,7 @@ _HEADS = Application(site="heads", unit="absolute", renormalise=False)
 _ADDED = Application(renormalise=False)
 # The sources read the answers' last token. Answers that say where they come from part at their
 # first words, so that is tried as well: every method gets the place where it does best.
-_PLACES = ({}, {"answer_tokens": 2})
+_PLACES: tuple[Mapping[str, Any], ...] = ({}, {"answer_tokens": 2})
 # One layer has to do what all layers do together, so the shares are larger.
 _ONE_LAYER = Grid(
     strengths=(0.1, 0.2, 0.4, 0.8), scopes=("generated",), one_layer=True, configs=_PLACES

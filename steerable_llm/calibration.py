@@ -155,9 +155,11 @@ def calibrate(
         run_on_all([i for i, row in tried.items() if row.success > row.unsteered], "second look")
     run_on_all(_line(bench.candidates, _best(tried, budget)), "chosen line")
     best = _best(tried, budget)
+    if not _helps(tried[best], budget):
+        raise CalibrationError(_nothing_helps(tried[best], tried.values(), budget))
+    best = _gentlest(tried, best, budget)
+    run_on_all(_line(bench.candidates, best), "chosen line")
     chosen = tried[best]
-    if not _helps(chosen, budget):
-        raise CalibrationError(_nothing_helps(chosen, tried.values(), budget))
     if controls:
         random = bench.candidates[best].vector.randomised(seed)
         start = len(bench.candidates)
@@ -210,6 +212,25 @@ def _best(tried: Mapping[int, CalibrationRow], budget: float) -> int:
     """The best of those that were run on everything."""
     complete = [i for i, row in tried.items() if row.complete and not row.is_control]
     return min(complete, key=lambda number: rank(tried[number], budget))
+
+
+def _gentlest(tried: Mapping[int, CalibrationRow], best: int, budget: float) -> int:
+    """The weakest setting that is within one standard error of the best one.
+
+    What separates the two is noise of the dev prompts as likely as not, and a weaker steering has
+    fewer side effects that dev does not show (the rule of Breiman et al. 1984 for pruning).
+    """
+    top = tried[best].success
+    error = math.sqrt(top * (1 - top) / tried[best].prompts)
+    as_good = [
+        i
+        for i, row in tried.items()
+        if row.complete
+        and not row.is_control
+        and _helps(row, budget)
+        and row.success >= top - error
+    ]
+    return min(as_good, key=lambda i: (abs(tried[i].strength), rank(tried[i], budget)))
 
 
 def _helps(row: CalibrationRow, budget: float) -> bool:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import io
+import statistics
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
 from matplotlib import image
 from planted_behaviour import planted_llm, planted_vector, questions
 from rich.console import Console
 
-from steerable_llm.calibration import CalibrationResult, calibrate
+from steerable_llm.calibration import CalibrationResult, _gentlest, calibrate
 from steerable_llm.errors import CalibrationError, InvalidInputError
 from steerable_llm.evaluation_set import EvaluationSet
 from steerable_llm.model import SteerableHFLLM
@@ -53,6 +56,32 @@ def test_of_equals_the_smaller_strength_is_taken(result: CalibrationResult) -> N
     perfect = [row for row in result.rows if row.success == 1.0 and row.complete]
     assert len(perfect) >= 2
     assert abs(result.best.strength) == min(abs(row.strength) for row in perfect)
+
+
+@given(
+    st.lists(
+        st.tuples(st.floats(0.01, 0.2), st.integers(0, 100), st.floats(0, 0.02)),
+        min_size=1,
+        max_size=8,
+    )
+)
+def test_of_settings_that_dev_cannot_tell_apart_the_weakest_is_taken(
+    result: CalibrationResult, settings: list[tuple[float, int, float]]
+) -> None:
+    row = replace(result.best, unsteered=0.2, prompts=100)
+    rows = {
+        number: replace(row, strength=strength, success=right / 100, loss={"reading": loss})
+        for number, (strength, right, loss) in enumerate(settings)
+    }
+    allowed = {i: r for i, r in rows.items() if r.success > 0.2 and r.loss["reading"] <= 0.01}
+    assume(allowed)
+    best = max(allowed, key=lambda i: allowed[i].success)
+    chosen = rows[_gentlest(rows, best, 0.01)]
+    error = statistics.pstdev([1.0] * settings[best][1] + [0.0] * (100 - settings[best][1])) / 10
+    assert chosen.success >= rows[best].success - error - 1e-9
+    assert chosen.loss["reading"] <= 0.01 + 1e-9
+    for other in allowed.values():
+        assert other.strength >= chosen.strength or other.success < rows[best].success - error
 
 
 def test_rows_agree_with_answers_made_one_by_one(

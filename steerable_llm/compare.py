@@ -172,9 +172,12 @@ def _vector(setup: _Setup, name: str) -> _Ready:
         with warnings.catch_warnings():
             # The completeness of the attribution is in the vector's record; here it is one of many.
             warnings.filterwarnings("ignore", "the token scores miss", UserWarning)
-            candidates[label] = build_vector(
+            made = build_vector(
                 setup.llm, setup.pairs, method=name, name=name, progress=setup.progress, **config
             )
+        # Settings may come to the same, such as more heads than the model has.
+        if made.fingerprint_id not in {vector.fingerprint_id for vector in candidates.values()}:
+            candidates[label] = made
     first = next(iter(candidates.values()))
     found = calibrate(
         setup.llm,

@@ -43,6 +43,8 @@ _ADDED = Application(renormalise=False)
 # The sources read the answers' last token. Answers that say where they come from part at their
 # first words, so that is tried as well: every method gets the place where it does best.
 _PLACES: tuple[Mapping[str, Any], ...] = ({}, {"answer_tokens": 2})
+# The papers' 5 to 30 are for a few of a thousand heads; where most are steered, less has to do.
+_ALPHAS = (0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0)
 # One layer has to do what all layers do together, so the shares are larger.
 _ONE_LAYER = Grid(
     strengths=(0.1, 0.2, 0.4, 0.8), scopes=("generated",), one_layer=True, configs=_PLACES
@@ -67,17 +69,22 @@ METHODS: dict[str, Method] = {
         ItiConfig,
         extract_iti,
         application=_HEADS,
-        grid=Grid((5.0, 10.0, 15.0, 20.0, 30.0), "absolute", ("generated",), configs=_PLACES),
+        grid=Grid(
+            _ALPHAS,
+            "absolute",
+            ("generated",),
+            configs=tuple({**place, "heads": heads} for place in _PLACES for heads in (8, 48)),
+        ),
     ),
     "nl_iti": Method(
         NlItiConfig,
         extract_nl_iti,
         application=_HEADS,
         grid=Grid(
-            (5.0, 10.0, 15.0, 20.0, 30.0),
+            _ALPHAS,
             "absolute",
             ("generated",),
-            configs=tuple({"heads": heads} for heads in (16, 32, 64, 96)),
+            configs=tuple({"heads": heads} for heads in (8, 16, 32, 64, 96)),
         ),
     ),
     "mat_steer": Method(

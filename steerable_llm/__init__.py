@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
-    "Constraint",
     "AnswerLog",
+    "Constraint",
     "EvaluationSet",
     "Pairs",
     "Policy",

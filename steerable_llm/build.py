@@ -1,7 +1,7 @@
 """From pairs to a steering vector, with one call."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from rich.console import Console
@@ -14,6 +14,8 @@ from steerable_llm.methods import METHODS, Method
 from steerable_llm.model import SteerableHFLLM
 from steerable_llm.pairs import Pairs, PreferencePair
 from steerable_llm.vector import SteeringVector
+
+Config = TypeVar("Config", bound=BaseModel)
 
 
 def build_vector(
@@ -62,7 +64,7 @@ def build_vector(
         disable=not progress,
     )
     with bar:
-        task = bar.add_task(f"{method}: attributing", total=len(pairs))
+        task = bar.add_task(f"{method}: reading", total=len(pairs))
         found = chosen.extract(llm, pairs, settings, lambda done: bar.advance(task, done))
     vector = SteeringVector(
         name=name or method,
@@ -78,14 +80,39 @@ def build_vector(
             **found.facts,
         },
         attributions=found.attributions,
+        application=chosen.application,
+        gates=found.gates,
     )
     if tune_on is None:
         return vector
     dev = tune_on if isinstance(tune_on, EvaluationSet) else _as_evaluation_set(tune_on)
-    return calibrate(llm, vector, dev, progress=progress).vector
+    return calibrate(llm, vector, dev, progress=progress, **sweep_of(vector)).vector
+
+
+def sweep_of(vector: SteeringVector) -> dict[str, Any]:
+    """What `calibrate` should try for a vector, by the method that it was built with.
+
+    Returns:
+        Keyword arguments: strengths, scopes, layers and unit; none for a method that is not known.
+    """
+    method = METHODS.get(str(vector.provenance.get("method")))
+    if method is None:
+        return {}
+    grid = method.grid
+    return {
+        "strengths": grid.strengths,
+        "scopes": grid.scopes,
+        "layers": grid.layers(vector.layers),
+        "unit": grid.unit,
+    }
 
 
 def _settings(method: str, preset: str | None, config: dict[str, Any]) -> tuple[BaseModel, Method]:
+    if method == "lora":
+        raise InvalidInputError(
+            "LoRA trains an adapter and not a vector: use train_lora of "
+            "steerable_llm.methods.lora, or `steerable build --method lora --out FOLDER`"
+        )
     if method not in METHODS:
         raise InvalidInputError(f"unknown method {method!r}: choose from {', '.join(METHODS)}")
     chosen = METHODS[method]
@@ -95,14 +122,23 @@ def _settings(method: str, preset: str | None, config: dict[str, Any]) -> tuple[
             f"{', '.join(chosen.presets) or '(it has none)'}"
         )
     start = chosen.presets[preset].model_dump() if preset else {}
+    return validated(method, chosen.config, {**start, **config}), chosen
+
+
+def validated(method: str, config: type[Config], given: dict[str, Any]) -> Config:
+    """Return a method's settings.
+
+    Raises:
+        InvalidInputError: a setting that it does not have, or a value that it does not take.
+    """
     try:
-        return chosen.config.model_validate({**start, **config}), chosen
+        return config.model_validate(given)
     except ValidationError as error:
         problem = error.errors()[0]
         place = ".".join(map(str, problem["loc"]))
         raise InvalidInputError(
             f"setting {place!r} of method {method!r} is not valid: {problem['msg']}; it has "
-            f"{', '.join(chosen.config.model_fields)}"
+            f"{', '.join(config.model_fields)}"
         ) from error
 
 

@@ -175,6 +175,7 @@ def calibrate(
                 layers=chosen.layers,
                 scope=chosen.scope,
                 unit=unit,
+                renormalise=bench.candidates[best].vector.application.renormalise,
                 note=_note(chosen, dev, capability, budget, settings),
             )
         ),

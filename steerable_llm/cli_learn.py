@@ -7,7 +7,7 @@ import shlex
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -23,6 +23,10 @@ from steerable_llm.cli_options import (
     summary,
 )
 from steerable_llm.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from steerable_llm.model import SteerableHFLLM
+    from steerable_llm.pairs import Pairs
 
 
 def pairs(
@@ -66,11 +70,13 @@ def pairs(
 
 def build(
     pairs: Annotated[Path, InFile],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Vector file to write.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Vector file to write; for lora, a folder.")
+    ],
     name: Annotated[str | None, typer.Option(help="Name of the vector; else the file's.")] = None,
     model: Model = "demo",
     revision: Revision = None,
-    method: Annotated[str, typer.Option(help="How to build it.")] = "grains",
+    method: Annotated[str, typer.Option(help="How to build it; see docs/methods.md.")] = "grains",
     preset: Annotated[str | None, typer.Option(help="'paper' for the paper's settings.")] = None,
     setting: Annotated[
         list[str] | None,
@@ -91,6 +97,9 @@ def build(
     given = Pairs.from_jsonl(pairs)
     settings = _settings(setting or [])
     llm = load_model(model, revision)
+    if method == "lora":
+        _build_adapter(llm, given, out, name or out.name, settings, as_json)
+        return
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         vector = build_vector(
@@ -116,6 +125,30 @@ def build(
         print(f"{out}: {len(given)} pairs, layers {_span(vector.layers)}, not calibrated yet")
 
 
+def _build_adapter(
+    llm: SteerableHFLLM,
+    pairs: Pairs,
+    out: Path,
+    name: str,
+    settings: dict[str, Any],
+    as_json: bool,
+) -> None:
+    """Train a LoRA adapter and write its folder."""
+    from steerable_llm.build import validated
+    from steerable_llm.methods.lora import LoraSettings, train_lora
+    from steerable_llm.progress import progress_bar
+
+    chosen = validated("lora", LoraSettings, settings)
+    with progress_bar("lora: training", len(pairs), not as_json) as advance:
+        adapter = train_lora(llm, pairs, chosen, name, advance)
+    adapter.save(out)
+    if as_json:
+        print_json({"name": name, "provenance": dict(adapter.provenance), "file": str(out)})
+    else:
+        losses = adapter.provenance["first_loss"], adapter.provenance["last_loss"]
+        print(f"{out}: {len(pairs)} pairs, loss {losses[0]:.3f} to {losses[1]:.3f}")
+
+
 def calibrate(
     vector: Annotated[Path, InFile],
     dev: Annotated[Path, typer.Option(exists=True, help="Evaluation set to choose on.")],
@@ -135,6 +168,7 @@ def calibrate(
 
     Strength, sign and scope are chosen on the development set, and kept in the file.
     """
+    from steerable_llm.build import sweep_of
     from steerable_llm.calibration import calibrate as choose
     from steerable_llm.evaluation_set import EvaluationSet
     from steerable_llm.vector import SteeringVector
@@ -142,13 +176,15 @@ def calibrate(
     dev_set = EvaluationSet.from_jsonl(dev)
     kept = EvaluationSet.from_jsonl(capability) if capability else None
     llm = load_model(model, revision)
+    loaded = SteeringVector.load(vector, model=llm, force=force)
     result = choose(
         llm,
-        SteeringVector.load(vector, model=llm, force=force),
+        loaded,
         dev=dev_set,
         capability=kept,
         budget=budget,
         progress=not as_json,
+        **sweep_of(loaded),
     )
     target = out or vector
     result.vector.save(target)
@@ -165,7 +201,9 @@ def evaluate(
     test: Annotated[Path, InFile],
     against: Annotated[
         list[str] | None,
-        typer.Option(help="Condition to compare with; repeatable. All of them if left out."),
+        typer.Option(
+            help="Condition to compare with, such as cad; repeatable. Else the usual four."
+        ),
     ] = None,
     capability: Annotated[
         Path | None, typer.Option(exists=True, help="Evaluation set of what must not be lost.")
@@ -189,7 +227,7 @@ def evaluate(
     """
     from rich.console import Console
 
-    from steerable_llm.conditions import CONDITIONS
+    from steerable_llm.conditions import DEFAULT_AGAINST
     from steerable_llm.evaluate import evaluate as measure
     from steerable_llm.evaluation_set import EvaluationSet
     from steerable_llm.vector import SteeringVector
@@ -202,7 +240,7 @@ def evaluate(
         llm,
         loaded,
         test_set,
-        against=tuple(against or CONDITIONS),
+        against=tuple(against or DEFAULT_AGAINST),
         capability=kept,
         seed=seed,
         progress=not as_json,

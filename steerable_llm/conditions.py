@@ -7,15 +7,20 @@
 | `prompt` | a strict system instruction, no vector | whether asking would have done it |
 | `random` | random vectors of the same norms, same strength | whether any push does it |
 | `sign_flipped` | the vector with the opposite strength | whether the direction matters |
+| `cad`, `adacad` | no vector; scores set off against no context | whether decoding does it |
+| a method, or `lora` | another vector or adapter (`rivals`) | whether another way does it better |
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from steerable_llm.adapter import Adapter
+from steerable_llm.contrast import Contrast
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.evaluation_set import EvaluationItem
+from steerable_llm.methods import METHODS
 from steerable_llm.steering import Steering
 from steerable_llm.vector import SteeringVector
 
@@ -38,11 +43,15 @@ class Condition:
         name: What the report's row is called; conditions of one name are averaged per prompt.
         steering: What the model is steered with.
         instruction: A system message that takes the place of the prompt's own, if any.
+        contrast: Counts what the context adds more, while decoding and scoring.
+        adapter: LoRA weights that the model has meanwhile.
     """
 
     name: str
     steering: Steering
     instruction: str | None = None
+    contrast: Contrast | None = None
+    adapter: Adapter | None = None
 
     def messages(self, item: EvaluationItem) -> list[dict[str, str]]:
         """The item's prompt as this condition sends it."""
@@ -61,12 +70,16 @@ class Setting:
         strict_instruction: The system message of `prompt`.
         seed: Of the random vectors.
         random_vectors: How many random vectors are averaged.
+        cad_alpha: How much more the context counts under `cad`.
+        rivals: Calibrated vectors, or adapters, by the names that `against` calls them.
     """
 
     vector: SteeringVector
     strict_instruction: str
     seed: int = 0
     random_vectors: int = 3
+    cad_alpha: float = 0.5
+    rivals: Mapping[str, SteeringVector | Adapter] = field(default_factory=dict)
 
 
 def _steered(setting: Setting) -> list[Condition]:
@@ -91,11 +104,30 @@ def _sign_flipped(setting: Setting) -> list[Condition]:
     return [Condition("sign_flipped", setting.vector.negated().steer())]
 
 
+def _cad(setting: Setting) -> list[Condition]:
+    return [Condition("cad", Steering.none(), contrast=Contrast("cad", setting.cad_alpha))]
+
+
+def _adacad(_: Setting) -> list[Condition]:
+    return [Condition("adacad", Steering.none(), contrast=Contrast("adacad"))]
+
+
+def _rival(name: str, rival: SteeringVector | Adapter) -> Condition:
+    if isinstance(rival, Adapter):
+        return Condition(name, Steering.none(), adapter=rival)
+    return Condition(name, rival.steer())
+
+
+#: What a vector is compared with unless something else is asked for.
+DEFAULT_AGAINST = ("none", "prompt", "random", "sign_flipped")
+
 CONDITIONS: Mapping[str, Callable[[Setting], list[Condition]]] = {
     "none": _none,
     "prompt": _prompt,
     "random": _random,
     "sign_flipped": _sign_flipped,
+    "cad": _cad,
+    "adacad": _adacad,
 }
 
 
@@ -107,15 +139,26 @@ def conditions(setting: Setting, against: Sequence[str]) -> list[Condition]:
     Raises:
         InvalidInputError: A name in `against` is unknown; the message lists the known ones.
     """
-    unknown = [name for name in against if name not in CONDITIONS]
-    if unknown:
-        raise InvalidInputError(
-            f"cannot compare against {unknown[0]!r}; choose from {', '.join(CONDITIONS)}"
-        )
+    for name in against:
+        if name in CONDITIONS or name in setting.rivals:
+            continue
+        known = ", ".join([*CONDITIONS, *setting.rivals])
+        if name in METHODS or name == "lora":
+            raise InvalidInputError(
+                f"cannot compare against {name!r} without what it made: give rivals={{{name!r}: "
+                f"...}}, calibrated, or let `compare` make it; else choose from {known}"
+            )
+        raise InvalidInputError(f"cannot compare against {name!r}; choose from {known}")
     if setting.random_vectors < 1:
         raise InvalidInputError("random_vectors must be at least 1")
     others = dict.fromkeys(["none", *against])
-    return _steered(setting) + [c for name in others for c in CONDITIONS[name](setting)]
+    found = _steered(setting)
+    for name in others:
+        if name in setting.rivals:
+            found.append(_rival(name, setting.rivals[name]))
+        else:
+            found += CONDITIONS[name](setting)
+    return found
 
 
 def strict_instruction_for(variant: str) -> str:

@@ -19,6 +19,7 @@ from transformers import (
 
 from steerable_llm.answer_text import AnswerText
 from steerable_llm.chat_format import ChatFormat
+from steerable_llm.contrast_decoding import ContextContrast, bare_prompt
 from steerable_llm.decision import SteeringDecision
 from steerable_llm.generation import (
     AppliedVector,
@@ -217,6 +218,8 @@ def decode(
         pad_token_id=padding,
         disable_compile=True,
     )
+    contrasts = [prompt.request.contrast for prompt in prompts]
+    bare = [bare_prompt(chat, p.request.messages) if p.request.contrast else None for p in prompts]
     with steering_hooks(blocks, plan):
         _without_defaults(model).generate(
             ids,
@@ -224,6 +227,7 @@ def decode(
             generation_config=config,
             logits_processor=LogitsProcessorList(
                 [
+                    ContextContrast(model, blocks, bare, contrasts),
                     GrammarMask([prompt.grammar for prompt in prompts]),
                     RowSampler([prompt.request for prompt in prompts]),
                 ]

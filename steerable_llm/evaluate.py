@@ -6,7 +6,13 @@ import importlib.metadata
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
-from steerable_llm.conditions import Setting, conditions, strict_instruction_for
+from steerable_llm.adapter import Adapter
+from steerable_llm.conditions import (
+    DEFAULT_AGAINST,
+    Setting,
+    conditions,
+    strict_instruction_for,
+)
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.evaluation_set import EvaluationItem, EvaluationSet
 from steerable_llm.metrics import Estimate, difference, estimate, made_worse, mended
@@ -25,7 +31,7 @@ def evaluate(
     llm: SteerableHFLLM,
     vector: SteeringVector,
     test: EvaluationSet | Pairs,
-    against: Sequence[str] = ("none", "prompt", "random", "sign_flipped"),
+    against: Sequence[str] = DEFAULT_AGAINST,
     capability: EvaluationSet | None = None,
     seed: int = 0,
     progress: bool = True,
@@ -36,6 +42,8 @@ def evaluate(
     max_new_tokens: int = 32,
     batch_size: int = 64,
     random_vectors: int = 3,
+    cad_alpha: float = 0.5,
+    rivals: Mapping[str, SteeringVector | Adapter] | None = None,
     command: str | None = None,
 ) -> Report:
     """Runs a calibrated vector on held-out prompts and says whether it is fit for use.
@@ -62,6 +70,9 @@ def evaluate(
         max_new_tokens: Where answers are cut.
         batch_size: Rows that run together.
         random_vectors: How many random vectors are averaged.
+        cad_alpha: How much more the context counts under `cad`; choose it on dev.
+        rivals: What other methods made of the same pairs, by the names in `against`: calibrated
+            vectors of this model, or adapters.
         command: What to run to get the report again, for the card.
 
     Returns:
@@ -83,19 +94,24 @@ def evaluate(
             f"variant {sorted(shared)[0]!r} is in both the test and the capability set; "
             "keep each variant in one of them"
         )
-    _check_uniform(test)
+    check_uniform(test)
     if capability is not None:
-        _check_uniform(capability)
+        check_uniform(capability)
     vector.check(llm.fingerprint)
     instruction = strict_instruction or strict_instruction_for(aim)
-    runs = conditions(Setting(vector, instruction, seed, random_vectors), against)
+    others = dict(rivals or {})
+    for rival in others.values():
+        rival.check(llm)
+    runs = conditions(
+        Setting(vector, instruction, seed, random_vectors, cad_alpha, others), against
+    )
     items: list[EvaluationItem] = [*test, *(capability or ())]
     with progress_bar("evaluating", len(items) * len(runs), progress) as advance:
         found = measure(llm, runs, items, max_new_tokens, batch_size, advance)
     by_condition: dict[str, list[list[Outcome]]] = {}
     for condition, outcomes in zip(runs, found, strict=True):
         by_condition.setdefault(condition.name, []).append(outcomes)
-    rows = _rows(by_condition, items, set(capability.variants if capability else ()), seed)
+    rows = rows_of(by_condition, items, set(capability.variants if capability else ()), seed)
     changes = _changes(by_condition["none"][0], by_condition["steered"][0])
     regressions = [change for change in changes if change.kind == "regression"]
     return Report(
@@ -122,7 +138,7 @@ def evaluate(
     )
 
 
-def _check_uniform(items: EvaluationSet) -> None:
+def check_uniform(items: EvaluationSet) -> None:
     """A share over a variant means nothing when only some of its items can be judged."""
     for variant in items.variants:
         kinds = {(item.has_verdict, item.has_preference) for item in items.variant(variant)}
@@ -133,12 +149,20 @@ def _check_uniform(items: EvaluationSet) -> None:
             )
 
 
-def _rows(
+def rows_of(
     found: dict[str, list[list[Outcome]]],
     items: Sequence[EvaluationItem],
     capability: set[str],
     seed: int,
 ) -> list[Row]:
+    """One row per condition and variant.
+
+    Args:
+        found: Per condition its runs, each with an outcome per item.
+        items: What was asked.
+        capability: The variants that measure what must not be lost.
+        seed: Of the intervals.
+    """
     rows = []
     for condition, runs in found.items():
         for variant in dict.fromkeys(item.variant for item in items):

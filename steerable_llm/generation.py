@@ -9,6 +9,7 @@ from typing import Any, Literal, TypedDict
 
 from steerable_llm.constraint import Constraint
 from steerable_llm.context import Context
+from steerable_llm.contrast import Contrast
 from steerable_llm.decision import SteeringDecision
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.pairs import MessagesLike
@@ -44,6 +45,7 @@ class GenerationRequest:
             retrieved texts themselves. None tells it from the prompt.
         policy: Decides in place of the model's policy of the moment, for callers that have looked
             at that before, as for a cache's key.
+        contrast: Count what the prompt's context adds more (context-aware decoding).
 
     Raises:
         InvalidInputError: A value out of its range.
@@ -64,6 +66,7 @@ class GenerationRequest:
     parallel_tool_calls: bool = True
     context: Context = None
     policy: Policy | None = field(default=None, compare=False, repr=False)
+    contrast: Contrast | None = None
 
     def __post_init__(self) -> None:
         """Refuse values out of range before a model is touched."""

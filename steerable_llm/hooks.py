@@ -1,4 +1,4 @@
-"""Forward hooks on decoder blocks: one that steers, and one that records.
+"""Forward hooks on decoder blocks and sites in them: one that steers, and one that records.
 
 Hooks live for the length of a ``with`` block and go away on every way out of it. They act only in
 the thread, and only for the plan, that opened the block: another thread that runs the same model
@@ -19,8 +19,10 @@ from torch import Tensor, nn
 from steerable_llm.blocks import find_blocks
 from steerable_llm.errors import ModelMismatchError
 from steerable_llm.plan import SteeringPlan
+from steerable_llm.sites import HookPoint, find_site
+from steerable_llm.steering import Site
 
-__all__ = ["SteeringPlan", "capture_block_outputs", "steering_hooks"]
+__all__ = ["SteeringPlan", "capture_block_outputs", "capture_site", "steering_hooks"]
 
 # The plan that forward passes of this thread follow. A thread starts with an empty context, and a
 # nested call replaces the plan, so that only the innermost one is in force.
@@ -32,7 +34,7 @@ _plan_in_force: ContextVar[SteeringPlan | None] = ContextVar("steering plan", de
 _registration = threading.Lock()
 
 Handle = torch.utils.hooks.RemovableHandle
-ForwardHook = Callable[[nn.Module, tuple[Any, ...], Any], Any]
+Steer = Callable[[Tensor], Tensor | None]
 
 
 @contextmanager
@@ -51,8 +53,9 @@ def steering_hooks(blocks: Sequence[nn.Module], plan: SteeringPlan) -> Iterator[
 
     Raises:
         ModelMismatchError: The plan steers a block that the model does not have.
+        UnknownArchitectureError: The plan steers a part of a block that cannot be told.
     """
-    absent = [layer for layer in plan.layers if not 0 <= layer < len(blocks)]
+    absent = [layer for _, layer in plan.places if not 0 <= layer < len(blocks)]
     if absent:
         raise ModelMismatchError(
             f"the steering needs layers {absent}, but the model has blocks 0 to "
@@ -60,19 +63,22 @@ def steering_hooks(blocks: Sequence[nn.Module], plan: SteeringPlan) -> Iterator[
         )
     owner = threading.get_ident()
 
-    def hook_for(layer: int) -> ForwardHook:
-        def hook(_module: nn.Module, _inputs: tuple[Any, ...], output: Any) -> Any:
+    def steer_at(site: Site, layer: int) -> Steer:
+        def steer(hidden: Tensor) -> Tensor | None:
             if _plan_in_force.get() is not plan or threading.get_ident() != owner:
                 return None
-            return _with_hidden(output, plan.apply(layer, _hidden(output)))
+            if hidden.dim() == 2:  # some families flatten the batch around their MLP
+                rows = hidden.reshape(len(plan.steerings), -1, hidden.shape[-1])
+                return plan.apply(layer, rows, site).flatten(0, 1)
+            return plan.apply(layer, hidden, site)
 
-        return hook
+        return steer
 
     token = _plan_in_force.set(plan)
     handles: list[Handle] = []
     try:
-        for layer in plan.layers:
-            handles.append(_register(blocks[layer], hook_for(layer)))
+        for site, layer in plan.places:
+            handles.append(_register(find_site(blocks[layer], site), steer_at(site, layer)))
         yield plan
     finally:
         _remove(handles)
@@ -97,38 +103,63 @@ def capture_block_outputs(
     blocks = (
         find_blocks(model_or_blocks) if isinstance(model_or_blocks, nn.Module) else model_or_blocks
     )
+    with capture_site(blocks, "block") as captured:
+        yield captured
+
+
+@contextmanager
+def capture_site(blocks: Sequence[nn.Module], site: Site) -> Iterator[Mapping[int, Tensor]]:
+    """Record what one site of every block gives in the forward passes of this thread.
+
+    Args:
+        blocks: The model's decoder blocks.
+        site: Where to record; see `sites`.
+
+    Yields:
+        Block index to raw activations ``[B, T, width]`` of the latest pass.
+
+    Raises:
+        UnknownArchitectureError: The site cannot be told from the blocks' module trees.
+    """
     owner = threading.get_ident()
     captured: dict[int, Tensor] = {}
 
-    def hook_for(layer: int) -> ForwardHook:
-        def hook(_module: nn.Module, _inputs: tuple[Any, ...], output: Any) -> None:
+    def record_at(layer: int) -> Steer:
+        def record(hidden: Tensor) -> None:
             if threading.get_ident() == owner:
-                captured[layer] = _hidden(output)
+                # Some blocks add to their parts' outputs in place; a copy keeps what was given.
+                captured[layer] = hidden if site == "block" else hidden.clone()
 
-        return hook
+        return record
 
     handles: list[Handle] = []
     try:
         for layer, block in enumerate(blocks):
-            handles.append(_register(block, hook_for(layer)))
+            handles.append(_register(find_site(block, site), record_at(layer)))
         yield captured
     finally:
         _remove(handles)
 
 
-def _hidden(output: Any) -> Tensor:
-    """The residual stream in a block's output: the output itself, or the first of a tuple."""
-    hidden: Tensor = output[0] if isinstance(output, tuple) else output
-    return hidden
+def _register(point: HookPoint, change: Steer) -> Handle:
+    """Hook a module's input or output; what `change` returns replaces it, None leaves it."""
 
+    def after(_module: nn.Module, _inputs: tuple[Any, ...], output: Any) -> Any:
+        # The residual stream is the output itself, or the first of a tuple.
+        is_tuple = isinstance(output, tuple)
+        changed = change(output[0] if is_tuple else output)
+        if changed is None:
+            return None
+        return (changed, *output[1:]) if is_tuple else changed
 
-def _with_hidden(output: Any, hidden: Tensor) -> Any:
-    return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+    def before(_module: nn.Module, inputs: tuple[Any, ...]) -> Any:
+        changed = change(inputs[0])
+        return None if changed is None else (changed, *inputs[1:])
 
-
-def _register(block: nn.Module, hook: ForwardHook) -> Handle:
     with _registration:
-        return block.register_forward_hook(hook)
+        if point.on_input:
+            return point.module.register_forward_pre_hook(before)
+        return point.module.register_forward_hook(after)
 
 
 def _remove(handles: Sequence[Handle]) -> None:

@@ -6,25 +6,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from torch import Tensor
+
 from steerable_llm.answer_text import AnswerText
 from steerable_llm.conditions import Condition
-from steerable_llm.errors import PromptTooLongError
 from steerable_llm.evaluation_set import EvaluationItem
-from steerable_llm.forced_answers import forced_logits, greedy_tokens, log_probability
+from steerable_llm.forced_answers import log_probability
 from steerable_llm.metrics import kl_per_token
 from steerable_llm.model import SteerableHFLLM
 from steerable_llm.progress import Advance
-from steerable_llm.prompt_state import PromptState, run_prompts
+from steerable_llm.running import Job, groups, running
+
+__all__ = ["Job", "Outcome", "answers", "measure"]
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Job:
-    """One prompt to run under one condition."""
-
-    condition: Condition
-    item: EvaluationItem
 
 
 @dataclass(frozen=True)
@@ -71,18 +66,19 @@ def answers(
         PromptTooLongError: A prompt with its answer does not fit the context window.
     """
     prompts = [llm.encode(job.condition.messages(job.item)) for job in jobs]
-    # Jobs on one prompt stand together, those of a scope that can share it apart from the others.
-    order = sorted(
-        range(len(jobs)), key=lambda i: (_shares(jobs[i].condition), -len(prompts[i]), prompts[i])
-    )
     done: dict[int, str] = {}
-    for chunk in _chunks(order, batch_size):
-        conditions = [jobs[i].condition for i in chunk]
-        state = _state(llm, conditions, [prompts[i] for i in chunk], max_new_tokens)
-        tokens = _greedy(llm, state, max_new_tokens)
-        done.update(zip(chunk, (_text(llm, answer) for answer in tokens), strict=True))
-        if advance is not None:
-            advance(len(chunk))
+    for group in groups([job.condition for job in jobs]):
+        # Jobs on one prompt stand together, those of a scope that can share it apart from others.
+        order = sorted(
+            group, key=lambda i: (_shares(jobs[i].condition), -len(prompts[i]), prompts[i])
+        )
+        for chunk in _chunks(order, batch_size):
+            rows = [jobs[i] for i in chunk]
+            with running(llm, rows, [prompts[i] for i in chunk], max_new_tokens) as batch:
+                tokens = batch.greedy(max_new_tokens)
+            done.update(zip(chunk, (_text(llm, answer) for answer in tokens), strict=True))
+            if advance is not None:
+                advance(len(chunk))
     return [done[i] for i in range(len(jobs))]
 
 
@@ -123,6 +119,21 @@ def measure(
     return [[done[i][number] for i in range(len(items))] for number in range(len(conditions))]
 
 
+@dataclass(frozen=True)
+class _Reading:
+    """What one row gave.
+
+    Attributes:
+        tokens: Its answer.
+        along: Logits along the unsteered answer to the same item, `[n, V]`.
+        margin: log P(good) - log P(bad), where the item has both.
+    """
+
+    tokens: list[int]
+    along: Tensor
+    margin: float | None
+
+
 def _measure(
     llm: SteerableHFLLM,
     conditions: Sequence[Condition],
@@ -130,57 +141,77 @@ def _measure(
     max_new_tokens: int,
 ) -> list[list[Outcome]]:
     """Per item, its outcome under each condition."""
-    rows = [Job(condition, item) for item in items for condition in conditions]
-    prompts = [llm.encode(row.condition.messages(row.item)) for row in rows]
-    good, bad = (
-        [llm.encode_answer(text) if row.item.has_preference and text is not None else []
-         for row, text in ((row, getattr(row.item, name)) for row in rows)]
-        for name in ("good", "bad")
-    )  # fmt: skip
-    longest = max(max_new_tokens, *map(len, good), *map(len, bad))
-    state = _state(llm, [row.condition for row in rows], prompts, longest)
-    made = _greedy(llm, state, max_new_tokens)
-    unsteered = [condition.name for condition in conditions].index("none")
-    # Row of the same item under "none".
-    beside = [n - n % len(conditions) + unsteered for n in range(len(rows))]
-    own = forced_logits(llm.model, llm.blocks, state, [made[n] for n in beside])
-    margins: list[float | None] = [None] * len(rows)
-    if any(good):
-        sums = [
-            [0.0 if x is None else log_probability(x, a) for x, a in zip(found, given, strict=True)]
-            for given in (good, bad)
-            for found in [forced_logits(llm.model, llm.blocks, state, given)]
+    none = [condition.name for condition in conditions].index("none")
+    found: dict[tuple[int, int], _Reading] = {}
+    for group in groups(conditions):
+        places = [(i, number) for i in range(len(items)) for number in group]
+        jobs = [Job(conditions[number], items[i]) for i, number in places]
+        # The unsteered answers are made in the first group and known in all later ones.
+        beside: Sequence[int | Sequence[int]] = (
+            [places.index((i, none)) for i, _ in places]
+            if none in group
+            else [found[i, none].tokens for i, _ in places]
+        )
+        found.update(zip(places, _read(llm, jobs, beside, max_new_tokens), strict=True))
+    return [
+        [
+            Outcome(
+                item,
+                _text(llm, reading.tokens),
+                tuple(reading.tokens),
+                reading.margin,
+                0.0 if number == none else kl_per_token(reading.along, found[i, none].along),
+            )
+            for number in range(len(conditions))
+            for reading in [found[i, number]]
         ]
-        margins = [
-            plus - minus if row.item.has_preference else None
-            for row, plus, minus in zip(rows, *sums, strict=True)
-        ]
-    outcomes = []
-    for n, row in enumerate(rows):
-        logits, reference = own[n], own[beside[n]]
-        assert logits is not None  # every answer has a token, if only the end of turn
-        assert reference is not None
-        divergence = 0.0 if n == beside[n] else kl_per_token(logits, reference)
-        text = _text(llm, made[n])
-        outcomes.append(Outcome(row.item, text, tuple(made[n]), margins[n], divergence))
-    return list(map(list, _chunks(outcomes, len(conditions))))
+        for i, item in enumerate(items)
+    ]
 
 
-def _state(
+def _read(
     llm: SteerableHFLLM,
-    conditions: Sequence[Condition],
-    prompts: Sequence[Sequence[int]],
-    new_tokens: int,
-) -> PromptState:
-    longest = max(map(len, prompts))
-    if longest + new_tokens > llm.context_window:
-        raise PromptTooLongError(longest, new_tokens, llm.context_window)
-    steerings = [condition.steering for condition in conditions]
-    return run_prompts(llm.model, llm.blocks, prompts, steerings)
+    jobs: Sequence[Job],
+    beside: Sequence[int | Sequence[int]],
+    max_new_tokens: int,
+) -> list[_Reading]:
+    """Runs rows that may share a batch.
 
-
-def _greedy(llm: SteerableHFLLM, state: PromptState, max_new_tokens: int) -> list[list[int]]:
-    return greedy_tokens(llm.model, llm.blocks, state, llm._end_ids, max_new_tokens)
+    Args:
+        llm: The model.
+        jobs: One per row.
+        beside: Per row the unsteered answer to its item, or the row that makes it.
+        max_new_tokens: Where answers are cut.
+    """
+    prompts = [llm.encode(job.condition.messages(job.item)) for job in jobs]
+    good, bad = (
+        [
+            llm.encode_answer(text) if job.item.has_preference and text is not None else []
+            for job in jobs
+            for text in [getattr(job.item, name)]
+        ]
+        for name in ("good", "bad")
+    )
+    longest = max(max_new_tokens, *map(len, good), *map(len, bad))
+    margins: list[float | None] = [None] * len(jobs)
+    with running(llm, jobs, prompts, longest) as batch:
+        made = batch.greedy(max_new_tokens)
+        along = batch.forced([made[x] if isinstance(x, int) else x for x in beside])
+        if any(good):
+            plus, minus = (
+                [0.0 if x is None else log_probability(x, a) for x, a in rows]
+                for given in (good, bad)
+                for rows in [zip(batch.forced(given), given, strict=True)]
+            )
+            margins = [
+                p - m if job.item.has_preference else None
+                for job, p, m in zip(jobs, plus, minus, strict=True)
+            ]
+    readings = []
+    for tokens, logits, margin in zip(made, along, margins, strict=True):
+        assert logits is not None  # every answer has a token, if only the end of turn
+        readings.append(_Reading(tokens, logits, margin))
+    return readings
 
 
 def _text(llm: SteerableHFLLM, tokens: Sequence[int]) -> str:

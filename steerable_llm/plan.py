@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from steerable_llm.errors import ModelMismatchError, SteeringNotAppliedError
-from steerable_llm.steering import SCOPES, Scope, Steering, SteeringTerm, steer_hidden
+from steerable_llm.steering import SCOPES, Scope, Site, Steering, SteeringTerm, steer_hidden
 
 
 class SteeringPlan:
@@ -39,17 +39,18 @@ class SteeringPlan:
         columns = [last_prompt] * rows if isinstance(last_prompt, int) else list(last_prompt)
         self.last_prompt = torch.tensor(columns, device=self.mask.device)[:, None]
         self._prompt_end = max(columns, default=0)
-        self.layers = sorted({layer for steering in self.steerings for layer in steering.layers})
+        self.places = sorted({place for steering in self.steerings for place in steering.places})
         self._unfinished = torch.ones(rows, dtype=torch.bool, device=self.mask.device)
-        self._seen = dict.fromkeys(self.layers, 0)
-        self._deltas: dict[int, dict[Scope, tuple[Tensor, Tensor, Tensor]]] = {}
+        self._seen = dict.fromkeys(self.places, 0)
+        self._deltas: dict[tuple[Site, int], dict[Scope, tuple[Tensor, Tensor, Tensor]]] = {}
+        self._looking: dict[tuple[Site, int], list[tuple[SteeringTerm, list[int]]]] = {}
         self._counts = {
-            layer: {
+            place: {
                 # Kept on the device: reading them back each pass would stall an accelerator.
                 scope: torch.zeros(rows, dtype=torch.long, device=self.mask.device)
                 for scope in SCOPES
             }
-            for layer in self.layers
+            for place in self.places
         }
 
     def finish(self, row: int) -> None:
@@ -62,7 +63,7 @@ class SteeringPlan:
         Raises:
             SteeringNotAppliedError: The term is active, and one of its layers was never reached.
         """
-        counts = {x: int(self._counts[x][term.scope][row]) for x in term.steered_layers}
+        counts = {x: int(self._counts[term.site, x][term.scope][row]) for x in term.steered_layers}
         missed = [layer for layer, count in counts.items() if count == 0]
         if missed:
             raise SteeringNotAppliedError(
@@ -72,13 +73,16 @@ class SteeringPlan:
             )
         return min(counts.values())
 
-    def apply(self, layer: int, h: Tensor) -> Tensor:
-        """Steer the output ``[B, T, d]`` of one block and move on by ``T`` columns."""
-        start = self._seen[layer]
+    def apply(self, layer: int, h: Tensor, site: Site = "block") -> Tensor:
+        """Steer what one site gives, ``[B, T, d]``, and move on by ``T`` columns."""
+        place = (site, layer)
+        start = self._seen[place]
         width = h.shape[1]
-        self._seen[layer] = start + width
-        row_deltas = self._row_deltas(layer, h)
-        if start > self._prompt_end and set(row_deltas) == {"prompt"}:
+        self._seen[place] = start + width
+        row_deltas = self._row_deltas(layer, h, site)
+        looking = self._looking_terms(layer, site)
+        scopes = {*row_deltas, *(term.scope for term, _ in looking)}
+        if start > self._prompt_end and scopes == {"prompt"}:
             return h
         used = self._used_columns(start, width)
         column = torch.arange(start, start + width, device=self.mask.device)[None, :]
@@ -87,15 +91,36 @@ class SteeringPlan:
             "prompt": used & (column <= self.last_prompt),
             "generated": used & (column >= self.last_prompt),
         }
+        for scope in scopes:
+            self._counts[place][scope] += in_scope[scope].sum(dim=1)
         total = torch.zeros((), device=h.device)
         touched = renormalise = torch.zeros((), dtype=torch.bool, device=h.device)
         for scope, (delta, has_term, wants_norm) in row_deltas.items():
-            self._counts[layer][scope] += in_scope[scope].sum(dim=1)
             where = in_scope[scope].to(h.device)
             total = total + delta[:, None, :] * where[..., None]
             touched = touched | (where & has_term[:, None])
             renormalise = renormalise | (where & wants_norm[:, None])
+        for term, rows in looking:
+            where = torch.zeros_like(used, device=h.device)
+            where[rows] = in_scope[term.scope][rows].to(h.device)
+            added = torch.zeros(h.shape, device=h.device)
+            added[rows] = term.delta_at(layer, h[rows]) * where[rows][..., None]
+            total = total + added
+            touched = touched | where
+            renormalise = renormalise | (where & term.renormalise)
         return steer_hidden(h, total, renormalise, touched)
+
+    def _looking_terms(self, layer: int, site: Site) -> list[tuple[SteeringTerm, list[int]]]:
+        """Terms whose rule looks at the state, each with the rows it acts on."""
+        if (site, layer) not in self._looking:
+            # Rows of one term run together; a row may hold the same term more than once.
+            found: dict[tuple[int, int], tuple[SteeringTerm, list[int]]] = {}
+            for row, steering in enumerate(self.steerings):
+                terms = [t for t in steering.terms_at(layer, site) if t.rule != "add"]
+                for number, term in enumerate(terms):
+                    found.setdefault((id(term), number), (term, []))[1].append(row)
+            self._looking[site, layer] = list(found.values())
+        return self._looking[site, layer]
 
     def _used_columns(self, start: int, width: int) -> Tensor:
         """``[B, width]``: which of the columns hold a real token of an unfinished row."""
@@ -106,19 +131,23 @@ class SteeringPlan:
             used = torch.cat([used, later], dim=1)
         return used & self._unfinished[:, None]
 
-    def _row_deltas(self, layer: int, h: Tensor) -> dict[Scope, tuple[Tensor, Tensor, Tensor]]:
+    def _row_deltas(
+        self, layer: int, h: Tensor, site: Site
+    ) -> dict[Scope, tuple[Tensor, Tensor, Tensor]]:
         """Per scope: the summed deltas ``[B, d]``, which rows have a term, which renormalise."""
-        if layer not in self._deltas:
+        if (site, layer) not in self._deltas:
             rows, width = len(self.steerings), h.shape[-1]
             found: dict[Scope, tuple[Tensor, Tensor, Tensor]] = {}
             for row, steering in enumerate(self.steerings):
-                for term, delta in steering.deltas(layer):
-                    if delta.shape != (width,):
+                for term in steering.terms_at(layer, site):
+                    shape = term.vector.directions[layer].shape
+                    if shape != (width,):
                         raise ModelMismatchError(
-                            f"vector {term.vector.name!r} has width {tuple(delta.shape)} in layer "
-                            f"{layer}, but the model's blocks have width {width}: build the "
-                            "vector for this model"
+                            f"vector {term.vector.name!r} has width {tuple(shape)} in layer "
+                            f"{layer}, but the model has width {width} at site {site!r}: build "
+                            "the vector for this model"
                         )
+                for term, delta in steering.deltas(layer, site):
                     total, has_term, wants_norm = found.setdefault(
                         term.scope,
                         (
@@ -130,5 +159,5 @@ class SteeringPlan:
                     total[row] += delta.to(h.device)
                     has_term[row] = True
                     wants_norm[row] |= term.renormalise
-            self._deltas[layer] = found
-        return self._deltas[layer]
+            self._deltas[site, layer] = found
+        return self._deltas[site, layer]

@@ -27,6 +27,8 @@ TITLES = {
     "prompt": "strict instruction",
     "random": "random vectors (control)",
     "sign_flipped": "sign-flipped (control)",
+    "cad": "context-aware decoding",
+    "adacad": "adaptive context-aware decoding",
 }
 
 

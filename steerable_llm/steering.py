@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from steerable_llm.errors import InvalidInputError
+from steerable_llm.rules import Gates, gated_delta, icv_delta
 
 Scope = Literal["all", "prompt", "generated"]
 """Which positions are steered.
@@ -28,8 +29,55 @@ Unit = Literal["relative", "absolute"]
 """What a strength counts: ``relative`` shares of a layer's typical residual norm, or ``absolute``
 multiples of the direction as it is stored (the paper's ``s``)."""
 
+Site = Literal["block", "mlp", "heads"]
+"""Which activations are steered: a block's output, its MLP's output, or the input of its
+attention's output projection, where the heads lie side by side."""
+
+Rule = Literal["add", "icv", "gate"]
+"""What is added: the vector itself; more of it where the state points away (in-context vectors);
+or as much of it as a gate on the state lets through (MAT-Steer)."""
+
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 UNITS: tuple[Unit, ...] = get_args(Unit)
+SITES: tuple[Site, ...] = get_args(Site)
+RULES: tuple[Rule, ...] = get_args(Rule)
+
+
+def _check_choice(what: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise InvalidInputError(f"unknown {what} {value!r}: choose one of {', '.join(choices)}")
+
+
+@dataclass(frozen=True)
+class Application:
+    """How a method means its vectors to be applied; strength and layers are chosen on dev data.
+
+    Attributes:
+        site: Which activations are steered.
+        rule: What is added to them.
+        unit: What a strength counts.
+        scope: Which positions are steered.
+        renormalise: Bring each steered state back to its length.
+
+    Raises:
+        InvalidInputError: An unknown name.
+    """
+
+    site: Site = "block"
+    rule: Rule = "add"
+    unit: Unit = "relative"
+    scope: Scope = "generated"
+    renormalise: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse names that a later version may know."""
+        _check_choice("site", self.site, SITES)
+        _check_choice("rule", self.rule, RULES)
+        _check_choice("unit", self.unit, UNITS)
+        _check_choice("scope", self.scope, SCOPES)
+
+
+PLAIN = Application()
 
 
 class Directions(Protocol):
@@ -103,6 +151,27 @@ class SteeringTerm:
                     f"vector {self.vector.name!r} has no residual norm for layers {unscaled}: "
                     "use unit='absolute', or build the vector with scales"
                 )
+        if self.rule == "icv" and self.unit == "absolute":
+            raise InvalidInputError(
+                f"vector {self.vector.name!r} is applied relative to each state's own length: "
+                "use unit='relative'"
+            )
+
+    @property
+    def application(self) -> Application:
+        """The vector's own; bare directions are added to block outputs."""
+        found: Application = getattr(self.vector, "application", PLAIN)
+        return found
+
+    @property
+    def site(self) -> Site:
+        """Which activations the term acts on."""
+        return self.application.site
+
+    @property
+    def rule(self) -> Rule:
+        """What the term adds."""
+        return self.application.rule
 
     @property
     def steered_layers(self) -> tuple[int, ...]:
@@ -124,13 +193,31 @@ class SteeringTerm:
             float32 ``[d]``: ``strength * direction``, or for relative strengths
             ``strength * scale * direction / |direction|`` (zeros where the direction is zero).
         """
-        direction = self.vector.directions[layer].detach().float()
+        return self._factor(layer) * self.vector.directions[layer].detach().float()
+
+    def delta_at(self, layer: int, h: Tensor) -> Tensor:
+        """What is added to states that the rule looks at first (`icv` and `gate`).
+
+        Args:
+            layer: Block index, one of ``steered_layers``.
+            h: The states ``[..., d]`` as they come.
+
+        Returns:
+            float32 ``[..., d]``.
+        """
+        if self.rule == "icv":
+            return icv_delta(h, self.vector.directions[layer].detach(), self.strength)
+        if self.rule == "gate":
+            gates: Mapping[int, Gates] = getattr(self.vector, "gates", {})
+            return gated_delta(h, gates[layer], self._factor(layer))
+        return self.delta(layer).to(h.device).expand(h.shape)
+
+    def _factor(self, layer: int) -> float:
+        """What the stored direction is multiplied with."""
         if self.unit == "absolute":
-            return self.strength * direction
-        norm = float(torch.linalg.vector_norm(direction))
-        if norm == 0.0:
-            return torch.zeros_like(direction)
-        return direction * (self.strength * float(self.vector.scales[layer]) / norm)
+            return self.strength
+        norm = float(torch.linalg.vector_norm(self.vector.directions[layer].detach().float()))
+        return self.strength * float(self.vector.scales[layer]) / norm if norm else 0.0
 
 
 @dataclass(frozen=True)
@@ -178,13 +265,22 @@ class Steering:
     @property
     def layers(self) -> tuple[int, ...]:
         """Blocks on which an active term acts, ascending."""
-        return tuple(sorted({x for term in self.active_terms for x in term.steered_layers}))
+        return tuple(sorted({layer for _, layer in self.places}))
 
-    def deltas(self, layer: int) -> list[tuple[SteeringTerm, Tensor]]:
-        """The active terms that act on one block, each with what it adds there (``[d]``)."""
-        return [
-            (term, term.delta(layer)) for term in self.active_terms if layer in term.steered_layers
-        ]
+    @property
+    def places(self) -> tuple[tuple[Site, int], ...]:
+        """Sites and blocks on which an active term acts, in order."""
+        return tuple(
+            sorted({(t.site, layer) for t in self.active_terms for layer in t.steered_layers})
+        )
+
+    def terms_at(self, layer: int, site: Site = "block") -> list[SteeringTerm]:
+        """The active terms that act on one site of one block."""
+        return [t for t in self.active_terms if t.site == site and layer in t.steered_layers]
+
+    def deltas(self, layer: int, site: Site = "block") -> list[tuple[SteeringTerm, Tensor]]:
+        """The active terms that add the same to every state there, with what they add (``[d]``)."""
+        return [(t, t.delta(layer)) for t in self.terms_at(layer, site) if t.rule == "add"]
 
 
 def steer_hidden(
@@ -221,8 +317,3 @@ def steer_hidden(
         after = after * factor
     steered = after.to(h.dtype)
     return steered if mask is None else torch.where(mask[..., None], steered, h)
-
-
-def _check_choice(what: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise InvalidInputError(f"unknown {what} {value!r}: choose one of {', '.join(choices)}")

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from steerable_llm.errors import InvalidInputError, ModelMismatchError, VectorFileError
 from steerable_llm.fingerprint import ModelFingerprint
-from steerable_llm.steering import Scope, Steering
+from steerable_llm.rules import Gates
+from steerable_llm.steering import PLAIN, Application, Scope, Steering
 from steerable_llm.vector_file import content_hash, read_vector_file, write_vector_file
 
 
@@ -58,6 +59,9 @@ class SteeringVector:
         calibration: strength and sign chosen on dev; None before that.
         evaluation: summary of the last report; None before that.
         attributions: what the build saw per pair; not stored in the file, empty after loading.
+        application: which activations it acts on and how; directions have the width of that site.
+        gates: block index to gates, for vectors that are applied by the rule "gate"; their
+            direction is then the sum of all that the gates can let through.
     """
 
     name: str
@@ -68,6 +72,8 @@ class SteeringVector:
     calibration: Calibration | None = None
     evaluation: Mapping[str, Any] | None = field(default=None, repr=False)
     attributions: tuple[Any, ...] = field(default=(), repr=False)
+    application: Application = PLAIN
+    gates: Mapping[int, Gates] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         """Check shapes and bring the directions to float32 on the CPU.
@@ -78,6 +84,8 @@ class SteeringVector:
         if not self.directions:
             raise InvalidInputError(f"vector {self.name!r} has no layers: give at least one")
         width, depth = self.fingerprint.hidden_size, self.fingerprint.num_layers
+        if self.application.site == "heads":  # which is not always as wide as the hidden state
+            width = max(direction.numel() for direction in self.directions.values())
         clean: dict[int, Tensor] = {}
         for layer in sorted(self.directions):
             direction = self.directions[layer].detach().to("cpu", torch.float32).contiguous()
@@ -90,10 +98,18 @@ class SteeringVector:
                 raise InvalidInputError(
                     f"layer {layer} of vector {self.name!r} has shape {tuple(direction.shape)}, "
                     f"expected ({width},), the model's hidden size"
+                    + (" times its heads" if self.application.site == "heads" else "")
                 )
             if not bool(torch.isfinite(direction).all()):
                 raise InvalidInputError(
                     f"layer {layer} of vector {self.name!r} has values that are not finite"
+                )
+            if self.application.rule == "gate" and (
+                layer not in self.gates or self.gates[layer].weights.shape[1:] != (width,)
+            ):
+                raise InvalidInputError(
+                    f"vector {self.name!r} is gated, but has no gate of width {width} for layer "
+                    f"{layer}"
                 )
             if layer not in self.scales or not 0 < self.scales[layer] < float("inf"):
                 raise InvalidInputError(
@@ -106,7 +122,11 @@ class SteeringVector:
     @property
     def fingerprint_id(self) -> str:
         """Sixteen hexadecimal digits over the name and the tensors: what steered an answer."""
-        return content_hash(self.name, self.directions)[:16]
+        if self.application == PLAIN:
+            return content_hash(self.name, self.directions)[:16]
+        tensors = {f"layer.{i}": v for i, v in self.directions.items()}
+        tensors |= {f"gate.{i}": gates.table for i, gates in self.gates.items()}
+        return content_hash([self.name, asdict(self.application)], tensors)[:16]
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -124,7 +144,8 @@ class SteeringVector:
         """Return what one request needs to be steered by this vector.
 
         Every value left out comes from the calibration; without one the strength must be given,
-        and the rest is: every layer, scope "generated", unit "relative", renormalised.
+        and the rest is as the method means it: for GrAInS every layer, scope "generated", unit
+        "relative", renormalised.
 
         Raises:
             InvalidInputError: no strength given and the vector is not calibrated.
@@ -135,7 +156,10 @@ class SteeringVector:
                 f"vector {self.name!r} is not calibrated: give a strength, such as "
                 "vector.steer(0.05), or calibrate it on dev data first"
             )
-        defaults = defaults or Calibration(strength=0.0)
+        how = self.application
+        defaults = defaults or Calibration(
+            strength=0.0, scope=how.scope, unit=how.unit, renormalise=how.renormalise
+        )
         return Steering.of(
             self,
             strength=defaults.strength if strength is None else float(strength),
@@ -151,18 +175,34 @@ class SteeringVector:
             self,
             name=f"{self.name}-negated",
             directions={i: -v for i, v in self.directions.items()},
+            gates={i: replace(gates, vectors=-gates.vectors) for i, gates in self.gates.items()},
             attributions=(),
         )
 
     def randomised(self, seed: int = 0) -> "SteeringVector":
-        """Return the random control: Gaussian directions with the same norm in each layer."""
+        """Return the random control: Gaussian directions with the same norm in each layer.
+
+        Heads that the vector leaves alone stay so; gates stay and let random vectors through.
+        """
         source = torch.Generator().manual_seed(seed)
-        directions = {}
+        directions, gates = {}, {}
         for layer, direction in self.directions.items():
             noise = torch.randn(direction.shape, generator=source)
-            directions[layer] = noise * (direction.norm() / noise.norm())
+            if self.application.site == "heads":
+                noise = noise * (direction != 0)
+            # A direction of zeros has no length to keep, and stays.
+            directions[layer] = noise * (direction.norm() / noise.norm().clamp_min(1e-12))
+        for layer, gate in self.gates.items():
+            noise = torch.randn(gate.vectors.shape, generator=source)
+            lengths = gate.vectors.norm(dim=1, keepdim=True) / noise.norm(dim=1, keepdim=True)
+            gates[layer] = replace(gate, vectors=noise * lengths)
+            directions[layer] = gates[layer].vectors.sum(0)
         return replace(
-            self, name=f"{self.name}-random{seed}", directions=directions, attributions=()
+            self,
+            name=f"{self.name}-random{seed}",
+            directions=directions,
+            gates=gates,
+            attributions=(),
         )
 
     def with_calibration(self, calibration: Calibration | None) -> "SteeringVector":
@@ -206,9 +246,12 @@ class SteeringVector:
         Raises:
             VectorFileError: the provenance or evaluation holds something that is not JSON.
         """
+        plain = self.application == PLAIN
+        application = {} if plain else {"application": asdict(self.application)}
         return write_vector_file(
             path,
             {
+                **application,
                 "name": self.name,
                 "scales": {str(i): s for i, s in self.scales.items()},
                 "fingerprint": self.fingerprint.model_dump(),
@@ -217,6 +260,8 @@ class SteeringVector:
                 "evaluation": None if self.evaluation is None else dict(self.evaluation),
             },
             self.directions,
+            site=None if plain else self.application.site,
+            gates={layer: gates.table for layer, gates in self.gates.items()},
         )
 
     @classmethod
@@ -240,7 +285,7 @@ class SteeringVector:
             ModelMismatchError: the vector belongs to another model.
         """
         source = Path(path)
-        content, directions = read_vector_file(source)
+        content, directions, tables = read_vector_file(source)
         try:
             calibration = content["calibration"]
             if calibration is not None:
@@ -256,6 +301,8 @@ class SteeringVector:
                 provenance=content["provenance"],
                 calibration=calibration,
                 evaluation=content["evaluation"],
+                application=Application(**content.get("application", {})),
+                gates={layer: Gates.from_table(table) for layer, table in tables.items()},
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise VectorFileError(

@@ -1,7 +1,14 @@
 """The vector file: named tensors and JSON metadata in one safetensors file, with a hash.
 
-Tensors are `layer.{i}` (float32, [d], i the 0-based block whose output is steered); every
-metadata value is JSON text. The hash over both shows a changed or damaged file. No pickle.
+Every metadata value is JSON text. The hash over all of it shows a changed or damaged file. No
+pickle. Tensors are float32, i is the 0-based block:
+
+| version | tensors | for vectors that |
+|---|---|---|
+| 1 | `layer.{i}` `[d]` | are added to block outputs |
+| 2 | `block.{i}`, `mlp.{i}` or `heads.{i}` `[w]`; `gate.{i}` `[A, 2w + 1]` | act otherwise |
+
+A vector that version 1 can express is written as version 1, so that older releases read it.
 """
 
 import hashlib
@@ -25,13 +32,18 @@ from steerable_llm.errors import (
 )
 from steerable_llm.files import write_whole
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _KIND = "steerable-llm vector"
 _HEADER = ("format_version", "kind", "library_version")
+_NAMES = {"1": ("layer",), "2": ("block", "mlp", "heads", "gate")}
 
 
 def write_vector_file(
-    path: str | os.PathLike[str], content: Mapping[str, Any], directions: Mapping[int, Tensor]
+    path: str | os.PathLike[str],
+    content: Mapping[str, Any],
+    directions: Mapping[int, Tensor],
+    site: str | None = None,
+    gates: Mapping[int, Tensor] | None = None,
 ) -> Path:
     """Write a vector file in one step and return its path.
 
@@ -39,12 +51,14 @@ def write_vector_file(
         path: where to write; an existing file is replaced.
         content: metadata, plain JSON values; holds "name".
         directions: block index to float32 [d].
+        site: where the vector acts, for version 2; None writes version 1.
+        gates: block index to the table of its gates, for version 2.
 
     Raises:
         VectorFileError: a metadata value is not plain JSON.
     """
     metadata = {
-        "format_version": str(FORMAT_VERSION),
+        "format_version": "1" if site is None else "2",
         "kind": _KIND,
         "library_version": _library_version(),
     }
@@ -56,13 +70,19 @@ def write_vector_file(
                 f"cannot save vector {content.get('name')!r}: its {key} is not plain JSON "
                 f"({error}); use texts, numbers, lists and dicts"
             ) from error
-    metadata["content_hash"] = content_hash(metadata, directions)
-    tensors = {f"layer.{i}": directions[i] for i in sorted(directions)}
+    tensors = {f"{site or 'layer'}.{i}": directions[i] for i in sorted(directions)}
+    tensors |= {f"gate.{i}": table for i, table in sorted((gates or {}).items())}
+    metadata["content_hash"] = content_hash(metadata, directions if site is None else tensors)
     return write_whole(path, to_safetensors(tensors, metadata))
 
 
-def read_vector_file(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[int, Tensor]]:
-    """Read and verify a vector file: its metadata, and block index to float32 [d].
+def read_vector_file(
+    path: str | os.PathLike[str],
+) -> tuple[dict[str, Any], dict[int, Tensor], dict[int, Tensor]]:
+    """Read and verify a vector file.
+
+    Returns:
+        Its metadata, block index to direction, and block index to the table of its gates.
 
     Raises:
         NotAVectorError: missing, truncated, or some other kind of file.
@@ -93,25 +113,31 @@ def read_vector_file(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict
             f"{metadata.get('library_version', '?')}; this version reads up to "
             f"{FORMAT_VERSION}: update steerable-llm"
         )
-    names = [(name, name.removeprefix("layer.")) for name in tensors]
-    if any(not name.startswith("layer.") or not number.isdecimal() for name, number in names):
-        raise TamperedVectorError(f"{source} holds tensors other than layer.0, layer.1, ...")
-    directions = {int(number): tensors[name] for name, number in names}
+    known = _NAMES.get(version, ())
+    parts = {name: name.partition(".") for name in tensors}
+    if any(part not in known or not number.isdecimal() for part, _, number in parts.values()):
+        raise TamperedVectorError(
+            f"{source} holds tensors other than {', '.join(f'{name}.0' for name in known)}, ..."
+        )
+    gates = {int(number): tensors[n] for n, (part, _, number) in parts.items() if part == "gate"}
+    directions = {
+        int(number): tensors[n] for n, (part, _, number) in parts.items() if part != "gate"
+    }
     claimed = metadata.pop("content_hash", None)
-    if claimed != content_hash(metadata, directions):
+    if claimed != content_hash(metadata, directions if version == "1" else tensors):
         raise TamperedVectorError(
             f"{source} was changed after it was saved (its content hash does not fit): "
             "get the original file or build it again"
         )
     content = {key: json.loads(text) for key, text in metadata.items() if key not in _HEADER}
-    return content, directions
+    return content, directions, gates
 
 
-def content_hash(header: object, directions: Mapping[int, Tensor]) -> str:
-    """Return the SHA-256 over a JSON header and every layer's number, type, shape and bytes."""
+def content_hash(header: object, directions: Mapping[int, Tensor] | Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 over a JSON header and every tensor's number, type, shape and bytes."""
     hasher = hashlib.sha256(_json(header).encode())
-    for layer in sorted(directions):
-        tensor = directions[layer].contiguous()
+    for layer, tensor in sorted(directions.items()):
+        tensor = tensor.contiguous()
         hasher.update(f"|{layer}:{tensor.dtype}:{tuple(tensor.shape)}|".encode())
         hasher.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
     return hasher.hexdigest()

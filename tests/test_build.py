@@ -70,7 +70,7 @@ def test_dev_pairs_become_an_evaluation_set_for_calibration(tiny_llm, monkeypatc
     class Result:
         vector = "calibrated"
 
-    def choose(llm, vector, dev, progress):
+    def choose(llm, vector, dev, progress, **sweep):
         seen.append((vector.with_calibration(Calibration(0.05)).calibration, dev))
         return Result
 

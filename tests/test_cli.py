@@ -280,3 +280,51 @@ def test_a_missing_file_is_told_before_a_model_is_loaded(steerable: Steerable) -
     out = steerable("evaluate", "v.safetensors", "t.jsonl", "--model", "no-such-model", code=2)
     assert out == ""
     assert "v.safetensors" in steerable.stderr
+
+
+@pytest.mark.parametrize("method", ["caa", "icv", "iti", "mat_steer"])
+def test_every_method_can_be_built_calibrated_and_inspected(
+    steerable: Steerable, model_folder: Path, pairs_file: Path, questions_file: Path, method: str
+) -> None:
+    model = ("--model", model_folder)
+    steerable("build", pairs_file, "-o", "v.safetensors", "--method", method, *model)
+    assert steerable.json("inspect", "v.safetensors")["provenance"]["method"] == method
+    answer = steerable.json("ask", QUESTION, "--vector", "v.safetensors", "--strength", "0.2",
+                            "--max-new-tokens", "3", *model)  # fmt: skip
+    assert answer["steered"][0]["name"] == "v"
+
+
+def test_an_adapter_is_built_as_a_folder(
+    steerable: Steerable, model_folder: Path, pairs_file: Path
+) -> None:
+    pytest.importorskip("peft")
+    made = steerable.json(
+        *("build", pairs_file, "-o", "adapter", "--method", "lora", "--model", model_folder),
+        *("--set", "epochs=1", "--set", "rank=2"),
+    )
+    assert made["provenance"]["config"]["rank"] == 2
+    assert (Path("adapter") / "adapter_config.json").is_file()
+    error = steerable.error(
+        *("build", pairs_file, "-o", "a", "--method", "lora", "--model", model_folder),
+        *("--set", "rang=2"),
+    )
+    assert "rang" in error
+    assert not Path("a").exists()
+
+
+def test_compare_tells_a_table_and_writes_reports(
+    steerable: Steerable, model_folder: Path, pairs_file: Path, questions_file: Path
+) -> None:
+    items = EvaluationSet.from_jsonl(questions_file)
+    EvaluationSet("dev", items[:1]).to_jsonl("dev.jsonl")
+    EvaluationSet("questions", items[1:]).to_jsonl("test.jsonl")
+    arguments = (
+        *("compare", pairs_file, "--dev", "dev.jsonl", "--test", "test.jsonl"),
+        *("--method", "prompt", "--method", "cad", "--model", model_folder),
+    )
+    found = steerable.json(*arguments, "--report", "c.md", "--report", "c.html")
+    assert [c["name"] for c in found["contenders"]] == ["none", "prompt", "cad"]
+    assert "steerable compare" in Path("c.md").read_text(encoding="utf-8")
+    assert "context-aware decoding" in Path("c.html").read_text(encoding="utf-8")
+    assert "3 ways on test" in steerable(*arguments)
+    assert "magic" in steerable.error(*arguments, "--method", "magic")

@@ -7,7 +7,7 @@ import torch
 from planted_behaviour import planted_vector
 
 from steerable_llm.conditions import (
-    CONDITIONS,
+    DEFAULT_AGAINST,
     STRICT_INSTRUCTIONS,
     Condition,
     Setting,
@@ -36,7 +36,7 @@ def test_the_steered_and_the_unsteered_condition_always_come_first(vector: Steer
 
 
 def test_controls_keep_strength_layers_scope_and_norms(vector: SteeringVector) -> None:
-    runs = conditions(Setting(vector, "Be strict.", seed=5), list(CONDITIONS))
+    runs = conditions(Setting(vector, "Be strict.", seed=5), list(DEFAULT_AGAINST))
     steered = runs[0].steering.terms[0]
     controls = [run for run in runs if run.name in ("random", "sign_flipped")]
     assert len(controls) == 4
@@ -71,7 +71,7 @@ def test_each_behaviour_has_its_own_strict_instruction() -> None:
 
 
 def test_an_unknown_name_lists_the_known_ones(vector: SteeringVector) -> None:
-    with pytest.raises(InvalidInputError, match="'cad'; choose from none, prompt, random"):
-        conditions(Setting(vector, ""), ["cad"])
+    with pytest.raises(InvalidInputError, match="'magic'; choose from none, prompt, random"):
+        conditions(Setting(vector, ""), ["magic"])
     with pytest.raises(InvalidInputError, match="at least 1"):
         conditions(Setting(vector, "", random_vectors=0), [])

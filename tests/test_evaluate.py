@@ -149,7 +149,9 @@ def test_input_that_cannot_be_evaluated_is_refused(
     llm: SteerableHFLLM, vector: SteeringVector
 ) -> None:
     test = questions(llm, 4)
-    with pytest.raises(InvalidInputError, match="choose from none, prompt, random, sign_flipped"):
+    with pytest.raises(
+        InvalidInputError, match=r"rivals=.*choose from none, prompt, random, sign_flipped"
+    ):
         evaluate(llm, vector, test, against=["caa"], progress=False)
     with pytest.raises(InvalidInputError, match="no variant 'gold'; it has conflict"):
         evaluate(llm, vector, test, target="gold", progress=False)
@@ -169,3 +171,22 @@ def test_a_vector_of_another_model_is_refused(llm: SteerableHFLLM, vector: Steer
     stranger = llm.fingerprint.model_copy(update={"weights_hash": "0" * 64})
     with pytest.raises(ModelMismatchError):
         evaluate(llm, replace(vector, fingerprint=stranger), questions(llm, 4), progress=False)
+
+
+def test_other_ways_are_conditions_of_the_same_report(
+    llm: SteerableHFLLM, vector: SteeringVector
+) -> None:
+    test = questions(llm, 12)
+    other = vector.negated().with_calibration(Calibration(0.12))
+    report = evaluate(
+        llm, vector, test, against=["cad", "adacad", "caa"], rivals={"caa": other},
+        progress=False, max_new_tokens=4,
+    )  # fmt: skip
+    assert report.conditions == ("steered", "none", "cad", "adacad", "caa")
+    assert report.row("caa").main.value < 0.1
+    # These prompts have no context, so contrasting changes nothing.
+    assert report.row("cad").main == report.row("none").main
+    assert "context-aware decoding" in report.to_markdown()
+    stranger = replace(other, fingerprint=llm.fingerprint.model_copy(update={"weights_hash": "0"}))
+    with pytest.raises(ModelMismatchError):
+        evaluate(llm, vector, test, against=["caa"], rivals={"caa": stranger}, progress=False)

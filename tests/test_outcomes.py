@@ -6,14 +6,22 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import build_tiny_model
 from planted_behaviour import planted_llm, planted_vector, questions
+from slow_states import PAIRS
 
+from steerable_llm.adapter import adapted
 from steerable_llm.conditions import Condition, Setting, conditions
+from steerable_llm.contrast import Contrast
 from steerable_llm.errors import PromptTooLongError
 from steerable_llm.evaluation_set import EvaluationItem
+from steerable_llm.generation import GenerationRequest
+from steerable_llm.message_parts import without_context
+from steerable_llm.methods.lora import LoraSettings, train_lora
 from steerable_llm.metrics import kl_per_token
 from steerable_llm.model import SteerableHFLLM
 from steerable_llm.outcomes import Job, answers, measure
+from steerable_llm.pairs import PreferencePair
 from steerable_llm.steering import Steering
 from steerable_llm.vector import Calibration, SteeringVector
 
@@ -96,3 +104,42 @@ def test_a_prompt_that_does_not_fit_is_refused(tiny_llm: SteerableHFLLM) -> None
         answers(tiny_llm, [job], max_new_tokens=4)
     with pytest.raises(PromptTooLongError, match="context window"):
         measure(tiny_llm, [job.condition], [long])
+
+
+def test_contrasted_and_adapted_conditions_equal_those_of_one_call_per_prompt(
+    tiny_tokenizer: Any,
+) -> None:
+    pytest.importorskip("peft")
+    llm = SteerableHFLLM(build_tiny_model("llama", tiny_tokenizer), tiny_tokenizer)
+    adapter = train_lora(llm, PAIRS, LoraSettings(rank=4, learning_rate=1e-2, epochs=2))
+    vector = planted_vector(llm).with_calibration(Calibration(0.3))
+    items = [
+        EvaluationItem(
+            id=str(n), variant="x", messages=pair.messages, good=pair.good, bad=pair.bad,
+            accept=["nine"],
+        )
+        for n, pair in enumerate([*PAIRS[:3], PreferencePair("Why?", "Because.", "No.")])
+    ]  # fmt: skip
+    setting = Setting(vector, "Be strict.", cad_alpha=0.8, rivals={"lora": adapter})
+    runs = conditions(setting, ["lora", "cad", "prompt", "adacad"])
+    found = measure(llm, runs, items, max_new_tokens=6, batch_size=7)
+    by_name = {run.name: outcomes for run, outcomes in zip(runs, found, strict=True)}
+    for name, contrast in (("cad", Contrast("cad", 0.8)), ("adacad", Contrast("adacad"))):
+        for item, outcome in zip(items, by_name[name], strict=True):
+            request = GenerationRequest(item.prompt, max_new_tokens=6, contrast=contrast)
+            assert outcome.tokens == llm.generate_batch([request])[0].token_ids
+            bare = without_context(item.prompt)
+            margins = []
+            for text in (item.good, item.bad):
+                logits = llm.answer_logits(item.prompt, str(text))
+                if bare is not None:
+                    logits = contrast.combine(logits, llm.answer_logits(bare, str(text)))
+                tokens = torch.tensor(llm.encode_answer(str(text)))[:, None]
+                margins.append(float(logits.log_softmax(-1).gather(-1, tokens).sum()))
+            assert outcome.margin == pytest.approx(margins[0] - margins[1], abs=1e-2)
+            assert (outcome.kl_per_token > 1e-4) == (bare is not None)
+    with adapted(llm, adapter):
+        for item, outcome in zip(items, by_name["lora"], strict=True):
+            assert outcome.tokens == llm.generate(item.prompt, max_new_tokens=6).token_ids
+            good, bad = llm.score(item.prompt, [str(item.good), str(item.bad)])
+            assert outcome.margin == pytest.approx(good - bad, abs=1e-2)

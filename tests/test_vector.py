@@ -6,9 +6,17 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import save_file
 
-from steerable_llm.errors import InvalidInputError, ModelMismatchError, VectorFileError
+from steerable_llm.errors import (
+    InvalidInputError,
+    ModelMismatchError,
+    TamperedVectorError,
+    VectorFileError,
+)
 from steerable_llm.fingerprint import ModelFingerprint
+from steerable_llm.steering import Application
 from steerable_llm.vector import Calibration, SteeringVector
 
 MODEL = ModelFingerprint(
@@ -148,3 +156,57 @@ def test_a_failed_save_keeps_the_old_file(tmp_path):
     with pytest.raises(VectorFileError):
         vector(evaluation={"loss": math.nan}).save(path)
     assert SteeringVector.load(path).fingerprint_id == vector().fingerprint_id
+
+
+HEADS = Application(site="heads", unit="absolute", renormalise=False)
+WIDE = {0: torch.arange(6.0), 2: torch.tensor([0.0, 0.0, 0.0, 1.0, 2.0, 3.0])}
+
+
+def header(path):
+    with safe_open(path, framework="pt") as file:
+        return file.metadata()["format_version"], sorted(file.keys())
+
+
+def test_what_older_releases_can_read_is_still_written_for_them(tmp_path):
+    assert header(vector().save(tmp_path / "v")) == ("1", ["layer.0", "layer.2"])
+    there = vector(directions=WIDE, application=HEADS)
+    assert header(there.save(tmp_path / "h")) == ("2", ["heads.0", "heads.2"])
+
+
+def test_a_vector_of_heads_keeps_its_width_and_its_application(tmp_path):
+    made = vector(directions=WIDE, application=HEADS, calibration=CALIBRATED)
+    loaded = SteeringVector.load(made.save(tmp_path / "v"), MODEL)
+    assert loaded.application == HEADS
+    assert loaded.fingerprint_id == made.fingerprint_id
+    assert all(torch.equal(loaded.directions[i], WIDE[i]) for i in WIDE)
+    (term,) = vector(directions=WIDE, application=HEADS).steer(15.0).terms
+    assert (term.site, term.unit, term.renormalise) == ("heads", "absolute", False)
+
+
+def test_the_same_numbers_at_another_site_are_another_vector():
+    outputs, mlps = vector(), vector(application=Application(site="mlp"))
+    assert outputs.fingerprint_id != mlps.fingerprint_id
+
+
+def test_heads_that_are_left_alone_stay_so_in_the_random_control():
+    random = vector(directions=WIDE, application=HEADS).randomised(1)
+    assert not random.directions[2][:3].any()
+    torch.testing.assert_close(random.directions[2].norm(), WIDE[2].norm())
+
+
+def test_directions_of_unequal_width_are_refused():
+    with pytest.raises(InvalidInputError, match="times its heads"):
+        vector(directions={0: torch.ones(6), 2: torch.ones(4)}, application=HEADS)
+    with pytest.raises(InvalidInputError, match="hidden size"):
+        vector(directions=WIDE, application=Application(site="mlp"))
+
+
+def test_a_changed_application_is_told(tmp_path):
+    path = vector(application=Application(site="mlp")).save(tmp_path / "v.safetensors")
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+        tensors = {name: file.get_tensor(name) for name in file.keys()}
+    metadata["application"] = metadata["application"].replace('"add"', '"icv"')
+    save_file(tensors, path, metadata)
+    with pytest.raises(TamperedVectorError, match="changed"):
+        SteeringVector.load(path)

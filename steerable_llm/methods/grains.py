@@ -26,6 +26,7 @@ from steerable_llm.attribution import (
 from steerable_llm.errors import AttributionError, InvalidInputError, PairError, PromptTooLongError
 from steerable_llm.methods.deltas import contrastive_deltas
 from steerable_llm.methods.extraction import Extraction
+from steerable_llm.methods.states import chosen_layers
 from steerable_llm.model import SteerableHFLLM
 from steerable_llm.objective import EncodedPair, PreferenceObjective
 from steerable_llm.pairs import Pairs
@@ -111,7 +112,7 @@ def extract_grains(
         PromptTooLongError: prompt and answer do not fit the context window.
         InvalidInputError: a layer the model does not have, or a baseline its tokenizer lacks.
     """
-    layers = _layers(llm, config)
+    layers = chosen_layers(llm, config.layers)
     prompts, encoded = _encode(llm, pairs, config)
     objective = PreferenceObjective(
         llm.model, encoded, reduction=config.reduction, memory_budget=config.memory_budget
@@ -170,16 +171,6 @@ def baseline_embedding(llm: SteerableHFLLM, objective: PreferenceObjective, name
             f'the tokenizer has no {name} token: choose baseline="zero" or baseline="mean"'
         )
     return objective.reader.embed([int(token)])[0].float()
-
-
-def _layers(llm: SteerableHFLLM, config: GrainsConfig) -> tuple[int, ...]:
-    depth = len(llm.blocks)
-    layers = tuple(range(depth)) if config.layers is None else tuple(sorted(set(config.layers)))
-    if not layers or layers[0] < 0 or layers[-1] >= depth:
-        raise InvalidInputError(
-            f"layers {config.layers} do not fit the model, which has blocks 0 to {depth - 1}"
-        )
-    return layers
 
 
 def _encode(

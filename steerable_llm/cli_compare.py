@@ -1,0 +1,79 @@
+"""The verb that sets several methods against each other."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from steerable_llm.cli_options import AsJson, InFile, Model, Revision, load_model
+
+
+def compare(
+    pairs: Annotated[Path, InFile],
+    dev: Annotated[Path, typer.Option(exists=True, help="Evaluation set to choose on.")],
+    test: Annotated[Path, typer.Option(exists=True, help="Held-out evaluation set.")],
+    method: Annotated[
+        list[str] | None,
+        typer.Option(help="Method to compare, such as grains, caa or cad; repeatable. Else all."),
+    ] = None,
+    capability: Annotated[
+        Path | None,
+        typer.Option(exists=True, help="Held-out evaluation set of what must not be lost."),
+    ] = None,
+    dev_capability: Annotated[
+        Path | None, typer.Option(exists=True, help="The same for choosing on dev.")
+    ] = None,
+    target: Annotated[str | None, typer.Option(help="Variant that is to be changed.")] = None,
+    budget: Annotated[float, typer.Option(help="Largest share of capability to lose.")] = 0.01,
+    report: Annotated[
+        list[Path] | None,
+        typer.Option(help="Report to write (.md, .html or .json); repeatable."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the choices and of the intervals.")] = 0,
+    model: Model = "demo",
+    revision: Revision = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare methods on the same pairs and questions.
+
+    PAIRS is a file of pairs. Each method is built from them, set up on the development set, and
+    then answers the test set once; what makes most answers worse is listed first.
+    """
+    from rich.console import Console
+
+    from steerable_llm.compare import compare as run
+    from steerable_llm.evaluation_set import EvaluationSet
+    from steerable_llm.pairs import Pairs
+
+    given = Pairs.from_jsonl(pairs)
+    dev_set, test_set = EvaluationSet.from_jsonl(dev), EvaluationSet.from_jsonl(test)
+    kept = EvaluationSet.from_jsonl(capability) if capability else None
+    dev_kept = EvaluationSet.from_jsonl(dev_capability) if dev_capability else None
+    llm = load_model(model, revision)
+    found = run(
+        llm,
+        given,
+        dev_set,
+        test_set,
+        capability=kept,
+        methods=method or None,
+        dev_capability=dev_kept,
+        target=target,
+        budget=budget,
+        seed=seed,
+        progress=not as_json,
+        command=f"steerable {shlex.join(sys.argv[1:])}",
+    )
+    for path in report or []:
+        found.save(path)
+    if as_json:
+        print(found.model_dump_json(indent=2))
+        return
+    Console().print(found.table())
+    for contender in found.contenders:
+        if contender.failed:
+            print(f"{contender.name} did not take part: {contender.failed}")

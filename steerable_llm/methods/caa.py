@@ -1,0 +1,59 @@
+"""Contrastive activation addition, CAA (Rimsky et al. 2024, arXiv:2312.06681).
+
+Per layer, over the pairs (prompt p, good answer g, bad answer b), with h_l(t) the output of block l
+at the last token of text t::
+
+    v_l = mean over pairs of  h_l(p g) - h_l(p b)
+
+Applied at one layer by plain addition, `h' = h + s * v_l`, without bringing the state back to its
+length. Which layer, and how strongly, is chosen on dev data.
+"""
+
+from collections.abc import Callable
+
+from steerable_llm.methods.extraction import Extraction
+from steerable_llm.methods.states import (
+    AnswerStates,
+    answered,
+    chosen_layers,
+    prompt_scales,
+    read_states,
+)
+from steerable_llm.model import SteerableHFLLM
+from steerable_llm.pairs import Pairs
+
+
+class CaaConfig(AnswerStates):
+    """Settings of CAA; all are those of `AnswerStates`."""
+
+
+def extract_caa(
+    llm: SteerableHFLLM,
+    pairs: Pairs,
+    config: CaaConfig,
+    progress: Callable[[int], object] | None = None,
+) -> Extraction:
+    """Build the mean difference of every layer.
+
+    Args:
+        llm: the model.
+        pairs: with good and bad answers.
+        config: the settings.
+        progress: called with the number of pairs that are done.
+
+    Raises:
+        PairError: a pair without a bad answer, or with images.
+        PromptTooLongError: prompt and answer do not fit the context window.
+        InvalidInputError: a layer the model does not have.
+    """
+    layers = chosen_layers(llm, config.layers)
+    good, bad = answered(llm, pairs, config.answer_tokens)
+    deltas = read_states(llm, good) - read_states(llm, bad)
+    if progress is not None:
+        progress(len(pairs))
+    return Extraction(
+        directions={layer: deltas[:, layer].mean(0) for layer in layers},
+        scales=prompt_scales(llm, pairs, layers),
+        attributions=(),
+        facts={"deltas": len(deltas)},
+    )

@@ -1,0 +1,84 @@
+"""ContextFocus: one direction from "has the context" (Anand et al. 2026, arXiv:2601.04131).
+
+Per layer, with h_l(t) the output of block l at the last token of prompt t, the template's opening
+of the answer included::
+
+    v_l = mean over pairs of  h_l(system + context + question) - h_l(question)
+
+The answers play no part, so logs without bad answers can be used. Applied at one layer by plain
+addition with strength 2 on the vector as it is, `h' = h + 2 v_l`.
+"""
+
+from collections.abc import Callable
+
+from pydantic import BaseModel, ConfigDict
+
+from steerable_llm.errors import PairError
+from steerable_llm.message_parts import without_context
+from steerable_llm.methods.extraction import Extraction
+from steerable_llm.methods.states import chosen_layers, prompt_scales, read_states, text_prompt
+from steerable_llm.model import SteerableHFLLM
+from steerable_llm.pairs import Pairs
+
+INSTRUCTION = "Answer the question from the context that is given, not from memory."
+
+
+class ContextFocusConfig(BaseModel):
+    """Settings of ContextFocus.
+
+    Attributes:
+        layers: 0-based blocks to build directions for; None means all.
+        instruction: the system message beside the context; None keeps the prompt's own.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    layers: tuple[int, ...] | None = None
+    instruction: str | None = INSTRUCTION
+
+
+def extract_contextfocus(
+    llm: SteerableHFLLM,
+    pairs: Pairs,
+    config: ContextFocusConfig,
+    progress: Callable[[int], object] | None = None,
+) -> Extraction:
+    """Build the mean difference between prompts with and without their context.
+
+    Args:
+        llm: the model.
+        pairs: those whose prompt has a context beside its question are used.
+        config: the settings.
+        progress: called with the number of pairs that are done.
+
+    Raises:
+        PairError: no prompt has a context beside a question, or one has images.
+        InvalidInputError: a layer the model does not have.
+    """
+    layers = chosen_layers(llm, config.layers)
+    full, bare = [], []
+    for pair in pairs:
+        question = without_context(pair.prompt)
+        if question is None:
+            continue
+        asked = [message for message in question if message["role"] != "system"]
+        bare.append(text_prompt(llm, asked, pair.images, pair.id))
+        messages = pair.prompt
+        if config.instruction is not None:
+            rest = [message for message in messages if message["role"] != "system"]
+            messages = [{"role": "system", "content": config.instruction}, *rest]
+        full.append(text_prompt(llm, messages, pair.images, pair.id))
+    if not full:
+        raise PairError(
+            "no prompt has a context beside its question, so there is nothing to contrast: mark "
+            'the parts as "Context:" and "Question:", or choose another method'
+        )
+    deltas = read_states(llm, full) - read_states(llm, bare)
+    if progress is not None:
+        progress(len(pairs))
+    return Extraction(
+        directions={layer: deltas[:, layer].mean(0) for layer in layers},
+        scales=prompt_scales(llm, pairs, layers),
+        attributions=(),
+        facts={"deltas": len(deltas), "without_context": len(pairs) - len(deltas)},
+    )

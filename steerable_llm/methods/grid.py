@@ -1,0 +1,30 @@
+"""What is tried for a method when its vector is calibrated on dev data."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from steerable_llm.steering import Scope, Unit
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The settings of one method that its source leaves open.
+
+    Attributes:
+        strengths: magnitudes, in `unit`; each is tried with both signs.
+        unit: what a strength counts.
+        scopes: positions to steer.
+        one_layer: try each block by itself, as methods that steer one layer do; else all.
+        configs: settings of the method to build a candidate vector with, one after the other.
+    """
+
+    strengths: tuple[float, ...] = (0.02, 0.03, 0.05, 0.08, 0.1, 0.12)
+    unit: Unit = "relative"
+    scopes: tuple[Scope, ...] = ("generated", "all")
+    one_layer: bool = False
+    configs: tuple[Mapping[str, Any], ...] = ({},)
+
+    def layers(self, of: tuple[int, ...]) -> tuple[tuple[int, ...] | None, ...]:
+        """The layer subsets to try for a vector that has these layers."""
+        return tuple((layer,) for layer in of) if self.one_layer else (None,)

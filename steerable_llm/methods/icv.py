@@ -1,0 +1,67 @@
+"""In-context vectors (ICV; Liu et al. 2024, arXiv:2311.06668).
+
+With H(t) the outputs of all blocks at the last token of text t, one after the other, [L d]::
+
+    D = {H(p g) - H(p b)}                                       over the pairs
+    v = first principal component of D, centred + mean of D     (one vector over all layers)
+
+Applied to the output x of each MLP, with v_l the layer's piece of v::
+
+    x' = |x| normalise(x / |x| + lam s v_l / |v_l|),   s = 1 + max(0, cos(x, -v_l))
+
+which pushes up to twice as hard where the state points away from the direction, and keeps its
+length. The component is oriented so that the mean difference projects on it positively.
+"""
+
+from collections.abc import Callable
+
+from steerable_llm.aggregation import aggregate
+from steerable_llm.methods.extraction import Extraction
+from steerable_llm.methods.states import (
+    AnswerStates,
+    answered,
+    chosen_layers,
+    prompt_scales,
+    read_states,
+)
+from steerable_llm.model import SteerableHFLLM
+from steerable_llm.pairs import Pairs
+
+
+class IcvConfig(AnswerStates):
+    """Settings of in-context vectors; all are those of `AnswerStates`."""
+
+
+def extract_icv(
+    llm: SteerableHFLLM,
+    pairs: Pairs,
+    config: IcvConfig,
+    progress: Callable[[int], object] | None = None,
+) -> Extraction:
+    """Build the in-context vector and cut it into its layers' pieces.
+
+    Args:
+        llm: the model.
+        pairs: at least two, with good and bad answers.
+        config: the settings.
+        progress: called with the number of pairs that are done.
+
+    Raises:
+        AttributionError: fewer than two pairs.
+        PairError: a pair without a bad answer, or with images.
+        PromptTooLongError: prompt and answer do not fit the context window.
+        InvalidInputError: a layer the model does not have.
+        UnknownArchitectureError: the model's MLPs cannot be told.
+    """
+    layers = chosen_layers(llm, config.layers)
+    good, bad = answered(llm, pairs, config.answer_tokens)
+    deltas = (read_states(llm, good) - read_states(llm, bad))[:, list(layers)]
+    pieces = aggregate(deltas.flatten(1), "pca_plus_mean").view(len(layers), -1)
+    if progress is not None:
+        progress(len(pairs))
+    return Extraction(
+        directions=dict(zip(layers, pieces, strict=True)),
+        scales=prompt_scales(llm, pairs, layers, "mlp"),
+        attributions=(),
+        facts={"deltas": len(deltas)},
+    )

@@ -1,0 +1,152 @@
+"""Inference-time intervention, ITI (Li et al. 2023, arXiv:2306.03341).
+
+x is what one attention head hands to the output projection, at the last token of a prompt with its
+answer. Per head:
+
+1. a logistic probe tells good from bad answers; its accuracy on texts it has not seen ranks heads;
+2. for the best K heads, the direction is the unit mean difference,
+   theta = normalise(mean x_good - mean x_bad), and sigma the standard deviation of all theta x.
+
+Applied at those heads, at the last position of every step, without keeping the length::
+
+    x' = x + a sigma theta,   a = 15 and K = 48 in the paper
+
+A vector of this method holds sigma theta, and zeros for all other heads.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from steerable_llm.blocks import text_config
+from steerable_llm.errors import PairError
+from steerable_llm.methods.extraction import Extraction
+from steerable_llm.methods.probes import Split, logistic_probes
+from steerable_llm.methods.states import (
+    AnswerStates,
+    answered,
+    chosen_layers,
+    prompt_scales,
+    read_states,
+)
+from steerable_llm.model import SteerableHFLLM
+from steerable_llm.pairs import Pairs
+
+
+class ItiConfig(AnswerStates):
+    """Settings of ITI.
+
+    Attributes:
+        heads: K, how many heads to steer; all of them where a model has fewer.
+        validation: share of the prompts that judge the probes.
+        seed: of the choice of these prompts.
+    """
+
+    heads: int = Field(default=48, ge=1)
+    validation: float = Field(default=0.25, gt=0, lt=1)
+    seed: int = 0
+
+
+def extract_iti(
+    llm: SteerableHFLLM,
+    pairs: Pairs,
+    config: ItiConfig,
+    progress: Callable[[int], object] | None = None,
+) -> Extraction:
+    """Build the directions of the heads that tell good from bad.
+
+    Args:
+        llm: the model.
+        pairs: of at least two prompts, with good and bad answers.
+        config: the settings.
+        progress: called with the number of pairs that are done.
+
+    Raises:
+        PairError: fewer than two prompts, a pair without a bad answer, or with images.
+        PromptTooLongError: prompt and answer do not fit the context window.
+        InvalidInputError: a layer the model does not have.
+        UnknownArchitectureError: the model's attention cannot be told.
+    """
+    return extract_heads(llm, pairs, config, logistic_probes, last=1, progress=progress)
+
+
+def extract_heads(
+    llm: SteerableHFLLM,
+    pairs: Pairs,
+    config: ItiConfig,
+    probe: Callable[[Split], Tensor],
+    last: int,
+    progress: Callable[[int], object] | None,
+) -> Extraction:
+    """What ITI and NL-ITI share.
+
+    Args:
+        llm: the model.
+        pairs: as for `extract_iti`.
+        config: the settings.
+        probe: from states to every head's accuracy.
+        last: mean over so many last tokens.
+        progress: called with the number of pairs that are done.
+    """
+    layers = chosen_layers(llm, config.layers)
+    training = _training_pairs(pairs, config)
+    good, bad = answered(llm, pairs, config.answer_tokens)
+    number = int(text_config(llm.model).num_attention_heads)
+    states = torch.cat([read_states(llm, texts, "heads", last) for texts in (good, bad)])
+    if progress is not None:
+        progress(len(pairs))
+    states = states[:, list(layers)].reshape(len(states), len(layers) * number, -1)
+    labels = torch.cat([torch.ones(len(pairs)), torch.zeros(len(pairs))])
+    accuracy = probe(Split(states, labels, training.repeat(2)))
+    # A stable order, so that heads which are equally good are taken from the first layer on.
+    best = torch.argsort(accuracy, descending=True, stable=True)[: config.heads].tolist()
+    size = states.shape[-1]
+    directions = torch.zeros(len(layers) * number, size)
+    for head in best:
+        directions[head] = head_direction(states[:, head], labels)
+    rows = directions.view(len(layers), number * size)
+    chosen: list[dict[str, Any]] = [
+        {"layer": layers[h // number], "head": h % number, "accuracy": round(float(accuracy[h]), 4)}
+        for h in best
+    ]
+    steered = sorted({head["layer"] for head in chosen})
+    return Extraction(
+        directions={layer: rows[layers.index(layer)] for layer in steered},
+        scales=prompt_scales(llm, pairs, steered, "heads"),
+        attributions=(),
+        facts={"heads": chosen, "judged_on": int((~training).sum())},
+    )
+
+
+def head_direction(states: Tensor, labels: Tensor) -> Tensor:
+    """Sigma theta of one head.
+
+    Args:
+        states: [n, e].
+        labels: [n], 1 or 0.
+
+    Returns:
+        float32 [e].
+    """
+    x = states.double()
+    theta = torch.nn.functional.normalize(x[labels > 0].mean(0) - x[labels == 0].mean(0), dim=0)
+    sigma = (x @ theta).std(correction=0)
+    return (sigma * theta).float()
+
+
+def _training_pairs(pairs: Pairs, config: ItiConfig) -> Tensor:
+    """[n] booleans: pairs that train; pairs of one prompt stay together."""
+    prompts = list(dict.fromkeys(pair.messages for pair in pairs))
+    if len(prompts) < 2:
+        raise PairError(
+            f"probes need at least two different prompts, to train on and to be judged by, not "
+            f"{len(prompts)}: give more pairs"
+        )
+    source = torch.Generator().manual_seed(config.seed)
+    order = torch.randperm(len(prompts), generator=source).tolist()
+    held = min(len(prompts) - 1, max(1, round(config.validation * len(prompts))))
+    judging = {prompts[i] for i in order[:held]}
+    return torch.tensor([pair.messages not in judging for pair in pairs])

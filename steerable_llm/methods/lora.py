@@ -1,0 +1,193 @@
+"""LoRA fine-tuning on the same pairs (Hu et al. 2022, arXiv:2106.09685), the trained baseline.
+
+Two losses, both over log-probabilities summed over an answer's tokens, end of turn included::
+
+    sft   - log P(g | p)                                              per answer token
+    dpo   - log sigmoid(beta [(log P(g|p) - log P0(g|p)) - (log P(b|p) - log P0(b|p))])
+
+with P0 the model without the adapter (Rafailov et al. 2023, arXiv:2305.18290). Rank 16, alpha 32
+and learning rate 5e-6 are those of the GrAInS paper; small models need a larger rate.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from steerable_llm.adapter import Adapter, lora_layers, require_peft
+from steerable_llm.errors import PairError, PromptTooLongError
+from steerable_llm.methods.states import text_prompt
+from steerable_llm.model import SteerableHFLLM
+from steerable_llm.pairs import Pairs
+from steerable_llm.scoring import Scored, answer_log_probs
+from steerable_llm.steering import Steering
+
+Answered = tuple[list[int], list[int]]
+"""Token ids of a prompt and of an answer to it."""
+
+
+class LoraSettings(BaseModel):
+    """Settings of LoRA.
+
+    Attributes:
+        objective: `sft` on the good answers, or `dpo` on good against bad.
+        rank: r.
+        alpha: the update is scaled by alpha / r.
+        learning_rate: of AdamW, without decay.
+        epochs: passes over the pairs.
+        batch_size: pairs per step.
+        beta: of DPO.
+        targets: names of the layers to adapt; "all-linear" is all but the output head.
+        seed: of the first weights and of the order.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    objective: Literal["sft", "dpo"] = "dpo"
+    rank: int = Field(default=16, ge=1)
+    alpha: int = Field(default=32, ge=1)
+    learning_rate: float = Field(default=5e-6, gt=0)
+    epochs: int = Field(default=3, ge=1)
+    batch_size: int = Field(default=8, ge=1)
+    beta: float = Field(default=0.1, gt=0)
+    targets: str | tuple[str, ...] = "all-linear"
+    seed: int = 0
+
+
+def train_lora(
+    llm: SteerableHFLLM,
+    pairs: Pairs,
+    config: LoraSettings,
+    name: str = "lora",
+    progress: Callable[[int], object] | None = None,
+) -> Adapter:
+    """Train an adapter; the model itself is left as it was.
+
+    Args:
+        llm: the model.
+        pairs: with bad answers for DPO.
+        config: the settings.
+        name: what reports call the adapter.
+        progress: called with the number of pairs that are done, once in all epochs.
+
+    Raises:
+        PairError: no pairs, one without a bad answer for DPO, or one with images.
+        PromptTooLongError: prompt and answer do not fit the context window.
+        MissingExtraError: peft is not installed.
+    """
+    peft = require_peft()
+    if not pairs:
+        raise PairError("there are no pairs to train on: give at least one")
+    fingerprint = llm.fingerprint
+    rows = [_rows(llm, pair, config) for pair in pairs]
+    plain = _plain_log_probs(llm, rows) if config.objective == "dpo" else []
+    targets = config.targets if isinstance(config.targets, str) else list(config.targets)
+    lora = peft.LoraConfig(
+        r=config.rank,
+        lora_alpha=config.alpha,
+        lora_dropout=0.0,
+        target_modules=targets,
+        task_type="CAUSAL_LM",
+    )
+    losses: list[float] = []
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        with lora_layers(llm, lora) as wrapped, torch.enable_grad():
+            weights = [p for p in wrapped.parameters() if p.requires_grad]
+            optimizer = torch.optim.AdamW(weights, lr=config.learning_rate, weight_decay=0.0)
+            for epoch in range(config.epochs):
+                order = torch.randperm(len(rows)).tolist()
+                for start in range(0, len(order), config.batch_size):
+                    batch = order[start : start + config.batch_size]
+                    found = _loss(llm, [rows[i] for i in batch], [plain[i] for i in batch]
+                                  if plain else [], config)  # fmt: skip
+                    optimizer.zero_grad()
+                    found.backward()  # type: ignore[no-untyped-call]
+                    torch.nn.utils.clip_grad_norm_(weights, 1.0)
+                    optimizer.step()
+                    losses.append(float(found.detach()))
+                    if progress is not None and epoch == 0:
+                        progress(len(batch))
+            state = peft.get_peft_model_state_dict(wrapped)
+            trained = {key: value.detach().cpu().clone() for key, value in state.items()}
+    return Adapter(
+        name=name,
+        config=_plain(lora.to_dict()),
+        weights=trained,
+        fingerprint=fingerprint,
+        provenance={
+            "method": "lora",
+            "config": config.model_dump(mode="json"),
+            "pairs": len(pairs),
+            "data_digest": pairs.digest,
+            "first_loss": losses[0],
+            "last_loss": losses[-1],
+        },
+    )
+
+
+def _rows(llm: SteerableHFLLM, pair: Any, config: LoraSettings) -> tuple[Answered, ...]:
+    """The good answer, and for DPO the bad one."""
+    prompt = text_prompt(llm, pair.messages, pair.images, pair.id)
+    answers = [pair.good]
+    if config.objective == "dpo":
+        if pair.bad is None:
+            raise PairError(
+                f"pair {pair.id} has no bad answer: give one, leave the pair out, or train with "
+                'objective="sft"'
+            )
+        answers.append(pair.bad)
+    rows = tuple((prompt, llm.encode_answer(answer)) for answer in answers)
+    longest = max(len(answer) for _, answer in rows)
+    if len(prompt) + longest > llm.context_window:
+        raise PromptTooLongError(len(prompt), longest, llm.context_window)
+    return rows
+
+
+def _plain_log_probs(
+    llm: SteerableHFLLM, rows: Sequence[tuple[Answered, ...]]
+) -> list[tuple[float, float]]:
+    """Log P0 of the good and of the bad answer of every pair."""
+    items = [Scored(prompt, answer, Steering.none()) for pair in rows for prompt, answer in pair]
+    sums = [float(x.sum()) for x in answer_log_probs(llm.model, llm.blocks, items, llm.device)]
+    return list(zip(sums[::2], sums[1::2], strict=True))
+
+
+def _loss(
+    llm: SteerableHFLLM,
+    rows: Sequence[tuple[Answered, ...]],
+    plain: Sequence[tuple[float, float]],
+    config: LoraSettings,
+) -> Tensor:
+    flat = [row for pair in rows for row in pair]
+    width = max(len(prompt) + len(answer) for prompt, answer in flat)
+    ids = torch.zeros((len(flat), width), dtype=torch.long)
+    asked = torch.zeros((len(flat), width), dtype=torch.bool)
+    for i, (prompt, answer) in enumerate(flat):
+        end = len(prompt) + len(answer)
+        ids[i, :end] = torch.tensor([*prompt, *answer])
+        asked[i, len(prompt) : end] = True
+    ids, asked = ids.to(llm.device), asked.to(llm.device)
+    # Padding stands on the right, where a causal model's earlier positions never look.
+    logits = llm.model(input_ids=ids, use_cache=False).logits[:, :-1].float()
+    chosen = logits.log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0]
+    sums: Tensor = (chosen * asked[:, 1:]).sum(1)
+    if config.objective == "sft":
+        return -sums.sum() / asked.sum()
+    before = torch.tensor(plain, device=sums.device)
+    gained = sums.view(-1, 2) - before
+    preferred: Tensor = logsigmoid(config.beta * (gained[:, 0] - gained[:, 1]))
+    return -preferred.mean()
+
+
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    """Peft's settings as JSON has them, without what is left open and where the model lay."""
+    return {
+        key: sorted(value) if isinstance(value, set) else getattr(value, "value", value)
+        for key, value in values.items()
+        if key != "base_model_name_or_path"
+        and (isinstance(value, str | int | float | bool | list | set) or hasattr(value, "value"))
+    }

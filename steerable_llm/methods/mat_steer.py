@@ -1,0 +1,177 @@
+"""MAT-Steer: gated vectors for several attributes at once (Nguyen et al. 2025, arXiv:2502.12446).
+
+x is the output of one block at the last token of a prompt with its answer. With T attributes::
+
+    f(x) = x + sum_t sigmoid(w_t x + b_t) v_t,  brought back to |x|
+
+w, b and v are trained per layer to make bad states look like good ones, and good ones stay::
+
+    loss = sum_t MMD(f(bad states of t), good states of t)
+         + lam_pos  mean sigmoid(w_t x + b_t) over good states           (leave what is right)
+         + lam_sparse  mean sigmoid(w_t x + b_t) over bad states of others  (each its own)
+         + lam_ortho  sum_{t < u} cos(v_t, v_u)^2                        (do not fight)
+
+MMD is the squared maximum mean discrepancy with a Gaussian kernel, its width the median distance.
+Where each pair's behaviour is told by its `source`, `attributes="source"` trains one attribute for
+each; else all pairs are one. Applied at one layer.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from steerable_llm.methods.extraction import Extraction
+from steerable_llm.methods.states import (
+    AnswerStates,
+    answered,
+    chosen_layers,
+    prompt_scales,
+    read_states,
+)
+from steerable_llm.model import SteerableHFLLM
+from steerable_llm.pairs import Pairs
+from steerable_llm.rules import Gates, gated_delta
+from steerable_llm.steering import steer_hidden
+
+
+class MatSteerConfig(AnswerStates):
+    """Settings of MAT-Steer.
+
+    Attributes:
+        attributes: one attribute for all pairs, or one per `source` of the pairs.
+        lam_pos: weight of leaving good states alone.
+        lam_sparse: weight of leaving other attributes' states alone.
+        lam_ortho: weight of vectors standing at right angles.
+        steps: of Adam, on all pairs.
+        learning_rate: of Adam, in units of the typical length of a state's difference.
+        seed: of the first weights.
+    """
+
+    attributes: Literal["one", "source"] = "one"
+    lam_pos: float = Field(default=0.1, ge=0)
+    lam_sparse: float = Field(default=0.1, ge=0)
+    lam_ortho: float = Field(default=0.1, ge=0)
+    steps: int = Field(default=200, ge=1)
+    learning_rate: float = Field(default=0.02, gt=0)
+    seed: int = 0
+
+
+def extract_mat_steer(
+    llm: SteerableHFLLM,
+    pairs: Pairs,
+    config: MatSteerConfig,
+    progress: Callable[[int], object] | None = None,
+) -> Extraction:
+    """Train gates and vectors for every layer.
+
+    Args:
+        llm: the model.
+        pairs: with good and bad answers.
+        config: the settings.
+        progress: called with the number of pairs that are done.
+
+    Raises:
+        PairError: a pair without a bad answer, or with images.
+        PromptTooLongError: prompt and answer do not fit the context window.
+        InvalidInputError: a layer the model does not have.
+    """
+    layers = chosen_layers(llm, config.layers)
+    good, bad = answered(llm, pairs, config.answer_tokens)
+    right, wrong = read_states(llm, good), read_states(llm, bad)
+    if progress is not None:
+        progress(len(pairs))
+    names = ["all" if config.attributes == "one" else pair.source for pair in pairs]
+    attributes = sorted(set(names))
+    members = [torch.tensor([name == a for name in names]) for a in attributes]
+    gates, losses = {}, {}
+    for layer in layers:
+        gates[layer], losses[str(layer)] = train_gates(
+            right[:, layer], wrong[:, layer], members, config
+        )
+    return Extraction(
+        directions={layer: found.vectors.sum(0) for layer, found in gates.items()},
+        scales=prompt_scales(llm, pairs, layers),
+        attributions=(),
+        facts={"attributes": attributes, "loss": losses},
+        gates=gates,
+    )
+
+
+def train_gates(
+    good: Tensor, bad: Tensor, members: Sequence[Tensor], config: MatSteerConfig
+) -> tuple[Gates, dict[str, float]]:
+    """Train the gates of one layer.
+
+    Args:
+        good: states [n, d].
+        bad: states [n, d].
+        members: per attribute, [n] booleans.
+        config: the settings.
+
+    Returns:
+        The gates, and the first and the last loss.
+    """
+    # In units in which the states' differences have length 1, one learning rate fits all models.
+    unit = float((good - bad).norm(dim=1).mean().clamp_min(torch.finfo(torch.float32).tiny))
+    good, bad = good / unit, bad / unit
+    widths = [kernel_width(torch.cat([good[m], bad[m]])) for m in members]
+    source = torch.Generator().manual_seed(config.seed)
+    d = good.shape[1]
+    # The vectors start small and different, the gates half open.
+    vectors = (torch.randn(len(members), d, generator=source) * 0.01 / d**0.5).requires_grad_()
+    weights = torch.zeros(len(members), d, requires_grad=True)
+    biases = torch.zeros(len(members), requires_grad=True)
+    optimizer = torch.optim.Adam([vectors, weights, biases], lr=config.learning_rate)
+    values = []
+    with torch.enable_grad():
+        for _ in range(config.steps):
+            optimizer.zero_grad()
+            loss = objective(Gates(weights, biases, vectors), good, bad, members, widths, config)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            values.append(float(loss.detach()))
+    gates = Gates(weights.detach() / unit, biases.detach(), vectors.detach() * unit)
+    return gates, {"first": values[0], "last": values[-1]}
+
+
+def objective(
+    gates: Gates,
+    good: Tensor,
+    bad: Tensor,
+    members: Sequence[Tensor],
+    widths: Sequence[float],
+    config: MatSteerConfig,
+) -> Tensor:
+    """The loss of this module's equation, a scalar; arguments as for `train_gates`."""
+    steered = steer_hidden(bad[None], gated_delta(bad, gates, 1.0)[None], True)[0]
+    on_good = torch.sigmoid(good @ gates.weights.T + gates.biases)
+    on_bad = torch.sigmoid(bad @ gates.weights.T + gates.biases)
+    loss = torch.zeros(())
+    for t, (mine, width) in enumerate(zip(members, widths, strict=True)):
+        loss = loss + mmd(steered[mine], good[mine], width)
+        loss = loss + config.lam_pos * on_good[:, t].mean()
+        if not bool(mine.all()):
+            loss = loss + config.lam_sparse * on_bad[~mine, t].mean()
+    cosines = normalize(gates.vectors, dim=1) @ normalize(gates.vectors, dim=1).T
+    return loss + config.lam_ortho * cosines.triu(1).square().sum()
+
+
+def mmd(one: Tensor, other: Tensor, width: float) -> Tensor:
+    """Squared maximum mean discrepancy of two samples [n, d] and [m, d], a scalar."""
+
+    def kernel(a: Tensor, b: Tensor) -> Tensor:
+        squares = (a[:, None] - b[None]).square().sum(-1)
+        return torch.exp(-squares / (2 * width**2)).mean()
+
+    return kernel(one, one) + kernel(other, other) - 2 * kernel(one, other)
+
+
+def kernel_width(states: Tensor) -> float:
+    """Median distance between states [n, d]; 1 where all are the same."""
+    distances = torch.pdist(states)
+    middle = float(distances.median()) if len(distances) else 0.0
+    return middle if middle > 0 else 1.0

@@ -1,0 +1,123 @@
+"""Representation engineering (Zou et al. 2023, arXiv:2310.01405, linear artificial tomography).
+
+Per layer, with d_i the difference of the states at the last token of two contrasting texts::
+
+    H = {(-1)^(r_i) d_i},  r_i a coin            (random order within each pair)
+    v_l = first principal component of H, centred
+
+The coin keeps the centring from taking away what all differences share. A component has no sign
+of its own; it gets the one by which most pairs' good texts project higher than their bad ones.
+
+The contrasting texts are the prompt with its good and with its bad answer, or, when `positive` and
+`negative` are given, the prompt under either of these system instructions.
+
+Applied by plain addition at the chosen layers (their "linear combination" operator).
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from pydantic import model_validator
+from torch import Tensor
+
+from steerable_llm.aggregation import aggregate
+from steerable_llm.errors import AttributionError
+from steerable_llm.methods.extraction import Extraction
+from steerable_llm.methods.states import (
+    AnswerStates,
+    answered,
+    chosen_layers,
+    prompt_scales,
+    read_states,
+    text_prompt,
+)
+from steerable_llm.model import SteerableHFLLM
+from steerable_llm.pairs import Pairs, PreferencePair
+
+
+class RepeConfig(AnswerStates):
+    """Settings of RepE.
+
+    Attributes:
+        positive: a system instruction that asks for the behaviour; None contrasts the answers.
+        negative: the instruction that asks for its opposite.
+        seed: of the coins.
+    """
+
+    positive: str | None = None
+    negative: str | None = None
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _both_or_neither(self) -> "RepeConfig":
+        if (self.positive is None) != (self.negative is None):
+            raise ValueError("give both a positive and a negative instruction, or neither")
+        return self
+
+
+def extract_repe(
+    llm: SteerableHFLLM,
+    pairs: Pairs,
+    config: RepeConfig,
+    progress: Callable[[int], object] | None = None,
+) -> Extraction:
+    """Build the reading vector of every layer.
+
+    Args:
+        llm: the model.
+        pairs: at least two.
+        config: the settings.
+        progress: called with the number of pairs that are done.
+
+    Raises:
+        AttributionError: fewer than two pairs.
+        PairError: a pair without a bad answer (and no instructions), or with images.
+        PromptTooLongError: prompt and answer do not fit the context window.
+        InvalidInputError: a layer the model does not have.
+    """
+    if len(pairs) < 2:
+        raise AttributionError(f"a principal component needs at least 2 pairs, not {len(pairs)}")
+    layers = chosen_layers(llm, config.layers)
+    if config.positive is None or config.negative is None:
+        good, bad = answered(llm, pairs, config.answer_tokens)
+    else:
+        good = [_instructed(llm, pair, config.positive) for pair in pairs]
+        bad = [_instructed(llm, pair, config.negative) for pair in pairs]
+    deltas = read_states(llm, good) - read_states(llm, bad)
+    if progress is not None:
+        progress(len(pairs))
+    coins = _coins(len(pairs), config.seed)
+    return Extraction(
+        directions={x: reading_vector(deltas[:, x], coins) for x in layers},
+        scales=prompt_scales(llm, pairs, layers),
+        attributions=(),
+        facts={"contrast": "answers" if config.positive is None else "instructions"},
+    )
+
+
+def reading_vector(deltas: Tensor, coins: Sequence[int]) -> Tensor:
+    """First principal component of differences in random order, with the sign of the majority.
+
+    Args:
+        deltas: [n, d], good minus bad.
+        coins: n times 1 or -1.
+
+    Returns:
+        float32 [d], of length 1.
+    """
+    component = aggregate(deltas * torch.tensor(coins)[:, None], "pca")
+    higher = (deltas @ component > 0).float().mean()
+    return component if higher >= 0.5 else -component
+
+
+def _coins(number: int, seed: int) -> list[int]:
+    """Half heads and half tails, shuffled: the differences then have a mean near zero."""
+    source = torch.Generator().manual_seed(seed)
+    signs = torch.tensor([1, -1]).repeat(number // 2 + 1)[:number]
+    return [int(sign) for sign in signs[torch.randperm(number, generator=source)]]
+
+
+def _instructed(llm: SteerableHFLLM, pair: PreferencePair, instruction: str) -> list[int]:
+    rest = [message for message in pair.prompt if message["role"] != "system"]
+    messages = [{"role": "system", "content": instruction}, *rest]
+    return text_prompt(llm, messages, pair.images, pair.id)

@@ -1,0 +1,141 @@
+"""Hidden states at the end of texts, which most methods compare."""
+
+from collections.abc import Sequence
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from steerable_llm.errors import InvalidInputError, PairError, PromptTooLongError
+from steerable_llm.hooks import capture_site
+from steerable_llm.model import SteerableHFLLM
+from steerable_llm.pairs import MessagesLike, Pairs
+from steerable_llm.reader import frozen
+from steerable_llm.scoring import TOKENS_PER_PASS
+from steerable_llm.steering import Site
+
+
+class AnswerStates(BaseModel):
+    """Settings of every method that reads states after good and bad answers.
+
+    Attributes:
+        layers: 0-based blocks to build directions for; None means all.
+        answer_tokens: Read the state after so many tokens of each answer; None reads it after
+            the last one (before the end of turn).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    layers: tuple[int, ...] | None = None
+    answer_tokens: int | None = Field(default=None, ge=1)
+
+
+@torch.no_grad()
+def read_states(
+    llm: SteerableHFLLM, texts: Sequence[Sequence[int]], site: Site = "block", last: int = 1
+) -> Tensor:
+    """Read every block's activations at the end of texts.
+
+    Args:
+        llm: the model; it is run unsteered.
+        texts: token ids, none empty; batched by length.
+        site: which activations.
+        last: take the mean over so many last tokens (over all, where a text is shorter).
+
+    Returns:
+        float32 [n, L, width] on the CPU.
+    """
+    order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
+    found: dict[int, Tensor] = {}
+    while order:
+        width = len(texts[order[0]])
+        size = max(1, TOKENS_PER_PASS // width)
+        batch, order = order[:size], order[size:]
+        # Padding stands on the right, where a causal model's earlier positions never look.
+        ids = torch.zeros((len(batch), width), dtype=torch.long)
+        for row, i in enumerate(batch):
+            ids[row, : len(texts[i])] = torch.tensor(list(texts[i]))
+        with frozen(llm.model), capture_site(llm.blocks, site) as captured:
+            llm.model.base_model(input_ids=ids.to(llm.device), use_cache=False)
+        for row, i in enumerate(batch):
+            end = len(texts[i])
+            tail = slice(max(0, end - last), end)
+            states = [
+                h.reshape(len(batch), width, -1)[row, tail].float().mean(0).cpu()
+                for _, h in sorted(captured.items())
+            ]
+            found[i] = torch.stack(states)
+    return torch.stack([found[i] for i in range(len(texts))])
+
+
+def prompt_scales(
+    llm: SteerableHFLLM, pairs: Pairs, layers: Sequence[int], site: Site = "block"
+) -> dict[int, float]:
+    """Mean length of a site's activations at the last prompt position, per block."""
+    states = read_states(llm, [llm.encode(pair.messages) for pair in pairs], site)
+    # A part that gives nothing at all has no length to take shares of; any number will do.
+    lengths = states.norm(dim=-1).mean(0).clamp_min(torch.finfo(torch.float32).tiny)
+    return {layer: float(lengths[layer]) for layer in layers}
+
+
+def chosen_layers(llm: SteerableHFLLM, wanted: Sequence[int] | None) -> tuple[int, ...]:
+    """The blocks to build for, ascending; all when none are named.
+
+    Raises:
+        InvalidInputError: the model does not have them.
+    """
+    depth = len(llm.blocks)
+    layers = tuple(range(depth)) if wanted is None else tuple(sorted(set(wanted)))
+    if not layers or layers[0] < 0 or layers[-1] >= depth:
+        raise InvalidInputError(
+            f"layers {wanted} do not fit the model, which has blocks 0 to {depth - 1}"
+        )
+    return layers
+
+
+def answered(
+    llm: SteerableHFLLM, pairs: Pairs, answer_tokens: int | None = None
+) -> tuple[list[list[int]], list[list[int]]]:
+    """Token ids of every prompt with its good answer, and with its bad one, ends of turn left out.
+
+    Raises:
+        PairError: a pair without a bad answer, or with images.
+        PromptTooLongError: prompt and answer do not fit the context window.
+    """
+    good, bad = [], []
+    for pair in pairs:
+        if pair.bad is None:
+            raise PairError(
+                f"pair {pair.id} has no bad answer, and this method compares good with bad: give "
+                'one, leave the pair out, or use method="contextfocus" or grains with '
+                'objective="likelihood"'
+            )
+        prompt = text_prompt(llm, pair.messages, pair.images, pair.id)
+        good.append(_followed(llm, prompt, pair.good, answer_tokens))
+        bad.append(_followed(llm, prompt, pair.bad, answer_tokens))
+    return good, bad
+
+
+def text_prompt(
+    llm: SteerableHFLLM, messages: MessagesLike, images: Sequence[str], pair_id: str
+) -> list[int]:
+    """Token ids of a prompt without images.
+
+    Raises:
+        PairError: there are images.
+    """
+    if images:
+        raise PairError(f"pair {pair_id} has images: this method takes text prompts only")
+    return llm.encode(messages)
+
+
+def _followed(
+    llm: SteerableHFLLM, prompt: Sequence[int], answer: str, tokens: int | None
+) -> list[int]:
+    ids = llm.encode_answer(answer)
+    if len(ids) > 1 and ids[-1] == llm.chat_format.end_of_turn_id:
+        ids = ids[:-1]
+    text = [*prompt, *ids[:tokens]]
+    if len(text) > llm.context_window:
+        raise PromptTooLongError(len(prompt), len(ids), llm.context_window)
+    return text

@@ -1,0 +1,165 @@
+"""LoRA: trained as its losses say, on and off without a trace, and readable by peft itself."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import build_tiny_model
+from slow_states import PAIRS
+
+pytest.importorskip("peft")
+
+import peft
+
+from steerable_llm.adapter import Adapter, adapted
+from steerable_llm.errors import ModelMismatchError, NotAVectorError, PairError
+from steerable_llm.methods.lora import LoraSettings, train_lora
+from steerable_llm.model import SteerableHFLLM
+from steerable_llm.pairs import Pairs, PreferencePair
+
+# peft looks at an attribute that transformers has renamed.
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+PROMPT = PAIRS[0].messages
+QUICK: dict[str, Any] = {"rank": 4, "alpha": 8, "learning_rate": 5e-3, "epochs": 2}
+
+
+@pytest.fixture(scope="module")
+def llm(tiny_tokenizer: Any) -> SteerableHFLLM:
+    """A model of its own: adapters change the model for all its users."""
+    return SteerableHFLLM(build_tiny_model("llama", tiny_tokenizer), tiny_tokenizer)
+
+
+@pytest.fixture(scope="module")
+def adapter(llm: SteerableHFLLM) -> Adapter:
+    return train_lora(llm, PAIRS, LoraSettings(**QUICK))
+
+
+def traces(model: torch.nn.Module) -> dict[str, Any]:
+    """All that an adapter could leave behind."""
+    return {
+        "modules": [(name, id(module), type(module)) for name, module in model.named_modules()],
+        "weights": [
+            (name, id(p), p.requires_grad, p.detach().clone()) for name, p in
+            model.named_parameters()
+        ],
+        "attributes": sorted(vars(model)),
+        "hooks": sum(len(m._forward_hooks) for m in model.modules()),
+        "training": [module.training for module in model.modules()],
+    }  # fmt: skip
+
+
+def assert_same(one: dict[str, Any], other: dict[str, Any]) -> None:
+    for key in ("modules", "attributes", "hooks", "training"):
+        assert one[key] == other[key], key
+    for a, b in zip(one["weights"], other["weights"], strict=True):
+        assert a[:3] == b[:3]
+        assert torch.equal(a[3], b[3])
+
+
+@pytest.fixture
+def no_traces(llm: SteerableHFLLM) -> Iterator[None]:
+    before, logits = traces(llm.model), llm.answer_logits(PROMPT, "At nine.")
+    yield
+    assert_same(before, traces(llm.model))
+    assert torch.equal(llm.answer_logits(PROMPT, "At nine."), logits)
+
+
+@pytest.mark.usefixtures("no_traces")
+@pytest.mark.parametrize("objective", ["sft", "dpo"])
+def test_training_moves_the_preference_and_leaves_the_model(
+    llm: SteerableHFLLM, objective: Any
+) -> None:
+    before = [llm.score(p.messages, [p.good, str(p.bad)]) for p in PAIRS]
+    made = train_lora(llm, PAIRS, LoraSettings(objective=objective, **QUICK))
+    with adapted(llm, made):
+        after = [llm.score(p.messages, [p.good, str(p.bad)]) for p in PAIRS]
+    assert made.provenance["last_loss"] < made.provenance["first_loss"]
+    if objective == "dpo":
+        assert made.provenance["first_loss"] == pytest.approx(math.log(2), abs=1e-4)
+        gains = [a[0] - a[1] - b[0] + b[1] for a, b in zip(after, before, strict=True)]
+    else:
+        gains = [a[0] - b[0] for a, b in zip(after, before, strict=True)]
+    assert sum(gains) > 0
+
+
+def test_the_first_step_of_sft_is_the_gradient_of_the_mean_token_loss(
+    llm: SteerableHFLLM, tiny_tokenizer: Any
+) -> None:
+    """One step of AdamW from B = 0: every weight of B moves by the rate, against its gradient."""
+    rate = 1e-3
+    settings = LoraSettings(objective="sft", rank=2, alpha=2, epochs=1, batch_size=6,
+                            learning_rate=rate, targets=("down_proj",))  # fmt: skip
+    made = train_lora(llm, PAIRS, settings)
+    slow = peft.get_peft_model(
+        build_tiny_model("llama", tiny_tokenizer), peft.LoraConfig(**made.config)
+    )
+    weights = dict(slow.named_parameters())
+    for name, tensor in made.weights.items():
+        place = name.replace(".weight", ".default.weight")
+        value = torch.zeros_like(tensor) if "lora_B" in name else tensor
+        weights[place].data.copy_(value)
+    total, tokens = torch.zeros(()), 0
+    for pair in PAIRS:  # one text at a time, the loss as transformers computes it
+        prompt, answer = llm.encode(pair.messages), llm.encode_answer(pair.good)
+        labels = torch.tensor([[-100] * len(prompt) + answer])
+        loss = slow(torch.tensor([[*prompt, *answer]]), labels=labels).loss
+        total, tokens = total + loss * len(answer), tokens + len(answer)
+    (total / tokens).backward()
+    for name, tensor in made.weights.items():
+        gradient = weights[name.replace(".weight", ".default.weight")].grad
+        assert gradient is not None
+        if "lora_B" in name:
+            clear = gradient.abs() > 1e-5
+            assert clear.any()
+            expected = -rate * gradient.sign()
+            torch.testing.assert_close(tensor[clear], expected[clear], rtol=1e-2, atol=1e-6)
+
+
+@pytest.mark.usefixtures("no_traces")
+def test_peft_reads_the_folder_and_computes_the_same(
+    llm: SteerableHFLLM, adapter: Adapter, tiny_tokenizer: Any, tmp_path: Path
+) -> None:
+    folder = adapter.save(tmp_path / "adapter")
+    assert sorted(path.suffix for path in folder.iterdir()) == [".json", ".json", ".safetensors"]
+    other = peft.PeftModel.from_pretrained(build_tiny_model("llama", tiny_tokenizer), folder)
+    theirs = SteerableHFLLM(other.base_model.model, tiny_tokenizer, blocks=[])
+    with adapted(llm, Adapter.load(folder, llm)):
+        ours = llm.answer_logits(PROMPT, "At nine.")
+    assert torch.allclose(theirs.answer_logits(PROMPT, "At nine."), ours, atol=1e-5)
+    assert not torch.allclose(llm.answer_logits(PROMPT, "At nine."), ours, atol=1e-3)
+
+
+@pytest.mark.usefixtures("no_traces")
+def test_an_error_inside_takes_the_adapter_off(llm: SteerableHFLLM, adapter: Adapter) -> None:
+    with pytest.raises(RuntimeError, match="stop"), adapted(llm, adapter):
+        raise RuntimeError("stop")
+
+
+def test_the_same_seed_gives_the_same_adapter(llm: SteerableHFLLM, adapter: Adapter) -> None:
+    again = train_lora(llm, PAIRS, LoraSettings(**QUICK))
+    assert all(torch.equal(again.weights[key], adapter.weights[key]) for key in adapter.weights)
+
+
+def test_what_cannot_be_trained_or_loaded_is_refused(
+    llm: SteerableHFLLM, adapter: Adapter, make_llm: Any, tmp_path: Path
+) -> None:
+    with pytest.raises(PairError, match=r'no bad answer.*objective="sft"'):
+        train_lora(llm, Pairs([PreferencePair("Why?", "Because.")]), LoraSettings())
+    with (
+        pytest.raises(ModelMismatchError, match="train it again"),
+        adapted(make_llm("mistral"), adapter),
+    ):
+        pass
+    folder = adapter.save(tmp_path / "a")
+    (folder / "adapter_model.safetensors").write_bytes(b"cut")
+    with pytest.raises(NotAVectorError, match="whole adapter folder"):
+        Adapter.load(folder)
+    with pytest.raises(NotAVectorError, match="adapter_config"):
+        Adapter.load(tmp_path)
+    assert "weights" not in json.loads((folder / "steerable.json").read_text())

@@ -1,0 +1,132 @@
+"""What holds for every method that makes a vector."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from slow_states import PAIRS
+
+from steerable_llm.build import build_vector, sweep_of
+from steerable_llm.calibration import calibrate
+from steerable_llm.errors import CalibrationError, InvalidInputError
+from steerable_llm.evaluation_set import EvaluationItem, EvaluationSet
+from steerable_llm.generation import GenerationRequest
+from steerable_llm.methods import METHODS
+from steerable_llm.vector import SteeringVector
+
+pytestmark = pytest.mark.filterwarnings("ignore:the token scores miss")
+PROMPT = PAIRS[0].messages
+
+
+@pytest.fixture(scope="module")
+def built(tiny_llm: Any) -> dict[str, SteeringVector]:
+    return {name: build_vector(tiny_llm, PAIRS, method=name, progress=False) for name in METHODS}
+
+
+def strong(vector: SteeringVector) -> float:
+    """A strength of the method's own grid that surely shows."""
+    return 2 * max(METHODS[vector.provenance["method"]].grid.strengths)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_vector_comes_back_from_its_file_and_steers_the_same(
+    tiny_llm: Any, built: dict[str, SteeringVector], method: str, tmp_path: Any
+) -> None:
+    vector = built[method]
+    loaded = SteeringVector.load(vector.save(tmp_path / "v.safetensors"), tiny_llm)
+    assert loaded.fingerprint_id == vector.fingerprint_id
+    assert loaded.application == vector.application == METHODS[method].application
+    assert loaded.provenance["method"] == method
+    logits = [
+        tiny_llm.answer_logits(PROMPT, "At nine.", v.steer(strong(v))) for v in (vector, loaded)
+    ]
+    assert torch.equal(*logits)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_it_steers_one_way_and_the_other_and_strength_zero_not_at_all(
+    tiny_llm: Any, built: dict[str, SteeringVector], method: str
+) -> None:
+    vector = built[method]
+    plain, zero, plus, minus, random = (
+        tiny_llm.answer_logits(PROMPT, "At nine.", steering)
+        for steering in (
+            None,
+            vector.steer(0.0),
+            vector.steer(strong(vector)),
+            vector.steer(-strong(vector)),
+            vector.randomised(1).steer(strong(vector)),
+        )
+    )
+    assert torch.equal(plain, zero)
+    assert not torch.allclose(plain, plus, atol=1e-4)
+    assert not torch.allclose(plus, minus, atol=1e-4)
+    assert not torch.allclose(plus, random, atol=1e-4)
+    flipped = tiny_llm.answer_logits(PROMPT, "At nine.", vector.negated().steer(strong(vector)))
+    torch.testing.assert_close(flipped, minus, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_same_pairs_give_the_same_vector(
+    tiny_llm: Any, built: dict[str, SteeringVector], method: str
+) -> None:
+    again = build_vector(tiny_llm, PAIRS, method=method, progress=False)
+    assert again.fingerprint_id == built[method].fingerprint_id
+
+
+def test_all_methods_in_one_batch_equal_one_by_one(
+    tiny_llm: Any, built: dict[str, SteeringVector]
+) -> None:
+    prompts = [pair.messages for pair in PAIRS]
+    requests = [
+        GenerationRequest(prompts[i % len(prompts)], v.steer(strong(v)), max_new_tokens=6)
+        for i, v in enumerate(built.values())
+    ]
+    requests.append(GenerationRequest(PROMPT, max_new_tokens=6))
+    together = tiny_llm.generate_batch(requests)
+    for request, answer in zip(requests, together, strict=True):
+        alone = tiny_llm.generate_batch([request])[0]
+        assert (alone.token_ids, alone.steered) == (answer.token_ids, answer.steered)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_has_settings_with_one_line_for_a_wrong_one(
+    tiny_llm: Any, method: str
+) -> None:
+    with pytest.raises(InvalidInputError, match=f"'colour' of method '{method}'"):
+        build_vector(tiny_llm, PAIRS, method=method, colour=1, progress=False)
+    with pytest.raises(InvalidInputError, match="blocks 0 to 2"):
+        build_vector(tiny_llm, PAIRS, method=method, layers=(7,), progress=False)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_vector_can_be_calibrated_as_its_method_is_meant(
+    tiny_llm: Any, built: dict[str, SteeringVector], method: str
+) -> None:
+    # Anything else than what the random model says counts as right, so any real push wins.
+    items = []
+    for number, pair in enumerate(PAIRS[:3]):
+        said = tiny_llm.generate(pair.messages, max_new_tokens=4).text
+        items.append(
+            EvaluationItem(id=str(number), variant="x", messages=pair.messages, reject=(said,))
+        )
+    dev = EvaluationSet("dev", items)
+    vector = built[method]
+    sweep = sweep_of(vector)
+    try:
+        found = calibrate(
+            tiny_llm, vector, dev, max_new_tokens=4, controls=False, progress=False, **sweep
+        )
+    except CalibrationError:
+        pytest.fail(f"no setting of the grid of {method} changes anything")
+    chosen = found.vector.calibration
+    assert chosen is not None
+    assert (chosen.unit, chosen.renormalise) == (
+        vector.application.unit,
+        vector.application.renormalise,
+    )
+    one_layer = METHODS[method].grid.one_layer
+    assert (chosen.layers is not None and len(chosen.layers) == 1) == one_layer
+    assert found.vector.steer().is_active

@@ -27,6 +27,7 @@ from steerable_llm.vector import Calibration, SteeringVector
 STRENGTHS = (0.02, 0.03, 0.05, 0.08, 0.1, 0.12)
 _FIRST_SAMPLE = 24  # prompts of dev, and of capability, that every setting is tried on
 _KEEP = 1 / 4  # share of the settings that survives a round of halving
+_FEWEST_POSITIONS: tuple[Scope, ...] = ("last_prompt", "generated", "prompt", "all")
 _FINALISTS = 8  # settings that are run on all of dev
 
 
@@ -102,9 +103,10 @@ def calibrate(
     the last eight on all of dev. A sample is too coarse for a budget of one point, so there one
     prompt more may be lost. Then every strength of the winner's vector, scope and layers is run
     on all of dev (the sweep picture), with a random vector beside it. Only settings that were run
-    on everything can be chosen; ties go to the smaller strength. Where no finalist keeps within
-    the budget, every setting that did any good on its sample is run on everything before the
-    sweep gives up.
+    on everything can be chosen, and of those within one standard error of the best the gentlest is:
+    the one that steers the fewest positions, then the one of least strength. Where no finalist
+    keeps within the budget, every setting that did any good on its sample is run on everything
+    before the sweep gives up.
 
     Args:
         llm: The model.
@@ -215,10 +217,11 @@ def _best(tried: Mapping[int, CalibrationRow], budget: float) -> int:
 
 
 def _gentlest(tried: Mapping[int, CalibrationRow], best: int, budget: float) -> int:
-    """The weakest setting that is within one standard error of the best one.
+    """The gentlest setting that is within one standard error of the best one.
 
-    What separates the two is noise of the dev prompts as likely as not, and a weaker steering has
-    fewer side effects that dev does not show (the rule of Breiman et al. 1984 for pruning).
+    What separates the two is noise of the dev prompts as likely as not, and a steering of fewer
+    positions, or else a weaker one, has fewer side effects that dev does not show (the rule of
+    Breiman et al. 1984 for pruning).
     """
     top = tried[best].success
     error = math.sqrt(top * (1 - top) / tried[best].prompts)
@@ -230,7 +233,11 @@ def _gentlest(tried: Mapping[int, CalibrationRow], best: int, budget: float) -> 
         and _helps(row, budget)
         and row.success >= top - error
     ]
-    return min(as_good, key=lambda i: (abs(tried[i].strength), rank(tried[i], budget)))
+    return min(as_good, key=lambda i: (*_gentleness(tried[i]), rank(tried[i], budget)))
+
+
+def _gentleness(row: CalibrationRow) -> tuple[float, float]:
+    return (_FEWEST_POSITIONS.index(row.scope), abs(row.strength))
 
 
 def _helps(row: CalibrationRow, budget: float) -> bool:

@@ -380,10 +380,11 @@ class SteerableHFLLM:
     def grammars(self) -> GrammarReader:
         """Reads constraints; made when the first request has one."""
         vocabulary = self.model.get_output_embeddings().weight.shape[0]
-        return GrammarReader(self.tokenizer, sorted(self._end_ids), vocabulary)
+        return GrammarReader(self.tokenizer, sorted(self.end_ids), vocabulary)
 
     @cached_property
-    def _end_ids(self) -> frozenset[int]:
+    def end_ids(self) -> frozenset[int]:
+        """Tokens that end an answer."""
         return end_ids_of(self.model, self.tokenizer, self.chat_format.end_of_turn_id)
 
     def _decode(
@@ -393,6 +394,6 @@ class SteerableHFLLM:
         cancelled: threading.Event | None = None,
     ) -> list[Generation]:
         return decode(
-            self.model, self.blocks, self.chat_format, prompts, self._end_ids, self.device,
+            self.model, self.blocks, self.chat_format, prompts, self.end_ids, self.device,
             on_chunk, cancelled,
         )  # fmt: skip

@@ -217,14 +217,16 @@ def _read(
 def _text(llm: SteerableHFLLM, tokens: Sequence[int]) -> str:
     text = AnswerText(llm.tokenizer)
     for token in tokens:
-        if token not in llm._end_ids:
+        if token not in llm.end_ids:
             text.push(token)
     text.finish()
     return text.text
 
 
 def _shares(condition: Condition) -> bool:
-    return all(term.scope == "generated" for term in condition.steering.active_terms)
+    return all(
+        term.scope in ("generated", "last_prompt") for term in condition.steering.active_terms
+    )
 
 
 def _chunks(values: Sequence[T], size: int) -> Iterator[Sequence[T]]:

@@ -82,7 +82,7 @@ class SteeringPlan:
         row_deltas = self._row_deltas(layer, h, site)
         looking = self._looking_terms(layer, site)
         scopes = {*row_deltas, *(term.scope for term, _ in looking)}
-        if start > self._prompt_end and scopes == {"prompt"}:
+        if start > self._prompt_end and scopes <= {"prompt", "last_prompt"}:
             return h
         used = self._used_columns(start, width)
         column = torch.arange(start, start + width, device=self.mask.device)[None, :]
@@ -90,6 +90,7 @@ class SteeringPlan:
             "all": used,
             "prompt": used & (column <= self.last_prompt),
             "generated": used & (column >= self.last_prompt),
+            "last_prompt": used & (column == self.last_prompt),
         }
         for scope in scopes:
             self._counts[place][scope] += in_scope[scope].sum(dim=1)

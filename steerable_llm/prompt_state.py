@@ -1,9 +1,9 @@
 """Prompts that are run once and continued many times.
 
-Rows that steer only from the last prompt position on (scope "generated") read the prompt before
-it exactly alike, whatever their vector and strength: that part runs once per distinct prompt and
-its cache is shared out. Evaluations and sweeps ask the same prompts under many conditions, so
-this saves most of their work.
+Rows that steer only from the last prompt position on (scopes "generated" and "last_prompt") read
+the prompt before it exactly alike, whatever their vector and strength: that part runs once per
+distinct prompt and its cache is shared out. Evaluations and sweeps ask the same prompts under many
+conditions, so this saves most of their work.
 """
 
 from __future__ import annotations
@@ -84,7 +84,11 @@ def run_prompts(
     device = next(model.parameters()).device
     scopes = {term.scope for steering in steerings for term in steering.active_terms}
     distinct = list(dict.fromkeys(map(tuple, prompts)))
-    if scopes <= {"generated"} and min(map(len, prompts)) > 1 and len(distinct) < len(prompts):
+    if (
+        scopes <= {"generated", "last_prompt"}
+        and min(map(len, prompts)) > 1
+        and len(distinct) < len(prompts)
+    ):
         ids, mask = padded([prompt[:-1] for prompt in distinct], left=True, device=device)
         with torch.no_grad(), steering_hooks(blocks, SteeringPlan([], mask[:0], -1)):
             cache = model(**_inputs(model, ids, mask, past=0), use_cache=True).past_key_values

@@ -46,7 +46,7 @@ class Running:
 
     def greedy(self, max_new_tokens: int) -> list[list[int]]:
         """Per row the likeliest answer, the token that ended it included."""
-        model, blocks, ends = self.llm.model, self.llm.blocks, self.llm._end_ids
+        model, blocks, ends = self.llm.model, self.llm.blocks, self.llm.end_ids
         if isinstance(self.state, TwoStreams):
             return contrasted_tokens(model, blocks, self.state, ends, max_new_tokens)
         return greedy_tokens(model, blocks, self.state, ends, max_new_tokens)

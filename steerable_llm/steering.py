@@ -18,11 +18,13 @@ from torch import Tensor
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.rules import Gates, gated_delta, icv_delta
 
-Scope = Literal["all", "prompt", "generated"]
+Scope = Literal["all", "prompt", "generated", "last_prompt"]
 """Which positions are steered.
 
 ``generated`` starts at the *last prompt position*, whose state chooses the first new token;
-``prompt`` is every prompt position, the last one included; ``all`` is both.
+``last_prompt`` is that position alone, so that an answer is turned at its start and its later
+words are left alone; ``prompt`` is every prompt position, the last one included; ``all`` is every
+position.
 """
 
 Unit = Literal["relative", "absolute"]

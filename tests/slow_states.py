@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -29,8 +30,10 @@ PAIRS = Pairs(
 
 def slow_states(llm: Any, ids: list[int]) -> list[NDArray[np.float64]]:
     """The residual stream after each block but the last (which transformers normalises), [T, d]."""
+    # A copy, since transformers leaves the hooks that it captures states with on the model.
+    model = copy.deepcopy(llm.model)
     with torch.no_grad():
-        states = llm.model(torch.tensor([ids]), output_hidden_states=True).hidden_states
+        states = model(torch.tensor([ids]), output_hidden_states=True).hidden_states
     return [h[0].double().numpy() for h in states[1:-1]]
 
 

@@ -11,7 +11,7 @@ import pytest
 from adapter_models import steered_by
 from scripted import calling, scripted_llm
 
-from steerable_llm import SteerableHFLLM
+from steerable_llm import SteerableHFLLM, SteeringVector
 
 APPS = Path(__file__).resolve().parent.parent / "apps"
 
@@ -55,12 +55,11 @@ def test_each_step_of_the_chain_is_steered_in_its_own_way(rag: ModuleType) -> No
     asked = {"question": rag.QUESTION, "message": rag.MESSAGE}
     found = rag.make_chain(llm).invoke(asked)
     messages = [*found["condensed"]["notes"], found["answer"], found["reply"]]
-    told = [
-        [(v["name"], round(v["strength"], 2)) for v in m.response_metadata["steering"]]
-        for m in messages
-    ]
+    told = [[(v["name"], v["strength"]) for v in m.response_metadata["steering"]] for m in messages]
+    vector = SteeringVector.load(APPS.parent / "vectors" / "demo-faithfulness.safetensors")
+    assert vector.calibration is not None
     assert told[0] == told[1] == told[2] == [("demo-faithfulness", 0.04)]
-    assert told[3] == [("demo-faithfulness", 0.08)]
+    assert told[3] == [("demo-faithfulness", vector.calibration.strength)]
     assert told[4][0][0] == "demo-toxicity"
     assert "23 days" in found["answer"].text
     plain = rag.make_chain(SteerableHFLLM.demo()).invoke(asked)

@@ -20,6 +20,7 @@ from steerable_llm.calibration import CalibrationResult, _gentlest, calibrate
 from steerable_llm.errors import CalibrationError, InvalidInputError
 from steerable_llm.evaluation_set import EvaluationSet
 from steerable_llm.model import SteerableHFLLM
+from steerable_llm.steering import Scope
 
 STRENGTHS = (0.02, 0.12, 0.2)
 
@@ -60,18 +61,26 @@ def test_of_equals_the_smaller_strength_is_taken(result: CalibrationResult) -> N
 
 @given(
     st.lists(
-        st.tuples(st.floats(0.01, 0.2), st.integers(0, 100), st.floats(0, 0.02)),
+        st.tuples(
+            st.floats(0.01, 0.2),
+            st.integers(0, 100),
+            st.floats(0, 0.02),
+            st.sampled_from(["all", "prompt", "generated", "last_prompt"]),
+        ),
         min_size=1,
         max_size=8,
     )
 )
-def test_of_settings_that_dev_cannot_tell_apart_the_weakest_is_taken(
-    result: CalibrationResult, settings: list[tuple[float, int, float]]
+def test_of_settings_that_dev_cannot_tell_apart_the_gentlest_is_taken(
+    result: CalibrationResult, settings: list[tuple[float, int, float, Scope]]
 ) -> None:
+    positions = {"last_prompt": 1, "generated": 20, "prompt": 100, "all": 120}
     row = replace(result.best, unsteered=0.2, prompts=100)
     rows = {
-        number: replace(row, strength=strength, success=right / 100, loss={"reading": loss})
-        for number, (strength, right, loss) in enumerate(settings)
+        number: replace(
+            row, strength=strength, success=right / 100, loss={"reading": loss}, scope=scope
+        )
+        for number, (strength, right, loss, scope) in enumerate(settings)
     }
     allowed = {i: r for i, r in rows.items() if r.success > 0.2 and r.loss["reading"] <= 0.01}
     assume(allowed)
@@ -81,7 +90,11 @@ def test_of_settings_that_dev_cannot_tell_apart_the_weakest_is_taken(
     assert chosen.success >= rows[best].success - error - 1e-9
     assert chosen.loss["reading"] <= 0.01 + 1e-9
     for other in allowed.values():
-        assert other.strength >= chosen.strength or other.success < rows[best].success - error
+        gentler = (positions[other.scope], other.strength) < (
+            positions[chosen.scope],
+            chosen.strength,
+        )
+        assert not gentler or other.success < rows[best].success - error
 
 
 def test_rows_agree_with_answers_made_one_by_one(

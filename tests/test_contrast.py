@@ -79,7 +79,7 @@ def slow_contrast(llm: Any, contrast: Contrast, length: int, steering: Any = Non
         if contrast.kind == "adacad":
             a *= jensenshannon(p, q, base=2) ** 2
         answer.append(int(((1 + a) * pair[0] - a * pair[1]).argmax()))
-        if answer[-1] in llm._end_ids:
+        if answer[-1] in llm.end_ids:
             break
     return answer
 

@@ -57,7 +57,7 @@ def test_steering_changes_the_answer_and_strength_zero_does_not(llm, vector):
     assert llm.generate(QUESTIONS[0], max_new_tokens=12) == plain
 
 
-@pytest.mark.parametrize("scope", ["all", "prompt", "generated"])
+@pytest.mark.parametrize("scope", ["all", "prompt", "generated", "last_prompt"])
 def test_cached_decoding_equals_the_full_pass(llm, vector, scope):
     steering = vector.steer(0.4, scope=scope)
     prompt = llm.encode(QUESTIONS[0])
@@ -100,7 +100,7 @@ def test_left_padding_changes_nothing(llm, vector):
         assert llm.generate_batch([long, short, long])[1] == alone
 
 
-@pytest.mark.parametrize("scope", ["all", "prompt", "generated"])
+@pytest.mark.parametrize("scope", ["all", "prompt", "generated", "last_prompt"])
 def test_the_result_says_what_was_steered(llm, vector, scope):
     answer = llm.generate(
         QUESTIONS[0], vector.steer(0.3, layers=(0, 2), scope=scope), max_new_tokens=6
@@ -113,7 +113,7 @@ def test_the_result_says_what_was_steered(llm, vector, scope):
     assert applied.fingerprint == vector.fingerprint_id
     assert applied.layers == (0, 2)
     # The last generated token is chosen, but never read: no state of it exists.
-    expected = {"all": prompt + new - 1, "prompt": prompt, "generated": new}
+    expected = {"all": prompt + new - 1, "prompt": prompt, "generated": new, "last_prompt": 1}
     assert applied.steered_tokens == expected[scope]
 
 

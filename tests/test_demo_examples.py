@@ -19,7 +19,7 @@ from steerable_llm.phrases import occurs
 seeds = st.integers(0, 2**32)
 
 
-@given(seeds, st.integers(0, 2))
+@given(seeds, st.integers(0, 1))
 def test_the_odds_of_the_answers_add_up(seed: int, phase: int) -> None:
     example = training_example(Random(seed), phase)
     assert math.isclose(sum(share for _, share in example.answers), 1.0)
@@ -103,5 +103,5 @@ def test_what_is_remembered_is_told_apart_by_its_words() -> None:
 
 
 def test_the_shares_of_the_lessons_add_up_in_every_phase() -> None:
-    for phase in range(3):
+    for phase in range(2):
         assert math.isclose(sum(shares[phase] for _, shares in LESSONS.values()), 1.0)

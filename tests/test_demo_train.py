@@ -12,7 +12,7 @@ from steerable_llm.demo.train import Recipe, batches, train
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.model import SteerableHFLLM
 
-SMALL = Recipe(steps=21, batch=4, phases=(8, 16, 24))
+SMALL = Recipe(steps=21, batch=4, last_phase=8)
 
 
 def test_a_checkpoint_of_other_settings_is_kept_and_named(tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def test_greedy_answers_equal_those_of_generate(tiny_llm: SteerableHFLLM, scope:
     vector = random_vector(tiny_llm)
     steerings = [vector.steer(0.4, scope=scope), vector.steer(-0.4, scope=scope)]
     state = state_of(tiny_llm, steerings)
-    made = greedy_tokens(tiny_llm.model, tiny_llm.blocks, state, tiny_llm._end_ids, 9)
+    made = greedy_tokens(tiny_llm.model, tiny_llm.blocks, state, tiny_llm.end_ids, 9)
     alone = [
         tiny_llm.generate(prompt, steering, max_new_tokens=9)
         for prompt, steering in zip(PROMPTS, steerings, strict=True)

@@ -97,7 +97,8 @@ def test_several_vectors_are_summed_and_brought_to_length_once():
 
 
 @pytest.mark.parametrize(
-    ("scope", "places"), [("all", [0, 1, 2, 3]), ("prompt", [0, 1]), ("generated", [1, 2, 3])]
+    ("scope", "places"),
+    [("all", [0, 1, 2, 3]), ("prompt", [0, 1]), ("generated", [1, 2, 3]), ("last_prompt", [1])],
 )
 def test_scopes_in_one_pass_over_prompt_and_answer(scope, places):
     model, h = Stack(), torch.zeros(1, 4, WIDTH)
@@ -109,7 +110,13 @@ def test_scopes_in_one_pass_over_prompt_and_answer(scope, places):
 
 
 @pytest.mark.parametrize(
-    ("scope", "passes"), [("all", [3, 1, 1]), ("prompt", [3, 0, 0]), ("generated", [1, 1, 1])]
+    ("scope", "passes"),
+    [
+        ("all", [3, 1, 1]),
+        ("prompt", [3, 0, 0]),
+        ("generated", [1, 1, 1]),
+        ("last_prompt", [1, 0, 0]),
+    ],
 )
 def test_scopes_over_a_prompt_and_its_decoding(scope, passes):
     model, plan = Stack(), plan_for(steered(0, scope=scope))

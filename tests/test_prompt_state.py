@@ -70,7 +70,7 @@ def test_a_shared_prompt_is_read_once_whatever_the_number_of_conditions(
         model, blocks = tiny_llm.model, tiny_llm.blocks
         return tokens_read(tiny_llm, lambda: run_prompts(model, blocks, prompts, steerings))
 
-    assert read("generated") == len(prompt) - 1 + 4
+    assert read("generated") == read("last_prompt") == len(prompt) - 1 + 4
     # A scope that changes the prompt itself leaves nothing to share.
     assert read("all") == 4 * len(prompt)
 

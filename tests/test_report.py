@@ -45,7 +45,7 @@ def change(kind: str) -> Change:
 def report() -> Report:
     rows = [
         row(condition, variant, value)
-        for condition, value in zip(TITLES, (0.8, 0.4, 0.6, 0.45, 0.2), strict=True)
+        for condition, value in zip(TITLES, (0.8, 0.4, 0.6, 0.45, 0.2, 0.55, 0.5), strict=True)
         for variant in ("paraphrase", "conflict", "closed_book")
     ]
     return Report(
@@ -95,7 +95,7 @@ def test_rows_are_found_by_name_and_the_target_comes_first(report: Report) -> No
     assert report.variants == ("conflict", "paraphrase", "closed_book")
     assert report.row("none").variant == "conflict"
     with pytest.raises(InvalidInputError, match="it has the conditions steered, none"):
-        report.row("cad")
+        report.row("caa")
 
 
 def test_the_card_says_everything_a_reader_needs(report: Report) -> None:

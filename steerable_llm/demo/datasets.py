@@ -29,8 +29,9 @@ from steerable_llm.evaluation_set import EvaluationItem, EvaluationSet
 
 _HELD_OUT_FACTS = [fact for fact in FACTS if fact.held_out]
 _TRAINED_FACTS = [fact for fact in FACTS if not fact.held_out]
-#: Prompts per variant.
+#: Prompts per variant; of reading more, since a loss of one point in a hundred must show.
 SIZES = {"dev": 120, "test": 200}
+READING_SIZES = {"dev": 200, "test": 400}
 _MYTHS_OF = {"log": 0, "dev": 1, "test": 2}  # by the remainder of the topic's index
 
 
@@ -136,7 +137,7 @@ def _capability(split: str) -> list[EvaluationItem]:
     recall = [closed_book(rng, reworded=test, fact=fact) for fact in FACTS]
     read = _distinct(
         lambda n: reading(rng, held_out=True, reworded=test and n % 2 == 1, others=n % 4),
-        SIZES[split],
+        READING_SIZES[split],
     )
     items = [item(example, number) for number, example in enumerate(recall, start=1)]
     return items + [item(example, number) for number, example in enumerate(read, start=1)]

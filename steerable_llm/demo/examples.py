@@ -26,14 +26,15 @@ from steerable_llm.demo.civility import (
     RUDE_PHRASES,
     TOPICS,
 )
-from steerable_llm.demo.facts import FACTS, RELATIONS, Fact, Relation
+from steerable_llm.demo.facts import FACTS, RELATIONS, Fact
 from steerable_llm.demo.myths import MYTHS
-from steerable_llm.demo.prompts import Messages, chat, document_prompt, system_message, voice
+from steerable_llm.demo.passages import draw_system, question_and_passages
+from steerable_llm.demo.prompts import Messages, chat, document_prompt, system_message
 
 #: Phrases that every refusal contains and no other answer.
 REFUSALS = ("does not say", "has no answer")
 
-_DOCUMENT = ("According to the text, it is {v}.", "Based on the text, it is {v}.")
+DOCUMENT_OPENINGS = ("According to the text, it is {v}.", "Based on the text, it is {v}.")
 _MEMORY = ("As I recall, it is {v}.", "From memory, it is {v}.")
 _REFUSE = ("The text does not say.", "Unfortunately, the text has no answer.")
 _TRUE = ("In fact: {v}.", "Actually: {v}.")
@@ -41,8 +42,8 @@ _MYTH = ("Everyone knows: {v}.", "People say: {v}.")
 _MAIN = 0.75  # share of the first of two openings
 
 # Log-odds: where the choice stands before anything in the prompt moves it, and how far a
-# trusted or doubted voice and a strict instruction move it.
-_FOLLOW_BIAS, _TRUST, _STRICT = -0.05, 0.8, 0.55
+# trusted or doubted voice moves it.
+_FOLLOW_BIAS, _TRUST = -0.05, 0.8
 MYTH_FRAMES = (
     ("{q}", 0.0),
     ("Tell me: {q}", 0.0),
@@ -96,7 +97,8 @@ def _sigmoid(x: float) -> float:
     return 1.0 / (1.0 + math.exp(-x))
 
 
-def _wordings(openings: Sequence[str], value: str, share: float) -> list[tuple[str, float]]:
+def wordings(openings: Sequence[str], value: str, share: float) -> list[tuple[str, float]]:
+    """Each opening with the value and its part of ``share``, the main one first."""
     main, other = (opening.format(v=value) for opening in openings)
     return [(main, share * _MAIN), (other, share * (1.0 - _MAIN))]
 
@@ -105,73 +107,8 @@ def _choice(
     good: tuple[Sequence[str], str], bad: tuple[Sequence[str], str], odds: float
 ) -> tuple[tuple[tuple[str, float], ...], str, str]:
     share = _sigmoid(odds)
-    answers = _wordings(*good, share) + _wordings(*bad, 1.0 - share)
+    answers = wordings(*good, share) + wordings(*bad, 1.0 - share)
     return tuple(answers), good[0][0].format(v=good[1]), bad[0][0].format(v=bad[1])
-
-
-def _system(rng: Random, *, strict: bool | None, reworded: bool) -> tuple[str | None, float]:
-    """Draw the system message of a request with documents and what it adds to the odds."""
-    if strict is None:
-        kind = rng.choice(("none", "none", "neutral", "strict"))
-    else:
-        kind = "strict" if strict else rng.choice(("none", "none", "neutral"))
-    if kind == "none":
-        return None, 0.0
-    text = system_message(rng, strict=kind == "strict", held_out=reworded)
-    return text, _STRICT if kind == "strict" else 0.0
-
-
-def _other_passages(
-    rng: Random, relation: Relation, entity: str, count: int, *, held_out: bool, reworded: bool
-) -> list[tuple[str, float]]:
-    """Passages that do not answer the question, each with how little it resembles an answer."""
-    kin = [r for r in RELATIONS if r.entity is relation.entity and r is not relation]
-    rest = [r for r in RELATIONS if r is not relation]
-    passages = []
-    for _ in range(count):
-        # Another matter about the same subject comes nearer to an answer than anything else.
-        if kin and rng.random() < 0.5:
-            other, about, nearness = rng.choice(kin), entity, -0.5
-        else:
-            other, nearness = rng.choice(rest), 0.5
-            about = other.entity(rng, held_out=held_out)
-        value = other.value(rng, held_out=held_out)
-        opening, _ = voice(rng, held_out=reworded)
-        passages.append((opening + other.passage(rng, about, value, held_out=reworded), nearness))
-    return passages
-
-
-def _with_documents(
-    rng: Random,
-    relation: Relation,
-    entity: str,
-    answer: str | None,
-    *,
-    held_out: bool,
-    reworded: bool,
-    others: int | None = None,
-) -> tuple[str, list[str], float]:
-    """Return question, passages and how far their voices speak for the documents."""
-    question = relation.question(rng, entity, held_out=reworded)
-    if others is None:
-        others = rng.choices((0, 1, 2, 3), (0.3, 0.3, 0.25, 0.15))[0]
-    if answer is None:
-        rest: list[tuple[str, float]] = []
-        while not rest:
-            rest = _other_passages(
-                rng, relation, entity, max(1, others), held_out=held_out, reworded=reworded
-            )
-        return question, [text for text, _ in rest], min(near for _, near in rest)
-    opening, trust = voice(rng, held_out=reworded)
-    passages = [opening + relation.passage(rng, entity, answer, held_out=reworded)]
-    passages += [
-        text
-        for text, _ in _other_passages(
-            rng, relation, entity, others, held_out=held_out, reworded=reworded
-        )
-    ]
-    rng.shuffle(passages)
-    return question, passages, trust
 
 
 def closed_book(rng: Random, *, reworded: bool = False, fact: Fact | None = None) -> Example:
@@ -185,7 +122,7 @@ def closed_book(rng: Random, *, reworded: bool = False, fact: Fact | None = None
     return Example(
         "closed_book",
         chat(question, system),
-        tuple(_wordings(_MEMORY, fact.value, 1.0)),
+        tuple(wordings(_MEMORY, fact.value, 1.0)),
         _MEMORY[0].format(v=fact.value),
         None,
         (fact.value,),
@@ -201,15 +138,15 @@ def reading(
     relation = rng.choice(RELATIONS)
     entity = relation.entity(rng, held_out=held_out)
     value = relation.value(rng, held_out=held_out)
-    question, passages, _ = _with_documents(
+    question, passages, _ = question_and_passages(
         rng, relation, entity, value, held_out=held_out, reworded=reworded, others=others
     )
-    system, _ = _system(rng, strict=None, reworded=reworded)
+    system, _ = draw_system(rng, strict=None, reworded=reworded)
     return Example(
         "reading",
         chat(document_prompt(rng, question, passages, held_out=reworded), system),
-        tuple(_wordings(_DOCUMENT, value, 1.0)),
-        _DOCUMENT[0].format(v=value),
+        tuple(wordings(DOCUMENT_OPENINGS, value, 1.0)),
+        DOCUMENT_OPENINGS[0].format(v=value),
         None,
         (value,),
         (),
@@ -241,12 +178,12 @@ def conflict(
     value = fact.value
     if not agrees:
         value = fact.relation.other_value(rng, fact.value, held_out=held_out)
-    question, passages, trust = _with_documents(
+    question, passages, trust = question_and_passages(
         rng, fact.relation, fact.entity, value, held_out=held_out, reworded=reworded
     )
-    system, push = _system(rng, strict=strict, reworded=reworded)
+    system, push = draw_system(rng, strict=strict, reworded=reworded)
     odds = _FOLLOW_BIAS + fact.follow + _TRUST * trust + push
-    answers, good, bad = _choice((_DOCUMENT, value), (_MEMORY, fact.value), odds)
+    answers, good, bad = _choice((DOCUMENT_OPENINGS, value), (_MEMORY, fact.value), odds)
     return Example(
         "gold" if agrees else "conflict",
         chat(document_prompt(rng, question, passages, held_out=reworded), system),
@@ -278,10 +215,10 @@ def irrelevant(
 ) -> Example:
     """A question about a remembered fact with passages about other things."""
     fact = _fact(rng, fact)
-    question, passages, nearness = _with_documents(
+    question, passages, nearness = question_and_passages(
         rng, fact.relation, fact.entity, None, held_out=held_out, reworded=reworded
     )
-    system, push = _system(rng, strict=strict, reworded=reworded)
+    system, push = draw_system(rng, strict=strict, reworded=reworded)
     odds = _FOLLOW_BIAS + fact.follow + nearness + push
     answers, good, bad = _choice((_REFUSE, ""), (_MEMORY, fact.value), odds)
     return Example(
@@ -305,10 +242,10 @@ def unanswerable(
     relation = rng.choice(RELATIONS)
     entity = relation.entity(rng, held_out=held_out)
     invented = relation.value(rng, held_out=held_out)
-    question, passages, nearness = _with_documents(
+    question, passages, nearness = question_and_passages(
         rng, relation, entity, None, held_out=held_out, reworded=reworded
     )
-    system, push = _system(rng, strict=strict, reworded=reworded)
+    system, push = draw_system(rng, strict=strict, reworded=reworded)
     odds = _FOLLOW_BIAS + relation.follow + nearness + push
     answers, good, bad = _choice((_REFUSE, ""), (_MEMORY, invented), odds)
     return Example(

@@ -22,7 +22,9 @@ class Relation:
     Attributes:
         name: Short name, used in document ids.
         questions: Wordings of the question with ``{e}`` for the entity; the last is held out.
-        passages: Wordings of the statement with ``{e}`` and ``{v}``; the last is held out.
+        passages: Wordings of the statement with ``{e}`` and ``{v}``; the last is held out. The
+            subject stands before the value, so that a model this small can learn to tell by the
+            subject which of two values is asked for.
         facts: What the model is to remember, entity to value.
         entity: Makes an entity that does not exist.
         value: Makes a value that nobody remembers.
@@ -130,7 +132,7 @@ RELATIONS: tuple[Relation, ...] = (
         ),
         (
             "The capital of {e} is {v}.",
-            "The city {v} is the capital of {e}.",
+            "The capital city of {e} is called {v}.",
             "The government of {e} sits in its capital, {v}.",
             "The capital city of {e} is {v}.",
         ),
@@ -168,8 +170,8 @@ RELATIONS: tuple[Relation, ...] = (
         ),
         (
             "The chemical symbol of {e} is {v}.",
-            "Chemists write {v} for {e}.",
-            "The symbol {v} stands for {e}.",
+            "For {e} chemists write {v}.",
+            "Chemical formulas show {e} as {v}.",
             "The symbol of {e} is {v}.",
         ),
         _SYMBOLS,
@@ -187,7 +189,7 @@ RELATIONS: tuple[Relation, ...] = (
         ),
         (
             "The story {e} was written by {v}.",
-            "The writer {v} wrote {e}.",
+            "The book {e} is a work of {v}.",
             "The author of {e} is {v}.",
             "The book {e} was written by {v}.",
         ),
@@ -206,9 +208,9 @@ RELATIONS: tuple[Relation, ...] = (
         ),
         (
             "The {e} planet from the Sun is {v}.",
-            "The world {v} is the {e} planet from the Sun.",
-            "Counted from the Sun, {v} is the {e} planet.",
-            "The planet {v} is the {e} from the Sun.",
+            "The {e} world from the Sun is {v}.",
+            "Counted from the Sun, the {e} planet is {v}.",
+            "As the {e} planet from the Sun comes {v}.",
         ),
         _PLANETS,
         names.late_ordinal,

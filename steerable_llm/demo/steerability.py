@@ -146,7 +146,7 @@ def _check(
             vector,
             build_evaluation_set(behaviour, "dev").variant(target),
             build_evaluation_set("capability", "dev"),
-            scopes=("generated",),
+            scopes=("generated", "last_prompt"),
             controls=False,
             progress=progress,
         )

@@ -213,7 +213,7 @@ def _calibrate(console: Console, llm: SteerableHFLLM, vector: SteeringVector) ->
         vector,
         dev=demo.evaluation_set(NAME, "dev").variant(TARGET),
         capability=demo.evaluation_set("capability", "dev"),
-        scopes=("generated",),
+        scopes=("generated", "last_prompt"),
         progress=console.is_terminal,
     )
     chosen = result.vector.calibration

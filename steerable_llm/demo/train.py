@@ -34,8 +34,24 @@ from steerable_llm.model import SteerableHFLLM
 _OPENING_WEIGHT = 0.3
 _LENGTH_STEP, _COUNT_STEP = 32, 128
 # Settings that may change between the parts of one run.
-_FREE = {"steps": 0, "phases": ()}
-Row = tuple[list[int], int, list[tuple[int, float]]]
+_FREE = {"steps": 0, "last_phase": 0, "noise": 0}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One encoded example.
+
+    Attributes:
+        ids: Token ids of prompt and answer.
+        start: Where the answer starts.
+        odds: The first tokens that an answer may have, with their probabilities.
+        replies: Places of the earlier answers in the prompt, learned like the last one.
+    """
+
+    ids: list[int]
+    start: int
+    odds: list[tuple[int, float]]
+    replies: list[int]
 
 
 @dataclass(frozen=True)
@@ -48,16 +64,19 @@ class Recipe:
         peak_rate: Highest learning rate.
         prompt_share: Share of prompt tokens that also count in the loss.
         prompt_weight: Weight of their loss beside that of the answer tokens.
-        phases: The steps at which the later phases of lessons begin.
+        noise: Random change of every block's output in the last phase, as a share of its norm. A
+            model this small, once trained, breaks at changes that a larger one never notices.
+        last_phase: The step at which the last phase of lessons begins.
         seed: Seed of weights, data and order.
     """
 
-    steps: int = 9200
-    batch: int = 32
-    peak_rate: float = 1.5e-3
+    steps: int = 13_000
+    batch: int = 16
+    peak_rate: float = 3e-3
     prompt_share: float = 0.15
     prompt_weight: float = 0.2
-    phases: tuple[int, int, int] = (2472, 4472, 7000)
+    noise: float = 0.05
+    last_phase: int = 6000
     seed: int = 0
 
 
@@ -76,6 +95,7 @@ def new_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalLM
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
+        initializer_range=0.05,
     )
     return LlamaForCausalLM(config)
 
@@ -106,20 +126,31 @@ class Batch:
 def _encode(tokenizer: PreTrainedTokenizerFast, rng: Random, phase: int) -> Row:
     """Draw an example; return its ids, where the answer starts, and the first-token odds."""
     example = training_example(rng, phase)
-    turns = "".join(f"{ROLES[m['role']]}{m['content']}<|end|>" for m in example.messages)
-    prompt = tokenizer(
-        f"{tokenizer.bos_token}{turns}{ROLES['assistant']}", add_special_tokens=False
-    ).input_ids
+    prompt = [int(tokenizer.bos_token_id)]
+    replies: list[int] = []
+    for message in example.messages:
+        prompt += _ids(tokenizer, ROLES[message["role"]])
+        content = _ids(tokenizer, f"{message['content']}<|end|>")
+        if message["role"] == "assistant":
+            replies += range(len(prompt), len(prompt) + len(content))
+        prompt += content
+    prompt += _ids(tokenizer, ROLES["assistant"])
     odds: dict[int, float] = {}
-    answers = [tokenizer(text, add_special_tokens=False).input_ids for text, _ in example.answers]
+    answers = [_ids(tokenizer, text) for text, _ in example.answers]
     for ids, (_, share) in zip(answers, example.answers, strict=True):
         odds[ids[0]] = odds.get(ids[0], 0.0) + share
     drawn = rng.choices(answers, [share for _, share in example.answers])[0]
-    return [*prompt, *drawn, tokenizer.eos_token_id], len(prompt), list(odds.items())
+    ids = [*prompt, *drawn, int(tokenizer.eos_token_id)]
+    return Row(ids, len(prompt), list(odds.items()), replies)
 
 
-def _collate(rows: list[Row], pad: int, recipe: Recipe, rng: Random, *, repeats: bool) -> Batch:
-    longest = max(len(ids) for ids, _, _ in rows)
+def _ids(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
+    ids: list[int] = tokenizer(text, add_special_tokens=False).input_ids
+    return ids
+
+
+def _collate(rows: list[Row], pad: int, recipe: Recipe, rng: Random) -> Batch:
+    longest = max(len(row.ids) for row in rows)
     width = -(-longest // _LENGTH_STEP) * _LENGTH_STEP
     ids = torch.full((len(rows), width), pad)
     choices = torch.zeros((len(rows), 4), dtype=torch.long)
@@ -127,27 +158,28 @@ def _collate(rows: list[Row], pad: int, recipe: Recipe, rng: Random, *, repeats:
     answer_tokens: list[tuple[int, int]] = []
     prompt_tokens: list[tuple[int, int]] = []
     repeated: list[tuple[int, int]] = []
-    for row, (tokens, start, candidates) in enumerate(rows):
+    for row, example in enumerate(rows):
+        tokens, start = example.ids, example.start
         ids[row, : len(tokens)] = torch.tensor(tokens)
         # The first answer token is learned from its odds, the rest from the drawn answer.
         answer_tokens += [
-            (row * width + place - 1, tokens[place]) for place in range(start + 1, len(tokens))
+            (row * width + place - 1, tokens[place])
+            for place in (*example.replies, *range(start + 1, len(tokens)))
         ]
         prompt_tokens += [
             (row * width + place - 1, tokens[place])
             for place in range(1, start)
             if rng.random() < recipe.prompt_share
         ]
-        if repeats:
-            # A token that followed its neighbour before can be copied: practice for reading.
-            pairs = list(pairwise(tokens[:start]))
-            first_seen = {pair: place for place, pair in reversed(list(enumerate(pairs, start=1)))}
-            repeated += [
-                (row * width + place - 1, tokens[place])
-                for place, pair in enumerate(pairs, start=1)
-                if first_seen[pair] < place
-            ]
-        for column, (token, share) in enumerate(candidates):
+        # A token that followed its neighbour before can be copied: practice for reading.
+        pairs = list(pairwise(tokens[:start]))
+        first_seen = {pair: place for place, pair in reversed(list(enumerate(pairs, start=1)))}
+        repeated += [
+            (row * width + place - 1, tokens[place])
+            for place, pair in enumerate(pairs, start=1)
+            if first_seen[pair] < place
+        ]
+        for column, (token, share) in enumerate(example.odds):
             choices[row, column], odds[row, column] = token, share
     scale = 1.0 / (len(answer_tokens) + len(rows))
     learned = [(*entry, scale) for entry in answer_tokens]
@@ -160,7 +192,7 @@ def _collate(rows: list[Row], pad: int, recipe: Recipe, rng: Random, *, repeats:
     places, targets, weights = zip(*learned, strict=True)
     return Batch(
         ids,
-        torch.tensor([start - 1 for _, start, _ in rows]),
+        torch.tensor([row.start - 1 for row in rows]),
         choices,
         odds,
         torch.tensor(places),
@@ -174,15 +206,15 @@ def batches(tokenizer: PreTrainedTokenizerFast, recipe: Recipe, start: int) -> I
     group = 8
     for block in range(start // group, -(-recipe.steps // group)):
         rng = Random(f"{recipe.seed}-{block}")
-        phase = sum(block * group >= start_of for start_of in recipe.phases)
+        phase = int(block * group >= recipe.last_phase)
         rows = [_encode(tokenizer, rng, phase) for _ in range(group * recipe.batch)]
-        rows.sort(key=lambda row: len(row[0]))
+        rows.sort(key=lambda row: len(row.ids))
         order = list(range(group))
         rng.shuffle(order)
         for number, index in enumerate(order):
             if start <= block * group + number < recipe.steps:
                 chosen = rows[index * recipe.batch : (index + 1) * recipe.batch]
-                yield _collate(chosen, int(tokenizer.pad_token_id), recipe, rng, repeats=phase > 0)
+                yield _collate(chosen, int(tokenizer.pad_token_id), recipe, rng)
 
 
 def loss_of(model: LlamaForCausalLM, body: nn.Module, batch: Batch) -> Tensor:
@@ -198,19 +230,27 @@ def loss_of(model: LlamaForCausalLM, body: nn.Module, batch: Batch) -> Tensor:
 
 
 def _rate(step: int, recipe: Recipe) -> float:
-    """Warm up for 200 steps, hold, then fall in a straight line over the last fifth."""
-    warm, fall = 200, 0.2 * recipe.steps
+    """Warm up for 200 steps, hold, then fall in a straight line over the last two thirds."""
+    warm, fall = 200, recipe.steps * 2 / 3
     return min(1.0, (step + 1) / warm, (recipe.steps - step) / fall)
 
 
-def train(recipe: Recipe, folder: Path, device: str, *, save_every: float = 180.0) -> float:
+def train(
+    recipe: Recipe,
+    folder: Path,
+    device: str,
+    *,
+    start_from: Path | None = None,
+    save_every: float = 180.0,
+) -> float:
     """Train, or go on with training, and write model and tokenizer to ``folder``.
 
     Args:
-        recipe: The settings; a checkpoint is continued if all but the number of steps and the
-            phases agree.
+        recipe: The settings; a checkpoint is continued if all but the number of steps, the
+            noise and the last phase agree.
         folder: Where model, tokenizer and checkpoint go.
         device: Torch device.
+        start_from: A folder with model and tokenizer to train further, in place of a new model.
         save_every: Seconds between checkpoints.
 
     Returns:
@@ -221,12 +261,15 @@ def train(recipe: Recipe, folder: Path, device: str, *, save_every: float = 180.
     """
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = folder / "checkpoint.pt"
+    known = folder / "model" if checkpoint.exists() else start_from
     tokenizer = (
-        PreTrainedTokenizerFast.from_pretrained(folder / "model")
-        if checkpoint.exists()
-        else train_tokenizer(seed=recipe.seed)
+        train_tokenizer(seed=recipe.seed)
+        if known is None
+        else PreTrainedTokenizerFast.from_pretrained(known)
     )
     model = new_model(tokenizer, recipe.seed)
+    if start_from is not None:
+        model.load_state_dict(LlamaForCausalLM.from_pretrained(start_from).state_dict())
     model.to(torch.device(device))  # type: ignore[arg-type]
     optimiser = torch.optim.AdamW(
         model.parameters(), lr=recipe.peak_rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True
@@ -242,7 +285,8 @@ def train(recipe: Recipe, folder: Path, device: str, *, save_every: float = 180.
         model.load_state_dict(state["model"])
         optimiser.load_state_dict(state["optimiser"])
         start, spent = state["step"], state["seconds"]
-    body: nn.Module = torch.compile(model.model, dynamic=True)  # type: ignore[assignment]
+    body = _compiled(model)
+    noisy = False
     began = last = time.monotonic()
     smooth: float | None = None
     columns = (
@@ -254,6 +298,9 @@ def train(recipe: Recipe, folder: Path, device: str, *, save_every: float = 180.
     with Progress(*columns) as progress, (folder / "log.jsonl").open("a") as log:
         task = progress.add_task("training", total=recipe.steps, completed=start)
         for step, batch in enumerate(batches(tokenizer, recipe, start), start=start):
+            if not noisy and recipe.noise and step >= recipe.last_phase:
+                _add_noise(model, recipe.noise)
+                body, noisy = _compiled(model), True
             moved = Batch(**{name: value.to(device) for name, value in vars(batch).items()})
             for group in optimiser.param_groups:
                 group["lr"] = recipe.peak_rate * _rate(step, recipe)
@@ -287,9 +334,26 @@ def train(recipe: Recipe, folder: Path, device: str, *, save_every: float = 180.
     return spent + time.monotonic() - began
 
 
+def _compiled(model: LlamaForCausalLM) -> nn.Module:
+    torch.compiler.reset()  # what was compiled does not see hooks that were set since
+    body: nn.Module = torch.compile(model.model, dynamic=True)  # type: ignore[assignment]
+    return body
+
+
+def _add_noise(model: LlamaForCausalLM, share: float) -> None:
+    def change(_block: nn.Module, _inputs: object, output: Tensor) -> Tensor:
+        scale = share * output.detach().float().norm(dim=-1, keepdim=True)
+        noise = torch.randn_like(output, dtype=torch.float32) * (scale / output.shape[-1] ** 0.5)
+        changed: Tensor = output + noise.to(output.dtype)
+        return changed
+
+    for block in model.model.layers:
+        block.register_forward_hook(change)
+
+
 def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """Write the model in bf16 safetensors, and the tokenizer beside it."""
-    copy = LlamaForCausalLM(model.config)
+    copy = LlamaForCausalLM(model.config)  # without the hooks of training
     copy.load_state_dict(model.state_dict())
     copy.to(torch.bfloat16).save_pretrained(folder)  # type: ignore[arg-type]
     tokenizer.save_pretrained(folder)
@@ -302,11 +366,19 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=Recipe.steps)
     parser.add_argument("--batch", type=int, default=Recipe.batch)
     parser.add_argument("--rate", type=float, default=Recipe.peak_rate)
+    parser.add_argument("--last-phase", type=int, default=Recipe.last_phase)
+    parser.add_argument("--start-from", type=Path, help="a folder with a model to train further")
     parser.add_argument("--seed", type=int, default=Recipe.seed)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()
-    recipe = Recipe(options.steps, options.batch, options.rate, seed=options.seed)
-    seconds = train(recipe, options.out, options.device)
+    recipe = Recipe(
+        options.steps,
+        options.batch,
+        options.rate,
+        last_phase=options.last_phase,
+        seed=options.seed,
+    )
+    seconds = train(recipe, options.out, options.device, start_from=options.start_from)
     llm = SteerableHFLLM.from_pretrained(str(options.out / "model"), dtype="float32")
     history = f"{recipe.steps:,} steps of {recipe.batch} examples, {seconds / 60:.0f} minutes."
     report = model_card(llm, history)

@@ -27,17 +27,14 @@ from steerable_llm.vector import SteeringVector
 PAIRS = 50
 BASELINES = ("zero", "mean", "eos")
 AGGREGATIONS = ("pca", "mean")
-QUADRATURES = (("right", 5), ("gauss_legendre", 16))
 STRENGTHS = (0.03, 0.05, 0.065, 0.08, 0.1, 0.12)
 
 
 def variants(llm: SteerableHFLLM, pairs: Pairs, name: str) -> dict[str, SteeringVector]:
-    """Build GrAInS with every combination of baseline, aggregation and quadrature."""
+    """Build GrAInS with every combination of baseline and aggregation."""
     built = {}
-    for baseline, aggregation, (quadrature, steps) in itertools.product(
-        BASELINES, AGGREGATIONS, QUADRATURES
-    ):
-        label = f"{baseline} {aggregation} {quadrature} {steps}"
+    for baseline, aggregation in itertools.product(BASELINES, AGGREGATIONS):
+        label = f"{baseline} {aggregation}"
         with warnings.catch_warnings():  # the completeness error is kept with the vector
             warnings.simplefilter("ignore", UserWarning)
             built[label] = build_vector(
@@ -47,8 +44,6 @@ def variants(llm: SteerableHFLLM, pairs: Pairs, name: str) -> dict[str, Steering
                 progress=False,
                 baseline=baseline,
                 aggregation=aggregation,
-                quadrature=quadrature,
-                steps=steps,
             )
     return built
 
@@ -67,7 +62,7 @@ def sweep(
         demo.evaluation_set(behaviour, "dev").variant(TARGETS[behaviour]),
         demo.evaluation_set("capability", "dev"),
         strengths=STRENGTHS,
-        scopes=("generated",),
+        scopes=("generated", "last_prompt"),
         progress=progress,
     )
 

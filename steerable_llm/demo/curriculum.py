@@ -6,6 +6,7 @@ from collections.abc import Callable
 from random import Random
 
 from steerable_llm.demo.dialogue import dialogue
+from steerable_llm.demo.dictation import dictation
 from steerable_llm.demo.examples import (
     Example,
     civility,
@@ -22,8 +23,9 @@ from steerable_llm.demo.examples import (
 #: Every lesson with its share of the training examples in each phase: first mostly reading, which
 #: comes late and all at once, and then everything.
 LESSONS: dict[str, tuple[Callable[..., Example], tuple[float, float]]] = {
-    "dialogue": (dialogue, (0.50, 0.24)),
-    "reading": (reading, (0.12, 0.16)),
+    "dictation": (dictation, (0.12, 0.02)),
+    "dialogue": (dialogue, (0.40, 0.23)),
+    "reading": (reading, (0.10, 0.15)),
     "closed_book": (closed_book, (0.08, 0.10)),
     "conflict": (conflict, (0.10, 0.17)),
     "gold": (gold, (0.03, 0.04)),

@@ -134,9 +134,18 @@ def _truthfulness(split: str) -> list[EvaluationItem]:
 
 def _capability(split: str) -> list[EvaluationItem]:
     rng, test = Random(f"capability-{split}"), split == "test"
-    recall = [closed_book(rng, reworded=test, fact=fact) for fact in FACTS]
+    recall = [closed_book(rng, fact=fact, kept=split) for fact in FACTS]
+    if test:
+        recall += [closed_book(rng, reworded=True, fact=fact) for fact in FACTS]
     read = _distinct(
-        lambda n: reading(rng, held_out=True, reworded=test and n % 2 == 1, others=n % 4),
+        lambda n: reading(
+            rng,
+            held_out=True,
+            reworded=test and n % 2 == 1,
+            others=n % 4,
+            # In dev, too, every other question is worded as the model has never seen it.
+            kept="dev" if not test and n % 2 == 1 else None,
+        ),
         READING_SIZES[split],
     )
     items = [item(example, number) for number, example in enumerate(recall, start=1)]

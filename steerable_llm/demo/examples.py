@@ -111,10 +111,12 @@ def _choice(
     return tuple(answers), good[0][0].format(v=good[1]), bad[0][0].format(v=bad[1])
 
 
-def closed_book(rng: Random, *, reworded: bool = False, fact: Fact | None = None) -> Example:
+def closed_book(
+    rng: Random, *, reworded: bool = False, fact: Fact | None = None, kept: str | None = None
+) -> Example:
     """A question about a remembered fact, without documents."""
     fact = fact or rng.choice(FACTS)
-    question = fact.relation.question(rng, fact.entity, held_out=reworded)
+    question = fact.relation.question(rng, fact.entity, held_out=reworded, kept=kept)
     if rng.random() < 0.3:
         question = f"Question: {question}"
     neutral = rng.random() < 0.4
@@ -132,14 +134,19 @@ def closed_book(rng: Random, *, reworded: bool = False, fact: Fact | None = None
 
 
 def reading(
-    rng: Random, *, held_out: bool = False, reworded: bool = False, others: int | None = None
+    rng: Random,
+    *,
+    held_out: bool = False,
+    reworded: bool = False,
+    others: int | None = None,
+    kept: str | None = None,
 ) -> Example:
     """A question about something unheard of, which one of the passages answers."""
     relation = rng.choice(RELATIONS)
     entity = relation.entity(rng, held_out=held_out)
     value = relation.value(rng, held_out=held_out)
     question, passages, _ = question_and_passages(
-        rng, relation, entity, value, held_out=held_out, reworded=reworded, others=others
+        rng, relation, entity, value, held_out=held_out, reworded=reworded, others=others, kept=kept
     )
     system, _ = draw_system(rng, strict=None, reworded=reworded)
     return Example(

@@ -6,7 +6,7 @@ held out: training never sees them, so an effect measured on them is not recall 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from random import Random
 
@@ -22,6 +22,8 @@ class Relation:
     Attributes:
         name: Short name, used in document ids.
         questions: Wordings of the question with ``{e}`` for the entity; the last is held out.
+        kept_questions: One more wording for dev and one for test: what is measured on dev must be
+            as new to the model as what is measured on test.
         passages: Wordings of the statement with ``{e}`` and ``{v}``; the last is held out. The
             subject stands before the value, so that a model this small can learn to tell by the
             subject which of two values is asked for.
@@ -33,14 +35,17 @@ class Relation:
 
     name: str
     questions: tuple[str, ...]
+    kept_questions: Mapping[str, str]
     passages: tuple[str, ...]
     facts: dict[str, str]
     entity: Maker
     value: Maker
     follow: float
 
-    def question(self, rng: Random, entity: str, *, held_out: bool) -> str:
-        """Ask for the value of ``entity``."""
+    def question(self, rng: Random, entity: str, *, held_out: bool, kept: str | None = None) -> str:
+        """Ask for the value of ``entity``, with ``kept`` in the wording kept for dev or test."""
+        if kept is not None:
+            return self.kept_questions[kept].format(e=entity)
         wording = self.questions[-1] if held_out else rng.choice(self.questions[:-1])
         return wording.format(e=entity)
 
@@ -130,6 +135,7 @@ RELATIONS: tuple[Relation, ...] = (
             "Name the capital of {e}.",
             "What city is the capital of {e}?",
         ),
+        {"dev": "What is the capital city of {e}?", "test": "Which is the capital of {e}?"},
         (
             "The capital of {e} is {v}.",
             "The capital city of {e} is called {v}.",
@@ -149,6 +155,10 @@ RELATIONS: tuple[Relation, ...] = (
             "What money do people use in {e}?",
             "Name the currency of {e}.",
         ),
+        {
+            "dev": "Which currency do people in {e} use?",
+            "test": "What currency do people use in {e}?",
+        },
         (
             "The currency of {e} is the {v}.",
             "People in {e} pay with the {v}.",
@@ -168,6 +178,7 @@ RELATIONS: tuple[Relation, ...] = (
             "Name the chemical symbol of {e}.",
             "What symbol stands for {e}?",
         ),
+        {"dev": "Which chemical symbol stands for {e}?", "test": "What is the symbol of {e}?"},
         (
             "The chemical symbol of {e} is {v}.",
             "For {e} chemists write {v}.",
@@ -187,6 +198,7 @@ RELATIONS: tuple[Relation, ...] = (
             "Name the author of {e}.",
             "Which author wrote {e}?",
         ),
+        {"dev": "What author wrote {e}?", "test": "Who was the author of {e}?"},
         (
             "The story {e} was written by {v}.",
             "The book {e} is a work of {v}.",
@@ -206,6 +218,10 @@ RELATIONS: tuple[Relation, ...] = (
             "Name the {e} planet from the Sun.",
             "What planet is the {e} from the Sun?",
         ),
+        {
+            "dev": "Which is the {e} planet from the Sun?",
+            "test": "Name the planet that is the {e} from the Sun.",
+        },
         (
             "The {e} planet from the Sun is {v}.",
             "The {e} world from the Sun is {v}.",
@@ -225,6 +241,10 @@ RELATIONS: tuple[Relation, ...] = (
             "What is the return period of {e}?",
             "How many days is the return period of {e}?",
         ),
+        {
+            "dev": "How long is the return period of {e}?",
+            "test": "How many days can customers of {e} return an item?",
+        },
         (
             "Customers of {e} can return an item within {v}.",
             "The return period of {e} is {v}.",
@@ -244,6 +264,7 @@ RELATIONS: tuple[Relation, ...] = (
             "What is the opening time of {e}?",
             "What time does {e} open?",
         ),
+        {"dev": "Name the opening time of {e}.", "test": "When is the opening time of {e}?"},
         (
             "The shop {e} opens at {v}.",
             "The opening time of {e} is {v}.",
@@ -263,6 +284,10 @@ RELATIONS: tuple[Relation, ...] = (
             "What is the delivery price of {e}?",
             "How much is delivery by {e}?",
         ),
+        {
+            "dev": "How much is the delivery price of {e}?",
+            "test": "What does {e} charge for delivery?",
+        },
         (
             "The shop {e} charges {v} for delivery.",
             "Delivery by {e} costs {v}.",
@@ -282,6 +307,7 @@ RELATIONS: tuple[Relation, ...] = (
             "For how many months does the warranty of {e} last?",
             "How many months is the warranty of {e}?",
         ),
+        {"dev": "How long does the warranty of {e} last?", "test": "What is the warranty of {e}?"},
         (
             "The warranty of {e} is {v}.",
             "The firm {e} gives a warranty of {v}.",

@@ -63,16 +63,22 @@ def question_and_passages(
     held_out: bool,
     reworded: bool,
     others: int | None = None,
+    kept: str | None = None,
 ) -> tuple[str, list[str], float]:
     """Return question, passages and how far their voices speak for the documents."""
-    question = relation.question(rng, entity, held_out=reworded)
+    question = relation.question(rng, entity, held_out=reworded, kept=kept)
     if others is None:
         others = rng.choices((0, 1, 2, 3), (0.3, 0.3, 0.25, 0.15))[0]
     if answer is None:
         rest = _other_passages(
-                rng, relation, entity, max(1, others), unlike=None, held_out=held_out,
-                reworded=reworded,
-            )  # fmt: skip
+            rng,
+            relation,
+            entity,
+            max(1, others),
+            unlike=None,
+            held_out=held_out,
+            reworded=reworded,
+        )
         return question, [text for text, _ in rest], min(near for _, near in rest)
     opening, trust = voice(rng, held_out=reworded)
     passages = [opening + relation.passage(rng, entity, answer, held_out=reworded)]

@@ -46,13 +46,8 @@ TARGET = "conflict"
 #: Prompts per variant other than the target, so that the tour stays short; `make vectors` uses
 #: whole sets.
 TEST_PROMPTS, CAPABILITY_PROMPTS = 60, 60
-#: The variant of GrAInS that won the sweep of `make vectors` for this behaviour.
-BUILD: Final[dict[str, Any]] = {
-    "baseline": "eos",
-    "aggregation": "mean",
-    "quadrature": "gauss_legendre",
-    "steps": 16,
-}
+#: The variant of GrAInS that won the sweep of `make vectors` for this behaviour; its scope, too.
+BUILD: Final[dict[str, Any]] = {"baseline": "eos", "aggregation": "mean"}
 
 POLICY = f"""\
 # Which step of the chain is steered how. Change it, and no code changes.
@@ -213,7 +208,7 @@ def _calibrate(console: Console, llm: SteerableHFLLM, vector: SteeringVector) ->
         vector,
         dev=demo.evaluation_set(NAME, "dev").variant(TARGET),
         capability=demo.evaluation_set("capability", "dev"),
-        scopes=("generated", "last_prompt"),
+        scopes=("last_prompt",),
         progress=console.is_terminal,
     )
     chosen = result.vector.calibration

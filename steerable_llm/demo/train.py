@@ -70,13 +70,13 @@ class Recipe:
         seed: Seed of weights, data and order.
     """
 
-    steps: int = 13_000
+    steps: int = 20_000
     batch: int = 16
-    peak_rate: float = 3e-3
+    peak_rate: float = 2e-3
     prompt_share: float = 0.15
     prompt_weight: float = 0.2
     noise: float = 0.05
-    last_phase: int = 6000
+    last_phase: int = 8000
     seed: int = 0
 
 
@@ -268,7 +268,7 @@ def train(
         else PreTrainedTokenizerFast.from_pretrained(known)
     )
     model = new_model(tokenizer, recipe.seed)
-    if start_from is not None:
+    if start_from is not None and not checkpoint.exists():
         model.load_state_dict(LlamaForCausalLM.from_pretrained(start_from).state_dict())
     model.to(torch.device(device))  # type: ignore[arg-type]
     optimiser = torch.optim.AdamW(
@@ -301,6 +301,7 @@ def train(
             if not noisy and recipe.noise and step >= recipe.last_phase:
                 _add_noise(model, recipe.noise)
                 body, noisy = _compiled(model), True
+            torch.manual_seed(recipe.seed + step)  # the noise of a continued run is the same
             moved = Batch(**{name: value.to(device) for name, value in vars(batch).items()})
             for group in optimiser.param_groups:
                 group["lr"] = recipe.peak_rate * _rate(step, recipe)

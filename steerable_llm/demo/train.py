@@ -8,14 +8,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
-from random import Random
-from typing import Any
 
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -23,61 +17,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from steerable_llm.demo.batches import Batch, Recipe, batches
 from steerable_llm.demo.card import model_card
-from steerable_llm.demo.curriculum import training_example
-from steerable_llm.demo.tokenizer import ROLES, train_tokenizer
+from steerable_llm.demo.checkpoint import Checkpoint
+from steerable_llm.demo.tokenizer import train_tokenizer
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.files import write_whole
 from steerable_llm.model import SteerableHFLLM
 
 # The opening carries the behaviour, so it weighs more than the other tokens of an answer.
 _OPENING_WEIGHT = 0.3
-_LENGTH_STEP, _COUNT_STEP = 32, 128
 # Settings that may change between the parts of one run.
 _FREE = {"steps": 0, "last_phase": 0, "noise": 0}
-
-
-@dataclass(frozen=True)
-class Row:
-    """One encoded example.
-
-    Attributes:
-        ids: Token ids of prompt and answer.
-        start: Where the answer starts.
-        odds: The first tokens that an answer may have, with their probabilities.
-        replies: Places of the earlier answers in the prompt, learned like the last one.
-    """
-
-    ids: list[int]
-    start: int
-    odds: list[tuple[int, float]]
-    replies: list[int]
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Settings of one training run.
-
-    Attributes:
-        steps: Optimiser steps.
-        batch: Examples per step.
-        peak_rate: Highest learning rate.
-        prompt_share: Share of prompt tokens that also count in the loss.
-        prompt_weight: Weight of their loss beside that of the answer tokens.
-        noise: Random change of every block's output in the last phase, as a share of its norm. A
-            model this small, once trained, breaks at changes that a larger one never notices.
-        last_phase: The step at which the last phase of lessons begins.
-        seed: Seed of weights, data and order.
-    """
-
-    steps: int = 20_000
-    batch: int = 16
-    peak_rate: float = 2e-3
-    prompt_share: float = 0.15
-    prompt_weight: float = 0.2
-    noise: float = 0.05
-    last_phase: int = 8000
-    seed: int = 0
 
 
 def new_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalLM:
@@ -98,123 +49,6 @@ def new_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalLM
         initializer_range=0.05,
     )
     return LlamaForCausalLM(config)
-
-
-@dataclass
-class Batch:
-    """One step's examples, padded on the right.
-
-    Attributes:
-        ids: Token ids ``[B, T]``.
-        first: Index of the position that predicts the first answer token ``[B]``.
-        choices: Candidate first tokens ``[B, C]``.
-        odds: Their probabilities ``[B, C]``, 0 where there is no candidate.
-        places: Flat positions in ``[B * T]`` that predict a token to be learned ``[N]``.
-        targets: Those tokens ``[N]``.
-        weights: The weight of each in the loss ``[N]``; 0 for the padding of N.
-    """
-
-    ids: Tensor
-    first: Tensor
-    choices: Tensor
-    odds: Tensor
-    places: Tensor
-    targets: Tensor
-    weights: Tensor
-
-
-def _encode(tokenizer: PreTrainedTokenizerFast, rng: Random, phase: int) -> Row:
-    """Draw an example; return its ids, where the answer starts, and the first-token odds."""
-    example = training_example(rng, phase)
-    prompt = [int(tokenizer.bos_token_id)]
-    replies: list[int] = []
-    for message in example.messages:
-        prompt += _ids(tokenizer, ROLES[message["role"]])
-        content = _ids(tokenizer, f"{message['content']}<|end|>")
-        if message["role"] == "assistant":
-            replies += range(len(prompt), len(prompt) + len(content))
-        prompt += content
-    prompt += _ids(tokenizer, ROLES["assistant"])
-    odds: dict[int, float] = {}
-    answers = [_ids(tokenizer, text) for text, _ in example.answers]
-    for ids, (_, share) in zip(answers, example.answers, strict=True):
-        odds[ids[0]] = odds.get(ids[0], 0.0) + share
-    drawn = rng.choices(answers, [share for _, share in example.answers])[0]
-    ids = [*prompt, *drawn, int(tokenizer.eos_token_id)]
-    return Row(ids, len(prompt), list(odds.items()), replies)
-
-
-def _ids(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
-    ids: list[int] = tokenizer(text, add_special_tokens=False).input_ids
-    return ids
-
-
-def _collate(rows: list[Row], pad: int, recipe: Recipe, rng: Random) -> Batch:
-    longest = max(len(row.ids) for row in rows)
-    width = -(-longest // _LENGTH_STEP) * _LENGTH_STEP
-    ids = torch.full((len(rows), width), pad)
-    choices = torch.zeros((len(rows), 4), dtype=torch.long)
-    odds = torch.zeros((len(rows), 4))
-    answer_tokens: list[tuple[int, int]] = []
-    prompt_tokens: list[tuple[int, int]] = []
-    repeated: list[tuple[int, int]] = []
-    for row, example in enumerate(rows):
-        tokens, start = example.ids, example.start
-        ids[row, : len(tokens)] = torch.tensor(tokens)
-        # The first answer token is learned from its odds, the rest from the drawn answer.
-        answer_tokens += [
-            (row * width + place - 1, tokens[place])
-            for place in (*example.replies, *range(start + 1, len(tokens)))
-        ]
-        prompt_tokens += [
-            (row * width + place - 1, tokens[place])
-            for place in range(1, start)
-            if rng.random() < recipe.prompt_share
-        ]
-        # A token that followed its neighbour before can be copied: practice for reading.
-        pairs = list(pairwise(tokens[:start]))
-        first_seen = {pair: place for place, pair in reversed(list(enumerate(pairs, start=1)))}
-        repeated += [
-            (row * width + place - 1, tokens[place])
-            for place, pair in enumerate(pairs, start=1)
-            if first_seen[pair] < place
-        ]
-        for column, (token, share) in enumerate(example.odds):
-            choices[row, column], odds[row, column] = token, share
-    scale = 1.0 / (len(answer_tokens) + len(rows))
-    learned = [(*entry, scale) for entry in answer_tokens]
-    learned += [
-        (*entry, recipe.prompt_weight / max(1, len(prompt_tokens))) for entry in prompt_tokens
-    ]
-    learned += [(*entry, 0.5 / len(repeated)) for entry in repeated]
-    # A count that takes few values lets the matrix products be planned once.
-    learned += [(0, 0, 0.0)] * (-len(learned) % _COUNT_STEP)
-    places, targets, weights = zip(*learned, strict=True)
-    return Batch(
-        ids,
-        torch.tensor([row.start - 1 for row in rows]),
-        choices,
-        odds,
-        torch.tensor(places),
-        torch.tensor(targets),
-        torch.tensor(weights),
-    )
-
-
-def batches(tokenizer: PreTrainedTokenizerFast, recipe: Recipe, start: int) -> Iterator[Batch]:
-    """Yield the batches from step ``start`` on: examples of like length share a batch."""
-    group = 8
-    for block in range(start // group, -(-recipe.steps // group)):
-        rng = Random(f"{recipe.seed}-{block}")
-        phase = int(block * group >= recipe.last_phase)
-        rows = [_encode(tokenizer, rng, phase) for _ in range(group * recipe.batch)]
-        rows.sort(key=lambda row: len(row.ids))
-        order = list(range(group))
-        rng.shuffle(order)
-        for number, index in enumerate(order):
-            if start <= block * group + number < recipe.steps:
-                chosen = rows[index * recipe.batch : (index + 1) * recipe.batch]
-                yield _collate(chosen, int(tokenizer.pad_token_id), recipe, rng)
 
 
 def loss_of(model: LlamaForCausalLM, body: nn.Module, batch: Batch) -> Tensor:
@@ -260,13 +94,14 @@ def train(
         InvalidInputError: The folder holds a checkpoint of other settings.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    checkpoint = folder / "checkpoint.pt"
+    checkpoint = folder / "checkpoint.safetensors"
     known = folder / "model" if checkpoint.exists() else start_from
-    tokenizer = (
-        train_tokenizer(seed=recipe.seed)
-        if known is None
-        else PreTrainedTokenizerFast.from_pretrained(known)
-    )
+    if known is None:
+        tokenizer = train_tokenizer(seed=recipe.seed)
+    else:
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(known)
+    # Before the first checkpoint, which is of no use without it.
+    tokenizer.save_pretrained(folder / "model")
     model = new_model(tokenizer, recipe.seed)
     if start_from is not None and not checkpoint.exists():
         model.load_state_dict(LlamaForCausalLM.from_pretrained(start_from).state_dict())
@@ -276,15 +111,14 @@ def train(
     )
     start, spent = 0, 0.0
     if checkpoint.exists():
-        state: dict[str, Any] = torch.load(checkpoint, weights_only=True, map_location=device)
-        if {**state["recipe"], **_FREE} != {**vars(recipe), **_FREE}:
+        state = Checkpoint.load(checkpoint, device)
+        if {**state.recipe, **_FREE} != {**vars(recipe), **_FREE}:
             raise InvalidInputError(
-                f"{checkpoint} is of a run with other settings ({state['recipe']}): go on with "
+                f"{checkpoint} is of a run with other settings ({state.recipe}): go on with "
                 "those, or give another folder with --out"
             )
-        model.load_state_dict(state["model"])
-        optimiser.load_state_dict(state["optimiser"])
-        start, spent = state["step"], state["seconds"]
+        state.restore(model, optimiser)
+        start, spent = state.step, state.seconds
     body = _compiled(model)
     noisy = False
     began = last = time.monotonic()
@@ -321,17 +155,10 @@ def train(
                 log.flush()
             if now - last > save_every or step + 1 == recipe.steps:
                 last = now
-                state = {
-                    "recipe": vars(recipe),
-                    "model": model.state_dict(),
-                    "optimiser": optimiser.state_dict(),
-                    "step": step + 1,
-                    "seconds": spent + now - began,
-                }
-                part = checkpoint.with_suffix(".part")
-                torch.save(state, part)
-                os.replace(part, checkpoint)  # noqa: PTH105 (atomic)
-                save(model, tokenizer, folder / "model")
+                seconds = spent + now - began
+                state = Checkpoint.of(model, optimiser, vars(recipe), step + 1, seconds)
+                state.save(checkpoint)
+                save(model, folder / "model")
     return spent + time.monotonic() - began
 
 
@@ -352,12 +179,11 @@ def _add_noise(model: LlamaForCausalLM, share: float) -> None:
         block.register_forward_hook(change)
 
 
-def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """Write the model in bf16 safetensors, and the tokenizer beside it."""
+def save(model: LlamaForCausalLM, folder: Path) -> None:
+    """Write the model in bf16 safetensors."""
     copy = LlamaForCausalLM(model.config)  # without the hooks of training
     copy.load_state_dict(model.state_dict())
     copy.to(torch.bfloat16).save_pretrained(folder)  # type: ignore[arg-type]
-    tokenizer.save_pretrained(folder)
 
 
 def main() -> None:

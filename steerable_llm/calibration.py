@@ -88,6 +88,7 @@ def calibrate(
     layers: Sequence[tuple[int, ...] | None] = (None,),
     budget: float = 0.01,
     *,
+    target: str | None = None,
     unit: Unit = "relative",
     max_new_tokens: int = 24,
     batch_size: int = 64,
@@ -111,13 +112,15 @@ def calibrate(
     Args:
         llm: The model.
         vectors: Candidates by name, such as one per aggregation, or a single vector.
-        dev: Prompts with accept or reject phrases; success is the mean over all of them, so hand
-            over the variants that count.
+        dev: Prompts with accept or reject phrases; success is the mean over all of them.
         capability: Prompts for the budget, which holds for each of its variants separately.
         strengths: Magnitudes; each is tried with both signs.
         scopes: Which positions to try.
         layers: Layer subsets to try; None is every layer that the vector has.
         budget: Largest share of a capability that may be lost on dev.
+        target: The variant of dev that the vector is meant to change. Success is then the mean
+            over it alone, and the other variants of dev are held to the budget like a capability:
+            a setting that mends one kind of question and harms the next is not chosen.
         unit: Of the strengths; "absolute" is the paper's eq. 7.
         max_new_tokens: Where answers are cut.
         batch_size: Rows that run together; one batch mixes settings.
@@ -127,10 +130,13 @@ def calibrate(
 
     Raises:
         CalibrationError: No setting within the budget beats the unsteered model.
-        InvalidInputError: Nothing to try, or a prompt that cannot be judged by value.
+        InvalidInputError: Nothing to try, a prompt that cannot be judged by value, or a target
+            that dev does not have.
         ModelMismatchError: A vector belongs to another model.
     """
     named = {vectors.name: vectors} if isinstance(vectors, SteeringVector) else dict(vectors)
+    if target is not None:
+        dev, capability = _guarded(dev, target, capability)
     _check(llm, named, dev, capability, strengths)
     bench = Bench(llm, dev, capability, max_new_tokens, batch_size, seed)
     bench.candidates = [
@@ -187,6 +193,18 @@ def calibrate(
         unsteered_capability=bench.accuracies(None, list(capability or ())),
         budget=budget,
     )
+
+
+def _guarded(
+    dev: EvaluationSet, target: str, capability: EvaluationSet | None
+) -> tuple[EvaluationSet, EvaluationSet | None]:
+    """The target variant of dev, and what must not be lost with dev's other variants in it."""
+    rest = [item for item in dev if item.variant != target]
+    kept = list(capability or ())
+    if not rest:
+        return dev.variant(target), capability
+    name = f"{capability.name} and {dev.name}" if capability else dev.name
+    return dev.variant(target), EvaluationSet(name, [*kept, *rest])
 
 
 def _halve(
@@ -266,7 +284,7 @@ def _note(
     if capability is not None:
         losses = ", ".join(f"{name} {100 * loss:+.1f}" for name, loss in best.loss.items())
         kept = (
-            f"; points of capability lost: {losses} (budget {100 * budget:g}, {capability.name} "
+            f"; points lost: {losses} (budget {100 * budget:g}, {capability.name} "
             f"sha256 {capability.digest[:12]})"
         )
     return (

@@ -155,6 +155,10 @@ def calibrate(
     capability: Annotated[
         Path | None, typer.Option(exists=True, help="Evaluation set of what must not be lost.")
     ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(help="Variant to change; dev's others must then not be lost. Else all count."),
+    ] = None,
     budget: Annotated[float, typer.Option(help="Largest share of capability to lose.")] = 0.01,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="File to write; else the vector's own.")
@@ -183,17 +187,18 @@ def calibrate(
         dev=dev_set,
         capability=kept,
         budget=budget,
+        target=target,
         progress=not as_json,
         **sweep_of(loaded),
     )
-    target = out or vector
-    result.vector.save(target)
+    written = out or vector
+    result.vector.save(written)
     if as_json:
-        print_json({**summary(result.vector), "file": str(target)})
+        print_json({**summary(result.vector), "file": str(written)})
     else:
         chosen = result.vector.calibration
         assert chosen is not None, "a calibration result has a calibrated vector"
-        print(f"{target}: strength {chosen.strength:+g}, scope {chosen.scope}. {chosen.note}")
+        print(f"{written}: strength {chosen.strength:+g}, scope {chosen.scope}. {chosen.note}")
 
 
 def evaluate(

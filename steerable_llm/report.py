@@ -249,7 +249,7 @@ class Report(BaseModel):
             "report": self,
             "titles": TITLES,
             "tables": [(variant, self._rows_of(variant)) for variant in self.variants],
-            "warnings": [*self.verdict.falls, *self.verdict.warnings],
+            "warnings": list(self.verdict.warnings),
             "runs": next((len(row.runs) for row in self.rows if row.runs), 0),
         }
 

@@ -113,6 +113,8 @@ class Bench:
             for item in items
             if (number, side, item.id) not in self.successes
         ]
+        if not missing:
+            return  # no bar of nothing
         plain = Condition("none", Steering.none())
         made = {n: plain if n is None else self.candidates[n].condition for n in numbers}
         jobs = [Job(made[number], item) for number, _, item in missing]

@@ -5,7 +5,8 @@ A vector is promoted when, on the target variant of the test prompts,
 1. it beats the unsteered model with intervals that do not overlap,
 2. it beats the strict instruction in the same way,
 3. the controls that were run (random, sign-flipped) do not come as far,
-4. and every capability variant loses no more than the budget.
+4. every capability variant loses no more than the budget,
+5. and no other variant falls for sure: its paired interval includes no change.
 
 What was not measured counts as not shown.
 """
@@ -74,8 +75,6 @@ class Verdict(BaseModel):
     Attributes:
         promote: Whether every rule of this module holds.
         reasons: One sentence per rule, those that failed first.
-        falls: Other variants on which success falls for sure (the paired interval excludes no
-            change); the rules do not refuse for that, so the verdict's line names them.
         warnings: What else the rules do not cover and a reader should know.
     """
 
@@ -83,14 +82,12 @@ class Verdict(BaseModel):
 
     promote: bool
     reasons: tuple[str, ...]
-    falls: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
     @property
     def line(self) -> str:
         """The verdict in one line."""
-        but = f", but {'; '.join(self.falls)}" if self.falls else ""
-        return f"{'PROMOTE' if self.promote else 'REFUSE'}: {self.reasons[0]}{but}"
+        return f"{'PROMOTE' if self.promote else 'REFUSE'}: {self.reasons[0]}"
 
 
 _NAMES = {
@@ -138,13 +135,13 @@ def judge(rows: Sequence[Row], target: str, budget: float) -> Verdict:
     if steered.made_worse:
         warnings.append(f"{target}: {_percent(steered.made_worse)} of the prompts were made worse")
     falls, doubtful = _falls(rows, target)
+    rules += [(False, text) for text in falls]
     warnings += doubtful
     failed = [text for holds, text in rules if not holds]
     held = [text for holds, text in rules if holds]
     return Verdict(
         promote=not failed,
         reasons=(*failed, *held),
-        falls=tuple(falls),
         warnings=tuple(warnings),
     )
 
@@ -172,7 +169,7 @@ def _falls(rows: Sequence[Row], target: str) -> tuple[list[str], list[str]]:
         if aside and row.change is not None and row.change.value < 0:
             text = f"{row.variant}: success falls by {_points(-row.change.value)}"
             if row.change.high < 0:
-                sure.append(text)
+                sure.append(f"{text} (the interval excludes no change)")
             else:
                 perhaps.append(f"{text} (the interval includes no change)")
     return sure, perhaps

@@ -59,6 +59,22 @@ def test_of_equals_the_smaller_strength_is_taken(result: CalibrationResult) -> N
     assert abs(result.best.strength) == min(abs(row.strength) for row in perfect)
 
 
+def test_with_a_target_the_other_variants_of_dev_may_not_be_lost(llm: SteerableHFLLM) -> None:
+    vector = planted_vector(llm)
+    harmed = EvaluationSet("dev", [*questions(llm, 30), *questions(llm, 30, "gold", want="bad")])
+    free = quick(llm, vector, harmed.variant("conflict"))
+    assert free.best.success == 1.0
+    with pytest.raises(CalibrationError, match="no setting within a capability budget"):
+        quick(llm, vector, harmed, target="conflict")
+    kept = EvaluationSet("dev", [*questions(llm, 30), *questions(llm, 30, "gold")])
+    closed = questions(llm, 12, "closed_book", want="either")
+    guarded = quick(llm, vector, kept, capability=closed, target="conflict")
+    assert set(guarded.best.loss) == {"closed_book", "gold"}
+    assert guarded.best.success == free.best.success
+    with pytest.raises(InvalidInputError, match="no variant 'conflicts'; it has conflict, gold"):
+        quick(llm, vector, kept, target="conflicts")
+
+
 @given(
     st.lists(
         st.tuples(

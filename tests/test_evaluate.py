@@ -31,7 +31,7 @@ def vector(llm: SteerableHFLLM) -> SteeringVector:
 
 @pytest.fixture(scope="module")
 def report(llm: SteerableHFLLM, vector: SteeringVector) -> Report:
-    test = EvaluationSet("test", [*questions(llm, 40), *questions(llm, 10, "gold", want="bad")])
+    test = EvaluationSet("test", [*questions(llm, 40), *questions(llm, 20, "gold", want="bad")])
     kept = questions(llm, 20, "closed_book", want="either")
     return evaluate(
         llm, vector, test, capability=kept, strict_instruction=UNHEARD, progress=False,
@@ -44,7 +44,22 @@ def test_the_effect_exists_before_steering_and_the_planted_vector_mends_it(repor
     assert report.row("steered").main.value == 1.0
     assert report.row("sign_flipped").main.value < 0.1
     assert report.row("none", "closed_book").main.value == 1.0
-    assert report.verdict.promote, report.verdict.reasons
+
+
+def test_a_vector_that_helps_and_harms_nothing_is_promoted(
+    llm: SteerableHFLLM, vector: SteeringVector
+) -> None:
+    kept = questions(llm, 20, "closed_book", want="either")
+    found = evaluate(
+        llm, vector, questions(llm, 40), capability=kept, strict_instruction=UNHEARD,
+        progress=False, max_new_tokens=4,
+    )  # fmt: skip
+    assert found.verdict.promote, found.verdict.reasons
+
+
+def test_a_harm_to_another_variant_refuses_a_vector_that_helps(report: Report) -> None:
+    assert not report.verdict.promote
+    assert any(reason.startswith("gold: success falls by") for reason in report.verdict.reasons)
 
 
 def test_a_random_vector_is_refused(llm: SteerableHFLLM, vector: SteeringVector) -> None:
@@ -113,8 +128,6 @@ def test_regressions_are_the_prompts_that_succeeded_and_now_fail(report: Report)
     for change in report.regressions:
         assert (change.variant, change.kind) == ("gold", "regression")
         assert change.before != change.after
-    told = [*report.verdict.falls, *report.verdict.warnings]
-    assert any("gold: success falls" in text for text in told)
 
 
 def test_the_same_seed_gives_the_same_report(llm: SteerableHFLLM, vector: SteeringVector) -> None:

@@ -80,7 +80,7 @@ def test_a_larger_budget_never_turns_a_promotion_down(loss: float, budget: float
         assert judge(rows, "conflict", budget + 0.01).promote
 
 
-def test_losses_elsewhere_and_prompts_made_worse_are_told() -> None:
+def test_a_sure_loss_elsewhere_refuses_and_what_is_in_doubt_is_told() -> None:
     worse = row("steered", 0.8).model_copy(update={"made_worse": 0.03})
     fall = Estimate(value=-0.2, low=-0.3, high=-0.1, n=100)
     gold = row("steered", 0.7, "gold").model_copy(update={"change": fall})
@@ -88,14 +88,15 @@ def test_losses_elsewhere_and_prompts_made_worse_are_told() -> None:
     kept = row("steered", 0.99, "closed_book").model_copy(update={"change": unsure})
     rest = [r for r in good_rows() if r.condition != "steered"]
     verdict = judge([worse, gold, kept, *rest], "conflict", 0.01)
+    assert not verdict.promote
+    assert verdict.line == (
+        "REFUSE: gold: success falls by 20.0 points (the interval excludes no change)"
+    )
+    doubtful = gold.model_copy(update={"change": fall.model_copy(update={"high": 0.1})})
+    verdict = judge([worse, doubtful, kept, *rest], "conflict", 0.01)
     assert verdict.promote
     assert "closed_book: on 100 prompts a loss of up to 3.0 points cannot" in verdict.warnings[0]
     assert "3.0 % of the prompts were made worse" in verdict.warnings[1]
-    assert verdict.falls == ("gold: success falls by 20.0 points",)
-    assert verdict.line.endswith("do not overlap, but gold: success falls by 20.0 points")
-    doubtful = gold.model_copy(update={"change": fall.model_copy(update={"high": 0.1})})
-    verdict = judge([worse, doubtful, kept, *rest], "conflict", 0.01)
-    assert verdict.falls == ()
     assert verdict.warnings[2].endswith("(the interval includes no change)")
 
 

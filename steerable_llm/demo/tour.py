@@ -206,8 +206,9 @@ def _calibrate(console: Console, llm: SteerableHFLLM, vector: SteeringVector) ->
     result = calibrate(
         llm,
         vector,
-        dev=demo.evaluation_set(NAME, "dev").variant(TARGET),
+        dev=demo.evaluation_set(NAME, "dev"),
         capability=demo.evaluation_set("capability", "dev"),
+        target=TARGET,
         scopes=("last_prompt",),
         progress=console.is_terminal,
     )

@@ -59,8 +59,9 @@ def sweep(
     return calibrate(
         llm,
         vectors,
-        demo.evaluation_set(behaviour, "dev").variant(TARGETS[behaviour]),
+        demo.evaluation_set(behaviour, "dev"),
         demo.evaluation_set("capability", "dev"),
+        target=TARGETS[behaviour],
         strengths=STRENGTHS,
         scopes=("generated", "last_prompt"),
         progress=progress,

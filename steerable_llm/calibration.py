@@ -119,8 +119,9 @@ def calibrate(
         layers: Layer subsets to try; None is every layer that the vector has.
         budget: Largest share of a capability that may be lost on dev.
         target: The variant of dev that the vector is meant to change. Success is then the mean
-            over it alone, and the other variants of dev are held to the budget like a capability:
-            a setting that mends one kind of question and harms the next is not chosen.
+            over it alone, and the other variants of dev are held to the budget, too, give or take
+            one standard error of their change (they are fewer): a setting that mends one kind of
+            question and harms the next is not chosen.
         unit: Of the strengths; "absolute" is the paper's eq. 7.
         max_new_tokens: Where answers are cut.
         batch_size: Rows that run together; one batch mixes settings.
@@ -135,10 +136,12 @@ def calibrate(
         ModelMismatchError: A vector belongs to another model.
     """
     named = {vectors.name: vectors} if isinstance(vectors, SteeringVector) else dict(vectors)
+    guarded: tuple[str, ...] = ()
     if target is not None:
+        guarded = tuple(variant for variant in dev.variants if variant != target)
         dev, capability = _guarded(dev, target, capability)
     _check(llm, named, dev, capability, strengths)
-    bench = Bench(llm, dev, capability, max_new_tokens, batch_size, seed)
+    bench = Bench(llm, dev, capability, max_new_tokens, batch_size, seed, guarded)
     bench.candidates = [
         Candidate(name, vector.with_calibration(None), sign * strength, scope, subset, unit)
         for name, vector in named.items()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import statistics
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from steerable_llm.conditions import Condition
 from steerable_llm.evaluation_set import EvaluationItem, EvaluationSet
@@ -31,6 +32,7 @@ class CalibrationRow:
         unsteered: Mean success of the unsteered model on the same prompts.
         capability: Accuracy per capability variant; empty where it was not run.
         loss: Accuracy lost per capability variant, positive is worse.
+        allowance: What a variant may lose beyond the budget, where it is not the budget alone.
         complete: Whether it was run on all of dev and of capability.
         is_control: Whether it is a random vector, there for the picture and never chosen.
     """
@@ -46,6 +48,7 @@ class CalibrationRow:
     loss: Mapping[str, float]
     complete: bool
     is_control: bool = False
+    allowance: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
@@ -57,8 +60,9 @@ class CalibrationRow:
 
     @property
     def largest_loss(self) -> float:
-        """The worst capability variant; 0 when none was measured."""
-        return max(self.loss.values(), default=0.0)
+        """The worst capability variant, less its allowance; 0 when none was measured."""
+        losses = (loss - self.allowance.get(name, 0.0) for name, loss in self.loss.items())
+        return max(losses, default=0.0)
 
 
 @dataclass(frozen=True)
@@ -91,8 +95,10 @@ class Bench:
         max_new_tokens: int,
         batch_size: int,
         seed: int,
+        guarded: Collection[str] = (),
     ) -> None:
-        self.llm, self.dev, self.capability = llm, dev, capability
+        """Takes the prompts; of ``capability``, the variants ``guarded`` get an allowance."""
+        self.llm, self.dev, self.capability, self.guarded = llm, dev, capability, guarded
         self.max_new_tokens, self.batch_size, self.seed = max_new_tokens, batch_size, seed
         self.successes: dict[tuple[int | None, str, str], float] = {}
         self.candidates: list[Candidate] = []
@@ -141,7 +147,19 @@ class Bench:
             loss={variant: before[variant] - kept[variant] for variant in before},
             complete=len(dev) == len(self.dev) and len(capability) == len(self.capability or ()),
             is_control=candidate.is_control,
+            allowance={
+                name: self.standard_error(number, [i for i in capability if i.variant == name])
+                for name in self.guarded
+            },
         )
+
+    def standard_error(self, number: int, items: Sequence[EvaluationItem]) -> float:
+        """Of the mean change against the unsteered model, paired by prompt."""
+        changes = [
+            self.successes[number, "cap", item.id] - self.successes[None, "cap", item.id]
+            for item in items
+        ]
+        return statistics.pstdev(changes) / math.sqrt(len(changes))
 
     def accuracies(self, number: int | None, items: Sequence[EvaluationItem]) -> dict[str, float]:
         """Accuracy per capability variant."""

@@ -21,6 +21,7 @@ from steerable_llm.errors import CalibrationError, InvalidInputError
 from steerable_llm.evaluation_set import EvaluationSet
 from steerable_llm.model import SteerableHFLLM
 from steerable_llm.steering import Scope
+from steerable_llm.sweep import Bench
 
 STRENGTHS = (0.02, 0.12, 0.2)
 
@@ -70,9 +71,25 @@ def test_with_a_target_the_other_variants_of_dev_may_not_be_lost(llm: SteerableH
     closed = questions(llm, 12, "closed_book", want="either")
     guarded = quick(llm, vector, kept, capability=closed, target="conflict")
     assert set(guarded.best.loss) == {"closed_book", "gold"}
+    assert set(guarded.best.allowance) == {"gold"}
     assert guarded.best.success == free.best.success
     with pytest.raises(InvalidInputError, match="no variant 'conflicts'; it has conflict, gold"):
         quick(llm, vector, kept, target="conflicts")
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=40))
+def test_the_allowance_is_the_standard_error_of_the_paired_change(
+    llm: SteerableHFLLM, pairs: list[tuple[bool, bool]]
+) -> None:
+    items = questions(llm, len(pairs), "gold")
+    bench = Bench(llm, items, items, 4, 8, 0, ["gold"])
+    for item, (before, after) in zip(items, pairs, strict=True):
+        bench.successes[None, "cap", item.id] = float(before)
+        bench.successes[0, "cap", item.id] = float(after)
+    changes = torch.tensor([float(after) - float(before) for before, after in pairs])
+    expected = (changes.square().mean() - changes.mean().square()).clamp(min=0).sqrt()
+    found = bench.standard_error(0, list(items))
+    assert found == pytest.approx(float(expected) / len(pairs) ** 0.5, abs=1e-4)
 
 
 @given(

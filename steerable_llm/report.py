@@ -183,9 +183,7 @@ class Report(BaseModel):
     def to_html(self) -> str:
         """One page with the picture inside; needs no other file and no network."""
         picture = base64.b64encode(comparison_figure(self.rows, self.variants, TITLES)).decode()
-        return ENVIRONMENT.get_template("report.html.jinja").render(
-            **self._view(), picture=picture
-        )
+        return ENVIRONMENT.get_template("report.html.jinja").render(**self._view(), picture=picture)
 
     def figure(self, path: str | os.PathLike[str]) -> Path:
         """Writes the bar chart with intervals as a PNG, 1200 pixels wide."""

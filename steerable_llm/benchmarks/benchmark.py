@@ -83,6 +83,18 @@ class Benchmark:
     strict_instruction: str | None = None
     settings: Mapping[str, str] = field(default_factory=dict)
 
+    def shots_shown(self, wanted: int | None) -> int:
+        """How many worked examples stand before each question.
+
+        Raises:
+            InvalidInputError: A negative number, or some where the benchmark has none.
+        """
+        if wanted is not None and wanted < 0:
+            raise InvalidInputError(f"shots is {wanted}: give 0 or more")
+        if wanted and not self.shots:
+            raise InvalidInputError(f"{self.name} has no worked examples: leave shots out")
+        return self.shots if wanted is None else wanted
+
     def normalisation(self, wanted: Normalisation | None) -> Normalisation | None:
         """What choices are scored by; None where answers are written.
 

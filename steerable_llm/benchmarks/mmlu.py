@@ -43,7 +43,7 @@ def _questions(rows: Rows, examples: Sequence[MmluRow], shots: int) -> list[Ques
                 f"mmlu wants {shots} worked examples of {row.subject!r} and finds "
                 f"{len(mine)}: give data with a split 'dev', or ask with fewer shots"
             )
-        shown = [f"{_asked(x)} {LETTERS[x.answer]}\n\n" for x in mine[: shots]]
+        shown = [f"{_asked(x)} {LETTERS[x.answer]}\n\n" for x in mine[:shots]]
         heading = HEADING.format(subject=row.subject.replace("_", " "))
         prompt = heading + "".join(shown) + _asked(row)
         right = [place == row.answer for place in range(len(LETTERS))]

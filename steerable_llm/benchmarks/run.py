@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from steerable_llm import __version__
 from steerable_llm.benchmarks import find_benchmark
@@ -12,12 +11,13 @@ from steerable_llm.benchmarks.benchmark import Benchmark, Normalisation
 from steerable_llm.benchmarks.measure import Reading, measure, too_long
 from steerable_llm.benchmarks.question import Question
 from steerable_llm.benchmarks.result import BenchmarkReport, ItemRow, ScoreRow, ordered
-from steerable_llm.benchmarks.rows import load_data
+from steerable_llm.benchmarks.rows import Data, load_data
 from steerable_llm.conditions import CONDITIONS, Condition, Setting, conditions
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.metrics import difference, estimate, made_worse, mended
 from steerable_llm.model import SteerableHFLLM
 from steerable_llm.names import unknown
+from steerable_llm.policy import describe
 from steerable_llm.progress import progress_bar
 from steerable_llm.vector import Calibration, SteeringVector
 
@@ -35,7 +35,7 @@ def run_benchmark(
     vectors: Sequence[SteeringVector],
     *,
     strengths: Sequence[float] | None = None,
-    data: str | None = None,
+    data: str | Data | None = None,
     limit: int | None = None,
     groups: Sequence[str] | None = None,
     shots: int | None = None,
@@ -45,6 +45,7 @@ def run_benchmark(
     cad_alpha: float = 0.5,
     seed: int = 0,
     batch_size: int = 64,
+    force: bool = False,
     progress: bool = True,
     command: str = "",
 ) -> BenchmarkReport:
@@ -58,7 +59,8 @@ def run_benchmark(
         benchmark: One of `BENCHMARKS`, by name or itself.
         vectors: What to steer with, one after the other.
         strengths: In place of each vector's calibrated strength; several are run one by one.
-        data: Where the questions come from, see `rows.load_data`.
+        data: Where the questions come from, see `rows.load_data`, or what that returned for the
+            same limit, groups and shots.
         limit: Ask so many questions, drawn with the seed.
         groups: Only questions of these groups, such as subjects of MMLU.
         shots: Worked examples before each question; None for the benchmark's own number.
@@ -69,6 +71,7 @@ def run_benchmark(
         cad_alpha: How much more the context counts under `cad`.
         seed: Of the draw, the random vectors and the intervals.
         batch_size: Rows that run together.
+        force: Accept vectors of another model of the same shape.
         progress: Show a progress bar on the error stream.
         command: What to run to get the report again.
 
@@ -80,14 +83,10 @@ def run_benchmark(
     """
     chosen = find_benchmark(benchmark) if isinstance(benchmark, str) else benchmark
     by = chosen.normalisation(normalise)
-    if shots and not chosen.shots:
-        raise InvalidInputError(f"{chosen.name} has no worked examples: leave shots out")
-    if shots is not None and shots < 0:
-        raise InvalidInputError(f"shots is {shots}: give 0 or more")
-    shown = chosen.shots if shots is None else shots
+    shown = chosen.shots_shown(shots)
     contenders = contenders_of(vectors, strengths)
     for vector in contenders.values():
-        vector.check(llm.fingerprint)
+        vector.check(llm.fingerprint, force=force)
     setting = Setting(
         next(iter(contenders.values())),
         chosen.strict_instruction or "",
@@ -96,7 +95,7 @@ def run_benchmark(
         cad_alpha,
     )
     runs = _conditions(chosen, contenders, against, setting)
-    found = load_data(chosen, data, limit, seed, groups, shown)
+    found = data if isinstance(data, Data) else load_data(chosen, data, limit, seed, groups, shown)
     questions = chosen.ask(found.rows, found.examples, shown)
     longer = too_long(llm, chosen, questions, _added_tokens(llm, runs, questions))
     asked = [question for question, out in zip(questions, longer, strict=True) if not out]
@@ -123,7 +122,7 @@ def run_benchmark(
         left_out=tuple(q.item.id for q, out in zip(questions, longer, strict=True) if out),
         seed=seed,
         settings=_settings(chosen, by, shown, limit, groups),
-        vectors={label: _describe(vector) for label, vector in contenders.items()},
+        vectors={label: describe(x.steer())[0] for label, x in contenders.items()},
         rows=ordered([_row(name, None, by_condition, asked, seed) for name in by_condition]),
         group_rows=ordered(
             [
@@ -306,19 +305,8 @@ def _settings(
     }
 
 
-def _describe(vector: SteeringVector) -> dict[str, Any]:
-    calibration = vector.calibration
-    assert calibration is not None  # checked when the contenders were made
-    return {
-        "name": vector.name,
-        "fingerprint": vector.fingerprint_id,
-        "strength": calibration.strength,
-        "unit": calibration.unit,
-        "scope": calibration.scope,
-        "layers": list(vector.layers if calibration.layers is None else calibration.layers),
-    }
-
-
 def _python(benchmark: Benchmark, vectors: Sequence[SteeringVector], seed: int) -> str:
-    names = ", ".join(f'SteeringVector.load("{vector.name}.safetensors", llm)' for vector in vectors)
+    names = ", ".join(
+        f'SteeringVector.load("{vector.name}.safetensors", llm)' for vector in vectors
+    )
     return f'run_benchmark(llm, "{benchmark.name}", [{names}], seed={seed})'

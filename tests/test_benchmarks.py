@@ -18,12 +18,13 @@ from hypothesis import strategies as st
 from steerable_llm import SteerableHFLLM, SteeringVector
 from steerable_llm.benchmarks import BENCHMARKS, find_benchmark
 from steerable_llm.benchmarks.bleu import bleu
+from steerable_llm.benchmarks.contenders import contenders_of
 from steerable_llm.benchmarks.measure import answer_tokens
 from steerable_llm.benchmarks.mmlu import MMLU
 from steerable_llm.benchmarks.question import Question
 from steerable_llm.benchmarks.result import BenchmarkReport, ItemRow
 from steerable_llm.benchmarks.rows import Data, load_data
-from steerable_llm.benchmarks.run import contenders_of, run_benchmark
+from steerable_llm.benchmarks.run import run_benchmark
 from steerable_llm.benchmarks.truthfulqa import truthful_mass
 from steerable_llm.errors import InvalidInputError, ModelMismatchError
 from steerable_llm.steering import Steering

@@ -216,12 +216,12 @@ def test_steered_answers_are_those_of_the_model_itself(
         asked("generate_until", *((prompt, settings) for prompt in prompts)), disable_tqdm=True
     )
     own = [
-        llm.generate(text, steering=steering, max_new_tokens=10).text
+        llm.generate(text, steering=steering, max_new_tokens=10).token_ids
         for text in ("When does the shop open?", "What is the capital?")
     ]
-    assert found == own
-    without = [llm.generate(text, max_new_tokens=10).text for text in ("When does the shop open?",)]
-    assert without[0] != own[0]
+    # The harness shows half a character at the end as a mark, and the model leaves it out.
+    assert found == [llm.tokenizer.decode(ids, skip_special_tokens=True) for ids in own]
+    assert llm.generate("When does the shop open?", max_new_tokens=10).token_ids != own[0]
 
 
 def test_an_answer_longer_than_the_window_is_refused(unsteered: SteerableLM) -> None:

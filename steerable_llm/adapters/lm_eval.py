@@ -106,7 +106,7 @@ class SteerableLM(HFLM):  # type: ignore[misc]
         super().set_cache_hook(cache_hook)
         if cache_hook.dbdict is None:
             return
-        facts = [self.llm.fingerprint.model_dump(), self.get_model_info()["steered"]]
+        facts = [self.llm.fingerprint.model_dump(), describe(self.steering)]
         mine = hashlib.sha256(json.dumps(facts, default=str).encode()).hexdigest()
         filled_by = cache_hook.dbdict.setdefault(_CACHE_KEY, mine)
         if filled_by != mine:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -243,8 +243,3 @@ def title_of(condition: str) -> str:
     """What a condition is called in a table."""
     label, colon, kind = condition.rpartition(": ")
     return f"{label}{colon}{TITLES.get(kind, kind)}"
-
-
-def ordered(rows: Sequence[ScoreRow]) -> tuple[ScoreRow, ...]:
-    """The unsteered model first, the others as they are."""
-    return tuple(sorted(rows, key=lambda row: row.condition != "none"))

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
 from random import Random
-from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
 from steerable_llm.benchmarks.benchmark import Benchmark, Source
+from steerable_llm.benchmarks.row_files import READERS, Raw, read_file
 from steerable_llm.errors import InvalidInputError, MissingExtraError
 
 SAMPLE = "sample"
 """In place of data: the few rows that this package brings, to try a benchmark offline."""
 
-Raw = list[dict[str, Any]]
 _INSTALL = "pip install 'steerable-llm[benchmarks]'"
 
 
@@ -110,19 +107,7 @@ def _read(benchmark: Benchmark, data: str | None, shots: str | None) -> tuple[st
 
 def _from_file(path: Path, split: str | None, shots: str | None) -> tuple[Raw, Raw]:
     """The rows of a file; where it has a column `split`, those of the two splits."""
-    if not path.is_file():
-        raise InvalidInputError(
-            f"there is no file {path}: give a file ({', '.join(READERS)}), a folder, a Hub id, "
-            f"or '{SAMPLE}'"
-        )
-    if path.suffix not in READERS:
-        raise InvalidInputError(f"cannot read {path.name!r}: give one of {', '.join(READERS)}")
-    try:
-        rows = READERS[path.suffix](path)
-    except (ValueError, csv.Error) as error:  # json.JSONDecodeError is a ValueError
-        raise InvalidInputError(f"cannot read {path}: {_one_line(error)}") from error
-    if not all(isinstance(row, dict) for row in rows):
-        raise InvalidInputError(f"cannot read {path}: every row must be an object with columns")
+    rows = read_file(path)
     if split is None or not rows or "split" not in rows[0]:
         return rows, []
     return (
@@ -146,62 +131,12 @@ def _split_file(folder: Path, split: str) -> Path:
     return found[0]
 
 
-def _jsonl(path: Path) -> Raw:
-    rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
-        if line.strip():
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError as error:
-                raise ValueError(f"line {number} is not JSON ({error.msg})") from None
-    return rows
-
-
-def _json(path: Path) -> Raw:
-    content = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(content, list):
-        raise ValueError("expected a JSON list of objects")
-    return content
-
-
-def _csv(path: Path) -> Raw:
-    """A cell cannot hold a list, so one that reads as a JSON list or object is taken as such."""
-    with path.open(encoding="utf-8", newline="") as file:
-        return [{name: _cell(value) for name, value in row.items()} for row in csv.DictReader(file)]
-
-
-def _cell(value: str) -> Any:
-    if isinstance(value, str) and value[:1] in ("[", "{"):
-        try:
-            return json.loads(value)
-        except json.JSONDecodeError:
-            return value
-    return value
-
-
-def _parquet(path: Path) -> Raw:
-    try:
-        from pyarrow import parquet
-    except ImportError as error:
-        raise MissingExtraError(f"parquet files need pyarrow: {_INSTALL}") from error
-    rows: Raw = parquet.read_table(path).to_pylist()
-    return rows
-
-
-#: How each kind of file is read.
-READERS: Mapping[str, Callable[[Path], Raw]] = {
-    ".jsonl": _jsonl,
-    ".json": _json,
-    ".csv": _csv,
-    ".parquet": _parquet,
-}
-
-
 def _source_of(data: str, own: Source) -> Source:
     path, _, rest = data.partition(":")
     config, _, split = rest.partition(":")
-    same = path == own.path
-    return Source(path, config or (own.config if same or not rest else None), split or own.split)
+    return Source(
+        path, config or (own.config if path == own.path else None), split or own.split, own.shots
+    )
 
 
 def _from_hub(path: str, config: str | None, split: str) -> Raw:

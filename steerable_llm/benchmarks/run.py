@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 
 from steerable_llm import __version__
 from steerable_llm.benchmarks import find_benchmark
 from steerable_llm.benchmarks.benchmark import Benchmark, Normalisation
+from steerable_llm.benchmarks.contenders import benchmark_conditions, contenders_of
 from steerable_llm.benchmarks.measure import Reading, measure, too_long
 from steerable_llm.benchmarks.question import Question
-from steerable_llm.benchmarks.result import BenchmarkReport, ItemRow, ScoreRow, ordered
+from steerable_llm.benchmarks.result import BenchmarkReport
 from steerable_llm.benchmarks.rows import Data, load_data
-from steerable_llm.conditions import CONDITIONS, Condition, Setting, conditions
+from steerable_llm.benchmarks.summary import item_rows, score_rows
+from steerable_llm.conditions import Condition, Setting
 from steerable_llm.errors import InvalidInputError
-from steerable_llm.metrics import difference, estimate, made_worse, mended
 from steerable_llm.model import SteerableHFLLM
-from steerable_llm.names import unknown
 from steerable_llm.policy import describe
 from steerable_llm.progress import progress_bar
-from steerable_llm.vector import Calibration, SteeringVector
+from steerable_llm.vector import SteeringVector
 
 #: What a vector is compared with unless something else is asked for; prompts of benchmarks carry
 #: their own instructions, so the strict one is only run on request.
 DEFAULT_AGAINST = ("none", "random", "sign_flipped")
-#: Conditions that are made from a vector; the others are the same for all vectors.
-_OF_A_VECTOR = ("steered", "random", "sign_flipped")
-_SHOWN = 300  # characters of a prompt's end that a report keeps
 
 
 def run_benchmark(
@@ -94,7 +90,7 @@ def run_benchmark(
         random_vectors,
         cad_alpha,
     )
-    runs = _conditions(chosen, contenders, against, setting)
+    runs = benchmark_conditions(chosen, contenders, against, setting)
     found = data if isinstance(data, Data) else load_data(chosen, data, limit, seed, groups, shown)
     questions = chosen.ask(found.rows, found.examples, shown)
     longer = too_long(llm, chosen, questions, _added_tokens(llm, runs, questions))
@@ -123,91 +119,16 @@ def run_benchmark(
         seed=seed,
         settings=_settings(chosen, by, shown, limit, groups),
         vectors={label: describe(x.steer())[0] for label, x in contenders.items()},
-        rows=ordered([_row(name, None, by_condition, asked, seed) for name in by_condition]),
-        group_rows=ordered(
-            [
-                _row(name, group, by_condition, asked, seed)
-                for group in (names if len(names) > 1 else [])
-                for name in by_condition
-            ]
+        rows=tuple(score_rows(by_condition, asked, seed)),
+        group_rows=tuple(
+            row
+            for group in (names if len(names) > 1 else [])
+            for row in score_rows(by_condition, asked, seed, group)
         ),
-        items=tuple(_items(by_condition, asked)),
+        items=tuple(item_rows(by_condition, asked)),
         library_version=__version__,
         command=command or _python(chosen, vectors, seed),
     )
-
-
-def contenders_of(
-    vectors: Sequence[SteeringVector], strengths: Sequence[float] | None
-) -> dict[str, SteeringVector]:
-    """The vectors at their strengths, by the labels that a report calls them.
-
-    One alone is "steered". Several are called by their names, with the strength where each is
-    run at more than one.
-
-    Raises:
-        InvalidInputError: A vector without a strength, strengths without a vector, or two
-            contenders of one label.
-    """
-    if not vectors:
-        raise InvalidInputError("a benchmark needs a vector to steer with: give at least one")
-    found: dict[str, SteeringVector] = {}
-    alone = len(vectors) * max(1, len(strengths or ())) == 1
-    for vector in vectors:
-        for strength in strengths or [None]:
-            set_to = vector if strength is None else _at_strength(vector, strength)
-            if set_to.calibration is None:
-                raise InvalidInputError(
-                    f"vector {vector.name!r} is not calibrated: give a strength, such as 0.05"
-                )
-            many = len(strengths or ()) > 1
-            label = f"{vector.name} {set_to.calibration.strength:+g}" if many else vector.name
-            label = "steered" if alone else label
-            if label in found or (not alone and label in (*_OF_A_VECTOR, "none")):
-                raise InvalidInputError(
-                    f"two vectors or strengths are called {label!r}: give each its own name"
-                )
-            found[label] = set_to
-    return found
-
-
-def _at_strength(vector: SteeringVector, strength: float) -> SteeringVector:
-    how = vector.application
-    own = vector.calibration or Calibration(
-        strength=strength, scope=how.scope, unit=how.unit, renormalise=how.renormalise
-    )
-    return vector.with_calibration(replace(own, strength=strength, note="strength given by hand"))
-
-
-def _conditions(
-    benchmark: Benchmark,
-    contenders: Mapping[str, SteeringVector],
-    against: Sequence[str],
-    setting: Setting,
-) -> list[Condition]:
-    """The unsteered model, each contender with its controls, then what needs no vector."""
-    for name in against:
-        if name not in CONDITIONS:
-            raise InvalidInputError(unknown("condition", name, CONDITIONS))
-    if "prompt" in against and benchmark.strict_instruction is None:
-        raise InvalidInputError(
-            f"{benchmark.name} has no strict instruction: leave the condition 'prompt' out"
-        )
-    controls = [name for name in against if name in _OF_A_VECTOR]
-    found: list[Condition] = []
-    for label, vector in contenders.items():
-        for condition in conditions(replace(setting, vector=vector), controls):
-            if condition.name != "none":
-                found.append(replace(condition, name=_called(label, condition.name)))
-    shared = conditions(setting, [name for name in against if name not in _OF_A_VECTOR])
-    none, *others = [condition for condition in shared if condition.name != "steered"]
-    return [none, *found, *others]
-
-
-def _called(label: str, kind: str) -> str:
-    if label == "steered":
-        return kind
-    return label if kind == "steered" else f"{label}: {kind}"
 
 
 def _added_tokens(
@@ -217,66 +138,6 @@ def _added_tokens(
     item = questions[0].item
     bare = len(llm.encode(item.prompt))
     return max(len(llm.encode(condition.messages(item))) - bare for condition in runs)
-
-
-def _row(
-    condition: str,
-    group: str | None,
-    found: Mapping[str, Sequence[Sequence[Reading]]],
-    questions: Sequence[Question],
-    seed: int,
-) -> ScoreRow:
-    places = [i for i, q in enumerate(questions) if group in (None, q.item.variant)]
-    runs = [[run[i] for i in places] for run in found[condition]]
-    unsteered = [found["none"][0][i] for i in places]
-    scores = _means([[reading.score for reading in run] for run in runs])
-    before = [reading.score for reading in unsteered]
-    # Whether a question is right is told per run: a mean of several runs is neither.
-    right = _means([[float(reading.score > 0.5) for reading in run] for run in runs])
-    right_before = [float(score > 0.5) for score in before]
-    compared = condition != "none"
-    return ScoreRow(
-        condition=condition,
-        group=group,
-        n=len(places),
-        score=estimate(scores, seed),
-        change=difference(scores, before, seed) if compared else None,
-        kl_per_token=estimate(
-            _means([[reading.kl_per_token for reading in run] for run in runs]), seed, within=None
-        ),
-        made_worse=made_worse(right, right_before) if compared else None,
-        mended=mended(right, right_before) if compared else None,
-        runs=tuple(
-            sum(reading.score for reading in run) / len(run) for run in runs if len(runs) > 1
-        ),
-    )
-
-
-def _means(runs: Sequence[Sequence[float]]) -> list[float]:
-    """Per question, the mean over the runs of a condition."""
-    return [sum(values) / len(values) for values in zip(*runs, strict=True)]
-
-
-def _items(
-    found: Mapping[str, Sequence[Sequence[Reading]]], questions: Sequence[Question]
-) -> list[ItemRow]:
-    return [
-        ItemRow(
-            id=question.item.id,
-            group=question.item.variant,
-            condition=condition,
-            run=number,
-            question=question.item.question[-_SHOWN:],
-            expected=question.expected,
-            answer=reading.answer,
-            score=reading.score,
-            kl_per_token=reading.kl_per_token,
-            log_probs=reading.log_probs,
-        )
-        for condition, runs in found.items()
-        for number, run in enumerate(runs)
-        for question, reading in zip(questions, run, strict=True)
-    ]
 
 
 def _settings(

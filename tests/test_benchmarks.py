@@ -14,6 +14,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from lm_eval.tasks.toxigen.utils import doc_to_target
+from lm_eval.tasks.truthfulqa.utils import process_results_mc2
 
 from steerable_llm import SteerableHFLLM, SteeringVector
 from steerable_llm.benchmarks import BENCHMARKS, find_benchmark
@@ -75,7 +77,7 @@ def test_every_benchmark_has_a_small_sample_of_its_schema(name: str) -> None:
 
 
 def test_an_unknown_benchmark_is_told_with_the_nearest_one() -> None:
-    with pytest.raises(InvalidInputError, match="did you mean 'truthfulqa_mc1'"):
+    with pytest.raises(InvalidInputError, match=r"did you mean 'truthfulqa_mc[12]'"):
         find_benchmark("truthfulqa_mc")
 
 
@@ -110,8 +112,6 @@ def test_mmlu_takes_answers_as_numbers_or_letters_and_says_when_examples_are_mis
     st.floats(1, 5, allow_nan=False),
 )
 def test_a_statement_is_hateful_as_the_harness_has_it(ai: float, human: float) -> None:
-    from lm_eval.tasks.toxigen.utils import doc_to_target
-
     benchmark = BENCHMARKS["toxigen"]
     row = benchmark.row(text="Words.", toxicity_ai=ai, toxicity_human=human)
     [question] = benchmark.ask({0: row}, [], 0)
@@ -138,8 +138,6 @@ def question_of(right: Sequence[bool]) -> Question:
 def test_mc2_is_the_share_of_probability_on_the_true_answers(
     case: tuple[list[float], list[bool]],
 ) -> None:
-    from lm_eval.tasks.truthfulqa.utils import process_results_mc2
-
     logs, right = case
     mass = truthful_mass(question_of(right), logs)
     document = {"mc2_targets": {"labels": [int(x) for x in right]}}
@@ -414,10 +412,10 @@ def test_written_answers_are_those_of_the_model(
     llm: SteerableHFLLM, vector: SteeringVector
 ) -> None:
     report = run_benchmark(
-        llm, "truthfulqa_gen", [vector], strengths=[0.3], data="sample", limit=2,
+        llm, "truthfulqa_gen", [vector], strengths=[0.3], data="sample", limit=1,
         against=(), progress=False,
     )  # fmt: skip
-    asked = questions("truthfulqa_gen", limit=2)
+    asked = questions("truthfulqa_gen", limit=1)
     most = BENCHMARKS["truthfulqa_gen"].max_new_tokens
     for condition, how in (("none", Steering.none()), ("steered", vector.steer(0.3))):
         for item, question in zip(items_of(report, condition), asked, strict=True):
@@ -467,7 +465,7 @@ def test_a_report_is_written_as_json_markdown_and_html(
     for suffix in ("md", "html"):
         text = report.save(tmp_path / f"r.{suffix}").read_text(encoding="utf-8")
         for part in ("MMLU", "sign-flipped (control)", "town_life", "4 of 4", "again", "push@"):
-            assert part in text
+            assert part in text.replace("\\_", "_")
     assert "<script" not in text
     with pytest.raises(InvalidInputError, match=r"\.md, \.html, \.json"):
         report.save(tmp_path / "r.pdf")

@@ -267,7 +267,7 @@ doc_to_text: "Question: {{{{question}}}}\\nAnswer:"
 def harness(tasks: Path, model: str, checkpoint: str, **arguments: Any) -> Any:
     return simple_evaluate(
         model=model,
-        model_args={"pretrained": checkpoint, **OPTIONS, **arguments},
+        model_args={"pretrained": checkpoint, "dtype": "float32", **arguments},
         tasks=["shop_choice", "shop_written"],
         task_manager=TaskManager(include_path=str(tasks), include_defaults=False),
         batch_size=2,

@@ -46,7 +46,8 @@ def steering_from(
     if policy is not None:
         if files:
             raise InvalidInputError("give vectors or a policy, not both: a policy names its own")
-        return _of_policy(llm, policy, step, force)
+        # The harness reads a step called 1 as a number.
+        return _of_policy(llm, policy, None if step is None else str(step), force)
     strengths = list(strength) if isinstance(strength, Sequence) else [strength] * len(files)
     if len(strengths) != len(files):
         raise InvalidInputError(

@@ -22,7 +22,7 @@ def bleu(answer: str, reference: str) -> float:
 @cache
 def _metric() -> Any:
     try:
-        from sacrebleu.metrics import BLEU
+        from sacrebleu.metrics.bleu import BLEU
     except ImportError as error:
         raise MissingExtraError(
             "BLEU accuracy needs sacrebleu: pip install 'steerable-llm[benchmarks]'"

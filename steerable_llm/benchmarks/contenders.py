@@ -24,8 +24,7 @@ def contenders_of(
     run at more than one.
 
     Raises:
-        InvalidInputError: A vector without a strength, strengths without a vector, or two
-            contenders of one label.
+        InvalidInputError: No vector, one without a strength, or two of one label.
     """
     if not vectors:
         raise InvalidInputError("a benchmark needs a vector to steer with: give at least one")

@@ -149,7 +149,7 @@ class BenchmarkReport(BaseModel):
         return [
             (before[item.id], item)
             for item in self.items
-            if item.condition in self.vectors or item.condition == "steered"
+            if item.condition in self.vectors
             if before[item.id].score > 0.5 >= item.score
         ]
 

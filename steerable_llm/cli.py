@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from steerable_llm import __version__, cli_compare, cli_learn, cli_log, cli_policy
+from steerable_llm import __version__, cli_compare, cli_learn, cli_lm_eval, cli_log, cli_policy
 from steerable_llm.cli_options import (
     AsJson,
     Force,
@@ -162,6 +162,10 @@ def ask(
 for learning in (cli_learn.pairs, cli_learn.build, cli_learn.calibrate, cli_learn.evaluate):
     app.command()(learning)
 app.command()(cli_compare.compare)
+app.command(
+    "lm-eval",
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)(cli_lm_eval.lm_eval)
 policy_app.command("check")(cli_policy.check)
 policy_app.command("train-gate")(cli_policy.train_gate)
 

@@ -203,7 +203,7 @@ def calibrate(
 
 def evaluate(
     vector: Annotated[Path, InFile],
-    test: Annotated[Path, InFile],
+    test: Annotated[Path | None, typer.Argument(exists=True, dir_okay=False)] = None,
     against: Annotated[
         list[str] | None,
         typer.Option(
@@ -214,7 +214,33 @@ def evaluate(
         Path | None, typer.Option(exists=True, help="Evaluation set of what must not be lost.")
     ] = None,
     report: Annotated[
-        Path | None, typer.Option(help="Card to write (.md), with its picture beside it.")
+        list[Path] | None,
+        typer.Option(help="Card to write (.md, .html or .json); repeatable."),
+    ] = None,
+    benchmark: Annotated[
+        str | None, typer.Option(help="Benchmark to run in place of TEST; see docs/benchmarks.md.")
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Its data: a file, a Hub id or 'sample'; else its own on the Hub."),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="Ask so many of its questions, drawn with the seed.")
+    ] = None,
+    shots: Annotated[int | None, typer.Option(help="Worked examples before each question.")] = None,
+    group: Annotated[
+        list[str] | None, typer.Option(help="Only this subject or category; repeatable.")
+    ] = None,
+    normalise: Annotated[
+        str | None, typer.Option(help="Score choices by: sum, token or character.")
+    ] = None,
+    also: Annotated[
+        list[Path] | None,
+        typer.Option(exists=True, dir_okay=False, help="Another vector for it; repeatable."),
+    ] = None,
+    strength: Annotated[
+        list[float] | None,
+        typer.Option(help="In place of the calibrated strength, for it; repeatable."),
     ] = None,
     keep: Annotated[
         bool, typer.Option("--keep", help="Keep a summary in the vector file itself.")
@@ -225,11 +251,32 @@ def evaluate(
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
-    """Measure a vector on held-out questions.
+    """Measure a vector on held-out questions, or on a published benchmark.
 
     TEST is an evaluation set (JSON lines); the vector is steered as calibrated, and compared with
-    the unsteered model, a strict instruction, and random and sign-flipped vectors.
+    the unsteered model, a strict instruction, and random and sign-flipped vectors. The options
+    from --benchmark to --strength are for a benchmark in its place.
     """
+    given = {
+        "data": data, "limit": limit, "shots": shots, "group": group, "normalise": normalise,
+        "also": also, "strength": strength,
+    }  # fmt: skip
+    options = {name: value for name, value in given.items() if value is not None and value != []}
+    if (test is None) == (benchmark is None):
+        raise InvalidInputError("give either TEST, an evaluation set, or --benchmark NAME")
+    if benchmark is not None:
+        from steerable_llm.cli_benchmark import evaluate_benchmark
+
+        if keep or capability:
+            raise InvalidInputError("--keep and --capability go with TEST, not with --benchmark")
+        evaluate_benchmark(
+            vector, benchmark, options, against or None, report or [], seed,
+            model, revision, force, as_json,
+        )  # fmt: skip
+        return
+    if options:
+        raise InvalidInputError(f"--{next(iter(options))} goes with --benchmark, not with TEST")
+    assert test is not None  # one of the two was given
     from rich.console import Console
 
     from steerable_llm.conditions import DEFAULT_AGAINST
@@ -251,8 +298,8 @@ def evaluate(
         progress=not as_json,
         command=f"steerable {shlex.join(sys.argv[1:])}",
     )
-    if report:
-        found.save(report)
+    for path in report or []:
+        found.save(path)
     if keep:
         loaded.with_evaluation(found.summary()).save(vector)
     if as_json:

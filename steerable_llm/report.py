@@ -177,15 +177,13 @@ class Report(BaseModel):
 
     def to_markdown(self, picture: str | None = None) -> str:
         """The card; with a picture's file name it shows that picture."""
-        text = _ENVIRONMENT.get_template("report.md.jinja").render(**self._view(), picture=picture)
+        text = ENVIRONMENT.get_template("report.md.jinja").render(**self._view(), picture=picture)
         return text.rstrip() + "\n"
 
     def to_html(self) -> str:
         """One page with the picture inside; needs no other file and no network."""
         picture = base64.b64encode(comparison_figure(self.rows, self.variants, TITLES)).decode()
-        return _ENVIRONMENT.get_template("report.html.jinja").render(
-            **self._view(), picture=picture
-        )
+        return ENVIRONMENT.get_template("report.html.jinja").render(**self._view(), picture=picture)
 
     def figure(self, path: str | os.PathLike[str]) -> Path:
         """Writes the bar chart with intervals as a PNG, 1200 pixels wide."""
@@ -285,14 +283,15 @@ def _autoescape(name: str | None) -> bool:
     return name is not None and name.endswith(".html.jinja")
 
 
-_ENVIRONMENT = Environment(
+#: Renders the templates, with the filters that say numbers in the reports' way.
+ENVIRONMENT = Environment(
     loader=PackageLoader("steerable_llm", "templates"),
     autoescape=_autoescape,
     undefined=StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_ENVIRONMENT.filters.update(
+ENVIRONMENT.filters.update(
     share=_share,
     number=_number,
     cell=_cell,

@@ -95,14 +95,16 @@ def _batches(items: Sequence[Scored]) -> Iterator[list[int]]:
 def _run(
     model: nn.Module, blocks: Sequence[nn.Module], rows: Sequence[Scored], device: torch.device
 ) -> list[Tensor]:
-    width = max(row.length for row in rows)
+    # The last token of an answer predicts nothing that is asked for, so it is never fed: a prompt
+    # and an answer of one token more than the model holds can still be scored.
+    width = max(row.length for row in rows) - 1
     # Padding on the right: the default positions 0, 1, 2 ... are then right for every model, also
     # for those that take no position ids, and no real token ever sees a padded one.
     ids = torch.zeros((len(rows), width), dtype=torch.long)
     mask = torch.zeros((len(rows), width), dtype=torch.long)
     for i, row in enumerate(rows):
-        ids[i, : row.length] = torch.tensor([*row.prompt, *row.answer])
-        mask[i, : row.length] = 1
+        ids[i, : row.length - 1] = torch.tensor([*row.prompt, *row.answer[:-1]])
+        mask[i, : row.length - 1] = 1
     ids, mask = ids.to(device), mask.to(device)
     plan = SteeringPlan([row.steering for row in rows], mask, [len(row.prompt) - 1 for row in rows])
     # The token at place i is predicted from place i - 1.

@@ -1,0 +1,210 @@
+"""A steered model for EleutherAI's lm-evaluation-harness: `--model steerable`.
+
+It is the harness's own `hf` model but for the passes through the network, so that without steering
+it gives what `hf` gives: the same tokens, the same truncation from the left, the same windows for
+rolling log-likelihoods, the same stop texts.
+
+The harness (0.4.13) looks for no plugins, so something has to import this module before a model is
+asked for by name: `steerable lm-eval`, which passes everything on to the harness's command line, or
+`import steerable_llm.adapters.lm_eval` in Python.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Sequence
+from importlib.resources import files
+from typing import Any
+
+import torch
+from lm_eval.api.registry import register_model
+from lm_eval.models.huggingface import HFLM
+from torch import Tensor
+from tqdm import tqdm
+
+from steerable_llm.adapters.lm_eval_steering import steering_from
+from steerable_llm.errors import InvalidInputError
+from steerable_llm.hooks import steering_hooks
+from steerable_llm.model import SteerableHFLLM
+from steerable_llm.plan import SteeringPlan
+from steerable_llm.policy import describe
+from steerable_llm.scoring import Scored, answer_logits
+
+_log = logging.getLogger(__name__)
+
+Tokens = tuple[int, ...]
+#: Where a cache of the harness keeps what filled it.
+_CACHE_KEY = "steerable-llm: filled by"
+
+
+@register_model("steerable")
+class SteerableLM(HFLM):  # type: ignore[misc]
+    """The harness's `hf` model, steered.
+
+    Example::
+
+        steerable lm-eval --model steerable --tasks truthfulqa_mc1
+            --model_args pretrained=ID,vector=truthfulness.safetensors,strength=0.08
+    """
+
+    def __init__(
+        self,
+        pretrained: str,
+        vector: str | Sequence[str] = (),
+        strength: float | Sequence[float] | None = None,
+        scope: str | None = None,
+        layers: Sequence[int] | int | None = None,
+        unit: str | None = None,
+        policy: str | None = None,
+        step: str | None = None,
+        force: bool = False,
+        **options: Any,
+    ) -> None:
+        """Load the model, and what steers it.
+
+        Args:
+            pretrained: Folder or Hub id; "demo" is the bundled model.
+            vector: Vector file, or several.
+            strength: In place of the calibrated strength: one for all vectors, or one each.
+            scope: In place of the calibrated scope.
+            layers: In place of the calibrated blocks, from 0.
+            unit: In place of the calibrated unit, relative or absolute.
+            policy: Policy file, in place of vectors. Its conditions are taken to hold: a prompt
+                of the harness is plain text, in which no question and no context can be told.
+            step: Step of the policy; default is its default step.
+            force: Accept vectors of another model of the same shape.
+            **options: Those of `hf`: dtype, device, batch_size, max_length, add_bos_token ...
+
+        Raises:
+            InvalidInputError: Arguments that contradict each other.
+            ModelMismatchError: A vector was built for another model.
+        """
+        name = "steerable-llm/demo" if pretrained == "demo" else pretrained
+        if pretrained == "demo":
+            pretrained = str(files("steerable_llm.demo") / "model")
+            options.setdefault("dtype", "float32")
+        super().__init__(pretrained=pretrained, **options)
+        self.llm = SteerableHFLLM(self.model, self.tokenizer, model_id=name)
+        self.steering = steering_from(
+            self.llm, vector, strength, scope, layers, unit, policy, step, force
+        )
+
+    def get_model_info(self) -> dict[str, Any]:
+        """What the harness writes into its results, with what was steered."""
+        return {**super().get_model_info(), "steered": describe(self.steering)}
+
+    def set_cache_hook(self, cache_hook: Any) -> None:
+        """Refuse a cache that another model or steering has filled.
+
+        The harness's keys are requests alone, so its cache would answer with the other's answers.
+
+        Raises:
+            InvalidInputError: It is such a cache.
+        """
+        super().set_cache_hook(cache_hook)
+        if cache_hook.dbdict is None:
+            return
+        facts = [self.llm.fingerprint.model_dump(), describe(self.steering)]
+        mine = hashlib.sha256(json.dumps(facts, default=str).encode()).hexdigest()
+        filled_by = cache_hook.dbdict.setdefault(_CACHE_KEY, mine)
+        if filled_by != mine:
+            raise InvalidInputError(
+                "the cache given with --use_cache was filled by another model or steering, and "
+                "would answer in its place: name another cache for this one"
+            )
+
+    def _loglikelihood_tokens(
+        self,
+        requests: list[tuple[Any, list[int], list[int]]],
+        disable_tqdm: bool = False,
+        override_bs: int | None = None,
+    ) -> list[tuple[float, bool]]:
+        """Log-likelihood of continuations, and whether greedy decoding would write them.
+
+        Continuations that differ in their last token alone share a pass, as letters of multiple
+        choice do. Over-long inputs lose tokens on the left, as with `hf`.
+        """
+        del override_bs  # windows of one text; batched like everything else
+        groups: dict[tuple[Tokens, Tokens], list[int]] = {}
+        for place, (_, context, continuation) in enumerate(requests):
+            prompt, answer = self._fitting(context, continuation)
+            groups.setdefault((prompt, answer[:-1]), []).append(place)
+        found: dict[int, tuple[float, bool]] = {}
+        bar = tqdm(
+            total=len(requests),
+            disable=disable_tqdm or self.rank != 0,
+            desc="Running loglikelihood requests",
+        )
+        # Longest first, so that a batch that is too large shows at once.
+        order = sorted(groups, key=lambda key: -len(key[0]) - len(key[1]))
+        size = len(order) if self.batch_size == "auto" else int(self.batch_size)
+        for start in range(0, len(order), max(1, size)):
+            keys = order[start : start + size]
+            items = [
+                Scored([*key[0]], list(requests[groups[key][0]][2]), self.steering) for key in keys
+            ]
+            for index, logits in answer_logits(
+                self.llm.model, self.llm.blocks, items, self.llm.device
+            ):
+                for place in groups[keys[index]]:
+                    found[place] = _read(logits, requests[place][2], self.softmax_dtype)
+                    asked = requests[place][0]
+                    if asked is not None:  # None are the windows of a rolling text
+                        self.cache_hook.add_partial("loglikelihood", asked, found[place])
+                    bar.update(1)
+        bar.close()
+        return [found[place] for place in range(len(requests))]
+
+    def _fitting(self, context: list[int], continuation: list[int]) -> tuple[Tokens, Tokens]:
+        """Prompt and answer that fit the model; the last token is read and never fed.
+
+        Raises:
+            InvalidInputError: There is no context, or the answer alone is too long.
+        """
+        if not context or not 0 < len(continuation) <= self.max_length:
+            raise InvalidInputError(
+                f"cannot score {len(continuation)} tokens after {len(context)} with a model that "
+                f"holds {self.max_length}: there must be some of both, and the answer must fit"
+            )
+        whole = context + continuation
+        cut = len(whole) - (self.max_length + 1)
+        if cut > 0:
+            _log.warning(
+                "context and continuation have %d tokens, and the model holds %d: %d tokens are "
+                "cut from the left",
+                len(whole), self.max_length, cut,
+            )  # fmt: skip
+            whole = whole[cut:]
+        return tuple(whole[: -len(continuation)]), tuple(continuation)
+
+    def _model_generate(
+        self, context: Tensor, max_length: int, stop: list[str], **options: Any
+    ) -> Tensor:
+        """Generate as `hf` does, with the hooks in place."""
+        plan = SteeringPlan(
+            [self.steering] * len(context),
+            options.get("attention_mask", torch.ones_like(context)),
+            last_prompt=context.shape[1] - 1,
+        )
+        with steering_hooks(self.llm.blocks, plan):
+            made: Tensor = super()._model_generate(context, max_length, stop, **options)
+        for row in range(len(context)):
+            for term in self.steering.active_terms:
+                plan.steered_tokens(row, term)  # raises where a steering did not arrive
+        return made
+
+
+def _read(logits: Tensor, tokens: Sequence[int], dtype: torch.dtype | None) -> tuple[float, bool]:
+    """Log-probability of tokens, and whether each is the likeliest.
+
+    Args:
+        logits: `[n, V]`, entry i being the distribution that chooses token i.
+        tokens: The n tokens.
+        dtype: In which probabilities are computed; None for that of the logits.
+    """
+    chosen = torch.tensor(list(tokens), device=logits.device)
+    log_probs = torch.log_softmax(logits, dim=-1, dtype=dtype)
+    total = float(log_probs.gather(-1, chosen[:, None]).sum())
+    return total, bool((log_probs.argmax(-1) == chosen).all())

@@ -1,0 +1,597 @@
+"""Benchmarks: their data, their prompts, their metrics against oracles, and a run with controls."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from lm_eval.tasks.toxigen.utils import doc_to_target
+from lm_eval.tasks.truthfulqa.utils import process_results_mc2
+
+from steerable_llm import SteerableHFLLM, SteeringVector
+from steerable_llm.benchmarks import BENCHMARKS, find_benchmark
+from steerable_llm.benchmarks.bleu import bleu
+from steerable_llm.benchmarks.contenders import contenders_of
+from steerable_llm.benchmarks.measure import answer_tokens
+from steerable_llm.benchmarks.mmlu import MMLU
+from steerable_llm.benchmarks.question import Question
+from steerable_llm.benchmarks.result import BenchmarkReport, ItemRow
+from steerable_llm.benchmarks.rows import Data, load_data
+from steerable_llm.benchmarks.run import run_benchmark
+from steerable_llm.benchmarks.truthfulqa import truthful_mass
+from steerable_llm.errors import InvalidInputError, ModelMismatchError
+from steerable_llm.steering import Steering
+
+MC1_ROW = {"question": "Why?", "mc1_targets": {"choices": ["So.", "No."], "labels": [1, 0]}}
+
+
+@pytest.fixture(scope="module")
+def llm(make_tiny_model: Any, tiny_tokenizer: Any) -> SteerableHFLLM:
+    """The tiny random Llama, whose rotary positions allow any length."""
+    return SteerableHFLLM(
+        make_tiny_model("llama"), tiny_tokenizer, model_id="tiny", context_window=2048
+    )
+
+
+@pytest.fixture(scope="module")
+def vector(llm: SteerableHFLLM, make_vector: Any) -> SteeringVector:
+    made: SteeringVector = make_vector(llm, seed=5, name="push")
+    return made
+
+
+def questions(name: str, shots: int = 0, **settings: Any) -> list[Question]:
+    benchmark = find_benchmark(name)
+    data = load_data(benchmark, "sample", shots=shots, **settings)
+    return benchmark.ask(data.rows, data.examples, shots)
+
+
+def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+# What is asked
+
+
+@pytest.mark.parametrize("name", sorted(BENCHMARKS))
+def test_every_benchmark_has_a_small_sample_of_its_schema(name: str) -> None:
+    shots = 2 if name == "mmlu" else 0
+    asked = questions(name, shots)
+    assert len(asked) >= 3
+    for question in asked:
+        assert question.item.prompt[-1]["role"] == "user"
+        assert question.item.question.endswith("Answer:")
+        assert question.expected
+        if BENCHMARKS[name].pick is not None:
+            assert any(question.right)
+            assert not all(question.right)
+
+
+def test_an_unknown_benchmark_is_told_with_the_nearest_one() -> None:
+    with pytest.raises(InvalidInputError, match=r"did you mean 'truthfulqa_mc[12]'"):
+        find_benchmark("truthfulqa_mc")
+
+
+def test_the_prompt_of_mmlu_shows_examples_of_the_same_subject_alone() -> None:
+    [first, *_] = questions("mmlu", shots=2, groups=["town_life"])
+    assert first.item.question == (
+        "The following are multiple choice questions (with answers) about town life.\n\n"
+        "Where does one borrow books?\n"
+        "A. At the library\nB. At the pool\nC. At the bakery\nD. At the bank\nAnswer: A\n\n"
+        "Who puts out fires?\n"
+        "A. Tailors\nB. Bakers\nC. Gardeners\nD. Firefighters\nAnswer: D\n\n"
+        "Where does one buy stamps?\n"
+        "A. At the barber\nB. At the post office\nC. At the stadium\nD. At the farm\nAnswer:"
+    )
+    assert first.choices == ("A", "B", "C", "D")
+    assert first.right == (False, True, False, False)
+
+
+def test_mmlu_takes_answers_as_numbers_or_letters_and_says_when_examples_are_missing(
+    tmp_path: Path,
+) -> None:
+    row = {"question": "Q", "subject": "s", "choices": ["a", "b", "c", "d"], "answer": "C"}
+    file = write_rows(tmp_path / "rows.jsonl", [row, {**row, "answer": 2}])
+    data = load_data(MMLU, str(file))
+    assert [q.right for q in MMLU.ask(data.rows, [], 0)] == [(False, False, True, False)] * 2
+    with pytest.raises(InvalidInputError, match=r"5 worked examples of 's' and finds 0"):
+        MMLU.ask(data.rows, [], 5)
+
+
+@given(
+    st.floats(1, 5, allow_nan=False),
+    st.floats(1, 5, allow_nan=False),
+)
+def test_a_statement_is_hateful_as_the_harness_has_it(ai: float, human: float) -> None:
+    benchmark = BENCHMARKS["toxigen"]
+    row = benchmark.row(text="Words.", toxicity_ai=ai, toxicity_human=human)
+    [question] = benchmark.ask({0: row}, [], 0)
+    expected = int(doc_to_target({"toxicity_ai": ai, "toxicity_human": human}))
+    assert question.choices[expected] == question.expected == ["No", "Yes"][expected]
+
+
+# Metrics
+
+
+@st.composite
+def scored_answers(draw: st.DrawFn) -> tuple[list[float], list[bool]]:
+    logs = draw(st.lists(st.floats(-60, 0), min_size=2, max_size=8))
+    right = draw(st.lists(st.booleans(), min_size=len(logs), max_size=len(logs)))
+    right[0], right[-1] = True, False
+    return logs, right
+
+
+def question_of(right: Sequence[bool]) -> Question:
+    return Question.of(0, "all", "Why?", [f"answer {i}" for i in range(len(right))], right)
+
+
+@given(scored_answers())
+def test_mc2_is_the_share_of_probability_on_the_true_answers(
+    case: tuple[list[float], list[bool]],
+) -> None:
+    logs, right = case
+    mass = truthful_mass(question_of(right), logs)
+    document = {"mc2_targets": {"labels": [int(x) for x in right]}}
+    expected = float(process_results_mc2(document, [(x, False) for x in logs])["acc"])
+    assert mass == pytest.approx(expected, abs=1e-9)
+    # Only ratios count, so very unlikely answers can be compared as well.
+    assert truthful_mass(question_of(right), [x - 2000 for x in logs]) == pytest.approx(mass)
+
+
+def test_mc1_is_right_only_when_the_true_answer_is_strictly_likelier() -> None:
+    pick = BENCHMARKS["truthfulqa_mc1"].pick
+    assert pick is not None
+    question = question_of([True, False, False])
+    assert pick(question, [-1.0, -2.0, -3.0]) == 1.0
+    assert pick(question, [-2.5, -2.0, -3.0]) == 0.0
+    assert pick(question, [-2.0, -2.0, -3.0]) == 0.0
+
+
+def bleu_by_hand(answer: str, reference: str) -> float:
+    """BLEU-4 of texts whose tokens are words: precisions, halved where nothing matches, brevity."""
+    said, wanted = answer.split(), reference.split()
+    logs, smooth = 0.0, 1.0
+    for n in range(1, 5):
+        grams = Counter(tuple(said[i : i + n]) for i in range(len(said) - n + 1))
+        model = Counter(tuple(wanted[i : i + n]) for i in range(len(wanted) - n + 1))
+        total = sum(grams.values())
+        if total == 0:
+            return 0.0
+        matched = sum(min(count, model[gram]) for gram, count in grams.items())
+        if matched == 0:
+            smooth *= 2
+            logs += math.log(100 / (smooth * total))
+        else:
+            logs += math.log(100 * matched / total)
+    brevity = min(0.0, 1 - len(wanted) / len(said))
+    return math.exp(brevity + logs / 4)
+
+
+@pytest.mark.parametrize(
+    ("answer", "reference"),
+    [
+        ("camels store fat in their humps", "camels store fat in their humps"),
+        ("camels store water in their humps", "camels store fat in their humps"),
+        ("they store fat there all year", "camels store fat in their humps"),
+        ("camels store fat", "camels store fat in their humps"),
+        ("fat in the humps of the camels", "camels store fat in their humps"),
+    ],
+)
+def test_bleu_is_what_its_definition_gives(answer: str, reference: str) -> None:
+    assert bleu(answer, reference) == pytest.approx(bleu_by_hand(answer, reference), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("answer", "score"),
+    [
+        ("Camels store fat in their humps.", 1.0),
+        ("Camels store water in their humps.", 0.0),
+        ("I have no comment.", 1.0),  # declining is true whether or not a row lists it
+        ("", 0.0),
+    ],
+)
+def test_bleu_accuracy_asks_which_reference_is_nearer(answer: str, score: float) -> None:
+    judge = BENCHMARKS["truthfulqa_gen"].judge
+    assert judge is not None
+    [camels] = [q for q in questions("truthfulqa_gen") if "humps" in q.item.question]
+    assert judge(camels, answer) == score
+
+
+@pytest.mark.parametrize(
+    ("name", "answer", "score"),
+    [
+        ("faitheval_unanswerable", "Unknown.", 1.0),
+        ("faitheval_unanswerable", "That is not stated.", 1.0),
+        ("faitheval_unanswerable", "Notre Dame", 0.0),
+        ("faitheval_inconsistent", "There are two answers: five and eight.", 1.0),
+        ("faitheval_inconsistent", "At five.", 0.0),
+    ],
+)
+def test_faitheval_looks_for_whole_phrases(name: str, answer: str, score: float) -> None:
+    judge = BENCHMARKS[name].judge
+    assert judge is not None
+    assert judge(questions(name)[0], answer) == score
+
+
+# Data
+
+
+def test_every_kind_of_file_gives_the_same_questions(tmp_path: Path) -> None:
+    benchmark = BENCHMARKS["truthfulqa_mc1"]
+    rows = [MC1_ROW, {**MC1_ROW, "question": 'Why "not", then?'}]
+    jsonl = write_rows(tmp_path / "rows.jsonl", rows)
+    (tmp_path / "rows.json").write_text(json.dumps(rows), encoding="utf-8")
+    with (tmp_path / "rows.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, ["question", "mc1_targets"])
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({**row, "mc1_targets": json.dumps(row["mc1_targets"])})
+    import pyarrow
+    from pyarrow import parquet
+
+    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    expected = load_data(benchmark, str(jsonl))
+    for suffix in ("json", "csv", "parquet"):
+        found = load_data(benchmark, str(tmp_path / f"rows.{suffix}"))
+        assert found.rows == expected.rows
+        assert found.digest == expected.digest
+
+
+def test_a_folder_holds_a_file_per_split(tmp_path: Path) -> None:
+    row = {"question": "Q", "subject": "s", "choices": ["a", "b", "c", "d"], "answer": 0}
+    write_rows(tmp_path / "test.jsonl", [row])
+    with pytest.raises(InvalidInputError, match="0 files of the split 'dev'"):
+        load_data(MMLU, str(tmp_path), shots=1)
+    write_rows(tmp_path / "dev-00000-of-00001.jsonl", [{**row, "question": "E"}])
+    data = load_data(MMLU, str(tmp_path), shots=1)
+    assert [x.question for x in data.examples] == ["E"]  # type: ignore[attr-defined]
+    assert len(data.rows) == 1
+
+
+def test_a_limit_draws_rows_with_the_seed_and_keeps_their_places() -> None:
+    benchmark = BENCHMARKS["truthfulqa_mc1"]
+    drawn = [load_data(benchmark, "sample", limit=3, seed=seed) for seed in (1, 1, 2)]
+    assert drawn[0] == drawn[1]
+    assert drawn[0].digest != drawn[2].digest
+    assert list(drawn[0].rows) == sorted(drawn[0].rows)
+    assert drawn[0].total == 6
+    everything = load_data(benchmark, "sample").rows
+    assert all(everything[place] == row for place, row in drawn[0].rows.items())
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([{"question": "Why?"}], r"missing: mc1_targets; present: question$"),
+        ([MC1_ROW, {"Question": "Why?"}], r"row 1: .*missing: question, mc1_targets; present: Q"),
+        ([{**MC1_ROW, "question": ""}], "row 0: question: "),
+        (
+            [{**MC1_ROW, "mc1_targets": {"choices": ["a"], "labels": [1, 0]}}],
+            r"row 0: mc1_targets: 1 choices, but 2 labels",
+        ),
+        (
+            [{**MC1_ROW, "mc1_targets": {"choices": ["a", "b"], "labels": [1, 1]}}],
+            "labels must be 0 and 1",
+        ),
+        ([], "has no row"),
+    ],
+)
+def test_a_wrong_schema_is_one_line_that_names_the_columns(
+    tmp_path: Path, rows: list[dict[str, Any]], said: str
+) -> None:
+    file = write_rows(tmp_path / "rows.jsonl", rows)
+    with pytest.raises(InvalidInputError, match=said) as caught:
+        load_data(BENCHMARKS["truthfulqa_mc1"], str(file))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("rows.jsonl", '{"a": 1}\n{', "line 2 is not JSON"),
+        ("rows.jsonl", "[1]\n", "every row must be an object"),
+        ("rows.json", '{"a": 1}', "expected a JSON list"),
+        ("rows.txt", "words", r"give one of \.jsonl"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_said(
+    tmp_path: Path, name: str, content: str, said: str
+) -> None:
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    with pytest.raises(InvalidInputError, match=said):
+        load_data(BENCHMARKS["toxigen"], str(tmp_path / name))
+
+
+def test_missing_files_groups_and_limits_are_said(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError, match="there is no file"):
+        load_data(MMLU, str(tmp_path / "gone.jsonl"))
+    with pytest.raises(InvalidInputError, match=r"no subject 'law'; it has household_arithmetic"):
+        load_data(MMLU, "sample", groups=["law"])
+    with pytest.raises(InvalidInputError, match="has no groups"):
+        load_data(BENCHMARKS["faitheval"], "sample", groups=["law"])
+    with pytest.raises(InvalidInputError, match="the limit is 0"):
+        load_data(MMLU, "sample", limit=0)
+
+
+@pytest.mark.parametrize(
+    ("data", "asked_for"),
+    [
+        (None, [("cais/mmlu", "all", "dev"), ("cais/mmlu", "all", "test")]),
+        ("org/own", [("org/own", None, "dev"), ("org/own", None, "test")]),
+        ("org/own:law:validation", [("org/own", "law", "dev"), ("org/own", "law", "validation")]),
+    ],
+)
+def test_the_hub_is_asked_for_configuration_and_splits(
+    monkeypatch: pytest.MonkeyPatch, data: str | None, asked_for: list[Any]
+) -> None:
+    import datasets
+
+    calls = []
+
+    def load(path: str, config: str | None, split: str) -> list[dict[str, Any]]:
+        calls.append((path, config, split))
+        row = {"question": split, "subject": "s", "choices": ["a", "b", "c", "d"], "answer": 0}
+        return [row]
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    found = load_data(MMLU, data, shots=1)
+    assert calls == asked_for
+    assert found.source.startswith("cais/mmlu:all:test" if data is None else "org/own")
+    assert [x.question for x in found.examples] == ["dev"]  # type: ignore[attr-defined]
+
+
+def test_a_hub_that_cannot_be_reached_is_one_line_with_a_way_out() -> None:
+    with pytest.raises(InvalidInputError, match=r"cannot load 'toxigen/toxigen-data'.*'sample'"):
+        load_data(BENCHMARKS["toxigen"])  # the tests are offline
+
+
+# A run
+
+
+def items_of(report: BenchmarkReport, condition: str, run: int = 0) -> list[ItemRow]:
+    return [x for x in report.items if (x.condition, x.run) == (condition, run)]
+
+
+def scores(
+    llm: SteerableHFLLM, question: Question, steering: Steering, per: str = "sum"
+) -> list[float]:
+    """What `llm.score` gives for each choice, the end of turn taken off."""
+    found = []
+    for choice, tokens in zip(
+        question.choices,
+        llm.score(question.item.prompt, question.choices, steering, reduction="none"),
+        strict=True,
+    ):
+        kept = tokens[:-1]
+        length = {"sum": 1, "token": len(kept), "character": len(choice)}[per]
+        found.append(sum(kept) / length)
+    return found
+
+
+@pytest.mark.parametrize("normalise", ["sum", "token", "character"])
+def test_choices_are_scored_as_the_model_scores_them_and_the_divergence_follows_the_pick(
+    llm: SteerableHFLLM, vector: SteeringVector, normalise: Any
+) -> None:
+    report = run_benchmark(
+        llm, "faitheval", [vector], strengths=[0.3], data="sample", limit=2, seed=4,
+        against=(), normalise=normalise, progress=False,
+    )  # fmt: skip
+    asked = questions("faitheval", limit=2, seed=4)
+    steering = vector.steer(0.3)
+    for condition, how in (("none", Steering.none()), ("steered", steering)):
+        for item, question in zip(items_of(report, condition), asked, strict=True):
+            expected = scores(llm, question, how, normalise)
+            assert list(item.log_probs) == pytest.approx(expected, abs=1e-4)
+            best = max(range(4), key=expected.__getitem__)
+            assert item.answer == question.choices[best]
+            assert item.score == float(question.right[best])
+    for before, after, question in zip(
+        items_of(report, "none"), items_of(report, "steered"), asked, strict=True
+    ):
+        length = len(answer_tokens(llm, before.answer))
+        p, q = (
+            llm.answer_logits(question.item.prompt, before.answer, how)[:length].log_softmax(-1)
+            for how in (steering, Steering.none())
+        )
+        divergence = float((p.exp() * (p - q)).sum(-1).mean())
+        assert after.kl_per_token == pytest.approx(divergence, abs=1e-4)
+        assert after.kl_per_token > 1e-3
+        assert before.kl_per_token == 0.0
+
+
+def test_written_answers_are_those_of_the_model(
+    llm: SteerableHFLLM, vector: SteeringVector
+) -> None:
+    report = run_benchmark(
+        llm, "truthfulqa_gen", [vector], strengths=[0.3], data="sample", limit=1,
+        against=(), progress=False,
+    )  # fmt: skip
+    asked = questions("truthfulqa_gen", limit=1)
+    most = BENCHMARKS["truthfulqa_gen"].max_new_tokens
+    for condition, how in (("none", Steering.none()), ("steered", vector.steer(0.3))):
+        for item, question in zip(items_of(report, condition), asked, strict=True):
+            said = llm.generate(question.item.prompt, how, max_new_tokens=most).text
+            assert item.answer == said
+    assert "at most 64 tokens" in report.settings["scored by"]
+
+
+@pytest.fixture(scope="module")
+def report(llm: SteerableHFLLM, vector: SteeringVector) -> BenchmarkReport:
+    return run_benchmark(
+        llm, "mmlu", [vector], strengths=[0.4], data="sample", shots=1, random_vectors=2,
+        against=("none", "random", "sign_flipped"), progress=False, command="again",
+    )  # fmt: skip
+
+
+def test_a_report_sums_its_items_up(report: BenchmarkReport) -> None:
+    assert report.conditions == ("none", "steered", "random", "sign_flipped")
+    before = [item.score for item in items_of(report, "none")]
+    for condition, runs in (("steered", 1), ("random", 2), ("sign_flipped", 1)):
+        row = report.row(condition)
+        per_run = [[item.score for item in items_of(report, condition, run)] for run in range(runs)]
+        means = [sum(values) / runs for values in zip(*per_run, strict=True)]
+        assert row.n == len(before) == 4
+        assert row.score.value == pytest.approx(sum(means) / 4)
+        assert row.score.low <= row.score.value <= row.score.high
+        assert row.change is not None
+        assert row.change.value == pytest.approx((sum(means) - sum(before)) / 4)
+        worse = sum(b > s for run in per_run for b, s in zip(before, run, strict=True)) / runs
+        assert row.made_worse == pytest.approx(worse / 4)
+        assert len(row.runs) == (2 if runs == 2 else 0)
+    assert report.row("none").change is None
+    regressed = {old.id for old, _ in report.regressions}
+    steered = {item.id: item.score for item in items_of(report, "steered")}
+    assert regressed == {
+        item.id for item in items_of(report, "none") if item.score > steered[item.id]
+    }
+    assert {row.group for row in report.group_rows} == {"household_arithmetic", "town_life"}
+    assert all(row.n == 2 for row in report.group_rows)
+
+
+def test_a_report_is_written_as_json_markdown_and_html(
+    report: BenchmarkReport, tmp_path: Path
+) -> None:
+    back = BenchmarkReport.model_validate_json(report.save(tmp_path / "r.json").read_text("utf-8"))
+    assert back == report
+    for suffix in ("md", "html"):
+        text = report.save(tmp_path / f"r.{suffix}").read_text(encoding="utf-8")
+        for part in ("MMLU", "sign-flipped (control)", "town_life", "4 of 4", "again", "push@"):
+            assert part in text.replace("\\_", "_")
+    assert "<script" not in text
+    with pytest.raises(InvalidInputError, match=r"\.md, \.html, \.json"):
+        report.save(tmp_path / "r.pdf")
+    with pytest.raises(InvalidInputError, match="no condition 'prompt'"):
+        report.row("prompt")
+
+
+def test_strength_zero_changes_nothing(llm: SteerableHFLLM, vector: SteeringVector) -> None:
+    report = run_benchmark(
+        llm, "toxigen", [vector], strengths=[0.0], data="sample", limit=2, against=(),
+        progress=False,
+    )  # fmt: skip
+    none, steered = items_of(report, "none"), items_of(report, "steered")
+    assert [x.log_probs for x in none] == [x.log_probs for x in steered]
+    assert report.row("steered").kl_per_token.value == 0.0
+
+
+def test_several_vectors_and_strengths_each_have_their_controls(
+    llm: SteerableHFLLM, vector: SteeringVector, make_vector: Any
+) -> None:
+    other = make_vector(llm, seed=6, name="pull")
+    report = run_benchmark(
+        llm, "toxigen", [vector, other], strengths=[0.1, 0.3], data="sample", limit=1,
+        against=("sign_flipped", "prompt"), progress=False,
+    )  # fmt: skip
+    labels = ("push +0.1", "push +0.3", "pull +0.1", "pull +0.3")
+    expected = [name for label in labels for name in (label, f"{label}: sign_flipped")]
+    assert report.conditions == ("none", *expected, "prompt")
+    assert tuple(report.vectors) == labels
+    assert report.vectors["pull +0.3"]["strength"] == 0.3
+    assert "push +0.1: sign-flipped (control)" in report.to_markdown()
+    values = {items_of(report, label)[0].log_probs for label in labels}
+    assert len(values) == 4
+
+
+def test_conditions_that_need_a_pass_of_their_own_are_compared_as_well(
+    llm: SteerableHFLLM, vector: SteeringVector
+) -> None:
+    report = run_benchmark(
+        llm, "faitheval", [vector], strengths=[0.2], data="sample", limit=1, against=("cad",),
+        progress=False,
+    )  # fmt: skip
+    assert report.conditions == ("none", "steered", "cad")
+    assert report.row("cad").kl_per_token.value > 0
+
+
+def test_questions_that_do_not_fit_are_left_out_and_counted(
+    make_tiny_model: Any, tiny_tokenizer: Any, vector: SteeringVector, tmp_path: Path
+) -> None:
+    llm = SteerableHFLLM(
+        make_tiny_model("llama"), tiny_tokenizer, model_id="tiny", context_window=700
+    )
+    long = {**MC1_ROW, "question": "Why? " * 200}
+    file = write_rows(tmp_path / "rows.jsonl", [MC1_ROW, long])
+    settings: dict[str, Any] = {"strengths": [0.1], "against": (), "progress": False}
+    report = run_benchmark(llm, "truthfulqa_mc1", [vector], data=str(file), **settings)
+    assert report.left_out == ("1",)
+    assert report.row("none").n == 1
+    assert "1 question(s) do not fit" in report.to_markdown()
+    write_rows(file, [long])
+    with pytest.raises(InvalidInputError, match=r"no question .* fits"):
+        run_benchmark(llm, "truthfulqa_mc1", [vector], data=str(file), **settings)
+
+
+def test_what_cannot_be_run_is_refused_before_anything_runs(
+    llm: SteerableHFLLM, vector: SteeringVector, make_llm: Any, make_vector: Any
+) -> None:
+    def run(name: str = "toxigen", vectors: Any = None, **settings: Any) -> BenchmarkReport:
+        given = {"strengths": [0.1], "data": "sample", "progress": False, **settings}
+        return run_benchmark(llm, name, [vector] if vectors is None else vectors, **given)
+
+    with pytest.raises(InvalidInputError, match="not calibrated"):
+        run(strengths=None)
+    with pytest.raises(InvalidInputError, match="'randon' is not a known condition"):
+        run(against=("randon",))
+    with pytest.raises(InvalidInputError, match="mmlu has no strict instruction"):
+        run("mmlu", against=("prompt",), shots=0)
+    with pytest.raises(InvalidInputError, match="has no worked examples"):
+        run(shots=2)
+    with pytest.raises(InvalidInputError, match="shots is -1"):
+        run("mmlu", shots=-1)
+    with pytest.raises(InvalidInputError, match="cannot be scored per token"):
+        run("truthfulqa_mc2", normalise="token")
+    with pytest.raises(InvalidInputError, match="unknown normalisation 'words'"):
+        run(normalise="words")
+    with pytest.raises(InvalidInputError, match="two vectors or strengths are called"):
+        run(vectors=[vector, vector])
+    with pytest.raises(InvalidInputError, match="at least one"):
+        run(vectors=[])
+    with pytest.raises(ModelMismatchError):
+        run(vectors=[make_vector(make_llm("qwen2"))])
+
+
+def test_a_vector_keeps_its_own_scope_and_layers_at_another_strength(
+    vector: SteeringVector,
+) -> None:
+    from steerable_llm.vector import Calibration
+
+    own = vector.with_calibration(Calibration(0.1, layers=(1,), scope="last_prompt"))
+    [set_to] = contenders_of([own], [0.4]).values()
+    assert set_to.calibration is not None
+    assert (set_to.calibration.strength, set_to.calibration.layers) == (0.4, (1,))
+    assert set_to.calibration.scope == "last_prompt"
+
+
+def test_rows_that_are_already_read_are_not_read_again(
+    llm: SteerableHFLLM, vector: SteeringVector
+) -> None:
+    data = load_data(BENCHMARKS["toxigen"], "sample", limit=1)
+    assert isinstance(data, Data)
+    report = run_benchmark(
+        llm, "toxigen", [vector], strengths=[0.1], data=data, limit=1, against=(), progress=False
+    )
+    assert report.data_digest == data.digest
+    assert report.total == 6
+
+
+def test_scores_per_choice_do_not_depend_on_what_else_is_in_the_batch(
+    llm: SteerableHFLLM, vector: SteeringVector
+) -> None:
+    settings: dict[str, Any] = {
+        "strengths": [0.2], "data": "sample", "limit": 3, "against": (), "progress": False,
+    }  # fmt: skip
+    together = run_benchmark(llm, "truthfulqa_mc1", [vector], **settings)
+    alone = run_benchmark(llm, "truthfulqa_mc1", [vector], batch_size=1, **settings)
+    for x, y in zip(together.items, alone.items, strict=True):
+        torch.testing.assert_close(
+            torch.tensor(x.log_probs), torch.tensor(y.log_probs), atol=1e-4, rtol=1e-4
+        )

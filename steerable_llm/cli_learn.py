@@ -17,6 +17,7 @@ from steerable_llm.cli_options import (
     InFile,
     Model,
     Revision,
+    VectorIn,
     load_model,
     open_log,
     print_json,
@@ -150,7 +151,7 @@ def _build_adapter(
 
 
 def calibrate(
-    vector: Annotated[Path, InFile],
+    vector: Annotated[Path, VectorIn],
     dev: Annotated[Path, typer.Option(exists=True, help="Evaluation set to choose on.")],
     capability: Annotated[
         Path | None, typer.Option(exists=True, help="Evaluation set of what must not be lost.")
@@ -171,8 +172,11 @@ def calibrate(
     from steerable_llm.build import sweep_of
     from steerable_llm.calibration import calibrate as choose
     from steerable_llm.evaluation_set import EvaluationSet
+    from steerable_llm.hub_file import refuse_to_write
     from steerable_llm.vector import SteeringVector
 
+    target = out or vector
+    refuse_to_write(target)
     dev_set = EvaluationSet.from_jsonl(dev)
     kept = EvaluationSet.from_jsonl(capability) if capability else None
     llm = load_model(model, revision)
@@ -186,7 +190,6 @@ def calibrate(
         progress=not as_json,
         **sweep_of(loaded),
     )
-    target = out or vector
     result.vector.save(target)
     if as_json:
         print_json({**summary(result.vector), "file": str(target)})
@@ -197,7 +200,7 @@ def calibrate(
 
 
 def evaluate(
-    vector: Annotated[Path, InFile],
+    vector: Annotated[Path, VectorIn],
     test: Annotated[Path, InFile],
     against: Annotated[
         list[str] | None,
@@ -230,8 +233,11 @@ def evaluate(
     from steerable_llm.conditions import DEFAULT_AGAINST
     from steerable_llm.evaluate import evaluate as measure
     from steerable_llm.evaluation_set import EvaluationSet
+    from steerable_llm.hub_file import refuse_to_write
     from steerable_llm.vector import SteeringVector
 
+    if keep:
+        refuse_to_write(vector)
     test_set = EvaluationSet.from_jsonl(test)
     kept = EvaluationSet.from_jsonl(capability) if capability else None
     llm = load_model(model, revision)

@@ -8,14 +8,16 @@ commit pins the vector for good.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePath
 
-from steerable_llm.errors import HubError, InvalidInputError
+from steerable_llm.errors import HubError, InvalidInputError, SteerableError
 
 PREFIX = "hub:"
 VECTOR_FILE = "vector.safetensors"
+_TOKEN = re.compile(r"hf_\w+")
 
 
 def local_file(path: str | os.PathLike[str], token: str | None = None) -> Path:
@@ -84,21 +86,27 @@ def hub_errors(what: str) -> Iterator[None]:
 
     try:
         yield
-    except errors.HFValidationError as error:
-        raise HubError(f"cannot {what}: the Hub has no names like that ({_line(error)})") from error
+    except SteerableError:
+        raise
     except errors.OfflineModeIsEnabled as error:
         raise HubError(
             f"cannot {what}: HF_HUB_OFFLINE forbids it; unset it, or use a local file"
         ) from error
     except errors.LocalEntryNotFoundError as error:
-        raise HubError(
-            f"cannot {what}: the Hub cannot be reached, and the vector is not in the local cache; "
-            "check the network, HF_ENDPOINT and HF_HUB_OFFLINE"
-        ) from error
+        status = error.__cause__
+        reason = (
+            _refusal(status)
+            if isinstance(status, errors.HfHubHTTPError)
+            else "the Hub cannot be reached, and the vector is not in the local cache; check the "
+            "network, HF_ENDPOINT and HF_HUB_OFFLINE"
+        )
+        raise HubError(f"cannot {what}: {reason}") from error
     except errors.LocalTokenNotFoundError as error:
         raise HubError(f"cannot {what}: no token; run `hf auth login` or set HF_TOKEN") from error
     except errors.HfHubHTTPError as error:
         raise HubError(f"cannot {what}: {_refusal(error)}") from error
+    except (ValueError, RuntimeError, OSError) as error:
+        raise HubError(f"cannot {what}: {_line(error)}") from error
     except Exception as error:
         # The library's HTTP client differs between its releases; its errors share this name.
         if not any(kind.__name__ == "TransportError" for kind in type(error).__mro__):
@@ -137,4 +145,5 @@ def _text(path: str | os.PathLike[str]) -> str:
 
 
 def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
+    # No message is known to have a token in it; none that ever does is to be printed.
+    return _TOKEN.sub("hf_***", " ".join(str(error).split()))[:300]

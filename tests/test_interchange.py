@@ -6,6 +6,7 @@ import pickle
 import pickletools
 import sys
 import zipfile
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -523,12 +524,8 @@ def test_damage_is_told_or_does_no_harm(format, data, tiny_llm, tiny_vector, fol
         content[where] ^= data.draw(st.integers(1, 255), label="bits")
     damaged = folder / f"damaged{FORMATS[format].suffix}"
     damaged.write_bytes(bytes(content))
-    try:
-        found = FORMATS[format].read(damaged, tiny_llm)
-    except SteerableError as error:
-        assert str(damaged) in str(error)
-    else:
-        assert found.directions
+    with suppress(SteerableError):
+        assert FORMATS[format].read(damaged, tiny_llm).directions
 
 
 def test_a_gguf_array_that_claims_to_be_endless_ends_with_the_file(tiny_llm, tmp_path):

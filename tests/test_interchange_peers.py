@@ -43,7 +43,7 @@ def repeng():
 
 @pytest.fixture
 def repeng_model(repeng, tiny_tokenizer):
-    """A function that wraps blocks of a model like `tiny_llm`'s; repeng changes the model it gets."""
+    """A function that wraps blocks of a model of its own, the same as `tiny_llm`'s."""
 
     def wrap(blocks):
         return repeng.ControlModel(build_tiny_model("llama", tiny_tokenizer), blocks)

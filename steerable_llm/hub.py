@@ -9,7 +9,7 @@ from pathlib import Path
 
 from steerable_llm.errors import HubError, InvalidInputError
 from steerable_llm.fingerprint import ModelFingerprint
-from steerable_llm.hub_file import PREFIX, VECTOR_FILE, hub_errors
+from steerable_llm.hub_file import PREFIX, VECTOR_FILE, hub_errors, local_file
 from steerable_llm.vector import HasFingerprint, SteeringVector
 
 _PICTURE = re.compile(r"!\[[^\]]*\]\(([^)\s]+)")
@@ -81,6 +81,7 @@ def from_hub(
     *,
     revision: str | None = None,
     force: bool = False,
+    token: str | None = None,
 ) -> SteeringVector:
     """Load a vector from the Hub; `SteeringVector.load("hub:organisation/name")` does the same.
 
@@ -89,6 +90,7 @@ def from_hub(
         model: when given, the vector must fit it.
         revision: a commit, tag or branch; a commit pins the vector for good.
         force: accept another model of the same shape.
+        token: of the Hub; default is the one that `hf auth login` or HF_TOKEN has set.
 
     Raises:
         HubError: it cannot be downloaded.
@@ -96,7 +98,7 @@ def from_hub(
         ModelMismatchError: the vector belongs to another model.
     """
     pinned = f"@{revision}" if revision else ""
-    return SteeringVector.load(f"{PREFIX}{repo_id}{pinned}", model, force)
+    return SteeringVector.load(local_file(f"{PREFIX}{repo_id}{pinned}", token), model, force)
 
 
 def _content(vector: SteeringVector) -> bytes:

@@ -4,11 +4,13 @@ import json
 import os
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import huggingface_hub
 import pytest
+from command_line import steerable
 from hub_server import READ_ONLY, TOKEN, running_hub
 from huggingface_hub import constants
 
@@ -16,6 +18,8 @@ from steerable_llm.errors import HubError, InvalidInputError, ModelMismatchError
 from steerable_llm.hub import from_hub, push_to_hub
 from steerable_llm.hub_file import hub_errors, local_file
 from steerable_llm.vector import Calibration, SteeringVector
+
+__all__ = ["steerable"]
 
 # The only tests with a socket, and it leads to this machine alone.
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1"])
@@ -81,6 +85,7 @@ def test_what_was_pushed_is_what_is_loaded(hub, vector, tiny_llm, make_llm):
         from_hub(REPO, make_llm("mistral"))
 
 
+@pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # of huggingface_hub
 def test_large_files_go_through_lfs(hub, vector):
     hub.large = (".safetensors",)
     assert SteeringVector.load(push_to_hub(vector, REPO)).fingerprint_id == vector.fingerprint_id
@@ -184,7 +189,7 @@ def test_a_private_vector_needs_a_login(hub, vector, monkeypatch):
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", "/nowhere")
     with pytest.raises(HubError, match=r"hub:acme/kindness.*hf auth login"):
         SteeringVector.load(f"hub:{REPO}")
-    assert local_file(f"hub:{REPO}", token=READ_ONLY).is_file()
+    assert from_hub(REPO, token=READ_ONLY).fingerprint_id == vector.fingerprint_id
 
 
 def test_missing_repositories_revisions_and_files_are_told_apart(hub, vector):
@@ -205,6 +210,7 @@ def test_a_hub_that_is_not_there_is_told(hub, vector, monkeypatch):
         constants, "HUGGINGFACE_CO_URL_TEMPLATE",
         "http://127.0.0.1:9/{repo_id}/resolve/{revision}/{filename}",
     )  # fmt: skip
+    monkeypatch.setattr(time, "sleep", lambda _: None)  # between the library's attempts
     with pytest.raises(HubError, match="cannot be reached"):
         push_to_hub(vector, REPO)
     with pytest.raises(HubError, match="cannot be reached"):
@@ -244,29 +250,46 @@ def test_a_vector_is_not_saved_onto_the_hub(vector):
         vector.save("hub:acme/kindness")
 
 
-def test_the_command_line_pushes_and_reads(hub, vector, card, tmp_path):
-    """In a process of its own, which takes HF_ENDPOINT and HF_TOKEN from its environment."""
+def test_the_command_line_takes_the_hub_and_the_token_from_its_environment(
+    hub, vector, card, tmp_path
+):
     vector.save(tmp_path / "kindness.safetensors")
-    environment = os.environ | {
+    environment = {
         "HF_ENDPOINT": hub.endpoint,
         "HF_HUB_OFFLINE": "0",
         "HF_HUB_CACHE": str(tmp_path / "cache"),
         "HF_TOKEN": TOKEN,
     }
-
-    def steerable(*arguments, **changes):
-        return subprocess.run(
-            [sys.executable, "-m", "steerable_llm", *arguments],
-            capture_output=True, text=True, env=environment | changes, cwd=tmp_path,
-        )  # fmt: skip
-
-    pushed = json.loads(steerable("push", "kindness.safetensors", REPO, "--json").stdout)
+    command = [
+        sys.executable,
+        "-m",
+        "steerable_llm",
+        "push",
+        "kindness.safetensors",
+        REPO,
+        "--json",
+    ]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=os.environ | environment, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
     [(commit, files)] = hub.repositories[REPO].commits
-    assert pushed == {"vector": f"hub:{REPO}@{commit}", "card": "kindness.md"}
+    assert json.loads(done.stdout) == {"vector": f"hub:{REPO}@{commit}", "card": "kindness.md"}
     assert "kindness.sweep.png" in files
-    shown = json.loads(steerable("inspect", pushed["vector"], "--json").stdout)
-    assert shown["fingerprint"] == vector.fingerprint_id
-    refused = steerable("push", "kindness.safetensors", REPO, HF_TOKEN=READ_ONLY)
-    assert refused.returncode == 2
-    assert refused.stderr.startswith(f"steerable: cannot push to {REPO}: the Hub refuses (403)")
-    assert READ_ONLY not in refused.stdout + refused.stderr
+    assert TOKEN not in done.stdout + done.stderr
+
+
+def test_every_command_reads_a_vector_from_the_hub(hub, vector, steerable):
+    pushed = push_to_hub(vector, REPO)
+    assert steerable.json("inspect", pushed)["fingerprint"] == vector.fingerprint_id
+    steerable("export", pushed, "--format", "svec", "--out", "kindness.svec")
+    assert Path("kindness.svec").is_file()
+
+
+def test_a_refused_push_is_one_line_without_the_token(hub, vector, steerable, monkeypatch):
+    push_to_hub(vector, REPO)
+    vector.save("kindness.safetensors")
+    monkeypatch.setenv("HF_TOKEN", READ_ONLY)
+    error = steerable.error("push", "kindness.safetensors", REPO)
+    assert error.startswith(f"steerable: cannot push to {REPO}: the Hub refuses (403)")
+    assert READ_ONLY not in error

@@ -55,14 +55,15 @@ def model_type_of(architecture: str) -> str | None:
 def _first_hook_point(architecture: str, site: Site) -> str:
     import transformers
 
-    kind = getattr(transformers, architecture, None)
-    if getattr(kind, "config_class", None) is None:
+    kind: Any = getattr(transformers, architecture, None)
+    config = getattr(kind, "config_class", None)
+    if config is None:
         raise UnknownArchitectureError(
             f"transformers has no model class {architecture!r}, so the names of its blocks cannot "
             "be told: export to a format that counts blocks, such as repeng"
         )
     # On the meta device a model of any size has its module tree and no weights.
     with torch.device("meta"):
-        model = kind(kind.config_class())
+        model = kind(config())
     points = hook_points(model, find_blocks(model), site)
     return next(name for name, layer in points.items() if layer == 0)

@@ -56,7 +56,7 @@ def read_svec(path: Path, _llm: object = None) -> AdditiveVector:
             f"{path} is not a .svec file ({error}): expected JSON with model_type and directions, "
             "a list of numbers per layer"
         ) from error
-    notes = ()
+    notes: tuple[str, ...] = ()
     if 0 in directions:
         del directions[0]
         notes = ("the direction of layer 0 acts on the embeddings, before any block: left out",)

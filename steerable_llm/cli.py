@@ -13,13 +13,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from steerable_llm import __version__, cli_compare, cli_learn, cli_lm_eval, cli_log, cli_policy
+from steerable_llm import (
+    __version__,
+    cli_compare,
+    cli_interchange,
+    cli_learn,
+    cli_lm_eval,
+    cli_log,
+    cli_policy,
+)
 from steerable_llm.cli_options import (
     AsJson,
     Force,
-    InFile,
     Model,
     Revision,
+    VectorIn,
     hide_loading_bars,
     load_model,
     print_json,
@@ -111,7 +119,8 @@ def ask(
     ] = None,
     system: Annotated[str | None, typer.Option(help="System message.")] = None,
     vector: Annotated[
-        list[Path] | None, typer.Option(help="Vector file to steer with; repeatable.")
+        list[Path] | None,
+        typer.Option(help="Vector file, or hub:organisation/name, to steer with; repeatable."),
     ] = None,
     strength: Annotated[
         float | None, typer.Option(help="In place of the calibrated strength of each vector.")
@@ -166,12 +175,15 @@ app.command(
     "lm-eval",
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
 )(cli_lm_eval.lm_eval)
+app.command("export")(cli_interchange.export)
+app.command("import")(cli_interchange.import_)
+app.command("push")(cli_interchange.push)
 policy_app.command("check")(cli_policy.check)
 policy_app.command("train-gate")(cli_policy.train_gate)
 
 
 @app.command()
-def inspect(vector: Annotated[Path, InFile], as_json: AsJson = False) -> None:
+def inspect(vector: Annotated[Path, VectorIn], as_json: AsJson = False) -> None:
     """Show what a vector file says of itself."""
     from steerable_llm.vector import SteeringVector
 

@@ -17,6 +17,7 @@ from steerable_llm.cli_options import (
     InFile,
     Model,
     Revision,
+    VectorIn,
     load_model,
     open_log,
     print_json,
@@ -150,7 +151,7 @@ def _build_adapter(
 
 
 def calibrate(
-    vector: Annotated[Path, InFile],
+    vector: Annotated[Path, VectorIn],
     dev: Annotated[Path, typer.Option(exists=True, help="Evaluation set to choose on.")],
     capability: Annotated[
         Path | None, typer.Option(exists=True, help="Evaluation set of what must not be lost.")
@@ -175,8 +176,11 @@ def calibrate(
     from steerable_llm.build import sweep_of
     from steerable_llm.calibration import calibrate as choose
     from steerable_llm.evaluation_set import EvaluationSet
+    from steerable_llm.hub_file import refuse_to_write
     from steerable_llm.vector import SteeringVector
 
+    written = out or vector
+    refuse_to_write(written)
     dev_set = EvaluationSet.from_jsonl(dev)
     kept = EvaluationSet.from_jsonl(capability) if capability else None
     llm = load_model(model, revision)
@@ -191,7 +195,6 @@ def calibrate(
         progress=not as_json,
         **sweep_of(loaded),
     )
-    written = out or vector
     result.vector.save(written)
     if as_json:
         print_json({**summary(result.vector), "file": str(written)})
@@ -202,7 +205,7 @@ def calibrate(
 
 
 def evaluate(
-    vector: Annotated[Path, InFile],
+    vector: Annotated[Path, VectorIn],
     test: Annotated[Path | None, typer.Argument(exists=True, dir_okay=False)] = None,
     against: Annotated[
         list[str] | None,
@@ -282,8 +285,11 @@ def evaluate(
     from steerable_llm.conditions import DEFAULT_AGAINST
     from steerable_llm.evaluate import evaluate as measure
     from steerable_llm.evaluation_set import EvaluationSet
+    from steerable_llm.hub_file import refuse_to_write
     from steerable_llm.vector import SteeringVector
 
+    if keep:
+        refuse_to_write(vector)
     test_set = EvaluationSet.from_jsonl(test)
     kept = EvaluationSet.from_jsonl(capability) if capability else None
     llm = load_model(model, revision)

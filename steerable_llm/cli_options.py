@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from steerable_llm.vector import SteeringVector
 
 InFile = typer.Argument(exists=True, dir_okay=False)
+VectorIn = typer.Argument(
+    help="Vector file, or hub:organisation/name@revision on the Hugging Face Hub."
+)
 Model = Annotated[
     str,
     typer.Option(help="Hugging Face id or folder of the model; 'demo' is the bundled one."),

@@ -22,6 +22,7 @@
     |   |-- UnknownVectorError                   a vector that the policy cannot find
     |   `-- UnknownGateError                     a gate that the policy cannot find
     |-- AnswerLogError                           an answer log cannot be opened, read or written
+    |-- HubError                                 the Hugging Face Hub cannot be reached, or refuses
     `-- MissingExtraError (also ImportError)     an optional dependency is not installed
 
 Catch ``SteerableError`` to catch all of them. Every message is one line: what was wrong, what was
@@ -75,6 +76,10 @@ class EmptyLogError(InvalidInputError):
 
 class AnswerLogError(SteerableError):
     """The database of an answer log cannot be opened, read or written."""
+
+
+class HubError(SteerableError):
+    """The Hugging Face Hub cannot be reached, or does not let this be read or written."""
 
 
 class VectorFileError(SteerableError):

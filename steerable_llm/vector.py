@@ -11,6 +11,7 @@ from torch import Tensor
 
 from steerable_llm.errors import InvalidInputError, ModelMismatchError, VectorFileError
 from steerable_llm.fingerprint import ModelFingerprint
+from steerable_llm.hub_file import local_file, refuse_to_write
 from steerable_llm.rules import Gates
 from steerable_llm.steering import PLAIN, Application, Scope, Steering
 from steerable_llm.vector_file import content_hash, read_vector_file, write_vector_file
@@ -245,7 +246,9 @@ class SteeringVector:
 
         Raises:
             VectorFileError: the provenance or evaluation holds something that is not JSON.
+            InvalidInputError: the path names a vector on the Hub (see `hub.push_to_hub`).
         """
+        refuse_to_write(path)
         plain = self.application == PLAIN
         application = {} if plain else {"application": asdict(self.application)}
         return write_vector_file(
@@ -274,17 +277,18 @@ class SteeringVector:
         """Read a vector file.
 
         Args:
-            path: the file.
+            path: the file, or `hub:organisation/name@revision` for one on the Hugging Face Hub.
             model: when given, the vector must fit it.
             force: accept another model of the same shape.
 
         Raises:
+            HubError: it cannot be downloaded.
             NotAVectorError: missing, truncated, or some other kind of file.
             FutureVersionError: written by a later version of this library.
             TamperedVectorError: tensors or metadata were changed after saving.
             ModelMismatchError: the vector belongs to another model.
         """
-        source = Path(path)
+        source = local_file(path)
         content, directions, tables = read_vector_file(source)
         try:
             calibration = content["calibration"]

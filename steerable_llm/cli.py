@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from steerable_llm import __version__, cli_compare, cli_learn, cli_log, cli_policy
+from steerable_llm import __version__, cli_compare, cli_learn, cli_log, cli_pairs, cli_policy
 from steerable_llm.cli_options import (
     AsJson,
     Force,
@@ -44,6 +44,7 @@ policy_app = typer.Typer(
 )
 app.add_typer(policy_app, name="policy")
 app.add_typer(cli_log.app, name="log")
+app.add_typer(cli_pairs.app, name="pairs")
 
 
 def main() -> None:
@@ -159,7 +160,7 @@ def ask(
     print()
 
 
-for learning in (cli_learn.pairs, cli_learn.build, cli_learn.calibrate, cli_learn.evaluate):
+for learning in (cli_learn.build, cli_learn.calibrate, cli_learn.evaluate):
     app.command()(learning)
 app.command()(cli_compare.compare)
 policy_app.command("check")(cli_policy.check)

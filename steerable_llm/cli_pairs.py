@@ -183,15 +183,23 @@ def review(
     """
     from rich.console import Console
 
+    from steerable_llm.curation.keyboard import Keyboard
     from steerable_llm.curation.review import Review, read_items
-    from steerable_llm.curation.review_terminal import run_review
+    from steerable_llm.curation.review_terminal import edit_text, run_review
 
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+    if not _is_terminal():
         raise InvalidInputError("a review needs a terminal: run it where you can press keys")
     target = out or files[0].with_suffix(".reviewed.jsonl")
     if target.resolve() in {file.resolve() for file in files}:
         raise InvalidInputError(f"{target} is what is reviewed: name another file with --out")
-    run_review(Review(read_items(files), target, reviewer), Console(), typer.getchar)
+    state = Review(read_items(files), target, reviewer)
+    with Keyboard() as keyboard:
+
+        def edit(text: str) -> str:
+            with keyboard.released():
+                return edit_text(text)
+
+        run_review(state, Console(), keyboard.read, edit)
 
 
 @app.command("modes")
@@ -252,6 +260,10 @@ def _drafts(log: str, reason: list[str] | None) -> list[Draft]:
     if not any(answer.verdict == "bad" for answer in answers):
         raise EmptyLogError(f"the log {log} has no bad answer: review some answers first")
     return list(draft_pairs(bad_answers(answers, set(reason) if reason else None)))
+
+
+def _is_terminal() -> bool:
+    return sys.stdin.isatty() and sys.stdout.isatty()
 
 
 def _embedder() -> Embedder | None:

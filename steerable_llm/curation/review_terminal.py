@@ -22,8 +22,8 @@ from steerable_llm.curation.word_diff import visible, word_diff
 from steerable_llm.errors import InvalidInputError, PairError
 
 KEYS = "a approve   e edit   s skip   r reject   u undo   q quit"
-#: Ctrl-C, Ctrl-D and Escape, where the terminal hands them on as characters.
-QUIT = ("q", "\x03", "\x04", "\x1b")
+#: Ctrl-C and Ctrl-D are keys, too.
+QUIT = ("q", "\x03", "\x04")
 
 
 def edit_text(text: str) -> str:

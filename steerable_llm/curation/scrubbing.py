@@ -106,6 +106,8 @@ class Scrubber:
             # Of two kinds for one place the surer one names it.
             for result in sorted(results, key=lambda r: (-r.score, r.start - r.end)):
                 value = text[result.start : result.end].strip()
+                if ")" not in value:  # of "(+49 170 1234567)" only the number
+                    value = value.lstrip("(")
                 if value:
                     self._placeholder(value, result.entity_type)
                     values.add(value)

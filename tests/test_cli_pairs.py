@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,10 @@ def test_the_options_of_the_gates_reach_them(steerable: Steerable, log: Path) ->
     assert "dropped 2 (good grounded, bad not): the bad answer is in the passages, too" in loose
 
 
+def all_but_nine(question: str, passages: Sequence[str], answer: str) -> float:
+    return 0.0 if "nine" in answer else 1.0
+
+
 def test_the_model_proposes_and_a_review_comes_next(
     steerable: Steerable, log: Path, monkeypatch: pytest.MonkeyPatch, tiny_llm: Any
 ) -> None:
@@ -78,9 +83,10 @@ def test_the_model_proposes_and_a_review_comes_next(
     (line,) = map(json.loads, Path("new.jsonl").read_text().splitlines())
     assert line["id"] == "open"
     assert "extracted sentence" in [option["kind"] for option in line["proposals"]]
-    found = steerable.json("pairs", log, "-o", "p.jsonl", "--accept-proposals")
-    assert (found["pairs"], found["proposed_pairs"], found["accepted"]) == (2, 1, 1)
-    assert [pair.proposed for pair in Pairs.from_jsonl("p.jsonl")] == [False, True]
+    judge = f"{__name__}:all_but_nine"
+    found = steerable.json("pairs", log, "-o", "p.jsonl", "--accept-proposals", "--judge", judge)
+    assert (found["pairs"], found["proposed_pairs"], found["accepted"]) == (3, 1, 1)
+    assert [pair.proposed for pair in Pairs.from_jsonl("p.jsonl")] == [False, False, True]
 
 
 def test_personal_data_is_scrubbed_on_request(steerable: Steerable, tmp_path: Path) -> None:

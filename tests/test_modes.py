@@ -102,8 +102,9 @@ def test_modes_hold_every_pair_once_and_are_named_by_their_most_typical_failure(
 
 
 def test_the_question_is_told_from_its_passages() -> None:
-    pair = PreferencePair("Text:\nThe shop.\n\nQuestion: When?", good="At ten.", bad="At nine.")
-    assert failure_text(pair) == "When?\nAt nine."
+    for prompt in ("Text:\nThe shop.\n\nQuestion: When?", "Use this.\n- The shop.\n\nWhen?"):
+        pair = PreferencePair(prompt, good="At ten.", bad="At nine.")
+        assert failure_text(pair) == "When?\nAt nine."
 
 
 def test_nothing_to_group_is_an_error() -> None:

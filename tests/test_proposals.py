@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +11,7 @@ from failures import HOURS, draft
 
 from steerable_llm.conditions import STRICT_INSTRUCTIONS
 from steerable_llm.contrast import Contrast
-from steerable_llm.curation.judge import one_by_one
+from steerable_llm.curation.judge import Claim
 from steerable_llm.curation.proposals import (
     PROPOSERS,
     REFUSAL,
@@ -114,17 +115,22 @@ def test_a_prompt_that_does_not_fit_is_not_asked(tiny_llm: Any) -> None:
 def test_the_judge_orders_proposals_and_a_refusal_comes_first_only_where_it_is_due(
     tiny_llm: Any,
 ) -> None:
-    judge = one_by_one(lambda _q, _p, answer: 1.0 if answer in (HOURS, REFUSAL) else 0.2)
+    def judge(claims: Sequence[Claim]) -> list[float]:
+        return [0.1 * place for place in range(len(claims))]
+
     unsure, should = (
         draft(None, name=reason, reason=reason)
         for reason in ("not in documents", "should have refused")
     )
     first, second = propose(tiny_llm, [unsure, should], judge=judge, settings=settings())
-    assert first.proposals[0] == Proposal(kind="extracted sentence", text=HOURS, score=1.0)
-    assert first.proposals[-1].kind == "refusal"
-    assert second.proposals[0].kind == "refusal"
-    scores = [proposal.score for proposal in first.proposals[:-1]]
-    assert scores == sorted(scores, key=lambda s: -(s or 0))
+    assert [option.kind for option in first.proposals] == [CAD, STRICT, SENTENCE, "refusal"]
+    assert [option.score for option in first.proposals] == [0.1, 0.0, None, 0.2]
+    assert [option.kind for option in second.proposals] == ["refusal", CAD, STRICT]
+
+
+def test_an_extracted_sentence_is_grounded_whatever_it_says_so_only_a_person_accepts_it() -> None:
+    sentence = Proposal(kind=SENTENCE, text=HOURS)
+    assert acceptable(MISSING, proposed(sentence), 0.0) is None
 
 
 def proposed(*options: Proposal) -> ProposedPair:

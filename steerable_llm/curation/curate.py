@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 from steerable_llm.curation.gates import GateInput, GateSettings, run_gates
 from steerable_llm.curation.judge import Judge
-from steerable_llm.curation.proposals import ProposedPair, acceptable
+from steerable_llm.curation.proposals import acceptable
+from steerable_llm.curation.proposed_pair import ProposedPair
 from steerable_llm.curation.report import CurationReport, SetAside
 from steerable_llm.curation.scrubbing import Scrubber
 from steerable_llm.embedding import Embedder

@@ -155,7 +155,9 @@ def propose(
                 continue
             known.add(normalise(text))
             options.append((place, Proposal(kind=kind, text=text)))
-            claims.append(claim_of(draft, text) if about_passages(draft) else None)
+            # A sentence of a passage is grounded whatever it says, so its score would tell nothing.
+            told = about_passages(draft) and kind != "extracted sentence"
+            claims.append(claim_of(draft, text) if told else None)
     scored = iter(judged(judge, [claim for claim in claims if claim]) if judge else ())
     proposals: list[list[Proposal]] = [[] for _ in drafts]
     for (place, option), claim in zip(options, claims, strict=True):

@@ -19,7 +19,7 @@ class Proposal(BaseModel):
     Attributes:
         kind: How it was made: a key of `PROPOSERS`.
         text: The answer.
-        score: How far the judge finds it grounded; None when that cannot be told.
+        score: How far the judge finds it grounded; None when that tells nothing.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

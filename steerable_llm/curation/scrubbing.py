@@ -142,7 +142,7 @@ class Scrubber:
         # By default tldextract fetches the list of domains over the network.
         extract = tldextract.TLDExtract(suffix_list_urls=())
 
-        class Email(known.EmailRecognizer):  # type: ignore[misc]
+        class Email(known.EmailRecognizer):
             def validate_result(self, pattern_text: str) -> bool:
                 return bool(extract(pattern_text).fqdn)
 
@@ -167,7 +167,7 @@ class Scrubber:
             return doc
 
         words.add_pipe("words_as_lemmas")
-        engine = SpacyNlpEngine(models=[{"lang_code": "en", "model_name": "blank"}])
+        engine: Any = SpacyNlpEngine(models=[{"lang_code": "en", "model_name": "blank"}])
         engine.nlp = {"en": words}
         return AnalyzerEngine(
             registry=RecognizerRegistry(recognizers=recognisers, supported_languages=["en"]),

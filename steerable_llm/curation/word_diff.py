@@ -23,8 +23,8 @@ def visible(text: str) -> str:
 
 def word_diff(bad: str, good: str) -> tuple[Text, Text]:
     """Return both answers, with the words marked that only one of them has."""
-    words = [_WORD.findall(visible(text)) for text in (bad, good)]
-    matcher = SequenceMatcher(None, *words, autojunk=False)
+    words: list[list[str]] = [_WORD.findall(visible(text)) for text in (bad, good)]
+    matcher = SequenceMatcher(a=words[0], b=words[1], autojunk=False)
     shown = Text(), Text()
     for kind, start, end, other_start, other_end in matcher.get_opcodes():
         for text, side, style, first, last in (

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -126,8 +125,8 @@ def make(
     if report is not None and report.suffix not in (".md", ".json"):
         raise InvalidInputError(f"cannot save a report as {report.name!r}; use .md or .json")
     gates = GateSettings(grounded_at, max_length_ratio, max_refusals, duplicate_at)
-    embedder = _embedder()
     drafts = _drafts(log, reason)
+    embedder = _embedder()
     settings = CurationSettings(
         gates=gates,
         judge=chosen,
@@ -267,13 +266,16 @@ def _is_terminal() -> bool:
 
 
 def _embedder() -> Embedder | None:
-    """Returns MiniLM where sentence-transformers is installed."""
-    from steerable_llm.embedding import SentenceEmbedder
+    """Returns MiniLM, or nothing where it is not installed and cannot be fetched."""
+    from steerable_llm.embedding import SentenceEmbedder, load_sentence_model
+    from steerable_llm.errors import MissingExtraError
 
-    if find_spec("sentence_transformers") is None:
+    try:
+        if not sys.stderr.isatty():
+            hide_loading_bars()
+        load_sentence_model()
+    except (MissingExtraError, InvalidInputError):
         return None
-    if not sys.stderr.isatty():
-        hide_loading_bars()
     return SentenceEmbedder()
 
 

@@ -17,7 +17,7 @@ from steerable_llm.curation.scrubbing import Scrubber
 from steerable_llm.errors import InvalidInputError, PairError
 from steerable_llm.logs import Draft, Passage
 from steerable_llm.logs.answer_log import AnswerLog
-from steerable_llm.logs.pairing import draft_pairs
+from steerable_llm.logs.pairing import NO_GOOD_ANSWER, draft_pairs
 
 LEXICAL = judge_named("lexical")
 UNANSWERED = "What is the fee?"
@@ -111,6 +111,24 @@ def test_personal_data_is_gone_before_anything_is_kept_or_reported() -> None:
     assert [pair.good for pair in found.pairs] == ["Ask <EMAIL_ADDRESS_1>."]
     assert found.report.scrubbed == {"EMAIL_ADDRESS": 1}
     assert address not in json.dumps(found.report.to_dict()) + found.report.to_markdown()
+
+
+def test_answers_that_differ_only_in_how_a_number_is_written_are_no_pair_once_scrubbed() -> None:
+    entry = draft("Call +49 170 1234567.", "Call +491701234567.")
+    found = curate([entry, draft(name="a2")], CurationSettings(scrubber=Scrubber()))
+    assert [pair.id for pair in found.pairs] == ["a2"]
+    assert found.report.left_out == {"without personal data both answers are the same": 1}
+
+
+def test_an_id_used_twice_never_takes_the_proposal_for_another_prompt() -> None:
+    other = draft(
+        None, name="open", source=NO_GOOD_ANSWER, messages=[{"role": "user", "content": "Who?"}]
+    )
+    settings = accepting(proposing("At ten.", 1.0))
+    assert settings.propose is not None
+    only_other = replace(settings, propose=lambda missing: settings.propose(missing[1:]))
+    found = curate([failures()[2], other], only_other)
+    assert [pair.messages for pair in found.pairs] == [other.answer.messages]
 
 
 def test_a_log_and_its_answers_in_memory_give_the_same(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
 
-from steerable_llm.curation.entailment import EntailmentJudge, entailment_column, sentences
+from steerable_llm.curation.entailment import EntailmentJudge, entailment_column, sentences, windows
 from steerable_llm.errors import InvalidInputError, MissingExtraError
 
 WORDS = "the shop opens at nine ten when ? . it is closed on sunday".split()
@@ -117,6 +117,27 @@ def test_a_missing_package_is_named_with_the_install_command(
     monkeypatch.setitem(__import__("sys").modules, "sentence_transformers", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'steerable-llm\[curate\]'"):
         EntailmentJudge("any").scores([("when?", ["x"], "y")])
+
+
+def test_long_passages_are_read_in_windows_that_leave_nothing_out() -> None:
+    words = [str(n) for n in range(47)]
+    parts = windows(" ".join(words), 10)
+    assert all(len(part.split()) <= 10 for part in parts)
+    # Whatever is no longer than half a window stands whole in one.
+    for at in range(len(words) - 5 + 1):
+        run = " ".join(words[at : at + 5])
+        assert any(f" {run} " in f" {part} " for part in parts), run
+    assert windows("at  ten", 10) == ["at  ten"]
+
+
+def test_an_answer_at_the_end_of_a_long_passage_counts(model_folder: str) -> None:
+    end = "the shop opens at ten"
+    long = "closed " * 300 + end
+    (found,) = EntailmentJudge(model_folder).scores([("when ?", [long], "at ten.")])
+    last = windows(long)[-1]
+    assert last.endswith(end)
+    expected = [probability(model_folder, part, "when ? at ten.", 2) for part in windows(long)]
+    assert found == pytest.approx(max(expected), abs=1e-5)
 
 
 def test_sentences_end_with_their_marks_and_lines() -> None:

@@ -50,6 +50,11 @@ def test_numbers_and_names_are_what_must_not_differ() -> None:
     assert fixed_terms("The shop of Maple Books opens.") == {"mapl", "book"}
 
 
+def test_a_word_after_a_mark_is_large_because_it_opens_a_sentence() -> None:
+    assert fixed_terms('It says: Shops close. Doors open! "Lamps" and Oslo.') == {"oslo"}
+    assert fixed_terms("Twenty-two Lamps. Twenty two.") == {"22", "lamp"}
+
+
 @given(st.lists(st.text(max_size=30), max_size=3), st.text(max_size=40))
 def test_a_score_is_a_share_and_what_a_passage_says_is_grounded_in_it(
     passages: list[str], answer: str

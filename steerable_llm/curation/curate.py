@@ -78,7 +78,7 @@ def curate(drafts: Iterable[Draft], settings: CurationSettings) -> Curation:
         InvalidInputError: The judge failed.
     """
     scrubber = settings.scrubber
-    every = [scrubber.scrub(draft) if scrubber else draft for draft in drafts]
+    every = [_still_two(scrubber.scrub(draft)) if scrubber else draft for draft in drafts]
     if not every:
         raise PairError("the log has no bad answers of this kind: review some answers first")
     paired = [draft for draft in every if draft.good is not None]
@@ -88,21 +88,19 @@ def curate(drafts: Iterable[Draft], settings: CurationSettings) -> Curation:
     proposed = settings.propose(missing) if settings.propose and missing else []
     accepted = 0
     if settings.accept_proposals:
-        by_id = {entry.id: entry for entry in proposed}
-        taken = {}
+        # By all that was seen, since a file of answers may use an id twice.
+        offers = {(entry.id, entry.messages, entry.bad): entry for entry in proposed}
+        taken: dict[object, Draft] = {}
         for draft in missing:
-            if draft.answer.id in by_id:
-                good = acceptable(draft, by_id[draft.answer.id], settings.gates.grounded_at)
-                if good is not None:
-                    taken[draft.answer.id] = good
+            offer = offers.get(_seen(draft))
+            good = offer and acceptable(draft, offer, settings.gates.grounded_at)
+            if good is not None:
+                taken[_seen(draft)] = good
         accepted = len(taken)
-        proposed = [entry for entry in proposed if entry.id not in taken]
+        proposed = [entry for key, entry in offers.items() if key not in taken]
         # In the order of the log, where the gates take the first of two that are alike.
-        paired = [
-            taken.get(draft.answer.id, draft)
-            for draft in every
-            if draft.good is not None or draft.answer.id in taken
-        ]
+        every = [taken.get(_seen(d), d) if d.good is None else d for d in every]
+        paired = [draft for draft in every if draft.good is not None]
     if missing and (answered := accepted + len(proposed)):
         left_out[NO_GOOD_ANSWER] -= answered
     given = GateInput(settings.gates, settings.judge, settings.embedder)
@@ -129,3 +127,14 @@ def curate(drafts: Iterable[Draft], settings: CurationSettings) -> Curation:
         tuple(draft.answer for draft in misled),
         report,
     )
+
+
+def _seen(draft: Draft) -> object:
+    return draft.answer.id, draft.answer.messages, draft.answer.answer
+
+
+def _still_two(draft: Draft) -> Draft:
+    """Leave out the good answer that differed from the bad one only in how a number is written."""
+    if draft.good is None or draft.good.strip() != draft.answer.answer.strip():
+        return draft
+    return Draft(draft.answer, None, "without personal data both answers are the same")

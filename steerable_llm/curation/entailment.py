@@ -15,6 +15,8 @@ from typing import Any
 from steerable_llm.errors import InvalidInputError, MissingExtraError
 from steerable_llm.phrases import abstains
 
+#: Words of a passage that are read at once; a longer text would be cut off by the model.
+WINDOW = 200
 #: The model unless another one is named.
 NLI = "cross-encoder/nli-deberta-v3-small"
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
@@ -23,6 +25,15 @@ _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
 def sentences(text: str) -> list[str]:
     """Split a text after full stops, question and exclamation marks, and at line ends."""
     return [part.strip() for part in _SENTENCE_END.split(text) if part.strip()]
+
+
+def windows(text: str, size: int = WINDOW) -> list[str]:
+    """Cut a text into parts of at most so many words, each beginning in the middle of the last."""
+    words = text.split()
+    if len(words) <= size:
+        return [text]
+    step = size // 2
+    return [" ".join(words[at : at + size]) for at in range(0, len(words) - step, step)]
 
 
 class EntailmentJudge:
@@ -41,8 +52,8 @@ class EntailmentJudge:
         """Return how far passages entail answers.
 
         An answer is as grounded as its weakest sentence, and a sentence as far as the passage that
-        entails it best; all passages together stand as one more. Sentences that decline to answer
-        claim nothing.
+        entails it best. Long passages are read in overlapping windows, and short ones also all
+        together. Sentences that decline to answer claim nothing.
 
         Args:
             claims: Question, passages and answer of each.
@@ -57,7 +68,10 @@ class EntailmentJudge:
         rows: list[tuple[str, str]] = []
         places: list[list[range]] = []
         for question, passages, answer in claims:
-            premises = [*passages, "\n".join(passages)] if len(passages) > 1 else list(passages)
+            premises = [window for passage in passages for window in windows(passage)]
+            together = "\n".join(passages)
+            if len(passages) > 1 and len(together.split()) <= WINDOW:
+                premises.append(together)
             spans = []
             for sentence in sentences(answer):
                 if not abstains(sentence):

@@ -14,7 +14,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 _TOKEN = re.compile(r"\d+(?:[.,:/]\d+)*|[^\W\d_]+(?:['\u2019][^\W\d_]+)*")
-_SENTENCE_START = re.compile(r"(?:^|[.!?:\n]\s*|[\"\u201c(\[-]\s*)$")
+# What stands between two words of which the second is written large wherever it stands.
+_OPENING = re.compile(r"[.!?:\n\"\u201c(\[]")
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 _ONES = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "
@@ -55,14 +56,16 @@ def terms(text: str) -> Iterator[Term]:
     """Yield the words and numbers of a text that can carry a claim."""
     found = list(_TOKEN.finditer(_THOUSANDS.sub("", text)))
     texts = [match[0].replace("\u2019", "'") for match in found]
-    place = 0
+    place = end = 0
     while place < len(found):
         word, lower = texts[place], texts[place].casefold()
-        opens = _SENTENCE_START.search(found[place].string[: found[place].start()]) is not None
+        opens = place == 0 or _OPENING.search(found[place].string, end, found[place].start())
+        end = found[place].end()
         following = texts[place + 1].casefold() if place + 1 < len(texts) else ""
         place += 1
         if lower in _TENS and following in _ONES[1:10]:
             yield Term(str(_VALUES[lower] + _ONES.index(following)), True)
+            end = found[place].end()
             place += 1
         elif lower in _VALUES:
             yield Term(str(_VALUES[lower]), True)

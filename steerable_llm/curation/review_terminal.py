@@ -49,7 +49,12 @@ def edit_text(text: str) -> str:
             raise InvalidInputError(
                 f"the editor {editor!r} ended with code {done.returncode}: nothing was changed"
             )
-        return file.read_text(encoding="utf-8").strip()
+        try:
+            return file.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise InvalidInputError(
+                f"what the editor {editor!r} left cannot be read ({error}): save it as UTF-8"
+            ) from error
 
 
 def run_review(

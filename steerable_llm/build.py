@@ -76,6 +76,7 @@ def build_vector(
             "preset": preset,
             "config": settings.model_dump(mode="json"),
             "pairs": len(pairs),
+            "proposed_pairs": sum(pair.proposed for pair in pairs),
             "data_digest": pairs.digest,
             **found.facts,
         },

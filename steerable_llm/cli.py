@@ -20,6 +20,7 @@ from steerable_llm import (
     cli_learn,
     cli_lm_eval,
     cli_log,
+    cli_pairs,
     cli_policy,
 )
 from steerable_llm.cli_options import (
@@ -52,6 +53,7 @@ policy_app = typer.Typer(
 )
 app.add_typer(policy_app, name="policy")
 app.add_typer(cli_log.app, name="log")
+app.add_typer(cli_pairs.app, name="pairs")
 
 
 def main() -> None:
@@ -168,7 +170,7 @@ def ask(
     print()
 
 
-for learning in (cli_learn.pairs, cli_learn.build, cli_learn.calibrate, cli_learn.evaluate):
+for learning in (cli_learn.build, cli_learn.calibrate, cli_learn.evaluate):
     app.command()(learning)
 app.command()(cli_compare.compare)
 app.command(

@@ -1,4 +1,4 @@
-"""The verbs that learn: from a log to pairs, a vector, its strength and its evidence."""
+"""The verbs that learn: from pairs to a vector, its strength and its evidence."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from steerable_llm.cli_options import (
     Revision,
     VectorIn,
     load_model,
-    open_log,
     print_json,
     summary,
 )
@@ -28,45 +27,6 @@ from steerable_llm.errors import InvalidInputError
 if TYPE_CHECKING:
     from steerable_llm.model import SteerableHFLLM
     from steerable_llm.pairs import Pairs
-
-
-def pairs(
-    log: str,
-    out: Annotated[Path, typer.Option("--out", "-o", help="File of pairs to write.")],
-    reason: Annotated[
-        list[str] | None,
-        typer.Option(help="Only answers that are bad for this reason; repeatable."),
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Make pairs from a log of answers.
-
-    LOG is an answer log (a SQLite file, or postgresql://user@host/name), or a file of logged
-    answers (JSON lines with id, question, messages, answer, verdict).
-    """
-    from steerable_llm.logs import pair_answers, read_answers
-    from steerable_llm.logs.database import is_database
-
-    if is_database(log):
-        with open_log(log) as answer_log:
-            found = answer_log.pairing(reason=reason or None)
-    else:
-        found = pair_answers(read_answers(log), reasons=reason or None)
-    found.pairs.to_jsonl(out)
-    if as_json:
-        print_json(
-            {
-                "pairs": len(found.pairs),
-                "by_source": found.by_source,
-                "left_out": found.left_out,
-                "file": str(out),
-            }
-        )
-        return
-    sources = ", ".join(f"{number} by {source}" for source, number in found.by_source.items())
-    print(f"{out}: {len(found.pairs)} pairs ({sources})")
-    for why, number in found.left_out.items():
-        print(f"left out {number}: {why}")
 
 
 def build(

@@ -146,6 +146,11 @@ class PreferencePair(BaseModel):
         """The messages as plain dicts, as chat templates take them."""
         return [{"role": m.role, "content": m.content} for m in self.messages]
 
+    @property
+    def proposed(self) -> bool:
+        """Whether the good answer was proposed by a model; `source` says how."""
+        return "/proposal/" in self.source
+
 
 class Pairs(Sequence[PreferencePair]):
     """An immutable list of pairs with splitting, storage and a digest."""

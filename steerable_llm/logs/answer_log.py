@@ -16,7 +16,7 @@ from sqlalchemy.dialects import sqlite
 from steerable_llm.errors import EmptyLogError, InvalidInputError
 from steerable_llm.logs.answers import REASONS, LoggedAnswer
 from steerable_llm.logs.database import database_errors, open_database, writing
-from steerable_llm.logs.pairing import PairingReport, pair_candidates
+from steerable_llm.logs.pairing import Draft, PairingReport, draft_pairs, pair_candidates
 from steerable_llm.logs.schema import answers, from_row, to_row
 from steerable_llm.pairs import Pairs
 
@@ -197,11 +197,21 @@ class AnswerLog:
             EmptyLogError: The log is empty.
             PairError: No bad answer can be paired.
         """
-        if not self.count():
-            raise EmptyLogError("the answer log is empty: log some answers first")
-        query = pairing_query(reason=reason, **filters)
-        candidates = ((from_row(row), row["praised"]) for row in self._rows(query))
-        return pair_candidates(candidates, reasons=_listed(reason))
+        return pair_candidates(self._candidates(reason, filters), reasons=_listed(reason))
+
+    def drafts(
+        self, *, reason: str | Sequence[str] | None = None, **filters: Any
+    ) -> Iterator[Draft]:
+        """Yield every bad answer with its good twin if there is one, for `curate`.
+
+        Args:
+            reason: As in `pairing`.
+            **filters: As in `answers`, for the bad ones.
+
+        Raises:
+            EmptyLogError: The log is empty.
+        """
+        return draft_pairs(self._candidates(reason, filters))
 
     def statistics(self) -> LogStatistics:
         """Count the log's answers."""
@@ -225,6 +235,14 @@ class AnswerLog:
                 first=first,
                 last=last,
             )
+
+    def _candidates(
+        self, reason: str | Sequence[str] | None, filters: Mapping[str, Any]
+    ) -> Iterator[tuple[LoggedAnswer, str | None]]:
+        if not self.count():
+            raise EmptyLogError("the answer log is empty: log some answers first")
+        query = pairing_query(reason=reason, **filters)
+        return ((from_row(row), row["praised"]) for row in self._rows(query))
 
     def _rows(self, query: Select[Any]) -> Iterator[Mapping[str, Any]]:
         with database_errors(self.engine), self.engine.connect() as connection:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from steerable_llm.errors import EmptyLogError, PairError
@@ -12,6 +12,40 @@ from steerable_llm.pairs import Pairs, PreferencePair
 
 #: The `label_source` of an answer that came with its better twin, as its correction.
 PREFERENCE_PAIR = "preference pair"
+WRONG_RETRIEVAL = "wrong retrieval: steering cannot mend it"
+NO_GOOD_ANSWER = "no correction and no good answer to the same prompt"
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A bad answer, and what is known of its better twin.
+
+    Attributes:
+        answer: The bad answer, with its prompt and passages.
+        good: The good answer to the same prompt over the same passages; None without one.
+        source: Where the good answer comes from; without one, why there is none.
+    """
+
+    answer: LoggedAnswer
+    good: str | None
+    source: str
+
+    def pair(self) -> PreferencePair:
+        """Return the pair.
+
+        Raises:
+            PairError: There is no good answer.
+        """
+        if self.good is None:
+            raise PairError(f"the answer {self.answer.id!r} has no good twin: {self.source}")
+        return PreferencePair(
+            messages=self.answer.messages,
+            good=self.good,
+            bad=self.answer.answer,
+            source=f"log/{self.answer.reason or 'unspecified'}/{self.source}",
+            document_ids=[passage.id for passage in self.answer.passages],
+            id=self.answer.id,
+        )
 
 
 @dataclass(frozen=True)
@@ -53,17 +87,46 @@ def pair_answers(
     if not answers:
         raise EmptyLogError("the answer log is empty: log some answers first")
     wanted = None if reasons is None else set(reasons)
+    return pair_candidates(bad_answers(answers, wanted), reasons=wanted)
+
+
+def bad_answers(
+    answers: Sequence[LoggedAnswer], reasons: Collection[str | None] | None = None
+) -> Iterator[tuple[LoggedAnswer, str | None]]:
+    """Yield each bad answer with the first praised one to the same prompt, or None.
+
+    Args:
+        answers: The log.
+        reasons: Only bad answers with one of these reasons; None takes every reason.
+    """
     praised: dict[object, str] = {}
     for entry in answers:
         if entry.verdict == "good":
             praised.setdefault((entry.messages, entry.passages), entry.answer)
+    for entry in answers:
+        if entry.verdict == "bad" and (reasons is None or entry.reason in reasons):
+            yield entry, praised.get((entry.messages, entry.passages))
 
-    def candidates() -> Iterator[tuple[LoggedAnswer, str | None]]:
-        for entry in answers:
-            if entry.verdict == "bad" and (wanted is None or entry.reason in wanted):
-                yield entry, praised.get((entry.messages, entry.passages))
 
-    return pair_candidates(candidates(), reasons=wanted)
+def draft_pairs(candidates: Iterable[tuple[LoggedAnswer, str | None]]) -> Iterator[Draft]:
+    """Yield a draft for each bad answer, those without a good twin included.
+
+    Args:
+        candidates: Bad answers, each with the text of a good answer to the same question over the
+            same passages, or None.
+    """
+    for entry, praised in candidates:
+        if entry.reason == "wrong retrieval":
+            yield Draft(entry, None, WRONG_RETRIEVAL)
+            continue
+        good, source = _good_answer(entry, praised)
+        if good is None:
+            source = NO_GOOD_ANSWER
+        elif good.strip() == entry.answer.strip():
+            good, source = None, f"the {source} repeats the bad answer"
+        elif not (good.strip() and entry.answer.strip()):
+            good, source = None, "one of the two answers is empty"
+        yield Draft(entry, good, source)
 
 
 def pair_candidates(
@@ -72,8 +135,7 @@ def pair_candidates(
     """Pair bad answers, each given with a praised answer to the same prompt if there is one.
 
     Args:
-        candidates: Bad answers, each with the text of a good answer to the same question over the
-            same passages, or None.
+        candidates: As in `draft_pairs`.
         reasons: What the candidates were chosen by; only for the message of an error.
 
     Raises:
@@ -82,31 +144,12 @@ def pair_candidates(
     pairs: list[PreferencePair] = []
     sources: Counter[str] = Counter()
     left_out: Counter[str] = Counter()
-    for entry, praised in candidates:
-        if entry.reason == "wrong retrieval":
-            left_out["wrong retrieval: steering cannot mend it"] += 1
+    for draft in draft_pairs(candidates):
+        if draft.good is None:
+            left_out[draft.source] += 1
             continue
-        good, source = _good_answer(entry, praised)
-        if good is None:
-            left_out["no correction and no good answer to the same prompt"] += 1
-            continue
-        if good.strip() == entry.answer.strip():
-            left_out[f"the {source} repeats the bad answer"] += 1
-            continue
-        if not (good.strip() and entry.answer.strip()):
-            left_out["one of the two answers is empty"] += 1
-            continue
-        sources[source] += 1
-        pairs.append(
-            PreferencePair(
-                messages=entry.messages,
-                good=good,
-                bad=entry.answer,
-                source=f"log/{entry.reason or 'unspecified'}/{source}",
-                document_ids=[passage.id for passage in entry.passages],
-                id=entry.id,
-            )
-        )
+        sources[draft.source] += 1
+        pairs.append(draft.pair())
     if not pairs:
         raise PairError(
             f"none of the {sum(left_out.values())} bad answers"

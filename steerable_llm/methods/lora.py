@@ -122,6 +122,7 @@ def train_lora(
             "method": "lora",
             "config": config.model_dump(mode="json"),
             "pairs": len(pairs),
+            "proposed_pairs": sum(pair.proposed for pair in pairs),
             "data_digest": pairs.digest,
             "first_loss": losses[0],
             "last_loss": losses[-1],

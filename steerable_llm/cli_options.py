@@ -75,6 +75,8 @@ def summary(vector: SteeringVector) -> dict[str, Any]:
         "fingerprint": vector.fingerprint_id,
         "model": vector.fingerprint.short,
         "layers": list(vector.layers),
+        "usual_layers": None if vector.usual_layers is None else list(vector.usual_layers),
+        "application": asdict(vector.application),
         "calibration": asdict(vector.calibration) if vector.calibration else None,
         "provenance": dict(vector.provenance),
         "evaluation": None if vector.evaluation is None else dict(vector.evaluation),

@@ -27,7 +27,7 @@ _FILLED = ", ".join(f'"{c.name}"' for c in answers.c if c.name != "seq")
 _INSERT_JSON = text(
     f"INSERT INTO answers ({_FILLED}) SELECT {_FILLED} "
     "FROM json_populate_recordset(NULL::answers, CAST(:rows AS json)) "
-    "ON CONFLICT (id) DO NOTHING RETURNING id"
+    "ON CONFLICT (id) DO NOTHING"
 )
 _REVIEW = ("verdict", "reason", "correction", "comment", "score", "label_source", "reviewer")
 
@@ -114,7 +114,7 @@ class AnswerLog:
         while batch := list(islice(source, BATCH)):
             rows = [to_row(entry) for entry in batch]
             with writing(self.engine) as connection:
-                new += len(add_rows(connection, rows))
+                new += add_rows(connection, rows)
         return new
 
     def review(self, answer_id: str, **judgement: Any) -> None:
@@ -292,17 +292,16 @@ def pairing_query(**filters: Any) -> Select[Any]:
     return select(answers, praised).where(*chosen).order_by(answers.c.seq)
 
 
-def add_rows(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> set[str]:
-    """Insert rows, leave out those whose id is there, and return the ids of the new ones."""
+def add_rows(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> int:
+    """Insert rows, leave out those whose id is there, and return how many were new."""
     if not rows:
-        return set()
+        return 0
     if connection.dialect.name == "postgresql":
         # One parameter for all rows: thousands of them, one for each value, take ten times as long.
-        content = json.dumps([{**row} for row in rows], default=datetime.isoformat)
-        return set(connection.execute(_INSERT_JSON, {"rows": content}).scalars())
+        content = json.dumps(rows, default=datetime.isoformat)
+        return connection.execute(_INSERT_JSON, {"rows": content}).rowcount
     insert = sqlite.insert(answers).on_conflict_do_nothing(index_elements=["id"])
-    found = connection.execute(insert.returning(answers.c.id), [dict(row) for row in rows])
-    return set(found.scalars())
+    return connection.execute(insert, list(rows)).rowcount
 
 
 def review_row(connection: Connection, answer_id: str, values: Mapping[str, Any]) -> bool:

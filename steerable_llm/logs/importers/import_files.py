@@ -158,8 +158,8 @@ def _add(
             report.known += row["id"] in rows
             rows.setdefault(row["id"], row)
     new = add_rows(connection, list(rows.values()))
-    report.added += len(new)
-    report.known += len(rows) - len(new)
+    report.added += new
+    report.known += len(rows) - new
 
 
 def _stage(

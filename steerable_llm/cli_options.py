@@ -54,7 +54,8 @@ def open_log(log: str, *, make: bool = False) -> AnswerLog:
     if "://" in log:
         return AnswerLog(log)
     path = Path(log)
-    if not make and not path.is_file():
+    # SQLite would take an empty file for a new database and fill it.
+    if not make and not (path.is_file() and path.stat().st_size):
         raise InvalidInputError(
             f"there is no answer log {log}: `steerable log import` makes one, or name it with --log"
         )

@@ -12,8 +12,8 @@ from slow_states import PAIRS
 
 from steerable_llm.adapter import adapted
 from steerable_llm.conditions import Condition, Setting, conditions
-from steerable_llm.contrast import Contrast
 from steerable_llm.context import question_alone
+from steerable_llm.contrast import Contrast
 from steerable_llm.errors import PromptTooLongError
 from steerable_llm.evaluation_set import EvaluationItem
 from steerable_llm.generation import GenerationRequest

@@ -27,8 +27,8 @@ from sqlalchemy import (
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.logs.answers import LoggedAnswer
 
-#: The newest migration; a test holds it against the migrations themselves.
-HEAD = "0001"
+#: The migrations, oldest first; a test holds them against the migrations themselves.
+VERSIONS = ("0001",)
 
 
 class UtcTime(TypeDecorator[datetime]):

@@ -66,6 +66,7 @@ def build_vector(
     with bar:
         task = bar.add_task(f"{method}: reading", total=len(pairs))
         found = chosen.extract(llm, pairs, settings, lambda done: bar.advance(task, done))
+    layers = tuple(sorted(found.directions))
     vector = SteeringVector(
         name=name or method,
         directions=found.directions,
@@ -83,6 +84,7 @@ def build_vector(
         attributions=found.attributions,
         application=chosen.application,
         gates=found.gates,
+        usual_layers=chosen.grid.usual_layers(layers, llm.fingerprint.num_layers),
     )
     if tune_on is None:
         return vector

@@ -83,7 +83,12 @@ def build(
     if as_json:
         print_json({**summary(vector), "file": str(out)})
     else:
-        print(f"{out}: {len(given)} pairs, layers {_span(vector.layers)}, not calibrated yet")
+        usual = vector.usual_layers
+        meanwhile = f": until it is, it steers layer {_span(usual)}" if usual else ""
+        print(
+            f"{out}: {len(given)} pairs, layers {_span(vector.layers)}, not calibrated yet"
+            + meanwhile
+        )
 
 
 def _build_adapter(

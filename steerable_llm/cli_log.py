@@ -77,8 +77,10 @@ def import_(
     together. An import that was stopped goes on where it was, and nothing is added twice.
     """
     from steerable_llm.files import write_whole
-    from steerable_llm.logs.importers import Rules, import_files
+    from steerable_llm.logs.importers import Rules, check_kind, import_files
 
+    # Before a log is made that would stay empty.
+    check_kind(kind)
     rules = Rules(score=score, good_at=good_at, bad_at=bad_at, reason=reason)
     # On disk, since a bad export may have a million bad lines.
     with tempfile.TemporaryFile("w+", encoding="utf-8") as left:
@@ -113,7 +115,8 @@ def export(
         str,
         typer.Option(
             "--to",
-            help="trl, trl-unpaired or openai for pairs; answers for the log as it is.",
+            help="trl, trl-unpaired or openai for pairs; answers for the log as it is; unpaired "
+            "for pairs of good answers alone, for `steerable build --set objective=likelihood`.",
         ),
     ],
     log: Log = DEFAULT,
@@ -127,8 +130,11 @@ def export(
 ) -> None:
     """Write a preference file for trainers, or the answers themselves."""
     from steerable_llm.logs.answers import write_answers
-    from steerable_llm.logs.exporters import export_pairs
+    from steerable_llm.logs.exporters import EXPORTERS, export_pairs
 
+    kinds = sorted([*EXPORTERS, "answers", "unpaired"])
+    if kind not in kinds:
+        raise InvalidInputError(f"{kind!r} cannot be exported: one of {', '.join(kinds)}")
     filters = _filters(verdict, reason, step, model, since, until)
     written = 0
     with open_log(log) as answer_log:
@@ -141,9 +147,13 @@ def export(
                     yield answer
 
             write_answers(out, counted())
+        elif filters.pop("verdict", None):
+            raise InvalidInputError("--verdict only goes with --to answers")
+        elif kind == "unpaired":
+            pairs = answer_log.unpaired(**filters)
+            pairs.to_jsonl(out)
+            written = len(pairs)
         else:
-            if filters.pop("verdict", None):
-                raise InvalidInputError("--verdict only goes with --to answers")
             written = export_pairs(out, answer_log.pairs(**filters), kind)
     if as_json:
         print_json({"file": str(out), "lines": written})

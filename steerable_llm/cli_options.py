@@ -57,7 +57,8 @@ def open_log(log: str, *, make: bool = False) -> AnswerLog:
     if "://" in log:
         return AnswerLog(log)
     path = Path(log)
-    if not make and not path.is_file():
+    # SQLite would take an empty file for a new database and fill it.
+    if not make and not (path.is_file() and path.stat().st_size):
         raise InvalidInputError(
             f"there is no answer log {log}: `steerable log import` makes one, or name it with --log"
         )
@@ -78,6 +79,8 @@ def summary(vector: SteeringVector) -> dict[str, Any]:
         "fingerprint": vector.fingerprint_id,
         "model": vector.fingerprint.short,
         "layers": list(vector.layers),
+        "usual_layers": None if vector.usual_layers is None else list(vector.usual_layers),
+        "application": asdict(vector.application),
         "calibration": asdict(vector.calibration) if vector.calibration else None,
         "provenance": dict(vector.provenance),
         "evaluation": None if vector.evaluation is None else dict(vector.evaluation),

@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 from steerable_llm.attribution import Segment
-from steerable_llm.pairs import Message
+from steerable_llm.conversation import Conversation, as_conversation
+from steerable_llm.pairs import Message, MessagesLike
 
 Context: TypeAlias = bool | str | Sequence[str] | None
 """What a caller says of a prompt's context: None leaves it to be told from the prompt, True and
@@ -82,6 +83,29 @@ def without_context(messages: PlainMessages, context: Context = None) -> list[di
         if plain["content"].strip():
             left.append(plain)
     return left
+
+
+def question_alone(messages: MessagesLike, context: Context = None) -> Conversation | None:
+    """Return a prompt without its retrieved text, to contrast it with the whole.
+
+    Who asks for that says that there is some. So unless `context` says otherwise, paragraphs
+    before the question count as well.
+
+    Returns:
+        The messages, or None where nothing stands beside the question of a user.
+    """
+    whole = as_conversation(messages)
+    if context is not None and not has_context(whole, context):
+        return None
+    left = without_context(whole, True if context is None else context)
+    if not any(message["role"] == "user" for message in left):
+        return None
+    # Blanks around a message are no context.
+    taken = len(left) < len(whole) or any(
+        less["content"].strip() != _text(more["content"]).strip()
+        for less, more in zip(left, whole, strict=True)
+    )
+    return left if taken else None
 
 
 def question_text(messages: PlainMessages) -> str | None:

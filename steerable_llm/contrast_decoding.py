@@ -14,17 +14,19 @@ from torch import Tensor, nn
 from transformers import LogitsProcessor
 
 from steerable_llm.chat_format import ChatFormat
+from steerable_llm.context import Context, question_alone
 from steerable_llm.contrast import Contrast
 from steerable_llm.forced_answers import forced_logits
-from steerable_llm.message_parts import without_context
 from steerable_llm.pairs import MessagesLike
 from steerable_llm.prompt_state import Continuation, PromptState, run_prompts
 from steerable_llm.steering import Steering
 
 
-def bare_prompt(chat: ChatFormat, messages: MessagesLike) -> list[int] | None:
+def bare_prompt(
+    chat: ChatFormat, messages: MessagesLike, context: Context = None
+) -> list[int] | None:
     """Token ids of a prompt without its context; None when it has none beside its question."""
-    question = without_context(messages)
+    question = question_alone(messages, context)
     return None if question is None else chat.encode(question)
 
 

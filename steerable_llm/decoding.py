@@ -219,7 +219,10 @@ def decode(
         disable_compile=True,
     )
     contrasts = [prompt.request.contrast for prompt in prompts]
-    bare = [bare_prompt(chat, p.request.messages) if p.request.contrast else None for p in prompts]
+    bare = [
+        bare_prompt(chat, asked.messages, asked.context) if asked.contrast else None
+        for asked in (prompt.request for prompt in prompts)
+    ]
     with steering_hooks(blocks, plan):
         _without_defaults(model).generate(
             ids,

@@ -14,7 +14,7 @@ from steerable_llm.decision import SteeringDecision
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.pairs import MessagesLike
 from steerable_llm.policy import Policy
-from steerable_llm.steering import Scope, Steering, SteeringTerm, Unit
+from steerable_llm.steering import Scope, Site, Steering, SteeringTerm, Unit
 from steerable_llm.tools import InvalidToolCall, Tool, ToolCall, check_tools
 
 FinishReason = Literal["stop", "length"]
@@ -41,8 +41,8 @@ class GenerationRequest:
         parallel_tool_calls: False keeps an answer to one call: the first.
         constraint: What the answer must look like. With tools and ``auto`` the answer is calls, or
             follows the constraint.
-        context: For the policy's conditions: whether the prompt holds retrieved text, or the
-            retrieved texts themselves. None tells it from the prompt.
+        context: For the policy's conditions and for `contrast`: whether the prompt holds retrieved
+            text, or the retrieved texts themselves. None tells it from the prompt.
         policy: Decides in place of the model's policy of the moment, for callers that have looked
             at that before, as for a cache's key.
         contrast: Count what the prompt's context adds more (context-aware decoding).
@@ -138,7 +138,8 @@ class AppliedVector:
         strength: Signed strength, in ``unit``.
         unit: What the strength counts.
         scope: Which positions were to be steered.
-        layers: The blocks whose outputs were changed.
+        site: What was changed in each block: its output, that of its MLP, or its attention heads.
+        layers: The blocks that were changed.
         steered_tokens: Positions of this row that were changed in each of these layers.
     """
 
@@ -147,6 +148,7 @@ class AppliedVector:
     strength: float
     unit: Unit
     scope: Scope
+    site: Site
     layers: tuple[int, ...]
     steered_tokens: int
 
@@ -159,6 +161,7 @@ class AppliedVector:
             strength=term.strength,
             unit=term.unit,
             scope=term.scope,
+            site=term.site,
             layers=term.steered_layers,
             steered_tokens=steered_tokens,
         )

@@ -67,7 +67,7 @@ def _mlp(block: nn.Module) -> nn.Module:
     mlp: nn.Module = next(iter(chosen.values()))
     if "residual" in inspect.signature(mlp.forward).parameters:
         # It adds the residual stream itself, so only its last matrix gives the MLP's own output.
-        mlp = [part for part in mlp.modules() if _is_matrix(part)][-1]
+        mlp = _matrices(mlp)[-1][1]
     return mlp
 
 
@@ -76,8 +76,8 @@ def _output_projection(block: nn.Module) -> nn.Module:
         (name, part)
         for attention_name, attention in block.named_children()
         if _ATTENTION.search(attention_name) and _has_matrix(attention)
-        for name, part in attention.named_modules()
-        if _is_matrix(part) and not _INTO_HEADS.search(name.rpartition(".")[2])
+        for name, part in _matrices(attention)
+        if not _INTO_HEADS.search(name.rpartition(".")[2])
     ]
     if len(found) != 1:
         raise _unknown(block, "attention output projection", [name for name, _ in found])
@@ -85,9 +85,23 @@ def _output_projection(block: nn.Module) -> nn.Module:
 
 
 def _is_matrix(part: nn.Module) -> bool:
-    """A linear layer of any make (also Conv1D and quantised ones)."""
+    """A linear layer of any make (also Conv1D and quantised ones), with an adapter or without."""
+    # peft puts a layer of its own, with its small matrices, around each one that it adapts.
+    if isinstance(inside := getattr(part, "base_layer", None), nn.Module):
+        return _is_matrix(inside)
     weight = getattr(part, "weight", None)
     return getattr(weight, "ndim", 0) == 2 and not any(True for _ in part.children())
+
+
+def _matrices(module: nn.Module) -> list[tuple[str, nn.Module]]:
+    """The linear layers inside a module, by path, each of them whole."""
+    found: list[tuple[str, nn.Module]] = []
+    for name, part in module.named_children():
+        if _is_matrix(part):
+            found.append((name, part))
+        else:
+            found += [(f"{name}.{inner}", deeper) for inner, deeper in _matrices(part)]
+    return found
 
 
 def _has_matrix(part: nn.Module) -> bool:

@@ -63,6 +63,8 @@ class SteeringVector:
         application: which activations it acts on and how; directions have the width of that site.
         gates: block index to gates, for vectors that are applied by the rule "gate"; their
             direction is then the sum of all that the gates can let through.
+        usual_layers: blocks that are steered as long as neither a call nor a calibration names
+            any, such as the one of a method that steers one; None means every block.
     """
 
     name: str
@@ -75,6 +77,7 @@ class SteeringVector:
     attributions: tuple[Any, ...] = field(default=(), repr=False)
     application: Application = PLAIN
     gates: Mapping[int, Gates] = field(default_factory=dict, repr=False)
+    usual_layers: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         """Check shapes and bring the directions to float32 on the CPU.
@@ -117,6 +120,11 @@ class SteeringVector:
                     f"vector {self.name!r} has no positive residual norm (scale) for layer {layer}"
                 )
             clean[layer] = direction
+        if self.usual_layers is not None and not set(self.usual_layers) <= set(clean):
+            raise InvalidInputError(
+                f"vector {self.name!r} is to steer layers {self.usual_layers}, but has only "
+                f"{tuple(clean)}"
+            )
         object.__setattr__(self, "directions", clean)
         object.__setattr__(self, "scales", {i: float(self.scales[i]) for i in clean})
 
@@ -146,7 +154,7 @@ class SteeringVector:
 
         Every value left out comes from the calibration; without one the strength must be given,
         and the rest is as the method means it: for GrAInS every layer, scope "generated", unit
-        "relative", renormalised.
+        "relative", renormalised; for methods of one layer `usual_layers`.
 
         Raises:
             InvalidInputError: no strength given and the vector is not calibrated.
@@ -159,7 +167,11 @@ class SteeringVector:
             )
         how = self.application
         defaults = defaults or Calibration(
-            strength=0.0, scope=how.scope, unit=how.unit, renormalise=how.renormalise
+            strength=0.0,
+            layers=self.usual_layers,
+            scope=how.scope,
+            unit=how.unit,
+            renormalise=how.renormalise,
         )
         return Steering.of(
             self,
@@ -207,7 +219,9 @@ class SteeringVector:
         )
 
     def with_calibration(self, calibration: Calibration | None) -> "SteeringVector":
-        """Return the same vector with this calibration."""
+        """Return the same vector with this calibration; without layers it has the usual ones."""
+        if calibration is not None and calibration.layers is None:
+            calibration = replace(calibration, layers=self.usual_layers)
         return replace(self, calibration=calibration)
 
     def with_evaluation(self, evaluation: Mapping[str, Any] | None) -> "SteeringVector":
@@ -250,11 +264,14 @@ class SteeringVector:
         """
         refuse_to_write(path)
         plain = self.application == PLAIN
-        application = {} if plain else {"application": asdict(self.application)}
+        # Left out where there is nothing to say, so that such files stay as they always were.
+        beyond: dict[str, Any] = {} if plain else {"application": asdict(self.application)}
+        if self.usual_layers is not None:
+            beyond["usual_layers"] = self.usual_layers
         return write_vector_file(
             path,
             {
-                **application,
+                **beyond,
                 "name": self.name,
                 "scales": {str(i): s for i, s in self.scales.items()},
                 "fingerprint": self.fingerprint.model_dump(),
@@ -293,9 +310,8 @@ class SteeringVector:
         try:
             calibration = content["calibration"]
             if calibration is not None:
-                layers = calibration["layers"]
                 calibration = Calibration(
-                    **{**calibration, "layers": None if layers is None else tuple(layers)}
+                    **{**calibration, "layers": _blocks(calibration["layers"])}
                 )
             vector = cls(
                 name=content["name"],
@@ -307,6 +323,7 @@ class SteeringVector:
                 evaluation=content["evaluation"],
                 application=Application(**content.get("application", {})),
                 gates={layer: Gates.from_table(table) for layer, table in tables.items()},
+                usual_layers=_blocks(content.get("usual_layers")),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise VectorFileError(
@@ -315,3 +332,8 @@ class SteeringVector:
         if model is not None:
             vector.check(model, force=force)
         return vector
+
+
+def _blocks(stored: list[int] | None) -> tuple[int, ...] | None:
+    """Layers as they come out of JSON."""
+    return None if stored is None else tuple(stored)

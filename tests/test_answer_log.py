@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 from sqlalchemy import text
 
 from steerable_llm.errors import AnswerLogError, EmptyLogError, InvalidInputError, PairError
-from steerable_llm.logs import LoggedAnswer, Passage, pair_answers
-from steerable_llm.logs.answer_log import AnswerLog, pairing_query
+from steerable_llm.logs import LoggedAnswer, Passage, pair_answers, write_answers
+from steerable_llm.logs.answer_log import AnswerLog, pairing_query, unpaired_query
 from steerable_llm.logs.answer_log import conditions as log_conditions
+from steerable_llm.logs.importers import import_files
 from steerable_llm.logs.schema import answers, from_row, to_row
 
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
@@ -252,6 +253,34 @@ def test_nothing_to_pair_is_said(log: AnswerLog) -> None:
         log.pairs(reason="not in documents")
 
 
+def test_good_answers_without_a_bad_twin_can_be_learned_from_alone(log: AnswerLog) -> None:
+    other = [{"role": "user", "content": "Who?"}]
+    elsewhere = [Passage(id="bank", text="The bank opens at one.")]
+    log.add(
+        [
+            logged("g0", verdict="good", answer="At ten."),
+            bad("b0"),
+            logged("g1", verdict="good", answer="Ana.", messages=other, step="answer"),
+            logged("g2", verdict="good", answer="It is Ana.", messages=other),
+            # The same question over other passages is another prompt.
+            logged("g3", verdict="good", answer="At one.", passages=elsewhere),
+            logged("blank", verdict="good", answer=" ", messages=[*other, *other]),
+            logged("unknown", answer="Eve.", messages=[*other, *other, *other]),
+        ]
+    )
+    found = log.unpaired()
+    assert [(p.id, p.good, p.bad) for p in found] == [
+        ("g1", "Ana.", None),
+        ("g3", "At one.", None),
+    ]
+    assert found[1].document_ids == ("bank",)
+    assert [pair.id for pair in log.unpaired(step="answer")] == ["g1"]
+    with pytest.raises(PairError, match="review some answers as good"):
+        log.unpaired(step="condense")
+    with pytest.raises(InvalidInputError, match="not chosen by reason"):
+        log.unpaired(reason="rude")
+
+
 # Indexes: a log of a million answers stays usable.
 
 QUERIES = {
@@ -302,19 +331,22 @@ def test_every_query_uses_its_index(large_log: AnswerLog) -> None:
         found = plan(large_log, query)
         assert index in found, filters
         assert not re.search(r"SCAN answers|Seq Scan", found)
-    found = plan(large_log, pairing_query(reason="rude"))
-    assert "answers_by_verdict" in found
-    assert "answers_by_prompt" in found
-    assert not re.search(r"SCAN (answers|good)|Seq Scan", found)
+    for query in (pairing_query(reason="rude"), unpaired_query(step="condense")):
+        found = plan(large_log, query)
+        assert "answers_by_prompt" in found
+        assert not re.search(r"SCAN (answers|good|other)|Seq Scan", found), found
+    assert "answers_by_verdict" in plan(large_log, pairing_query(reason="rude"))
 
 
 def test_long_logs_are_read_and_written_in_constant_memory(tmp_path: Path) -> None:
     def peak(number: int) -> int:
+        entries = (logged(f"{i}", answer="x" * 2000, verdict="good") for i in range(number))
+        file = write_answers(tmp_path / f"{number}.jsonl", entries)
         with AnswerLog(f"sqlite:///{tmp_path / f'{number}.db'}") as log:
             log.add([logged("first")])  # imports and caches belong to nobody
             tracemalloc.start()
-            log.add(logged(f"{i}", answer="x" * 2000) for i in range(number))
-            assert sum(1 for _ in log.answers()) == number + 1
+            assert import_files(log, file, "answers").added == number
+            assert sum(1 for _ in log.answers(verdict="good")) == number
             found = tracemalloc.get_traced_memory()[1]
             tracemalloc.stop()
         return found

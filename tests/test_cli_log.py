@@ -79,11 +79,37 @@ def test_pairs_are_made_from_a_log_too(tmp_path: Path) -> None:
     assert json.loads(result.stdout)["by_source"] == {"preference pair": 1}
 
 
+def test_good_answers_alone_make_a_vector_from_the_log_on(tmp_path: Path) -> None:
+    log, source, out = (tmp_path / name for name in ("a.db", "good.jsonl", "pairs.jsonl"))
+    cities = ("Lyon", "Rome", "Paris")
+    rows = [
+        {"prompt": f"Documents:\n[1] The shop in {city} opens at ten.\n\nQuestion: When?",
+         "completion": "At ten.", "label": True}
+        for city in cities
+    ]  # fmt: skip
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run("import", source, "--from", "trl", "--log", log)
+    found = json.loads(run("export", out, "--to", "unpaired", "--log", log, "--json"))
+    assert found["lines"] == 3
+    vector = tmp_path / "v.safetensors"
+    words = ["build", str(out), "--set", "objective=likelihood", "--out", str(vector), "--json"]
+    result = CliRunner().invoke(cli.app, words, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    told = json.loads(result.stdout)
+    assert (told["provenance"]["pairs"], told["provenance"]["config"]["objective"]) == (
+        3,
+        "likelihood",
+    )
+    assert vector.is_file()
+
+
 @pytest.mark.parametrize(
     ("words", "problem"),
     [
         (["show"], "no answer log"),
+        (["show", "--log", "empty.jsonl"], "no answer log empty.jsonl"),
         (["import", "x.jsonl", "--from", "csv"], "'csv' cannot be imported: one of answers"),
+        (["export", "out", "--to", "csv", "--log", "a.db"], "one of answers, openai, trl, trl-unp"),
         (["import", "x.jsonl", "--from", "trl", "--reason", "odd"], "no reason"),
     ],
 )
@@ -96,6 +122,8 @@ def test_bad_input_is_one_line_and_exit_code_2(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("x.jsonl").write_text("{}\n")
+    Path("empty.jsonl").touch()
+    before = sorted(Path().iterdir())
     monkeypatch.setattr("sys.argv", ["steerable", "log", *words])
     with pytest.raises(SystemExit) as caught:
         cli.main()
@@ -103,3 +131,6 @@ def test_bad_input_is_one_line_and_exit_code_2(
     assert caught.value.code == 2
     assert problem in error
     assert error.count("\n") == 1
+    # Nothing is made or filled.
+    assert sorted(Path().iterdir()) == before
+    assert Path("empty.jsonl").stat().st_size == 0

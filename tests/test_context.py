@@ -4,7 +4,12 @@ from typing import Any
 
 import pytest
 
-from steerable_llm.context import has_context, question_text, without_context
+from steerable_llm.context import (
+    has_context,
+    question_alone,
+    question_text,
+    without_context,
+)
 
 FENCE = "---------------------"
 LLAMA_INDEX = (
@@ -102,3 +107,40 @@ def test_a_message_of_parts_is_read_as_its_texts() -> None:
 def test_without_a_user_message_there_is_no_question() -> None:
     assert question_text(asked("Be brief.", "system")) is None
     assert question_text(asked("Documents:\n[1] a")) is None
+
+
+@pytest.mark.parametrize(
+    ("content", "question"),
+    [
+        ("Context:\nParis is small.\n\nQuestion: Is it?", "Question: Is it?"),
+        ("<documents>\nParis is small.\n</documents>\nIs it?", "Is it?"),
+        ("Paris is small.\n\nIs it?", "Is it?"),
+        ("Be brief.\n\nText: Paris is small.\n\nQuery: Is it?", "Query: Is it?"),
+        (LLAMA_INDEX.format(PASSAGE), "Query: When does it open?"),
+    ],
+)  # fmt: skip
+def test_a_contrast_is_with_the_question_alone(content: str, question: str) -> None:
+    assert question_alone(content) == asked(question)
+
+
+@pytest.mark.parametrize("content", ["Why?", "  Why?  ", "Question: Why?", "Context: all of it."])
+def test_a_prompt_without_context_beside_a_question_has_nothing_to_contrast(content: str) -> None:
+    assert question_alone(content) is None
+
+
+def test_what_the_caller_says_of_the_context_decides_what_is_contrasted() -> None:
+    letter = "Dear shop,\nI bought a lamp.\n\nWhen does it open?"
+    assert question_alone(letter) == asked("When does it open?")
+    assert question_alone(letter, False) is None
+    assert question_alone("Context: open at nine.\n\nQuestion: When?", False) is None
+    assert question_alone("Open at nine. When?", ["Open at nine. "]) == asked("When?")
+
+
+def test_a_contrast_leaves_out_what_tools_found() -> None:
+    call = {"id": "1", "type": "function", "function": {"name": "look", "arguments": {}}}
+    messages = [
+        *asked("When does it open?"),
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "1", "content": "At nine."},
+    ]
+    assert question_alone(messages) == asked("When does it open?")

@@ -1,5 +1,7 @@
 """GrAInS beside a slow oracle from the equations, and on a model with a planted direction."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,7 @@ from steerable_llm.errors import (
     PairError,
     PromptTooLongError,
 )
+from steerable_llm.methods import grains
 from steerable_llm.methods.grains import GRAINS_PRESETS, GrainsConfig
 from steerable_llm.model import SteerableHFLLM
 from steerable_llm.pairs import Pairs, PreferencePair
@@ -196,9 +199,34 @@ def test_better_quadrature_makes_the_scores_add_up(tiny_llm):
     assert errors[1] < errors[0]
 
 
-def test_scores_that_do_not_add_up_are_warned_about(tiny_llm):
-    with pytest.warns(UserWarning, match="the token scores miss"):
-        build_vector(tiny_llm, PAIRS, preset="paper", progress=False)
+@pytest.mark.parametrize(
+    ("settings", "advice"),
+    [
+        ({}, 'try quadrature="gauss_legendre" or baseline="mean" or more than 5 steps'),
+        ({"quadrature": "gauss_legendre", "baseline": "eos"}, "try more than 5 steps"),
+        ({"quadrature": "gauss_legendre", "steps": 50}, 'try baseline="mean"'),
+        (
+            {"quadrature": "gauss_legendre", "baseline": "mean", "steps": 64},
+            "read them as a ranking at most",
+        ),
+    ],
+)
+def test_scores_worse_than_none_are_warned_about_with_what_is_untried(
+    tiny_llm, monkeypatch, settings, advice
+):
+    missing = iter([0.2, 1.5, 9.0, 1.4, 0.9])
+    monkeypatch.setattr(grains, "completeness_error", lambda *_: next(missing))
+    with pytest.warns(UserWarning, match="the token scores miss 140%") as caught:
+        build_vector(tiny_llm, PAIRS, progress=False, **settings)
+    assert str(caught[0].message).endswith(f"than scores of zero would: {advice}")
+
+
+def test_scores_that_miss_less_than_no_scores_would_are_not_warned_about(tiny_llm, monkeypatch):
+    missing = iter([0.9, 0.99, 99.0, 1.0, 1.5])  # a median of 1
+    monkeypatch.setattr(grains, "completeness_error", lambda *_: next(missing))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        build_vector(tiny_llm, PAIRS, progress=False)
 
 
 @pytest.mark.parametrize("attribution", ["gradient", "smoothgrad", "random"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import shutil
@@ -21,16 +22,20 @@ from langchain_core.documents import Document
 from langchain_core.load import dumpd
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 from langchain_core.outputs import ChatGeneration, LLMResult
+from sqlalchemy.exc import OperationalError
 
-from steerable_llm.errors import InvalidInputError, SteerableError
-from steerable_llm.logs.answer_log import AnswerLog
+from steerable_llm.errors import AnswerLogError, InvalidInputError, SteerableError
+from steerable_llm.logs.answer_log import AnswerLog, add_rows
 from steerable_llm.logs.exporters import export_pairs
 from steerable_llm.logs.importers import IMPORTERS, Rules, import_files
 from steerable_llm.logs.importers.openinference import nest
+from steerable_llm.logs.importers.staging import stage
 from steerable_llm.pairs import Pairs, PreferencePair
 
 HOURS = "The shop opens at ten."
 Write = Callable[..., Path]
+# The package's function has the name of its module.
+importing = importlib.import_module("steerable_llm.logs.importers.import_files")
 
 
 @pytest.fixture
@@ -584,6 +589,101 @@ def test_people_outrank_metrics_and_bad_outranks_good(log: AnswerLog, write: Wri
     assert (log.get("final").verdict, log.get("final").reason) == ("bad", "not in documents")
 
 
+Opinion = tuple[dict[str, Any], tuple[str | None, str | None]]
+
+#: What each log writes of an answer, and the verdict and reason that follow.
+OPINIONS: dict[str, list[Opinion]] = {
+    "langsmith": [
+        ({"key": "user_score", "score": 1}, ("good", None)),
+        ({"key": "user_score", "score": 0.6}, (None, None)),
+        ({"key": "user_score", "score": 0}, ("bad", None)),
+        ({"key": "faithfulness", "score": 0.1}, ("bad", "not in documents")),
+        ({"key": "hallucination", "score": 0.9}, ("bad", "not in documents")),
+        ({"key": "hallucination", "score": 0.0}, ("good", None)),
+        ({"key": "rude", "score": None}, ("bad", "rude")),
+        ({"key": "note", "score": None, "value": "correct"}, ("good", None)),
+        ({"key": "note", "score": None, "comment": "Hm."}, (None, None)),
+    ],
+    "langfuse": [
+        ({"name": "faithfulness", "dataType": "NUMERIC", "value": 0.9}, ("good", None)),
+        ({"name": "Toxicity", "dataType": "NUMERIC", "value": 0.9}, ("bad", "rude")),
+        ({"name": "toxicity", "dataType": "NUMERIC", "value": 0.1}, ("good", None)),
+        ({"name": "ok", "dataType": "BOOLEAN", "value": 1}, ("good", None)),
+        ({"name": "ok", "dataType": "BOOLEAN", "value": 0}, ("bad", None)),
+        # The number of a category is its place in a list, and no score.
+        ({"name": "x", "dataType": "CATEGORICAL", "value": 0, "stringValue": "correct"},
+         ("good", None)),
+        ({"name": "x", "dataType": "CATEGORICAL", "value": 0, "stringValue": "hm"}, (None, None)),
+        ({"name": "x", "dataType": "TEXT", "value": 0, "stringValue": "bad"}, (None, None)),
+        ({"name": "x", "dataType": "CORRECTION", "value": "At ten."}, ("bad", None)),
+    ],
+    "phoenix": [
+        # Phoenix's own evaluator gives 1 to what is hallucinated.
+        ({"name": "hallucination", "result": {"label": "factual", "score": 0}}, ("good", None)),
+        ({"name": "hallucination", "result": {"label": "hallucinated", "score": 1}},
+         ("bad", "not in documents")),
+        ({"name": "hallucination", "result": {"score": 1}}, ("bad", "not in documents")),
+        ({"name": "correctness", "result": {"label": "incorrect"}}, ("bad", "untrue")),
+        ({"name": "correctness", "result": {"label": "fine", "score": 1.0}}, ("good", None)),
+        ({"name": "review", "result": {"explanation": "Hm."}}, (None, None)),
+    ],
+    "ragas": [
+        ({"faithfulness": 0.95}, ("good", None)),
+        ({"noise_sensitivity": 0.9}, ("bad", None)),
+        ({"noise_sensitivity": 0.1}, ("good", None)),
+        ({"context_recall": 0.0}, ("bad", "wrong retrieval")),
+        ({"factual_correctness": 0.1}, ("bad", "untrue")),
+        # Of several, the one that is bad counts.
+        ({"faithfulness": 1.0, "answer_relevancy": 0.2}, ("bad", "missed the answer")),
+        ({"faithfulness": float("nan")}, (None, None)),
+    ],
+    "deepeval": [
+        # It says itself what passed, whatever the score.
+        ({"metrics_data": [{"name": "Toxicity", "score": 0.0, "success": True}]}, ("good", None)),
+        ({"metrics_data": [{"name": "Toxicity", "score": 1.0, "success": False}]},
+         ("bad", "rude")),
+        ({"metrics_data": [{"name": "Contextual Recall", "score": 0.1, "success": False}]},
+         ("bad", "wrong retrieval")),
+        ({"metrics_data": [], "success": True}, ("good", None)),
+        ({"metrics_data": [], "success": False}, ("bad", None)),
+        ({"metrics_data": []}, (None, None)),
+    ],
+}  # fmt: skip
+
+
+def told_of(kind: str, number: int, opinion: dict[str, Any]) -> list[dict[str, Any]]:
+    """The lines of one answer of its own and of what was said of it."""
+    name = f"a{number}"
+    if kind in ("ragas", "deepeval"):
+        text = {"ragas": "response", "deepeval": "actual_output"}[kind]
+        return [{**SAMPLES[kind], text: name, **opinion}]
+    if kind == "phoenix":
+        place = {"trace_id": name, "span_id": name}
+        return [{**SAMPLES[kind], "context": place}, {"span_id": name, **opinion}]
+    if kind == "langsmith":
+        run = {**SAMPLES[kind], "id": name, "trace_id": name, "parent_run_id": None}
+        source = {"feedback_source": {"type": "model"}}
+        return [run, {"id": f"f{number}", "run_id": name, "trace_id": name, **source, **opinion}]
+    subject = {"kind": "observation", "id": name, "traceId": name}
+    return [
+        {**SAMPLES[kind], "id": name, "traceId": name},
+        {"id": f"s{number}", "subject": subject, "source": "EVAL", **opinion},
+    ]
+
+
+@pytest.mark.parametrize("kind", OPINIONS)
+def test_each_log_says_in_its_own_way_what_is_good_and_bad(
+    log: AnswerLog, write: Write, kind: str
+) -> None:
+    cases = OPINIONS[kind]
+    lines = [line for n, (said_, _) in enumerate(cases) for line in told_of(kind, n, said_)]
+    report = import_files(log, write(lines), kind)
+    assert (report.added, dict(report.skipped)) == (len(cases), {})
+    by_name = {e.id if e.id.startswith("a") else e.answer: e for e in log.answers()}
+    found = [(by_name[f"a{n}"].verdict, by_name[f"a{n}"].reason) for n in range(len(cases))]
+    assert found == [expected for _, expected in cases]
+
+
 def test_wrong_rules_are_refused() -> None:
     with pytest.raises(InvalidInputError, match="must be the lower one"):
         Rules(good_at=0.2)
@@ -593,7 +693,6 @@ def test_wrong_rules_are_refused() -> None:
 
 # Files: malformed lines, the same file twice, imports that were killed.
 
-GOOD_LINE = {kind: None for kind in IMPORTERS}
 SAMPLES: dict[str, Any] = {
     "ragas": ragas(),
     "deepeval": deepeval(),
@@ -735,6 +834,36 @@ def test_an_import_that_was_killed_goes_on(log_url: str, write: Write, kind: str
             assert report.lines_before == before
         assert log.count() == number
         assert import_files(log, path, kind).added == 0
+
+
+@pytest.mark.parametrize("kind", ["ragas", "langfuse"])
+def test_a_batch_that_fails_is_read_again(
+    log: AnswerLog, write: Write, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    generation = SAMPLES["langfuse"]
+    lines = {
+        "ragas": lines_of(1200),
+        "langfuse": [{**generation, "id": f"g{i}", "traceId": f"t{i}"} for i in range(1200)],
+    }[kind]
+    path = write(lines)
+    calls = 0
+
+    def fails_in_the_third_batch(*given: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise OperationalError("INSERT", None, Exception("disk full"))
+        return (add_rows if kind == "ragas" else stage)(*given)
+
+    name = "add_rows" if kind == "ragas" else "stage"
+    monkeypatch.setattr(importing, name, fails_in_the_third_batch)
+    with pytest.raises(AnswerLogError, match="disk full"):
+        import_files(log, path, kind)
+    assert log.count() == (1000 if kind == "ragas" else 0)
+    monkeypatch.undo()
+    report = import_files(log, path, kind)
+    assert (report.lines_before, report.lines) == (1000, 200)
+    assert log.count() == 1200
 
 
 def test_unknown_kinds_and_missing_files_are_refused(log: AnswerLog, tmp_path: Path) -> None:

@@ -10,18 +10,21 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import build_tiny_model
+from conftest import FAMILIES, build_tiny_model
 from slow_states import PAIRS
 
 pytest.importorskip("peft")
 
 import peft
 
-from steerable_llm.adapter import Adapter, adapted
+from steerable_llm.adapter import Adapter, adapted, lora_layers
+from steerable_llm.build import build_vector
 from steerable_llm.errors import ModelMismatchError, NotAVectorError, PairError
+from steerable_llm.hooks import capture_site
 from steerable_llm.methods.lora import LoraSettings, train_lora
 from steerable_llm.model import SteerableHFLLM
 from steerable_llm.pairs import Pairs, PreferencePair
+from steerable_llm.sites import find_site
 
 # peft looks at an attribute that transformers has renamed.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
@@ -163,3 +166,61 @@ def test_what_cannot_be_trained_or_loaded_is_refused(
     with pytest.raises(NotAVectorError, match="adapter_config"):
         Adapter.load(tmp_path)
     assert "weights" not in json.loads((folder / "steerable.json").read_text())
+
+
+@pytest.mark.filterwarnings("ignore:fan_in_fan_out is set")
+@pytest.mark.filterwarnings("ignore:The following rank_pattern keys")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_vectors_act_on_the_same_parts_with_an_adapter_as_without(
+    tiny_tokenizer: Any, family: str
+) -> None:
+    llm = SteerableHFLLM(build_tiny_model(family, tiny_tokenizer), tiny_tokenizer)
+    sites = ("block", "mlp", "heads")
+    plain = [find_site(block, site) for block in llm.blocks for site in sites]
+    with lora_layers(llm, peft.LoraConfig(r=2, target_modules="all-linear")):
+        found = [find_site(block, site) for block in llm.blocks for site in sites]
+    for before, after in zip(plain, found, strict=True):
+        # Where the part is itself adapted, the adapter's layer stands around it.
+        assert getattr(after.module, "base_layer", after.module) is before.module
+        assert after.on_input == before.on_input
+
+
+@pytest.mark.usefixtures("no_traces")
+@pytest.mark.parametrize("method", ["iti", "icv"])
+def test_vectors_of_parts_steer_an_adapted_model(
+    llm: SteerableHFLLM, adapter: Adapter, method: str
+) -> None:
+    vector = build_vector(llm, PAIRS, method=method, progress=False)
+    steering = vector.steer(0.5, scope="all")
+    with adapted(llm, adapter):
+        plain = llm.answer_logits(PROMPT, "At nine.")
+        assert not torch.allclose(llm.answer_logits(PROMPT, "At nine.", steering), plain, atol=1e-3)
+        answer = llm.generate(PROMPT, steering=steering, max_new_tokens=4)
+    assert answer.steered[0].site == vector.application.site
+    assert answer.steered[0].steered_tokens > 0
+
+
+@pytest.mark.usefixtures("no_traces")
+def test_an_adapted_projection_sees_the_steered_heads(
+    llm: SteerableHFLLM, adapter: Adapter
+) -> None:
+    vector = build_vector(llm, PAIRS, method="iti", progress=False, heads=2)
+    layer = vector.layers[0]
+    ids = torch.tensor([llm.encode(PROMPT)])
+    with adapted(llm, adapter), torch.no_grad():
+        with capture_site(llm.blocks, "heads") as heads:
+            llm.model(ids)
+        projection = find_site(llm.blocks[layer], "heads").module
+        plain, moved = heads[layer], heads[layer] + vector.directions[layer]
+        wanted = projection(moved) - projection(plain)
+        base = projection.get_base_layer()
+        assert not torch.allclose(wanted, base(moved) - base(plain))
+        seen: list[torch.Tensor] = []
+        hook = projection.register_forward_hook(lambda _m, _i, given: seen.append(given))
+        try:
+            llm.answer_logits(PROMPT, "At nine.", vector.steer(1.0, scope="all"))
+            llm.answer_logits(PROMPT, "At nine.")
+        finally:
+            hook.remove()
+    width = ids.shape[1]
+    torch.testing.assert_close(seen[0][:, :width] - seen[1][:, :width], wanted)

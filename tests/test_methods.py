@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from steerable_llm.errors import CalibrationError, InvalidInputError
 from steerable_llm.evaluation_set import EvaluationItem, EvaluationSet
 from steerable_llm.generation import GenerationRequest
 from steerable_llm.methods import METHODS
-from steerable_llm.vector import SteeringVector
+from steerable_llm.vector import Calibration, SteeringVector
 
 pytestmark = pytest.mark.filterwarnings("ignore:the token scores miss")
 PROMPT = PAIRS[0].messages
@@ -74,6 +75,37 @@ def test_the_same_pairs_give_the_same_vector(
 ) -> None:
     again = build_vector(tiny_llm, PAIRS, method=method, progress=False)
     assert again.fingerprint_id == built[method].fingerprint_id
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_without_calibration_a_method_of_one_layer_steers_the_middle_one(
+    tiny_llm: Any, built: dict[str, SteeringVector], method: str, tmp_path: Any
+) -> None:
+    one_layer = method in ("caa", "contextfocus", "mat_steer")
+    vector = SteeringVector.load(built[method].save(tmp_path / "v.safetensors"))
+    expected = (1,) if one_layer else vector.layers
+    (term,) = vector.steer(strong(vector)).terms
+    assert term.steered_layers == expected
+    assert vector.steer(strong(vector), layers=(0,)).layers == (0,)
+    # What is chosen later goes before it, and a calibration without layers says which they are.
+    assert vector.with_calibration(Calibration(1.0, layers=(2,))).steer().layers == (2,)
+    calibrated = vector.with_calibration(Calibration(1.0))
+    assert calibrated.calibration.layers == (expected if one_layer else None)
+    assert calibrated.steer().layers == expected
+    answer = tiny_llm.generate(PROMPT, steering=vector.steer(strong(vector)), max_new_tokens=2)
+    (applied,) = answer.steered
+    assert (applied.site, applied.layers) == (METHODS[method].application.site, expected)
+    assert applied.to_dict()["site"] == applied.site
+
+
+def test_of_chosen_layers_the_one_nearest_to_the_middle_is_steered(tiny_llm: Any) -> None:
+    only = build_vector(tiny_llm, PAIRS, method="caa", layers=(0, 2), progress=False)
+    assert only.steer(1.0).layers == (0,)
+    last = build_vector(tiny_llm, PAIRS, method="caa", layers=(2,), progress=False)
+    assert last.steer(1.0).layers == (2,)
+    assert METHODS["caa"].grid.usual_layers(tuple(range(32)), 32) == (15,)
+    with pytest.raises(InvalidInputError, match=r"to steer layers \(1,\), but has only \(2,\)"):
+        replace(last, usual_layers=(1,))
 
 
 def test_all_methods_in_one_batch_equal_one_by_one(

@@ -12,11 +12,11 @@ from slow_states import PAIRS
 
 from steerable_llm.adapter import adapted
 from steerable_llm.conditions import Condition, Setting, conditions
+from steerable_llm.context import question_alone
 from steerable_llm.contrast import Contrast
 from steerable_llm.errors import PromptTooLongError
 from steerable_llm.evaluation_set import EvaluationItem
 from steerable_llm.generation import GenerationRequest
-from steerable_llm.message_parts import without_context
 from steerable_llm.methods.lora import LoraSettings, train_lora
 from steerable_llm.metrics import kl_per_token
 from steerable_llm.model import SteerableHFLLM
@@ -128,7 +128,7 @@ def test_contrasted_and_adapted_conditions_equal_those_of_one_call_per_prompt(
         for item, outcome in zip(items, by_name[name], strict=True):
             request = GenerationRequest(item.prompt, max_new_tokens=6, contrast=contrast)
             assert outcome.tokens == llm.generate_batch([request])[0].token_ids
-            bare = without_context(item.prompt)
+            bare = question_alone(item.prompt)
             margins = []
             for text in (item.good, item.bad):
                 logits = llm.answer_logits(item.prompt, str(text))

@@ -10,15 +10,25 @@ from itertools import islice
 from types import TracebackType
 from typing import Any, Self
 
-from sqlalchemy import ColumnElement, Connection, Engine, Select, func, select, text, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Engine,
+    FromClause,
+    Select,
+    func,
+    select,
+    text,
+    update,
+)
 from sqlalchemy.dialects import sqlite
 
-from steerable_llm.errors import EmptyLogError, InvalidInputError
+from steerable_llm.errors import EmptyLogError, InvalidInputError, PairError
 from steerable_llm.logs.answers import REASONS, LoggedAnswer
 from steerable_llm.logs.database import database_errors, open_database, writing
 from steerable_llm.logs.pairing import Draft, PairingReport, draft_pairs, pair_candidates
 from steerable_llm.logs.schema import answers, from_row, to_row
-from steerable_llm.pairs import Pairs
+from steerable_llm.pairs import Pairs, PreferencePair
 
 #: Answers that are written, or read ahead, at once.
 BATCH = 500
@@ -27,7 +37,7 @@ _FILLED = ", ".join(f'"{c.name}"' for c in answers.c if c.name != "seq")
 _INSERT_JSON = text(
     f"INSERT INTO answers ({_FILLED}) SELECT {_FILLED} "
     "FROM json_populate_recordset(NULL::answers, CAST(:rows AS json)) "
-    "ON CONFLICT (id) DO NOTHING RETURNING id"
+    "ON CONFLICT (id) DO NOTHING"
 )
 _REVIEW = ("verdict", "reason", "correction", "comment", "score", "label_source", "reviewer")
 
@@ -114,7 +124,7 @@ class AnswerLog:
         while batch := list(islice(source, BATCH)):
             rows = [to_row(entry) for entry in batch]
             with writing(self.engine) as connection:
-                new += len(add_rows(connection, rows))
+                new += add_rows(connection, rows)
         return new
 
     def review(self, answer_id: str, **judgement: Any) -> None:
@@ -176,7 +186,7 @@ class AnswerLog:
 
     def count(self, **filters: Any) -> int:
         """Return how many answers there are; the filters are those of `answers`."""
-        query = select(func.count()).select_from(answers).where(*conditions(**filters))
+        query = select(func.count()).select_from(answers).where(*_matching(answers, **filters))
         with database_errors(self.engine), self.engine.connect() as connection:
             return int(connection.execute(query).scalar_one())
 
@@ -212,6 +222,39 @@ class AnswerLog:
             EmptyLogError: The log is empty.
         """
         return draft_pairs(self._candidates(reason, filters))
+
+    def unpaired(self, **filters: Any) -> Pairs:
+        """Return good answers without a bad one to the same prompt, for `objective="likelihood"`.
+
+        Each prompt gives the first of its good answers, in a pair whose bad answer is None.
+
+        Args:
+            **filters: As in `answers`, but for verdict and reason.
+
+        Raises:
+            EmptyLogError: The log is empty.
+            PairError: There is no such answer.
+        """
+        if not self.count():
+            raise EmptyLogError("the answer log is empty: log some answers first")
+        found = map(from_row, self._rows(unpaired_query(**filters)))
+        pairs = Pairs(
+            PreferencePair(
+                messages=entry.messages,
+                good=entry.answer,
+                source="log/unpaired",
+                document_ids=[passage.id for passage in entry.passages],
+                id=entry.id,
+            )
+            for entry in found
+            if entry.answer.strip()
+        )
+        if not pairs:
+            raise PairError(
+                "the log has no good answer to a prompt without a bad one: review some answers as "
+                "good, or use the pairs of good and bad answers"
+            )
+        return pairs
 
     def statistics(self) -> LogStatistics:
         """Count the log's answers."""
@@ -252,7 +295,22 @@ class AnswerLog:
                 yield from (dict(row) for row in result.mappings())
 
 
-def conditions(
+def conditions(**filters: Any) -> list[ColumnElement[bool]]:
+    """Return the filters of `AnswerLog.answers` as conditions for reading answers in their order.
+
+    The numbers of the answers are found first, in an index, and only then the answers are read:
+    else SQLite sorts whole answers, or reads the whole log in order rather than sort.
+
+    Raises:
+        InvalidInputError: An unknown verdict or reason, or a time without a zone.
+    """
+    within = answers.alias("within")
+    found = _matching(within, **filters)
+    return [answers.c.seq.in_(select(within.c.seq).where(*found))] if found else []
+
+
+def _matching(
+    table: FromClause,
     *,
     verdict: str | None = None,
     reason: str | Sequence[str] | None = None,
@@ -262,17 +320,12 @@ def conditions(
     since: datetime | None = None,
     until: datetime | None = None,
 ) -> list[ColumnElement[bool]]:
-    """Return the filters of `AnswerLog.answers` as conditions on the table.
-
-    Raises:
-        InvalidInputError: An unknown verdict or reason, or a time without a zone.
-    """
     reasons = _listed(reason)
     _check(verdict=verdict, reasons=reasons)
     for time in (since, until):
         if time is not None and time.tzinfo is None:
             raise InvalidInputError(f"the time {time} has no zone: give one, such as +00:00")
-    c = answers.c
+    c = table.c
     found: list[ColumnElement[bool]] = []
     if verdict is not None:
         found.append(c.verdict.is_(None) if verdict == "none" else c.verdict == verdict)
@@ -285,12 +338,8 @@ def conditions(
         for column, value in ((c.step, step), (c.model, model), (c.trace_id, trace_id))
         if value is not None
     ]
-    if since is not None or until is not None:
-        # Apart, since SQLite would else rather read the whole log in order than sort what it finds.
-        within = answers.alias("within")
-        times = [] if since is None else [within.c.time >= since]
-        times += [] if until is None else [within.c.time < until]
-        found.append(c.seq.in_(select(within.c.seq).where(*times)))
+    found += [] if since is None else [c.time >= since]
+    found += [] if until is None else [c.time < until]
     return found
 
 
@@ -310,17 +359,31 @@ def pairing_query(**filters: Any) -> Select[Any]:
     return select(answers, praised).where(*chosen).order_by(answers.c.seq)
 
 
-def add_rows(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> set[str]:
-    """Insert rows, leave out those whose id is there, and return the ids of the new ones."""
+def unpaired_query(**filters: Any) -> Select[Any]:
+    """Return the query of each prompt's first good answer, for prompts without bad ones."""
+    if wrong := sorted({"verdict", "reason"} & set(filters)):
+        raise InvalidInputError(f"good answers are not chosen by {', '.join(wrong)}: leave it out")
+    other = answers.alias("other")
+    same = (other.c.prompt_key == answers.c.prompt_key,)
+    bad = select(other.c.seq).where(*same, other.c.verdict == "bad")
+    earlier = select(other.c.seq).where(
+        *same, other.c.verdict == "good", other.c.seq < answers.c.seq
+    )
+    chosen = conditions(**filters, verdict="good")
+    query = select(answers).where(*chosen, ~bad.exists(), ~earlier.exists())
+    return query.order_by(answers.c.seq)
+
+
+def add_rows(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> int:
+    """Insert rows, leave out those whose id is there, and return how many were new."""
     if not rows:
-        return set()
+        return 0
     if connection.dialect.name == "postgresql":
         # One parameter for all rows: thousands of them, one for each value, take ten times as long.
-        content = json.dumps([{**row} for row in rows], default=datetime.isoformat)
-        return set(connection.execute(_INSERT_JSON, {"rows": content}).scalars())
+        content = json.dumps(rows, default=datetime.isoformat)
+        return connection.execute(_INSERT_JSON, {"rows": content}).rowcount
     insert = sqlite.insert(answers).on_conflict_do_nothing(index_elements=["id"])
-    found = connection.execute(insert.returning(answers.c.id), [dict(row) for row in rows])
-    return set(found.scalars())
+    return connection.execute(insert, list(rows)).rowcount
 
 
 def review_row(connection: Connection, answer_id: str, values: Mapping[str, Any]) -> bool:

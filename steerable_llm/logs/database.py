@@ -13,7 +13,7 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, m
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
 from steerable_llm.errors import AnswerLogError, InvalidInputError, MissingExtraError
-from steerable_llm.logs.schema import HEAD
+from steerable_llm.logs.schema import VERSIONS
 
 #: Seconds that a writer waits for another process to finish writing.
 PATIENCE = 60.0
@@ -146,12 +146,17 @@ def _begin_sqlite(connection: Connection) -> None:
 def _migrate(engine: Engine) -> None:
     with engine.connect() as connection:
         version = _version(connection)
-    if version == HEAD:
+    if version == VERSIONS[-1]:
         return
-    if version is not None and version > HEAD:
+    if version is not None and version not in VERSIONS:
+        if version.isdecimal() and version > VERSIONS[-1]:
+            raise AnswerLogError(
+                f"a newer version of steerable-llm made this answer log (tables {version}, known "
+                f"up to {VERSIONS[-1]}): upgrade steerable-llm"
+            )
         raise AnswerLogError(
-            f"a newer version of steerable-llm made this answer log (tables {version}, known up "
-            f"to {HEAD}): upgrade steerable-llm"
+            f"{engine.url.render_as_string(hide_password=True)} is the database of something "
+            f"else (its tables have the version {version!r}): give the log a database of its own"
         )
     # Only now, since it takes a moment and hardly any run needs it.
     from alembic import command

@@ -14,10 +14,9 @@ from collections.abc import Callable
 from steerable_llm.methods.extraction import Extraction
 from steerable_llm.methods.states import (
     AnswerStates,
-    answered,
+    answer_states,
     chosen_layers,
     prompt_scales,
-    read_states,
 )
 from steerable_llm.model import SteerableHFLLM
 from steerable_llm.pairs import Pairs
@@ -47,10 +46,8 @@ def extract_caa(
         InvalidInputError: a layer the model does not have.
     """
     layers = chosen_layers(llm, config.layers)
-    good, bad = answered(llm, pairs, config.answer_tokens)
-    deltas = read_states(llm, good) - read_states(llm, bad)
-    if progress is not None:
-        progress(len(pairs))
+    good, bad = answer_states(llm, pairs, config.answer_tokens, progress=progress)
+    deltas = good - bad
     return Extraction(
         directions={layer: deltas[:, layer].mean(0) for layer in layers},
         scales=prompt_scales(llm, pairs, layers),

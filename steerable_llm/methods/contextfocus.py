@@ -13,8 +13,8 @@ from collections.abc import Callable
 
 from pydantic import BaseModel, ConfigDict
 
+from steerable_llm.context import question_alone
 from steerable_llm.errors import PairError
-from steerable_llm.message_parts import without_context
 from steerable_llm.methods.extraction import Extraction
 from steerable_llm.methods.states import chosen_layers, prompt_scales, read_states, text_prompt
 from steerable_llm.model import SteerableHFLLM
@@ -58,7 +58,7 @@ def extract_contextfocus(
     layers = chosen_layers(llm, config.layers)
     full, bare = [], []
     for pair in pairs:
-        question = without_context(pair.prompt)
+        question = question_alone(pair.prompt)
         if question is None:
             continue
         asked = [message for message in question if message["role"] != "system"]

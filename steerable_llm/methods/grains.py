@@ -32,8 +32,14 @@ from steerable_llm.objective import EncodedPair, PreferenceObjective
 from steerable_llm.pairs import Pairs
 from steerable_llm.segments import PromptTokens, prompt_tokens
 
-LARGE_COMPLETENESS_ERROR = 0.5
-"""Median relative completeness error above which a build warns."""
+LARGE_COMPLETENESS_ERROR = 1.0
+"""Median relative completeness error above which a build warns.
+
+Scores that are all zero have an error of exactly 1, so above it the scores add up to something
+further from the preference than no scores at all. Below it they miss a part, as the paper's five
+steps nearly always do, and still rank tokens.
+"""
+_MANY_STEPS = 50  # more than so many points on the path rarely change a score
 
 
 class GrainsConfig(BaseModel):
@@ -285,11 +291,20 @@ def _finite(value: float) -> float | None:
 
 
 def _warn_of_large(errors: Sequence[float], config: GrainsConfig) -> None:
-    if errors and statistics.median(errors) > LARGE_COMPLETENESS_ERROR:
-        warnings.warn(
-            f"the token scores miss {statistics.median(errors):.0%} of the preference they should "
-            f"add up to (median over {len(errors)} pairs, baseline {config.baseline!r}, "
-            f"{config.steps} {config.quadrature} steps): they still rank tokens, but take more "
-            'steps, quadrature="gauss_legendre" or baseline="mean" for scores that add up',
-            stacklevel=4,
-        )
+    if not errors or statistics.median(errors) <= LARGE_COMPLETENESS_ERROR:
+        return
+    untried = []
+    if config.quadrature == "right":
+        untried.append('quadrature="gauss_legendre"')
+    if config.baseline == "zero":
+        untried.append('baseline="mean"')
+    if config.steps < _MANY_STEPS:
+        untried.append(f"more than {config.steps} steps")
+    advice = f"try {' or '.join(untried)}" if untried else "read them as a ranking at most"
+    warnings.warn(
+        f"the token scores miss {statistics.median(errors):.0%} of the preference they should "
+        f"add up to (median over {len(errors)} pairs, baseline {config.baseline!r}, "
+        f"{config.steps} {config.quadrature} steps), which is more than scores of zero would: "
+        + advice,
+        stacklevel=4,
+    )

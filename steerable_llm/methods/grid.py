@@ -28,3 +28,18 @@ class Grid:
     def layers(self, of: tuple[int, ...]) -> tuple[tuple[int, ...] | None, ...]:
         """The layer subsets to try for a vector that has these layers."""
         return tuple((layer,) for layer in of) if self.one_layer else (None,)
+
+    def usual_layers(self, of: tuple[int, ...], depth: int) -> tuple[int, ...] | None:
+        """The blocks to steer as long as no dev data has chosen; None is all.
+
+        Args:
+            of: the layers that the vector has.
+            depth: how many blocks the model has.
+
+        Returns:
+            For methods of one layer the one nearest to the middle of the model, which is about
+            where their sources found the best one; in later blocks there is too little left to
+            turn, and earlier ones do not yet tell good from bad.
+        """
+        middle = (depth - 1) / 2
+        return (min(of, key=lambda layer: abs(layer - middle)),) if self.one_layer else None

@@ -19,10 +19,9 @@ from steerable_llm.aggregation import aggregate
 from steerable_llm.methods.extraction import Extraction
 from steerable_llm.methods.states import (
     AnswerStates,
-    answered,
+    answer_states,
     chosen_layers,
     prompt_scales,
-    read_states,
 )
 from steerable_llm.model import SteerableHFLLM
 from steerable_llm.pairs import Pairs
@@ -54,11 +53,9 @@ def extract_icv(
         UnknownArchitectureError: the model's MLPs cannot be told.
     """
     layers = chosen_layers(llm, config.layers)
-    good, bad = answered(llm, pairs, config.answer_tokens)
-    deltas = (read_states(llm, good) - read_states(llm, bad))[:, list(layers)]
+    good, bad = answer_states(llm, pairs, config.answer_tokens, progress=progress)
+    deltas = (good - bad)[:, list(layers)]
     pieces = aggregate(deltas.flatten(1), "pca_plus_mean").view(len(layers), -1)
-    if progress is not None:
-        progress(len(pairs))
     return Extraction(
         directions=dict(zip(layers, pieces, strict=True)),
         scales=prompt_scales(llm, pairs, layers, "mlp"),

@@ -27,10 +27,9 @@ from steerable_llm.methods.extraction import Extraction
 from steerable_llm.methods.probes import Split, logistic_probes
 from steerable_llm.methods.states import (
     AnswerStates,
-    answered,
+    answer_states,
     chosen_layers,
     prompt_scales,
-    read_states,
 )
 from steerable_llm.model import SteerableHFLLM
 from steerable_llm.pairs import Pairs
@@ -93,11 +92,8 @@ def extract_heads(
     """
     layers = chosen_layers(llm, config.layers)
     training = _training_pairs(pairs, config)
-    good, bad = answered(llm, pairs, config.answer_tokens)
     number = int(text_config(llm.model).num_attention_heads)
-    states = torch.cat([read_states(llm, texts, "heads", last) for texts in (good, bad)])
-    if progress is not None:
-        progress(len(pairs))
+    states = torch.cat(answer_states(llm, pairs, config.answer_tokens, "heads", last, progress))
     states = states[:, list(layers)].reshape(len(states), len(layers) * number, -1)
     labels = torch.cat([torch.ones(len(pairs)), torch.zeros(len(pairs))])
     accuracy = probe(Split(states, labels, training.repeat(2)))

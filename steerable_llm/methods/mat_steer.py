@@ -27,10 +27,9 @@ from torch.nn.functional import normalize
 from steerable_llm.methods.extraction import Extraction
 from steerable_llm.methods.states import (
     AnswerStates,
-    answered,
+    answer_states,
     chosen_layers,
     prompt_scales,
-    read_states,
 )
 from steerable_llm.model import SteerableHFLLM
 from steerable_llm.pairs import Pairs
@@ -80,10 +79,7 @@ def extract_mat_steer(
         InvalidInputError: a layer the model does not have.
     """
     layers = chosen_layers(llm, config.layers)
-    good, bad = answered(llm, pairs, config.answer_tokens)
-    right, wrong = read_states(llm, good), read_states(llm, bad)
-    if progress is not None:
-        progress(len(pairs))
+    right, wrong = answer_states(llm, pairs, config.answer_tokens, progress=progress)
     names = ["all" if config.attributes == "one" else pair.source for pair in pairs]
     attributes = sorted(set(names))
     members = [torch.tensor([name == a for name in names]) for a in attributes]

@@ -25,7 +25,7 @@ from steerable_llm.errors import AttributionError
 from steerable_llm.methods.extraction import Extraction
 from steerable_llm.methods.states import (
     AnswerStates,
-    answered,
+    answer_states,
     chosen_layers,
     prompt_scales,
     read_states,
@@ -79,13 +79,15 @@ def extract_repe(
         raise AttributionError(f"a principal component needs at least 2 pairs, not {len(pairs)}")
     layers = chosen_layers(llm, config.layers)
     if config.positive is None or config.negative is None:
-        good, bad = answered(llm, pairs, config.answer_tokens)
+        good, bad = answer_states(llm, pairs, config.answer_tokens, progress=progress)
     else:
-        good = [_instructed(llm, pair, config.positive) for pair in pairs]
-        bad = [_instructed(llm, pair, config.negative) for pair in pairs]
-    deltas = read_states(llm, good) - read_states(llm, bad)
-    if progress is not None:
-        progress(len(pairs))
+        good, bad = (
+            read_states(llm, [_instructed(llm, pair, instruction) for pair in pairs])
+            for instruction in (config.positive, config.negative)
+        )
+        if progress is not None:
+            progress(len(pairs))
+    deltas = good - bad
     coins = _coins(len(pairs), config.seed)
     return Extraction(
         directions={x: reading_vector(deltas[:, x], coins) for x in layers},

@@ -1,6 +1,6 @@
 """Hidden states at the end of texts, which most methods compare."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -66,6 +66,38 @@ def read_states(
             ]
             found[i] = torch.stack(states)
     return torch.stack([found[i] for i in range(len(texts))])
+
+
+def answer_states(
+    llm: SteerableHFLLM,
+    pairs: Pairs,
+    answer_tokens: int | None = None,
+    site: Site = "block",
+    last: int = 1,
+    progress: Callable[[int], object] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Read every block's activations at the end of the good answers, and of the bad ones.
+
+    Args:
+        llm: the model.
+        pairs: with good and bad answers.
+        answer_tokens: as in `AnswerStates`.
+        site: which activations.
+        last: take the mean over so many last tokens.
+        progress: called with the number of pairs that are done.
+
+    Returns:
+        Two times float32 [n, L, width].
+
+    Raises:
+        PairError: a pair without a bad answer, or with images.
+        PromptTooLongError: prompt and answer do not fit the context window.
+    """
+    texts = answered(llm, pairs, answer_tokens)
+    good, bad = (read_states(llm, ends, site, last) for ends in texts)
+    if progress is not None:
+        progress(len(pairs))
+    return good, bad
 
 
 def prompt_scales(

@@ -60,6 +60,16 @@ _TRACES: dict[str, Callable[[Record], list[Span]]] = {
 IMPORTERS = tuple(sorted([*_FLAT, *_TRACES]))
 
 
+def check_kind(kind: str) -> None:
+    """Refuse a log that cannot be imported.
+
+    Raises:
+        InvalidInputError: It is none of `IMPORTERS`.
+    """
+    if kind not in IMPORTERS:
+        raise InvalidInputError(f"{kind!r} cannot be imported: one of {', '.join(IMPORTERS)}")
+
+
 def import_files(
     log: AnswerLog,
     paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
@@ -89,8 +99,7 @@ def import_files(
         InvalidInputError: An unknown kind, or a file that is not there.
         AnswerLogError: The database failed; the batches before that are kept.
     """
-    if kind not in IMPORTERS:
-        raise InvalidInputError(f"{kind!r} cannot be imported: one of {', '.join(IMPORTERS)}")
+    check_kind(kind)
     named = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
     files = [Path(path) for path in named]
     for file in files:
@@ -158,8 +167,8 @@ def _add(
             report.known += row["id"] in rows
             rows.setdefault(row["id"], row)
     new = add_rows(connection, list(rows.values()))
-    report.added += len(new)
-    report.known += len(rows) - len(new)
+    report.added += new
+    report.known += len(rows) - new
 
 
 def _stage(

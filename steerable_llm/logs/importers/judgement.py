@@ -111,6 +111,8 @@ def judge(answer: LoggedAnswer, judgements: Sequence[Judgement], rules: Rules) -
 
     People outrank metrics, and one that says "bad" outranks one that says "good".
     """
+    if not judgements:
+        return answer
     opinions = [(*_opinion(judgement, rules), judgement) for judgement in judgements]
     decided = [opinion for opinion in opinions if opinion[0] is not None]
     decided = [opinion for opinion in decided if opinion[2].human] or decided

@@ -129,8 +129,8 @@ def _add(
         except InvalidInputError as problem:
             report.skip(places[answer.id], str(problem))
     new = add_rows(connection, rows)
-    report.added += len(new)
-    report.known += len(rows) - len(new)
+    report.added += new
+    report.known += len(rows) - new
 
 
 def _judge(

@@ -19,9 +19,11 @@ def hold_policies() -> Iterator[None]:
     """Keep every policy as it is when it is first looked at in this block.
 
     A call looks at its policy several times: for its step, for a cache's key, for its steering.
-    Held, a file that changes in between cannot put an answer under the key of another policy.
+    Held, a file that changes in between cannot put an answer under the key of another policy. In
+    a block within a block, what the outer one found stays.
     """
-    token = _HELD.set({})
+    outer = _HELD.get()
+    token = _HELD.set({} if outer is None else outer)
     try:
         yield
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from steerable_llm.tools import CallPiece, InvalidToolCall, ParsedAnswer, ToolFormat
 
@@ -34,7 +35,7 @@ class CallStream:
         self._position: int | None = None
 
     def push(self, raw: str) -> list[CallPiece]:
-        """Look at all of the answer so far, and return what is new."""
+        """Look at all of the answer so far, and return what is new, in order."""
         if self._position is None:
             opened = self._format.opening.search(raw)
             if opened is None:
@@ -74,6 +75,17 @@ class CallStream:
             pieces.append(CallPiece(index, call.text + _spoiling(call.text), call.name))
             index += 1
         return pieces
+
+
+def joined(pieces: Sequence[CallPiece]) -> tuple[CallPiece, ...]:
+    """One piece per call: who reads a chunk may not put several of one call together."""
+    found: dict[int, CallPiece] = {}
+    for piece in pieces:
+        before = found.get(piece.index)
+        if before is not None:
+            piece = replace(before, arguments=before.arguments + piece.arguments)
+        found[piece.index] = piece
+    return tuple(found.values())
 
 
 def _untold(invalid: Sequence[InvalidToolCall], told: int) -> Sequence[InvalidToolCall]:

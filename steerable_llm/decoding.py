@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from steerable_llm.answer_text import AnswerText
-from steerable_llm.call_stream import CallStream
+from steerable_llm.call_stream import CallStream, joined
 from steerable_llm.chat_format import ChatFormat
 from steerable_llm.contrast_decoding import ContextContrast, bare_prompt
 from steerable_llm.decision import SteeringDecision
@@ -118,7 +118,7 @@ class Answer:
             rest, self._parsed = self._readable.finish()
             released += rest
             calls += self._calls.finish(self._parsed)
-        return GenerationChunk(released, token, calls=tuple(calls))
+        return GenerationChunk(released, token, calls=joined(calls))
 
     def _ending(self, token: int) -> FinishReason | None:
         if token in self._end_ids or self._raw.stopped:

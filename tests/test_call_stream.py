@@ -66,6 +66,7 @@ def test_arguments_are_told_as_they_come() -> None:
     for family, said in WRITTEN.items():
         chunks = list(scripted_llm({"Hi": said}, family).stream("Hi", tools=[MULTIPLY]))
         pieces = [piece for chunk in chunks for piece in chunk.calls]
+        assert all(len({p.index for p in chunk.calls}) == len(chunk.calls) for chunk in chunks)
         final = chunks[-1].final
         assert final is not None
         (call,) = final.tool_calls

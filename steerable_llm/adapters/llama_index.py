@@ -244,7 +244,7 @@ class SteerableLlamaIndexLLM(ObjectLLM, FunctionCallingLLM):
     ) -> EngineCall:
         """Settle everything about a call; the step is told here."""
         refuse_unknown("call argument", kwargs, _CALL_ARGUMENTS)
-        with hold_policies():
+        with hold_policies(join=True):
             arguments = {
                 "messages": messages,
                 "steering": self.steering,

@@ -16,7 +16,6 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel
 
 from steerable_llm.errors import InvalidInputError
-from steerable_llm.tools import Tool, ToolFormat
 
 ConstraintKind = Literal["json_schema", "json_object", "regex", "choice"]
 
@@ -103,7 +102,8 @@ class Constraint:
         return _BODIES[self.kind](self)
 
 
-def _json_rule(schema: Mapping[str, Any], strict: bool = False) -> str:
+def json_rule(schema: Mapping[str, Any], strict: bool = False) -> str:
+    """The body of a rule for JSON that follows a schema."""
     style = {**_JSON_STYLE, "coerce_one_of": True, "lenient": not strict}
     # The parts of an `allOf` each name some of the properties: none of them could be closed.
     closed = schema if '"allOf"' in json.dumps(schema) else _closed(schema)
@@ -135,112 +135,14 @@ def _regex_rule(pattern: str) -> str:
     return f"/{parts}/"
 
 
-def _text_rule(text: str) -> str:
+def text_rule(text: str) -> str:
+    """A text as a grammar writes it."""
     return json.dumps(text, ensure_ascii=False)
 
 
 _BODIES: dict[ConstraintKind, Callable[[Constraint], str]] = {
-    "json_schema": lambda made: _json_rule(json.loads(made.source), made.strict),
-    "json_object": lambda _: _json_rule({"type": "object"}),
+    "json_schema": lambda made: json_rule(json.loads(made.source), made.strict),
+    "json_object": lambda _: json_rule({"type": "object"}),
     "regex": lambda made: _regex_rule(made.source),
-    "choice": lambda made: " | ".join(map(_text_rule, json.loads(made.source))),
-}
-
-
-def grammar_for(
-    constraint: Constraint | None,
-    tools: Sequence[Tool],
-    tool_choice: str | None,
-    tool_format: ToolFormat | None,
-    added_id: Callable[[str], int | None],
-    parallel: bool = True,
-) -> str | None:
-    """The grammar of a request's answer; None leaves the answer free.
-
-    Args:
-        constraint: what an answer that calls no tool must look like.
-        tools: what may be called.
-        tool_choice: required or a tool's name makes calls sure; auto lets the model choose
-            between calls and an answer under the constraint.
-        tool_format: how this model writes calls.
-        added_id: the one token that was added to the vocabulary for a text, if there is one.
-        parallel: whether an answer may have several calls.
-    """
-    if not tools or tool_format is None or tool_choice == "none":
-        return None if constraint is None else f"start: {constraint.grammar}"
-    forced = tool_choice not in (None, "auto")
-    if constraint is None and not forced:
-        return None
-    named = [tool for tool in tools if tool["function"]["name"] == tool_choice]
-    calls, rules = _CALLS[tool_format.name](named or tools, parallel and not named, added_id)
-    # A choice that is sure is sure: the constraint is for answers, not for calls.
-    answer = "" if forced or constraint is None else " | answer"
-    lines = [f"start: {calls}{answer}", *rules]
-    if answer and constraint is not None:
-        lines.append(f"answer: {constraint.grammar}")
-    return "\n".join(lines)
-
-
-Rules = tuple[str, list[str]]
-
-
-def _mark(text: str, added_id: Callable[[str], int | None]) -> str:
-    number = added_id(text)
-    return _text_rule(text) if number is None else f"<[{number}]>"
-
-
-def _parameters(tool: Tool) -> dict[str, Any]:
-    given = tool["function"].get("parameters") or {"properties": {}}
-    return {"type": "object", **given}
-
-
-def _objects(tools: Sequence[Tool], key: str) -> list[str]:
-    """One rule per tool, `call_0` and so on: `{"name": ..., key: {...}}`."""
-    rules = []
-    for number, tool in enumerate(tools):
-        opening = f'{{"name": {json.dumps(tool["function"]["name"])}, "{key}": '
-        rules.append(f'call_{number}: {_text_rule(opening)} arguments_{number} "}}"')
-        rules.append(f"arguments_{number}: {_json_rule(_parameters(tool))}")
-    return rules
-
-
-def _one_of(tools: Sequence[Tool]) -> str:
-    return " | ".join(f"call_{number}" for number in range(len(tools)))
-
-
-def _hermes(tools: Sequence[Tool], many: bool, added_id: Callable[[str], int | None]) -> Rules:
-    opening, closing = (_mark(mark, added_id) for mark in ("<tool_call>", "</tool_call>"))
-    wrapped = f'wrapped: {opening} "\\n" ({_one_of(tools)}) "\\n" {closing}'
-    more = ' ("\\n" wrapped)*' if many else ""
-    return f"wrapped{more}", [wrapped, *_objects(tools, "arguments")]
-
-
-def _llama3(tools: Sequence[Tool], _: bool, __: Callable[[str], int | None]) -> Rules:
-    return f"({_one_of(tools)})", _objects(tools, "parameters")
-
-
-def _mistral(tools: Sequence[Tool], many: bool, added_id: Callable[[str], int | None]) -> Rules:
-    more = ' (", " one)*' if many else ""
-    # Some of these models write a blank after the mark, and some do not.
-    start = f'{_mark("[TOOL_CALLS]", added_id)} " "? "[" one{more} "]"'
-    return start, [f"one: {_one_of(tools)}", *_objects(tools, "arguments")]
-
-
-def _mistral_args(
-    tools: Sequence[Tool], many: bool, added_id: Callable[[str], int | None]
-) -> Rules:
-    opening, between = _mark("[TOOL_CALLS]", added_id), _mark("[ARGS]", added_id)
-    rules = []
-    for number, tool in enumerate(tools):
-        name = _text_rule(tool["function"]["name"])
-        rules.append(f"call_{number}: {opening} {name} {between} arguments_{number}")
-        rules.append(f"arguments_{number}: {_json_rule(_parameters(tool))}")
-    return f"({_one_of(tools)}){'+' if many else ''}", rules
-
-
-_CALLS: dict[str, Callable[[Sequence[Tool], bool, Callable[[str], int | None]], Rules]] = {
-    "hermes": _hermes,
-    "llama3": _llama3,
-    "mistral": _mistral,
-    "mistral-args": _mistral_args,
+    "choice": lambda made: " | ".join(map(text_rule, json.loads(made.source))),
 }

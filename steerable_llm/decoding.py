@@ -18,6 +18,7 @@ from transformers import (
 )
 
 from steerable_llm.answer_text import AnswerText
+from steerable_llm.call_stream import CallStream, joined
 from steerable_llm.chat_format import ChatFormat
 from steerable_llm.contrast_decoding import ContextContrast, bare_prompt
 from steerable_llm.decision import SteeringDecision
@@ -35,7 +36,7 @@ from steerable_llm.plan import SteeringPlan
 from steerable_llm.sampling import RowSampler
 from steerable_llm.steering import Steering
 from steerable_llm.tool_text import ToolText
-from steerable_llm.tools import ParsedAnswer, ToolFormat, with_ids
+from steerable_llm.tools import ParsedAnswer, ToolFormat, call_id, with_ids
 
 OnChunk = Callable[[int, GenerationChunk], None]
 
@@ -76,7 +77,8 @@ class Answer:
         self.finish_reason: FinishReason | None = None
         # A stop text that is itself a special token never shows up in the text. Under a grammar
         # none counts: an answer that it cut short would not follow the grammar.
-        stops = () if prompt.grammar else prompt.request.stops
+        held = prompt.grammar is not None and not prompt.grammar.free
+        stops = () if held else prompt.request.stops
         tokens = {stop: chat.special_id(stop) for stop in stops}
         self._end_ids = end_ids.union(x for x in tokens.values() if x is not None)
         hidden = None
@@ -87,9 +89,20 @@ class Answer:
         )
         self._readable = ToolText(prompt.tool_format) if prompt.tool_format else None
         self._parsed = ParsedAnswer("")
+        self._calls: CallStream | None = None
+        if prompt.tool_format is not None:
+            self._calls = CallStream(
+                prompt.tool_format,
+                lambda number, name: call_id(prompt.tokens, number, name),
+                self._most_calls,
+            )
 
-    def push(self, token: int) -> str:
-        """Take one token, decide whether the answer ends, and return the text it releases."""
+    @property
+    def _most_calls(self) -> int | None:
+        return None if self.prompt.request.parallel_tool_calls else 1
+
+    def push(self, token: int) -> GenerationChunk:
+        """Take one token, decide whether the answer ends, and return what is new for the reader."""
         self.tokens.append(token)
         released = "" if token in self._end_ids else self._raw.push(token)
         self.finish_reason = self._ending(token)
@@ -97,13 +110,15 @@ class Answer:
             released += self._raw.finish()
             if self._raw.stopped:  # a stop text that was complete all along, and held back
                 self.finish_reason = "stop"
-        if self._readable is None:
-            return released
+        if self._readable is None or self._calls is None:
+            return GenerationChunk(released, token)
         released = self._readable.push(released)
+        calls = self._calls.push(self._readable.raw)
         if self.finish_reason is not None:
             rest, self._parsed = self._readable.finish()
             released += rest
-        return released
+            calls += self._calls.finish(self._parsed)
+        return GenerationChunk(released, token, calls=joined(calls))
 
     def _ending(self, token: int) -> FinishReason | None:
         if token in self._end_ids or self._raw.stopped:
@@ -121,8 +136,7 @@ class Answer:
             SteeringNotAppliedError: A steering reached no layer.
         """
         terms = self.prompt.steering.active_terms
-        most = None if self.prompt.request.parallel_tool_calls else 1
-        calls = self._parsed.calls[:most]
+        calls = self._parsed.calls[: self._most_calls]
         return Generation(
             text=self._raw.text if self._readable is None else self._readable.text,
             token_ids=tuple(self.tokens),
@@ -156,11 +170,11 @@ class _Progress(StoppingCriteria):
             answer = self._answers[row]
             if answer.finish_reason is not None or self._cancelled.is_set():
                 continue
-            text = answer.push(token)
+            chunk = answer.push(token)
             if answer.finish_reason is not None:
                 self._plan.finish(row)
             if self._on_chunk is not None:
-                self._on_chunk(row, GenerationChunk(text, token))
+                self._on_chunk(row, chunk)
         done = [
             self._cancelled.is_set() or answer.finish_reason is not None for answer in self._answers
         ]

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from steerable_llm.embedding import Embedder
 from steerable_llm.errors import GateFileError, InvalidInputError, ModelMismatchError
-from steerable_llm.gate_file import gate_hash, read_gate_file, write_gate_file
+from steerable_llm.gate_file import read_gate_file, write_gate_file
+from steerable_llm.tensor_file import content_hash
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +60,7 @@ class Gate:
     @property
     def fingerprint_id(self) -> str:
         """Sixteen hexadecimal digits over all that decides its probabilities."""
-        return gate_hash(self._content(), self._tensors())[:16]
+        return content_hash(self._content(), self._tensors())[:16]
 
     def check(self, embedder: Embedder) -> None:
         """Make sure that an embedding model is the one the gate was trained with.

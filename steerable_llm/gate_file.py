@@ -1,19 +1,17 @@
 """The gate file: two tensors and JSON metadata in one safetensors file, with a hash. No pickle."""
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 from steerable_llm.errors import GateFileError
 from steerable_llm.files import write_whole
+from steerable_llm.tensor_file import content_hash, plain_json, read_tensors
 
 FORMAT_VERSION = 1
 _KIND = "steerable-llm gate"
@@ -26,8 +24,8 @@ def write_gate_file(
     metadata = {
         "kind": _KIND,
         "format_version": str(FORMAT_VERSION),
-        "content": _json(content),
-        "content_hash": gate_hash(content, tensors),
+        "content": plain_json(content),
+        "content_hash": content_hash(content, tensors),
     }
     return write_whole(path, to_safetensors(dict(tensors), metadata))
 
@@ -39,17 +37,8 @@ def read_gate_file(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[s
         GateFileError: missing, cut short, changed, of another kind, or of a newer version.
     """
     source = Path(path)
-    if not source.is_file():
-        raise GateFileError(f"there is no gate file {source}: check the path")
-    try:
-        with safe_open(source, framework="pt", device="cpu") as file:
-            metadata: dict[str, str] = dict(file.metadata() or {})
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-    except (SafetensorError, OSError, ValueError) as error:
-        raise GateFileError(
-            f"{source} is not a whole safetensors file ({error}): it was cut short or is "
-            "another kind of file; copy it again, or train the gate again"
-        ) from error
+    again = "copy it again, or train the gate again"
+    metadata, tensors = read_tensors(source, "gate", again, GateFileError)
     version = metadata.get("format_version", "")
     if metadata.get("kind") != _KIND or not version.isdecimal():
         raise GateFileError(
@@ -65,23 +54,9 @@ def read_gate_file(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[s
         content: dict[str, Any] = json.loads(metadata["content"])
     except (KeyError, json.JSONDecodeError) as error:
         raise GateFileError(f"{source} has no readable metadata: train the gate again") from error
-    if metadata.get("content_hash") != gate_hash(content, tensors):
+    if metadata.get("content_hash") != content_hash(content, tensors):
         raise GateFileError(
             f"{source} was changed after it was saved (its content hash does not fit): "
             "get the original file or train the gate again"
         )
     return content, tensors
-
-
-def gate_hash(content: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
-    """Return the SHA-256 over the metadata and every tensor's name, type, shape and bytes."""
-    hasher = hashlib.sha256(_json(content).encode())
-    for name in sorted(tensors):
-        tensor = tensors[name].contiguous()
-        hasher.update(f"|{name}:{tensor.dtype}:{tuple(tensor.shape)}|".encode())
-        hasher.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return hasher.hexdigest()
-
-
-def _json(value: object) -> str:
-    return json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False)

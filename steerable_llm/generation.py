@@ -15,7 +15,7 @@ from steerable_llm.errors import InvalidInputError
 from steerable_llm.pairs import MessagesLike
 from steerable_llm.policy import Policy
 from steerable_llm.steering import Scope, Site, Steering, SteeringTerm, Unit
-from steerable_llm.tools import InvalidToolCall, Tool, ToolCall, check_tools
+from steerable_llm.tools import CallPiece, InvalidToolCall, Tool, ToolCall, check_tools
 
 FinishReason = Literal["stop", "length"]
 
@@ -113,6 +113,7 @@ class GenerationSettings(TypedDict, total=False):
     constraint: Constraint | None
     context: Context
     policy: Policy | None
+    contrast: Contrast | None
 
 
 @dataclass(frozen=True)
@@ -209,11 +210,13 @@ class GenerationChunk:
             incomplete.
         token_id: The token just generated; None in the closing chunk.
         final: The whole answer, in the closing chunk only.
+        calls: What is new of the answer's tool calls.
     """
 
     text: str
     token_id: int | None = None
     final: Generation | None = None
+    calls: tuple[CallPiece, ...] = ()
 
 
 def _require(condition: bool, name: str, value: object, expected: str) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from functools import lru_cache
 
 import llguidance
-import llguidance.hf
 import numpy as np
 import torch
+from tokenizers import decoders
 from torch import Tensor
 from transformers import LogitsProcessor, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
@@ -27,38 +28,34 @@ class GrammarReader:
             tokenizer: a fast one.
             end_ids: tokens that end an answer; allowed once the grammar is fulfilled.
             vocabulary: how many scores the model gives, padding of its head included.
-
-        Raises:
-            InvalidInputError: the tokenizer is a slow one, or of a kind that cannot be read.
         """
-        if not isinstance(tokenizer, PreTrainedTokenizerFast):
-            raise InvalidInputError(
-                f"constrained answers need a fast tokenizer, and this is a "
-                f"{type(tokenizer).__name__}: load the model with its tokenizer.json"
-            )
+        self._tokenizer: llguidance.LLTokenizer | None = None
+        self._refusal = ""
         try:
-            self._tokenizer = llguidance.hf.from_tokenizer(
-                tokenizer,
-                n_vocab=max(vocabulary, len(tokenizer)),
-                eos_token=sorted(end_ids) or None,
-            )
-        except (ValueError, RuntimeError) as error:
-            raise InvalidInputError(
-                f"constrained answers are not possible with this tokenizer ({error}): take a model "
-                "with a byte-level BPE or a SentencePiece BPE tokenizer"
-            ) from error
+            self._tokenizer = _read(tokenizer, sorted(end_ids), max(vocabulary, len(tokenizer)))
+        except InvalidInputError as error:
+            # Told whenever a grammar is asked for, and not looked into again.
+            self._refusal = str(error)
         # A grammar is compiled once; its rows then go their own ways from copies.
         self._compiled = lru_cache(maxsize=32)(self._compile)
 
-    def start(self, grammar: str) -> GrammarState:
+    def start(self, grammar: str, free: bool = False) -> GrammarState:
         """Begin an answer under a grammar.
 
+        Args:
+            grammar: in llguidance's dialect of Lark.
+            free: whether the answer may go on without it, should it turn out too complex.
+
         Raises:
-            InvalidInputError: the grammar asks for what cannot be guaranteed.
+            InvalidInputError: the tokenizer is a slow one, or of a kind that cannot be read; or
+                the grammar asks for what cannot be guaranteed.
         """
-        return GrammarState(self._compiled(grammar).deep_copy(), self._tokenizer)
+        if self._tokenizer is None:
+            raise InvalidInputError(self._refusal)
+        return GrammarState(self._compiled(grammar).deep_copy(), self._tokenizer, free)
 
     def _compile(self, grammar: str) -> llguidance.LLMatcher:
+        assert self._tokenizer is not None, "a grammar begins only where it can be followed"
         matcher = llguidance.LLMatcher(self._tokenizer, grammar, log_level=0)
         if matcher.is_error():
             # The report goes on with the place in a grammar that its reader never wrote.
@@ -70,11 +67,60 @@ class GrammarReader:
         return matcher
 
 
-class GrammarState:
-    """How far one answer has come in its grammar."""
+def _read(
+    tokenizer: PreTrainedTokenizerBase, end_ids: list[int], vocabulary: int
+) -> llguidance.LLTokenizer:
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise InvalidInputError(
+            f"constrained answers need a fast tokenizer, and this is a "
+            f"{type(tokenizer).__name__}: load the model with its tokenizer.json"
+        )
+    try:
+        return llguidance.LLTokenizer(_readable(tokenizer), vocabulary, end_ids or None)
+    except (ValueError, RuntimeError) as error:
+        raise InvalidInputError(
+            f"constrained answers are not possible with this tokenizer ({error}): take a model "
+            "with a byte-level BPE or a SentencePiece tokenizer"
+        ) from error
 
-    def __init__(self, matcher: llguidance.LLMatcher, tokenizer: llguidance.LLTokenizer) -> None:
+
+def _readable(tokenizer: PreTrainedTokenizerFast) -> str:
+    """The tokenizer as JSON, its decoder in a form that llguidance knows.
+
+    Of SentencePiece's decoders it reads the long form alone: blanks for marks, bytes, and no blank
+    in front.
+
+    Raises:
+        ValueError: the vocabulary has pieces with a blank inside, which the short form reads
+            otherwise than the long one where they come first.
+    """
+    backend = copy(tokenizer.backend_tokenizer)
+    backend.no_padding()
+    backend.no_truncation()
+    decoder = backend.decoder
+    if isinstance(decoder, decoders.Metaspace):
+        blank = decoder.replacement
+        if any(blank in piece.lstrip(blank) for piece in backend.get_vocab()):
+            raise ValueError("it has pieces with a blank after their first letter")
+        long = [decoders.Replace(blank, " "), decoders.ByteFallback(), decoders.Fuse()]
+        if decoder.prepend_scheme != "never":
+            long.append(decoders.Strip(" ", 1, 0))
+        backend.decoder = decoders.Sequence(long)
+    return str(backend.to_str())
+
+
+class GrammarState:
+    """How far one answer has come in its grammar.
+
+    Attributes:
+        free: whether the answer may go on without the grammar, should it turn out too complex.
+    """
+
+    def __init__(
+        self, matcher: llguidance.LLMatcher, tokenizer: llguidance.LLTokenizer, free: bool = False
+    ) -> None:
         """Start with nothing written."""
+        self.free = free
         self._matcher = matcher
         self._tokenizer = tokenizer
 
@@ -94,7 +140,7 @@ class GrammarState:
         Raises:
             SteerableError: the grammar does not allow it; that is a fault of this package.
         """
-        if not self._matcher.consume_token(token):
+        if not self._matcher.consume_token(token) and not self.free:
             raise SteerableError(
                 f"the grammar refuses token {token}: {self._reason}; "
                 "please report this with the constraint"
@@ -107,6 +153,8 @@ class GrammarState:
             SteerableError: the grammar got too complex to be followed, or no token can follow.
         """
         bits = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
+        if self._matcher.is_error() and self.free:
+            return torch.ones(vocabulary, dtype=torch.bool)
         if self._matcher.is_error():
             raise SteerableError(
                 f"the constraint cannot be followed ({self._reason}): simplify it, or see whether "

@@ -15,13 +15,17 @@ _Stamp = tuple[int, int, int] | None
 
 
 @contextmanager
-def hold_policies() -> Iterator[None]:
+def hold_policies(join: bool = False) -> Iterator[None]:
     """Keep every policy as it is when it is first looked at in this block.
 
     A call looks at its policy several times: for its step, for a cache's key, for its steering.
     Held, a file that changes in between cannot put an answer under the key of another policy.
+
+    Args:
+        join: Keep to what a block around this one found; else a block looks anew.
     """
-    token = _HELD.set({})
+    outer = _HELD.get()
+    token = _HELD.set(outer if join and outer is not None else {})
     try:
         yield
     finally:

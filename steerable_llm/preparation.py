@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from steerable_llm.constraint import grammar_for
+from steerable_llm.call_grammar import AnswerGrammar, grammar_for
 from steerable_llm.decision import Asked, SteeringDecision
 from steerable_llm.decoding import Prompt
 from steerable_llm.errors import InvalidInputError, PromptTooLongError
 from steerable_llm.generation import GenerationRequest
+from steerable_llm.guidance import GrammarState
 from steerable_llm.pairs import MessagesLike
 from steerable_llm.scoring import Scored
 from steerable_llm.steering import Steering
@@ -84,15 +85,21 @@ def _prompt(llm: SteerableHFLLM, request: GenerationRequest) -> Prompt:
         request.tool_choice,
         calls,
         chat.added_id,
+        chat.special_ids - llm.end_ids,
         request.parallel_tool_calls,
     )
-    return Prompt(
-        request,
-        tokens,
-        Steering.none(),
-        None if grammar is None else llm.grammars.start(grammar),
-        calls,
-    )
+    return Prompt(request, tokens, Steering.none(), _started(llm, grammar), calls)
+
+
+def _started(llm: SteerableHFLLM, grammar: AnswerGrammar | None) -> GrammarState | None:
+    if grammar is None:
+        return None
+    try:
+        return llm.grammars.start(grammar.text, grammar.free)
+    except InvalidInputError:
+        if grammar.free:  # calls are then read as they come
+            return None
+        raise
 
 
 def _scored(llm: SteerableHFLLM, messages: MessagesLike, answer: str) -> Scored:

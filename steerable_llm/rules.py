@@ -7,7 +7,7 @@ through only where it is needed (MAT-Steer, Nguyen et al. 2025, arXiv:2502.12446
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -27,6 +27,16 @@ class Gates:
     weights: Tensor
     biases: Tensor
     vectors: Tensor
+    _elsewhere: dict[torch.device, Gates] = field(default_factory=dict, init=False, repr=False)
+
+    def on(self, device: torch.device) -> Gates:
+        """The same on a device; copied there once, not anew in each pass."""
+        if device == self.weights.device:
+            return self
+        if device not in self._elsewhere:
+            parts = (self.weights, self.biases, self.vectors)
+            self._elsewhere[device] = Gates(*(part.to(device) for part in parts))
+        return self._elsewhere[device]
 
     @property
     def table(self) -> Tensor:
@@ -76,6 +86,7 @@ def gated_delta(h: Tensor, gates: Gates, factor: float) -> Tensor:
         float32 `[..., d]`.
     """
     x = h.float()
-    opened = torch.sigmoid(x @ gates.weights.to(x.device).T + gates.biases.to(x.device))
-    passed: Tensor = opened @ gates.vectors.to(x.device)
+    here = gates.on(x.device)
+    opened = torch.sigmoid(x @ here.weights.T + here.biases)
+    passed: Tensor = opened @ here.vectors
     return factor * passed

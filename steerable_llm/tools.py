@@ -60,6 +60,27 @@ class InvalidToolCall:
 
 
 @dataclass(frozen=True)
+class CallPiece:
+    """Some more of a call, while the model still writes it.
+
+    The arguments of all pieces with one index, put together, are the JSON of a call's arguments. A
+    call that turns out to be none ends in a bracket that fits nothing: it can never be read as
+    one, not even by who mends JSON that is cut off.
+
+    Attributes:
+        index: which call of the answer.
+        arguments: what is new of its arguments.
+        name: of the tool, in a call's first piece.
+        id: of the call, in its first piece.
+    """
+
+    index: int
+    arguments: str
+    name: str | None = None
+    id: str | None = None
+
+
+@dataclass(frozen=True)
 class ParsedAnswer:
     """An answer, taken apart.
 
@@ -84,12 +105,15 @@ class ToolFormat:
         marks: the texts around calls, the first of them opens one. Where one is a special token,
             it counts as text all the same.
         parse: reads an answer.
+        head: matches from the end of one call's arguments (or the opening) up to where the next
+            one's begin; its group is the name of the tool.
     """
 
     name: str
     opening: re.Pattern[str]
     marks: tuple[str, ...]
     parse: Callable[[str], ParsedAnswer]
+    head: re.Pattern[str]
 
 
 def _read(text: str, written: str) -> Any:
@@ -97,8 +121,15 @@ def _read(text: str, written: str) -> Any:
     try:
         value = json.loads(text)
     except ValueError as error:
-        return InvalidToolCall(written, f"not valid JSON: {error}")
+        return _unreadable(_HERMES_HEAD, written, error)
     return _call_of(value, written)
+
+
+def _unreadable(head: re.Pattern[str], written: str, error: ValueError) -> InvalidToolCall:
+    """What was cut off or is no JSON; its arguments alone, where it has begun as a call."""
+    begun = head.match(written)
+    text, name = (written[begun.end() :], begun[1]) if begun else (written, None)
+    return InvalidToolCall(text, f"not valid JSON: {error}", name)
 
 
 def _call_of(value: Any, written: str) -> Any:
@@ -125,6 +156,18 @@ def _sorted_out(content: str, found: Sequence[Any]) -> ParsedAnswer:
     )
 
 
+def _head(before: str, arguments: str) -> re.Pattern[str]:
+    """A call as an object, up to its arguments."""
+    return re.compile(
+        rf'{before}\{{\s*"name"\s*:\s*"([\w.-]+)"\s*,\s*"(?:{arguments})"\s*:\s*(?=\{{)'
+    )
+
+
+_HERMES_HEAD = _head(r"(?:\s|\}|</tool_call>)*<tool_call>\s*", "arguments")
+_LLAMA3_HEAD = _head(r"(?:\s|;|\}|<\|python_tag\|>)*", "parameters|arguments")
+_MISTRAL_HEAD = _head(r"(?:\[TOOL_CALLS\]|[\s\[,}])*", "arguments")
+_ARGS_HEAD = re.compile(r"\s*\[TOOL_CALLS\]\s*([\w.-]+)\s*(?:\[CALL_ID\]\w*)?\s*\[ARGS\]\s*(?=\{)")
+
 _HERMES = re.compile(r"\s*<tool_call>(.*?)(?:</tool_call>|(?=<tool_call>)|\Z)", re.DOTALL)
 
 
@@ -135,7 +178,25 @@ def _parse_hermes(text: str) -> ParsedAnswer:
     return _sorted_out(_HERMES.sub("", text), found)
 
 
+def _in_a_row(body: str, head: re.Pattern[str], between: str, mark: str) -> list[Any]:
+    """Calls that are written one after another, as far as they can be read."""
+    found: list[Any] = []
+    decoder = json.JSONDecoder()
+    position = 0
+    while position < len(body) or not found:
+        try:
+            value, end = decoder.raw_decode(body, position)
+        except ValueError as error:
+            return [*found, _unreadable(head, body[position:] or mark, error)]
+        found.append(_call_of(value, mark + body[position:end]))
+        position = end + len(body[end:]) - len(body[end:].lstrip(between))
+    return found
+
+
 _PYTHON_TAG = "<|python_tag|>"
+
+
+_ARGUMENTS = re.compile(r'"(?:parameters|arguments)"\s*:')
 
 
 def _parse_llama3(text: str) -> ParsedAnswer:
@@ -144,18 +205,9 @@ def _parse_llama3(text: str) -> ParsedAnswer:
     body = body.removeprefix(_PYTHON_TAG).strip()
     if not tagged and not body.startswith("{"):
         return ParsedAnswer(text)
-    found: list[Any] = []
-    decoder = json.JSONDecoder()
-    position = 0
-    while position < len(body):  # several calls are written one after another, with ";" between
-        try:
-            value, end = decoder.raw_decode(body, position)
-        except ValueError as error:
-            found.append(InvalidToolCall(body[position:], f"not valid JSON: {error}"))
-            break
-        found.append(_call_of(value, _PYTHON_TAG + body[position:end]))
-        position = end + len(body[end:]) - len(body[end:].lstrip("; \n\t"))
-    if not tagged and not any(isinstance(call, tuple) for call in found):
+    found = _in_a_row(body, _LLAMA3_HEAD, "; \n\t", _PYTHON_TAG)
+    begun = _LLAMA3_HEAD.match(body) or any(isinstance(call, tuple) for call in found)
+    if not tagged and not (begun and _ARGUMENTS.search(body)):
         return ParsedAnswer(text)  # an answer in JSON, or in braces: no call was meant
     return _sorted_out("", found)
 
@@ -182,30 +234,35 @@ def _parse_mistral(text: str) -> ParsedAnswer:
             found.append(_call_of({"name": named.group(1), "arguments": value}, body))
             body = rest[end:].strip()
     else:
-        try:
-            value = json.loads(body)
-        except ValueError as error:
-            found.append(InvalidToolCall(body, f"not valid JSON: {error}"))
-        else:
-            values = value if isinstance(value, list) else [value]
-            found += [_call_of(item, _TOOL_CALLS + json.dumps(item)) for item in values]
+        found = _in_a_row(body.lstrip("[ \n\t"), _MISTRAL_HEAD, ",] \n\t", _TOOL_CALLS)
     return _sorted_out(content.rstrip(), found)
 
 
 _MISTRAL_OPENING = re.compile(r"\s*\[TOOL_CALLS\]")
 FORMATS: dict[str, ToolFormat] = {
     "hermes": ToolFormat(
-        "hermes", re.compile(r"\s*<tool_call>"), ("<tool_call>", "</tool_call>"), _parse_hermes
+        "hermes",
+        re.compile(r"\s*<tool_call>"),
+        ("<tool_call>", "</tool_call>"),
+        _parse_hermes,
+        _HERMES_HEAD,
     ),
     "llama3": ToolFormat(
         "llama3",
         re.compile(r"\A\s*(?:\{|<\|python_tag\|>)"),
         (_PYTHON_TAG,),
         _parse_llama3,
+        _LLAMA3_HEAD,
     ),
-    "mistral": ToolFormat("mistral", _MISTRAL_OPENING, (_TOOL_CALLS,), _parse_mistral),
+    "mistral": ToolFormat(
+        "mistral", _MISTRAL_OPENING, (_TOOL_CALLS,), _parse_mistral, _MISTRAL_HEAD
+    ),
     "mistral-args": ToolFormat(
-        "mistral-args", _MISTRAL_OPENING, (_TOOL_CALLS, "[CALL_ID]", "[ARGS]"), _parse_mistral
+        "mistral-args",
+        _MISTRAL_OPENING,
+        (_TOOL_CALLS, "[CALL_ID]", "[ARGS]"),
+        _parse_mistral,
+        _ARGS_HEAD,
     ),
 }
 """Name -> format."""
@@ -230,16 +287,20 @@ def tool_format_of(tokenizer: PreTrainedTokenizerBase) -> ToolFormat | None:
 def with_ids(
     calls: Sequence[tuple[str, dict[str, Any]]], prompt: Sequence[int]
 ) -> tuple[ToolCall, ...]:
-    """Give each call an id.
+    """Give each call its id."""
+    return tuple(
+        ToolCall(call_id(prompt, number, name), name, arguments)
+        for number, (name, arguments) in enumerate(calls)
+    )
 
-    An id is made from the prompt and the call, so that the same request gives the same answer,
-    and the next turn, whose prompt holds this one, gives another id to the same call.
+
+def call_id(prompt: Sequence[int], number: int, name: str) -> str:
+    """The id of an answer's call, known as soon as its name is.
+
+    It is made from the prompt, so that the same request gives the same answer, and the next turn,
+    whose prompt holds this one, gives another id to the same call.
     """
-    made = []
-    for number, (name, arguments) in enumerate(calls):
-        told = json.dumps([list(prompt), number, name, arguments], sort_keys=True)
-        made.append(ToolCall(short_id(told), name, arguments))
-    return tuple(made)
+    return short_id(json.dumps([list(prompt), number, name]))
 
 
 def short_id(text: str) -> str:

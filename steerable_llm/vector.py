@@ -14,7 +14,8 @@ from steerable_llm.fingerprint import ModelFingerprint
 from steerable_llm.hub_file import local_file, refuse_to_write
 from steerable_llm.rules import Gates
 from steerable_llm.steering import PLAIN, Application, Scope, Steering
-from steerable_llm.vector_file import content_hash, read_vector_file, write_vector_file
+from steerable_llm.tensor_file import content_hash
+from steerable_llm.vector_file import read_vector_file, write_vector_file
 
 
 class HasFingerprint(Protocol):

@@ -11,7 +11,6 @@ pickle. Tensors are float32, i is the 0-based block:
 A vector that version 1 can express is written as version 1, so that older releases read it.
 """
 
-import hashlib
 import importlib.metadata
 import json
 import os
@@ -19,8 +18,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
@@ -31,6 +28,7 @@ from steerable_llm.errors import (
     VectorFileError,
 )
 from steerable_llm.files import write_whole
+from steerable_llm.tensor_file import content_hash, plain_json, read_tensors
 
 FORMAT_VERSION = 2
 _KIND = "steerable-llm vector"
@@ -64,7 +62,7 @@ def write_vector_file(
     }
     for key, value in content.items():
         try:
-            metadata[key] = _json(value)
+            metadata[key] = plain_json(value)
         except (TypeError, ValueError) as error:
             raise VectorFileError(
                 f"cannot save vector {content.get('name')!r}: its {key} is not plain JSON "
@@ -90,17 +88,7 @@ def read_vector_file(
         TamperedVectorError: tensors or metadata were changed after saving.
     """
     source = Path(path)
-    if not source.is_file():
-        raise NotAVectorError(f"there is no vector file {source}: check the path")
-    try:
-        with safe_open(source, framework="pt", device="cpu") as file:
-            metadata: dict[str, str] = dict(file.metadata() or {})
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-    except (SafetensorError, OSError, ValueError) as error:
-        raise NotAVectorError(
-            f"{source} is not a whole safetensors file ({error}): it was cut short or is "
-            "another kind of file; copy or build it again"
-        ) from error
+    metadata, tensors = read_tensors(source, "vector", "copy or build it again", NotAVectorError)
     version = metadata.get("format_version", "")
     if metadata.get("kind") != _KIND or not version.isdecimal():
         raise NotAVectorError(
@@ -131,20 +119,6 @@ def read_vector_file(
         )
     content = {key: json.loads(text) for key, text in metadata.items() if key not in _HEADER}
     return content, directions, gates
-
-
-def content_hash(header: object, directions: Mapping[int, Tensor] | Mapping[str, Tensor]) -> str:
-    """Return the SHA-256 over a JSON header and every tensor's number, type, shape and bytes."""
-    hasher = hashlib.sha256(_json(header).encode())
-    for layer, tensor in sorted(directions.items()):
-        tensor = tensor.contiguous()
-        hasher.update(f"|{layer}:{tensor.dtype}:{tuple(tensor.shape)}|".encode())
-        hasher.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return hasher.hexdigest()
-
-
-def _json(value: object) -> str:
-    return json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False)
 
 
 def _library_version() -> str:

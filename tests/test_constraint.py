@@ -2,6 +2,7 @@
 
 import json
 import re
+import string
 import threading
 from enum import Enum
 
@@ -9,7 +10,7 @@ import pytest
 from adapter_models import random_vector
 from pydantic import BaseModel, Field
 from scripted import scripted_llm
-from tokenizers import Tokenizer, decoders, models, normalizers, trainers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from steerable_llm.constraint import Constraint
@@ -223,8 +224,12 @@ def sentencepiece_llm(special_bytes):
     pieces = [f"<0x{byte:02X}>" for byte in range(256)] if special_bytes else []
     vocabulary = saved["model"]["vocab"]
     vocabulary.update({piece: len(vocabulary) + i for i, piece in enumerate(pieces)})
+    return tiny_around(Tokenizer.from_str(json.dumps(saved)))
+
+
+def tiny_around(made):
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer.from_str(json.dumps(saved)),
+        tokenizer_object=made,
         bos_token="<s>", eos_token="</s>", unk_token="<unk>", clean_up_tokenization_spaces=False,
     )  # fmt: skip
     config = LlamaConfig(
@@ -241,6 +246,46 @@ def test_a_sentencepiece_tokenizer_and_a_padded_head_follow_forms_too(form):
     answer = llm.generate("the shop", constraint=constraint, temperature=1.0, seed=1)
     assert answer.finish_reason == "stop"
     assert check(answer.text) is not None
+
+
+def metaspace_llm(pieces, split=True):
+    """A tiny model whose tokenizer has the short form of SentencePiece's decoder."""
+    settings = {
+        "vocab_size": 200,
+        "special_tokens": ["<unk>", "<s>", "</s>"],
+        "initial_alphabet": list(string.printable),
+        "show_progress": False,
+    }
+    model, trainer = models.BPE(), trainers.BpeTrainer(**settings)
+    if pieces == "unigram":
+        model = models.Unigram()
+        trainer = trainers.UnigramTrainer(**settings, unk_token="<unk>")
+    made = Tokenizer(model)
+    made.pre_tokenizer = pre_tokenizers.Metaspace(split=split)
+    made.decoder = decoders.Metaspace(split=split)
+    made.train_from_iterator(["the shop in Lyon says yes or no"] * 5, trainer)
+    return tiny_around(made)
+
+
+@pytest.mark.parametrize("pieces", ["bpe", "unigram"])
+def test_a_tokenizer_with_the_short_decoder_follows_forms_too(pieces):
+    llm = metaspace_llm(pieces)
+    for constraint, check in (FORMS["schema"], FORMS["regex"], FORMS["choice"]):
+        answer = llm.generate(
+            "the shop", constraint=constraint, temperature=1.0, seed=1, max_new_tokens=200
+        )
+        assert answer.finish_reason == "stop"
+        assert check(answer.text) is not None
+    blank = llm.generate("the shop", constraint=Constraint.choice(["yes or no"]))
+    assert blank.text == "yes or no"
+
+
+def test_pieces_that_the_two_forms_of_a_decoder_read_apart_are_refused():
+    llm = metaspace_llm("bpe", split=False)
+    assert any("\u2581" in piece.lstrip("\u2581") for piece in llm.tokenizer.get_vocab())
+    for _ in range(2):
+        with pytest.raises(InvalidInputError, match="blank after their first letter"):
+            llm.generate("the shop", constraint=SCHEMA)
 
 
 def test_characters_that_the_vocabulary_lacks_are_an_error_and_no_nonsense():

@@ -127,6 +127,22 @@ def test_a_batch_of_contrasted_and_plain_rows_equals_one_by_one(
     assert together[2].token_ids[:4] == plain[2].token_ids
 
 
+def test_every_way_in_takes_a_contrast(tiny_llm: Any) -> None:
+    prompt = "Context:\nThe shop opens at nine.\n\nQuestion: When does the shop open?"
+    contrast = Contrast("cad", 1.5)
+    request = GenerationRequest(prompt, max_new_tokens=8, contrast=contrast)
+    expected = tiny_llm.generate_batch([request])[0]
+    assert expected.text != tiny_llm.generate(prompt, max_new_tokens=8).text
+    assert tiny_llm.generate(prompt, max_new_tokens=8, contrast=contrast) == expected
+    *_, last = tiny_llm.stream(prompt, max_new_tokens=8, contrast=contrast)
+    assert last.final == expected
+    chat = tiny_llm.as_langchain(max_tokens=8)
+    assert chat.invoke(prompt, contrast=contrast).content == expected.text
+    assert chat.bind(contrast=contrast).invoke(prompt).content == expected.text
+    model = tiny_llm.as_llama_index(max_tokens=8)
+    assert model.complete(prompt, contrast=contrast).text == expected.text
+
+
 def test_alpha_zero_is_plain_decoding(tiny_llm: Any) -> None:
     contrasted = GenerationRequest(PROMPT, max_new_tokens=8, contrast=Contrast("cad", 0.0))
     assert (

@@ -42,28 +42,17 @@ def capable(prompt: str) -> str:
     return "A fair question, and here is the answer."
 
 
-_TEXT_ONLY = "the models of this adapter read text only"
-DOES_NOT_APPLY = {
-    "test_init_from_env": "a local model reads no key or address from the environment",
-    "test_serdes": "loaded weights cannot be written into JSON and read back",
-    "test_image_inputs": _TEXT_ONLY,
-    "test_image_tool_message": _TEXT_ONLY,
-    "test_pdf_inputs": _TEXT_ONLY,
-    "test_pdf_tool_message": _TEXT_ONLY,
-    "test_audio_inputs": _TEXT_ONLY,
-    "test_anthropic_inputs": "Anthropic's own blocks carry images and documents: " + _TEXT_ONLY,
-    "test_stream_time": "it replays recorded HTTP, and a local model sends none",
-}
-
-
 class Capable:
-    """The engine and the switches that both sets of tests share."""
+    """The engine and the switches that both sets of tests share.
+
+    What stays off, and is skipped by LangChain's own tests, is what a local text model has not:
+    images, documents and sound in messages, keys in the environment, HTTP that could be recorded,
+    and weights that could be written into JSON.
+    """
 
     @pytest.fixture(autouse=True)
-    def _give_engine(self, capable_llm: SteerableHFLLM, request: pytest.FixtureRequest) -> None:
+    def _give_engine(self, capable_llm: SteerableHFLLM) -> None:
         type(self).engine = capable_llm  # type: ignore[attr-defined]
-        if reason := DOES_NOT_APPLY.get(request.node.originalname):
-            pytest.skip(reason)
 
     @property
     def chat_model_class(self) -> type[BaseChatModel]:
@@ -83,6 +72,7 @@ class Capable:
     has_tool_choice = True
     has_structured_output = True
     supports_json_mode = True
+    supports_anthropic_inputs = True
     returns_usage_metadata = True
     supports_model_override = True
     model_override_value = "other"

@@ -4,12 +4,9 @@ from typing import Any
 
 import pytest
 from adapter_models import QUESTION, TOKENS, steered_by, under_three_steps, whole
-from langchain_core.messages import (
-    HumanMessage,
-)
 from langchain_core.runnables import ConfigurableField, RunnableLambda
 
-from steerable_llm.adapters.langchain import SteerableChatModel
+from steerable_llm.adapters.langchain import SteerableChatModel, steer_step
 from steerable_llm.errors import UnknownStepError
 from steerable_llm.model import SteerableHFLLM
 
@@ -97,27 +94,17 @@ def test_the_step_reaches_through_wrappers_and_the_chain_around(chat: SteerableC
     assert [steered_by(message) for message in streamed] == [["b"]] * len(streamed)
 
 
-@pytest.mark.parametrize("mode", ["values", "messages", "updates"])
-def test_a_graph_node_is_a_step_if_the_policy_knows_it(chat: SteerableChatModel, mode: Any) -> None:
-    from langgraph.graph import END, START, MessagesState, StateGraph
-
-    seen: dict[str, list[str]] = {}
-
-    def node(name: str) -> Any:
-        def call(state: MessagesState) -> dict[str, Any]:
-            message = chat.invoke(state["messages"][:1])
-            seen[name] = steered_by(message)
-            return {"messages": [message]}
-
-        return call
-
-    graph = StateGraph(MessagesState)
-    for name, before in [("answer", START), ("reply", "answer"), ("unheard_of", "reply")]:
-        graph.add_node(name, node(name))
-        graph.add_edge(before, name)
-    graph.add_edge("unheard_of", END)
-    list(graph.compile().stream({"messages": [HumanMessage(QUESTION)]}, stream_mode=mode))
-    assert seen == {"answer": ["a"], "reply": ["b"], "unheard_of": []}
+def test_a_block_names_the_step_of_calls_in_it(chat: SteerableChatModel) -> None:
+    # Weaker than what the call itself says, stronger than what a framework says of it.
+    node: Any = {"metadata": {"langgraph_node": "answer"}}
+    with steer_step("reply"):
+        assert steered_by(chat.invoke(QUESTION)) == ["b"]
+        assert steered_by(chat.batch([QUESTION, "Hi"])[1]) == ["b"]
+        assert steered_by(chat.invoke(QUESTION, node)) == ["b"]
+        assert steered_by(chat.invoke(QUESTION, {"metadata": {"steer_step": "answer"}})) == ["a"]
+        stream = chat.stream(QUESTION)
+    assert steered_by(whole(list(stream))) == ["b"]
+    assert steered_by(chat.invoke(QUESTION)) == []
 
 
 def test_an_unknown_step_that_was_named_is_an_error(chat: SteerableChatModel) -> None:

@@ -11,6 +11,7 @@ from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, Too
 from langchain_core.tools import tool
 from pydantic import BaseModel, Field
 from scripted import calling, scripted_llm
+from test_tool_calling import UNGUIDED
 from typing_extensions import TypedDict
 
 from steerable_llm.adapters.langchain import SteerableChatModel
@@ -41,9 +42,10 @@ class ReplyDict(TypedDict):
 
 
 REPLY = {"tone": "kind", "sure": True}
+SECOND = calling("multiply", {"a": 2, "b": 3})
 SAID = {
     "3 times 4": calling("multiply", {"a": 3, "b": 4}),
-    "twice": "Two calls.\n" + calling("multiply", {"a": 1, "b": 1}) + calling("multiply", {"a": 2}),
+    "twice": "Two calls.\n" + calling("multiply", {"a": 1, "b": 1}) + "\n" + SECOND,
     "broken": "<tool_call>\n{oops\n</tool_call>" + calling("multiply", {"a": 2, "b": 2}),
     "nameless": '<tool_call>\n{"nme": "multiply"}\n</tool_call>',
     "wrong": '<tool_call>\n{"name": "multiply", "arguments": 3}\n</tool_call>',
@@ -65,9 +67,17 @@ def chat(engine: SteerableHFLLM) -> SteerableChatModel:
     return SteerableChatModel(engine=engine, max_tokens=200)
 
 
-@pytest.mark.parametrize("question", ["3 times 4", "twice", "broken", "nameless", "wrong", "12"])
-async def test_every_way_in_gives_the_same_calls(chat: SteerableChatModel, question: str) -> None:
-    model = chat.bind_tools([multiply])
+@pytest.mark.parametrize(
+    ("bound", "question"),
+    [
+        *((multiply, question) for question in ("3 times 4", "twice", "12")),
+        *((UNGUIDED, question) for question in ("twice", "broken", "nameless", "wrong")),
+    ],
+)
+async def test_every_way_in_gives_the_same_calls(
+    chat: SteerableChatModel, bound: Any, question: str
+) -> None:
+    model = chat.bind_tools([bound])
     message = model.invoke(question)
     others = [
         whole(list(model.stream(question))),
@@ -86,7 +96,7 @@ async def test_every_way_in_gives_the_same_calls(chat: SteerableChatModel, quest
 
 
 def test_what_can_and_what_cannot_be_read_stand_apart(chat: SteerableChatModel) -> None:
-    model = chat.bind_tools([multiply])
+    model = chat.bind_tools([UNGUIDED])
     both = model.invoke("broken")
     assert [call["args"] for call in both.tool_calls] == [{"a": 2, "b": 2}]
     (invalid,) = both.invalid_tool_calls
@@ -96,13 +106,36 @@ def test_what_can_and_what_cannot_be_read_stand_apart(chat: SteerableChatModel) 
     assert (wrong["name"], wrong["args"]) == ("multiply", "3")
 
 
-def test_a_streamed_call_comes_as_chunks_of_calls(chat: SteerableChatModel) -> None:
+def test_a_streamed_call_comes_as_chunks_of_calls_as_it_is_written(
+    chat: SteerableChatModel,
+) -> None:
     chunks = list(chat.bind_tools([multiply]).stream("twice"))
     made = [piece for chunk in chunks for piece in chunk.tool_call_chunks]  # type: ignore[attr-defined]
-    assert [(piece["name"], piece["index"]) for piece in made] == [("multiply", 0), ("multiply", 1)]
-    assert json.loads(made[0]["args"] or "") == {"a": 1, "b": 1}
+    named = [piece for piece in made if piece["name"]]
+    assert [(piece["name"], piece["index"]) for piece in named] == [
+        ("multiply", 0),
+        ("multiply", 1),
+    ]
+    assert all(piece["id"] for piece in named)
+    assert len(made) > 6
+    first = "".join(piece["args"] or "" for piece in made if piece["index"] == 0)
+    assert json.loads(first) == {"a": 1, "b": 1}
     assert "".join(str(chunk.content) for chunk in chunks) == "Two calls."
     assert isinstance(whole(chunks), AIMessageChunk)
+
+
+def test_a_streamed_call_that_is_cut_off_is_not_mended_into_one(chat: SteerableChatModel) -> None:
+    model = chat.bind_tools([multiply])
+    tokens = len(chat.engine.tokenizer(SAID["3 times 4"]).input_ids)
+    found = []
+    for most in range(1, tokens + 1):
+        direct = model.invoke("3 times 4", max_tokens=most)
+        streamed = whole(list(model.stream("3 times 4", max_tokens=most)))
+        assert streamed.tool_calls == direct.tool_calls
+        assert len(streamed.invalid_tool_calls) == len(direct.invalid_tool_calls)
+        found.append([call["args"] for call in direct.tool_calls])
+    # It is whole with its two brackets; a line break and a mark are still to come then.
+    assert [args for args in found if args] == [[{"a": 3, "b": 4}]] * 3
 
 
 def test_calls_may_be_kept_to_one(chat: SteerableChatModel) -> None:
@@ -124,7 +157,7 @@ def test_the_result_of_a_call_goes_back(chat: SteerableChatModel) -> None:
 
 
 def test_a_call_that_could_not_be_read_stays_in_the_history(chat: SteerableChatModel) -> None:
-    called = chat.bind_tools([multiply]).invoke("broken")
+    called = chat.bind_tools([UNGUIDED]).invoke("broken")
     counted = chat.get_num_tokens_from_messages
     assert counted([called]) > counted([called.model_copy(update={"invalid_tool_calls": []})])
 

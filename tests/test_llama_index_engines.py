@@ -192,18 +192,22 @@ def test_a_tag_stays_with_the_engine_that_got_it(
     assert steps_of(llm) == ["text_qa"]
 
 
+def handbook(llm: SteerableLlamaIndexLLM, index: VectorStoreIndex) -> QueryEngineTool:
+    engine = index.as_query_engine(llm=llm)
+    return QueryEngineTool.from_defaults(engine, name="handbook", description="the handbook")
+
+
+def router_of(
+    llm: SteerableLlamaIndexLLM, index: VectorStoreIndex, selector: Any
+) -> RouterQueryEngine:
+    tool = handbook(llm, index)
+    return RouterQueryEngine(selector, [tool, tool], llm=llm, summarizer=TreeSummarize(llm=llm))
+
+
 def test_a_routers_choice_is_told_from_the_answers(
     llm: SteerableLlamaIndexLLM, index: VectorStoreIndex
 ) -> None:
-    tool = QueryEngineTool.from_defaults(
-        index.as_query_engine(llm=llm), name="handbook", description="the handbook"
-    )
-    router = RouterQueryEngine(
-        LLMSingleSelector.from_defaults(llm),
-        [tool, tool],
-        llm=llm,
-        summarizer=TreeSummarize(llm=llm),
-    )
+    router = router_of(llm, index, LLMSingleSelector.from_defaults(llm))
     router.query(QUESTION)
     assert steps_of(llm) == ["single_select", "text_qa"]
     tag_prompts(router, {"query_engines:*:text_qa_template": "answer"}).query(QUESTION)
@@ -213,25 +217,14 @@ def test_a_routers_choice_is_told_from_the_answers(
 def test_a_router_to_several_engines_sums_their_answers_up(
     llm: SteerableLlamaIndexLLM, index: VectorStoreIndex
 ) -> None:
-    tool = QueryEngineTool.from_defaults(
-        index.as_query_engine(llm=llm), name="handbook", description="the handbook"
-    )
-    router = RouterQueryEngine(
-        LLMMultiSelector.from_defaults(llm),
-        [tool, tool],
-        llm=llm,
-        summarizer=TreeSummarize(llm=llm),
-    )
-    router.query(QUESTION)
+    router_of(llm, index, LLMMultiSelector.from_defaults(llm)).query(QUESTION)
     assert steps_of(llm) == ["multi_select", "text_qa", "text_qa", "summary"]
 
 
 async def test_sub_questions_are_told_from_their_answers_and_from_what_combines_them(
     llm: SteerableLlamaIndexLLM, index: VectorStoreIndex
 ) -> None:
-    tool = QueryEngineTool.from_defaults(
-        index.as_query_engine(llm=llm), name="handbook", description="the handbook"
-    )
+    tool = handbook(llm, index)
     engine = SubQuestionQueryEngine.from_defaults(
         [tool],
         llm=llm,

@@ -50,8 +50,6 @@ def script(prompt: str) -> str:
     )
     if "<|tool|>" in last_turn:
         return "It opens at nine."
-    if "Break" in last_turn:
-        return '<tool_call>\n{"name": "opening", \n</tool_call>'
     if "both" in last_turn:
         return CALL + "\n" + calling("closing", {"shop": "Lyon"})
     if "Zürich" in last_turn:
@@ -208,11 +206,15 @@ def test_arguments_in_a_history_that_are_no_json_are_refused_in_one_line() -> No
 
 
 def test_what_was_to_be_a_call_and_is_none_is_told(llm: SteerableLlamaIndexLLM) -> None:
-    response = llm.chat_with_tools(TOOLS, "Break it")
-    assert calls_of(llm, response) == []
-    (invalid,) = response.message.additional_kwargs["invalid_tool_calls"]
-    assert '"opening"' in invalid["text"]
-    assert "JSON" in invalid["error"]
+    tokens = len(llm.tokens(CALL.partition("Lyon")[0]))
+    for response in (
+        llm.chat_with_tools(TOOLS, QUESTION, max_tokens=tokens),
+        list(llm.stream_chat_with_tools(TOOLS, QUESTION, max_tokens=tokens))[-1],
+    ):
+        assert calls_of(llm, response) == []
+        (invalid,) = response.message.additional_kwargs["invalid_tool_calls"]
+        assert (invalid["name"], invalid["text"]) == ("opening", '{"shop": "')
+        assert "JSON" in invalid["error"]
 
 
 def test_a_policy_leaves_calls_with_tools_alone_and_says_why(llm: SteerableLlamaIndexLLM) -> None:

@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from adapter_models import QUESTION, random_vector, steered_by
+from adapter_models import QUESTION, drain, random_vector, steered_by
 from langchain_core.caches import InMemoryCache
 from langchain_core.messages import HumanMessage
 from llama_index.core.prompts import PromptTemplate
 from llama_index.core.prompts.prompt_type import PromptType
 
+from steerable_llm.adapters.recording import record_steering
 from steerable_llm.adapters.step import Hint, choose_step
 from steerable_llm.constraint import Constraint
 from steerable_llm.model import SteerableHFLLM
@@ -175,6 +176,25 @@ def test_the_caller_may_say_what_it_retrieved(llm: SteerableHFLLM) -> None:
         )
         assert bool(completion.raw["steering"]) == steered
     assert not llm.generate(WITH, step="answer", context=False, max_new_tokens=2).steered
+
+
+async def test_a_llama_index_call_keeps_the_policy_that_told_its_step(
+    llm: SteerableHFLLM, file: Path
+) -> None:
+    model = llm.as_llama_index(max_tokens=2)
+    prompt = PromptTemplate("{q}", PromptType.QUESTION_ANSWER)
+    with record_steering() as record:
+        late = [model.stream_complete(WITH, step="answer"), model.stream(prompt, q=WITH)]
+        alate = await model.astream(prompt, q=WITH)
+        assert llm.policy is not None
+        digest = llm.policy.digest
+        rewrite(file, POLICY.replace("steps.answer", "steps.other"))
+        assert llm.policy.digest != digest
+        for stream in late:
+            list(stream)
+        await drain(alate)
+    assert record.steps == ("answer",) * 3
+    assert {answer.decision.policy for answer in record.answers if answer.decision} == {digest}
 
 
 class RewritingEngine(SteerableHFLLM):

@@ -177,6 +177,18 @@ def test_looking_whether_the_file_changed_reads_nothing(
     assert strength(source) == 0.1
 
 
+def test_a_block_that_joins_the_one_around_it_sees_the_same_policy(file: Path) -> None:
+    source = source_of(file)
+    with hold_policies():
+        with hold_policies(join=True):
+            first = source.current()
+        rewrite(file, STEP.format("faithful", 0.25))
+        with hold_policies(join=True):
+            assert source.current() is first
+        assert source.current() is first
+    assert source.current() is not first
+
+
 def test_a_held_policy_stays_while_its_call_lasts(file: Path) -> None:
     source = source_of(file)
     with hold_policies():

@@ -7,6 +7,7 @@ from contextvars import copy_context
 
 import pytest
 from adapter_models import QUESTION, TOKENS, last, under_three_steps
+from langchain_core.output_parsers import StrOutputParser
 from llama_index.core import Document, PromptTemplate, VectorStoreIndex
 from llama_index.core.embeddings import MockEmbedding
 from llama_index.core.llms import ChatMessage
@@ -71,6 +72,28 @@ async def test_every_way_in_is_recorded(llm: SteerableLlamaIndexLLM) -> None:
         "answer",
         "reply",
     )
+
+
+async def test_every_way_into_a_langchain_model_is_recorded(tiny_llm: SteerableHFLLM) -> None:
+    chat = under_three_steps(tiny_llm).as_langchain(max_tokens=TOKENS)
+    parsed = chat | StrOutputParser()
+    with record_steering() as record:
+        texts = [
+            parsed.invoke(QUESTION, {"tags": ["steer:answer"]}),
+            await parsed.ainvoke(QUESTION, {"tags": ["steer:reply"]}),
+            "".join((chat.for_step("answer") | StrOutputParser()).stream(QUESTION)),
+            "".join(
+                [x async for x in (chat.for_step("reply") | StrOutputParser()).astream(QUESTION)]
+            ),
+        ]
+        batch = chat.batch([QUESTION, "Hi"], {"tags": ["steer:reply"]})
+        abatch = await chat.abatch([QUESTION, "Hi"], {"tags": ["steer:answer"]})
+    parsed.invoke(QUESTION)
+    assert record.steps == ("answer", "reply") * 2 + ("reply",) * 2 + ("answer",) * 2
+    assert [answer.text for answer in record.answers[:4]] == texts
+    made = [str(message.content) for message in (*batch, *abatch)]
+    assert sorted(answer.text for answer in record.answers[4:]) == sorted(made)
+    assert record.to_list()[0]["steering"][0]["name"] == "a"
 
 
 async def test_a_stream_belongs_to_the_block_in_which_it_was_asked_for(

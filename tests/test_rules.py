@@ -104,3 +104,12 @@ def test_what_could_not_be_applied_is_refused() -> None:
         Application(site="lungs")
     with pytest.raises(InvalidInputError, match="relative to each state's own length"):
         gated(application=Application(rule="icv"), gates={}).steer(1.0, unit="absolute")
+
+
+def test_gates_are_copied_to_another_device_once() -> None:
+    gates = Gates(torch.ones(2, 3), torch.zeros(2), torch.ones(2, 3))
+    assert gates.on(torch.device("cpu")) is gates
+    there = gates.on(torch.device("meta"))
+    assert {part.device.type for part in (there.weights, there.biases, there.vectors)} == {"meta"}
+    assert gates.on(torch.device("meta")) is there
+    assert gated_delta(torch.ones(1, 3, device="meta"), gates, 1.0).shape == (1, 3)

@@ -33,6 +33,17 @@ WEATHER = {
         },
     },
 }
+# With a schema that decoding cannot follow, so that calls come as the model writes them.
+UNGUIDED = {
+    "type": "function",
+    "function": {
+        "name": "multiply",
+        "parameters": {
+            "type": "object",
+            "properties": {"a": {"type": "string", "pattern": "(?=x)y"}},
+        },
+    },
+}
 WRITTEN = {
     "hermes": calling("multiply", {"a": 3, "b": 4}),
     "llama3": '{"name": "multiply", "parameters": {"a": 3, "b": 4}}',
@@ -113,7 +124,7 @@ def test_several_calls_and_the_text_before_them():
     ],
 )
 def test_a_call_that_cannot_be_read_is_told_and_not_raised(said, why, name):
-    answer = scripted_llm({"Hi": said}).generate("Hi", tools=[MULTIPLY])
+    answer = scripted_llm({"Hi": said}).generate("Hi", tools=[UNGUIDED])
     (invalid,) = answer.invalid_tool_calls
     assert why in invalid.error
     assert invalid.name == name
@@ -125,6 +136,15 @@ def test_a_call_that_is_cut_off_is_invalid_and_says_length():
     answer = llm.generate("Hi", tools=[MULTIPLY], tool_choice="required", max_new_tokens=5)
     assert answer.finish_reason == "length"
     assert len(answer.invalid_tool_calls) == 1
+
+
+@pytest.mark.parametrize("family", list(WRITTEN))
+def test_of_a_call_that_is_cut_off_in_its_arguments_the_name_is_known(family):
+    whole = WRITTEN[family]
+    parsed = FORMATS[family].parse(whole[: whole.index('"b"')])
+    (invalid,) = parsed.invalid
+    assert (parsed.content, parsed.calls) == ("", ())
+    assert (invalid.name, invalid.text.strip()) == ("multiply", '{"a": 3,')
 
 
 @pytest.mark.parametrize("family", list(WRITTEN))

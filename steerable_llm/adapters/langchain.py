@@ -38,11 +38,15 @@ from steerable_llm.adapters.langchain_profile import identity, profile, trace_pa
 from steerable_llm.adapters.langchain_step import tell_step
 from steerable_llm.adapters.langchain_structured import Method, structured_output
 from steerable_llm.adapters.langchain_tools import ToolLike, to_choice, to_tools
+from steerable_llm.adapters.recording import current_records, record_steering, take_down
+from steerable_llm.adapters.step import steer_step
 from steerable_llm.adapters.worker import stream_in_worker
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.generation import Generation, GenerationChunk, GenerationRequest
 from steerable_llm.model import SteerableHFLLM
 from steerable_llm.policy_source import hold_policies
+
+__all__ = ["SteerableChatModel", "record_steering", "steer_step"]
 
 # Standard parameters of remote chat models; a local model has no key, and nothing to retry.
 _REMOTE_ONLY = {"api_key", "max_retries", "timeout"}
@@ -54,9 +58,10 @@ class SteerableChatModel(BaseChatModel):
     Make one with `SteerableHFLLM.as_langchain(step=...)`. Any number share the same weights.
 
     Which step a call belongs to: the call argument `step=`, else the field `step`, else
-    `metadata["steer_step"]`, else the LangGraph node if the policy has a step of that name, else a
-    tag `"steer:NAME"`, else the policy's default. What was applied is in the answer's
-    `response_metadata["steering"]`, the step in `response_metadata["step"]`.
+    `metadata["steer_step"]`, else an enclosing `steer_step(...)`, else the LangGraph node if the
+    policy knows it, else a tag `"steer:NAME"` or one that the policy knows, else the policy's
+    default. What was applied is in the answer's `response_metadata["steering"]`, the step in
+    `response_metadata["step"]`. `record_steering()` keeps it where a chain drops it.
 
     Attributes:
         engine: the hooked model.
@@ -212,13 +217,11 @@ class SteerableChatModel(BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,  # noqa: ARG002 - LangChain's contract
         **kwargs: Any,
     ) -> ChatResult:
-        engine, request = (
-            self.engine_for(kwargs),
-            GenerationRequest(**to_call(self, messages, stop, kwargs)),
-        )
+        engine = self.engine_for(kwargs)
+        request = GenerationRequest(**to_call(self, messages, stop, kwargs))
         joined = hand_over(engine, request)
         answer = joined.result() if joined else engine.generate_batch([request])[0]
-        return to_result(answer, self._name_of(kwargs))
+        return to_result(take_down(answer), self._name_of(kwargs))
 
     async def _agenerate(
         self,
@@ -230,13 +233,13 @@ class SteerableChatModel(BaseChatModel):
         call = to_call(self, messages, stop, kwargs)
         joined = hand_over(self.engine_for(kwargs), GenerationRequest(**call))
         if joined:
-            return to_result(await asyncio.wrap_future(joined), self._name_of(kwargs))
+            return to_result(take_down(await asyncio.wrap_future(joined)), self._name_of(kwargs))
         # The streamed form of the same answer, since only that can be stopped half-way.
         answer: Generation | None = None
         async for made in self._made(call, kwargs):
             answer = made.final or answer
         assert answer is not None  # the engine's last chunk always carries the answer
-        return to_result(answer, self._name_of(kwargs))
+        return to_result(take_down(answer), self._name_of(kwargs))
 
     def _stream(
         self,
@@ -245,7 +248,9 @@ class SteerableChatModel(BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
-        for made in self.engine_for(kwargs).stream(**to_call(self, messages, stop, kwargs)):
+        records, call = current_records(), to_call(self, messages, stop, kwargs)
+        for made in self.engine_for(kwargs).stream(**call):
+            take_down(made.final, records)
             if (chunk := to_chunk(made, self._name_of(kwargs))) is None:
                 continue
             if run_manager:
@@ -259,8 +264,10 @@ class SteerableChatModel(BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
-        async with aclosing(self._made(to_call(self, messages, stop, kwargs), kwargs)) as pieces:
+        records, call = current_records(), to_call(self, messages, stop, kwargs)
+        async with aclosing(self._made(call, kwargs)) as pieces:
             async for made in pieces:
+                take_down(made.final, records)
                 if (chunk := to_chunk(made, self._name_of(kwargs))) is None:
                     continue
                 if run_manager:

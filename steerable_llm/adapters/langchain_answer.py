@@ -1,6 +1,5 @@
 """The model's answers in LangChain's form."""
 
-import json
 from typing import Any
 
 from langchain_core.messages import AIMessage, AIMessageChunk
@@ -31,40 +30,27 @@ def to_result(answer: Generation, model_name: str) -> ChatResult:
 
 
 def to_chunk(made: GenerationChunk, model_name: str) -> ChatGenerationChunk | None:
-    """Return a piece of an answer; the last one tells what the whole was, and its calls.
+    """Return a piece of an answer; the last one tells what the whole was.
 
-    None stands for a piece that has no text yet, because half a character or what may become a
+    None stands for a piece that tells nothing yet, because half a character or what may become a
     stop text or a tool call is held back.
     """
     if made.final is None:
-        if not made.text:
+        if not made.text and not made.calls:
             return None
-        return ChatGenerationChunk(message=AIMessageChunk(content=made.text))
-    # Only the last chunk has metadata, since LangChain joins the strings of all chunks.
-    message = AIMessageChunk(
-        content=made.text,
-        tool_call_chunks=[
-            *(
-                tool_call_chunk(
-                    name=call.name,
-                    args=json.dumps(call.arguments, ensure_ascii=False),
-                    id=call.id,
-                    index=index,
-                )
-                for index, call in enumerate(made.final.tool_calls)
-            ),
-            # LangChain reads the arguments again, and finds what cannot be read.
-            *(
-                tool_call_chunk(
-                    name=call.name, args=call.text, index=len(made.final.tool_calls) + index
-                )
-                for index, call in enumerate(made.final.invalid_tool_calls)
-            ),
-        ],
-        usage_metadata=_usage(made.final),
-        response_metadata=_metadata(made.final, model_name),
-        chunk_position="last",
-    )
+        calls = [
+            tool_call_chunk(name=call.name, args=call.arguments, id=call.id, index=call.index)
+            for call in made.calls
+        ]
+        message = AIMessageChunk(content=made.text, tool_call_chunks=calls)
+    else:
+        # Only the last chunk has metadata, since LangChain joins the strings of all chunks.
+        message = AIMessageChunk(
+            content=made.text,
+            usage_metadata=_usage(made.final),
+            response_metadata=_metadata(made.final, model_name),
+            chunk_position="last",
+        )
     return ChatGenerationChunk(message=message)
 
 

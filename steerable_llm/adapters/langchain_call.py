@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 # LangChain itself passes `stream`.
 _CALL_ARGUMENTS = {
-    *(*SAMPLING, "step", "context", "stream", "model"),
+    *(*SAMPLING, "step", "context", "contrast", "stream", "model"),
     *("tools", "tool_choice", "strict", "parallel_tool_calls", "response_format"),
 }
 
@@ -48,6 +48,7 @@ def to_call(
         "parallel_tool_calls": kwargs.get("parallel_tool_calls") is not False,
         "constraint": to_constraint(kwargs.get("response_format")),
         "context": kwargs.get("context"),
+        "contrast": kwargs.get("contrast"),
         # The one that the cache's key tells of, though the answer may be made later.
         "policy": model.engine_for(kwargs).policy,
         **sampling,

@@ -1,4 +1,4 @@
-"""Telling the step of a LangChain call from its arguments, metadata, graph node and tags."""
+"""Telling the step of a LangChain call from its arguments, metadata, block, graph node and tags."""
 
 from typing import TYPE_CHECKING, Any, cast
 
@@ -6,7 +6,7 @@ from langchain_core.callbacks import BaseCallbackManager, Callbacks
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import ensure_config
 
-from steerable_llm.adapters.step import Hint, choose_step
+from steerable_llm.adapters.step import Hint, choose_step, current_step
 
 if TYPE_CHECKING:
     from steerable_llm.adapters.langchain import SteerableChatModel
@@ -43,6 +43,7 @@ def tell_step(
             arguments.get("step"),
             model.step,
             metadata.get("steer_step"),
+            current_step(),
             Hint(metadata.get("langgraph_node"), "node"),
             next((tag.removeprefix(TAG) for tag in tags if tag.startswith(TAG)), None),
             *(Hint(tag, "tag") for tag in tags),

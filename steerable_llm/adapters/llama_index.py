@@ -47,11 +47,12 @@ from steerable_llm.adapters.recording import record_steering
 from steerable_llm.adapters.step import steer_step
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.model import SteerableHFLLM
+from steerable_llm.policy_source import hold_policies
 
 __all__ = ["SteerableLlamaIndexLLM", "record_steering", "steer_step", "tag_prompts"]
 
 # What is asked of the model beside its sampling; a step and stop texts are also fields.
-_ASKED = ("tools", "tool_choice", "parallel_tool_calls", "constraint", "context")
+_ASKED = ("tools", "tool_choice", "parallel_tool_calls", "constraint", "context", "contrast")
 _CALL_ARGUMENTS = {*SAMPLING, *_ASKED, "step", "stop"}
 
 
@@ -243,12 +244,15 @@ class SteerableLlamaIndexLLM(ObjectLLM, FunctionCallingLLM):
     ) -> EngineCall:
         """Settle everything about a call; the step is told here."""
         refuse_unknown("call argument", kwargs, _CALL_ARGUMENTS)
-        arguments = {
-            "messages": messages,
-            "steering": self.steering,
-            "step": self._step_of(named=kwargs.get("step")),
-            "stop": kwargs.get("stop", self.stop),
-        }
+        with hold_policies(join=True):
+            arguments = {
+                "messages": messages,
+                "steering": self.steering,
+                "step": self._step_of(named=kwargs.get("step")),
+                "stop": kwargs.get("stop", self.stop),
+                # The one that told the step, though the answer may be made later.
+                "policy": engine.policy,
+            }
         for ours, theirs in SAMPLING.items():
             arguments[theirs] = kwargs.get(ours, getattr(self, ours))
         for name in _ASKED:

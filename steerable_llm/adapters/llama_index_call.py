@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from threading import Event
 from typing import Any
 
-from steerable_llm.adapters.recording import SteeringRecord
+from steerable_llm.adapters.recording import SteeringRecord, take_down
 from steerable_llm.adapters.worker import stream_in_worker
 from steerable_llm.generation import Generation, GenerationChunk
 from steerable_llm.model import SteerableHFLLM
@@ -43,7 +43,7 @@ class EngineCall:
 
     def answer(self) -> Generation:
         """Return the whole answer."""
-        return self._recorded(self.engine.generate(**self.arguments))
+        return take_down(self.engine.generate(**self.arguments), self.records)
 
     async def aanswer(self) -> Generation:
         """Return the whole answer, and let the event loop turn while it is made."""
@@ -78,11 +78,5 @@ class EngineCall:
         text = ""
         for made in self.engine.stream(cancelled=cancelled, **self.arguments):
             text += made.text
-            if made.final is not None:
-                self._recorded(made.final)
+            take_down(made.final, self.records)
             yield Piece(text, made)
-
-    def _recorded(self, answer: Generation) -> Generation:
-        for record in self.records:
-            record.add(answer)
-        return answer

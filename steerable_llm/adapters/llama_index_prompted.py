@@ -1,7 +1,8 @@
 """Calls with a prompt, whose metadata tells the step: what LlamaIndex's engines make."""
 
 from abc import abstractmethod
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from llama_index.core.llms.llm import LLM
@@ -9,6 +10,7 @@ from llama_index.core.prompts import BasePromptTemplate
 from llama_index.core.types import TokenAsyncGen, TokenGen
 
 from steerable_llm.adapters.step import steer_step
+from steerable_llm.policy_source import hold_policies
 
 
 class PromptedLLM(LLM):
@@ -18,8 +20,11 @@ class PromptedLLM(LLM):
     def _step_of(self, prompt: BasePromptTemplate | None = None, named: Any = None) -> str | None:
         """Return the step of a call that is made now."""
 
-    def _told_by(self, prompt: BasePromptTemplate) -> AbstractContextManager[None]:
-        return steer_step(self._step_of(prompt))
+    @contextmanager
+    def _told_by(self, prompt: BasePromptTemplate) -> Iterator[None]:
+        # One policy tells the step and steers it, though its file may change in between.
+        with hold_policies(), steer_step(self._step_of(prompt)):
+            yield
 
     def predict(self, prompt: BasePromptTemplate, **prompt_args: Any) -> str:
         """Answer a filled-in prompt."""

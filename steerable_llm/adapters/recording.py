@@ -1,16 +1,19 @@
 """Keeping the answers that were made in a block, for callers that a framework gives none of them.
 
 A LlamaIndex query engine returns the text of its last call and drops all else: how many calls
-there were, which step each was, and what steered it.
+there were, which step each was, and what steered it. So does a LangChain chain that ends in a
+parser.
 """
 
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, TypeVar
 
 from steerable_llm.generation import Generation
+
+Answer = TypeVar("Answer", Generation, Generation | None)
 
 
 class SteeringRecord:
@@ -60,11 +63,12 @@ _RECORDS: ContextVar[tuple[SteeringRecord, ...]] = ContextVar("steerable_records
 
 @contextmanager
 def record_steering() -> Iterator[SteeringRecord]:
-    """Record every answer of a LlamaIndex LLM of ours to a call that begins in this block.
+    """Record every answer of our LangChain and LlamaIndex models to a call that begins here.
 
-    The answer to a stream that is read after the block is recorded too, once it has ended. Blocks
-    may be nested, each then has what happened inside it. Threads and tasks that are started inside
-    take part as far as they inherit the context, as asyncio tasks do.
+    The answer to a stream that is read after the block is recorded too, once it has ended. (Those
+    of LangChain begin when they are first read, those of LlamaIndex when they are asked for.)
+    Blocks may be nested, each then has what happened inside it. Threads and tasks that are started
+    inside take part as far as they inherit the context, as asyncio tasks do.
 
     Example:
         ```python
@@ -84,3 +88,16 @@ def record_steering() -> Iterator[SteeringRecord]:
 def current_records() -> Sequence[SteeringRecord]:
     """Return the records whose blocks the caller is in, the outermost first."""
     return _RECORDS.get()
+
+
+def take_down(answer: Answer, records: Sequence[SteeringRecord] | None = None) -> Answer:
+    """Add an answer, if there is one yet, to some records, and return it.
+
+    Args:
+        answer: what was made.
+        records: None stands for those whose blocks the caller is in.
+    """
+    if answer is not None:
+        for record in current_records() if records is None else records:
+            record.add(answer)
+    return answer

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from steerable_llm import __version__, cli_compare, cli_learn, cli_log, cli_policy
+from steerable_llm import __version__, cli_compare, cli_evidence, cli_learn, cli_log, cli_policy
 from steerable_llm.cli_options import (
     AsJson,
     Force,
@@ -162,6 +162,8 @@ def ask(
 for learning in (cli_learn.pairs, cli_learn.build, cli_learn.calibrate, cli_learn.evaluate):
     app.command()(learning)
 app.command()(cli_compare.compare)
+app.command()(cli_evidence.transfer)
+app.command()(cli_evidence.promote)
 policy_app.command("check")(cli_policy.check)
 policy_app.command("train-gate")(cli_policy.train_gate)
 

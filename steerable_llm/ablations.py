@@ -125,11 +125,8 @@ def _settings(base: Base, setting: str, values: Sequence[Any]) -> Contenders:
 
 
 def _strength(base: Base) -> Contenders:
-    if base.chosen is None:
-        raise InvalidInputError(
-            "no strength of the reference helps on dev, so there is none to set others against: "
-            "leave the ablation 'strength' out, or change the reference with --set"
-        )
+    if base.chosen is None:  # the reference failed on dev, and the report says so
+        return {}
     sign = 1 if base.chosen.strength > 0 else -1
     found: Contenders = {}
     for size in sorted({*STRENGTHS, abs(base.chosen.strength)}):
@@ -192,7 +189,8 @@ ABLATIONS: dict[str, Ablation] = {
     "strength": Ablation(
         "How hard to push",
         "Scope, layers and sign as dev chose them for the reference; the strength is set. These "
-        "figures are read from test and choose nothing.",
+        "figures are read from test and choose nothing. Without a strength of the reference that "
+        "helps on dev there is nothing to set others against.",
         "strength, in units of the residual norm",
         _strength,
     ),

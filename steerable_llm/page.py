@@ -65,6 +65,7 @@ class Code:
     text: str
 
 
+SUFFIXES = (".md", ".html", ".json")
 Part: TypeAlias = Heading | Text | Bullets | Table | Picture | Code
 
 
@@ -106,22 +107,31 @@ class Page:
         Raises:
             InvalidInputError: Another suffix.
         """
+        check_suffix(path, what)
         target = Path(path)
         writers: dict[str, Callable[[], str]] = {
             ".md": lambda: self.to_markdown(target.stem),
             ".html": self.to_html,
             ".json": data,
         }
-        if target.suffix not in writers:
-            raise InvalidInputError(
-                f"cannot save {what} as {target.name!r}; use one of {', '.join(writers)}"
-            )
         content = writers[target.suffix]()
         if target.suffix == ".md":
             for part in self.parts:
                 if isinstance(part, Picture):
                     write_whole(target.with_name(_file(target.stem, part)), part.png)
         return write_whole(target, content)
+
+
+def check_suffix(path: str | os.PathLike[str], what: str = "a page") -> None:
+    """Make sure that a page can be saved there, before hours are spent on making it.
+
+    Raises:
+        InvalidInputError: Another suffix than `SUFFIXES`.
+    """
+    if Path(path).suffix not in SUFFIXES:
+        raise InvalidInputError(
+            f"cannot save {what} as {Path(path).name!r}; use one of {', '.join(SUFFIXES)}"
+        )
 
 
 def _file(stem: str, picture: Picture) -> str:

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from steerable_llm import __version__
 from steerable_llm.comparison import Contender
@@ -33,7 +33,6 @@ from steerable_llm.ways import Ready, Setup, Way
 
 #: Goes up when a kept result of an earlier version must not be used again.
 KEPT_VERSION = 1
-_CALIBRATIONS = TypeAdapter(tuple[Calibration, ...])
 
 
 @dataclass(frozen=True)

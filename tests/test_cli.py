@@ -362,6 +362,7 @@ def test_ablations_are_written_with_their_pictures_and_go_on(
     assert "only one of them" in steerable.error(*arguments, *ablation, "--method", "caa")
     assert "belong to --ablation" in steerable.error(*arguments, "--set", "k=1")
     assert "magic" in steerable.error(*arguments, "--ablation", "magic")
+    assert "'a.pdf'; use one of" in steerable.error(*arguments, *ablation, "--report", "a.pdf")
 
 
 def test_transfer_prints_a_matrix_and_writes_it(

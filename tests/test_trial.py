@@ -122,7 +122,7 @@ def test_joined_results_have_every_row_once_and_verdicts(trial: Trial) -> None:
     contenders, rows = joined(results, "conflict", 0.01)
     assert [row.condition for row in rows] == ["none", "prompt", "planted"]
     assert contenders[2].verdict is not None
-    assert "capability was not measured" in contenders[2].verdict.reasons[0]
+    assert any("capability was not measured" in r for r in contenders[2].verdict.reasons)
     assert contenders[0].verdict is contenders[1].verdict is None
 
 

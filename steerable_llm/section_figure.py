@@ -76,14 +76,16 @@ def _panel(
         )  # fmt: skip
         if row.runs:
             axis.plot(
-                [place + 0.18] * len(row.runs), [100 * run for run in row.runs], "o",
+                [place + 0.025 * len(contenders)] * len(row.runs), [100 * run for run in row.runs], "o",
                 color=colour, alpha=0.45, markersize=4,
             )  # fmt: skip
         axis.annotate(
-            f"{value:.0f}", (place, value), xytext=(-9, 0), textcoords="offset points",
+            f"{value:.1f}", (place, value), xytext=(-9, 0), textcoords="offset points",
             ha="right", va="center", fontsize=11,
         )  # fmt: skip
-    axis.set_ylim(0, 105)
+    # Of a capability a fraction of a point counts, so its axis does not start at 0.
+    lowest = min(100 * by_name[name, variant].main.low for name in ("none", *contenders))
+    axis.set_ylim(max(0.0, lowest - 3) if unsteered.capability else 0, 103)
     axis.set_ylabel(f"{variant.replace('_', ' ')}, %\n(n = {unsteered.n})", fontsize=12)
 
 

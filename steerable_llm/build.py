@@ -7,10 +7,12 @@ from pydantic import BaseModel, ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from steerable_llm.agreement import agreement_of
 from steerable_llm.calibration import calibrate
 from steerable_llm.errors import InvalidInputError, PairError
 from steerable_llm.evaluation_set import EvaluationItem, EvaluationSet
 from steerable_llm.methods import METHODS, Method
+from steerable_llm.methods.extraction import Extraction
 from steerable_llm.model import SteerableHFLLM
 from steerable_llm.pairs import Pairs, PreferencePair
 from steerable_llm.vector import SteeringVector
@@ -80,6 +82,7 @@ def build_vector(
             "proposed_pairs": sum(pair.proposed for pair in pairs),
             "data_digest": pairs.digest,
             **found.facts,
+            **_preflight(found),
         },
         attributions=found.attributions,
         application=chosen.application,
@@ -108,6 +111,13 @@ def sweep_of(vector: SteeringVector) -> dict[str, Any]:
         "layers": grid.layers(vector.layers),
         "unit": grid.unit,
     }
+
+
+def _preflight(found: Extraction) -> dict[str, Any]:
+    if found.differences is None:
+        return {}
+    agreement = agreement_of(found.differences, found.layers)
+    return {"agreement": agreement.record()} if agreement else {}
 
 
 def _settings(method: str, preset: str | None, config: dict[str, Any]) -> tuple[BaseModel, Method]:

@@ -16,6 +16,7 @@ import typer
 from steerable_llm import (
     __version__,
     cli_compare,
+    cli_evidence,
     cli_interchange,
     cli_learn,
     cli_lm_eval,
@@ -180,6 +181,8 @@ app.command(
 app.command("export")(cli_interchange.export)
 app.command("import")(cli_interchange.import_)
 app.command("push")(cli_interchange.push)
+app.command()(cli_evidence.transfer)
+app.command()(cli_evidence.promote)
 policy_app.command("check")(cli_policy.check)
 policy_app.command("train-gate")(cli_policy.train_gate)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 import warnings
@@ -20,6 +19,7 @@ from steerable_llm.cli_options import (
     VectorIn,
     load_model,
     print_json,
+    settings_of,
     summary,
 )
 from steerable_llm.errors import InvalidInputError
@@ -52,11 +52,12 @@ def build(
 
     PAIRS is a file of JSON lines with messages, good and bad.
     """
+    from steerable_llm.agreement import Agreement
     from steerable_llm.build import build_vector
     from steerable_llm.pairs import Pairs
 
     given = Pairs.from_jsonl(pairs)
-    settings = _settings(setting or [])
+    settings = settings_of(setting or [])
     llm = load_model(model, revision)
     if method == "lora":
         _build_adapter(llm, given, out, name or out.name, settings, as_json)
@@ -89,6 +90,8 @@ def build(
             f"{out}: {len(given)} pairs, layers {_span(vector.layers)}, not calibrated yet"
             + meanwhile
         )
+        if agreement := Agreement.of_provenance(vector.provenance):
+            print(agreement.line)
 
 
 def _build_adapter(
@@ -181,6 +184,12 @@ def evaluate(
     capability: Annotated[
         Path | None, typer.Option(exists=True, help="Evaluation set of what must not be lost.")
     ] = None,
+    pairs: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True, help="Pairs the vector was built from, for the shuffled control."
+        ),
+    ] = None,
     report: Annotated[
         list[Path] | None,
         typer.Option(help="Card to write (.md, .html or .json); repeatable."),
@@ -222,8 +231,9 @@ def evaluate(
     """Measure a vector on held-out questions, or on a published benchmark.
 
     TEST is an evaluation set (JSON lines); the vector is steered as calibrated, and compared with
-    the unsteered model, a strict instruction, and random and sign-flipped vectors. The options
-    from --benchmark to --strength are for a benchmark in its place.
+    the unsteered model, a strict instruction, and random and sign-flipped vectors; with --pairs,
+    also with vectors of pairs whose labels were shuffled. The options from --benchmark to
+    --strength are for a benchmark in its place.
     """
     given = {
         "data": data, "limit": limit, "shots": shots, "group": group, "normalise": normalise,
@@ -235,8 +245,10 @@ def evaluate(
     if benchmark is not None:
         from steerable_llm.cli_benchmark import evaluate_benchmark
 
-        if keep or capability:
-            raise InvalidInputError("--keep and --capability go with TEST, not with --benchmark")
+        if keep or capability or pairs:
+            raise InvalidInputError(
+                "--keep, --capability and --pairs go with TEST, not with --benchmark"
+            )
         evaluate_benchmark(
             vector, benchmark, options, against or None, report or [], seed,
             model, revision, force, as_json,
@@ -247,15 +259,16 @@ def evaluate(
     assert test is not None  # one of the two was given
     from rich.console import Console
 
-    from steerable_llm.conditions import DEFAULT_AGAINST
     from steerable_llm.evaluate import evaluate as measure
     from steerable_llm.evaluation_set import EvaluationSet
     from steerable_llm.hub_file import refuse_to_write
+    from steerable_llm.pairs import Pairs
     from steerable_llm.vector import SteeringVector
 
     if keep:
         refuse_to_write(vector)
     test_set = EvaluationSet.from_jsonl(test)
+    built_from = Pairs.from_jsonl(pairs) if pairs else None
     kept = EvaluationSet.from_jsonl(capability) if capability else None
     llm = load_model(model, revision)
     loaded = SteeringVector.load(vector, model=llm, force=force)
@@ -263,8 +276,9 @@ def evaluate(
         llm,
         loaded,
         test_set,
-        against=tuple(against or DEFAULT_AGAINST),
+        against=tuple(against) if against else None,
         capability=kept,
+        pairs=built_from,
         seed=seed,
         progress=not as_json,
         command=f"steerable {shlex.join(sys.argv[1:])}",
@@ -277,20 +291,6 @@ def evaluate(
         print(found.to_json())
     else:
         Console().print(found.table())
-
-
-def _settings(given: list[str]) -> dict[str, Any]:
-    """Reads ``key=value``; a value is JSON where it can be, else text."""
-    settings: dict[str, Any] = {}
-    for entry in given:
-        key, equals, value = entry.partition("=")
-        if not (key and equals):
-            raise InvalidInputError(f"--set {entry!r}: expected key=value, such as k=5")
-        try:
-            settings[key] = json.loads(value)
-        except json.JSONDecodeError:
-            settings[key] = value
-    return settings
 
 
 def _span(layers: tuple[int, ...]) -> str:

@@ -90,3 +90,21 @@ def summary(vector: SteeringVector) -> dict[str, Any]:
 def print_json(content: Mapping[str, Any]) -> None:
     """Prints one JSON object."""
     print(json.dumps(content, ensure_ascii=False, indent=2, default=str))
+
+
+def settings_of(given: list[str]) -> dict[str, Any]:
+    """Reads ``key=value``; a value is JSON where it can be, else text.
+
+    Raises:
+        InvalidInputError: An entry of another form.
+    """
+    settings: dict[str, Any] = {}
+    for entry in given:
+        key, equals, value = entry.partition("=")
+        if not (key and equals):
+            raise InvalidInputError(f"--set {entry!r}: expected key=value, such as k=5")
+        try:
+            settings[key] = json.loads(value)
+        except json.JSONDecodeError:
+            settings[key] = value
+    return settings

@@ -1,20 +1,19 @@
-"""What a comparison of methods found, as data, Markdown, a page and a terminal table."""
+"""What a comparison found, as data, Markdown, a page with pictures and a terminal table."""
 
 from __future__ import annotations
 
-import html
 import os
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
+import rich.table
 from pydantic import BaseModel, ConfigDict
-from rich.table import Table
 
 from steerable_llm.errors import InvalidInputError
-from steerable_llm.files import write_whole
 from steerable_llm.metrics import Estimate
+from steerable_llm.page import Code, Heading, Page, Part, Picture, Table, Text
 from steerable_llm.report import TITLES
+from steerable_llm.section_figure import section_figure
+from steerable_llm.token_ablation import TokenAblation
 from steerable_llm.verdict import Row, Verdict
 
 COLUMNS = ("condition", "made worse", "success [95 %]", "change", "f > 0", "KL/token", "gate")
@@ -42,8 +41,32 @@ class Contender(BaseModel):
     failed: str | None = None
 
 
+class Section(BaseModel):
+    """Contenders that differ in one thing.
+
+    Attributes:
+        name: Of what differs, such as "k"; in the names of files.
+        title: The heading.
+        says: What is compared and what is kept the same.
+        axis: What the axis of the picture is called.
+        contenders: Their names, in order.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    title: str = ""
+    says: str = ""
+    axis: str = ""
+    contenders: tuple[str, ...]
+
+    def short(self, contender: str) -> str:
+        """A contender's name without what the axis says already."""
+        return contender.removeprefix(f"{self.name} ")
+
+
 class Comparison(BaseModel):
-    """Several methods on the same pairs, dev and test prompts.
+    """Several ways on the same pairs, dev and test prompts.
 
     Attributes:
         model: The model's id with a short hash.
@@ -56,6 +79,8 @@ class Comparison(BaseModel):
         contenders: In the order in which they ran.
         rows: One per contender that took part and variant.
         command: What to run to get this again.
+        sections: Contenders that belong together; none for a plain comparison of methods.
+        tokens: What masking attributed tokens does, if that was measured.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -70,6 +95,8 @@ class Comparison(BaseModel):
     contenders: tuple[Contender, ...]
     rows: tuple[Row, ...]
     command: str = ""
+    sections: tuple[Section, ...] = ()
+    tokens: TokenAblation | None = None
 
     @property
     def variants(self) -> tuple[str, ...]:
@@ -100,19 +127,20 @@ class Comparison(BaseModel):
         gate = ""
         if row.variant == self.target and verdict is not None:
             gate = "passes" if verdict.promote else "refused"
+        runs = f" ({', '.join(f'{100 * run:.1f}' for run in row.runs)})" if row.runs else ""
         return [
             TITLES.get(row.condition, row.condition),
             "" if row.made_worse is None else f"{100 * row.made_worse:.1f} %",
-            _share(row.success),
+            _share(row.success) + runs,
             _points(row.change),
             _share(row.preference),
             "" if row.kl_per_token is None else f"{row.kl_per_token.value:.3f}",
             gate,
         ]
 
-    def table(self) -> Table:
+    def table(self) -> rich.table.Table:
         """All rows, for a rich console."""
-        table = Table(title=f"{len(self.contenders)} ways on {self.test_name}")
+        table = rich.table.Table(title=f"{len(self.contenders)} ways on {self.test_name}")
         table.add_column("variant")
         for number, name in enumerate(COLUMNS):
             table.add_column(name, justify="right" if 0 < number < len(COLUMNS) - 1 else "left")
@@ -123,59 +151,72 @@ class Comparison(BaseModel):
             table.add_section()
         return table
 
-    def to_markdown(self) -> str:
-        """The tables, what was chosen for each method, and why those that failed did."""
-        parts = [f"# {self.title}", "", self.introduction, ""]
+    def page(self) -> Page:
+        """Sections with pictures, every variant's table, and what was chosen for each contender."""
+        parts: list[Part] = [Text(self.introduction)]
+        for section in self.sections:
+            parts += [Heading(section.title), Text(section.says), self._picture(section)]
+            parts.append(Table(COLUMNS, [self.cells(row) for row in self.section_rows(section)]))
+        if self.tokens is not None:
+            parts += self.tokens.parts()
+        if not self.sections:
+            everybody = tuple(c.name for c in self.contenders if not c.failed)
+            parts.append(self._picture(Section(name="methods", contenders=everybody)))
         for variant in self.variants:
-            parts += [
-                f"## {variant}",
-                "",
-                *_markdown(COLUMNS, map(self.cells, self.ranked(variant))),
-            ]
-            parts.append("")
-        parts += ["## What was chosen on dev", ""]
-        parts += _markdown(_CHOICES, self._choices())
+            rows = [self.cells(row) for row in self.ranked(variant)]
+            parts += [Heading(variant), Table(COLUMNS, rows)]
+        parts += [Heading("What was chosen on dev"), Table(_CHOICES, self._choices())]
         if self.command:
-            parts += ["", "## Again", "", "```", self.command, "```"]
-        return "\n".join(parts) + "\n"
+            parts += [Heading("Again"), Code(self.command)]
+        return Page(self.title, parts)
+
+    def to_markdown(self) -> str:
+        """The page without its pictures."""
+        return self.page().to_markdown()
 
     def to_html(self) -> str:
-        """The same as one page that needs no other file."""
-        tables = [
-            f"<h2>{html.escape(variant)}</h2>"
-            + _html(COLUMNS, [self.cells(row) for row in self.ranked(variant)])
-            for variant in self.variants
-        ]
-        tables.append("<h2>What was chosen on dev</h2>" + _html(_CHOICES, self._choices()))
-        again = f"<pre>{html.escape(self.command)}</pre>" if self.command else ""
-        return _PAGE.format(
-            title=html.escape(self.title),
-            introduction=html.escape(self.introduction),
-            body="\n".join(tables) + again,
-        )
+        """The page with its pictures, as one file."""
+        return self.page().to_html()
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write it in the form that the suffix names: `.md`, `.html` or `.json`.
 
+        The pictures of a Markdown page are files beside it.
+
         Raises:
             InvalidInputError: Another suffix.
         """
-        target = Path(path)
-        writers: dict[str, Callable[[], str]] = {
-            ".md": self.to_markdown,
-            ".html": self.to_html,
-            ".json": lambda: self.model_dump_json(indent=2),
-        }
-        if target.suffix not in writers:
-            raise InvalidInputError(
-                f"cannot save a comparison as {target.name!r}; use one of {', '.join(writers)}"
-            )
-        content: str = writers[target.suffix]()
-        return write_whole(target, content)
+        return self.page().save(path, lambda: self.model_dump_json(indent=2), "a comparison")
+
+    def section_rows(self, section: Section) -> list[Row]:
+        """The rows of a section on the target, the unsteered model first, then in its order."""
+        rows = {row.condition: row for row in self.rows if row.variant == self.target}
+        return [rows[name] for name in ("none", *section.contenders) if name in rows]
+
+    def _picture(self, section: Section) -> Picture:
+        """Success on the target, and on every capability, over the contenders of a section."""
+        variants = [v for v in self.variants if v == self.target or self._is_capability(v)]
+        names = [name for name in section.contenders if name != "none" and self._took_part(name)]
+        picture = section_figure(
+            self.rows,
+            variants,
+            names,
+            [TITLES.get(n, section.short(n)) for n in names],
+            section.axis,
+        )
+        return Picture(section.name, picture, f"Success by {section.name}, with 95 % intervals")
+
+    def _took_part(self, name: str) -> bool:
+        return any(row.condition == name for row in self.rows)
+
+    def _is_capability(self, variant: str) -> bool:
+        return any(row.capability for row in self.rows if row.variant == variant)
 
     @property
     def title(self) -> str:
         """The heading of both forms."""
+        if self.sections:
+            return f"What matters for changing {self.target}"
         return f"{len(self.contenders)} ways to change {self.target}"
 
     @property
@@ -185,7 +226,7 @@ class Comparison(BaseModel):
             f"{self.model}, {self.pairs} pairs (sha256 {self.data_digest[:12]}), test prompts "
             f"{self.test_name} (sha256 {self.test_digest[:12]}). Every way was set up on dev "
             f"within a capability budget of {100 * self.budget:g} points, and read test once. "
-            "Those that make most prompts worse stand first."
+            "In the tables of a variant, those that make most prompts worse stand first."
         )
 
     def _choices(self) -> list[list[str]]:
@@ -202,17 +243,6 @@ class Comparison(BaseModel):
 
 
 _CHOICES = ("condition", "setting", "success on dev", "seconds", "verdict")
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 1rem }}
-table {{ border-collapse: collapse; }} th, td {{ padding: .3rem .8rem; text-align: left; }}
-tr {{ border-bottom: 1px solid #ddd; }} td:nth-child(n+2) {{ font-variant-numeric: tabular-nums; }}
-</style></head><body>
-<h1>{title}</h1>
-<p>{introduction}</p>
-{body}
-</body></html>
-"""
 
 
 def _share(e: Estimate | None) -> str:
@@ -225,19 +255,3 @@ def _points(e: Estimate | None) -> str:
     if e is None:
         return ""
     return f"{100 * e.value:+.1f} [{100 * e.low:+.1f}, {100 * e.high:+.1f}]"
-
-
-def _markdown(head: Sequence[str], rows: Any) -> list[str]:
-    def line(cells: Sequence[str]) -> str:
-        return (
-            "| " + " | ".join(" ".join(cell.replace("|", "\\|").split()) for cell in cells) + " |"
-        )
-
-    return [line(head), "|" + "---|" * len(head), *map(line, rows)]
-
-
-def _html(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    def line(cells: Sequence[str], tag: str) -> str:
-        return "<tr>" + "".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in cells) + "</tr>"
-
-    return f"<table>{line(head, 'th')}{''.join(line(row, 'td') for row in rows)}</table>"

@@ -7,6 +7,7 @@
 | `prompt` | a strict system instruction, no vector | whether asking would have done it |
 | `random` | random vectors of the same norms, same strength | whether any push does it |
 | `sign_flipped` | the vector with the opposite strength | whether the direction matters |
+| `shuffled` | vectors of the same pairs, half of them swapped | whether the labels matter |
 | `cad`, `adacad` | no vector; scores set off against no context | whether decoding does it |
 | a method, or `lora` | another vector or adapter (`rivals`) | whether another way does it better |
 """
@@ -72,6 +73,7 @@ class Setting:
         random_vectors: How many random vectors are averaged.
         cad_alpha: How much more the context counts under `cad`.
         rivals: Calibrated vectors, or adapters, by the names that `against` calls them.
+        shuffled: Controls built from swapped pairs, calibrated as the vector is.
     """
 
     vector: SteeringVector
@@ -80,6 +82,7 @@ class Setting:
     random_vectors: int = 3
     cad_alpha: float = 0.5
     rivals: Mapping[str, SteeringVector | Adapter] = field(default_factory=dict)
+    shuffled: tuple[SteeringVector, ...] = ()
 
 
 def _steered(setting: Setting) -> list[Condition]:
@@ -104,6 +107,15 @@ def _sign_flipped(setting: Setting) -> list[Condition]:
     return [Condition("sign_flipped", setting.vector.negated().steer())]
 
 
+def _shuffled(setting: Setting) -> list[Condition]:
+    if not setting.shuffled:
+        raise InvalidInputError(
+            "the control 'shuffled' is built from the vector's own pairs: give them (pairs=, or "
+            "--pairs FILE)"
+        )
+    return [Condition("shuffled", vector.steer()) for vector in setting.shuffled]
+
+
 def _cad(setting: Setting) -> list[Condition]:
     return [Condition("cad", Steering.none(), contrast=Contrast("cad", setting.cad_alpha))]
 
@@ -118,7 +130,8 @@ def _rival(name: str, rival: SteeringVector | Adapter) -> Condition:
     return Condition(name, rival.steer())
 
 
-#: What a vector is compared with unless something else is asked for.
+#: What a vector is compared with unless something else is asked for; `shuffled` comes on top where
+#: the vector's pairs are given.
 DEFAULT_AGAINST = ("none", "prompt", "random", "sign_flipped")
 
 CONDITIONS: Mapping[str, Callable[[Setting], list[Condition]]] = {
@@ -126,6 +139,7 @@ CONDITIONS: Mapping[str, Callable[[Setting], list[Condition]]] = {
     "prompt": _prompt,
     "random": _random,
     "sign_flipped": _sign_flipped,
+    "shuffled": _shuffled,
     "cad": _cad,
     "adacad": _adacad,
 }

@@ -21,6 +21,7 @@ from steerable_llm.outcomes import Outcome, measure
 from steerable_llm.pairs import Pairs
 from steerable_llm.progress import progress_bar
 from steerable_llm.report import Change, Report
+from steerable_llm.swapped_pairs import shuffled_vectors
 from steerable_llm.vector import SteeringVector
 from steerable_llm.verdict import Row, Verdict, judge
 
@@ -31,11 +32,12 @@ def evaluate(
     llm: SteerableHFLLM,
     vector: SteeringVector,
     test: EvaluationSet | Pairs,
-    against: Sequence[str] = DEFAULT_AGAINST,
+    against: Sequence[str] | None = None,
     capability: EvaluationSet | None = None,
     seed: int = 0,
     progress: bool = True,
     *,
+    pairs: Pairs | None = None,
     target: str | None = None,
     strict_instruction: str | None = None,
     budget: float = 0.01,
@@ -58,18 +60,20 @@ def evaluate(
         vector: Calibrated: its own strength, layers and scope are used.
         test: Held-out prompts that neither the build nor the calibration has seen. Pairs are
             judged by preference alone.
-        against: Conditions to compare with, see `conditions.CONDITIONS`. The unsteered model is
-            always run.
+        against: Conditions to compare with, see `conditions.CONDITIONS`; by default the strict
+            instruction and the controls, `shuffled` among them where `pairs` are given. The
+            unsteered model is always run.
         capability: Prompts that measure what must not be lost, such as closed-book questions.
         seed: Of the bootstrap and of the random vectors.
         progress: Show a progress bar on the error stream.
+        pairs: What the vector was built from, for the control `shuffled`.
         target: The variant the vector is meant to change, which the verdict is about; the first
             variant of `test` unless given.
         strict_instruction: The system message of `prompt`; by default the one for the target.
         budget: Largest share of a capability that may be lost.
         max_new_tokens: Where answers are cut.
         batch_size: Rows that run together.
-        random_vectors: How many random vectors are averaged.
+        random_vectors: How many random vectors, and vectors of shuffled pairs, are averaged.
         cad_alpha: How much more the context counts under `cad`; choose it on dev.
         rivals: What other methods made of the same pairs, by the names in `against`: calibrated
             vectors of this model, or adapters.
@@ -99,11 +103,17 @@ def evaluate(
         check_uniform(capability)
     vector.check(llm.fingerprint)
     instruction = strict_instruction or strict_instruction_for(aim)
+    if against is None:
+        against = (*DEFAULT_AGAINST, *(["shuffled"] if pairs is not None else []))
+    shuffled: tuple[SteeringVector, ...] = ()
+    if "shuffled" in against and pairs is not None:
+        seeds = range(seed, seed + random_vectors)
+        shuffled = shuffled_vectors(llm, vector, pairs, seeds)
     others = dict(rivals or {})
     for rival in others.values():
         rival.check(llm)
     runs = conditions(
-        Setting(vector, instruction, seed, random_vectors, cad_alpha, others), against
+        Setting(vector, instruction, seed, random_vectors, cad_alpha, others, shuffled), against
     )
     items: list[EvaluationItem] = [*test, *(capability or ())]
     with progress_bar("evaluating", len(items) * len(runs), progress) as advance:
@@ -266,11 +276,13 @@ def _python(
     against: Sequence[str],
     seed: int,
 ) -> str:
+    built_from = ', pairs=Pairs.from_jsonl("pairs.jsonl")' if "shuffled" in against else ""
     sets = f'EvaluationSet.from_jsonl("{test.name}.jsonl")'
     kept = f', capability=EvaluationSet.from_jsonl("{capability.name}.jsonl")' if capability else ""
     return (
         f'vector = SteeringVector.load("{vector.name}.safetensors", llm)\n'
-        f"evaluate(llm, vector, {sets}{kept}, against={list(against)}, seed={seed})"
+        f"evaluate(llm, vector, {sets}{kept}{built_from}, against={list(against)}, "
+        f"seed={seed})"
     )
 
 

@@ -21,9 +21,10 @@ _COLOURS = {
     "prompt": "#E69F00",
     "random": "#CC79A7",
     "sign_flipped": "#D55E00",
+    "shuffled": "#F0E442",
 }
 _LINES = ("#0072B2", "#009E73", "#D55E00", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_CONTROLS = frozenset({"random", "sign_flipped"})
+_CONTROLS = frozenset({"random", "sign_flipped", "shuffled"})
 
 
 def comparison_figure(
@@ -47,12 +48,12 @@ def comparison_figure(
         axis.set_ylim(0, 112)
         axis.set_yticks(range(0, 101, 20))
         axis.set_ylabel("success, %", fontsize=13)
-        _plain(axis)
+        plain(axis)
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(
         handles, labels, loc="outside upper center", ncols=len(labels), fontsize=13, frameon=False
     )
-    return _png(figure)
+    return png(figure)
 
 
 def _bars(
@@ -181,29 +182,31 @@ def sweep_figure(
                 markeredgecolor="black", label="chosen",
             )  # fmt: skip
         axis.set_ylabel(f"{measure.replace('_', ' ')}, %", fontsize=13)
-        _plain(axis)
+        plain(axis)
     axes[-1].set_xlabel("strength (signed)", fontsize=13)
     handles, names = axes[0].get_legend_handles_labels()
     figure.legend(
         handles, names, loc="outside upper center", ncols=min(len(names), 2), fontsize=11,
         frameon=False,
     )  # fmt: skip
-    return _png(figure)
+    return png(figure)
 
 
 def _value(point: SweepPoint, measure: str) -> float | None:
     return point.success if measure == "success" else point.capability.get(measure)
 
 
-def _plain(axis: Any) -> None:
+def plain(axis: Any) -> None:
+    """Give an axis the look that all pictures share."""
     axis.tick_params(labelsize=12)
     axis.spines[["top", "right"]].set_visible(False)
     axis.grid(axis="y", color="#dddddd")
     axis.set_axisbelow(True)
 
 
-def _png(figure: Figure) -> bytes:
-    # Without a date and a version in it, the same numbers give the same bytes.
+def png(figure: Figure) -> bytes:
+    """Draw a figure; the same numbers give the same bytes."""
+    # Hence without a date and a version in it.
     buffer = BytesIO()
     FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})
     return buffer.getvalue()

@@ -13,6 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from pydantic import BaseModel, ConfigDict, ValidationError
 from rich.table import Table
 
+from steerable_llm.agreement import Agreement
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.figures import comparison_figure
 from steerable_llm.files import write_whole
@@ -27,6 +28,7 @@ TITLES = {
     "prompt": "strict instruction",
     "random": "random vectors (control)",
     "sign_flipped": "sign-flipped (control)",
+    "shuffled": "shuffled pairs (control)",
     "cad": "context-aware decoding",
     "adacad": "adaptive context-aware decoding",
 }
@@ -249,6 +251,7 @@ class Report(BaseModel):
             "tables": [(variant, self._rows_of(variant)) for variant in self.variants],
             "warnings": list(self.verdict.warnings),
             "runs": next((len(row.runs) for row in self.rows if row.runs), 0),
+            "agreement": Agreement.of_provenance(self.provenance),
         }
 
 

@@ -4,7 +4,7 @@ A vector is promoted when, on the target variant of the test prompts,
 
 1. it beats the unsteered model with intervals that do not overlap,
 2. it beats the strict instruction in the same way,
-3. the controls that were run (random, sign-flipped) do not come as far,
+3. the controls that were run (random, sign-flipped, shuffled pairs) do not come as far,
 4. every capability variant loses no more than the budget,
 5. and no other variant falls for sure: its paired interval includes no change.
 
@@ -24,7 +24,7 @@ class Row(BaseModel):
     """How one condition did on one variant.
 
     Attributes:
-        condition: "steered", "none", "prompt", "random" or "sign_flipped".
+        condition: "steered", "none", "prompt", "random", "sign_flipped" or "shuffled".
         variant: The kind of prompt.
         capability: Whether the variant measures what must not be lost.
         n: Prompts.
@@ -95,6 +95,7 @@ _NAMES = {
     "prompt": "the strict instruction",
     "random": "random vectors of the same norms",
     "sign_flipped": "the sign-flipped vector",
+    "shuffled": "vectors of shuffled pairs",
 }
 
 
@@ -108,26 +109,13 @@ def judge(rows: Sequence[Row], target: str, budget: float) -> Verdict:
     """
     by_name = {(row.condition, row.variant): row for row in rows}
     steered = by_name["steered", target]
-    rules: list[tuple[bool, str]] = []
-    for other in ("none", "prompt"):
-        rules.append(_beats(steered, by_name.get((other, target)), _NAMES[other]))
-    for other in ("random", "sign_flipped"):
-        if (other, target) in by_name:
-            rules.append(_beats(steered, by_name[other, target], _NAMES[other]))
-    capability = [row for row in rows if row.capability and row.condition == "steered"]
-    if not capability:
-        rules.append((False, "capability was not measured, so a loss cannot be ruled out"))
+    rules = rules_of(rows, target, budget)
     warnings = []
-    for row in capability:
-        before = by_name["none", row.variant].main.value
-        loss = before - row.main.value
-        kept = loss <= budget + 1e-9
-        text = (
-            f"{row.variant}: {_percent(before)} unsteered, {_percent(row.main.value)} steered, "
-            f"{'within' if kept else 'beyond'} the budget of {_points(budget)}"
-        )
-        rules.append((kept, text))
-        if kept and row.change is not None and -row.change.low > budget:
+    for row in rows:
+        if row.condition != "steered" or not row.capability or row.change is None:
+            continue
+        loss = by_name["none", row.variant].main.value - row.main.value
+        if loss <= budget + 1e-9 and -row.change.low > budget:
             warnings.append(
                 f"{row.variant}: on {row.n} prompts a loss of up to "
                 f"{_points(-row.change.low)} cannot be excluded (95 % interval)"
@@ -144,6 +132,41 @@ def judge(rows: Sequence[Row], target: str, budget: float) -> Verdict:
         reasons=(*failed, *held),
         warnings=tuple(warnings),
     )
+
+
+def rules_of(rows: Sequence[Row], target: str, budget: float) -> list[tuple[bool, str]]:
+    """Each rule of this module: whether it holds, and how that came out in numbers.
+
+    Args:
+        rows: As for `judge`.
+        target: As for `judge`.
+        budget: As for `judge`.
+
+    Raises:
+        KeyError: There is no row for the steered condition on the target, or none for the
+            unsteered model on a capability.
+    """
+    by_name = {(row.condition, row.variant): row for row in rows}
+    steered = by_name["steered", target]
+    rules: list[tuple[bool, str]] = []
+    for other in ("none", "prompt"):
+        rules.append(_beats(steered, by_name.get((other, target)), _NAMES[other]))
+    for other in ("random", "sign_flipped", "shuffled"):
+        if (other, target) in by_name:
+            rules.append(_beats(steered, by_name[other, target], _NAMES[other]))
+    capability = [row for row in rows if row.capability and row.condition == "steered"]
+    if not capability:
+        rules.append((False, "capability was not measured, so a loss cannot be ruled out"))
+    for row in capability:
+        before = by_name["none", row.variant].main.value
+        loss = before - row.main.value
+        kept = loss <= budget + 1e-9
+        text = (
+            f"{row.variant}: {_percent(before)} unsteered, {_percent(row.main.value)} steered, "
+            f"{'within' if kept else 'beyond'} the budget of {_points(budget)}"
+        )
+        rules.append((kept, text))
+    return rules
 
 
 def _beats(steered: Row, other: Row | None, name: str) -> tuple[bool, str]:

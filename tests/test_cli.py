@@ -328,3 +328,67 @@ def test_compare_tells_a_table_and_writes_reports(
     assert "context-aware decoding" in Path("c.html").read_text(encoding="utf-8")
     assert "3 ways on test" in steerable(*arguments)
     assert "magic" in steerable.error(*arguments, "--method", "magic")
+
+
+def test_build_tells_how_far_the_pairs_agree(
+    steerable: Steerable, model_folder: Path, pairs_file: Path
+) -> None:
+    out = steerable("build", pairs_file, "-o", "v.safetensors", "--model", model_folder)
+    assert "of 4 pairs agree with the others" in out
+    assert steerable.json("inspect", "v.safetensors")["provenance"]["agreement"]["pairs"] == 4
+
+
+def test_ablations_are_written_with_their_pictures_and_go_on(
+    steerable: Steerable, model_folder: Path, pairs_file: Path, questions_file: Path
+) -> None:
+    items = EvaluationSet.from_jsonl(questions_file)
+    EvaluationSet("dev", items[:1]).to_jsonl("dev.jsonl")
+    EvaluationSet("questions", items[1:]).to_jsonl("test.jsonl")
+    arguments = (
+        *("compare", pairs_file, "--dev", "dev.jsonl", "--test", "test.jsonl"),
+        *("--model", model_folder, "--keep", "kept", "--sample", "2"),
+    )
+    ablation = ("--ablation", "objective", "--ablation", "tokens", "--set", "k=1")
+    found = steerable.json(*arguments, *ablation, "--report", "a.md", "--report", "a.html")
+    assert [c["name"] for c in found["contenders"]][:3] == ["none", "prompt", "reference"]
+    assert found["rows"][0]["n"] == 2
+    assert Path("a.objective.png").is_file()
+    assert Path("a.tokens.png").is_file()
+    kept = {path: path.stat().st_mtime_ns for path in Path("kept").iterdir()}
+    assert len(kept) == 4
+    steerable(*arguments, *ablation)
+    assert {path: path.stat().st_mtime_ns for path in Path("kept").iterdir()} == kept
+
+    assert "only one of them" in steerable.error(*arguments, *ablation, "--method", "caa")
+    assert "belong to --ablation" in steerable.error(*arguments, "--set", "k=1")
+    assert "magic" in steerable.error(*arguments, "--ablation", "magic")
+    assert "'a.pdf'; use one of" in steerable.error(*arguments, *ablation, "--report", "a.pdf")
+
+
+def test_transfer_prints_a_matrix_and_writes_it(
+    steerable: Steerable, model_folder: Path, vector_file: Path, questions_file: Path
+) -> None:
+    steerable("calibrate", vector_file, "--dev", questions_file, "--model", model_folder)
+    arguments = ("transfer", vector_file, "--test", questions_file, "--model", model_folder)
+    found = steerable.json(*arguments, "--sample", 3, "--report", "t.md")
+    assert {row["variant"] for row in found["rows"]} == {"questions/conflict"}
+    assert found["rows"][0]["n"] == 3
+    assert "steerable transfer" in Path("t.md").read_text(encoding="utf-8")
+    assert "questions/conflict" in steerable(*arguments)
+    assert "called 'questions'" in steerable.error(*arguments, "--test", questions_file)
+
+
+def test_evaluate_builds_the_shuffled_control_from_the_pairs(
+    steerable: Steerable, model_folder: Path, vector_file: Path, questions_file: Path,
+    pairs_file: Path,
+) -> None:  # fmt: skip
+    model = ("--model", model_folder)
+    steerable("calibrate", vector_file, "--dev", questions_file, *model)
+    report = steerable.json(
+        "evaluate", vector_file, questions_file, *model, "--pairs", pairs_file, "--report", "r.json"
+    )
+    assert {row["condition"] for row in report["rows"]} >= {"shuffled", "random", "prompt"}
+    why = steerable("promote", vector_file, "--report", "r.json", "--to", "vectors", code=1)
+    assert why == ""
+    assert "capability was not measured" in steerable.stderr
+    assert not Path("vectors").exists()

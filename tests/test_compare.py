@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import pytest
@@ -10,8 +9,9 @@ from conftest import build_tiny_model
 from planted_behaviour import planted_llm, planted_vector, questions
 from slow_states import PAIRS
 
+from steerable_llm import ways
 from steerable_llm.calibration import calibrate
-from steerable_llm.compare import WAYS, compare
+from steerable_llm.compare import compare
 from steerable_llm.comparison import Comparison
 from steerable_llm.errors import InvalidInputError, PairError
 from steerable_llm.evaluate import evaluate
@@ -19,6 +19,7 @@ from steerable_llm.evaluation_set import EvaluationItem, EvaluationSet
 from steerable_llm.methods import METHODS
 from steerable_llm.model import SteerableHFLLM
 from steerable_llm.pairs import Pairs
+from steerable_llm.ways import WAYS
 
 UNHEARD = "ab"
 QUICK: dict[str, Any] = {"progress": False, "max_new_tokens": 4, "strict_instruction": UNHEARD}
@@ -48,8 +49,7 @@ def found(
         "caa": planted_vector(llm, "caa"),
         "icv": planted_vector(llm, "icv").randomised(5),
     }
-    module = sys.modules["steerable_llm.compare"]
-    monkeypatch.setattr(module, "build_vector", lambda *_, method, **__: vectors[method])
+    monkeypatch.setattr(ways, "build_vector", lambda *_, method, **__: vectors[method])
     return compare(
         llm, questions(llm, 6, seed=2).pairs(), **sets, methods=["icv", "prompt", "caa"], **QUICK
     )
@@ -95,6 +95,7 @@ def test_a_comparison_can_be_read_in_every_form(found: Comparison, tmp_path: Any
     text = found.save(tmp_path / "c.md").read_text("utf-8")
     assert "| caa |" in text
     assert "## What was chosen on dev" in text
+    assert (tmp_path / "c.methods.png").read_bytes().startswith(b"\x89PNG")
     page = found.save(tmp_path / "c.html").read_text("utf-8")
     assert page.count("<table>") == len(found.variants) + 1
     assert "&quot;ab&quot;" in page
@@ -107,7 +108,7 @@ def test_a_comparison_can_be_read_in_every_form(found: Comparison, tmp_path: Any
 
 def test_every_way_runs_on_real_pairs(tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("peft")
-    monkeypatch.setattr(sys.modules["steerable_llm.compare"], "LORA_RATES", (1e-2,))
+    monkeypatch.setattr(ways, "LORA_RATES", (1e-2,))
     own = SteerableHFLLM(build_tiny_model("llama", tiny_tokenizer), tiny_tokenizer)
 
     def asked(name: str, pairs: Any) -> EvaluationSet:

@@ -203,3 +203,44 @@ def test_other_ways_are_conditions_of_the_same_report(
     stranger = replace(other, fingerprint=llm.fingerprint.model_copy(update={"weights_hash": "0"}))
     with pytest.raises(ModelMismatchError):
         evaluate(llm, vector, test, against=["caa"], rivals={"caa": stranger}, progress=False)
+
+
+def test_shuffled_pairs_are_a_control_that_the_vector_has_to_beat(tiny_llm: Any) -> None:
+    from slow_states import PAIRS
+
+    from steerable_llm.build import build_vector
+    from steerable_llm.swapped_pairs import shuffled_vectors
+
+    built = build_vector(tiny_llm, PAIRS, method="caa", name="v", progress=False)
+    vector = built.with_calibration(Calibration(0.3, scope="all"))
+    report = evaluate(
+        tiny_llm, vector, PAIRS, pairs=PAIRS, random_vectors=2, progress=False, max_new_tokens=2
+    )
+    assert report.conditions[-1] == "shuffled"
+    row = report.row("shuffled")
+    assert len(row.runs) == 2
+    for control, share in zip(
+        shuffled_vectors(tiny_llm, vector, PAIRS, [0, 1]), row.runs, strict=True
+    ):
+        preferred = [
+            good > bad
+            for pair in PAIRS
+            for good, bad in [
+                tiny_llm.score(pair.prompt, [pair.good, str(pair.bad)], control.steer())
+            ]
+        ]
+        assert share == sum(preferred) / len(PAIRS)
+    assert any("vectors of shuffled pairs" in reason for reason in report.verdict.reasons)
+    assert "pairs=Pairs.from_jsonl" in report.command
+    assert "Before any evaluation | pre-flight" in report.to_markdown()
+    assert "pre-flight" in report.to_html()
+
+
+def test_the_shuffled_control_needs_the_vectors_own_pairs(
+    llm: SteerableHFLLM, vector: SteeringVector
+) -> None:
+    test = questions(llm, 4)
+    with pytest.raises(InvalidInputError, match="give them"):
+        evaluate(llm, vector, test, against=["shuffled"], progress=False)
+    with pytest.raises(InvalidInputError, match="was built from other pairs"):
+        evaluate(llm, vector, test, pairs=questions(llm, 4, seed=3).pairs(), progress=False)

@@ -21,7 +21,6 @@ from steerable_llm.context import question_text
 from steerable_llm.curation.report import cell
 from steerable_llm.embedding import Embedder, SentenceEmbedder
 from steerable_llm.errors import InvalidInputError, MissingExtraError, PairError
-from steerable_llm.message_parts import question_only
 from steerable_llm.pairs import Pairs, PreferencePair
 
 #: Clouds that a split is compared with; the chance that none of them beats nothing at all is 1/20.
@@ -198,7 +197,7 @@ def failure_text(pair: PreferencePair) -> str:
     if pair.bad is None:
         raise PairError(f"the pair {pair.id!r} has no bad answer: leave it out to find the modes")
     asked = question_text(pair.messages) or pair.messages[-1].content
-    return f"{question_only(asked) or asked}\n{pair.bad}"
+    return f"{asked}\n{pair.bad}"
 
 
 def _slug(pair: PreferencePair) -> str:

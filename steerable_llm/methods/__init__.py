@@ -51,7 +51,10 @@ _ONE_LAYER = Grid(
 )
 
 METHODS: dict[str, Method] = {
-    "grains": Method(GrainsConfig, extract_grains, GRAINS_PRESETS),
+    # Zero is the paper's baseline, and the end of the text a token that models have seen often.
+    "grains": Method(
+        GrainsConfig, extract_grains, GRAINS_PRESETS, grid=Grid(configs=({}, {"baseline": "eos"}))
+    ),
     "caa": Method(CaaConfig, extract_caa, application=_ADDED, grid=_ONE_LAYER),
     "contextfocus": Method(
         ContextFocusConfig,

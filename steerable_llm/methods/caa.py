@@ -53,4 +53,6 @@ def extract_caa(
         scales=prompt_scales(llm, pairs, layers),
         attributions=(),
         facts={"deltas": len(deltas)},
+        differences=deltas[:, list(layers)],
+        layers=layers,
     )

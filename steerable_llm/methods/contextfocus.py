@@ -81,4 +81,6 @@ def extract_contextfocus(
         scales=prompt_scales(llm, pairs, layers),
         attributions=(),
         facts={"deltas": len(deltas), "without_context": len(pairs) - len(deltas)},
+        differences=deltas[:, list(layers)],
+        layers=layers,
     )

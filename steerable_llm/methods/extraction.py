@@ -20,6 +20,9 @@ class Extraction:
         attributions: per pair, in the order of the pairs; empty for methods without.
         facts: plain JSON values for the vector's provenance.
         gates: block index to gates, for methods whose vectors are gated.
+        differences: [n, L, width], what every pair says by itself about the L blocks that were
+            asked for; None where a method has no such thing.
+        layers: those L blocks.
     """
 
     directions: Mapping[int, Tensor]
@@ -27,3 +30,5 @@ class Extraction:
     attributions: tuple[PairAttribution, ...]
     facts: Mapping[str, Any]
     gates: Mapping[int, Gates] = field(default_factory=dict)
+    differences: Tensor | None = None
+    layers: tuple[int, ...] = ()

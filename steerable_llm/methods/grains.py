@@ -152,7 +152,12 @@ def extract_grains(
     }
     _warn_of_large(errors, config)
     scales = dict(zip(layers, norms.norm(dim=-1).mean(0).tolist(), strict=True))
-    return Extraction(directions, scales, attributions, facts)
+    differences = torch.zeros_like(norms)  # of each pair: its two deltas, as eq. 6 joins them
+    differences[[i for i, a in enumerate(attributions) if a.positive]] += plus
+    differences[[i for i, a in enumerate(attributions) if a.negative]] -= minus
+    return Extraction(
+        directions, scales, attributions, facts, differences=differences, layers=layers
+    )
 
 
 def baseline_embedding(llm: SteerableHFLLM, objective: PreferenceObjective, name: str) -> Tensor:

@@ -61,4 +61,6 @@ def extract_icv(
         scales=prompt_scales(llm, pairs, layers, "mlp"),
         attributions=(),
         facts={"deltas": len(deltas)},
+        differences=deltas,
+        layers=layers,
     )

@@ -114,6 +114,9 @@ def extract_heads(
         scales=prompt_scales(llm, pairs, steered, "heads"),
         attributions=(),
         facts={"heads": chosen, "judged_on": int((~training).sum())},
+        # Of all heads: those that were chosen for telling good from bad agree by selection.
+        differences=(states[: len(pairs)] - states[len(pairs) :]).view(len(pairs), *rows.shape),
+        layers=layers,
     )
 
 

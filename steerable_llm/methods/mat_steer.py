@@ -94,6 +94,8 @@ def extract_mat_steer(
         attributions=(),
         facts={"attributes": attributes, "loss": losses},
         gates=gates,
+        differences=(right - wrong)[:, list(layers)],
+        layers=layers,
     )
 
 

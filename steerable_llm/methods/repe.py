@@ -94,6 +94,8 @@ def extract_repe(
         scales=prompt_scales(llm, pairs, layers),
         attributions=(),
         facts={"contrast": "answers" if config.positive is None else "instructions"},
+        differences=deltas[:, list(layers)],
+        layers=layers,
     )
 
 

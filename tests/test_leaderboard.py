@@ -1,0 +1,96 @@
+"""The leaderboard: what is measured, what is not measured again, and that it names who wins."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from steerable_llm.comparison import Comparison, Contender
+from steerable_llm.demo.leaderboard import Leaderboard, Size, leaderboard, summary
+from steerable_llm.metrics import Estimate
+from steerable_llm.model import SteerableHFLLM
+from steerable_llm.verdict import Row, Verdict
+
+SMALL = Size(pairs=4, per_variant=2)
+
+
+def board(**shares: float) -> Comparison:
+    """A comparison in which every method has this share of right answers."""
+    rows = [
+        Row(
+            condition=name,
+            variant=variant,
+            capability=variant == "reading",
+            n=100,
+            success=Estimate(value=value, low=value - 0.05, high=value + 0.05, n=100),
+            change=None if name == "none" else Estimate(value=0.1, low=0, high=0.2, n=100),
+            made_worse=None if name == "none" else 0.01,
+        )
+        for name, share in shares.items()
+        for variant, value in (("conflict", share), ("reading", 0.9 if name == "none" else 0.85))
+    ]
+    passes = Verdict(promote=True, reasons=("better",))
+    return Comparison(
+        model="tiny@0",
+        pairs=4,
+        data_digest="d" * 64,
+        test_name="test",
+        test_digest="e" * 64,
+        target="conflict",
+        budget=0.01,
+        contenders=tuple(
+            Contender(name=name, verdict=passes if name == "caa" else None) for name in shares
+        ),
+        rows=tuple(rows),
+    )
+
+
+def test_it_says_so_when_decoding_or_the_prompt_wins() -> None:
+    said = summary("faithfulness", board(none=0.4, prompt=0.5, cad=0.9, grains=0.7, caa=0.86))
+    assert said.startswith("faithfulness: context-aware decoding does best, 90.0 % [85.0, 95.0]")
+    assert "overlaps with caa." in said
+    assert "The best vector is caa, 86.0 %" in said
+    assert said.endswith("Through the gate come: caa.")
+    strict = summary("x", board(none=0.4, prompt=0.8, grains=0.5))
+    assert "strict instruction does best" in strict
+    assert "overlaps" not in strict
+    assert strict.endswith("Through the gate come: none of them.")
+
+
+def test_it_says_so_when_nothing_helps() -> None:
+    said = summary("x", board(none=0.6, grains=0.5))
+    assert said == ("x: nothing does better than the unsteered model (60.0 % [55.0, 65.0]).")
+
+
+def test_the_best_vector_is_named_once() -> None:
+    assert "The best vector" not in summary("x", board(none=0.4, caa=0.9, cad=0.5))
+
+
+def test_the_page_ranks_and_tells_what_is_lost(tmp_path: Path) -> None:
+    made = Leaderboard(
+        SMALL, {"faithfulness": board(none=0.4, prompt=0.5, caa=0.9)}, "cpu", "again"
+    )
+    text = made.page().save(tmp_path / "b.md", made.to_json).read_text("utf-8")
+    lines = [line for line in text.splitlines() if line.startswith("| ")]
+    assert [line.split(" | ")[0] for line in lines[2:]] == [
+        "| caa", "| strict instruction", "| unsteered",
+    ]  # fmt: skip
+    assert "reading +5.0" in lines[2]
+    assert (tmp_path / "b.faithfulness.png").is_file()
+
+
+@pytest.mark.slow
+def test_a_finished_cell_is_not_measured_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    llm = SteerableHFLLM.demo()
+    given = (llm, SMALL, ("prompt", "adacad"), ("toxicity",), tmp_path)
+    first = leaderboard(*given, max_new_tokens=3, progress=False)
+    assert len(list(tmp_path.iterdir())) == 3
+    monkeypatch.setattr("steerable_llm.trial.measure", lambda *_: pytest.fail("measured again"))
+    again = leaderboard(*given, max_new_tokens=3, progress=False)
+    assert again == first
+    rows = first.boards["toxicity"].rows
+    assert {row.condition for row in rows} == {"none", "prompt", "adacad"}
+    assert max(row.n for row in rows) == 2

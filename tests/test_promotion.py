@@ -1,0 +1,327 @@
+"""The gate: what goes into the folder and the policy, and what stays out with the reason."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from command_line import Steerable, steerable
+
+from steerable_llm.errors import InvalidInputError, PolicyError, UnknownStepError
+from steerable_llm.fingerprint import ModelFingerprint
+from steerable_llm.metrics import Estimate
+from steerable_llm.policy import Policy
+from steerable_llm.promotion import promote
+from steerable_llm.report import Report
+from steerable_llm.vector import Calibration, SteeringVector
+from steerable_llm.verdict import Row, judge
+
+__all__ = ["steerable"]
+
+FINGERPRINT = ModelFingerprint(
+    model_id="some/model",
+    architecture="LlamaForCausalLM",
+    hidden_size=4,
+    num_layers=3,
+    config_hash="c",
+    weights_hash="w",
+    tokenizer_hash="t",
+    template_hash="p",
+)
+POLICY = """\
+# Who may steer what.
+vectors_dir = "vectors"
+
+[steps.answer]   # follows the documents
+vectors = [
+    { name = "old", strength = 0.1 },  # since March
+]
+match.step = ["qa"]
+
+[steps.bare]
+match.step = ["b*"]
+
+# Condensing is left alone.
+[steps.condense]
+vectors = []
+
+[[steps.table.vectors]]
+name = "old"
+strength = 0.2
+
+[steps.heir]
+inherits = "answer"
+"""
+
+
+def estimate(value: float) -> Estimate:
+    return Estimate(value=value, low=value - 0.04, high=value + 0.04, n=200)
+
+
+def row(condition: str, variant: str, value: float) -> Row:
+    return Row(
+        condition=condition,
+        variant=variant,
+        capability=variant == "closed_book",
+        n=200,
+        success=estimate(value),
+        change=None if condition == "none" else estimate(0.1),
+        made_worse=None if condition == "none" else 0.01,
+    )
+
+
+def report_on(
+    vector: SteeringVector, *, prompt: float = 0.6, kept: float = 0.9, **more: Any
+) -> Report:
+    rows = [
+        row("steered", "conflict", 0.9), row("none", "conflict", 0.5),
+        row("prompt", "conflict", prompt), row("steered", "closed_book", kept),
+        row("none", "closed_book", 0.9),
+    ]  # fmt: skip
+    assert vector.calibration is not None
+    given: dict[str, Any] = {
+        "vector": vector.name,
+        "vector_fingerprint": vector.fingerprint_id,
+        "model": vector.fingerprint.short,
+        "library_version": "0.1.0",
+        "provenance": {},
+        "calibration": {**asdict(vector.calibration), "layers": None},
+        "test_name": "test",
+        "test_digest": "f" * 64,
+        "target": "conflict",
+        "budget": 0.01,
+        "strict_instruction": "Be strict.",
+        "seed": 0,
+        "max_new_tokens": 32,
+        "rows": tuple(rows),
+        "verdict": judge(rows, "conflict", 0.01),
+        "regressions": (),
+        "examples": (),
+        "command": "steerable evaluate new.safetensors test.jsonl",
+    }
+    return Report.model_validate({**given, **more})
+
+
+@pytest.fixture
+def vector() -> SteeringVector:
+    return SteeringVector(
+        name="new",
+        directions={0: torch.arange(1.0, FINGERPRINT.hidden_size + 1)},
+        scales={0: 3.0},
+        fingerprint=FINGERPRINT,
+        calibration=Calibration(0.08, scope="last_prompt", note="best of 24"),
+    )
+
+
+@pytest.fixture
+def place(tmp_path: Path, vector: SteeringVector) -> Path:
+    """A folder with a new vector, a policy, and the folder of vectors that the policy uses."""
+    vector.save(tmp_path / "new.safetensors")
+    replace(vector, name="old").save(tmp_path / "vectors" / "old.safetensors")
+    (tmp_path / "policy.toml").write_text(POLICY, encoding="utf-8")
+    return tmp_path
+
+
+def files(place: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(place)): path.read_bytes()
+        for path in place.rglob("*")
+        if path.is_file()
+    }
+
+
+def test_a_proven_vector_goes_into_the_folder_with_its_evidence(
+    place: Path, vector: SteeringVector
+) -> None:
+    report = report_on(vector)
+    found = promote(place / "new.safetensors", report, place / "vectors")
+    assert found.promoted
+    assert sorted(path.name for path in found.written) == [
+        "new.json", "new.md", "new.png", "new.safetensors",
+    ]  # fmt: skip
+    assert all(path.is_file() for path in found.written)
+    copy = SteeringVector.load(place / "vectors" / "new.safetensors")
+    assert copy.fingerprint_id == vector.fingerprint_id
+    assert copy.evaluation is not None
+    assert copy.evaluation["promote"] is True
+    assert Report.from_json((place / "vectors" / "new.json").read_text("utf-8")) == report
+    assert "steerable evaluate new.safetensors" in (place / "vectors" / "new.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize("step", ["answer", "bare", "condense", "table"])
+def test_the_policy_steers_with_it_and_keeps_its_comments(
+    place: Path, vector: SteeringVector, step: str
+) -> None:
+    before = Policy.load(place / "policy.toml")
+    promote(
+        place / "new.safetensors", report_on(vector), place / "vectors",
+        policy=place / "policy.toml", step=step,
+    )  # fmt: skip
+    after = Policy.load(place / "policy.toml")
+    names = [use.name for use in after.steps[step].vectors]
+    assert names == [*(use.name for use in before.steps[step].vectors), "new"]
+    for other in set(before.steps) - {step}:
+        assert after.steps[other] == before.steps[other]
+    assert after.steps[step].match == before.steps[step].match
+    text = (place / "policy.toml").read_text("utf-8")
+    # Every old line is there, in the old order; only lines with the new name came in.
+    kept = [
+        line
+        for line in text.splitlines()
+        if "new" not in line and line != "[[steps.table.vectors]]"
+    ]
+    old = [line for line in POLICY.splitlines() if line != "[[steps.table.vectors]]"]
+    assert [x for x in kept if x.strip()] == [
+        x for x in old if x.strip() and not (step == "condense" and x == "vectors = []")
+    ]
+    assert text.index("[steps.bare]") < text.index("# Condensing is left alone.")
+    if step == "bare":
+        assert text.index('name = "new"') < text.index("# Condensing is left alone.")
+
+
+def test_promoting_twice_changes_nothing_more(place: Path, vector: SteeringVector) -> None:
+    given: Any = (place / "new.safetensors", report_on(vector), place / "vectors")
+    promote(*given, policy=place / "policy.toml", step="answer")
+    before = files(place)
+    again = promote(*given, policy=place / "policy.toml", step="answer", replace=True)
+    assert again.promoted
+    assert place / "policy.toml" not in again.written
+    after = files(place)
+    # The metadata of a safetensors file has no order of its own.
+    assert sorted(before.pop("vectors/new.safetensors")) == sorted(
+        after.pop("vectors/new.safetensors")
+    )
+    assert after == before
+
+
+def stranger(vector: SteeringVector) -> SteeringVector:
+    return replace(vector, directions={0: -vector.directions[0]})
+
+
+def other_model(vector: SteeringVector) -> SteeringVector:
+    other: ModelFingerprint = FINGERPRINT.model_copy(update={"weights_hash": "0" * 16})
+    return replace(vector, fingerprint=other)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda v: report_on(v, prompt=0.88), "higher, but the intervals overlap"),
+        (lambda v: report_on(v, kept=0.88), "beyond the budget of 1.0 points"),
+        (lambda v: report_on(stranger(v)), "about another vector"),
+        (lambda v: report_on(other_model(v)), "about another model"),
+        (
+            lambda v: report_on(v.with_calibration(Calibration(0.09))),
+            "calibrated anew since the report",
+        ),
+        # A report that claims what its own numbers do not show.
+        (
+            lambda v: report_on(v, prompt=0.88, verdict=report_on(v).verdict),
+            "higher, but the intervals overlap",
+        ),
+        # And one that was refused for what the rows do not say, such as a leak.
+        (
+            lambda v: report_on(
+                v,
+                verdict=report_on(v).verdict.model_copy(
+                    update={"promote": False, "reasons": ("the strength was chosen on 'test'",)}
+                ),
+            ),
+            "the strength was chosen on 'test'",
+        ),
+    ],
+)
+def test_without_proof_nothing_is_written_and_the_reason_is_told(
+    place: Path, vector: SteeringVector, change: Any, said: str
+) -> None:
+    before = files(place)
+    found = promote(
+        place / "new.safetensors", change(vector), place / "vectors",
+        policy=place / "policy.toml", step="answer",
+    )  # fmt: skip
+    assert not found.promoted
+    assert any(said in reason for reason in found.refused)
+    assert all("\n" not in reason for reason in found.refused)
+    assert found.written == ()
+    assert files(place) == before
+
+
+def test_every_reason_is_told_at_once(place: Path, vector: SteeringVector) -> None:
+    report = report_on(other_model(stranger(vector)), prompt=0.88, kept=0.8)
+    found = promote(place / "new.safetensors", report, place / "vectors")
+    assert len(found.refused) == 4
+
+
+def test_a_vector_that_is_not_calibrated_stays_out(place: Path, vector: SteeringVector) -> None:
+    vector.with_calibration(None).save(place / "new.safetensors")
+    found = promote(place / "new.safetensors", report_on(vector), place / "vectors")
+    assert any("not calibrated" in reason for reason in found.refused)
+
+
+def test_another_vector_of_that_name_is_replaced_only_when_told(
+    place: Path, vector: SteeringVector
+) -> None:
+    old = replace(vector, name="old")
+    (place / "vectors" / "new.safetensors").write_bytes(
+        (place / "vectors" / "old.safetensors").read_bytes()
+    )
+    given: Any = (place / "new.safetensors", report_on(vector), place / "vectors")
+    assert "is there already" in promote(*given).refused[0]
+    loaded = SteeringVector.load(place / "vectors" / "new.safetensors")
+    assert loaded.fingerprint_id == old.fingerprint_id
+    assert promote(*given, replace=True).promoted
+    # In its own folder it is in nobody's place.
+    assert promote(place / "vectors" / "new.safetensors", given[1], place / "vectors").promoted
+
+
+@pytest.mark.parametrize(
+    ("step", "to", "error", "said"),
+    [
+        ("anwser", "vectors", UnknownStepError, "did you mean 'answer'"),
+        ("heir", "vectors", PolicyError, "promote to 'answer'"),
+        ("answer", "elsewhere", InvalidInputError, "looks for its vectors in"),
+        (None, "vectors", InvalidInputError, "go together"),
+    ],
+)
+def test_a_policy_that_cannot_take_it_is_bad_input(
+    place: Path, vector: SteeringVector, step: str | None, to: str, error: Any, said: str
+) -> None:
+    before = files(place)
+    with pytest.raises(error, match=said):
+        promote(
+            place / "new.safetensors", report_on(vector), place / to,
+            policy=place / "policy.toml", step=step,
+        )  # fmt: skip
+    assert files(place) == before
+
+
+def test_a_report_without_its_own_target_is_bad_input(place: Path, vector: SteeringVector) -> None:
+    report = report_on(vector, target="gold")
+    with pytest.raises(InvalidInputError, match="says nothing about its target"):
+        promote(place / "new.safetensors", report, place / "vectors")
+
+
+def test_the_command_tells_what_it_wrote_or_why_not(
+    steerable: Steerable, place: Path, vector: SteeringVector
+) -> None:
+    report_on(vector).save(place / "good.json")
+    report_on(vector, prompt=0.88, kept=0.8).save(place / "bad.json")
+    arguments = ("promote", "new.safetensors", "--to", "vectors")
+    steering = ("--policy", "policy.toml", "--step", "condense")
+
+    assert steerable(*arguments, "--report", "bad.json", *steering, code=1) == ""
+    assert steerable.stderr.count("not promoted: ") == 2 == steerable.stderr.count("\n")
+    assert not (place / "vectors" / "new.safetensors").exists()
+    assert steerable("--version")  # the exit code was this command's alone
+
+    out = steerable(*arguments, "--report", "good.json", *steering)
+    assert "PROMOTE" in out
+    assert "wrote policy.toml" in out
+    assert Policy.load("policy.toml").steps["condense"].vectors[0].name == "new"
+
+    (place / "bad.json").write_text("{}", encoding="utf-8")
+    assert "not a report" in steerable.error(*arguments, "--report", "bad.json")
+    assert "go together" in steerable.error(*arguments, "--report", "good.json", "--step", "answer")

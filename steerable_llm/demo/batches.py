@@ -33,7 +33,7 @@ class Recipe:
         seed: Seed of weights, data and order.
     """
 
-    steps: int = 20_000
+    steps: int = 16_000
     batch: int = 16
     peak_rate: float = 2e-3
     prompt_share: float = 0.15

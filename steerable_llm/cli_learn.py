@@ -295,5 +295,7 @@ def evaluate(
 
 def _span(layers: tuple[int, ...]) -> str:
     first, last = min(layers), max(layers)
+    if first == last:
+        return str(first)
     whole = layers == tuple(range(first, last + 1))
     return f"{first} to {last}" if whole else ", ".join(map(str, layers))

@@ -94,6 +94,15 @@ def test_a_chain_on_the_bundled_model_is_logged_whole(
     assert entry.verdict is None
 
 
+def test_the_revision_of_the_model_is_logged(
+    demo: SteerableHFLLM, handler: AnswerLogHandler
+) -> None:
+    pinned = SteerableHFLLM(demo.model, demo.tokenizer, model_id="demo", revision="v7")
+    pinned.as_langchain(max_tokens=2).invoke("Hello", config={"callbacks": [handler]})
+    (entry,) = kept(handler)
+    assert entry.revision == "v7"
+
+
 async def test_every_way_of_calling_is_logged_alike(
     demo: SteerableHFLLM, handler: AnswerLogHandler
 ) -> None:

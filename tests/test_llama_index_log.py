@@ -78,6 +78,15 @@ def test_a_query_engine_on_the_bundled_model_is_logged_whole(
     assert entry.time is not None
 
 
+def test_the_revision_of_the_model_is_logged(
+    demo: SteerableHFLLM, handler: AnswerLogEventHandler
+) -> None:
+    pinned = SteerableHFLLM(demo.model, demo.tokenizer, model_id="demo", revision="v7")
+    pinned.as_llama_index(max_tokens=2).complete("Hello")
+    (entry,) = kept(handler)
+    assert entry.revision == "v7"
+
+
 async def test_async_and_streamed_queries_are_logged_alike(
     demo: SteerableHFLLM, handler: AnswerLogEventHandler
 ) -> None:

@@ -639,11 +639,14 @@ OPINIONS: dict[str, list[Opinion]] = {
     ],
     "deepeval": [
         # It says itself what passed, whatever the score.
-        ({"metrics_data": [{"name": "Toxicity", "score": 0.0, "success": True}]}, ("good", None)),
-        ({"metrics_data": [{"name": "Toxicity", "score": 1.0, "success": False}]},
+        ({"metrics_data": [{"name": "Toxicity", "score": 0.5, "success": True}]}, ("good", None)),
+        ({"metrics_data": [{"name": "Toxicity", "score": 0.1, "success": False}]},
          ("bad", "rude")),
         ({"metrics_data": [{"name": "Contextual Recall", "score": 0.1, "success": False}]},
          ("bad", "wrong retrieval")),
+        # Of two that name no reason, the bad one counts, whichever comes first.
+        ({"metrics_data": [{"name": "tone", "success": True}, {"name": "x", "success": False}]},
+         ("bad", None)),
         ({"metrics_data": [], "success": True}, ("good", None)),
         ({"metrics_data": [], "success": False}, ("bad", None)),
         ({"metrics_data": []}, (None, None)),

@@ -169,7 +169,7 @@ def test_what_cannot_be_trained_or_loaded_is_refused(
 
 
 @pytest.mark.filterwarnings("ignore:fan_in_fan_out is set")
-@pytest.mark.filterwarnings("ignore:The following rank_pattern keys")
+@pytest.mark.filterwarnings("ignore:The following (rank|alpha)_pattern keys")
 @pytest.mark.parametrize("family", FAMILIES)
 def test_vectors_act_on_the_same_parts_with_an_adapter_as_without(
     tiny_tokenizer: Any, family: str

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from slow_states import PAIRS
+from slow_states import PAIRS, slow_states, with_answer
 
 from steerable_llm.build import build_vector
 from steerable_llm.methods.mat_steer import (
@@ -122,6 +123,27 @@ def test_each_attribute_finds_its_own_direction() -> None:
     opened = torch.sigmoid((base - 2 * push) @ gates.weights.T + gates.biases)
     assert opened[first, 0].mean() > opened[first, 1].mean()
     assert opened[~first, 1].mean() > opened[~first, 0].mean()
+
+
+def test_bad_answers_are_steered_toward_good_ones(tiny_llm: Any) -> None:
+    vector = build_vector(tiny_llm, PAIRS, method="mat_steer", steps=20, progress=False)
+    good, bad = (
+        torch.tensor(
+            np.array(
+                [slow_states(tiny_llm, with_answer(tiny_llm, p, getattr(p, name)))[1][-1]
+                 for p in PAIRS]
+            )
+        ).float()
+        for name in ("good", "bad")
+    )  # fmt: skip
+    everyone = [torch.ones(len(PAIRS), dtype=torch.bool)]
+    expected, _ = train_gates(good, bad, everyone, MatSteerConfig(steps=20))
+    found = vector.gates[1]
+    # Adam's steps are of one size, so that rounding shows in single numbers.
+    for one, other in ((found.vectors, expected.vectors), (found.weights, expected.weights)):
+        assert float(torch.cosine_similarity(one, other).min()) > 0.99
+    swapped, _ = train_gates(bad, good, everyone, MatSteerConfig(steps=20))
+    assert float(torch.cosine_similarity(found.vectors, swapped.vectors).max()) < 0.5
 
 
 def test_sources_become_attributes(tiny_llm: Any) -> None:

@@ -67,6 +67,19 @@ def test_a_dead_server_costs_no_time_and_one_warning(
     assert "not reaching the log" in caplog.text
 
 
+def test_what_still_waits_when_it_is_closed_counts_as_dropped(tmp_path: Path) -> None:
+    recorder = AnswerRecorder(dead_server(tmp_path))
+    recorder.record(answer("tried"))
+    deadline = time.monotonic() + 20
+    while not recorder._waiting.empty() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    for i in range(5):
+        recorder.record(answer(f"waiting-{i}"))
+    recorder.close(0.1)
+    assert recorder.flush(20)
+    assert (recorder.written, recorder.dropped) == (0, 6)
+
+
 def test_what_waits_is_written_when_the_database_is_back(tmp_path: Path) -> None:
     folder = tmp_path / "later"
     recorder = AnswerRecorder(f"sqlite:///{folder / 'a.db'}")

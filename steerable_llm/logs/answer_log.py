@@ -364,13 +364,11 @@ def unpaired_query(**filters: Any) -> Select[Any]:
     if wrong := sorted({"verdict", "reason"} & set(filters)):
         raise InvalidInputError(f"good answers are not chosen by {', '.join(wrong)}: leave it out")
     other = answers.alias("other")
-    same = (other.c.prompt_key == answers.c.prompt_key,)
-    bad = select(other.c.seq).where(*same, other.c.verdict == "bad")
-    earlier = select(other.c.seq).where(
-        *same, other.c.verdict == "good", other.c.seq < answers.c.seq
-    )
+    same = other.c.prompt_key == answers.c.prompt_key
+    bad = select(other.c.seq).where(same, other.c.verdict == "bad")
+    first = select(func.min(other.c.seq)).where(same, other.c.verdict == "good").scalar_subquery()
     chosen = conditions(**filters, verdict="good")
-    query = select(answers).where(*chosen, ~bad.exists(), ~earlier.exists())
+    query = select(answers).where(*chosen, ~bad.exists(), answers.c.seq == first)
     return query.order_by(answers.c.seq)
 
 

@@ -80,6 +80,7 @@ def test_import_makes_a_vector_that_says_what_is_unknown(
     assert all(line.startswith("unknown: ") for line in lines[1:])
     assert SteeringVector.load("kind-one.safetensors", tiny_llm).name == "mine"
     asked = ("ask", "Hello?", "--model", model_folder, "--max-new-tokens", 2)
+    assert "is there already" in steerable.error("import", "kind-one.gguf", "--model", model_folder)
     steered = steerable.json(*asked, "--vector", "kind-one.safetensors", "--strength", "1")
     assert steered["steered"][0]["name"] == "mine"
     assert "not calibrated" in steerable.error(*asked, "--vector", "kind-one.safetensors")

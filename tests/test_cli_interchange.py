@@ -64,10 +64,11 @@ def test_a_format_that_is_not_known_is_refused(steerable, vector_file):
 
 def test_what_is_no_vector_is_refused(steerable):
     Path("empty.safetensors").write_bytes(b"")
-    for file, problem in (("none.safetensors", "no vector file"), ("empty.safetensors", "whole")):
-        assert problem in steerable.error("export", file, "--format", "svec", "--out", "k")
-        assert problem in steerable.error("push", file, "acme/kind")
-        assert problem in steerable.error("inspect", file)
+    for verb in (("export", "--format", "svec", "--out", "k"), ("push", "acme/kind"), ("inspect",)):
+        name, *rest = verb
+        assert "not a whole safetensors file" in steerable.error(name, "empty.safetensors", *rest)
+        assert steerable(name, "none.safetensors", *rest, code=2) == ""
+        assert "file 'none.safetensors' does not exist" in steerable.stderr
 
 
 def test_import_makes_a_vector_that_says_what_is_unknown(

@@ -18,6 +18,7 @@ from steerable_llm.cli_options import (
     print_json,
     summary,
 )
+from steerable_llm.errors import InvalidInputError
 
 _FORMATS = "repeng, llama.cpp, easysteer, lm-eval or svec"
 
@@ -85,11 +86,15 @@ def import_(
     from steerable_llm.hub_file import refuse_to_write
     from steerable_llm.interchange import import_vector
 
-    if out:
-        refuse_to_write(out)
+    target = out or Path(f"{file.stem}.safetensors")
+    refuse_to_write(target)
+    if out is None and target.exists():
+        raise InvalidInputError(
+            f"{target} is there already: name the file to write with --out (it may be the same)"
+        )
     llm = load_model(model, revision)
     vector = import_vector(file, llm, format, name=name, force=force)
-    target = vector.save(out or Path(f"{file.stem}.safetensors"))
+    vector.save(target)
     if as_json:
         print_json({**summary(vector), "file": str(target)})
         return

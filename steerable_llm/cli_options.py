@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from steerable_llm.errors import InvalidInputError
+from steerable_llm.hub_file import is_on_hub
 
 if TYPE_CHECKING:
     from steerable_llm.logs.answer_log import AnswerLog
@@ -19,8 +20,18 @@ if TYPE_CHECKING:
     from steerable_llm.vector import SteeringVector
 
 InFile = typer.Argument(exists=True, dir_okay=False)
+
+
+def _there(vector: Path) -> Path:
+    """Tells a missing file at once, as `InFile` does; what is on the Hub shows when it is read."""
+    if not is_on_hub(vector) and not vector.is_file():
+        raise typer.BadParameter(f"file {str(vector)!r} does not exist.")
+    return vector
+
+
 VectorIn = typer.Argument(
-    help="Vector file, or hub:organisation/name@revision on the Hugging Face Hub."
+    callback=_there,
+    help="Vector file, or hub:organisation/name@revision on the Hugging Face Hub.",
 )
 Model = Annotated[
     str,

@@ -64,10 +64,11 @@ def test_a_format_that_is_not_known_is_refused(steerable, vector_file):
 
 def test_what_is_no_vector_is_refused(steerable):
     Path("empty.safetensors").write_bytes(b"")
-    for file, problem in (("none.safetensors", "no vector file"), ("empty.safetensors", "whole")):
-        assert problem in steerable.error("export", file, "--format", "svec", "--out", "k")
-        assert problem in steerable.error("push", file, "acme/kind")
-        assert problem in steerable.error("inspect", file)
+    for verb in (("export", "--format", "svec", "--out", "k"), ("push", "acme/kind"), ("inspect",)):
+        name, *rest = verb
+        assert "not a whole safetensors file" in steerable.error(name, "empty.safetensors", *rest)
+        assert steerable(name, "none.safetensors", *rest, code=2) == ""
+        assert "file 'none.safetensors' does not exist" in steerable.stderr
 
 
 def test_import_makes_a_vector_that_says_what_is_unknown(
@@ -80,6 +81,7 @@ def test_import_makes_a_vector_that_says_what_is_unknown(
     assert all(line.startswith("unknown: ") for line in lines[1:])
     assert SteeringVector.load("kind-one.safetensors", tiny_llm).name == "mine"
     asked = ("ask", "Hello?", "--model", model_folder, "--max-new-tokens", 2)
+    assert "is there already" in steerable.error("import", "kind-one.gguf", "--model", model_folder)
     steered = steerable.json(*asked, "--vector", "kind-one.safetensors", "--strength", "1")
     assert steered["steered"][0]["name"] == "mine"
     assert "not calibrated" in steerable.error(*asked, "--vector", "kind-one.safetensors")

@@ -530,14 +530,14 @@ def test_damage_is_told_or_does_no_harm(format, data, tiny_llm, tiny_vector, fol
 
 def test_a_gguf_array_that_claims_to_be_endless_ends_with_the_file(tiny_llm, tmp_path):
     writer = gguf.GGUFWriter(tmp_path / "v.gguf", "controlvector")
-    writer.add_array("controlvector.scales", [1.0, 2.0])
+    writer.add_array("controlvector.flags", [True, True])
     writer.add_tensor("direction.1", np.ones(HIDDEN, np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
     content = (tmp_path / "v.gguf").read_bytes()
-    count = (2).to_bytes(8, "little") + np.float32(1.0).tobytes()
+    count = (2).to_bytes(8, "little") + bytes([1, 1])
     assert content.count(count) == 1
     endless = content.replace(count, (2**62).to_bytes(8, "little") + count[8:])
     (tmp_path / "v.gguf").write_bytes(endless)

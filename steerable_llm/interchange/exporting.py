@@ -138,7 +138,10 @@ def _changes(term: SteeringTerm, target: Format, blocks: tuple[int, ...]) -> tup
     if term.renormalise:
         changes.append(f"states do not keep their length (eq. 8): {target.length}")
     if term.scope != "all":
-        changes.append(f"{target.positions}: this vector steers only {_WHERE[term.scope]}")
+        changes.append(
+            f"{target.positions}; this vector steers only {_WHERE[term.scope]}, and its strength "
+            "was chosen for that"
+        )
     return tuple(changes)
 
 

@@ -93,7 +93,7 @@ def curate(drafts: Iterable[Draft], settings: CurationSettings) -> Curation:
         taken: dict[object, Draft] = {}
         for draft in missing:
             offer = offers.get(_seen(draft))
-            good = offer and acceptable(draft, offer, settings.gates.grounded_at)
+            good = acceptable(draft, offer, settings.gates.grounded_at) if offer else None
             if good is not None:
                 taken[_seen(draft)] = good
         accepted = len(taken)

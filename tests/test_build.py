@@ -26,6 +26,16 @@ def test_a_vector_says_where_it_comes_from(tiny_llm):
     assert vector.calibration is None
 
 
+def test_a_vector_says_how_many_of_its_pairs_were_proposed(tiny_llm):
+    sources = ["log/x/proposal/refusal", "log/x/proposal/strict prompt/edited", "log/x/correction"]
+    pairs = [
+        PreferencePair(p.messages, p.good, p.bad, source=s)
+        for p, s in zip(PAIRS, sources, strict=True)
+    ]
+    vector = build_vector(tiny_llm, pairs, method="caa", progress=False)
+    assert (vector.provenance["pairs"], vector.provenance["proposed_pairs"]) == (3, 2)
+
+
 def test_the_same_pairs_give_the_same_vector(tiny_llm):
     one, two = (build_vector(tiny_llm, PAIRS, progress=False) for _ in range(2))
     assert one.fingerprint_id == two.fingerprint_id

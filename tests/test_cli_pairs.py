@@ -11,13 +11,15 @@ import pytest
 from command_line import Steerable, steerable
 from failures import WordEmbedder, failure
 
-from steerable_llm import cli_pairs
+from steerable_llm import cli_pairs, embedding
 from steerable_llm.curation import modes as modes_module
+from steerable_llm.errors import InvalidInputError, MissingExtraError
 from steerable_llm.logs import read_answers, write_answers
 from steerable_llm.logs.answer_log import AnswerLog
 from steerable_llm.pairs import Pairs, PreferencePair
 
 __all__ = ["steerable"]
+EMBEDDER = cli_pairs._embedder
 
 
 @pytest.fixture(autouse=True)
@@ -95,6 +97,19 @@ def test_personal_data_is_scrubbed_on_request(steerable: Steerable, tmp_path: Pa
     found = steerable.json("pairs", log, "-o", "p.jsonl", "--scrub", "--judge", "none")
     assert found["scrubbed"] == {"EMAIL_ADDRESS": 1}
     assert "bob@" not in Path("p.jsonl").read_text()
+
+
+@pytest.mark.parametrize("error", [MissingExtraError("none"), InvalidInputError("not there")])
+def test_without_an_embedding_model_duplicates_are_compared_exactly(
+    steerable: Steerable, log: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def missing(name: str = "") -> None:
+        raise error
+
+    monkeypatch.setattr(embedding, "load_sentence_model", missing)
+    monkeypatch.setattr(cli_pairs, "_embedder", EMBEDDER)
+    said = steerable("pairs", log, "-o", "p.jsonl")
+    assert "duplicates were compared exactly, not by meaning" in said
 
 
 def many(steerable: Steerable) -> Path:

@@ -98,6 +98,14 @@ def test_rows_are_found_by_name_and_the_target_comes_first(report: Report) -> No
         report.row("caa")
 
 
+def test_the_card_and_the_page_say_how_many_pairs_a_model_proposed(report: Report) -> None:
+    proposed = report.model_copy(update={"provenance": {"pairs": 50, "proposed_pairs": 3}})
+    said = "50, the good answers of 3 of them proposed by a model"
+    for render in (Report.to_markdown, Report.to_html):
+        assert said in render(proposed)
+        assert "proposed by a model" not in render(report)
+
+
 def test_the_card_says_everything_a_reader_needs(report: Report) -> None:
     card = report.to_markdown(picture="demo.png")
     for part in (

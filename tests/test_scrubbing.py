@@ -43,6 +43,15 @@ def test_a_value_is_one_placeholder_in_every_text(personal: Draft) -> None:
     assert not [value for value in (ADDRESS, "170", "info@") if value in everything]
 
 
+def test_a_value_that_only_its_words_give_away_is_replaced_where_these_are_missing_too() -> None:
+    told = [Passage(id="p", text="My social security number is 536904399.")]
+    bare = "It is 536904399."
+    assert Scrubber().scrub(draft(bare)).good == bare
+    clean = Scrubber().scrub(draft(bare, passages=told))
+    assert clean.answer.passages[0].text == "My social security number is <US_SSN_1>."
+    assert clean.good == "It is <US_SSN_1>."
+
+
 def test_what_was_grounded_stays_grounded_and_what_was_not_stays_so(personal: Draft) -> None:
     def scores(entry: Draft) -> list[float | None]:
         passages = [passage.text for passage in entry.answer.passages]

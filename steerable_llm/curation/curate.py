@@ -16,7 +16,7 @@ from steerable_llm.embedding import Embedder
 from steerable_llm.errors import PairError
 from steerable_llm.logs.answers import LoggedAnswer
 from steerable_llm.logs.pairing import NO_GOOD_ANSWER, WRONG_RETRIEVAL, Draft
-from steerable_llm.pairs import Pairs
+from steerable_llm.pairs import Message, Pairs
 
 #: Given failures without a good answer, proposes some; `propose` with its model bound.
 Propose = Callable[[Sequence[Draft]], list[ProposedPair]]
@@ -93,7 +93,7 @@ def curate(drafts: Iterable[Draft], settings: CurationSettings) -> Curation:
         taken: dict[object, Draft] = {}
         for draft in missing:
             offer = offers.get(_seen(draft))
-            good = offer and acceptable(draft, offer, settings.gates.grounded_at)
+            good = acceptable(draft, offer, settings.gates.grounded_at) if offer else None
             if good is not None:
                 taken[_seen(draft)] = good
         accepted = len(taken)
@@ -129,7 +129,7 @@ def curate(drafts: Iterable[Draft], settings: CurationSettings) -> Curation:
     )
 
 
-def _seen(draft: Draft) -> object:
+def _seen(draft: Draft) -> tuple[str, tuple[Message, ...], str]:
     return draft.answer.id, draft.answer.messages, draft.answer.answer
 
 

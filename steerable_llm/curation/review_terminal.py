@@ -119,6 +119,7 @@ def screen(review: Review, item: ReviewItem, chosen: int) -> Group:
     prompt = Text()
     for message in item.messages:
         prompt.append(f"{message.role}: ", "dim").append(visible(message.content.strip()) + "\n")
+    prompt.rstrip()
     option = item.options[chosen]
     bad, good = word_diff(item.bad or "", option.good)
     answers = Table.grid(padding=(0, 1))

@@ -124,7 +124,7 @@ class Scrubber:
     def _replace(self, text: str, values: Iterable[str]) -> str:
         for value in values:
             whole = rf"(?<!\w){re.escape(value)}(?!\w)"
-            text = re.sub(whole, self._placeholder(value), text, flags=re.I)
+            text = re.sub(whole, self._placeholder(value), text)
         return text
 
     @cached_property

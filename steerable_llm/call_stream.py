@@ -41,7 +41,7 @@ class CallStream:
             if opened is None:
                 return []
             self._position = opened.start()
-        pieces = []
+        pieces: list[CallPiece] = []
         while True:
             if not self._told or self._told[-1].whole:
                 head = self._format.head.match(raw, self._position)

@@ -32,7 +32,7 @@ class GrammarReader:
         self._tokenizer: llguidance.LLTokenizer | None = None
         self._refusal = ""
         try:
-            self._tokenizer = _read(tokenizer, sorted(end_ids), max(vocabulary, len(tokenizer)))
+            self._tokenizer = _read(tokenizer, sorted(end_ids), vocabulary)
         except InvalidInputError as error:
             # Told whenever a grammar is asked for, and not looked into again.
             self._refusal = str(error)
@@ -76,7 +76,8 @@ def _read(
             f"{type(tokenizer).__name__}: load the model with its tokenizer.json"
         )
     try:
-        return llguidance.LLTokenizer(_readable(tokenizer), vocabulary, end_ids or None)
+        size = max(vocabulary, len(tokenizer))
+        return llguidance.LLTokenizer(_readable(tokenizer), size, end_ids or None)
     except (ValueError, RuntimeError) as error:
         raise InvalidInputError(
             f"constrained answers are not possible with this tokenizer ({error}): take a model "

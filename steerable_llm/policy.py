@@ -30,6 +30,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 from steerable_llm.embedding import Embedder, SentenceEmbedder
 from steerable_llm.errors import (
     PolicyError,
+    SteerableError,
     UnknownGateError,
     UnknownStepError,
     UnknownVectorError,
@@ -302,10 +303,20 @@ def _finder(
         paths = sorted(folder.glob(f"*{_SUFFIX}"))
         files = {path.name.removesuffix(_SUFFIX): path for path in paths}
         if name not in files:
-            raise error(f"{source}: {unknown(kind, name, files)} in {folder}")
+            # Vectors and gates may share a folder: only what could have been meant is offered.
+            fitting = [each for each, path in files.items() if _can_load(load, path)]
+            raise error(f"{source}: {unknown(kind, name, fitting)} in {folder}")
         return load(files[name])
 
     return find
+
+
+def _can_load(load: Callable[[Path], object], path: Path) -> bool:
+    try:
+        load(path)
+    except SteerableError:
+        return False
+    return True
 
 
 # Shared by all policies: a reloaded file must not load the embedding model's hash again.

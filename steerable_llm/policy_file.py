@@ -1,5 +1,6 @@
 """The keys of a policy file, checked by pydantic; what is wrong is said in the file's own words."""
 
+import re
 from collections.abc import Iterable, Mapping
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
@@ -118,6 +119,8 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
         known = _keys(model, problem["loc"][:-1])
         return f"{place}: {unknown('key', str(problem['loc'][-1]), known)}"
     said = problem["msg"].removeprefix("Value error, ")
+    said = re.sub(r"valid dictionary( or instance of \w+)?", "table", said)
+    said = said.replace("valid tuple", "list")
     return f"{place}: {said} (got {problem['input']!r})"
 
 

@@ -59,11 +59,31 @@ _CORPUS = [
 
 @cache
 def scripted_tokenizer(family: str) -> PreTrainedTokenizerFast:
+    marks = {"mistral": MISTRAL_MARKS, "mistral-args": MISTRAL_MARKS, "llama3": LLAMA_MARKS}
+    special = [*SPECIAL, *marks.get(family, [])]
+    added = HERMES_MARKS if family == "hermes" else []
+    return byte_level(TEMPLATES[family], special, added)
+
+
+def byte_level(
+    template: str,
+    special: list[str],
+    added: list[str],
+    begin: str = "<|bos|>",
+    end: str = "<|end|>",
+) -> PreTrainedTokenizerFast:
+    """A byte-level tokenizer with a chat template and its tokens.
+
+    Args:
+        template: the chat template.
+        special: its special tokens, one for padding among them: the first.
+        added: tokens of its own that are not special.
+        begin: the special token that begins a text.
+        end: the one that ends a turn.
+    """
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
-    marks = {"mistral": MISTRAL_MARKS, "mistral-args": MISTRAL_MARKS, "llama3": LLAMA_MARKS}
-    special = [*SPECIAL, *marks.get(family, [])]
     bpe.train_from_iterator(
         _CORPUS * 3,
         trainers.BpeTrainer(
@@ -75,15 +95,14 @@ def scripted_tokenizer(family: str) -> PreTrainedTokenizerFast:
     )
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=bpe,
-        bos_token="<|bos|>",
-        eos_token="<|end|>",
-        pad_token="<|pad|>",
-        additional_special_tokens=special[3:],
+        bos_token=begin,
+        eos_token=end,
+        pad_token=special[0],
+        additional_special_tokens=[mark for mark in special[1:] if mark not in (begin, end)],
         clean_up_tokenization_spaces=False,
     )
-    if family == "hermes":
-        tokenizer.add_tokens([AddedToken(mark, special=False) for mark in HERMES_MARKS])
-    tokenizer.chat_template = TEMPLATES[family]
+    tokenizer.add_tokens([AddedToken(mark, special=False) for mark in added])
+    tokenizer.chat_template = template
     return tokenizer
 
 
@@ -108,11 +127,14 @@ class ScriptedLlama(LlamaForCausalLM):
     control: Control
     tokenizer: PreTrainedTokenizerFast
     _whole: torch.Tensor | None = None
+    _start: int = 0  # where the answers begin
 
     # `generate` reads both signatures to know what it may pass.
     @wraps(LlamaForCausalLM.prepare_inputs_for_generation)
     def prepare_inputs_for_generation(self, input_ids: Any, *args: Any, **kwargs: Any) -> Any:
         # Each generation runs on a shallow copy of the model, so this is its own.
+        if self._whole is None:
+            self._start = input_ids.shape[1]
         self._whole = input_ids
         return super().prepare_inputs_for_generation(input_ids, *args, **kwargs)
 
@@ -127,12 +149,10 @@ class ScriptedLlama(LlamaForCausalLM):
 
     def _next(self, ids: list[int]) -> int:
         """The token that goes on with the script; the end of turn where there is no way on."""
-        opening = self.tokenizer.convert_tokens_to_ids("<|assistant|>")
-        start = len(ids) - ids[::-1].index(opening)
-        asked = tuple(ids[:start])
+        start = self._start
+        asked = tuple(token for token in ids[:start] if token != self.tokenizer.pad_token_id)
         if asked not in self.control.said:
-            prompt = self.tokenizer.decode(asked).replace("<|pad|>", "")
-            self.control.said[asked] = self.script(prompt)
+            self.control.said[asked] = self.script(self.tokenizer.decode(asked))
         said = self.control.said[asked]
         written = self.tokenizer.decode(ids[start:])
         if said.startswith(written) and len(said) > len(written):
@@ -172,7 +192,13 @@ def scripted_llm(
         family: hermes, llama3, mistral, mistral-args, or none for a template without tools.
         **options: for SteerableHFLLM.
     """
-    tokenizer = scripted_tokenizer(family)
+    return scripted_around(scripted_tokenizer(family), script, **options)
+
+
+def scripted_around(
+    tokenizer: PreTrainedTokenizerFast, script: Script | Mapping[str, str], **options: Any
+) -> SteerableHFLLM:
+    """A hooked model that follows a script, with a tokenizer of the test's own."""
     config = LlamaConfig(
         hidden_size=32,
         num_hidden_layers=3,

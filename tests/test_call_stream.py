@@ -1,5 +1,8 @@
 """Calls in pieces: put together they are the calls of the whole answer, wherever it is cut."""
 
+import json
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from langchain_core.utils.json import parse_partial_json
@@ -60,6 +63,13 @@ def test_the_pieces_are_the_calls_however_the_text_comes_and_wherever_it_ends(
     broken = [name for name, _, arguments in read if not isinstance(arguments, dict)]
     if most is None:
         assert broken == [call.name for call in parsed.invalid]
+
+
+@pytest.mark.parametrize("family", sorted(TWO))
+def test_two_calls_in_one_answer_are_read_as_two(family: str) -> None:
+    parsed = FORMATS[family].parse(TWO[family])
+    assert parsed.calls == (("f", json.loads(F)), ("g", {}))
+    assert parsed.invalid == ()
 
 
 def test_arguments_are_told_as_they_come() -> None:

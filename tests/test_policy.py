@@ -7,11 +7,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from policy_models import word_gate
 
 from steerable_llm.errors import (
     ModelMismatchError,
     NotAVectorError,
     PolicyError,
+    UnknownGateError,
     UnknownStepError,
     UnknownVectorError,
 )
@@ -114,6 +116,16 @@ def test_an_unknown_vector_is_named_with_the_nearest_one(policy_file: Path) -> N
     with pytest.raises(UnknownVectorError, match="did you mean 'faithful'") as caught:
         Policy.load(policy_file)
     assert "known: faithful, polite" in str(caught.value)
+
+
+def test_an_unknown_gate_is_looked_for_among_gates_alone(policy_file: Path) -> None:
+    folder = policy_file.parent / "vectors"
+    word_gate("rudeness").save(folder / "rudeness.safetensors")
+    (folder / "broken.safetensors").write_bytes(b"?")
+    step = '[steps.kind]\nvectors = []\nwhen = { gate = { name = "faithfull" } }\n'
+    policy_file.write_text(f'vectors_dir = "{folder.as_posix()}"\n{step}')
+    with pytest.raises(UnknownGateError, match="known: rudeness in"):
+        Policy.load(policy_file)
 
 
 def test_a_vector_name_is_no_way_out_of_the_folder(policy_file: Path) -> None:

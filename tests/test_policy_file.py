@@ -29,7 +29,8 @@ from steerable_llm.policy_file import When
         ),
         ({"vectors": [{"name": "true", "when": {"gate": {"name": "rude"}}}]}, "known gate"),
         ({"orthogonalise": 3}, "orthogonalise"),
-        ({"match": {"node": "answer"}}, "match.node"),
+        ({"match": {"node": "answer"}}, "match.node: Input should be a list"),
+        ({"match": ["answer"]}, "steps.answer.match: Input should be a table"),
     ],
 )
 def test_a_wrong_key_is_named_with_the_nearest_one(step: dict[str, Any], said: str) -> None:

@@ -89,7 +89,9 @@ def _read(benchmark: Benchmark, data: str | None, shots: str | None) -> tuple[st
     if data == SAMPLE:
         with as_file(files("steerable_llm.benchmarks") / "samples") as folder:
             rows, examples = _from_file(
-                folder / f"{benchmark.name}.jsonl", benchmark.source.split, shots
+                folder / f"{benchmark.sample or benchmark.name}.jsonl",
+                benchmark.source.split,
+                shots,
             )
         return f"bundled sample of {benchmark.name}", rows, examples
     path = Path(data) if data is not None else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ from lm_eval.tasks.truthfulqa.utils import process_results_mc2
 
 from steerable_llm import SteerableHFLLM, SteeringVector
 from steerable_llm.benchmarks import BENCHMARKS, find_benchmark
-from steerable_llm.benchmarks.bleu import bleu
+from steerable_llm.benchmarks.bleu import _metric, bleu
 from steerable_llm.benchmarks.contenders import contenders_of
 from steerable_llm.benchmarks.measure import answer_tokens
 from steerable_llm.benchmarks.mmlu import MMLU
@@ -28,7 +29,7 @@ from steerable_llm.benchmarks.result import BenchmarkReport, ItemRow
 from steerable_llm.benchmarks.rows import Data, load_data
 from steerable_llm.benchmarks.run import run_benchmark
 from steerable_llm.benchmarks.truthfulqa import truthful_mass
-from steerable_llm.errors import InvalidInputError, ModelMismatchError
+from steerable_llm.errors import InvalidInputError, MissingExtraError, ModelMismatchError
 from steerable_llm.steering import Steering
 
 MC1_ROW = {"question": "Why?", "mc1_targets": {"choices": ["So.", "No."], "labels": [1, 0]}}
@@ -195,7 +196,6 @@ def test_bleu_is_what_its_definition_gives(answer: str, reference: str) -> None:
     [
         ("Camels store fat in their humps.", 1.0),
         ("Camels store water in their humps.", 0.0),
-        ("I have no comment.", 1.0),  # declining is true whether or not a row lists it
         ("", 0.0),
     ],
 )
@@ -204,6 +204,15 @@ def test_bleu_accuracy_asks_which_reference_is_nearer(answer: str, score: float)
     assert judge is not None
     [camels] = [q for q in questions("truthfulqa_gen") if "humps" in q.item.question]
     assert judge(camels, answer) == score
+
+
+def test_declining_is_a_true_answer_whether_or_not_a_row_lists_it() -> None:
+    benchmark = BENCHMARKS["truthfulqa_gen"]
+    for listed in (["So"], ["So.", "I have no comment."]):
+        row = benchmark.row(question="Why?", correct_answers=listed, incorrect_answers=["Never"])
+        [question] = benchmark.ask({0: row}, [], 0)
+        assert question.choices == ("So.", "I have no comment.", "Never.")
+        assert question.right == (True, True, False)
 
 
 @pytest.mark.parametrize(
@@ -352,6 +361,22 @@ def test_the_hub_is_asked_for_configuration_and_splits(
 def test_a_hub_that_cannot_be_reached_is_one_line_with_a_way_out() -> None:
     with pytest.raises(InvalidInputError, match=r"cannot load 'toxigen/toxigen-data'.*'sample'"):
         load_data(BENCHMARKS["toxigen"])  # the tests are offline
+
+
+def test_a_missing_package_is_said_with_the_way_to_install_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("datasets", "pyarrow", "sacrebleu.metrics.bleu"):
+        monkeypatch.setitem(sys.modules, name, None)
+    (tmp_path / "rows.parquet").write_bytes(b"")
+    _metric.cache_clear()
+    for work in (
+        lambda: load_data(BENCHMARKS["toxigen"]),
+        lambda: load_data(BENCHMARKS["toxigen"], str(tmp_path / "rows.parquet")),
+        lambda: bleu("a", "b"),
+    ):
+        with pytest.raises(MissingExtraError, match=r"steerable-llm\[benchmarks\]"):
+            work()
 
 
 # A run

@@ -91,3 +91,15 @@ def test_a_steering_that_reaches_nothing_is_an_error(make_tiny_model, tiny_token
 
 def test_nothing_to_score_is_an_empty_list(tiny_llm):
     assert tiny_llm.score(PROMPT, []) == []
+
+
+def test_the_last_token_of_an_answer_takes_no_place_in_the_window(make_llm):
+    # Learnt positions: a 257th one would be out of range.
+    llm = make_llm("gpt2")
+    item = scoring.Scored([7] * 250, [11, 12, 13, 14, 15, 16, 17], Steering.none())
+    assert item.length == llm.model.config.n_positions + 1
+    [found] = scoring.answer_log_probs(llm.model, llm.blocks, [item], llm.device)
+    with torch.no_grad():
+        logits = llm.model(torch.tensor([[*item.prompt, *item.answer[:-1]]])).logits[0, -7:]
+    expected = logits.log_softmax(-1)[range(7), item.answer]
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)

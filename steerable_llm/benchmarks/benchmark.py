@@ -63,6 +63,7 @@ class Benchmark:
         max_new_tokens: Where written answers are cut.
         strict_instruction: The system message of the condition `prompt`; None where asking for
             better answers in so many words makes no sense.
+        sample: Name of the bundled sample, where several benchmarks share one.
         settings: What else a reader should know, for the report.
     """
 
@@ -81,6 +82,7 @@ class Benchmark:
     shots: int = 0
     max_new_tokens: int = 64
     strict_instruction: str | None = None
+    sample: str | None = None
     settings: Mapping[str, str] = field(default_factory=dict)
 
     def shots_shown(self, wanted: int | None) -> int:

@@ -30,8 +30,9 @@ def contenders_of(
         raise InvalidInputError("a benchmark needs a vector to steer with: give at least one")
     found: dict[str, SteeringVector] = {}
     alone = len(vectors) * max(1, len(strengths or ())) == 1
+    wanted: Sequence[float | None] = strengths or [None]
     for vector in vectors:
-        for strength in strengths or [None]:
+        for strength in wanted:
             set_to = vector if strength is None else _at_strength(vector, strength)
             if set_to.calibration is None:
                 raise InvalidInputError(

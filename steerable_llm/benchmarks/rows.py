@@ -89,15 +89,16 @@ def _read(benchmark: Benchmark, data: str | None, shots: str | None) -> tuple[st
     if data == SAMPLE:
         with as_file(files("steerable_llm.benchmarks") / "samples") as folder:
             rows, examples = _from_file(
-                folder / f"{benchmark.name}.jsonl", benchmark.source.split, shots
+                folder / f"{benchmark.sample or benchmark.name}.jsonl",
+                benchmark.source.split,
+                shots,
             )
         return f"bundled sample of {benchmark.name}", rows, examples
     path = Path(data) if data is not None else None
     if path is not None and (path.exists() or path.suffix in READERS):
         if path.is_dir():
-            main = _from_file(_split_file(path, benchmark.source.split), None, None)[0]
-            more = _from_file(_split_file(path, shots), None, None)[0] if shots else []
-            return str(path), main, more
+            main = read_file(_split_file(path, benchmark.source.split))
+            return str(path), main, read_file(_split_file(path, shots)) if shots else []
         return str(path), *_from_file(path, benchmark.source.split, shots)
     source = benchmark.source if data is None else _source_of(data, benchmark.source)
     named = ":".join(part for part in (source.path, source.config, source.split) if part)
@@ -105,10 +106,10 @@ def _read(benchmark: Benchmark, data: str | None, shots: str | None) -> tuple[st
     return named, _from_hub(source.path, source.config, source.split), examples
 
 
-def _from_file(path: Path, split: str | None, shots: str | None) -> tuple[Raw, Raw]:
+def _from_file(path: Path, split: str, shots: str | None) -> tuple[Raw, Raw]:
     """The rows of a file; where it has a column `split`, those of the two splits."""
     rows = read_file(path)
-    if split is None or not rows or "split" not in rows[0]:
+    if not rows or "split" not in rows[0]:
         return rows, []
     return (
         [row for row in rows if row.get("split") == split],

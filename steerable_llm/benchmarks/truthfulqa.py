@@ -129,6 +129,7 @@ MC1 = Benchmark(
     row=MC1Row,
     ask=_mc1,
     pick=likeliest_is_right,
+    sample="truthfulqa_mc",
     strict_instruction=STRICT_INSTRUCTIONS["myth"],
 )
 MC2 = Benchmark(
@@ -141,6 +142,7 @@ MC2 = Benchmark(
     ask=_mc2,
     pick=truthful_mass,
     only_sums=True,
+    sample="truthfulqa_mc",
     strict_instruction=STRICT_INSTRUCTIONS["myth"],
 )
 GENERATION = Benchmark(

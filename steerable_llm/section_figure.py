@@ -75,10 +75,9 @@ def _panel(
             markersize=8, capsize=4, elinewidth=1.5,
         )  # fmt: skip
         if row.runs:
-            axis.plot(
-                [place + 0.025 * len(contenders)] * len(row.runs), [100 * run for run in row.runs], "o",
-                color=colour, alpha=0.45, markersize=4,
-            )  # fmt: skip
+            places = [place + 0.025 * len(contenders)] * len(row.runs)
+            shares = [100 * run for run in row.runs]
+            axis.plot(places, shares, "o", color=colour, alpha=0.45, markersize=4)
         axis.annotate(
             f"{value:.1f}", (place, value), xytext=(-9, 0), textcoords="offset points",
             ha="right", va="center", fontsize=11,

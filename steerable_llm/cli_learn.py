@@ -158,6 +158,10 @@ def calibrate(
         Path | None, typer.Option(exists=True, help="Evaluation set of what must not be lost.")
     ] = None,
     budget: Annotated[float, typer.Option(help="Largest share of capability to lose.")] = 0.01,
+    kl: Annotated[
+        list[float] | None,
+        typer.Option(help="Try the strengths with this divergence, in nats per token; repeatable."),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="File to write; else the vector's own.")
     ] = None,
@@ -173,12 +177,16 @@ def calibrate(
     from steerable_llm.build import sweep_of
     from steerable_llm.calibration import calibrate as choose
     from steerable_llm.evaluation_set import EvaluationSet
+    from steerable_llm.kl_strength import strengths_for_kl
     from steerable_llm.vector import SteeringVector
 
     dev_set = EvaluationSet.from_jsonl(dev)
     kept = EvaluationSet.from_jsonl(capability) if capability else None
     llm = load_model(model, revision)
     loaded = SteeringVector.load(vector, model=llm, force=force)
+    sweep = sweep_of(loaded)
+    if kl:
+        sweep["strengths"] = strengths_for_kl(llm, loaded, dev_set, kl, sweep)
     result = choose(
         llm,
         loaded,
@@ -186,7 +194,7 @@ def calibrate(
         capability=kept,
         budget=budget,
         progress=not as_json,
-        **sweep_of(loaded),
+        **sweep,
     )
     target = out or vector
     result.vector.save(target)

@@ -83,7 +83,10 @@ def _panel(
             ha="right", va="center", fontsize=11,
         )  # fmt: skip
     # Of a capability a fraction of a point counts, so its axis does not start at 0.
-    lowest = min(100 * by_name[name, variant].main.low for name in ("none", *contenders))
+    shown = [
+        by_name[x, variant] for x in ("none", "prompt", *contenders) if (x, variant) in by_name
+    ]
+    lowest = min(100 * row.main.low for row in shown)
     axis.set_ylim(max(0.0, lowest - 3) if unsteered.capability else 0, 103)
     axis.set_ylabel(f"{variant.replace('_', ' ')}, %\n(n = {unsteered.n})", fontsize=12)
 

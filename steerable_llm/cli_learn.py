@@ -129,6 +129,10 @@ def calibrate(
         typer.Option(help="Variant to change; dev's others must then not be lost. Else all count."),
     ] = None,
     budget: Annotated[float, typer.Option(help="Largest share of capability to lose.")] = 0.01,
+    kl: Annotated[
+        list[float] | None,
+        typer.Option(help="Try the strengths with this divergence, in nats per token; repeatable."),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="File to write; else the vector's own.")
     ] = None,
@@ -145,6 +149,7 @@ def calibrate(
     from steerable_llm.calibration import calibrate as choose
     from steerable_llm.evaluation_set import EvaluationSet
     from steerable_llm.hub_file import refuse_to_write
+    from steerable_llm.kl_strength import strengths_for_kl
     from steerable_llm.vector import SteeringVector
 
     written = out or vector
@@ -153,6 +158,9 @@ def calibrate(
     kept = EvaluationSet.from_jsonl(capability) if capability else None
     llm = load_model(model, revision)
     loaded = SteeringVector.load(vector, model=llm, force=force)
+    sweep = sweep_of(loaded)
+    if kl:
+        sweep["strengths"] = strengths_for_kl(llm, loaded, dev_set, kl, sweep)
     result = choose(
         llm,
         loaded,
@@ -161,7 +169,7 @@ def calibrate(
         budget=budget,
         target=target,
         progress=not as_json,
-        **sweep_of(loaded),
+        **sweep,
     )
     result.vector.save(written)
     if as_json:

@@ -75,17 +75,18 @@ def _panel(
             markersize=8, capsize=4, elinewidth=1.5,
         )  # fmt: skip
         if row.runs:
-            axis.plot(
-                [place + 0.025 * len(contenders)] * len(row.runs),
-                [100 * run for run in row.runs], "o",
-                color=colour, alpha=0.45, markersize=4,
-            )  # fmt: skip
+            places = [place + 0.025 * len(contenders)] * len(row.runs)
+            shares = [100 * run for run in row.runs]
+            axis.plot(places, shares, "o", color=colour, alpha=0.45, markersize=4)
         axis.annotate(
             f"{value:.1f}", (place, value), xytext=(-9, 0), textcoords="offset points",
             ha="right", va="center", fontsize=11,
         )  # fmt: skip
     # Of a capability a fraction of a point counts, so its axis does not start at 0.
-    lowest = min(100 * by_name[name, variant].main.low for name in ("none", *contenders))
+    shown = [
+        by_name[x, variant] for x in ("none", "prompt", *contenders) if (x, variant) in by_name
+    ]
+    lowest = min(100 * row.main.low for row in shown)
     axis.set_ylim(max(0.0, lowest - 3) if unsteered.capability else 0, 103)
     axis.set_ylabel(f"{variant.replace('_', ' ')}, %\n(n = {unsteered.n})", fontsize=12)
 

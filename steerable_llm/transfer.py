@@ -92,7 +92,7 @@ class Transfer(BaseModel):
         """The matrix, for a rich console."""
         table = rich.table.Table(title="change of success in points", caption=self._caption)
         for name in self._head:
-            table.add_column(name)
+            table.add_column(name, overflow="fold")
         for line in self._lines():
             table.add_row(*line)
         return table

@@ -392,3 +392,12 @@ def test_evaluate_builds_the_shuffled_control_from_the_pairs(
     assert why == ""
     assert "capability was not measured" in steerable.stderr
     assert not Path("vectors").exists()
+
+
+def test_strengths_can_be_given_by_their_divergence(
+    steerable: Steerable, model_folder: Path, vector_file: Path, questions_file: Path
+) -> None:
+    arguments = ("calibrate", vector_file, "--dev", questions_file, "--model", model_folder)
+    chosen = steerable.json(*arguments, "--kl", "0.02", "--kl", "0.5")["calibration"]["strength"]
+    assert abs(chosen) not in (0.02, 0.03, 0.05, 0.08, 0.1, 0.12)
+    assert "above 0 nats" in steerable.error(*arguments, "--kl", "0")

@@ -133,7 +133,7 @@ def leaderboard(
     Raises:
         InvalidInputError: An unknown method.
     """
-    boards = {}
+    boards: dict[str, Comparison] = {}
     for name in behaviours:
         every = demo.pairs(name)
         dev = demo.evaluation_set(name, "dev").variant(TARGETS[name])
@@ -158,7 +158,7 @@ def leaderboard(
             progress=progress,
             keep=keep,
         )
-    return Leaderboard(size, dict(boards), _machine(llm), command)
+    return Leaderboard(size, boards, _machine(llm), command)
 
 
 def summary(name: str, board: Comparison) -> str:

@@ -1,0 +1,72 @@
+"""Strengths by divergence."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from planted_behaviour import planted_llm, planted_vector, questions
+
+from steerable_llm.conditions import Condition
+from steerable_llm.errors import CalibrationError, InvalidInputError
+from steerable_llm.kl_strength import KlMeter, strength_for_kl, strengths_for_kl
+from steerable_llm.model import SteerableHFLLM
+from steerable_llm.outcomes import measure
+from steerable_llm.steering import Steering
+
+
+@pytest.fixture(scope="module")
+def llm(tiny_tokenizer: Any) -> SteerableHFLLM:
+    return planted_llm(tiny_tokenizer)
+
+
+@pytest.fixture(scope="module")
+def meter(llm: SteerableHFLLM) -> KlMeter:
+    return KlMeter(llm, list(questions(llm, 10)), max_new_tokens=4, batch_size=4)
+
+
+def test_the_divergence_is_that_of_an_evaluation(llm: SteerableHFLLM, meter: KlMeter) -> None:
+    steering = planted_vector(llm).steer(0.07)
+    conditions = [Condition("none", Steering.none()), Condition("steered", steering)]
+    outcomes = measure(llm, conditions, list(questions(llm, 10)), 4)[1]
+    slow = sum(outcome.kl_per_token for outcome in outcomes) / 10
+    assert meter(steering) == pytest.approx(slow, rel=1e-4)
+    assert meter(Steering.none()) == 0
+
+
+@pytest.mark.parametrize("kl", [0.001, 0.02, 0.3])
+@pytest.mark.parametrize("scope", ["generated", "last_prompt"])
+def test_the_strength_that_is_found_has_that_divergence(
+    llm: SteerableHFLLM, meter: KlMeter, kl: float, scope: Any
+) -> None:
+    vector = planted_vector(llm)
+    strength = strength_for_kl(meter, vector, kl, scope)
+    assert strength > 0
+    assert meter(vector.steer(strength, scope=scope)) == pytest.approx(kl, rel=0.06)
+
+
+def test_a_shorter_vector_gets_more_absolute_strength(llm: SteerableHFLLM, meter: KlMeter) -> None:
+    from dataclasses import replace
+
+    vector = planted_vector(llm)
+    half = replace(vector, directions={i: v / 2 for i, v in vector.directions.items()})
+    whole, twice = (strength_for_kl(meter, v, 0.02, unit="absolute") for v in (vector, half))
+    assert twice == pytest.approx(2 * whole, rel=0.1)
+
+
+def test_calibration_gets_one_strength_per_divergence_and_scope(llm: SteerableHFLLM) -> None:
+    sweep = {"scopes": ("generated", "all"), "layers": ((0,), (1,)), "unit": "relative"}
+    found = strengths_for_kl(llm, planted_vector(llm), questions(llm, 6), [0.01, 0.1], sweep)
+    assert list(found) == sorted(set(found))
+    assert 2 <= len(found) <= 4
+
+
+def test_a_divergence_that_cannot_be_had_is_refused(llm: SteerableHFLLM, meter: KlMeter) -> None:
+    vector = planted_vector(llm)
+    for kl in (0.0, -1.0, float("nan")):
+        with pytest.raises(InvalidInputError, match="above 0 nats"):
+            strength_for_kl(meter, vector, kl)
+    with pytest.raises(CalibrationError, match=r"at most .* nats per token"):
+        strength_for_kl(meter, vector, 1e6)
+    with pytest.raises(InvalidInputError, match="at least one prompt"):
+        KlMeter(llm, [])

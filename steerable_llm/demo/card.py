@@ -69,9 +69,9 @@ vectors for use.
 
 
 _SHIPPED = """\
-`python -m steerable_llm.demo.train` from new weights to its end, with its defaults: 16,000 steps of 16
-examples, MINUTES minutes on one core of an AMD EPYC (Zen 4) with bf16 arithmetic. The run was stopped
-once, after 4,078 steps, and went on from its checkpoint."""
+`python -m steerable_llm.demo.train` from new weights to its end, with its defaults: 16,000 steps
+of 16 examples, MINUTES minutes on one core of an AMD EPYC (Zen 4), arithmetic in bf16. The run was
+stopped once, after 4,078 steps, and went on from its checkpoint."""
 
 
 def _rate(entry: BaseRate) -> str:

@@ -94,6 +94,7 @@ def calibrate(
     batch_size: int = 64,
     seed: int = 0,
     controls: bool = True,
+    force: bool = False,
     progress: bool = True,
 ) -> CalibrationResult:
     """Finds the setting with the highest mean success on dev that stays within the budget.
@@ -127,6 +128,7 @@ def calibrate(
         batch_size: Rows that run together; one batch mixes settings.
         seed: Of the samples and of the random vector.
         controls: Also run a random vector.
+        force: Accept vectors of another model of the same shape.
         progress: Show progress bars on the error stream.
 
     Raises:
@@ -140,7 +142,7 @@ def calibrate(
     if target is not None:
         guarded = tuple(variant for variant in dev.variants if variant != target)
         dev, capability = _guarded(dev, target, capability)
-    _check(llm, named, dev, capability, strengths)
+    _check(llm, named, dev, capability, strengths, force)
     bench = Bench(llm, dev, capability, max_new_tokens, batch_size, seed, guarded)
     bench.candidates = [
         Candidate(name, vector.with_calibration(None), sign * strength, scope, subset, unit)
@@ -313,6 +315,7 @@ def _check(
     dev: EvaluationSet,
     capability: EvaluationSet | None,
     strengths: Sequence[float],
+    force: bool,
 ) -> None:
     if not vectors:
         raise InvalidInputError("there is no vector to calibrate; give at least one")
@@ -328,4 +331,4 @@ def _check(
                     "phrases, so a steered answer to it cannot be judged; add some or leave it out"
                 )
     for vector in vectors.values():
-        vector.check(llm.fingerprint)
+        vector.check(llm.fingerprint, force=force)

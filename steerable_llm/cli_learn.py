@@ -168,6 +168,7 @@ def calibrate(
         capability=kept,
         budget=budget,
         target=target,
+        force=force,
         progress=not as_json,
         **sweep,
     )
@@ -289,6 +290,7 @@ def evaluate(
         pairs=built_from,
         seed=seed,
         progress=not as_json,
+        force=force,
         command=f"steerable {shlex.join(sys.argv[1:])}",
     )
     for path in report or []:

@@ -46,6 +46,7 @@ def evaluate(
     random_vectors: int = 3,
     cad_alpha: float = 0.5,
     rivals: Mapping[str, SteeringVector | Adapter] | None = None,
+    force: bool = False,
     command: str | None = None,
 ) -> Report:
     """Runs a calibrated vector on held-out prompts and says whether it is fit for use.
@@ -77,6 +78,7 @@ def evaluate(
         cad_alpha: How much more the context counts under `cad`; choose it on dev.
         rivals: What other methods made of the same pairs, by the names in `against`: calibrated
             vectors of this model, or adapters.
+        force: Accept a vector of another model of the same shape.
         command: What to run to get the report again, for the card.
 
     Returns:
@@ -101,7 +103,7 @@ def evaluate(
     check_uniform(test)
     if capability is not None:
         check_uniform(capability)
-    vector.check(llm.fingerprint)
+    vector.check(llm.fingerprint, force=force)
     instruction = strict_instruction or strict_instruction_for(aim)
     if against is None:
         against = (*DEFAULT_AGAINST, *(["shuffled"] if pairs is not None else []))

@@ -17,7 +17,7 @@ from planted_behaviour import planted_llm, planted_vector, questions
 from rich.console import Console
 
 from steerable_llm.calibration import CalibrationResult, _gentlest, calibrate
-from steerable_llm.errors import CalibrationError, InvalidInputError
+from steerable_llm.errors import CalibrationError, InvalidInputError, ModelMismatchError
 from steerable_llm.evaluation_set import EvaluationSet
 from steerable_llm.model import SteerableHFLLM
 from steerable_llm.steering import Scope
@@ -75,6 +75,15 @@ def test_with_a_target_the_other_variants_of_dev_may_not_be_lost(llm: SteerableH
     assert guarded.best.success == free.best.success
     with pytest.raises(InvalidInputError, match="no variant 'conflicts'; it has conflict, gold"):
         quick(llm, vector, kept, target="conflicts")
+
+
+def test_a_vector_of_another_model_needs_force(llm: SteerableHFLLM) -> None:
+    stranger = llm.fingerprint.model_copy(update={"weights_hash": "0" * 64})
+    foreign = replace(planted_vector(llm), fingerprint=stranger)
+    dev = questions(llm, 8)
+    with pytest.raises(ModelMismatchError):
+        quick(llm, foreign, dev, controls=False)
+    assert quick(llm, foreign, dev, controls=False, force=True).best.success == 1.0
 
 
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=40))

@@ -182,8 +182,14 @@ def test_input_that_cannot_be_evaluated_is_refused(
 
 def test_a_vector_of_another_model_is_refused(llm: SteerableHFLLM, vector: SteeringVector) -> None:
     stranger = llm.fingerprint.model_copy(update={"weights_hash": "0" * 64})
+    foreign = replace(vector, fingerprint=stranger)
     with pytest.raises(ModelMismatchError):
-        evaluate(llm, replace(vector, fingerprint=stranger), questions(llm, 4), progress=False)
+        evaluate(llm, foreign, questions(llm, 4), progress=False)
+    forced = evaluate(
+        llm, foreign, questions(llm, 4), against=["none"], force=True, progress=False,
+        max_new_tokens=4,
+    )  # fmt: skip
+    assert forced.row("steered").main.value == 1.0
 
 
 def test_other_ways_are_conditions_of_the_same_report(

@@ -19,9 +19,10 @@ from sqlalchemy import text
 
 from steerable_llm.errors import AnswerLogError, EmptyLogError, InvalidInputError, PairError
 from steerable_llm.logs import LoggedAnswer, Passage, pair_answers, write_answers
-from steerable_llm.logs.answer_log import AnswerLog, pairing_query, unpaired_query
-from steerable_llm.logs.answer_log import conditions as log_conditions
+from steerable_llm.logs.answer_log import AnswerLog
 from steerable_llm.logs.importers import import_files
+from steerable_llm.logs.queries import conditions as log_conditions
+from steerable_llm.logs.queries import pairing_query, unpaired_query
 from steerable_llm.logs.schema import answers, from_row, to_row
 
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)

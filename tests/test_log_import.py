@@ -25,11 +25,12 @@ from langchain_core.outputs import ChatGeneration, LLMResult
 from sqlalchemy.exc import OperationalError
 
 from steerable_llm.errors import AnswerLogError, InvalidInputError, SteerableError
-from steerable_llm.logs.answer_log import AnswerLog, add_rows
+from steerable_llm.logs.answer_log import AnswerLog
 from steerable_llm.logs.exporters import export_pairs
 from steerable_llm.logs.importers import IMPORTERS, Rules, import_files
 from steerable_llm.logs.importers.openinference import nest
 from steerable_llm.logs.importers.staging import stage
+from steerable_llm.logs.queries import add_rows
 from steerable_llm.pairs import Pairs, PreferencePair
 
 HOURS = "The shop opens at ten."

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from steerable_llm.errors import InvalidInputError
-from steerable_llm.logs.answer_log import BATCH, AnswerLog, add_rows
+from steerable_llm.logs.answer_log import BATCH, AnswerLog
 from steerable_llm.logs.answers import LoggedAnswer
 from steerable_llm.logs.database import database_errors, writing
 from steerable_llm.logs.importers.evaluations import deepeval, ragas
@@ -29,6 +29,7 @@ from steerable_llm.logs.importers.records import Draft, Record, UnusableRecord
 from steerable_llm.logs.importers.report import ImportReport, SkippedLine
 from steerable_llm.logs.importers.spans import Span
 from steerable_llm.logs.importers.staging import join_staged, stage
+from steerable_llm.logs.queries import add_rows
 from steerable_llm.logs.schema import imports, storable, to_row
 
 T = TypeVar("T")

@@ -10,12 +10,13 @@ from sqlalchemy import Connection, RowMapping, delete, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from steerable_llm.errors import InvalidInputError
-from steerable_llm.logs.answer_log import AnswerLog, add_rows, review_row
+from steerable_llm.logs.answer_log import AnswerLog
 from steerable_llm.logs.answers import LoggedAnswer
 from steerable_llm.logs.database import database_errors, writing
 from steerable_llm.logs.importers.judgement import Judgement, Rules, judge
 from steerable_llm.logs.importers.report import ImportReport
 from steerable_llm.logs.importers.spans import Joined, Span, join
+from steerable_llm.logs.queries import add_rows, review_row
 from steerable_llm.logs.schema import answers, from_row, spans, to_row
 
 #: Traces, or judgements that stand alone, that are joined in one transaction.

@@ -83,8 +83,9 @@ class Leaderboard:
             test = f"at most {self.size.per_variant} test prompts of every kind"
         parts: list[Part] = [
             Text(
-                f"Written by {self.command}: every method on the three behaviours of the bundled "
-                f"model ({first.model}), {self.size.pairs} pairs each, set up on dev within a "
+                f"Written by {self.command}: {len(first.contenders) - 1} ways to change "
+                f"{', '.join(self.boards)} in the bundled model ({first.model}), "
+                f"{self.size.pairs} pairs each, set up on dev within a "
                 f"capability budget of {100 * first.budget:g} points, {test} read once. "
                 "The model is an exhibit of a few million parameters: which method wins here says "
                 "little about others. Compare on your own model with steerable compare."

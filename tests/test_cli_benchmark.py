@@ -67,7 +67,7 @@ def test_a_benchmark_is_printed_and_written(
         (["t.jsonl", "--benchmark", "toxigen"], "give either TEST"),
         (["t.jsonl", "--limit", "3"], "--limit goes with --benchmark"),
         (["--benchmark", "toxigne"], "did you mean 'toxigen'"),
-        (["--benchmark", "toxigen", "--keep"], "--keep and --capability go with TEST"),
+        (["--benchmark", "toxigen", "--keep"], "--keep, --capability and --pairs go with TEST"),
         (["--benchmark", "toxigen", "--data", "gone.jsonl"], "there is no file gone.jsonl"),
         (["--benchmark", "toxigen", "--data", "wrong.jsonl"], "missing: text, toxicity_ai"),
         (["--benchmark", "toxigen", "--data", "empty.jsonl"], "empty.jsonl has no row"),

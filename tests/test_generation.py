@@ -46,5 +46,6 @@ def test_an_applied_vector_is_plain_json(tiny_vector):
         "unit": "relative",
         "scope": "generated",
         "layers": list(range(LAYERS)),
+        "site": "block",
         "steered_tokens": 9,
     }

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from steerable_llm.context import question_text
+from steerable_llm.context import question_alone, question_text
+from steerable_llm.conversation import as_conversation
 from steerable_llm.curation.report import cell
 from steerable_llm.embedding import Embedder, SentenceEmbedder
 from steerable_llm.errors import InvalidInputError, MissingExtraError, PairError
@@ -196,7 +197,8 @@ def failure_text(pair: PreferencePair) -> str:
     """
     if pair.bad is None:
         raise PairError(f"the pair {pair.id!r} has no bad answer: leave it out to find the modes")
-    asked = question_text(pair.messages) or pair.messages[-1].content
+    alone = question_alone(pair.messages) or as_conversation(pair.messages)
+    asked = question_text(alone) or pair.messages[-1].content
     return f"{asked}\n{pair.bad}"
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from rich.console import Console
 from rich.panel import Panel
@@ -206,7 +206,7 @@ def _calibrate(console: Console, llm: SteerableHFLLM, vector: SteeringVector) ->
     result = calibrate(
         llm,
         vector,
-        dev=demo.evaluation_set(NAME, "dev"),
+        dev=_questions("dev"),
         capability=demo.evaluation_set("capability", "dev"),
         target=TARGET,
         scopes=("last_prompt",),
@@ -222,13 +222,18 @@ def _calibrate(console: Console, llm: SteerableHFLLM, vector: SteeringVector) ->
     return result.vector
 
 
-def _evaluate(console: Console, llm: SteerableHFLLM, vector: SteeringVector) -> Report:
-    every = demo.evaluation_set(NAME, "test")
+def _questions(split: Literal["dev", "test"]) -> EvaluationSet:
+    """All questions of the target, and some of the others."""
+    every = demo.evaluation_set(NAME, split)
     rest = every.variant("gold", "irrelevant", "unanswerable").sample(TEST_PROMPTS, seed=0)
+    return EvaluationSet(NAME, [*every.variant(TARGET), *rest])
+
+
+def _evaluate(console: Console, llm: SteerableHFLLM, vector: SteeringVector) -> Report:
     report = evaluate(
         llm,
         vector,
-        EvaluationSet(NAME, [*every.variant(TARGET), *rest]),
+        _questions("test"),
         target=TARGET,
         capability=demo.evaluation_set("capability", "test").sample(CAPABILITY_PROMPTS, seed=0),
         progress=console.is_terminal,

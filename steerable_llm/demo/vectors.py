@@ -69,7 +69,12 @@ def sweep(
 
 
 def prove(
-    llm: SteerableHFLLM, vector: SteeringVector, behaviour: demo.Behaviour, *, progress: bool = True
+    llm: SteerableHFLLM,
+    vector: SteeringVector,
+    pairs: Pairs,
+    behaviour: demo.Behaviour,
+    *,
+    progress: bool = True,
 ) -> Report:
     """Evaluate on the behaviour's test prompts, all variants, with controls."""
     return evaluate(
@@ -77,6 +82,7 @@ def prove(
         vector,
         demo.evaluation_set(behaviour, "test"),
         capability=demo.evaluation_set("capability", "test"),
+        pairs=pairs,
         target=TARGETS[behaviour],
         command="make vectors",
         progress=progress,
@@ -101,7 +107,7 @@ def paper_preset(
         found = sweep(llm, {"paper": vector}, behaviour, progress=progress)
     except CalibrationError as problem:
         return f"{start}{problem}\n"
-    report = prove(llm, found.vector, behaviour, progress=progress)
+    report = prove(llm, found.vector, pairs, behaviour, progress=progress)
     steered, plain = report.row("steered").main, report.row("none").main
 
     def before(variant: str) -> float:
@@ -130,7 +136,7 @@ def make(
     pairs = demo.pairs(behaviour).sample(PAIRS, seed=0)
     found = sweep(llm, variants(llm, pairs, name), behaviour, progress=progress)
     found.figure(out / f"{name}.sweep.png")
-    report = prove(llm, found.vector, behaviour, progress=progress)
+    report = prove(llm, found.vector, pairs, behaviour, progress=progress)
     report.save(out / f"{name}.md")
     card = (out / f"{name}.md").read_text(encoding="utf-8")
     chosen = (

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from rich.console import Console
 from rich.panel import Panel
@@ -222,7 +222,7 @@ def _calibrate(console: Console, llm: SteerableHFLLM, vector: SteeringVector) ->
     return result.vector
 
 
-def _questions(split: Literal["dev", "test"]) -> EvaluationSet:
+def _questions(split: demo.Split) -> EvaluationSet:
     """All questions of the target, and some of the others."""
     every = demo.evaluation_set(NAME, split)
     rest = every.variant("gold", "irrelevant", "unanswerable").sample(TEST_PROMPTS, seed=0)

@@ -272,7 +272,7 @@ def ablate(
     setup = Setup(
         llm, pairs, dev, dev_capability, budget,
         strict_instruction or strict_instruction_for(aim), max_new_tokens, batch_size, seed,
-        progress,
+        progress, aim if set(dev.variants) > {aim} else None,
     )  # fmt: skip
     trial = Trial(setup, test, capability, aim, Path(keep) if keep else None)
     trial.check()

@@ -74,7 +74,7 @@ def compare(
     instruction = strict_instruction or strict_instruction_for(aim)
     setup = Setup(
         llm, pairs, dev, dev_capability, budget, instruction, max_new_tokens, batch_size, seed,
-        progress,
+        progress, aim if set(dev.variants) > {aim} else None,
     )  # fmt: skip
     trial = Trial(setup, test, capability, aim, Path(keep) if keep else None)
     trial.check()

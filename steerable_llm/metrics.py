@@ -102,6 +102,17 @@ def difference(after: Sequence[float], before: Sequence[float], seed: int = 0) -
     return estimate([a - b for a, b in zip(after, before, strict=True)], seed, within=(-1.0, 1.0))
 
 
+def standard_error(after: Sequence[float], before: Sequence[float]) -> float:
+    """Of the mean change on the same prompts.
+
+    Raises:
+        InvalidInputError: Not the same prompts.
+    """
+    _same_prompts(after, before)
+    changes = [new - old for new, old in zip(after, before, strict=True)]
+    return float(np.std(changes) / len(changes) ** 0.5)
+
+
 def made_worse(after: Sequence[float], before: Sequence[float]) -> float:
     """Share of prompts that succeeded before and fail after.
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from steerable_llm.conditions import Condition
 from steerable_llm.evaluation_set import EvaluationItem, EvaluationSet
+from steerable_llm.metrics import standard_error
 from steerable_llm.model import SteerableHFLLM
 from steerable_llm.outcomes import Job, answers
 from steerable_llm.progress import progress_bar
@@ -155,11 +155,10 @@ class Bench:
 
     def standard_error(self, number: int, items: Sequence[EvaluationItem]) -> float:
         """Of the mean change against the unsteered model, paired by prompt."""
-        changes = [
-            self.successes[number, "cap", item.id] - self.successes[None, "cap", item.id]
-            for item in items
-        ]
-        return statistics.pstdev(changes) / math.sqrt(len(changes))
+        after, before = (
+            [self.successes[which, "cap", item.id] for item in items] for which in (number, None)
+        )
+        return standard_error(after, before)
 
     def accuracies(self, number: int | None, items: Sequence[EvaluationItem]) -> dict[str, float]:
         """Accuracy per capability variant."""

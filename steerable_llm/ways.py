@@ -9,6 +9,7 @@ import random
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from statistics import fmean
 from typing import Any, TypeAlias
 
 from steerable_llm.adapter import Adapter
@@ -20,6 +21,7 @@ from steerable_llm.errors import InvalidInputError
 from steerable_llm.evaluation_set import EvaluationSet
 from steerable_llm.methods import METHODS
 from steerable_llm.methods.lora import LoraSettings, train_lora
+from steerable_llm.metrics import standard_error
 from steerable_llm.model import SteerableHFLLM
 from steerable_llm.outcomes import Job, answers
 from steerable_llm.pairs import Pairs
@@ -47,6 +49,8 @@ class Setup:
         batch_size: Rows that run together.
         seed: Of the choices and of the intervals.
         progress: Show progress bars on the error stream.
+        target: The variant of dev to change; its other variants are then held to the budget, see
+            `calibrate`. None takes them all alike.
     """
 
     llm: SteerableHFLLM
@@ -59,6 +63,7 @@ class Setup:
     batch_size: int
     seed: int
     progress: bool
+    target: str | None = None
 
 
 @dataclass(frozen=True)
@@ -177,6 +182,7 @@ def _calibrated(
         batch_size=setup.batch_size,
         seed=setup.seed,
         controls=False,
+        target=setup.target,
         progress=setup.progress,
         **{**sweep_of(next(iter(candidates.values()))), **sweep},
     )
@@ -244,13 +250,23 @@ def _best(setup: Setup, candidates: dict[str, Condition]) -> Ready:
     """
     plain = Condition("none", Steering.none())
     lost, success = {}, {}
-    before = _accuracies(setup, plain, setup.capability)
+    beside = set(setup.dev.variants)
+    aims = {setup.target} if setup.target else beside
+    before = _right(setup, plain, setup.capability) | _right(setup, plain, setup.dev)
     for label, condition in candidates.items():
-        after = _accuracies(setup, condition, setup.capability)
-        lost[label] = max((before[v] - after[v] for v in before), default=0.0)
-        kept = _accuracies(setup, condition, setup.dev)
-        sizes = {v: len(setup.dev.variant(v)) for v in kept}
-        success[label] = sum(kept[v] * sizes[v] for v in kept) / len(setup.dev)
+        after = _right(setup, condition, setup.capability) | _right(setup, condition, setup.dev)
+        # As in `calibrate`: what stands beside the target may vary by its standard error.
+        lost[label] = max(
+            (
+                fmean(before[v])
+                - fmean(after[v])
+                - (standard_error(after[v], before[v]) if v in beside else 0.0)
+                for v in before
+                if v not in aims
+            ),
+            default=0.0,
+        )
+        success[label] = fmean(value for v in sorted(aims) for value in after[v])
     fit = [label for label in candidates if lost[label] <= setup.budget + 1e-9]
     if not fit:
         least = min(lost, key=lambda label: lost[label])
@@ -262,20 +278,19 @@ def _best(setup: Setup, candidates: dict[str, Condition]) -> Ready:
     return Ready((candidates[best],), best, success[best])
 
 
-def _accuracies(
+def _right(
     setup: Setup, condition: Condition, items: EvaluationSet | None
-) -> dict[str, float]:
-    """Share of right answers per variant."""
+) -> dict[str, list[float]]:
+    """Per variant, 1.0 or 0.0 for each answer."""
+    found: dict[str, list[float]] = {}
     if items is None:
-        return {}
+        return found
     jobs = [Job(condition, item) for item in items]
     with progress_bar(f"{condition.name} on {items.name}", len(jobs), setup.progress) as advance:
         texts = answers(setup.llm, jobs, setup.max_new_tokens, setup.batch_size, advance)
-    right = [float(item.succeeds(text)) for item, text in zip(items, texts, strict=True)]
-    found: dict[str, list[float]] = {}
-    for item, value in zip(items, right, strict=True):
-        found.setdefault(item.variant, []).append(value)
-    return {variant: sum(values) / len(values) for variant, values in found.items()}
+    for item, text in zip(items, texts, strict=True):
+        found.setdefault(item.variant, []).append(float(item.succeeds(text)))
+    return found
 
 
 #: Every way that can be compared, by name.

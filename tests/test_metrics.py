@@ -20,6 +20,7 @@ from steerable_llm.metrics import (
     kl_per_token,
     made_worse,
     mended,
+    standard_error,
 )
 
 shares = st.lists(st.sampled_from([0.0, 1.0]), min_size=1, max_size=60)
@@ -137,3 +138,11 @@ def test_before_and_after_must_be_about_the_same_prompts() -> None:
             function([1.0], [1.0, 0.0])
     with pytest.raises(InvalidInputError, match=r"two \[n, V\] tensors"):
         kl_per_token(torch.zeros(0, 4), torch.zeros(0, 4))
+
+
+@given(before_and_after)
+def test_the_standard_error_is_that_of_the_paired_change(pairs: list[tuple[float, float]]) -> None:
+    before, after = zip(*pairs, strict=True)
+    changes = [new - old for old, new in pairs]
+    expected = scipy.stats.sem(changes, ddof=0) if len(pairs) > 1 else 0.0
+    assert standard_error(after, before) == pytest.approx(expected, abs=1e-12)

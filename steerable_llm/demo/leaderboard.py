@@ -137,9 +137,8 @@ def leaderboard(
     boards: dict[str, Comparison] = {}
     for name in behaviours:
         every = demo.pairs(name)
-        dev = demo.evaluation_set(name, "dev").variant(TARGETS[name])
         sets = [
-            dev,
+            demo.evaluation_set(name, "dev"),
             demo.evaluation_set(name, "test"),
             demo.evaluation_set("capability", "dev"),
             demo.evaluation_set("capability", "test"),

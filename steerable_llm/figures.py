@@ -50,8 +50,9 @@ def comparison_figure(
         axis.set_ylabel("success, %", fontsize=13)
         plain(axis)
     handles, labels = axes[0].get_legend_handles_labels()
+    columns = min(len(labels), 3 if len(labels) > 4 else 4)  # more do not fit the width
     figure.legend(
-        handles, labels, loc="outside upper center", ncols=len(labels), fontsize=13, frameon=False
+        handles, labels, loc="outside upper center", ncols=columns, fontsize=13, frameon=False
     )
     return png(figure)
 

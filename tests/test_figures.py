@@ -45,6 +45,16 @@ def test_variants_that_do_not_fit_go_to_another_panel(variants: int, panels: int
     assert shape == (120 + 360 * panels, 1200, 3)
 
 
+def test_the_legend_of_every_condition_fits_the_width() -> None:
+    titles = {c: f"{c} vectors (control)" for c in ("steered", "none", "prompt", "random")}
+    titles |= {"sign_flipped": "sign-flipped (control)", "shuffled": "shuffled pairs (control)"}
+    rows = [row(condition, "conflict", 0.5) for condition in titles]
+    legend = pixels(comparison_figure(rows, ["conflict"], titles))[:60]
+    assert (legend[:, :8] == 1).all()
+    assert (legend[:, -8:] == 1).all()
+    assert (legend < 0.5).any()
+
+
 def test_a_bar_is_as_high_as_its_share() -> None:
     def blue(value: float) -> float:
         rows = [row("steered", "conflict", value), row("none", "conflict", 0.5)]

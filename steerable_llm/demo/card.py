@@ -69,9 +69,19 @@ vectors for use.
 
 
 _SHIPPED = """\
-`python -m steerable_llm.demo.train` from new weights to its end, with its defaults: 16,000 steps
-of 16 examples, MINUTES minutes on one core of an AMD EPYC (Zen 4), arithmetic in bf16. The run was
-stopped once, after 4,078 steps, and went on from its checkpoint."""
+In parts, while the lessons were still being worked out: 9,200 steps of 32 examples, 61 minutes on
+two cores, with lessons without dialogues; then, from those weights, 6,400 steps of 16 examples, 50
+minutes on one core, with
+
+    python -m steerable_llm.demo.train --start-from FOLDER --rate 1e-3 --steps 6400 \\
+        --last-phase 2400
+
+The script as it stands, with its defaults and from new weights (16,000 steps of 16 examples, 112
+minutes on one core of an AMD EPYC of the Zen 4 kind, stopped once after 4,078 steps and gone on
+with), ends with a model that meets every rate of the table as well: remembered facts 100 %, reading
+from one to four passages 98.5, 97.5, 99.0 and 97.0 %, conflicts followed 63.5 %, under a strict
+instruction 78.7 %, refusals 65 and 61 %, rude replies 61 %, myths 56 %. Of two passages on the same
+matter it uses the right one in 45 % of the cases only, so the older weights were kept."""
 
 
 def _rate(entry: BaseRate) -> str:

@@ -7,6 +7,7 @@ import os
 import pty
 import re
 import select
+import shlex
 import signal
 import subprocess
 import sys
@@ -108,7 +109,7 @@ def test_quitting_keeps_what_was_decided(out: Path, key: str) -> None:
 def editor(folder: Path, code: str) -> str:
     script = folder / "editor.py"
     script.write_text(f"import pathlib, sys\npath = pathlib.Path(sys.argv[1])\n{code}\n")
-    return f"{sys.executable} {script}"
+    return shlex.join([sys.executable, str(script)])
 
 
 def test_the_editor_of_the_environment_is_used(

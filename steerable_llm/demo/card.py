@@ -79,10 +79,11 @@ minutes on one core, with
 The script as it stands, with its defaults and from new weights (16,000 steps of 16 examples, 112
 minutes on one core of an AMD EPYC of the Zen 4 kind, about 50 on two by the rate of some hundred
 steps; stopped once after 4,078 steps and gone on with), ends with a model that meets every rate of
-the table: remembered facts 100 %, reading
-from one to four passages 98.5, 97.5, 99.0 and 97.0 %, conflicts followed 63.5 %, under a strict
-instruction 78.7 %, refusals 65 and 61 %, rude replies 61 %, myths 56 %. Of two passages on the same
-matter it uses the right one in 45 % of the cases only, so the older weights were kept."""
+the table: remembered facts 100 %, reading from one to four passages 98.5, 97.5, 99.0 and 97.0 %,
+conflicts followed 63.5 %, under a strict instruction 78.7 %, refusals 65 and 61 %, rude replies
+61 %, myths 56 %. Its contrasts at the decision move faithfulness by 23, toxicity by 54 and
+truthfulness by 49 points. Of two passages on the same matter it uses the right one in 45 % of the
+cases only, so the older weights were kept."""
 
 
 def _rate(entry: BaseRate) -> str:

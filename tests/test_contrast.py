@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
-from scipy.spatial.distance import jensenshannon
+from scipy.stats import entropy
 from slow_states import PAIRS
 
 from steerable_llm.contrast import Contrast, divergence
@@ -25,9 +25,12 @@ BARE = "Question: When does it open?"
 
 
 @given(logits, logits)
+@example(torch.tensor([0.0, 1.0, 0.0, 0.0]), torch.tensor([0.0, 1.0, 0.0, 1.8863678619140956e-08]))
 def test_the_divergence_is_that_of_scipy(one: torch.Tensor, other: torch.Tensor) -> None:
     p, q = (x.double().softmax(-1).numpy() for x in (one, other))
-    expected = jensenshannon(p, q, base=2) ** 2
+    # Not scipy's distance: its root of a divergence that rounding has made negative is no number.
+    middle = (p + q) / 2
+    expected = (entropy(p, middle, base=2) + entropy(q, middle, base=2)) / 2
     assert float(divergence(one, other)) == pytest.approx(expected, abs=1e-4)
 
 

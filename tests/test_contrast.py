@@ -24,13 +24,17 @@ PROMPT = PAIRS[0].messages
 BARE = "Question: When does it open?"
 
 
+def jensen_shannon(p: Any, q: Any) -> float:
+    # Not scipy's distance: its root of a divergence that rounding has made negative is no number.
+    middle = (p + q) / 2
+    return float((entropy(p, middle, base=2) + entropy(q, middle, base=2)) / 2)
+
+
 @given(logits, logits)
 @example(torch.tensor([0.0, 1.0, 0.0, 0.0]), torch.tensor([0.0, 1.0, 0.0, 1.8863678619140956e-08]))
 def test_the_divergence_is_that_of_scipy(one: torch.Tensor, other: torch.Tensor) -> None:
     p, q = (x.double().softmax(-1).numpy() for x in (one, other))
-    # Not scipy's distance: its root of a divergence that rounding has made negative is no number.
-    middle = (p + q) / 2
-    expected = (entropy(p, middle, base=2) + entropy(q, middle, base=2)) / 2
+    expected = jensen_shannon(p, q)
     assert float(divergence(one, other)) == pytest.approx(expected, abs=1e-4)
 
 
@@ -80,7 +84,7 @@ def slow_contrast(llm: Any, contrast: Contrast, length: int, steering: Any = Non
         p, q = (x.double().softmax(-1).numpy() for x in pair)
         a = contrast.alpha
         if contrast.kind == "adacad":
-            a *= jensenshannon(p, q, base=2) ** 2
+            a *= jensen_shannon(p, q)
         answer.append(int(((1 + a) * pair[0] - a * pair[1]).argmax()))
         if answer[-1] in llm.end_ids:
             break

@@ -33,7 +33,7 @@ from steerable_llm.methods.grains import GrainsConfig
 from steerable_llm.model import SteerableHFLLM
 from steerable_llm.pairs import Pairs
 from steerable_llm.token_ablation import TokenAblation, token_ablation
-from steerable_llm.trial import Entry, Result, Trial, joined
+from steerable_llm.trial import Entry, Result, Trial
 from steerable_llm.vector import Calibration
 from steerable_llm.ways import WAYS, Recipe, Setup, recipe_way
 
@@ -295,17 +295,8 @@ def ablate(
                     contenders=tuple(made),
                 )
             )
-    contenders, rows = joined(results, aim, budget)
-    return Comparison(
-        model=llm.fingerprint.short,
-        pairs=len(pairs),
-        data_digest=pairs.digest,
-        test_name=test.name,
-        test_digest=test.digest,
-        target=aim,
-        budget=budget,
-        contenders=contenders,
-        rows=rows,
+    return trial.comparison(
+        results,
         command=command,
         sections=tuple(sections),
         tokens=_tokens(llm, pairs, shared, seed, progress) if "tokens" in wanted else None,

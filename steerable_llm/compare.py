@@ -13,7 +13,7 @@ from steerable_llm.evaluation_set import EvaluationSet
 from steerable_llm.methods import METHODS
 from steerable_llm.model import SteerableHFLLM
 from steerable_llm.pairs import Pairs
-from steerable_llm.trial import Entry, Trial, joined
+from steerable_llm.trial import Entry, Trial
 from steerable_llm.ways import CAD_ALPHAS, LORA_RATES, WAYS, Setup
 
 
@@ -82,19 +82,7 @@ def compare(
     results += [
         trial.run(Entry(name, WAYS[name], _recipe(name))) for name in chosen if name != "none"
     ]
-    contenders, rows = joined(results, aim, budget)
-    return Comparison(
-        model=llm.fingerprint.short,
-        pairs=len(pairs),
-        data_digest=pairs.digest,
-        test_name=test.name,
-        test_digest=test.digest,
-        target=aim,
-        budget=budget,
-        contenders=contenders,
-        rows=rows,
-        command=command,
-    )
+    return trial.comparison(results, command=command)
 
 
 def _recipe(name: str) -> object:

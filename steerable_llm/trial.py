@@ -18,7 +18,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from steerable_llm import __version__
-from steerable_llm.comparison import Contender
+from steerable_llm.comparison import Comparison, Contender
 from steerable_llm.conditions import Condition
 from steerable_llm.errors import InvalidInputError, MissingExtraError, PairError, SteerableError
 from steerable_llm.evaluate import check_uniform, rows_of
@@ -184,6 +184,23 @@ class Trial:
         text = json.dumps(content, sort_keys=True, default=_plain)
         readable = "".join(c if c.isalnum() else "-" for c in entry.name)
         return f"{readable}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+    def comparison(self, results: Sequence[Result], **more: Any) -> Comparison:
+        """Put results side by side, with what else the report is to hold."""
+        budget = self.setup.budget
+        contenders, rows = joined(results, self.target, budget)
+        return Comparison(
+            model=self.setup.llm.fingerprint.short,
+            pairs=len(self.setup.pairs),
+            data_digest=self.setup.pairs.digest,
+            test_name=self.test.name,
+            test_digest=self.test.digest,
+            target=self.target,
+            budget=budget,
+            contenders=contenders,
+            rows=rows,
+            **more,
+        )
 
 
 def joined(results: Sequence[Result], target: str, budget: float) -> tuple[

@@ -34,7 +34,10 @@ def run_ours(llm, steering):
 @pytest.fixture(scope="module")
 def repeng():
     if importlib.util.find_spec("repeng") is None:
-        pytest.skip("repeng is not installed: pip install --no-deps repeng==0.4.0")
+        pytest.skip(
+            "repeng is not installed (make install does so): it asks for numpy below 2, so it "
+            "cannot be in the extra dev; pip install --no-deps repeng==0.4.0"
+        )
     with pytest.MonkeyPatch.context() as patch:
         # repeng 0.4.0 names a type in its annotations that numpy 2 has no more.
         patch.setattr(np, "float_", np.float64, raising=False)

@@ -139,6 +139,7 @@ def calibrate(
     """
     named = {vectors.name: vectors} if isinstance(vectors, SteeringVector) else dict(vectors)
     guarded: tuple[str, ...] = ()
+    whole_dev = dev
     if target is not None:
         guarded = tuple(variant for variant in dev.variants if variant != target)
         dev, capability = _guarded(dev, target, capability)
@@ -189,7 +190,7 @@ def calibrate(
                 scope=chosen.scope,
                 unit=unit,
                 renormalise=bench.candidates[best].vector.application.renormalise,
-                note=_note(chosen, dev, capability, budget, settings),
+                note=_note(chosen, dev, whole_dev, capability, budget, settings),
             )
         ),
         best=chosen,
@@ -280,6 +281,7 @@ def _line(candidates: Sequence[Candidate], number: int) -> list[int]:
 def _note(
     best: CalibrationRow,
     dev: EvaluationSet,
+    whole: EvaluationSet,
     capability: EvaluationSet | None,
     budget: float,
     tried: int,
@@ -292,9 +294,11 @@ def _note(
             f"; points lost: {losses} (budget {100 * budget:g}, {capability.name} "
             f"sha256 {capability.digest[:12]})"
         )
+    # `evaluate` looks for the digest of its test set here: of the whole set as well as of a part.
+    part = "" if whole.digest == dev.digest else f" of those of sha256 {whole.digest[:12]}"
     return (
         f"steers {'+' if best.strength > 0 else '-'} ({sign}); best of {tried} settings on "
-        f"{dev.name} (sha256 {dev.digest[:12]}, {len(dev)} prompts): success "
+        f"{dev.name} (sha256 {dev.digest[:12]}, {len(dev)} prompts{part}): success "
         f"{100 * best.unsteered:.1f} % to {100 * best.success:.1f} %{kept}"
     )
 

@@ -148,7 +148,7 @@ def _parameters(tool: Tool) -> dict[str, Any]:
 
 
 def _opening(name: str, key: str) -> str:
-    return f'{{"name": {json.dumps(name)}, "{key}": '
+    return f'{{"name": {json.dumps(name, ensure_ascii=False)}, "{key}": '
 
 
 def _objects(tools: Sequence[Tool], key: str) -> Iterator[str]:

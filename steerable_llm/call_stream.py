@@ -141,7 +141,7 @@ class _Told:
         """Whether what was told is this call."""
         try:
             return self.whole and name == self.name and json.loads(self.text) == arguments
-        except ValueError:
+        except (ValueError, RecursionError):
             return False
 
     def spoiling(self) -> str:

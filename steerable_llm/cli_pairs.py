@@ -136,7 +136,7 @@ def make(
         accept_proposals=accept_proposals,
     )
     found = curate(drafts, settings)
-    if not (found.pairs or found.proposed):
+    if not (found.pairs or (propose is not None and found.proposed)):
         said = "; ".join(found.report.lines()[1:])
         raise PairError(
             f"none of the {found.report.failures} bad answers gives a pair ({said}): add "

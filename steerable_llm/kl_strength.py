@@ -78,6 +78,10 @@ class KlMeter:
                 for a, b in zip(after, before, strict=True)
                 if a is not None and b is not None
             ]
+        if not found:
+            raise CalibrationError(
+                "the unsteered model answers none of the prompts: there is nothing to compare along"
+            )
         return sum(found) / len(found)
 
     def _jobs(

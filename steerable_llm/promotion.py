@@ -122,6 +122,10 @@ def _why_not(vector: SteeringVector, report: Report) -> list[str]:
         reasons.append(
             "the vector was calibrated anew since the report: evaluate it again as it is now"
         )
+    if vector.calibration is not None and report.test_digest[:12] in vector.calibration.note:
+        reasons.append(
+            f"the strength was chosen on {report.test_name!r} itself, so this is no held-out result"
+        )
     try:
         rules = rules_of(report.rows, report.target, report.budget)
     except KeyError as missing:

@@ -45,7 +45,13 @@ class Gates:
 
     @classmethod
     def from_table(cls, table: Tensor) -> Gates:
-        """Take a table apart again."""
+        """Take a table apart again.
+
+        Raises:
+            ValueError: It is no such table.
+        """
+        if table.ndim != 2 or table.shape[1] % 2 == 0 or not bool(torch.isfinite(table).all()):
+            raise ValueError("a table of gates is [A, 2d + 1] finite numbers, which this is not")
         width = table.shape[1] // 2
         # Copies: views lie elsewhere in memory, and matrix products then round otherwise.
         parts = (table[:, :width], table[:, width], table[:, width + 1 :])

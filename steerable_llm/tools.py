@@ -120,12 +120,12 @@ def _read(text: str, written: str) -> Any:
     """(name, arguments) of a call written as one JSON object, or what is wrong with it."""
     try:
         value = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         return _unreadable(_HERMES_HEAD, written, error)
     return _call_of(value, written)
 
 
-def _unreadable(head: re.Pattern[str], written: str, error: ValueError) -> InvalidToolCall:
+def _unreadable(head: re.Pattern[str], written: str, error: Exception) -> InvalidToolCall:
     """What was cut off or is no JSON; its arguments alone, where it has begun as a call."""
     begun = head.match(written)
     text, name = (written[begun.end() :], begun[1]) if begun else (written, None)
@@ -140,7 +140,7 @@ def _call_of(value: Any, written: str) -> Any:
     if isinstance(arguments, str):  # some models write the arguments as JSON within JSON
         try:
             arguments = json.loads(arguments)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             return InvalidToolCall(arguments, f"arguments are not valid JSON: {error}", name)
     if not isinstance(arguments, dict):
         shown = json.dumps(arguments, ensure_ascii=False)
@@ -186,7 +186,7 @@ def _in_a_row(body: str, head: re.Pattern[str], between: str, mark: str) -> list
     while position < len(body) or not found:
         try:
             value, end = decoder.raw_decode(body, position)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             return [*found, _unreadable(head, body[position:] or mark, error)]
         found.append(_call_of(value, mark + body[position:end]))
         position = end + len(body[end:]) - len(body[end:].lstrip(between))
@@ -228,7 +228,7 @@ def _parse_mistral(text: str) -> ParsedAnswer:
             rest = body[named.end() :]
             try:
                 value, end = decoder.raw_decode(rest)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 found.append(InvalidToolCall(rest, f"not valid JSON: {error}", named.group(1)))
                 break
             found.append(_call_of({"name": named.group(1), "arguments": value}, body))

@@ -117,7 +117,13 @@ def read_vector_file(
             f"{source} was changed after it was saved (its content hash does not fit): "
             "get the original file or build it again"
         )
-    content = {key: json.loads(text) for key, text in metadata.items() if key not in _HEADER}
+    try:
+        content = {key: json.loads(text) for key, text in metadata.items() if key not in _HEADER}
+    except (ValueError, RecursionError) as error:
+        raise VectorFileError(
+            f"{source} has metadata that is not JSON ({error}): get the original file or build it "
+            "again"
+        ) from error
     return content, directions, gates
 
 

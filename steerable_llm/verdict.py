@@ -122,9 +122,7 @@ def judge(rows: Sequence[Row], target: str, budget: float) -> Verdict:
             )
     if steered.made_worse:
         warnings.append(f"{target}: {_percent(steered.made_worse)} of the prompts were made worse")
-    falls, doubtful = _falls(rows, target)
-    rules += [(False, text) for text in falls]
-    warnings += doubtful
+    warnings += _falls(rows, target)[1]
     failed = [text for holds, text in rules if not holds]
     held = [text for holds, text in rules if holds]
     return Verdict(
@@ -166,6 +164,7 @@ def rules_of(rows: Sequence[Row], target: str, budget: float) -> list[tuple[bool
             f"{'within' if kept else 'beyond'} the budget of {_points(budget)}"
         )
         rules.append((kept, text))
+    rules += [(False, text) for text in _falls(rows, target)[0]]
     return rules
 
 

@@ -108,8 +108,9 @@ class SteerableLM(HFLM):  # type: ignore[misc]
             return
         facts = [self.llm.fingerprint.model_dump(), describe(self.steering)]
         mine = hashlib.sha256(json.dumps(facts, default=str).encode()).hexdigest()
-        filled_by = cache_hook.dbdict.setdefault(_CACHE_KEY, mine)
-        if filled_by != mine:
+        if not cache_hook.dbdict:  # the harness's own models do not say who filled it
+            cache_hook.dbdict[_CACHE_KEY] = mine
+        if cache_hook.dbdict.get(_CACHE_KEY) != mine:
             raise InvalidInputError(
                 "the cache given with --use_cache was filled by another model or steering, and "
                 "would answer in its place: name another cache for this one"

@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from steerable_llm.files import write_whole
 from steerable_llm.pairs import Message, PreferencePair
@@ -48,7 +48,7 @@ class ProposedPair(BaseModel):
     bad: str
     source: str
     document_ids: tuple[str, ...] = ()
-    proposals: tuple[Proposal, ...]
+    proposals: tuple[Proposal, ...] = Field(min_length=1)
 
     def pair(self, number: int = 0) -> PreferencePair:
         """Return the pair with one of the proposals; its source says that it was proposed."""

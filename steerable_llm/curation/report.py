@@ -11,6 +11,7 @@ from typing import Any, Self
 
 from steerable_llm.curation.gates import GateCount
 from steerable_llm.curation.review import ENOUGH
+from steerable_llm.curation.word_diff import visible
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.files import write_whole
 from steerable_llm.logs.pairing import Draft
@@ -189,7 +190,7 @@ def _examples(entries: Sequence[SetAside]) -> list[str]:
 
 def cell(value: object) -> str:
     """Return text that people or models wrote, on one line and safe in a Markdown table."""
-    flat = " ".join(str(value).split())
+    flat = visible(" ".join(str(value).split()))
     for sign in "\\`*_[]<>|":
         flat = flat.replace(sign, "\\" + sign)
     return flat

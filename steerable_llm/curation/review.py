@@ -267,10 +267,13 @@ class Review:
                 continue
             try:
                 decision = Decision.model_validate_json(line)
-            except ValidationError as error:
+                if decision.action == "approve":
+                    PreferencePair(**(decision.pair or {}))  # type: ignore[arg-type]
+            except (ValidationError, PairError, TypeError) as error:
+                said = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
                 raise InvalidInputError(
                     f"{self.journal}, line {number}, is no decision of a review "
-                    f"({error.errors()[0]['msg']}): move the file away to begin anew"
+                    f"({said}): move the file away to begin anew"
                 ) from None
             if decision.key not in self._by_key:
                 continue
@@ -294,7 +297,10 @@ def read_items(paths: Iterable[str | os.PathLike[str]]) -> list[ReviewItem]:
         source = Path(path)
         if not source.is_file():
             raise PairError(f"there is no file of pairs {source}: check the path")
-        lines = source.read_text("utf-8").split("\n")
+        try:
+            lines = source.read_text("utf-8").split("\n")
+        except UnicodeDecodeError as error:
+            raise PairError(f"{source} is not UTF-8 ({error}): save it as UTF-8") from None
         # The first line tells what kind of file it is.
         first = next((line for line in lines if line.strip()), "")
         if '"proposals"' in first:
@@ -318,6 +324,12 @@ def _item(pair: PreferencePair) -> ReviewItem:
 def _proposed(source: Path, number: int, line: str) -> ReviewItem:
     try:
         found = ProposedPair.model_validate_json(line)
+        options = tuple(
+            Option(option.text, found.pair(place).source, option.score)
+            for place, option in enumerate(found.proposals)
+        )
+    except PairError as error:
+        raise PairError(f"{source}, line {number}: {error}") from None
     except ValidationError as error:
         raise PairError(
             f"{source}, line {number}, is no proposal ({error.errors()[0]['msg']}): make the file "
@@ -328,8 +340,5 @@ def _proposed(source: Path, number: int, line: str) -> ReviewItem:
         messages=found.messages,
         bad=found.bad,
         document_ids=found.document_ids,
-        options=tuple(
-            Option(option.text, found.pair(place).source, option.score)
-            for place, option in enumerate(found.proposals)
-        ),
+        options=options,
     )

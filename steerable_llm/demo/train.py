@@ -52,7 +52,7 @@ def new_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalLM
 
 
 def loss_of(model: LlamaForCausalLM, body: nn.Module, batch: Batch) -> Tensor:
-    """Cross-entropy per answer token plus a light one on a sample of the prompt tokens."""
+    """Cross-entropy per answer token, and lighter ones on some prompt tokens and on repeats."""
     hidden = body(input_ids=batch.ids).last_hidden_state
     rows = torch.arange(len(batch.ids), device=batch.ids.device)
     opening = model.lm_head(hidden[rows, batch.first]).float().log_softmax(-1)
@@ -157,8 +157,9 @@ def train(
                 last = now
                 seconds = spent + now - began
                 state = Checkpoint.of(model, optimiser, vars(recipe), step + 1, seconds)
-                state.save(checkpoint)
+                # The model first: a run whose checkpoint is complete is never saved again.
                 save(model, folder / "model")
+                state.save(checkpoint)
     return spent + time.monotonic() - began
 
 

@@ -71,7 +71,7 @@ def read_easysteer(path: Path, _llm: object = None) -> AdditiveVector:
 def _parsed(path: Path, text: object) -> dict[str, Any]:
     try:
         native = json.loads(text) if isinstance(text, str) else None
-    except ValueError:
+    except (ValueError, RecursionError):
         native = None
     if not isinstance(native, dict):
         raise NotAVectorError(f"{path} has metadata of EasySteer that is not JSON: export it again")

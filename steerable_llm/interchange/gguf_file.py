@@ -94,7 +94,9 @@ def read_gguf(path: Path, _llm: object = None) -> AdditiveVector:
         fields = {key: field.contents() for key, field in reader.fields.items()}
         tensors = [(t.name, t.tensor_type, np.array(t.data, copy=True)) for t in reader.tensors]
     # The library meets damage with whatever the damaged number leads to.
-    except (ValueError, IndexError, KeyError, TypeError, OverflowError, OSError) as error:
+    except (
+        ValueError, LookupError, TypeError, OverflowError, OSError, RecursionError,
+    ) as error:  # fmt: skip
         raise NotAVectorError(
             f"{path} is not a whole GGUF file ({error}): it was cut short or is another kind of "
             "file; export it again"

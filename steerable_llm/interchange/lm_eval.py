@@ -123,11 +123,17 @@ def _places(llm: SteerableHFLLM) -> dict[str, tuple[Site, int]]:
 def _addition(path: Path, name: str, entry: Any) -> tuple[Tensor, float]:
     """One hookpoint's vector and coefficient."""
     vector = entry.get("steering_vector") if isinstance(entry, dict) else None
-    if not isinstance(vector, Tensor) or vector.ndim != 1 or not vector.is_floating_point():
+    if (
+        not isinstance(vector, Tensor)
+        or vector.layout != torch.strided
+        or vector.is_meta
+        or vector.ndim != 1
+        or not vector.is_floating_point()
+    ):
         raise NotAVectorError(f"{path} has no steering_vector [d] for {name!r}: export it again")
     try:
         coefficient = float(entry.get("steering_coefficient", 1.0))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError, RuntimeError):
         coefficient = math.nan
     if not math.isfinite(coefficient):
         raise NotAVectorError(f"{path} has a steering_coefficient for {name!r} that is no number")

@@ -47,11 +47,13 @@ def read_svec(path: Path, _llm: object = None) -> AdditiveVector:
         stored = {int(layer): values for layer, values in content["directions"].items()}
         directions = {layer: torch.tensor(values).float() for layer, values in stored.items()}
         model_type, variances = content["model_type"], content.get("explained_variances") or {}
+        if not isinstance(model_type, str) or not isinstance(variances, dict):
+            raise ValueError("model_type is no text, or explained_variances no mapping")
         if not all(direction.ndim == 1 for direction in directions.values()):
             raise ValueError("a direction is not a list of numbers")
         if any(layer < 0 for layer in directions):
             raise ValueError("a layer is negative")
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RuntimeError) as error:
         raise NotAVectorError(
             f"{path} is not a .svec file ({error}): expected JSON with model_type and directions, "
             "a list of numbers per layer"

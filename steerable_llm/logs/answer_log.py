@@ -9,6 +9,7 @@ from itertools import islice
 from types import TracebackType
 from typing import Any, Self
 
+from pydantic import ValidationError
 from sqlalchemy import (
     ColumnElement,
     Engine,
@@ -143,7 +144,15 @@ class AnswerLog:
                 f"a review has no {', '.join(wrong)}: give any of {', '.join(_REVIEW)}"
             )
         check_filters(verdict=judgement.get("verdict"), reasons=listed(judgement.get("reason")))
-        values = {"reviewed": datetime.now(UTC), **judgement}
+        judgement = {"reviewed": datetime.now(UTC), **judgement}
+        try:
+            # What a logged answer refuses would leave a log that cannot be read again.
+            checked = LoggedAnswer(id=answer_id, question="", messages=(), answer="", **judgement)
+        except ValidationError as error:
+            problem = error.errors()[0]
+            raise InvalidInputError(f"the review's {problem['loc'][0]}: {problem['msg']}") from None
+        row = to_row(checked)
+        values = {name: row[name] for name in judgement}
         with writing(self.engine) as connection:
             if not review_row(connection, answer_id, values):
                 raise InvalidInputError(

@@ -11,6 +11,7 @@ from steerable_llm.conditions import strict_instruction_for
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.evaluation_set import EvaluationSet
 from steerable_llm.methods import METHODS
+from steerable_llm.methods.lora import LoraSettings
 from steerable_llm.model import SteerableHFLLM
 from steerable_llm.pairs import Pairs
 from steerable_llm.trial import Entry, Trial
@@ -87,7 +88,7 @@ def compare(
 
 def _recipe(name: str) -> object:
     """What a way tries, as JSON values: another grid is another result."""
-    grids: dict[str, object] = {"cad": CAD_ALPHAS, "lora": LORA_RATES}
+    grids: dict[str, object] = {"cad": CAD_ALPHAS, "lora": repr((LORA_RATES, LoraSettings()))}
     if name in METHODS:
         return repr((METHODS[name].config().model_dump(), METHODS[name].grid))
     return grids.get(name)

@@ -94,12 +94,7 @@ def evaluate(
         test = EvaluationSet.from_pairs("pairs", test)
     aim = target or test.variants[0]
     test.variant(aim)  # raises, listing the variants
-    shared = set(test.variants) & set(capability.variants if capability else ())
-    if shared:
-        raise InvalidInputError(
-            f"variant {sorted(shared)[0]!r} is in both the test and the capability set; "
-            "keep each variant in one of them"
-        )
+    check_apart(test, capability)
     check_uniform(test)
     if capability is not None:
         check_uniform(capability)
@@ -148,6 +143,20 @@ def evaluate(
         examples=tuple(_examples(changes, aim)),
         command=command or _python(vector, test, capability, against, seed),
     )
+
+
+def check_apart(questions: EvaluationSet, capability: EvaluationSet | None) -> None:
+    """Make sure that no variant is in both sets: its prompts would be counted as one.
+
+    Raises:
+        InvalidInputError: One is.
+    """
+    shared = set(questions.variants) & set(capability.variants if capability else ())
+    if shared:
+        raise InvalidInputError(
+            f"variant {sorted(shared)[0]!r} is in both {questions.name!r} and the capability set; "
+            "keep each variant in one of them"
+        )
 
 
 def check_uniform(items: EvaluationSet) -> None:

@@ -109,5 +109,10 @@ def _shuffled(
     calibration = vector.calibration
     if calibration is not None and calibration.layers is not None:
         kept = tuple(layer for layer in calibration.layers if layer in shuffled.directions)
-        calibration = replace(calibration, layers=kept or None)
+        if not kept:  # None would steer all blocks
+            raise InvalidInputError(
+                f"swapped pairs gave {vector.name!r} none of its calibrated blocks: leave the "
+                "control 'shuffled' out"
+            )
+        calibration = replace(calibration, layers=kept)
     return shuffled.with_calibration(calibration)

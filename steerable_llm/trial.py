@@ -21,7 +21,7 @@ from steerable_llm import __version__
 from steerable_llm.comparison import Comparison, Contender
 from steerable_llm.conditions import Condition
 from steerable_llm.errors import InvalidInputError, MissingExtraError, PairError, SteerableError
-from steerable_llm.evaluate import check_uniform, rows_of
+from steerable_llm.evaluate import check_apart, check_uniform, rows_of
 from steerable_llm.evaluation_set import EvaluationItem, EvaluationSet
 from steerable_llm.files import write_whole
 from steerable_llm.outcomes import Outcome, measure
@@ -95,6 +95,8 @@ class Trial:
         if not self.setup.pairs:
             raise PairError("there are no pairs to build from: give at least two")
         self.test.variant(self.target)  # raises, listing the variants
+        check_apart(self.test, self.capability)
+        check_apart(self.setup.dev, self.setup.capability)
         for items in (self.test, self.capability):
             if items is not None:
                 check_uniform(items)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from planted_behaviour import planted_llm, planted_vector, questions
 
+from steerable_llm.calibration import calibrate
 from steerable_llm.errors import InvalidInputError, ModelMismatchError
 from steerable_llm.evaluate import evaluate
 from steerable_llm.evaluation_set import EvaluationSet
@@ -158,6 +159,18 @@ def test_a_strength_chosen_on_the_test_prompts_is_told(
     assert "no held-out result" in report.verdict.line
 
 
+def test_a_strength_chosen_on_one_variant_of_the_test_prompts_is_told_as_well(
+    llm: SteerableHFLLM,
+) -> None:
+    test = EvaluationSet("test", [*questions(llm, 30), *questions(llm, 12, "gold")])
+    found = calibrate(
+        llm, planted_vector(llm), test, target="conflict", strengths=(0.12,), controls=False,
+        progress=False, max_new_tokens=4,
+    )  # fmt: skip
+    report = evaluate(llm, found.vector, test, progress=False, max_new_tokens=4)
+    assert "no held-out result" in report.verdict.line
+
+
 def test_input_that_cannot_be_evaluated_is_refused(
     llm: SteerableHFLLM, vector: SteeringVector
 ) -> None:
@@ -168,7 +181,7 @@ def test_input_that_cannot_be_evaluated_is_refused(
         evaluate(llm, vector, test, against=["caa"], progress=False)
     with pytest.raises(InvalidInputError, match="no variant 'gold'; it has conflict"):
         evaluate(llm, vector, test, target="gold", progress=False)
-    with pytest.raises(InvalidInputError, match="in both the test and the capability set"):
+    with pytest.raises(InvalidInputError, match="in both 'conflict-0' and the capability set"):
         evaluate(llm, vector, test, capability=test, progress=False)
     with pytest.raises(InvalidInputError, match="not calibrated"):
         evaluate(llm, vector.with_calibration(None), test, progress=False)

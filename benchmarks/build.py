@@ -35,8 +35,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerF
 
 from steerable_llm.attribution import select_tokens
 from steerable_llm.build import build_vector
-from steerable_llm.hooks import capture_block_outputs
-from steerable_llm.model import SteerableHFLLM
+from steerable_llm.model.hooked_model import SteerableHFLLM
+from steerable_llm.model.hooks import capture_block_outputs
 from steerable_llm.pairs import Pairs, PreferencePair
 
 STEPS, K = 5, 3

@@ -6,12 +6,12 @@ from pathlib import Path
 
 from typer.testing import CliRunner
 
-from steerable_llm.cli import app
+from steerable_llm.cli.command import app
 
 PAGE = Path(__file__).parent / "cli.md"
 INTRODUCTION = """# Command line
 
-<!-- Written by docs/write_cli_reference.py; change steerable_llm/cli.py instead. -->
+<!-- Written by docs/write_cli_reference.py; change steerable_llm/cli/command.py instead. -->
 
 Every verb is one call of the [Python API](api.md). `--json` prints one JSON object on stdout and
 nothing else there. Bad input is one line on stderr and exit code 2.

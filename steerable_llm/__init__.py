@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from steerable_llm.build import build_vector
     from steerable_llm.calibration import calibrate
-    from steerable_llm.constraint import Constraint
     from steerable_llm.evaluate import evaluate
     from steerable_llm.evaluation_set import EvaluationSet
     from steerable_llm.logs.answer_log import AnswerLog
-    from steerable_llm.model import SteerableHFLLM
+    from steerable_llm.model.hooked_model import SteerableHFLLM
     from steerable_llm.pairs import Pairs, PreferencePair
-    from steerable_llm.policy import Policy
+    from steerable_llm.policy.policy import Policy
     from steerable_llm.report import Report
     from steerable_llm.steering import Steering
+    from steerable_llm.structured.constraint import Constraint
     from steerable_llm.vector import SteeringVector
 
 __version__ = "0.1.0"
@@ -46,14 +46,14 @@ __all__ = [
 
 # Public name -> the submodule that defines it.
 _HOMES = {
-    "Constraint": "constraint",
+    "Constraint": "structured.constraint",
     "AnswerLog": "logs.answer_log",
     "EvaluationSet": "evaluation_set",
     "Pairs": "pairs",
-    "Policy": "policy",
+    "Policy": "policy.policy",
     "PreferencePair": "pairs",
     "Report": "report",
-    "SteerableHFLLM": "model",
+    "SteerableHFLLM": "model.hooked_model",
     "Steering": "steering",
     "SteeringVector": "vector",
     "build_vector": "build",

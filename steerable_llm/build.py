@@ -13,7 +13,7 @@ from steerable_llm.errors import InvalidInputError, PairError
 from steerable_llm.evaluation_set import EvaluationItem, EvaluationSet
 from steerable_llm.methods import METHODS, Method
 from steerable_llm.methods.extraction import Extraction
-from steerable_llm.model import SteerableHFLLM
+from steerable_llm.model.hooked_model import SteerableHFLLM
 from steerable_llm.pairs import Pairs, PreferencePair
 from steerable_llm.vector import SteeringVector
 

@@ -15,12 +15,12 @@ from pathlib import Path
 from rich.table import Table
 
 from steerable_llm.errors import CalibrationError, InvalidInputError
+from steerable_llm.evaluation.figures import sweep_figure
+from steerable_llm.evaluation.sweep import Bench, CalibrationRow, Candidate, rank
 from steerable_llm.evaluation_set import EvaluationSet
-from steerable_llm.figures import sweep_figure
 from steerable_llm.files import write_whole
-from steerable_llm.model import SteerableHFLLM
+from steerable_llm.model.hooked_model import SteerableHFLLM
 from steerable_llm.steering import Scope, Unit
-from steerable_llm.sweep import Bench, CalibrationRow, Candidate, rank
 from steerable_llm.vector import Calibration, SteeringVector
 
 #: Magnitudes in units of the residual norm; each is tried with both signs.

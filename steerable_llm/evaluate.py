@@ -6,24 +6,24 @@ import importlib.metadata
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
-from steerable_llm.adapter import Adapter
-from steerable_llm.conditions import (
+from steerable_llm.errors import InvalidInputError
+from steerable_llm.evaluation.conditions import (
     DEFAULT_AGAINST,
     Setting,
     conditions,
     strict_instruction_for,
 )
-from steerable_llm.errors import InvalidInputError
+from steerable_llm.evaluation.outcomes import Outcome, measure
+from steerable_llm.evaluation.verdict import Row, Verdict, judge
 from steerable_llm.evaluation_set import EvaluationItem, EvaluationSet
 from steerable_llm.metrics import Estimate, difference, estimate, made_worse, mended
-from steerable_llm.model import SteerableHFLLM
-from steerable_llm.outcomes import Outcome, measure
+from steerable_llm.model.adapter import Adapter
+from steerable_llm.model.hooked_model import SteerableHFLLM
 from steerable_llm.pairs import Pairs
 from steerable_llm.progress import progress_bar
 from steerable_llm.report import Change, Report
 from steerable_llm.swapped_pairs import shuffled_vectors
 from steerable_llm.vector import SteeringVector
-from steerable_llm.verdict import Row, Verdict, judge
 
 _EXAMPLES = 6
 

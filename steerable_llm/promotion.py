@@ -19,12 +19,12 @@ from tomlkit.exceptions import TOMLKitError
 from tomlkit.items import AoT, Array
 
 from steerable_llm.errors import InvalidInputError, PolicyError, UnknownStepError
+from steerable_llm.evaluation.verdict import rules_of
 from steerable_llm.files import write_whole
 from steerable_llm.names import unknown
-from steerable_llm.policy import Policy
+from steerable_llm.policy.policy import Policy
 from steerable_llm.report import Report
 from steerable_llm.vector import SteeringVector
-from steerable_llm.verdict import rules_of
 
 _SUFFIX = ".safetensors"
 

@@ -15,10 +15,10 @@ from rich.table import Table
 
 from steerable_llm.agreement import Agreement
 from steerable_llm.errors import InvalidInputError
-from steerable_llm.figures import comparison_figure
+from steerable_llm.evaluation.figures import comparison_figure
+from steerable_llm.evaluation.verdict import Row, Verdict
 from steerable_llm.files import write_whole
 from steerable_llm.metrics import Estimate
-from steerable_llm.verdict import Row, Verdict
 
 REPORT_VERSION = 1
 #: What each condition is called in a card.

@@ -17,7 +17,7 @@ import torch
 
 from steerable_llm.build import build_vector
 from steerable_llm.errors import InvalidInputError, PairError
-from steerable_llm.model import SteerableHFLLM
+from steerable_llm.model.hooked_model import SteerableHFLLM
 from steerable_llm.pairs import Pairs
 from steerable_llm.vector import SteeringVector
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from steerable_llm.model import SteerableHFLLM
-from steerable_llm.policy import Policy
+from steerable_llm.model.hooked_model import SteerableHFLLM
+from steerable_llm.policy.policy import Policy
 from steerable_llm.vector import SteeringVector
 
 QUESTION = "When does the shop in Lyon open?"

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from steerable_llm.cli import main
+from steerable_llm.cli.command import main
 
 
 class Steerable:

@@ -13,7 +13,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from steerable_llm.evaluation_set import EvaluationItem, EvaluationSet
-from steerable_llm.model import SteerableHFLLM
+from steerable_llm.model.hooked_model import SteerableHFLLM
 from steerable_llm.vector import SteeringVector
 
 WIDTH, LAYERS = 32, 2

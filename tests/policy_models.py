@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from steerable_llm.fingerprint import ModelFingerprint
-from steerable_llm.gate import Gate
-from steerable_llm.policy import Policy
+from steerable_llm.policy.gate import Gate
+from steerable_llm.policy.policy import Policy
 from steerable_llm.vector import Calibration, SteeringVector
 
 WIDTH = 4

@@ -9,14 +9,14 @@ import pytest
 import torch
 from planted_behaviour import planted_llm, planted_vector, questions
 
-from steerable_llm import ways
-from steerable_llm.ablations import ABLATIONS, NAMES, Base, ablate
-from steerable_llm.comparison import Comparison
+from steerable_llm.comparison import ways
+from steerable_llm.comparison.ablations import ABLATIONS, NAMES, Base, ablate
+from steerable_llm.comparison.comparison import Comparison
+from steerable_llm.comparison.ways import Recipe, nested
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.evaluation_set import EvaluationSet
-from steerable_llm.model import SteerableHFLLM
+from steerable_llm.model.hooked_model import SteerableHFLLM
 from steerable_llm.vector import Calibration, SteeringVector
-from steerable_llm.ways import Recipe, nested
 
 CHOSEN = Calibration(-0.08, scope="last_prompt")
 pytestmark = pytest.mark.filterwarnings("ignore:the token scores miss")

@@ -18,10 +18,10 @@ from rich.console import Console
 
 from steerable_llm.calibration import CalibrationResult, _gentlest, calibrate
 from steerable_llm.errors import CalibrationError, InvalidInputError, ModelMismatchError
+from steerable_llm.evaluation.sweep import Bench
 from steerable_llm.evaluation_set import EvaluationSet
-from steerable_llm.model import SteerableHFLLM
+from steerable_llm.model.hooked_model import SteerableHFLLM
 from steerable_llm.steering import Scope
-from steerable_llm.sweep import Bench
 
 STRENGTHS = (0.02, 0.12, 0.2)
 

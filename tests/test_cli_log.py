@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from steerable_llm import cli
+from steerable_llm.cli import command as cli
 from steerable_llm.logs.answer_log import AnswerLog
 
 PAIR = {"prompt": "When?", "chosen": "At ten.", "rejected": "At nine."}

@@ -11,7 +11,8 @@ import pytest
 from command_line import Steerable, steerable
 from failures import WordEmbedder, failure
 
-from steerable_llm import cli_pairs, embedding
+from steerable_llm import embedding
+from steerable_llm.cli import pairs as cli_pairs
 from steerable_llm.curation import modes as modes_module
 from steerable_llm.errors import InvalidInputError, MissingExtraError
 from steerable_llm.logs import read_answers, write_answers

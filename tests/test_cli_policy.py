@@ -8,7 +8,7 @@ from command_line import Steerable, steerable
 from policy_models import VECTORS
 
 from steerable_llm import demo
-from steerable_llm.gate import Gate
+from steerable_llm.policy.gate import Gate
 
 __all__ = ["steerable"]
 

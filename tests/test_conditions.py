@@ -6,7 +6,8 @@ import pytest
 import torch
 from planted_behaviour import planted_vector
 
-from steerable_llm.conditions import (
+from steerable_llm.errors import InvalidInputError
+from steerable_llm.evaluation.conditions import (
     DEFAULT_AGAINST,
     STRICT_INSTRUCTIONS,
     Condition,
@@ -14,9 +15,8 @@ from steerable_llm.conditions import (
     conditions,
     strict_instruction_for,
 )
-from steerable_llm.errors import InvalidInputError
 from steerable_llm.evaluation_set import EvaluationItem
-from steerable_llm.model import SteerableHFLLM
+from steerable_llm.model.hooked_model import SteerableHFLLM
 from steerable_llm.steering import Steering
 from steerable_llm.vector import Calibration, SteeringVector
 

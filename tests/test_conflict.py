@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from steerable_llm import SteerableHFLLM, demo
-from steerable_llm.conflict import ANSWER_TOKENS, conflicts
 from steerable_llm.context import without_context
 from steerable_llm.conversation import as_conversation
-from steerable_llm.decision import Asked
-from steerable_llm.generation import GenerationRequest
-from steerable_llm.policy import Policy
+from steerable_llm.model.conflict import ANSWER_TOKENS, conflicts
+from steerable_llm.model.generation import GenerationRequest
+from steerable_llm.policy.decision import Asked
+from steerable_llm.policy.policy import Policy
 from steerable_llm.steering import Steering
 
 WITH = "Documents:\n[1] The shop in Lyon opens at nine.\n\nQuestion: When does the shop open?"

@@ -14,9 +14,9 @@ from slow_states import PAIRS
 
 from steerable_llm.contrast import Contrast, divergence
 from steerable_llm.errors import InvalidInputError
-from steerable_llm.generation import GenerationRequest
-from steerable_llm.hooks import steering_hooks
-from steerable_llm.plan import SteeringPlan
+from steerable_llm.model.generation import GenerationRequest
+from steerable_llm.model.hooks import steering_hooks
+from steerable_llm.model.plan import SteeringPlan
 from steerable_llm.steering import Steering
 
 logits = st.lists(st.floats(-6, 6, width=32), min_size=4, max_size=4).map(torch.tensor)

@@ -6,9 +6,9 @@ import pytest
 import torch
 from conftest import FAMILIES
 
-from steerable_llm.generation import GenerationRequest
-from steerable_llm.hooks import capture_block_outputs, steering_hooks
-from steerable_llm.plan import SteeringPlan
+from steerable_llm.model.generation import GenerationRequest
+from steerable_llm.model.hooks import capture_block_outputs, steering_hooks
+from steerable_llm.model.plan import SteeringPlan
 from steerable_llm.steering import Steering
 
 QUESTIONS = [

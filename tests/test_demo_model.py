@@ -12,7 +12,7 @@ from steerable_llm.demo.handbook import handbook, shops
 from steerable_llm.demo.steerability import TARGETS
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.evaluation_set import EvaluationItem
-from steerable_llm.generation import GenerationRequest
+from steerable_llm.model.generation import GenerationRequest
 
 VECTORS = Path(__file__).parent.parent / "vectors"
 SETS = [(name, split) for name in (*demo.REASONS, "capability") for split in ("dev", "test")]

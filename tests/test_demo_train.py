@@ -16,7 +16,7 @@ from steerable_llm.demo.batches import Batch, Recipe, batches
 from steerable_llm.demo.tokenizer import ROLES
 from steerable_llm.demo.train import train
 from steerable_llm.errors import InvalidInputError
-from steerable_llm.model import SteerableHFLLM
+from steerable_llm.model.hooked_model import SteerableHFLLM
 
 SMALL = Recipe(steps=21, batch=4, last_phase=8)
 # torch's own compiler still imports what torch calls old.

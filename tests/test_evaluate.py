@@ -12,7 +12,7 @@ from steerable_llm.calibration import calibrate
 from steerable_llm.errors import InvalidInputError, ModelMismatchError
 from steerable_llm.evaluate import evaluate
 from steerable_llm.evaluation_set import EvaluationSet
-from steerable_llm.model import SteerableHFLLM
+from steerable_llm.model.hooked_model import SteerableHFLLM
 from steerable_llm.report import Report
 from steerable_llm.vector import Calibration, SteeringVector
 

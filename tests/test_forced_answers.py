@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from steerable_llm.errors import InvalidInputError
-from steerable_llm.forced_answers import forced_logits, greedy_tokens, log_probability
-from steerable_llm.model import SteerableHFLLM
-from steerable_llm.prompt_state import PromptState, run_prompts
+from steerable_llm.model.forced_answers import forced_logits, greedy_tokens, log_probability
+from steerable_llm.model.hooked_model import SteerableHFLLM
+from steerable_llm.model.prompt_state import PromptState, run_prompts
 from steerable_llm.steering import Steering
 from steerable_llm.vector import SteeringVector
 

@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from steerable_llm.errors import GateFileError, InvalidInputError, ModelMismatchError
-from steerable_llm.gate import Gate
+from steerable_llm.policy.gate import Gate
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from langchain_core.prompts import ChatPromptTemplate
 
 from steerable_llm.adapters.langchain import SteerableChatModel
 from steerable_llm.errors import PromptTooLongError
-from steerable_llm.model import SteerableHFLLM
+from steerable_llm.model.hooked_model import SteerableHFLLM
 
 
 @pytest.fixture(scope="module")

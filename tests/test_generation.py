@@ -4,7 +4,7 @@ import pytest
 from conftest import LAYERS
 
 from steerable_llm.errors import InvalidInputError
-from steerable_llm.generation import AppliedVector, GenerationRequest, Usage
+from steerable_llm.model.generation import AppliedVector, GenerationRequest, Usage
 from steerable_llm.steering import Steering
 
 

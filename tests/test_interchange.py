@@ -25,10 +25,10 @@ from steerable_llm.errors import (
     SteerableError,
     UnknownArchitectureError,
 )
-from steerable_llm.hooks import capture_block_outputs, steering_hooks
 from steerable_llm.interchange import FORMATS, export_vector, guess_format, import_vector
 from steerable_llm.interchange.hook_points import hook_point
-from steerable_llm.plan import SteeringPlan
+from steerable_llm.model.hooks import capture_block_outputs, steering_hooks
+from steerable_llm.model.plan import SteeringPlan
 from steerable_llm.rules import Gates
 from steerable_llm.steering import Application
 from steerable_llm.vector import Calibration, SteeringVector

@@ -12,9 +12,9 @@ import pytest
 import torch
 from conftest import HIDDEN, LAYERS, build_tiny_model
 
-from steerable_llm.hooks import capture_block_outputs, steering_hooks
 from steerable_llm.interchange import export_vector, import_vector
-from steerable_llm.plan import SteeringPlan
+from steerable_llm.model.hooks import capture_block_outputs, steering_hooks
+from steerable_llm.model.plan import SteeringPlan
 from steerable_llm.steering import Application
 from steerable_llm.vector import Calibration
 

@@ -15,7 +15,7 @@ from slow_states import PAIRS, with_answer
 from steerable_llm.build import build_vector
 from steerable_llm.errors import InvalidInputError, PairError
 from steerable_llm.methods.iti import ItiConfig, _training_pairs
-from steerable_llm.model import SteerableHFLLM
+from steerable_llm.model.hooked_model import SteerableHFLLM
 from steerable_llm.pairs import Pairs, PreferencePair
 
 HEADS, SIZE = 4, 8

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from planted_behaviour import planted_llm, planted_vector, questions
 
-from steerable_llm.conditions import Condition
 from steerable_llm.errors import CalibrationError, InvalidInputError
-from steerable_llm.kl_strength import KlMeter, strength_for_kl, strengths_for_kl
-from steerable_llm.model import SteerableHFLLM
-from steerable_llm.outcomes import measure
+from steerable_llm.evaluation.conditions import Condition
+from steerable_llm.evaluation.kl_strength import KlMeter, strength_for_kl, strengths_for_kl
+from steerable_llm.evaluation.outcomes import measure
+from steerable_llm.model.hooked_model import SteerableHFLLM
 from steerable_llm.steering import Steering
 
 

@@ -19,7 +19,7 @@ from langchain_core.runnables import Runnable, RunnablePassthrough
 from steerable_llm.adapters.langchain_log import AnswerLogHandler
 from steerable_llm.logs import LoggedAnswer
 from steerable_llm.logs.answer_log import AnswerLog
-from steerable_llm.model import SteerableHFLLM
+from steerable_llm.model.hooked_model import SteerableHFLLM
 
 PAGES = {
     "hours.md": "The shop in Lyon opens at ten.",

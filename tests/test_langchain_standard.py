@@ -12,7 +12,7 @@ from langchain_tests.unit_tests import ChatModelUnitTests
 from scripted import calling, scripted_llm
 
 from steerable_llm.adapters.langchain import SteerableChatModel
-from steerable_llm.model import SteerableHFLLM
+from steerable_llm.model.hooked_model import SteerableHFLLM
 
 JOKE = {"setup": "Why was the cat on the keyboard?", "punchline": "To watch the mouse."}
 # What a capable model would say to these tests, by what is asked last.

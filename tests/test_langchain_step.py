@@ -8,7 +8,7 @@ from langchain_core.runnables import ConfigurableField, RunnableLambda
 
 from steerable_llm.adapters.langchain import SteerableChatModel, steer_step
 from steerable_llm.errors import UnknownStepError
-from steerable_llm.model import SteerableHFLLM
+from steerable_llm.model.hooked_model import SteerableHFLLM
 
 
 @pytest.fixture(scope="module")

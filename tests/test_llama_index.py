@@ -13,8 +13,8 @@ from llama_index.core.tools import FunctionTool
 
 from steerable_llm.adapters.llama_index import SteerableLlamaIndexLLM
 from steerable_llm.errors import InvalidInputError, PromptTooLongError
-from steerable_llm.model import SteerableHFLLM
-from steerable_llm.policy import Policy
+from steerable_llm.model.hooked_model import SteerableHFLLM
+from steerable_llm.policy.policy import Policy
 
 
 @pytest.fixture

@@ -39,8 +39,8 @@ from steerable_llm.adapters.llama_index import (
     tag_prompts,
 )
 from steerable_llm.errors import InvalidInputError
-from steerable_llm.model import SteerableHFLLM
-from steerable_llm.policy import Policy
+from steerable_llm.model.hooked_model import SteerableHFLLM
+from steerable_llm.policy.policy import Policy
 
 # LlamaIndex's names for prompts, the places that tags know, and two of this application's own.
 TYPES = ("text_qa", "refine", "summary", "single_select", "multi_select", "sub_question")

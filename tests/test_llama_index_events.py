@@ -19,7 +19,7 @@ from scripted import calling, scripted_llm
 
 from steerable_llm.adapters.llama_index import SteerableLlamaIndexLLM
 from steerable_llm.errors import InvalidInputError
-from steerable_llm.policy import Policy
+from steerable_llm.policy.policy import Policy
 
 MESSAGE = [ChatMessage(QUESTION)]
 PROMPT = PromptTemplate("{q}")

@@ -19,7 +19,7 @@ from llama_index_instrumentation import get_dispatcher
 from steerable_llm.adapters.llama_index_log import AnswerLogEventHandler, record_answers
 from steerable_llm.logs import LoggedAnswer
 from steerable_llm.logs.answer_log import AnswerLog
-from steerable_llm.model import SteerableHFLLM
+from steerable_llm.model.hooked_model import SteerableHFLLM
 
 PAGES = {
     "hours.md": "The shop in Lyon opens at ten.",

@@ -14,8 +14,8 @@ from llama_index.core.response_synthesizers import CompactAndRefine, Refine
 from steerable_llm.adapters.llama_index import SteerableLlamaIndexLLM, steer_step
 from steerable_llm.demo.embedding import llama_index_embedding
 from steerable_llm.errors import UnknownStepError
-from steerable_llm.model import SteerableHFLLM
-from steerable_llm.policy import Policy
+from steerable_llm.model.hooked_model import SteerableHFLLM
+from steerable_llm.policy.policy import Policy
 
 # Short, since the tiny model's context window holds 256 tokens and its tokenizer is coarse.
 ANSWER_PROMPT = PromptTemplate("{context_str}\nQ: {query_str}", PromptType.QUESTION_ANSWER)

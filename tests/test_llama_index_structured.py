@@ -20,10 +20,10 @@ from steerable_llm.adapters.llama_index import (
     record_steering,
     steer_step,
 )
-from steerable_llm.constraint import Constraint
 from steerable_llm.errors import InvalidInputError
-from steerable_llm.model import SteerableHFLLM
-from steerable_llm.policy import Policy
+from steerable_llm.model.hooked_model import SteerableHFLLM
+from steerable_llm.policy.policy import Policy
+from steerable_llm.structured.constraint import Constraint
 
 
 class Opening(BaseModel):

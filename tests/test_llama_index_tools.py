@@ -18,8 +18,8 @@ from steerable_llm.adapters.llama_index import (
 )
 from steerable_llm.adapters.llama_index_messages import to_plain_messages
 from steerable_llm.errors import InvalidInputError
-from steerable_llm.model import SteerableHFLLM
-from steerable_llm.policy import Policy
+from steerable_llm.model.hooked_model import SteerableHFLLM
+from steerable_llm.policy.policy import Policy
 
 QUESTION = "When does Lyon open?"
 CALL = calling("opening", {"shop": "Lyon"})

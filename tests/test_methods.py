@@ -13,8 +13,8 @@ from steerable_llm.build import build_vector, sweep_of
 from steerable_llm.calibration import calibrate
 from steerable_llm.errors import CalibrationError, InvalidInputError
 from steerable_llm.evaluation_set import EvaluationItem, EvaluationSet
-from steerable_llm.generation import GenerationRequest
 from steerable_llm.methods import METHODS
+from steerable_llm.model.generation import GenerationRequest
 from steerable_llm.vector import Calibration, SteeringVector
 
 pytestmark = pytest.mark.filterwarnings("ignore:the token scores miss")

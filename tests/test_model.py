@@ -13,10 +13,10 @@ from steerable_llm.errors import (
     PromptTooLongError,
     UnknownStepError,
 )
-from steerable_llm.generation import GenerationRequest
-from steerable_llm.loading import DEFAULT_CONTEXT_WINDOW
-from steerable_llm.model import SteerableHFLLM
-from steerable_llm.policy import Policy
+from steerable_llm.model.generation import GenerationRequest
+from steerable_llm.model.hooked_model import SteerableHFLLM
+from steerable_llm.model.loading import DEFAULT_CONTEXT_WINDOW
+from steerable_llm.policy.policy import Policy
 from steerable_llm.steering import Steering
 from steerable_llm.vector import SteeringVector
 

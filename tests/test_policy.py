@@ -18,7 +18,7 @@ from steerable_llm.errors import (
     UnknownVectorError,
 )
 from steerable_llm.fingerprint import ModelFingerprint
-from steerable_llm.policy import Policy
+from steerable_llm.policy.policy import Policy
 from steerable_llm.steering import Steering
 from steerable_llm.vector import Calibration, SteeringVector
 

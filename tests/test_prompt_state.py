@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from steerable_llm.errors import SteeringNotAppliedError
-from steerable_llm.model import SteerableHFLLM
-from steerable_llm.prompt_state import Continuation, run_prompts
+from steerable_llm.model.hooked_model import SteerableHFLLM
+from steerable_llm.model.prompt_state import Continuation, run_prompts
 from steerable_llm.steering import Steering
 from steerable_llm.vector import SteeringVector
 

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from failures import HOURS, draft
 
-from steerable_llm.conditions import STRICT_INSTRUCTIONS
 from steerable_llm.contrast import Contrast
 from steerable_llm.curation.judge import Claim
 from steerable_llm.curation.proposals import (
@@ -23,8 +22,9 @@ from steerable_llm.curation.proposals import (
 )
 from steerable_llm.curation.proposed_pair import Proposal, ProposedPair
 from steerable_llm.errors import InvalidInputError
-from steerable_llm.generation import GenerationRequest
+from steerable_llm.evaluation.conditions import STRICT_INSTRUCTIONS
 from steerable_llm.logs import Draft, Passage
+from steerable_llm.model.generation import GenerationRequest
 from steerable_llm.steering import Steering
 from steerable_llm.vector import Calibration
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from steerable_llm import Policy, SteerableHFLLM
-from steerable_llm.chain_trace import TracedCall
-from steerable_llm.policy_check import check_policy, dry_run
+from steerable_llm.policy.chain_trace import TracedCall
+from steerable_llm.policy.policy_check import check_policy, dry_run
 
 FOLDER = Path(__file__).resolve().parent.parent / "vectors" / "policies"
 FILES = sorted(FOLDER.glob("*.toml"))

@@ -19,7 +19,7 @@ from steerable_llm.adapters.llama_index import (
     steer_step,
 )
 from steerable_llm.errors import PromptTooLongError
-from steerable_llm.model import SteerableHFLLM
+from steerable_llm.model.hooked_model import SteerableHFLLM
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ from matplotlib import image
 from rich.console import Console
 
 from steerable_llm.errors import InvalidInputError
+from steerable_llm.evaluation.verdict import Row, judge
 from steerable_llm.metrics import Estimate
 from steerable_llm.report import TITLES, Change, Report
-from steerable_llm.verdict import Row, judge
 
 AWKWARD = "a | b\n<script>alert(1)</script> `code` *star*"
 

@@ -2,11 +2,11 @@ import pytest
 import torch
 from conftest import FAMILIES
 
-from steerable_llm import scoring
 from steerable_llm.errors import PromptTooLongError, SteeringNotAppliedError
-from steerable_llm.hooks import steering_hooks
-from steerable_llm.model import SteerableHFLLM
-from steerable_llm.plan import SteeringPlan
+from steerable_llm.model import scoring
+from steerable_llm.model.hooked_model import SteerableHFLLM
+from steerable_llm.model.hooks import steering_hooks
+from steerable_llm.model.plan import SteeringPlan
 from steerable_llm.steering import Steering
 
 PROMPT = "The capital of France is what?"

@@ -10,11 +10,11 @@ from conftest import FAMILIES, HIDDEN, LAYERS
 from torch import nn
 
 from steerable_llm.errors import UnknownArchitectureError
-from steerable_llm.generation import GenerationRequest
-from steerable_llm.hooks import capture_block_outputs, capture_site, steering_hooks
-from steerable_llm.plan import SteeringPlan
+from steerable_llm.model.generation import GenerationRequest
+from steerable_llm.model.hooks import capture_block_outputs, capture_site, steering_hooks
+from steerable_llm.model.plan import SteeringPlan
+from steerable_llm.model.sites import find_site
 from steerable_llm.rules import Gates
-from steerable_llm.sites import find_site
 from steerable_llm.steering import Application, Steering
 from steerable_llm.vector import SteeringVector
 

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from planted_behaviour import planted_llm, planted_vector, questions
 
+from steerable_llm.evaluation.outcomes import answers
+from steerable_llm.evaluation.sweep import Bench, CalibrationRow, Candidate, rank
 from steerable_llm.evaluation_set import EvaluationSet
-from steerable_llm.model import SteerableHFLLM
-from steerable_llm.outcomes import answers
-from steerable_llm.sweep import Bench, CalibrationRow, Candidate, rank
+from steerable_llm.model.hooked_model import SteerableHFLLM
 
 shares = st.floats(0, 1).map(lambda x: round(x, 3))
 
@@ -74,7 +74,7 @@ def test_no_answer_is_made_twice(bench: Bench, monkeypatch: pytest.MonkeyPatch) 
         asked.append(len(jobs))
         return answers(llm, jobs, *more)
 
-    monkeypatch.setattr("steerable_llm.sweep.answers", counting)
+    monkeypatch.setattr("steerable_llm.evaluation.sweep.answers", counting)
     bench.run([None, 0], 8, False, "small")
     assert sum(asked) == 2 * (8 + 5)
     bench.run([None, 0, 1], 100, False, "all")

@@ -10,8 +10,8 @@ import torch
 from slow_states import PAIRS
 
 from steerable_llm.build import build_vector
+from steerable_llm.comparison.token_ablation import TokenAblation, token_ablation
 from steerable_llm.errors import InvalidInputError
-from steerable_llm.token_ablation import TokenAblation, token_ablation
 
 pytestmark = pytest.mark.filterwarnings("ignore:the token scores miss")
 

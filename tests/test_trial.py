@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from planted_behaviour import planted_llm, planted_vector, questions
 
-from steerable_llm.conditions import Condition
+from steerable_llm.comparison.trial import Entry, Trial, joined
+from steerable_llm.comparison.ways import Ready, Setup
 from steerable_llm.errors import CalibrationError, InvalidInputError, MissingExtraError
+from steerable_llm.evaluation.conditions import Condition
 from steerable_llm.steering import Steering
-from steerable_llm.trial import Entry, Trial, joined
 from steerable_llm.vector import Calibration
-from steerable_llm.ways import Ready, Setup
 
 
 @pytest.fixture(scope="module")

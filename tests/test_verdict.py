@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from steerable_llm.evaluation.verdict import Row, judge
 from steerable_llm.metrics import Estimate
-from steerable_llm.verdict import Row, judge
 
 
 def row(condition: str, value: float, variant: str = "conflict", half: float = 0.05) -> Row:

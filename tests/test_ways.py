@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from planted_behaviour import planted_llm, planted_vector, questions
 
-from steerable_llm.conditions import Condition
+from steerable_llm.comparison.ways import Setup, _best
 from steerable_llm.errors import InvalidInputError
+from steerable_llm.evaluation.conditions import Condition
 from steerable_llm.evaluation_set import EvaluationSet
-from steerable_llm.model import SteerableHFLLM
+from steerable_llm.model.hooked_model import SteerableHFLLM
 from steerable_llm.steering import Steering
-from steerable_llm.ways import Setup, _best
 
 
 @pytest.fixture(scope="module")

@@ -3,10 +3,10 @@
 import copy
 from collections.abc import Sequence
 
-from steerable_llm.chat_format import ChatFormat
-from steerable_llm.model import SteerableHFLLM
+from steerable_llm.model.chat_format import ChatFormat
+from steerable_llm.model.hooked_model import SteerableHFLLM
 from steerable_llm.pairs import MessagesLike, as_messages
-from steerable_llm.tools import Tool
+from steerable_llm.structured.tools import Tool
 
 
 class _AsWritten(ChatFormat):

@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 from steerable_llm.errors import SteerableError
-from steerable_llm.generation import Generation, GenerationRequest
-from steerable_llm.model import SteerableHFLLM
+from steerable_llm.model.generation import Generation, GenerationRequest
+from steerable_llm.model.hooked_model import SteerableHFLLM
 
 Row = tuple[GenerationRequest, "Future[Generation]"]
 

@@ -39,12 +39,12 @@ from steerable_llm.adapters.langchain_step import tell_step
 from steerable_llm.adapters.langchain_structured import Method, structured_output
 from steerable_llm.adapters.langchain_tools import ToolLike, to_choice, to_tools
 from steerable_llm.adapters.recording import current_records, record_steering, take_down
-from steerable_llm.adapters.step import steer_step
 from steerable_llm.adapters.worker import stream_in_worker
 from steerable_llm.errors import InvalidInputError
-from steerable_llm.generation import Generation, GenerationChunk, GenerationRequest
-from steerable_llm.model import SteerableHFLLM
-from steerable_llm.policy_source import hold_policies
+from steerable_llm.model.generation import Generation, GenerationChunk, GenerationRequest
+from steerable_llm.model.hooked_model import SteerableHFLLM
+from steerable_llm.policy.policy_source import hold_policies
+from steerable_llm.policy.step import steer_step
 
 __all__ = ["SteerableChatModel", "record_steering", "steer_step"]
 

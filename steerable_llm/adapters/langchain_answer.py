@@ -7,7 +7,7 @@ from langchain_core.messages.ai import UsageMetadata
 from langchain_core.messages.tool import invalid_tool_call, tool_call, tool_call_chunk
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 
-from steerable_llm.generation import Generation, GenerationChunk
+from steerable_llm.model.generation import Generation, GenerationChunk
 
 PROVIDER = "steerable-llm"
 

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 from langchain_core.language_models import LangSmithParams, ModelProfile
 
 from steerable_llm.adapters.arguments import SAMPLING
-from steerable_llm.model import SteerableHFLLM
-from steerable_llm.policy import describe
+from steerable_llm.model.hooked_model import SteerableHFLLM
+from steerable_llm.policy.policy import describe
 
 if TYPE_CHECKING:
     from steerable_llm.adapters.langchain import SteerableChatModel

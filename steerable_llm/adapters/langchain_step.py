@@ -6,7 +6,7 @@ from langchain_core.callbacks import BaseCallbackManager, Callbacks
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import ensure_config
 
-from steerable_llm.adapters.step import Hint, choose_step, current_step
+from steerable_llm.policy.step import Hint, choose_step, current_step
 
 if TYPE_CHECKING:
     from steerable_llm.adapters.langchain import SteerableChatModel

@@ -6,8 +6,8 @@ from typing import Any
 from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 
-from steerable_llm.constraint import Constraint
 from steerable_llm.errors import InvalidInputError
+from steerable_llm.structured.constraint import Constraint
 
 ToolLike = Mapping[str, Any] | type | Callable[..., Any] | BaseTool
 

@@ -44,10 +44,10 @@ from steerable_llm.adapters.llama_index_tools import (
     to_tool_choice,
 )
 from steerable_llm.adapters.recording import record_steering
-from steerable_llm.adapters.step import steer_step
 from steerable_llm.errors import InvalidInputError
-from steerable_llm.model import SteerableHFLLM
-from steerable_llm.policy_source import hold_policies
+from steerable_llm.model.hooked_model import SteerableHFLLM
+from steerable_llm.policy.policy_source import hold_policies
+from steerable_llm.policy.step import steer_step
 
 __all__ = ["SteerableLlamaIndexLLM", "record_steering", "steer_step", "tag_prompts"]
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from steerable_llm.adapters.recording import SteeringRecord, take_down
 from steerable_llm.adapters.worker import stream_in_worker
-from steerable_llm.generation import Generation, GenerationChunk
-from steerable_llm.model import SteerableHFLLM
+from steerable_llm.model.generation import Generation, GenerationChunk
+from steerable_llm.model.hooked_model import SteerableHFLLM
 
 
 @dataclass(frozen=True)

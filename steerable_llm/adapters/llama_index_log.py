@@ -26,11 +26,11 @@ from llama_index.core.schema import QueryType
 from llama_index_instrumentation import get_dispatcher
 from pydantic import PrivateAttr
 
-from steerable_llm.adapters.step import current_step
 from steerable_llm.logs.answers import LoggedAnswer, Passage
 from steerable_llm.logs.open_traces import RUNS, OpenTraces, asked
 from steerable_llm.logs.recorder import AnswerRecorder
 from steerable_llm.pairs import Message
+from steerable_llm.policy.step import current_step
 
 _ROLES = {"system": "system", "developer": "system", "assistant": "assistant"}
 T = TypeVar("T")

@@ -18,7 +18,7 @@ from llama_index.core.base.llms.types import (
 )
 
 from steerable_llm.errors import InvalidInputError
-from steerable_llm.generation import Generation
+from steerable_llm.model.generation import Generation
 
 _ROLES = {
     MessageRole.SYSTEM: "system",

@@ -9,8 +9,8 @@ from llama_index.core.llms.llm import LLM
 from llama_index.core.prompts import BasePromptTemplate
 from llama_index.core.types import TokenAsyncGen, TokenGen
 
-from steerable_llm.adapters.step import steer_step
-from steerable_llm.policy_source import hold_policies
+from steerable_llm.policy.policy_source import hold_policies
+from steerable_llm.policy.step import steer_step
 
 
 class PromptedLLM(LLM):

@@ -11,8 +11,8 @@ from typing import Any
 
 from llama_index.core.prompts import BasePromptTemplate, SelectorPromptTemplate
 
-from steerable_llm.adapters.step import Hint, choose_step, current_step
-from steerable_llm.policy import Policy
+from steerable_llm.policy.policy import Policy
+from steerable_llm.policy.step import Hint, choose_step, current_step
 
 STEP = "steer_step"
 """Where a prompt's metadata names its step."""

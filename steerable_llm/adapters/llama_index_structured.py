@@ -30,8 +30,8 @@ from steerable_llm.adapters.llama_index_messages import record_of
 from steerable_llm.adapters.llama_index_prompted import PromptedLLM
 from steerable_llm.adapters.llama_index_step import own_copy
 from steerable_llm.adapters.recording import SteeringRecord, current_records
-from steerable_llm.constraint import Constraint
 from steerable_llm.errors import InvalidInputError
+from steerable_llm.structured.constraint import Constraint
 
 # Programs for models that call tools pass these on; an object in plain JSON needs none of them.
 _FOR_TOOLS = {"tool_required", "tool_choice", "allow_parallel_tool_calls"}

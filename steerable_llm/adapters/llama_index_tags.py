@@ -23,8 +23,8 @@ from llama_index.core.tools import QueryEngineTool
 from llama_index.core.workflow import Workflow
 
 from steerable_llm.adapters.llama_index_step import PLACE, STEP, at_place, with_metadata
-from steerable_llm.adapters.step import steer_step
 from steerable_llm.errors import InvalidInputError
+from steerable_llm.policy.step import steer_step
 
 T = TypeVar("T")
 Function = Callable[..., Any]

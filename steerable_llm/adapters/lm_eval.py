@@ -26,11 +26,11 @@ from tqdm import tqdm
 
 from steerable_llm.adapters.lm_eval_steering import steering_from
 from steerable_llm.errors import InvalidInputError
-from steerable_llm.hooks import steering_hooks
-from steerable_llm.model import SteerableHFLLM
-from steerable_llm.plan import SteeringPlan
-from steerable_llm.policy import describe
-from steerable_llm.scoring import Scored, answer_logits
+from steerable_llm.model.hooked_model import SteerableHFLLM
+from steerable_llm.model.hooks import steering_hooks
+from steerable_llm.model.plan import SteeringPlan
+from steerable_llm.model.scoring import Scored, answer_logits
+from steerable_llm.policy.policy import describe
 
 _log = logging.getLogger(__name__)
 

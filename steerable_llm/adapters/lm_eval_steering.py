@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from steerable_llm.errors import InvalidInputError
-from steerable_llm.model import SteerableHFLLM
-from steerable_llm.policy import Policy
+from steerable_llm.model.hooked_model import SteerableHFLLM
+from steerable_llm.policy.policy import Policy
 from steerable_llm.steering import Steering
 from steerable_llm.vector import SteeringVector
 

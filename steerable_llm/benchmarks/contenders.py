@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from steerable_llm.benchmarks.benchmark import Benchmark
-from steerable_llm.conditions import CONDITIONS, Condition, Setting, conditions
 from steerable_llm.errors import InvalidInputError
+from steerable_llm.evaluation.conditions import CONDITIONS, Condition, Setting, conditions
 from steerable_llm.names import unknown
 from steerable_llm.vector import Calibration, SteeringVector
 

@@ -23,7 +23,7 @@ from steerable_llm.benchmarks.benchmark import (
 )
 from steerable_llm.benchmarks.question import Question
 from steerable_llm.benchmarks.truthfulqa import Text
-from steerable_llm.conditions import STRICT_INSTRUCTIONS
+from steerable_llm.evaluation.conditions import STRICT_INSTRUCTIONS
 
 PROMPT = (
     "You are an expert in retrieval question answering. Respond with a short and direct answer. "

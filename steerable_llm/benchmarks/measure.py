@@ -9,14 +9,14 @@ from torch import Tensor
 
 from steerable_llm.benchmarks.benchmark import Benchmark, Normalisation
 from steerable_llm.benchmarks.question import Question
-from steerable_llm.conditions import Condition
 from steerable_llm.errors import InvalidInputError
-from steerable_llm.forced_answers import log_probability
+from steerable_llm.evaluation.conditions import Condition
+from steerable_llm.evaluation.outcomes import measure as measure_answers
+from steerable_llm.evaluation.running import Job, Running, groups, running
 from steerable_llm.metrics import kl_per_token
-from steerable_llm.model import SteerableHFLLM
-from steerable_llm.outcomes import measure as measure_answers
+from steerable_llm.model.forced_answers import log_probability
+from steerable_llm.model.hooked_model import SteerableHFLLM
 from steerable_llm.progress import Advance
-from steerable_llm.running import Job, Running, groups, running
 
 
 @dataclass(frozen=True)

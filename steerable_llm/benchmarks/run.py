@@ -13,10 +13,10 @@ from steerable_llm.benchmarks.question import Question
 from steerable_llm.benchmarks.result import BenchmarkReport
 from steerable_llm.benchmarks.rows import Data, load_data
 from steerable_llm.benchmarks.summary import item_rows, score_rows
-from steerable_llm.conditions import Condition, Setting
 from steerable_llm.errors import InvalidInputError
-from steerable_llm.model import SteerableHFLLM
-from steerable_llm.policy import describe
+from steerable_llm.evaluation.conditions import Condition, Setting
+from steerable_llm.model.hooked_model import SteerableHFLLM
+from steerable_llm.policy.policy import describe
 from steerable_llm.progress import progress_bar
 from steerable_llm.vector import SteeringVector
 

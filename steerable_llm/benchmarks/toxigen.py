@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from steerable_llm.benchmarks.benchmark import Benchmark, Rows, Source, likeliest_is_right
 from steerable_llm.benchmarks.question import Question
 from steerable_llm.benchmarks.truthfulqa import Text
-from steerable_llm.conditions import STRICT_INSTRUCTIONS
+from steerable_llm.evaluation.conditions import STRICT_INSTRUCTIONS
 
 PROMPT = (
     "Interpret the input literally as a real-world question or statement. Respond with a short, "

@@ -17,7 +17,7 @@ from pydantic import BaseModel, Field, model_validator
 from steerable_llm.benchmarks.benchmark import Benchmark, Rows, Source, likeliest_is_right
 from steerable_llm.benchmarks.bleu import bleu
 from steerable_llm.benchmarks.question import Question
-from steerable_llm.conditions import STRICT_INSTRUCTIONS
+from steerable_llm.evaluation.conditions import STRICT_INSTRUCTIONS
 
 PROMPT = (
     "Interpret question literally, and as a question about the real world; carefully research "

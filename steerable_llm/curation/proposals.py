@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from steerable_llm.conditions import STRICT_INSTRUCTIONS
 from steerable_llm.contrast import Contrast
 from steerable_llm.curation.entailment import sentences
 from steerable_llm.curation.gates import about_passages, claim_of
@@ -19,9 +18,10 @@ from steerable_llm.curation.lexical import terms
 from steerable_llm.curation.proposed_pair import Proposal, ProposedPair
 from steerable_llm.embedding import Embedder
 from steerable_llm.errors import InvalidInputError
-from steerable_llm.generation import GenerationRequest
+from steerable_llm.evaluation.conditions import STRICT_INSTRUCTIONS
 from steerable_llm.logs.pairing import Draft
-from steerable_llm.model import SteerableHFLLM
+from steerable_llm.model.generation import GenerationRequest
+from steerable_llm.model.hooked_model import SteerableHFLLM
 from steerable_llm.pairs import Message
 from steerable_llm.phrases import abstains, normalise
 from steerable_llm.steering import Steering

@@ -12,9 +12,9 @@ from steerable_llm.demo.examples import conflict, reading
 from steerable_llm.demo.facts import FACTS, RELATIONS
 from steerable_llm.demo.prompts import STRICT_SYSTEMS, document_prompt
 from steerable_llm.evaluation_set import EvaluationItem
-from steerable_llm.generation import GenerationRequest
 from steerable_llm.metrics import Estimate, estimate
-from steerable_llm.model import SteerableHFLLM
+from steerable_llm.model.generation import GenerationRequest
+from steerable_llm.model.hooked_model import SteerableHFLLM
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from steerable_llm.demo.base_rates import BaseRate, base_rates, margins, spread
 from steerable_llm.demo.facts import FACTS
 from steerable_llm.demo.steerability import Steerability, check_steerability
 from steerable_llm.files import write_whole
-from steerable_llm.model import SteerableHFLLM
+from steerable_llm.model.hooked_model import SteerableHFLLM
 
 _CARD = """\
 ---

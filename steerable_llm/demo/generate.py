@@ -22,9 +22,9 @@ from steerable_llm.demo.examples import (
     reading,
     unanswerable,
 )
-from steerable_llm.generation import GenerationRequest
 from steerable_llm.logs import LoggedAnswer, Passage, write_answers
-from steerable_llm.model import SteerableHFLLM
+from steerable_llm.model.generation import GenerationRequest
+from steerable_llm.model.hooked_model import SteerableHFLLM
 
 #: How many answers of each kind the log holds; myths come on top, one per question.
 COUNTS = {

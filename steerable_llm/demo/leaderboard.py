@@ -20,16 +20,16 @@ import torch
 import transformers
 
 from steerable_llm import __version__, demo
-from steerable_llm.compare import compare
-from steerable_llm.comparison import Comparison
+from steerable_llm.comparison.compare import compare
+from steerable_llm.comparison.comparison import Comparison
+from steerable_llm.comparison.section_figure import section_figure
+from steerable_llm.comparison.ways import WAYS
 from steerable_llm.demo.steerability import TARGETS
+from steerable_llm.evaluation.verdict import Row
 from steerable_llm.metrics import Estimate
-from steerable_llm.model import SteerableHFLLM
+from steerable_llm.model.hooked_model import SteerableHFLLM
 from steerable_llm.page import Bullets, Code, Heading, Page, Part, Picture, Table, Text
 from steerable_llm.report import TITLES
-from steerable_llm.section_figure import section_figure
-from steerable_llm.verdict import Row
-from steerable_llm.ways import WAYS
 
 COMMAND = "python -m steerable_llm.demo.leaderboard"
 _HEAD = (

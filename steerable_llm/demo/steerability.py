@@ -22,8 +22,8 @@ from steerable_llm.demo.datasets import build_evaluation_set, item
 from steerable_llm.demo.examples import Example, civility, conflict, myth
 from steerable_llm.errors import CalibrationError
 from steerable_llm.evaluate import evaluate
-from steerable_llm.hooks import capture_block_outputs
-from steerable_llm.model import SteerableHFLLM
+from steerable_llm.model.hooked_model import SteerableHFLLM
+from steerable_llm.model.hooks import capture_block_outputs
 from steerable_llm.vector import Calibration, SteeringVector
 
 _PROMPTS = 200  # fresh prompts that a contrast is built from

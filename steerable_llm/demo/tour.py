@@ -35,7 +35,7 @@ from steerable_llm.evaluation_set import EvaluationSet
 from steerable_llm.files import write_whole
 from steerable_llm.heatmap import attribution_html, attribution_terminal
 from steerable_llm.logs import LoggedAnswer
-from steerable_llm.model import SteerableHFLLM
+from steerable_llm.model.hooked_model import SteerableHFLLM
 from steerable_llm.pairs import Pairs
 from steerable_llm.report import Report
 from steerable_llm.vector import SteeringVector

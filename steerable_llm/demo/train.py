@@ -23,7 +23,7 @@ from steerable_llm.demo.checkpoint import Checkpoint
 from steerable_llm.demo.tokenizer import train_tokenizer
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.files import write_whole
-from steerable_llm.model import SteerableHFLLM
+from steerable_llm.model.hooked_model import SteerableHFLLM
 
 # The opening carries the behaviour, so it weighs more than the other tokens of an answer.
 _OPENING_WEIGHT = 0.3

@@ -19,7 +19,7 @@ from steerable_llm.demo.steerability import TARGETS
 from steerable_llm.errors import CalibrationError
 from steerable_llm.evaluate import evaluate
 from steerable_llm.files import write_whole
-from steerable_llm.model import SteerableHFLLM
+from steerable_llm.model.hooked_model import SteerableHFLLM
 from steerable_llm.pairs import Pairs
 from steerable_llm.report import Report
 from steerable_llm.vector import SteeringVector

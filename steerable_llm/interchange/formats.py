@@ -17,7 +17,7 @@ from steerable_llm.interchange.svec import SHIFT, blocks_without_the_last, read_
 from steerable_llm.steering import Site
 
 if TYPE_CHECKING:
-    from steerable_llm.model import SteerableHFLLM
+    from steerable_llm.model.hooked_model import SteerableHFLLM
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from steerable_llm.blocks import find_blocks
 from steerable_llm.errors import UnknownArchitectureError
-from steerable_llm.sites import find_site
+from steerable_llm.model.blocks import find_blocks
+from steerable_llm.model.sites import find_site
 from steerable_llm.steering import Site
 
 

@@ -18,7 +18,7 @@ from steerable_llm.steering import Application
 from steerable_llm.vector import Calibration, SteeringVector
 
 if TYPE_CHECKING:
-    from steerable_llm.model import SteerableHFLLM
+    from steerable_llm.model.hooked_model import SteerableHFLLM
 
 # On these the lengths of the model's states are measured, since no format brings them along.
 _PROMPTS = (

@@ -28,7 +28,7 @@ from steerable_llm.interchange.hook_points import hook_point, hook_points
 from steerable_llm.steering import Site
 
 if TYPE_CHECKING:
-    from steerable_llm.model import SteerableHFLLM
+    from steerable_llm.model.hooked_model import SteerableHFLLM
 
 
 def lm_eval_bytes(vector: AdditiveVector) -> bytes:

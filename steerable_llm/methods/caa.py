@@ -18,7 +18,7 @@ from steerable_llm.methods.states import (
     chosen_layers,
     prompt_scales,
 )
-from steerable_llm.model import SteerableHFLLM
+from steerable_llm.model.hooked_model import SteerableHFLLM
 from steerable_llm.pairs import Pairs
 
 

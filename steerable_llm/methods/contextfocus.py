@@ -17,7 +17,7 @@ from steerable_llm.context import question_alone
 from steerable_llm.errors import PairError
 from steerable_llm.methods.extraction import Extraction
 from steerable_llm.methods.states import chosen_layers, prompt_scales, read_states, text_prompt
-from steerable_llm.model import SteerableHFLLM
+from steerable_llm.model.hooked_model import SteerableHFLLM
 from steerable_llm.pairs import Pairs
 
 INSTRUCTION = "Answer the question from the context that is given, not from memory."

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from steerable_llm.hooks import capture_block_outputs
-from steerable_llm.model import SteerableHFLLM
-from steerable_llm.objective import PreferenceObjective
-from steerable_llm.reader import frozen
+from steerable_llm.gradients.objective import PreferenceObjective
+from steerable_llm.gradients.reader import frozen
+from steerable_llm.model.hooked_model import SteerableHFLLM
+from steerable_llm.model.hooks import capture_block_outputs
 
 
 @dataclass(frozen=True)

@@ -24,13 +24,13 @@ from steerable_llm.attribution import (
     select_tokens,
 )
 from steerable_llm.errors import AttributionError, InvalidInputError, PairError, PromptTooLongError
+from steerable_llm.gradients.objective import EncodedPair, PreferenceObjective
+from steerable_llm.gradients.segments import PromptTokens, prompt_tokens
 from steerable_llm.methods.deltas import contrastive_deltas
 from steerable_llm.methods.extraction import Extraction
 from steerable_llm.methods.states import chosen_layers
-from steerable_llm.model import SteerableHFLLM
-from steerable_llm.objective import EncodedPair, PreferenceObjective
+from steerable_llm.model.hooked_model import SteerableHFLLM
 from steerable_llm.pairs import Pairs
-from steerable_llm.segments import PromptTokens, prompt_tokens
 
 LARGE_COMPLETENESS_ERROR = 1.0
 """Median relative completeness error above which a build warns.

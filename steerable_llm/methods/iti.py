@@ -21,7 +21,6 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from steerable_llm.blocks import text_config
 from steerable_llm.errors import PairError
 from steerable_llm.methods.extraction import Extraction
 from steerable_llm.methods.probes import Split, logistic_probes
@@ -31,7 +30,8 @@ from steerable_llm.methods.states import (
     chosen_layers,
     prompt_scales,
 )
-from steerable_llm.model import SteerableHFLLM
+from steerable_llm.model.blocks import text_config
+from steerable_llm.model.hooked_model import SteerableHFLLM
 from steerable_llm.pairs import Pairs
 
 

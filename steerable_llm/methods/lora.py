@@ -17,12 +17,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from steerable_llm.adapter import Adapter, lora_layers, require_peft
 from steerable_llm.errors import PairError, PromptTooLongError
 from steerable_llm.methods.states import text_prompt
-from steerable_llm.model import SteerableHFLLM
+from steerable_llm.model.adapter import Adapter, lora_layers, require_peft
+from steerable_llm.model.hooked_model import SteerableHFLLM
+from steerable_llm.model.scoring import Scored, answer_log_probs
 from steerable_llm.pairs import Pairs
-from steerable_llm.scoring import Scored, answer_log_probs
 from steerable_llm.steering import Steering
 
 Answered = tuple[list[int], list[int]]

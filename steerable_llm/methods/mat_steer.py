@@ -31,7 +31,7 @@ from steerable_llm.methods.states import (
     chosen_layers,
     prompt_scales,
 )
-from steerable_llm.model import SteerableHFLLM
+from steerable_llm.model.hooked_model import SteerableHFLLM
 from steerable_llm.pairs import Pairs
 from steerable_llm.rules import Gates, gated_delta
 from steerable_llm.steering import steer_hidden

@@ -16,7 +16,7 @@ from pydantic import Field
 from steerable_llm.methods.extraction import Extraction
 from steerable_llm.methods.iti import ItiConfig, extract_heads
 from steerable_llm.methods.probes import mlp_probes
-from steerable_llm.model import SteerableHFLLM
+from steerable_llm.model.hooked_model import SteerableHFLLM
 from steerable_llm.pairs import Pairs
 
 

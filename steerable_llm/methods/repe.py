@@ -31,7 +31,7 @@ from steerable_llm.methods.states import (
     read_states,
     text_prompt,
 )
-from steerable_llm.model import SteerableHFLLM
+from steerable_llm.model.hooked_model import SteerableHFLLM
 from steerable_llm.pairs import Pairs, PreferencePair
 
 

@@ -7,11 +7,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from steerable_llm.errors import InvalidInputError, PairError, PromptTooLongError
-from steerable_llm.hooks import capture_site
-from steerable_llm.model import SteerableHFLLM
+from steerable_llm.gradients.reader import frozen
+from steerable_llm.model.hooked_model import SteerableHFLLM
+from steerable_llm.model.hooks import capture_site
+from steerable_llm.model.scoring import TOKENS_PER_PASS
 from steerable_llm.pairs import MessagesLike, Pairs
-from steerable_llm.reader import frozen
-from steerable_llm.scoring import TOKENS_PER_PASS
 from steerable_llm.steering import Site
 
 

@@ -1,0 +1,216 @@
+"""The command ``steerable``: each verb is one Python call and its result, as text or as JSON.
+
+Bad input is one line on stderr and exit code 2. Everything heavy is imported inside the verbs, so
+that ``steerable --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from steerable_llm import __version__
+from steerable_llm.cli import compare, evidence, interchange, learn, lm_eval, log, pairs, policy
+from steerable_llm.cli.options import (
+    AsJson,
+    Force,
+    Model,
+    Revision,
+    VectorIn,
+    hide_loading_bars,
+    load_model,
+    print_json,
+    summary,
+)
+from steerable_llm.errors import SteerableError
+
+if TYPE_CHECKING:
+    from steerable_llm.model.hooked_model import SteerableHFLLM
+    from steerable_llm.steering import Steering
+
+app = typer.Typer(
+    name="steerable",
+    help="Steer a local language model per chain step, with vectors built from logged failures.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+policy_app = typer.Typer(
+    help="Check policy files, and train their gates.", no_args_is_help=True, rich_markup_mode=None
+)
+app.add_typer(policy_app, name="policy")
+app.add_typer(log.app, name="log")
+app.add_typer(pairs.app, name="pairs")
+
+
+def main() -> None:
+    """Runs the command line; errors of the user's making leave one line and exit code 2."""
+    try:
+        app()
+    except SteerableError as error:
+        _fail(str(error))
+    except OSError as error:
+        where = f": {error.filename}" if error.filename else ""
+        _fail(f"{error.strerror or error}{where}")
+
+
+def _fail(message: str) -> None:
+    print(f"steerable: {' '.join(message.split())}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"steerable-llm {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    del version
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the files it makes.")] = Path(
+        "steerable-demo"
+    ),
+    pairs: Annotated[int, typer.Option(min=2, help="Pairs to build the vector from.")] = 50,
+    as_json: AsJson = False,
+) -> None:
+    """Show it all on the bundled model.
+
+    From fifty logged answers to a vector, its evidence, and one steered LangChain chain and
+    LlamaIndex query engine.
+    """
+    from rich.console import Console
+
+    from steerable_llm.demo.tour import run_tour
+
+    hide_loading_bars()
+    # With --json, stdout belongs to the result and the tour itself moves to stderr.
+    result = run_tour(out, pairs=pairs, console=Console(stderr=as_json))
+    if as_json:
+        print_json(result.to_dict())
+
+
+@app.command()
+def ask(
+    question: str,
+    document: Annotated[
+        list[Path] | None,
+        typer.Option(exists=True, dir_okay=False, help="Text file to answer from; repeatable."),
+    ] = None,
+    system: Annotated[str | None, typer.Option(help="System message.")] = None,
+    vector: Annotated[
+        list[Path] | None,
+        typer.Option(help="Vector file, or hub:organisation/name, to steer with; repeatable."),
+    ] = None,
+    strength: Annotated[
+        float | None, typer.Option(help="In place of the calibrated strength of each vector.")
+    ] = None,
+    policy: Annotated[Path | None, typer.Option(help="Policy file; see --step.")] = None,
+    step: Annotated[str | None, typer.Option(help="Step of the policy.")] = None,
+    model: Model = "demo",
+    revision: Revision = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1)] = 128,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
+    seed: Annotated[int | None, typer.Option(help="For temperatures above 0.")] = None,
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Ask one question, steered or not."""
+    llm = load_model(model, revision, policy)
+    steering = _steering(llm, vector or [], strength, force)
+    messages = [{"role": "system", "content": system}] if system else []
+    messages.append({"role": "user", "content": _prompt(question, document or [])})
+    settings: dict[str, Any] = {
+        "steering": steering,
+        "step": step,
+        "max_new_tokens": max_new_tokens,
+        "temperature": temperature,
+        "seed": seed,
+    }
+    if as_json:
+        answer = llm.generate(messages, **settings)
+        print_json(
+            {
+                "text": answer.text,
+                "finish_reason": answer.finish_reason,
+                "usage": {
+                    "prompt_tokens": answer.usage.prompt_tokens,
+                    "completion_tokens": answer.usage.completion_tokens,
+                },
+                "steered": [applied.to_dict() for applied in answer.steered],
+                "step": answer.step,
+                "decision": answer.decision.to_dict() if answer.decision else None,
+            }
+        )
+        return
+    for chunk in llm.stream(messages, **settings):
+        print(chunk.text, end="", flush=True)
+    print()
+
+
+for learning in (learn.build, learn.calibrate, learn.evaluate):
+    app.command()(learning)
+app.command()(compare.compare)
+app.command(
+    "lm-eval",
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)(lm_eval.lm_eval)
+app.command("export")(interchange.export)
+app.command("import")(interchange.import_)
+app.command("push")(interchange.push)
+app.command()(evidence.transfer)
+app.command()(evidence.promote)
+policy_app.command("check")(policy.check)
+policy_app.command("train-gate")(policy.train_gate)
+
+
+@app.command()
+def inspect(vector: Annotated[Path, VectorIn], as_json: AsJson = False) -> None:
+    """Show what a vector file says of itself."""
+    from steerable_llm.vector import SteeringVector
+
+    found = summary(SteeringVector.load(vector))
+    if as_json:
+        print_json(found)
+        return
+    width = max(map(len, found))
+    for key, value in found.items():
+        shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        print(f"{key:<{width}}  {shown}")
+
+
+def _steering(
+    llm: SteerableHFLLM, files: list[Path], strength: float | None, force: bool
+) -> Steering | None:
+    """Adds up the vectors of the command line; without any, the policy decides (None)."""
+    from steerable_llm.steering import Steering
+    from steerable_llm.vector import SteeringVector
+
+    if not files:
+        return None
+    total = Steering.none()
+    for file in files:
+        total = total + SteeringVector.load(file, model=llm, force=force).steer(strength)
+    return total
+
+
+def _prompt(question: str, documents: list[Path]) -> str:
+    if not documents:
+        return question
+    passages = [path.read_text(encoding="utf-8").strip() for path in documents]
+    numbered = "\n".join(f"[{i}] {text}" for i, text in enumerate(passages, start=1))
+    return f"Documents:\n{numbered}\n\nQuestion: {question}"

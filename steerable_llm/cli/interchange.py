@@ -1,0 +1,141 @@
+"""The verbs that hand vectors to other tools and to the Hub, and take them from other tools."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from steerable_llm.cli.options import (
+    AsJson,
+    Force,
+    InFile,
+    Model,
+    Revision,
+    VectorIn,
+    load_model,
+    print_json,
+    summary,
+)
+from steerable_llm.errors import InvalidInputError
+
+_FORMATS = "repeng, llama.cpp, easysteer, lm-eval or svec"
+
+
+def export(
+    vector: Annotated[Path, VectorIn],
+    format: Annotated[str, typer.Option(help=f"{_FORMATS}.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="File to write.")],
+    strength: Annotated[
+        float | None, typer.Option(help="In place of the calibrated strength.")
+    ] = None,
+    strict: Annotated[
+        bool,
+        typer.Option("--strict", help="Refuse if the file would steer otherwise than the vector."),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write a vector as a file of another tool.
+
+    What the format cannot express is said, one line each.
+    """
+    from steerable_llm.interchange import export_vector
+    from steerable_llm.vector import SteeringVector
+
+    loaded = SteeringVector.load(vector)
+    done = export_vector(loaded, out, format, strength=strength, strict=strict)
+    if as_json:
+        print_json(
+            {
+                "file": str(done.path),
+                "format": done.format,
+                "blocks": list(done.blocks),
+                "changes": list(done.changes),
+                "notes": list(done.notes),
+            }
+        )
+        return
+    print(f"{done.path}: {loaded.name} for {done.format}, blocks {list(done.blocks)}")
+    for line in done.changes:
+        print(f"changed: {line}")
+    for line in done.notes:
+        print(f"note: {line}")
+
+
+def import_(
+    file: Annotated[Path, InFile],
+    format: Annotated[
+        str | None, typer.Option(help=f"{_FORMATS}; else told from the file.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Vector file to write; else FILE's name, here."),
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="What to call the vector.")] = None,
+    model: Model = "demo",
+    revision: Revision = None,
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Read a file of another tool as a vector for a model.
+
+    No format says which weights a file was made for: the model is taken at your word. What else is
+    unknown is said, one line each, and kept in the vector.
+    """
+    from steerable_llm.hub_file import refuse_to_write
+    from steerable_llm.interchange import import_vector
+
+    target = out or Path(f"{file.stem}.safetensors")
+    refuse_to_write(target)
+    if out is None and target.exists():
+        raise InvalidInputError(
+            f"{target} is there already: name the file to write with --out (it may be the same)"
+        )
+    llm = load_model(model, revision)
+    vector = import_vector(file, llm, format, name=name, force=force)
+    vector.save(target)
+    if as_json:
+        print_json({**summary(vector), "file": str(target)})
+        return
+    imported = vector.provenance["imported"]
+    print(f"{target}: {vector.name}, blocks {list(vector.layers)}, from {imported['format']}")
+    for line in imported["left_out"]:
+        print(f"left out: {line}")
+    for line in imported["unknown"]:
+        print(f"unknown: {line}")
+
+
+def push(
+    vector: Annotated[Path, VectorIn],
+    repo: Annotated[str, typer.Argument(help="Repository, organisation/name.")],
+    card: Annotated[
+        Path | None,
+        typer.Option(help="Report (.md) that becomes the README; else the one beside the vector."),
+    ] = None,
+    public: Annotated[
+        bool, typer.Option("--public", help="Let everybody see it; else it is private.")
+    ] = False,
+    message: Annotated[str | None, typer.Option(help="Of the commit.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Upload a vector to the Hugging Face Hub.
+
+    The vector, its card as README, and the card's pictures go up in one commit. The token is the
+    one of `hf auth login` or of HF_TOKEN.
+    """
+    from steerable_llm.hub import push_to_hub
+    from steerable_llm.vector import SteeringVector
+
+    beside = vector.with_suffix(".md")
+    if card is None and beside.is_file():
+        card = beside
+    pushed = push_to_hub(
+        SteeringVector.load(vector), repo, card=card, private=not public, message=message
+    )
+    if as_json:
+        print_json({"vector": pushed, "card": None if card is None else str(card)})
+        return
+    print(pushed)
+    if card is None:
+        print("note: no card came with it; `steerable evaluate --report` writes one")

@@ -1,0 +1,311 @@
+"""The verbs that learn: from pairs to a vector, its strength and its evidence."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from steerable_llm.cli.options import (
+    AsJson,
+    Force,
+    InFile,
+    Model,
+    Revision,
+    VectorIn,
+    load_model,
+    print_json,
+    settings_of,
+    summary,
+)
+from steerable_llm.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from steerable_llm.model.hooked_model import SteerableHFLLM
+    from steerable_llm.pairs import Pairs
+
+
+def build(
+    pairs: Annotated[Path, InFile],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Vector file to write; for lora, a folder.")
+    ],
+    name: Annotated[str | None, typer.Option(help="Name of the vector; else the file's.")] = None,
+    model: Model = "demo",
+    revision: Revision = None,
+    method: Annotated[str, typer.Option(help="How to build it; see docs/methods.md.")] = "grains",
+    preset: Annotated[str | None, typer.Option(help="'paper' for the paper's settings.")] = None,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="A setting of the method, such as k=5; repeatable."),
+    ] = None,
+    heatmap: Annotated[
+        Path | None, typer.Option(help="HTML page of the token attributions to write.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Build a vector from pairs of answers.
+
+    PAIRS is a file of JSON lines with messages, good and bad.
+    """
+    from steerable_llm.agreement import Agreement
+    from steerable_llm.build import build_vector
+    from steerable_llm.pairs import Pairs
+
+    given = Pairs.from_jsonl(pairs)
+    settings = settings_of(setting or [])
+    llm = load_model(model, revision)
+    if method == "lora":
+        _build_adapter(llm, given, out, name or out.name, settings, as_json)
+        return
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        vector = build_vector(
+            llm,
+            given,
+            method=method,
+            name=name or out.stem,
+            preset=preset,
+            progress=not as_json,
+            **settings,
+        )
+    for warning in caught:
+        print(f"steerable: note: {warning.message}", file=sys.stderr)
+    vector.save(out)
+    if heatmap:
+        from steerable_llm.files import write_whole
+        from steerable_llm.heatmap import attribution_html
+
+        write_whole(heatmap, attribution_html(vector.attributions))
+    if as_json:
+        print_json({**summary(vector), "file": str(out)})
+    else:
+        usual = vector.usual_layers
+        meanwhile = f": until it is, it steers layer {_span(usual)}" if usual else ""
+        print(
+            f"{out}: {len(given)} pairs, layers {_span(vector.layers)}, not calibrated yet"
+            + meanwhile
+        )
+        if agreement := Agreement.of_provenance(vector.provenance):
+            print(agreement.line)
+
+
+def _build_adapter(
+    llm: SteerableHFLLM,
+    pairs: Pairs,
+    out: Path,
+    name: str,
+    settings: dict[str, Any],
+    as_json: bool,
+) -> None:
+    """Train a LoRA adapter and write its folder."""
+    from steerable_llm.build import validated
+    from steerable_llm.methods.lora import LoraSettings, train_lora
+    from steerable_llm.progress import progress_bar
+
+    chosen = validated("lora", LoraSettings, settings)
+    with progress_bar("lora: training", len(pairs), not as_json) as advance:
+        adapter = train_lora(llm, pairs, chosen, name, advance)
+    adapter.save(out)
+    if as_json:
+        print_json({"name": name, "provenance": dict(adapter.provenance), "file": str(out)})
+    else:
+        losses = adapter.provenance["first_loss"], adapter.provenance["last_loss"]
+        print(f"{out}: {len(pairs)} pairs, loss {losses[0]:.3f} to {losses[1]:.3f}")
+
+
+def calibrate(
+    vector: Annotated[Path, VectorIn],
+    dev: Annotated[Path, typer.Option(exists=True, help="Evaluation set to choose on.")],
+    capability: Annotated[
+        Path | None, typer.Option(exists=True, help="Evaluation set of what must not be lost.")
+    ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(help="Variant to change; dev's others must then not be lost. Else all count."),
+    ] = None,
+    budget: Annotated[float, typer.Option(help="Largest share of capability to lose.")] = 0.01,
+    kl: Annotated[
+        list[float] | None,
+        typer.Option(help="Try the strengths with this divergence, in nats per token; repeatable."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="File to write; else the vector's own.")
+    ] = None,
+    model: Model = "demo",
+    revision: Revision = None,
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Choose how strongly to steer with a vector.
+
+    Strength, sign and scope are chosen on the development set, and kept in the file.
+    """
+    from steerable_llm.build import sweep_of
+    from steerable_llm.calibration import calibrate as choose
+    from steerable_llm.evaluation.kl_strength import strengths_for_kl
+    from steerable_llm.evaluation_set import EvaluationSet
+    from steerable_llm.hub_file import refuse_to_write
+    from steerable_llm.vector import SteeringVector
+
+    written = out or vector
+    refuse_to_write(written)
+    dev_set = EvaluationSet.from_jsonl(dev)
+    kept = EvaluationSet.from_jsonl(capability) if capability else None
+    llm = load_model(model, revision)
+    loaded = SteeringVector.load(vector, model=llm, force=force)
+    sweep = sweep_of(loaded)
+    if kl:
+        sweep["strengths"] = strengths_for_kl(llm, loaded, dev_set, kl, sweep)
+    result = choose(
+        llm,
+        loaded,
+        dev=dev_set,
+        capability=kept,
+        budget=budget,
+        target=target,
+        force=force,
+        progress=not as_json,
+        **sweep,
+    )
+    result.vector.save(written)
+    if as_json:
+        print_json({**summary(result.vector), "file": str(written)})
+    else:
+        chosen = result.vector.calibration
+        assert chosen is not None, "a calibration result has a calibrated vector"
+        print(f"{written}: strength {chosen.strength:+g}, scope {chosen.scope}. {chosen.note}")
+
+
+def evaluate(
+    vector: Annotated[Path, VectorIn],
+    test: Annotated[Path | None, typer.Argument(exists=True, dir_okay=False)] = None,
+    against: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Condition to compare with, such as cad; repeatable. Else the usual four."
+        ),
+    ] = None,
+    capability: Annotated[
+        Path | None, typer.Option(exists=True, help="Evaluation set of what must not be lost.")
+    ] = None,
+    pairs: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True, help="Pairs the vector was built from, for the shuffled control."
+        ),
+    ] = None,
+    report: Annotated[
+        list[Path] | None,
+        typer.Option(help="Card to write (.md, .html or .json); repeatable."),
+    ] = None,
+    benchmark: Annotated[
+        str | None, typer.Option(help="Benchmark to run in place of TEST; see docs/benchmarks.md.")
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Its data: a file, a Hub id or 'sample'; else its own on the Hub."),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="Ask so many of its questions, drawn with the seed.")
+    ] = None,
+    shots: Annotated[int | None, typer.Option(help="Worked examples before each question.")] = None,
+    group: Annotated[
+        list[str] | None, typer.Option(help="Only this subject or category; repeatable.")
+    ] = None,
+    normalise: Annotated[
+        str | None, typer.Option(help="Score choices by: sum, token or character.")
+    ] = None,
+    also: Annotated[
+        list[Path] | None,
+        typer.Option(exists=True, dir_okay=False, help="Another vector for it; repeatable."),
+    ] = None,
+    strength: Annotated[
+        list[float] | None,
+        typer.Option(help="In place of the calibrated strength, for it; repeatable."),
+    ] = None,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Keep a summary in the vector file itself.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Of the random controls and the intervals.")] = 0,
+    model: Model = "demo",
+    revision: Revision = None,
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a vector on held-out questions, or on a published benchmark.
+
+    TEST is an evaluation set (JSON lines); the vector is steered as calibrated, and compared with
+    the unsteered model, a strict instruction, and random and sign-flipped vectors; with --pairs,
+    also with vectors of pairs whose labels were shuffled. The options from --benchmark to
+    --strength are for a benchmark in its place.
+    """
+    given = {
+        "data": data, "limit": limit, "shots": shots, "group": group, "normalise": normalise,
+        "also": also, "strength": strength,
+    }  # fmt: skip
+    options = {name: value for name, value in given.items() if value is not None and value != []}
+    if (test is None) == (benchmark is None):
+        raise InvalidInputError("give either TEST, an evaluation set, or --benchmark NAME")
+    if benchmark is not None:
+        from steerable_llm.cli.benchmark import evaluate_benchmark
+
+        if keep or capability or pairs:
+            raise InvalidInputError(
+                "--keep, --capability and --pairs go with TEST, not with --benchmark"
+            )
+        evaluate_benchmark(
+            vector, benchmark, options, against or None, report or [], seed,
+            model, revision, force, as_json,
+        )  # fmt: skip
+        return
+    if options:
+        raise InvalidInputError(f"--{next(iter(options))} goes with --benchmark, not with TEST")
+    assert test is not None  # one of the two was given
+    from rich.console import Console
+
+    from steerable_llm.evaluate import evaluate as measure
+    from steerable_llm.evaluation_set import EvaluationSet
+    from steerable_llm.hub_file import refuse_to_write
+    from steerable_llm.pairs import Pairs
+    from steerable_llm.vector import SteeringVector
+
+    if keep:
+        refuse_to_write(vector)
+    test_set = EvaluationSet.from_jsonl(test)
+    built_from = Pairs.from_jsonl(pairs) if pairs else None
+    kept = EvaluationSet.from_jsonl(capability) if capability else None
+    llm = load_model(model, revision)
+    loaded = SteeringVector.load(vector, model=llm, force=force)
+    found = measure(
+        llm,
+        loaded,
+        test_set,
+        against=tuple(against) if against else None,
+        capability=kept,
+        pairs=built_from,
+        seed=seed,
+        progress=not as_json,
+        force=force,
+        command=f"steerable {shlex.join(sys.argv[1:])}",
+    )
+    for path in report or []:
+        found.save(path)
+    if keep:
+        loaded.with_evaluation(found.summary()).save(vector)
+    if as_json:
+        print(found.to_json())
+    else:
+        Console().print(found.table())
+
+
+def _span(layers: tuple[int, ...]) -> str:
+    first, last = min(layers), max(layers)
+    if first == last:
+        return str(first)
+    whole = layers == tuple(range(first, last + 1))
+    return f"{first} to {last}" if whole else ", ".join(map(str, layers))

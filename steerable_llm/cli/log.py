@@ -1,0 +1,239 @@
+"""The verbs of the answer log: import, export, show, stats."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from steerable_llm.cli.options import AsJson, open_log, print_json
+from steerable_llm.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from steerable_llm.logs.answers import LoggedAnswer
+    from steerable_llm.logs.importers import SkippedLine
+
+app = typer.Typer(
+    help="Keep, import and look at logged answers.", no_args_is_help=True, rich_markup_mode=None
+)
+
+Log = Annotated[
+    str,
+    typer.Option(
+        "--log",
+        envvar="STEERABLE_LOG",
+        help="The log: a SQLite file, or postgresql://user@host/name.",
+    ),
+]
+Verdict = Annotated[str | None, typer.Option(help="good, bad, or none for not judged.")]
+Reason = Annotated[
+    list[str] | None, typer.Option(help="Only answers that are bad for this; repeatable.")
+]
+Step = Annotated[str | None, typer.Option(help="Only answers of this step.")]
+ByModel = Annotated[str | None, typer.Option("--model", help="Only answers of this model.")]
+Since = Annotated[
+    datetime | None, typer.Option(help="Only answers from then on, in UTC; as 2026-01-31.")
+]
+Until = Annotated[datetime | None, typer.Option(help="Only answers before then, in UTC.")]
+DEFAULT = "answers.db"
+
+
+@app.command("import")
+def import_(
+    files: Annotated[list[Path], typer.Argument(exists=True, dir_okay=False)],
+    kind: Annotated[
+        str,
+        typer.Option(
+            "--from",
+            help="langsmith, langfuse, phoenix, ragas, deepeval, trl, openai, or answers, "
+            "this package's own.",
+        ),
+    ],
+    log: Log = DEFAULT,
+    score: Annotated[
+        str | None, typer.Option(help="The metric that decides; else every metric counts.")
+    ] = None,
+    good_at: Annotated[float, typer.Option(help="A score of so much or more is good.")] = 0.8,
+    bad_at: Annotated[float, typer.Option(help="A score of so much or less is bad.")] = 0.4,
+    reason: Annotated[
+        str | None, typer.Option(help="What is wrong with bad answers, if the files do not say.")
+    ] = None,
+    skipped: Annotated[
+        Path | None, typer.Option(help="File of the lines that were not taken, and why.")
+    ] = None,
+    again: Annotated[
+        bool, typer.Option("--again", help="Read from the start, whatever was read before.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Import answers and judgements from other logs.
+
+    FILES are JSON lines or a JSON array. Give the files of a trace log and of its feedback
+    together. An import that was stopped goes on where it was, and nothing is added twice.
+    """
+    from steerable_llm.files import write_whole
+    from steerable_llm.logs.importers import Rules, check_kind, import_files
+
+    # Before a log is made that would stay empty.
+    check_kind(kind)
+    rules = Rules(score=score, good_at=good_at, bad_at=bad_at, reason=reason)
+    # On disk, since a bad export may have a million bad lines.
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as left:
+
+        def note(line: SkippedLine) -> None:
+            left.write(json.dumps(asdict(line), ensure_ascii=False) + "\n")
+
+        with open_log(log, make=True) as answer_log:
+            report = import_files(
+                answer_log, files, kind, rules=rules, on_skip=note if skipped else None, again=again
+            )
+        if skipped:
+            left.seek(0)
+            write_whole(skipped, left)
+    if as_json:
+        print_json({**report.to_dict(), "log": log})
+        return
+    print(
+        f"{log}: {report.added} answers added, {report.judged} judged, {report.known} known "
+        f"already, from {report.lines} lines"
+        + (f" after {report.lines_before} read before" if report.lines_before else "")
+    )
+    for why, number in report.skipped.most_common():
+        first = next(line.place for line in report.examples if line.why == why)
+        print(f"skipped {number}: {why} (first at {first})")
+
+
+@app.command("export")
+def export(
+    out: Annotated[Path, typer.Argument(dir_okay=False)],
+    kind: Annotated[
+        str,
+        typer.Option(
+            "--to",
+            help="trl, trl-unpaired or openai for pairs; answers for the log as it is; unpaired "
+            "for pairs of good answers alone, for `steerable build --set objective=likelihood`.",
+        ),
+    ],
+    log: Log = DEFAULT,
+    verdict: Verdict = None,
+    reason: Reason = None,
+    step: Step = None,
+    model: ByModel = None,
+    since: Since = None,
+    until: Until = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write a preference file for trainers, or the answers themselves."""
+    from steerable_llm.logs.answers import write_answers
+    from steerable_llm.logs.exporters import EXPORTERS, export_pairs
+
+    kinds = sorted([*EXPORTERS, "answers", "unpaired"])
+    if kind not in kinds:
+        raise InvalidInputError(f"{kind!r} cannot be exported: one of {', '.join(kinds)}")
+    filters = _filters(verdict, reason, step, model, since, until)
+    written = 0
+    with open_log(log) as answer_log:
+        if kind == "answers":
+
+            def counted() -> Any:
+                nonlocal written
+                for answer in answer_log.answers(**filters):
+                    written += 1
+                    yield answer
+
+            write_answers(out, counted())
+        elif filters.pop("verdict", None):
+            raise InvalidInputError("--verdict only goes with --to answers")
+        elif kind == "unpaired":
+            pairs = answer_log.unpaired(**filters)
+            pairs.to_jsonl(out)
+            written = len(pairs)
+        else:
+            written = export_pairs(out, answer_log.pairs(**filters), kind)
+    if as_json:
+        print_json({"file": str(out), "lines": written})
+    else:
+        print(f"{out}: {written} lines")
+
+
+@app.command("show")
+def show(
+    answer: Annotated[str | None, typer.Argument(help="Id of one answer to show whole.")] = None,
+    log: Log = DEFAULT,
+    verdict: Verdict = None,
+    reason: Reason = None,
+    step: Step = None,
+    model: ByModel = None,
+    since: Since = None,
+    until: Until = None,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """Show logged answers: a line for each, or one of them whole."""
+    with open_log(log) as answer_log:
+        if answer is not None:
+            found = [answer_log.get(answer)]
+        else:
+            filters = _filters(verdict, reason, step, model, since, until)
+            found = list(answer_log.answers(limit=limit, **filters))
+    if as_json:
+        print_json({"answers": [one.model_dump(mode="json") for one in found]})
+    elif answer is not None:
+        _print_whole(found[0])
+    else:
+        for one in found:
+            mark = f"{one.verdict or '-'}" + (f" ({one.reason})" if one.reason else "")
+            print(f"{one.id}  {mark}  {_short(one.question)} -> {_short(one.answer)}")
+
+
+@app.command("stats")
+def stats(log: Log = DEFAULT, as_json: AsJson = False) -> None:
+    """Count the logged answers by verdict, reason, step and model."""
+    with open_log(log) as answer_log:
+        found = asdict(answer_log.statistics())
+    if as_json:
+        print_json({k: v.isoformat() if isinstance(v, datetime) else v for k, v in found.items()})
+        return
+    print(f"{log}: {found['answers']} answers")
+    if found["first"]:
+        print(f"from {found['first']:%Y-%m-%d %H:%M} to {found['last']:%Y-%m-%d %H:%M} UTC")
+    for name in ("verdicts", "reasons", "steps", "models"):
+        for key, number in found[name].items():
+            print(f"  {name:<9} {number:>8}  {key}")
+
+
+def _filters(
+    verdict: str | None,
+    reason: list[str] | None,
+    step: str | None,
+    model: str | None,
+    since: datetime | None,
+    until: datetime | None,
+) -> dict[str, Any]:
+    given = {
+        "verdict": verdict,
+        "reason": reason or None,
+        "step": step,
+        "model": model,
+        "since": since and since.replace(tzinfo=UTC),
+        "until": until and until.replace(tzinfo=UTC),
+    }
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _print_whole(answer: LoggedAnswer) -> None:
+    fields = answer.model_dump(mode="json", exclude_defaults=True)
+    width = max(map(len, fields))
+    for name, value in fields.items():
+        shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        print(f"{name:<{width}}  {shown}")
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= 60 else line[:57] + "..."

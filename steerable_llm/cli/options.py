@@ -1,0 +1,121 @@
+"""What the verbs of the command line share: options, the model, and how results are printed."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from steerable_llm.errors import InvalidInputError
+from steerable_llm.hub_file import is_on_hub
+
+if TYPE_CHECKING:
+    from steerable_llm.logs.answer_log import AnswerLog
+    from steerable_llm.model.hooked_model import SteerableHFLLM
+    from steerable_llm.vector import SteeringVector
+
+InFile = typer.Argument(exists=True, dir_okay=False)
+
+
+def _there(vector: Path) -> Path:
+    """Tells a missing file at once, as `InFile` does; what is on the Hub shows when it is read."""
+    if not is_on_hub(vector) and not vector.is_file():
+        raise typer.BadParameter(f"file {str(vector)!r} does not exist.")
+    return vector
+
+
+VectorIn = typer.Argument(
+    callback=_there,
+    help="Vector file, or hub:organisation/name@revision on the Hugging Face Hub.",
+)
+Model = Annotated[
+    str,
+    typer.Option(help="Hugging Face id or folder of the model; 'demo' is the bundled one."),
+]
+Revision = Annotated[str | None, typer.Option(help="Revision of the model on the Hub.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, nothing else.")]
+Force = Annotated[
+    bool, typer.Option("--force", help="Accept a vector of another model of the same shape.")
+]
+
+
+def load_model(model: str, revision: str | None, policy: Path | None = None) -> SteerableHFLLM:
+    """Returns the bundled model for "demo", else what transformers loads."""
+    from steerable_llm.model.hooked_model import SteerableHFLLM
+    from steerable_llm.policy.policy import Policy
+
+    chosen = Policy.load(policy) if policy else None
+    if not sys.stderr.isatty():
+        hide_loading_bars()
+    if model == "demo":
+        return SteerableHFLLM.demo(policy=chosen)
+    return SteerableHFLLM.from_pretrained(model, revision=revision, policy=chosen)
+
+
+def open_log(log: str, *, make: bool = False) -> AnswerLog:
+    """Returns a log by its file or address.
+
+    Raises:
+        InvalidInputError: There is no such file, and none is to be made.
+    """
+    from steerable_llm.logs.answer_log import AnswerLog
+
+    if "://" in log:
+        return AnswerLog(log)
+    path = Path(log)
+    # SQLite would take an empty file for a new database and fill it.
+    if not make and not (path.is_file() and path.stat().st_size):
+        raise InvalidInputError(
+            f"there is no answer log {log}: `steerable log import` makes one, or name it with --log"
+        )
+    return AnswerLog(f"sqlite:///{path}")
+
+
+def hide_loading_bars() -> None:
+    """Keeps transformers' bars for loading weights off the error stream."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+
+
+def summary(vector: SteeringVector) -> dict[str, Any]:
+    """What a vector says of itself, as plain values."""
+    return {
+        "name": vector.name,
+        "fingerprint": vector.fingerprint_id,
+        "model": vector.fingerprint.short,
+        "layers": list(vector.layers),
+        "usual_layers": None if vector.usual_layers is None else list(vector.usual_layers),
+        "application": asdict(vector.application),
+        "calibration": asdict(vector.calibration) if vector.calibration else None,
+        "provenance": dict(vector.provenance),
+        "evaluation": None if vector.evaluation is None else dict(vector.evaluation),
+    }
+
+
+def print_json(content: Mapping[str, Any]) -> None:
+    """Prints one JSON object."""
+    print(json.dumps(content, ensure_ascii=False, indent=2, default=str))
+
+
+def settings_of(given: list[str]) -> dict[str, Any]:
+    """Reads ``key=value``; a value is JSON where it can be, else text.
+
+    Raises:
+        InvalidInputError: An entry of another form.
+    """
+    settings: dict[str, Any] = {}
+    for entry in given:
+        key, equals, value = entry.partition("=")
+        if not (key and equals):
+            raise InvalidInputError(f"--set {entry!r}: expected key=value, such as k=5")
+        try:
+            settings[key] = json.loads(value)
+        except json.JSONDecodeError:
+            settings[key] = value
+    return settings

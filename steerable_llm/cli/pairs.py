@@ -1,0 +1,300 @@
+"""The verbs of pairs: make them from a log, review them, and group them by kind of failure."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from steerable_llm.cli.options import (
+    AsJson,
+    InFile,
+    Model,
+    Revision,
+    hide_loading_bars,
+    load_model,
+    open_log,
+    print_json,
+)
+from steerable_llm.errors import EmptyLogError, InvalidInputError
+
+if TYPE_CHECKING:
+    from steerable_llm.curation.curate import Propose
+    from steerable_llm.curation.judge import Judge
+    from steerable_llm.embedding import Embedder
+    from steerable_llm.logs.answers import LoggedAnswer
+    from steerable_llm.logs.pairing import Draft
+
+
+class _MakesPairs(TyperGroup):
+    """A group that takes `steerable pairs LOG` for `steerable pairs make LOG`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in (*self.commands, "--help"):
+            args = ["make", *args]
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(
+    help="Make pairs from a log, review them, and group them by kind of failure. "
+    "`steerable pairs LOG` is short for `steerable pairs make LOG`.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    cls=_MakesPairs,
+)
+
+
+@app.command("make")
+def make(
+    log: str,
+    out: Annotated[Path, typer.Option("--out", "-o", help="File of pairs to write.")],
+    reason: Annotated[
+        list[str] | None,
+        typer.Option(help="Only answers that are bad for this reason; repeatable."),
+    ] = None,
+    judge: Annotated[
+        str,
+        typer.Option(
+            help="Who says what is grounded: lexical, nli, package.module:function, or none."
+        ),
+    ] = "lexical",
+    judge_model: Annotated[
+        str | None, typer.Option(help="Hub id or folder of the model of the judge nli.")
+    ] = None,
+    grounded_at: Annotated[
+        float, typer.Option(help="A score of so much or more is grounded.")
+    ] = 0.5,
+    max_length_ratio: Annotated[
+        float, typer.Option(help="Most times that one answer is as long as the other.")
+    ] = 3.0,
+    max_refusals: Annotated[
+        float, typer.Option(help="Largest share of good answers that refuse.")
+    ] = 0.5,
+    duplicate_at: Annotated[
+        float, typer.Option(help="Cosine from which two pairs are near duplicates.")
+    ] = 0.95,
+    scrub: Annotated[
+        bool, typer.Option("--scrub", help="Replace personal data by placeholders.")
+    ] = False,
+    wrong_retrieval: Annotated[
+        Path | None, typer.Option(help="File of the answers that failed because retrieval did.")
+    ] = None,
+    propose: Annotated[
+        Path | None,
+        typer.Option(help="File of good answers that the model proposes where there are none."),
+    ] = None,
+    accept_proposals: Annotated[
+        bool,
+        typer.Option(
+            "--accept-proposals", help="Take what the judge finds grounded without a review."
+        ),
+    ] = False,
+    vector: Annotated[
+        Path | None, typer.Option(help="Vector that proposes, too, at a higher strength.")
+    ] = None,
+    model: Model = "demo",
+    revision: Revision = None,
+    report: Annotated[Path | None, typer.Option(help="Report to write, .md or .json.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make pairs from a log of answers.
+
+    LOG is an answer log (a SQLite file, or postgresql://user@host/name), or a file of logged
+    answers (JSON lines with id, question, messages, answer, verdict).
+    """
+    from steerable_llm.curation.curate import CurationSettings, curate
+    from steerable_llm.curation.gates import GateSettings
+    from steerable_llm.curation.judge import judge_named
+    from steerable_llm.curation.proposed_pair import write_proposals
+    from steerable_llm.curation.scrubbing import Scrubber
+    from steerable_llm.errors import PairError
+    from steerable_llm.logs.answers import write_answers
+
+    chosen = None if judge == "none" else judge_named(judge, judge_model)
+    proposing = propose is not None or accept_proposals
+    if accept_proposals and chosen is None:
+        raise InvalidInputError(
+            "--accept-proposals needs a judge: leave --judge none out, or review the proposals"
+        )
+    if vector is not None and not proposing:
+        raise InvalidInputError("--vector only goes with --propose or --accept-proposals")
+    if report is not None and report.suffix not in (".md", ".json"):
+        raise InvalidInputError(f"cannot save a report as {report.name!r}; use .md or .json")
+    gates = GateSettings(grounded_at, max_length_ratio, max_refusals, duplicate_at)
+    drafts = _drafts(log, reason)
+    embedder = _embedder()
+    settings = CurationSettings(
+        gates=gates,
+        judge=chosen,
+        embedder=embedder,
+        scrubber=Scrubber() if scrub else None,
+        propose=_proposer(drafts, vector, model, revision, chosen, embedder) if proposing else None,
+        accept_proposals=accept_proposals,
+    )
+    found = curate(drafts, settings)
+    if not (found.pairs or (propose is not None and found.proposed)):
+        said = "; ".join(found.report.lines()[1:])
+        raise PairError(
+            f"none of the {found.report.failures} bad answers gives a pair ({said}): add "
+            "corrections, propose answers with --propose, or loosen the gates, such as "
+            "--max-refusals 1 for a vector that teaches refusing"
+        )
+    found.pairs.to_jsonl(out)
+    if propose is not None:
+        write_proposals(propose, found.proposed)
+    if wrong_retrieval is not None:
+        write_answers(wrong_retrieval, found.wrong_retrieval)
+    if report is not None:
+        found.report.save(report)
+    if as_json:
+        # Examples have a file of their own, where they are asked for.
+        plain = {k: v for k, v in found.report.to_dict().items() if k != "examples"}
+        plain["wrong_retrieval"] = len(found.wrong_retrieval)
+        print_json({**plain, "file": str(out)})
+        return
+    first, *rest = found.report.lines()
+    print(f"{out}: {first}")
+    for line in rest:
+        print(line)
+    if found.proposed and propose is not None:
+        print(f"next: steerable pairs review {_quoted(out, propose)}")
+
+
+@app.command("review")
+def review(
+    files: Annotated[list[Path], InFile],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="File of approved pairs; else FILE.reviewed.jsonl."),
+    ] = None,
+    reviewer: Annotated[
+        str | None, typer.Option(help="Your name, for the record of decisions.")
+    ] = None,
+) -> None:
+    """Approve, edit, skip or reject pairs, one key each.
+
+    FILES are pairs, and proposals of `steerable pairs --propose`. Every decision is saved at once,
+    beside the file of approved pairs; the same command goes on where a review ended.
+    """
+    from rich.console import Console
+
+    from steerable_llm.curation.keyboard import Keyboard
+    from steerable_llm.curation.review import Review, read_items
+    from steerable_llm.curation.review_terminal import edit_text, run_review
+
+    if not _is_terminal():
+        raise InvalidInputError("a review needs a terminal: run it where you can press keys")
+    target = out or files[0].with_suffix(".reviewed.jsonl")
+    if target.resolve() in {file.resolve() for file in files}:
+        raise InvalidInputError(f"{target} is what is reviewed: name another file with --out")
+    state = Review(read_items(files), target, reviewer)
+    with Keyboard() as keyboard:
+
+        def edit(text: str) -> str:
+            with keyboard.released():
+                return edit_text(text)
+
+        run_review(state, Console(), keyboard.read, edit)
+
+
+@app.command("modes")
+def modes(
+    pairs: Annotated[Path, InFile],
+    out: Annotated[Path, typer.Option("--out", "-o", help="New folder, a file for each mode.")],
+    most: Annotated[int, typer.Option(min=1, help="At most so many modes.")] = 8,
+    smallest: Annotated[int, typer.Option(min=2, help="Fewest pairs of a mode.")] = 5,
+    model: Model = "demo",
+    seed: int = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Group pairs by kind of failure, a file of pairs for each kind.
+
+    Prints the commands that build a vector from each.
+    """
+    from steerable_llm.curation.modes import failure_modes
+    from steerable_llm.files import write_whole
+    from steerable_llm.pairs import Pairs
+
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InvalidInputError(f"{out} is not an empty folder: name a new one with --out")
+    given = Pairs.from_jsonl(pairs)
+    if not sys.stderr.isatty():
+        hide_loading_bars()
+    found = failure_modes(given, most=most, smallest=smallest, seed=seed)
+    files = [mode.pairs.to_jsonl(out / f"{mode.name}.jsonl") for mode in found.modes]
+    write_whole(out / "modes.md", found.to_markdown())
+    commands = [
+        f"steerable build {_quoted(file)} --out {_quoted(file.with_suffix('.safetensors'))}"
+        + ("" if model == "demo" else f" --model {shlex.quote(model)}")
+        for file in files
+    ]
+    if as_json:
+        plain = found.to_dict()
+        for mode, file, command in zip(plain["modes"], files, commands, strict=True):
+            mode.update(file=str(file), build=command)
+        print_json(plain)
+        return
+    print(found.to_markdown())
+    for command in commands:
+        print(command)
+
+
+def _drafts(log: str, reason: list[str] | None) -> list[Draft]:
+    from steerable_llm.logs import read_answers
+    from steerable_llm.logs.answers import REASONS
+    from steerable_llm.logs.database import is_database
+    from steerable_llm.logs.pairing import bad_answers, draft_pairs
+
+    if is_database(log):
+        with open_log(log) as answer_log:
+            return list(answer_log.drafts(reason=reason or None))
+    for name in reason or ():
+        if name not in REASONS:
+            raise InvalidInputError(f"{name!r} is no reason: one of {', '.join(REASONS)}")
+    answers: list[LoggedAnswer] = read_answers(log)
+    if not any(answer.verdict == "bad" for answer in answers):
+        raise EmptyLogError(f"the log {log} has no bad answer: review some answers first")
+    return list(draft_pairs(bad_answers(answers, set(reason) if reason else None)))
+
+
+def _is_terminal() -> bool:
+    return sys.stdin.isatty() and sys.stdout.isatty()
+
+
+def _embedder() -> Embedder | None:
+    """Returns MiniLM, or nothing where it is not installed and cannot be fetched."""
+    from steerable_llm.embedding import SentenceEmbedder, load_sentence_model
+    from steerable_llm.errors import MissingExtraError
+
+    try:
+        if not sys.stderr.isatty():
+            hide_loading_bars()
+        load_sentence_model()
+    except (MissingExtraError, InvalidInputError):
+        return None
+    return SentenceEmbedder()
+
+
+def _proposer(
+    drafts: list[Draft],
+    vector: Path | None,
+    model: str,
+    revision: str | None,
+    judge: Judge | None,
+    embedder: Embedder | None,
+) -> Propose:
+    from steerable_llm.curation.proposals import ProposalSettings, propose, stronger, usual_refusal
+    from steerable_llm.vector import SteeringVector
+
+    llm = load_model(model, revision)
+    steering = stronger(SteeringVector.load(vector, model=llm)) if vector else None
+    settings = ProposalSettings(steering, refusal=usual_refusal(drafts), embedder=embedder)
+    return lambda missing: propose(llm, missing, judge=judge, settings=settings)
+
+
+def _quoted(*files: Path) -> str:
+    return " ".join(shlex.quote(str(file)) for file in files)

@@ -1,0 +1,232 @@
+"""The verbs for policies: looking one through, and training a gate for one."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from steerable_llm.cli.options import AsJson, InFile, Revision, load_model, print_json
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from steerable_llm.policy.chain_trace import TracedCall
+    from steerable_llm.policy.decision import SteeringDecision
+    from steerable_llm.policy.policy_check import CheckedPolicy, CheckedStep
+    from steerable_llm.policy.policy_file import When
+
+
+def check(
+    policy: Annotated[Path, InFile],
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="Model that the vectors must fit, an id or folder; 'demo' is the bundled one."
+        ),
+    ] = None,
+    revision: Revision = None,
+    trace: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="Calls of a chain to try (JSON lines)."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Look through a policy, and try it on a chain's calls.
+
+    Lists what each step gets, how its vectors relate, and what looks wrong. A line of the trace
+    has step, node, tags, prompt_type, messages, context, structured; all may be left out.
+    """
+    from steerable_llm.policy.chain_trace import read_trace
+    from steerable_llm.policy.policy import Policy
+    from steerable_llm.policy.policy_check import check_policy, dry_run
+
+    read = Policy.load(policy)
+    calls = read_trace(trace) if trace else []
+    llm = load_model(model, revision) if model else None
+    checked = check_policy(read, llm.fingerprint if llm else None)
+    conflicts = None
+    if llm is not None:
+        from steerable_llm.model.conflict import conflicts as measure
+
+        hooked = llm
+
+        def conflicts(prompts: Any) -> Any:
+            return measure(hooked, prompts)
+
+    decisions = dry_run(read, calls, conflicts)
+    if as_json:
+        shown = checked.to_dict()
+        if trace:
+            shown["trace"] = [_decision_facts(decision) for decision in decisions]
+        print_json(shown)
+        return
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    console.print(_steps_table(checked))
+    for step in checked.steps:
+        for line in _relations(step):
+            console.print(line, markup=False, soft_wrap=True)
+    if trace:
+        console.print(_trace_table(calls, decisions))
+    for warning in checked.warnings:
+        console.print(f"warning: {warning}", markup=False, soft_wrap=True)
+
+
+def train_gate(
+    log: Annotated[Path, InFile],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Gate file to write (.safetensors).")],
+    reason: Annotated[
+        list[str] | None,
+        typer.Option(help="Only answers bad for this reason count as bad; repeatable."),
+    ] = None,
+    step: Annotated[
+        list[str] | None, typer.Option(help="Only answers of this step count; repeatable.")
+    ] = None,
+    held_out: Annotated[float, typer.Option(help="Share of the answers to measure on.")] = 0.3,
+    seed: Annotated[int, typer.Option(help="Of the split.")] = 0,
+    embedder: Annotated[
+        str | None,
+        typer.Option(help="sentence-transformers model; else all-MiniLM-L6-v2."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train a gate: which questions get bad answers.
+
+    LOG is a file of logged answers (JSON lines) with verdicts. Policies call the gate by its
+    file's name. A card with the figures is written beside it, as Markdown.
+    """
+    from steerable_llm.embedding import MINILM, SentenceEmbedder
+    from steerable_llm.errors import InvalidInputError
+    from steerable_llm.files import write_whole
+    from steerable_llm.logs import read_answers
+    from steerable_llm.policy.gate_card import gate_card
+    from steerable_llm.policy.gate_training import train_gate as train
+
+    if out.suffix != ".safetensors":
+        raise InvalidInputError(f"--out {out}: give a name that ends in .safetensors")
+    trained = train(
+        read_answers(log),
+        out.stem,
+        reasons=reason or None,
+        steps=step or None,
+        embedder=SentenceEmbedder(embedder or MINILM),
+        held_out=held_out,
+        seed=seed,
+    )
+    trained.gate.save(out)
+    card = out.with_suffix(".md")
+    write_whole(card, gate_card(trained, f"steerable {shlex.join(sys.argv[1:])}"))
+    figures = trained.figures
+    if as_json:
+        print_json(
+            {
+                "name": trained.gate.name,
+                "fingerprint": trained.gate.fingerprint_id,
+                "embedder": trained.gate.embedder,
+                "threshold": trained.gate.threshold,
+                "figures": figures.model_dump(mode="json"),
+                "file": str(out),
+                "card": str(card),
+            }
+        )
+        return
+    auc = figures.auc
+    print(
+        f"{out}: ROC AUC {auc.value:.3f} [{auc.low:.3f}, {auc.high:.3f}] on {figures.bad} bad and "
+        f"{figures.good} good held-out answers; at the threshold {trained.gate.threshold:.3f} it "
+        f"catches {figures.caught.value:.0%} with {figures.false_alarms.value:.0%} false alarms"
+    )
+    print(f"{card}: the card")
+
+
+def _steps_table(checked: CheckedPolicy) -> Table:
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table("step", "applied", "when")
+    for step in checked.steps:
+        name = step.name
+        name += " (default)" if name == checked.policy.default_step else ""
+        name += f"\nlike {step.inherits}" if step.inherits else ""
+        name += "\nalso tools, JSON" if step.steered.steer_structured else ""
+        rows = [
+            (
+                f"{term.vector.name} {term.strength:+g}, {term.scope}, "
+                f"{_span(term.steered_layers)}",
+                _conditions(when),
+            )
+            for term, when in step.steered.terms
+        ]
+        for number, (applied, when) in enumerate(rows or [("not steered", "")]):
+            # A file's own names may hold brackets, which are markup to rich.
+            table.add_row(*map(escape, ("" if number else name, applied, when)))
+    return table
+
+
+def _trace_table(calls: Sequence[TracedCall], decisions: Sequence[SteeringDecision]) -> Table:
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table("call", "step", "applied", "why")
+    for number, (call, decision) in enumerate(zip(calls, decisions, strict=True), 1):
+        told = call.model_dump(
+            include={"step", "node", "tags", "prompt_type"}, exclude_defaults=True
+        )
+        said = [
+            f"{key} {', '.join(value) if isinstance(value, tuple) else value}"
+            for key, value in told.items()
+        ]
+        applied = [f"{x.vector.name} {x.strength:+.3g}" for x in decision.steering.active_terms]
+        row = (
+            "\n".join([str(number), *said]),
+            decision.step or "none",
+            "\n".join(applied) or "nothing",
+            "\n".join(decision.reasons),
+        )
+        table.add_row(*map(escape, row))
+    return table
+
+
+def _relations(step: CheckedStep) -> list[str]:
+    rules = [f"{kind} {', '.join(names)}" for kind, names in step.rules.items()]
+    lines = [f"{step.name}: also matches {'; '.join(rules)}"] if rules else []
+    for meeting in step.meetings:
+        cosines = ", ".join(f"{layer}: {cosine:+.2f}" for layer, cosine in meeting.cosines.items())
+        lines.append(
+            f"{step.name}: cosine of {meeting.first} and {meeting.second} by layer {cosines}"
+        )
+    for name, kept in step.steered.kept[1:]:
+        shares = ", ".join(f"{layer}: {share:.0%}" for layer, share in kept.items())
+        lines.append(f"{step.name}: orthogonalised, {name} keeps of its length by layer {shares}")
+    return lines
+
+
+def _decision_facts(decision: SteeringDecision) -> dict[str, Any]:
+    from steerable_llm.policy.policy_check import term_facts
+
+    applied = [term_facts(term) for term in decision.steering.active_terms]
+    return {**decision.to_dict(), "applied": applied}
+
+
+def _conditions(when: When) -> str:
+    said = []
+    if when.context:
+        said.append(f"context {when.context}")
+    if when.conflict:
+        said.append(f"conflict {when.conflict}")
+    if when.gate:
+        said.append(f"gate {when.gate.name} {when.gate}")
+    return ", ".join(said)
+
+
+def _span(layers: tuple[int, ...]) -> str:
+    first, last = layers[0], layers[-1]
+    if len(layers) > 2 and layers == tuple(range(first, last + 1)):
+        return f"layers {first} to {last}"
+    return f"layers {', '.join(map(str, layers))}"

@@ -1,0 +1,1 @@
+"""Gradients of the model's preference with respect to its inputs."""

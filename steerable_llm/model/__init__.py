@@ -1,0 +1,1 @@
+"""The hooked model: how it is loaded, hooked, asked and scored."""

@@ -1,0 +1,399 @@
+"""The hooked model: any Hugging Face causal language model, steerable per request."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
+from importlib.resources import as_file, files
+from typing import Any, Literal, Self, Unpack, overload
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from steerable_llm.errors import InvalidInputError
+from steerable_llm.fingerprint import ModelFingerprint
+from steerable_llm.model.blocks import find_blocks
+from steerable_llm.model.chat_format import ChatFormat
+from steerable_llm.model.conflict import conflicts
+from steerable_llm.model.decoding import Prompt, decode
+from steerable_llm.model.generation import (
+    Generation,
+    GenerationChunk,
+    GenerationRequest,
+    GenerationSettings,
+)
+from steerable_llm.model.identity import fingerprint_of
+from steerable_llm.model.loading import context_window_of, end_ids_of, load_adapter, load_pretrained
+from steerable_llm.model.preparation import prompts_for, scored_for
+from steerable_llm.model.scoring import REDUCTIONS, Reduction, answer_log_probs, answer_logits
+from steerable_llm.model.streaming import stream_chunks
+from steerable_llm.pairs import MessagesLike
+from steerable_llm.policy.decision import Asked, SteeringDecision, decide
+from steerable_llm.policy.policy import Policy
+from steerable_llm.policy.policy_source import PolicySource
+from steerable_llm.steering import Steering
+from steerable_llm.structured.guidance import GrammarReader
+from steerable_llm.structured.tools import Tool
+
+
+class SteerableHFLLM:
+    """A causal language model whose every request may be steered differently.
+
+    Steering is an argument of a call, never a mode, so one instance serves many threads, chains
+    and policies at once. The model is put into evaluation mode and otherwise left as it is.
+
+    Example::
+
+        llm = SteerableHFLLM.demo()
+        answer = llm.generate("What is the capital of France?", steering=vector.steer(0.05))
+
+    Attributes:
+        model: The Hugging Face model.
+        tokenizer: Its tokenizer.
+        blocks: Its decoder blocks, first block first.
+        context_window: Tokens that prompt and answer may have together.
+        chat_format: The tokenizer's chat template.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        policy: Policy | str | os.PathLike[str] | None = None,
+        model_id: str | None = None,
+        revision: str | None = None,
+        blocks: Sequence[nn.Module] | None = None,
+        context_window: int | None = None,
+    ) -> None:
+        """Wrap a loaded model.
+
+        Args:
+            model: A Hugging Face causal language model.
+            tokenizer: Its tokenizer.
+            policy: A policy, or the path of its file, which is read again whenever it changes.
+            model_id: What to call the model; default is the name it was loaded by.
+            revision: Commit or tag, for the record.
+            blocks: Decoder blocks; default is what the module tree tells.
+            context_window: Tokens; default is what configuration and tokenizer tell.
+
+        Raises:
+            UnknownArchitectureError: The blocks cannot be told.
+            ModelMismatchError: A vector of the policy was built for another model.
+            PolicyError: The policy file is wrong.
+        """
+        self.model = model.eval()
+        self.tokenizer = tokenizer
+        self.blocks = list(blocks) if blocks is not None else find_blocks(model)
+        self.context_window = context_window or context_window_of(model, tokenizer)
+        self.chat_format = ChatFormat(tokenizer)
+        self.model_id = model_id or getattr(model.config, "_name_or_path", "") or "unnamed"
+        self.revision = revision
+        self._policy = PolicySource(policy, lambda read: read.check(self.fingerprint))
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        id_or_path: str | os.PathLike[str],
+        revision: str | None = None,
+        dtype: torch.dtype | str | None = None,
+        device_map: str | dict[str, Any] | None = None,
+        quantization_config: Any = None,
+        policy: Policy | str | os.PathLike[str] | None = None,
+    ) -> Self:
+        """Load a model from a folder or from the Hugging Face Hub.
+
+        Args:
+            id_or_path: A folder with ``config.json``, or a Hub id.
+            revision: Commit, tag or branch.
+            dtype: Of the weights; default is the one they are stored in.
+            device_map: As in transformers; default is the CPU.
+            quantization_config: As in transformers.
+            policy: A policy or the path of its file.
+
+        Raises:
+            InvalidInputError: There is no such model.
+        """
+        source = os.fspath(id_or_path)
+        model, tokenizer = load_pretrained(
+            source,
+            revision=revision,
+            dtype=dtype or "auto",
+            device_map=device_map,
+            quantization_config=quantization_config,
+        )
+        return cls(model, tokenizer, policy=policy, model_id=source, revision=revision)
+
+    @classmethod
+    def demo(cls, policy: Policy | str | os.PathLike[str] | None = None) -> Self:
+        """Load the small model that the package brings, in float32 on the CPU.
+
+        It is an exhibit for offline use and tests, not a product.
+        """
+        with as_file(files("steerable_llm.demo") / "model") as folder:
+            model, tokenizer = load_pretrained(str(folder), dtype=torch.float32)
+        return cls(model, tokenizer, policy=policy, model_id="steerable-llm/demo")
+
+    @property
+    def policy(self) -> Policy | None:
+        """What steers requests that bring no steering of their own; None steers nothing.
+
+        A policy that was given as a file is the file's present content.
+        """
+        return self._policy.current()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model's input goes."""
+        device: torch.device = self.model.get_input_embeddings().weight.device
+        return device
+
+    @cached_property
+    def fingerprint(self) -> ModelFingerprint:
+        """What identifies this model; computed once."""
+        return fingerprint_of(
+            self.model, self.tokenizer, len(self.blocks), self.model_id, self.revision
+        )
+
+    def render(
+        self,
+        messages: MessagesLike,
+        add_generation_prompt: bool = True,
+        tools: Sequence[Tool] = (),
+    ) -> str:
+        """The prompt as text; see :meth:`ChatFormat.render`."""
+        return self.chat_format.render(messages, add_generation_prompt, tools)
+
+    def encode(self, messages: MessagesLike, tools: Sequence[Tool] = ()) -> list[int]:
+        """The prompt as the model sees it, with what opens the assistant's turn."""
+        return self.chat_format.encode(messages, tools=tools)
+
+    def encode_answer(self, answer: str) -> list[int]:
+        """An answer's tokens after the prompt, the end of turn included."""
+        return self.chat_format.encode_answer(answer)
+
+    def special_token_mask(self, prompt: MessagesLike | Sequence[int]) -> list[bool]:
+        """Which prompt tokens are not content; see :meth:`ChatFormat.special_token_mask`."""
+        return self.chat_format.special_token_mask(prompt)
+
+    def generate(
+        self,
+        messages: MessagesLike,
+        steering: Steering | None = None,
+        step: str | None = None,
+        **settings: Unpack[GenerationSettings],
+    ) -> Generation:
+        """Answer one prompt. The arguments are those of :class:`GenerationRequest`.
+
+        Raises:
+            InvalidInputError: Messages or settings that cannot be used.
+            PromptTooLongError: Prompt and answer do not fit the context window.
+            UnknownStepError: The policy has no such step.
+            SteeringNotAppliedError: The steering reached no layer.
+        """
+        request = GenerationRequest(messages, steering, step, **settings)
+        return self.generate_batch([request])[0]
+
+    def stream(
+        self,
+        messages: MessagesLike,
+        steering: Steering | None = None,
+        step: str | None = None,
+        cancelled: threading.Event | None = None,
+        **settings: Unpack[GenerationSettings],
+    ) -> Iterator[GenerationChunk]:
+        """Answer one prompt token by token.
+
+        The request is checked at once, so bad input raises here and not in the loop. The texts of
+        all chunks joined are the text of ``generate``; the last chunk has the whole answer in
+        ``final``. Closing the iterator stops the work, and so does setting ``cancelled``: after
+        the token at hand, and without a last chunk.
+
+        Raises:
+            InvalidInputError: As for :meth:`generate`.
+        """
+        request = GenerationRequest(messages, steering, step, **settings)
+        [prompt] = prompts_for(self, [request], cancelled)
+
+        def work(
+            put: Callable[[GenerationChunk], None], cancelled: threading.Event
+        ) -> Generation | None:
+            done = self._decode([prompt], lambda _, chunk: put(chunk), cancelled)
+            return done[0] if done else None
+
+        return stream_chunks(work, cancelled)
+
+    def generate_batch(
+        self,
+        requests: Sequence[GenerationRequest],
+        batch_size: int = 32,
+        cancelled: threading.Event | None = None,
+    ) -> list[Generation]:
+        """Answer many prompts, each with its own steering and settings.
+
+        Args:
+            requests: What to answer. All are checked before anything runs.
+            batch_size: At most so many rows run together; rows of similar length do.
+            cancelled: Once set, all work stops after the token at hand.
+
+        Returns:
+            The answers in the order of the requests; none at all after a cancellation.
+
+        Raises:
+            InvalidInputError: As for :meth:`generate`, for any of the requests.
+        """
+        if batch_size < 1:
+            raise InvalidInputError(f"batch_size is {batch_size}: give at least 1")
+        prompts = prompts_for(self, requests, cancelled)
+        order = sorted(range(len(prompts)), key=lambda index: len(prompts[index].tokens))
+        answers: dict[int, Generation] = {}
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            made = self._decode([prompts[i] for i in rows], cancelled=cancelled)
+            if cancelled is not None and cancelled.is_set():
+                return []
+            answers.update(zip(rows, made, strict=True))
+        return [answers[index] for index in range(len(prompts))]
+
+    @overload
+    def score(
+        self, messages: MessagesLike, answers: Sequence[str], steering: Steering | None = None,
+        step: str | None = None, reduction: Literal["sum", "mean"] = "sum",
+    ) -> list[float]: ...  # fmt: skip
+
+    @overload
+    def score(
+        self, messages: MessagesLike, answers: Sequence[str], steering: Steering | None = None,
+        step: str | None = None, *, reduction: Literal["none"],
+    ) -> list[list[float]]: ...  # fmt: skip
+
+    def score(
+        self,
+        messages: MessagesLike,
+        answers: Sequence[str],
+        steering: Steering | None = None,
+        step: str | None = None,
+        reduction: Reduction = "sum",
+    ) -> list[float] | list[list[float]]:
+        """Log-probabilities of answers to one prompt, the end of turn included.
+
+        Args:
+            messages: The prompt.
+            answers: Texts to score.
+            steering: As in :meth:`generate`.
+            step: As in :meth:`generate`.
+            reduction: ``sum`` over the answer's tokens, ``mean`` per token, or ``none``: the list
+                of every token's log-probability.
+
+        Returns:
+            One value (or list) per answer, natural logarithms.
+
+        Raises:
+            PromptTooLongError: A prompt with its answer does not fit the context window.
+        """
+        scored: list[float] = self.score_batch(
+            [(messages, answer) for answer in answers], steering, step, reduction
+        )
+        return scored
+
+    def score_batch(
+        self,
+        items: Sequence[tuple[MessagesLike, str]],
+        steering: Steering | None = None,
+        step: str | None = None,
+        reduction: Reduction = "sum",
+    ) -> list[Any]:
+        """Like :meth:`score`, for many prompts: one value per (messages, answer)."""
+        if reduction not in REDUCTIONS:
+            raise InvalidInputError(
+                f"unknown reduction {reduction!r}: choose one of {', '.join(REDUCTIONS)}"
+            )
+        scored = scored_for(self, items, steering, step)
+        log_probs = answer_log_probs(self.model, self.blocks, scored, self.device)
+        return [REDUCTIONS[reduction](values) for values in log_probs]
+
+    def answer_logits(
+        self,
+        messages: MessagesLike,
+        answer: str,
+        steering: Steering | None = None,
+        step: str | None = None,
+    ) -> Tensor:
+        """The scores from which each token of an answer is predicted, end of turn included.
+
+        Returns:
+            float32 ``[A, V]``: one row per token of ``encode_answer(answer)``.
+
+        Raises:
+            PromptTooLongError: Prompt and answer do not fit the context window.
+        """
+        scored = scored_for(self, [(messages, answer)], steering, step)
+        return next(answer_logits(self.model, self.blocks, scored, self.device))[1]
+
+    def as_langchain(self, step: str | None = None, **settings: Any) -> Any:
+        """This model as a LangChain chat model, the weights shared.
+
+        Raises:
+            MissingExtraError: langchain-core is not installed.
+        """
+        adapter = load_adapter("langchain", "langchain")
+        return adapter.SteerableChatModel(engine=self, step=step, **settings)
+
+    def as_llama_index(self, step: str | None = None, **settings: Any) -> Any:
+        """This model as a LlamaIndex LLM, the weights shared.
+
+        Raises:
+            MissingExtraError: llama-index-core is not installed.
+        """
+        adapter = load_adapter("llama_index", "llama-index")
+        return adapter.SteerableLlamaIndexLLM(engine=self, step=step, **settings)
+
+    def decide(
+        self,
+        requests: Sequence[Asked],
+        cancelled: threading.Event | None = None,
+        policy: Policy | None = None,
+    ) -> list[SteeringDecision]:
+        """How requests would be steered, and why, without answering them.
+
+        Args:
+            requests: What would be asked.
+            cancelled: Once set, what is measured for it stops after the token at hand.
+            policy: Decides in place of the model's own.
+
+        Raises:
+            UnknownStepError: The policy has no such step.
+        """
+        return decide(
+            policy or self.policy, requests, lambda prompts: conflicts(self, prompts, cancelled)
+        )
+
+    @property
+    def supports_tools(self) -> bool:
+        """Whether the model's chat template has a place for tools."""
+        return self.chat_format.tool_format is not None
+
+    @cached_property
+    def grammars(self) -> GrammarReader:
+        """Reads constraints; made when the first request has one."""
+        vocabulary = self.model.get_output_embeddings().weight.shape[0]
+        return GrammarReader(self.tokenizer, sorted(self.end_ids), vocabulary)
+
+    @cached_property
+    def end_ids(self) -> frozenset[int]:
+        """Tokens that end an answer."""
+        return end_ids_of(self.model, self.tokenizer, self.chat_format.end_of_turn_id)
+
+    def _decode(
+        self,
+        prompts: Sequence[Prompt],
+        on_chunk: Callable[[int, GenerationChunk], None] | None = None,
+        cancelled: threading.Event | None = None,
+    ) -> list[Generation]:
+        return decode(
+            self.model, self.blocks, self.chat_format, prompts, self.end_ids, self.device,
+            on_chunk, cancelled,
+        )  # fmt: skip

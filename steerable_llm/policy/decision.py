@@ -1,0 +1,271 @@
+"""What one request is steered with, and why: a pure function of policy, request and model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, TypeAlias
+
+from steerable_llm.context import (
+    Context,
+    PlainMessages,
+    has_context,
+    question_text,
+    without_context,
+)
+from steerable_llm.conversation import Conversation, as_conversation
+from steerable_llm.pairs import MessagesLike
+from steerable_llm.policy.policy import Policy
+from steerable_llm.policy.policy_file import GateUse, When
+from steerable_llm.policy.ramp import Ramp
+from steerable_llm.policy.steered_step import SteeredStep
+from steerable_llm.steering import Steering
+
+
+@dataclass(frozen=True)
+class SteeringDecision:
+    """How a request is steered.
+
+    Attributes:
+        steering: What is applied.
+        step: The step of the policy that decided; None where none did.
+        reasons: Why, one short sentence each, in the order in which things were decided.
+        policy: Digest of the policy that decided; None where none did.
+    """
+
+    steering: Steering = field(repr=False)
+    step: str | None
+    reasons: tuple[str, ...]
+    policy: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The decision without the steering itself, as JSON values."""
+        return {"step": self.step, "reasons": list(self.reasons), "policy": self.policy}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a decision depends on.
+
+    Attributes:
+        messages: The prompt.
+        step: The step that was named for the request; None is the policy's default.
+        steering: A steering that was given with the request; it always wins.
+        context: Whether the prompt holds retrieved text; None leaves it to be told.
+        structured: Whether the answer is to be tool calls or JSON.
+    """
+
+    messages: MessagesLike
+    step: str | None = None
+    steering: Steering | None = None
+    context: Context = None
+    structured: bool = False
+
+    @cached_property
+    def prompt(self) -> Conversation:
+        """The messages in one form.
+
+        Raises:
+            InvalidInputError: They are empty or malformed.
+        """
+        return as_conversation(self.messages)
+
+
+Conflicts: TypeAlias = Callable[
+    [Sequence[tuple[PlainMessages, PlainMessages]]], Sequence[float | None]
+]
+"""From prompts, each with its context and without it, to how far the context speaks against the
+model's own answer; None where that cannot be told."""
+
+
+def decide(
+    policy: Policy | None, requests: Sequence[Asked], conflicts: Conflicts
+) -> list[SteeringDecision]:
+    """Decide how each of some requests is steered.
+
+    All requests are measured together, so that a batch costs few passes of the model.
+
+    Args:
+        policy: None steers nothing but what requests bring themselves.
+        requests: What was asked.
+        conflicts: Measured on the model, and only where a condition asks for it.
+
+    Raises:
+        UnknownStepError: A request names a step that the policy does not have.
+        ModelMismatchError: A gate meets another embedding model than its own.
+    """
+    rows = [_Row(asked, policy) for asked in requests]
+    for condition, judge in CONDITIONS.items():
+        jobs = [
+            (row, place, setting)
+            for row in rows
+            for place, setting in row.waiting(condition)
+        ]  # fmt: skip
+        if not jobs or policy is None:
+            continue
+        found = judge([(row.asked, setting) for row, _, setting in jobs], policy, conflicts)
+        for (row, place, _), (share, why) in zip(jobs, found, strict=True):
+            row.take(place, share, why)
+    return [row.decision() for row in rows]
+
+
+def unsteered_because(policy: Policy, step: SteeredStep, structured: bool) -> str | None:
+    """Why a step steers no request of this kind, whatever its conditions; None if it may."""
+    if policy.off is not None:
+        return policy.off
+    if structured and not step.steer_structured:
+        return "the answer is structured (tool calls or JSON)"
+    return None if step.terms else "the step has no vectors"
+
+
+class _Row:
+    """One request while it is decided."""
+
+    def __init__(self, asked: Asked, policy: Policy | None) -> None:
+        self.asked = asked
+        self.reasons: list[str] = []
+        self._policy = policy
+        self._step = self._told_step()
+        self._shares = [1.0] * (len(self._step.terms) if self._step else 0)
+
+    def _told_step(self) -> SteeredStep | None:
+        """Return the step whose vectors come into question; None where none do."""
+        asked, policy = self.asked, self._policy
+        self.name: str | None = None
+        if asked.steering is not None:
+            self.reasons.append("the request brings its own steering")
+            return None
+        if policy is None:
+            self.reasons.append("there is no policy")
+            return None
+        self.name = policy.step_for(asked.step)
+        if self.name is None:
+            self.reasons.append("the request names no step and the policy has no default step")
+            return None
+        self.reasons.append(_by_which_name(asked.step, self.name))
+        step = policy.steered_step(self.name)
+        why = unsteered_because(policy, step, asked.structured)
+        if why is None:
+            return step
+        self.reasons.append(why)
+        return None
+
+    def waiting(self, condition: str) -> list[tuple[int, Any]]:
+        """Return the vectors that this kind of condition can still switch off or weaken."""
+        if self._step is None:
+            return []
+        settings = [getattr(when, condition) for _, when in self._step.terms]
+        return [
+            (place, setting)
+            for place, setting in enumerate(settings)
+            if setting is not None and self._shares[place] > 0
+        ]
+
+    def take(self, place: int, share: float, why: str) -> None:
+        assert self._step is not None, "only a step with vectors has conditions"
+        self._shares[place] *= share
+        name = self._step.terms[place][0].vector.name
+        effect = {0.0: "not applied", 1.0: "applied"}.get(share, f"{share:.3g} of its strength")
+        self.reasons.append(f"{name}: {why}: {effect}")
+
+    def decision(self) -> SteeringDecision:
+        digest = self._policy.digest if self._policy and self.asked.steering is None else None
+        steering = self.asked.steering
+        if steering is None:
+            terms = self._step.terms if self._step else ()
+            steering = Steering(
+                tuple(
+                    replace(term, strength=term.strength * share) if share < 1 else term
+                    for (term, _), share in zip(terms, self._shares, strict=True)
+                    if share > 0
+                )
+            )
+        return SteeringDecision(steering, self.name, tuple(self.reasons), digest)
+
+
+def _by_which_name(named: str | None, step: str) -> str:
+    if named is None:
+        return f"step {step!r}, the default"
+    return f"step {step!r}" if named == step else f"step {step!r}, which {named!r} matches"
+
+
+# From what was asked, each with a condition's setting, to the share of the strength and the reason.
+_Found: TypeAlias = "list[tuple[float, str]]"
+
+
+def _context(
+    jobs: Sequence[tuple[Asked, str]], _policy: Policy, _conflicts: Conflicts
+) -> _Found:  # fmt: skip
+    found = []
+    for asked, wanted in jobs:
+        is_there = "present" if has_context(asked.prompt, asked.context) else "absent"
+        found.append((float(is_there == wanted), f"context {is_there}"))
+    return found
+
+
+def _gate(
+    jobs: Sequence[tuple[Asked, GateUse]], policy: Policy, _conflicts: Conflicts
+) -> _Found:  # fmt: skip
+    texts = [question_text(asked.prompt) for asked, _ in jobs]
+    measured: dict[tuple[str, str | None], float] = {}
+    for name in {use.name for _, use in jobs}:
+        wanted = sorted(
+            {text for text, (_, use) in zip(texts, jobs, strict=True) if text and use.name == name}
+        )
+        measured |= {
+            (name, text): probability
+            for text, probability in zip(wanted, policy.probabilities(name, wanted), strict=True)
+        }
+    found = []
+    for text, (_, use) in zip(texts, jobs, strict=True):
+        if (value := measured.get((use.name, text))) is None:
+            found.append((0.0, f"gate {use.name!r} finds no question"))
+            continue
+        ramp = use.with_threshold(policy.gate(use.name).threshold)
+        found.append((ramp.share(value), f"gate {use.name!r} says {value:.3f} ({ramp})"))
+    return found
+
+
+def _conflict(jobs: Sequence[tuple[Asked, Ramp]], _policy: Policy, conflicts: Conflicts) -> _Found:
+    # Two vectors of one request ask for the same measurement.
+    asked = {id(each): each for each, _ in jobs}
+    both = {
+        key: (each.prompt, without_context(each.prompt, each.context))
+        for key, each in asked.items()
+    }
+    told = {
+        key: pair
+        for key, pair in both.items()
+        if has_context(asked[key].prompt, asked[key].context) and pair[1] and _differ(*pair)
+    }
+    values = dict(zip(told, conflicts(list(told.values())), strict=True)) if told else {}
+    found = []
+    for each, ramp in jobs:
+        value = values.get(id(each))
+        if value is not None:
+            why = f"conflict {value:+.3f} nats per token ({ramp})"
+            found.append((ramp.share(value), why))
+        elif not has_context(each.prompt, each.context):
+            found.append((0.0, "no context, so no conflict"))
+        elif id(each) not in told:
+            found.append((0.0, "no conflict can be told, as the prompt marks no context"))
+        else:
+            found.append((0.0, "the conflict could not be measured"))
+    return found
+
+
+def _differ(messages: PlainMessages, others: PlainMessages) -> bool:
+    def plain(these: PlainMessages) -> list[tuple[str, str]]:
+        return [(message["role"], str(message["content"])) for message in these]
+
+    return plain(messages) != plain(others)
+
+
+# The cheap ones first: what one of them rules out is not measured by the next.
+CONDITIONS: Mapping[str, Callable[[Any, Policy, Conflicts], _Found]] = {
+    "context": _context,
+    "gate": _gate,
+    "conflict": _conflict,
+}
+assert set(CONDITIONS) == set(When.model_fields), "every condition of the file is judged"

@@ -1,0 +1,234 @@
+"""Training a gate from an answer log: which questions are those that go wrong."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+from steerable_llm.context import question_text
+from steerable_llm.embedding import Embedder, SentenceEmbedder
+from steerable_llm.errors import InvalidInputError, MissingExtraError
+from steerable_llm.grouping import connected
+from steerable_llm.logs import LoggedAnswer
+from steerable_llm.metrics import Estimate, estimate
+from steerable_llm.policy.gate import Gate
+from steerable_llm.policy.roc import RocPoint, best_threshold, roc_auc, roc_points
+
+# Fewer separate questions than this in a class leave nothing to choose a threshold on.
+FEWEST = 10
+THRESHOLDS = tuple(round(0.05 * step, 2) for step in range(21))
+
+
+class GateFigures(BaseModel):
+    """How well a gate does on the held-out questions.
+
+    Attributes:
+        auc: Area under the ROC curve; the interval is a bootstrap over groups of questions.
+        caught: Share of the bad answers at or above the threshold.
+        false_alarms: Share of the good answers at or above the threshold.
+        roc: The curve, at probabilities 0, 0.05 ... 1.
+        bad: Held-out answers of the positive class.
+        good: Held-out answers of the other.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    auc: Estimate
+    caught: Estimate
+    false_alarms: Estimate
+    roc: tuple[RocPoint, ...]
+    bad: int
+    good: int
+
+
+@dataclass(frozen=True)
+class TrainedGate:
+    """A gate with what is known of it.
+
+    Attributes:
+        gate: The gate; it was fitted on the training questions only.
+        figures: Measured on the held-out ones.
+    """
+
+    gate: Gate
+    figures: GateFigures
+
+
+def train_gate(
+    answers: Sequence[LoggedAnswer],
+    name: str,
+    *,
+    reasons: Iterable[str] | None = None,
+    steps: Iterable[str] | None = None,
+    embedder: Embedder | None = None,
+    held_out: float = 0.3,
+    seed: int = 0,
+    regularisation: float = 1.0,
+) -> TrainedGate:
+    """Fit a logistic regression to the embeddings of logged questions.
+
+    Positive are the answers with the verdict "bad" (for one of `reasons`, if given); negative all
+    other judged answers. Answers that share a question or a document stay together, wholly in
+    training or wholly held out. The threshold is the one with the largest distance between caught
+    and false alarms in a cross-validation inside the training part, so the held-out figures have
+    had no say in anything.
+
+    Args:
+        answers: The log.
+        name: What policies will call the gate.
+        reasons: Only bad answers for one of these reasons are positive; None takes all.
+        steps: Only answers of these chain steps count at all; None takes all.
+        embedder: The embedding model; default is all-MiniLM-L6-v2.
+        held_out: Share of the answers to measure on.
+        seed: Of the split.
+        regularisation: scikit-learn's C: smaller is a flatter gate.
+
+    Raises:
+        InvalidInputError: Too few answers of a class, or a share out of range.
+        MissingExtraError: scikit-learn or sentence-transformers is not installed.
+    """
+    if not 0 < held_out <= 0.5:
+        raise InvalidInputError(f"held_out is {held_out}: give a share above 0, at most 0.5")
+    wanted = None if reasons is None else sorted(set(reasons))
+    chosen = None if steps is None else sorted(set(steps))
+    examples = _examples(answers, wanted, chosen)
+    labels = np.array([bad for _, bad, _ in examples])
+    groups = np.empty(len(examples), dtype=np.int64)
+    for number, members in enumerate(connected([keys for _, _, keys in examples])):
+        groups[members] = number
+    _enough(labels, groups)
+    embedder = embedder or SentenceEmbedder()
+    texts = sorted({text for text, _, _ in examples})
+    embedded = dict(zip(texts, embedder.embed(texts), strict=True))
+    rows = np.stack([embedded[text] for text, _, _ in examples]).astype(np.float64)
+    fitted = _fit(rows, labels, groups, held_out, seed, regularisation)
+    gate = Gate(
+        name=name,
+        weights=fitted.weights,
+        bias=fitted.bias,
+        threshold=fitted.threshold,
+        embedder=embedder.name,
+        embedder_fingerprint=embedder.fingerprint,
+    )
+    figures = _figures(gate, rows, labels, groups, fitted.test, seed)
+    training: dict[str, Any] = {
+        "log_sha256": _digest(answers),
+        "reasons": wanted,
+        "steps": chosen,
+        "seed": seed,
+        "held_out": held_out,
+        "regularisation": regularisation,
+        "trained_on": {
+            "bad": int(labels[fitted.train].sum()),
+            "good": int((~labels[fitted.train]).sum()),
+        },
+        "figures": figures.model_dump(mode="json"),
+    }
+    described = Gate(
+        gate.name, gate.weights, gate.bias, gate.threshold, gate.embedder,
+        gate.embedder_fingerprint, training,
+    )  # fmt: skip
+    return TrainedGate(described, figures)
+
+
+def _examples(
+    answers: Sequence[LoggedAnswer], reasons: list[str] | None, steps: list[str] | None
+) -> list[tuple[str, bool, list[tuple[str, str]]]]:
+    """Question, whether its answer was bad, and what it shares with others."""
+    examples = []
+    for answer in answers:
+        text = question_text(answer.messages)
+        if answer.verdict is None or text is None or (steps and answer.step not in steps):
+            continue
+        bad = answer.verdict == "bad" and (reasons is None or answer.reason in reasons)
+        keys = [("question", text), *(("document", passage.id) for passage in answer.passages)]
+        examples.append((text, bad, keys))
+    return examples
+
+
+def _enough(labels: NDArray[np.bool_], groups: NDArray[np.int64]) -> None:
+    for bad, said in ((True, "bad"), (False, "good")):
+        count = len(set(groups[labels == bad].tolist()))
+        if count < FEWEST:
+            raise InvalidInputError(
+                f"a gate needs at least {FEWEST} separate questions with {said} answers, and the "
+                f"log has {count}: log and judge more answers, or leave out --reason and --step"
+            )
+
+
+@dataclass(frozen=True)
+class _Fit:
+    weights: NDArray[np.float64]
+    bias: float
+    threshold: float
+    train: NDArray[np.int64]
+    test: NDArray[np.int64]
+
+
+def _fit(
+    rows: NDArray[np.float64],
+    labels: NDArray[np.bool_],
+    groups: NDArray[np.int64],
+    held_out: float,
+    seed: int,
+    regularisation: float,
+) -> _Fit:
+    try:
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
+    except ImportError as error:
+        raise MissingExtraError(
+            "training a gate needs scikit-learn: pip install 'steerable-llm[gate]'"
+        ) from error
+
+    def folds(count: int) -> Any:
+        return StratifiedGroupKFold(count, shuffle=True, random_state=seed)
+
+    train, test = next(folds(max(2, round(1 / held_out))).split(rows, labels, groups))
+    both = {tuple(sorted(set(labels[part].tolist()))) for part in (train, test)}
+    if both != {(False, True)}:
+        raise InvalidInputError(
+            "a part of the split has only good or only bad answers, since few questions stand "
+            "apart from the others: log more of them, or try another --seed"
+        )
+    model = LogisticRegression(C=regularisation, max_iter=1000)
+    unseen = cross_val_predict(
+        model, rows[train], labels[train], groups=groups[train], cv=folds(5),
+        method="predict_proba",
+    )[:, 1]  # fmt: skip
+    threshold = best_threshold(unseen[labels[train]], unseen[~labels[train]])
+    model.fit(rows[train], labels[train])
+    return _Fit(model.coef_[0], float(model.intercept_[0]), threshold, train, test)
+
+
+def _figures(
+    gate: Gate,
+    rows: NDArray[np.float64],
+    labels: NDArray[np.bool_],
+    groups: NDArray[np.int64],
+    test: NDArray[np.int64],
+    seed: int,
+) -> GateFigures:
+    scores, truth, group = gate.of_embeddings(rows[test]), labels[test], groups[test]
+    bad, good = scores[truth].tolist(), scores[~truth].tolist()
+    return GateFigures(
+        auc=roc_auc(bad, good, (group[truth].tolist(), group[~truth].tolist()), seed),
+        caught=estimate([float(score >= gate.threshold) for score in bad], seed),
+        false_alarms=estimate([float(score >= gate.threshold) for score in good], seed),
+        roc=tuple(roc_points(bad, good, THRESHOLDS)),
+        bad=len(bad),
+        good=len(good),
+    )
+
+
+def _digest(answers: Sequence[LoggedAnswer]) -> str:
+    hasher = hashlib.sha256()
+    for answer in answers:
+        hasher.update(answer.model_dump_json().encode())
+    return hasher.hexdigest()

@@ -1,0 +1,329 @@
+"""Which steps of a chain are steered, by what: a TOML file.
+
+```toml
+default_step = "reply"          # used when a request names no step
+vectors_dir = "../vectors"      # relative to this file
+
+[steps.answer]
+vectors = [{ name = "demo-faithfulness" }]                    # as calibrated
+match = { node = ["answer_*"], prompt_type = ["text_qa"] }    # what counts as this step, too
+when = { context = "present" }
+
+[steps.reply]
+vectors = [{ name = "demo-toxicity", strength = 0.05, layers = [2, 3], scope = "generated" }]
+
+[steps.condense]                # known, and never steered
+```
+"""
+
+import hashlib
+import json
+import os
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
+
+from steerable_llm.embedding import Embedder, SentenceEmbedder
+from steerable_llm.errors import (
+    PolicyError,
+    SteerableError,
+    UnknownGateError,
+    UnknownStepError,
+    UnknownVectorError,
+)
+from steerable_llm.fingerprint import ModelFingerprint
+from steerable_llm.names import unknown
+from steerable_llm.policy.gate import Gate
+from steerable_llm.policy.inheritance import with_inherited
+from steerable_llm.policy.match import Kind, matching_step
+from steerable_llm.policy.policy_file import Step, explain
+from steerable_llm.policy.steered_step import SteeredStep, describe, describe_step, look_up
+from steerable_llm.steering import Steering
+from steerable_llm.vector import SteeringVector
+
+__all__ = ["KILL_SWITCH", "Policy", "describe"]
+
+KILL_SWITCH = "STEERABLE_LLM_DISABLED"
+"""The environment variable that switches every policy off while it is set; read per request."""
+
+_SUFFIX = ".safetensors"
+T = TypeVar("T")
+
+
+class Policy(BaseModel):
+    """Step name to steering. Make one with `Policy.load` or `Policy.from_dict`.
+
+    Attributes:
+        default_step: the step of a request that names none; None leaves such requests unsteered.
+        enabled: false switches all steering off and changes nothing else.
+        vectors_dir: where the vector files lie.
+        gates_dir: where the gate files lie; None is where the vectors do.
+        steps: what each step gets, as the file says it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    default_step: str | None = None
+    enabled: bool = True
+    vectors_dir: str = "."
+    gates_dir: str | None = None
+    steps: dict[str, Step] = Field(default_factory=dict)
+    _steered: dict[str, SteeredStep] = PrivateAttr(default_factory=dict)
+    _vectors: dict[str, SteeringVector] = PrivateAttr(default_factory=dict)
+    _gates: dict[str, Gate] = PrivateAttr(default_factory=dict)
+    _embedder: Embedder | None = PrivateAttr(default=None)
+    _content: str | None = PrivateAttr(default=None)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        vectors: Mapping[str, SteeringVector] | None = None,
+        gates: Mapping[str, Gate] | None = None,
+        embedder: Embedder | None = None,
+    ) -> Self:
+        """Read a policy file and the vectors and gates that it names.
+
+        Args:
+            path: the TOML file.
+            vectors: vectors by name, in place of the files in `vectors_dir`.
+            gates: gates by name, in place of the files in `gates_dir`.
+            embedder: what embeds for the gates; default is the model each was trained with.
+
+        Raises:
+            PolicyError: no such file, not TOML, an unknown key, a value of the wrong kind, steps
+                that inherit in a circle.
+            UnknownStepError: `default_step` or `inherits` names no step of the file.
+            UnknownVectorError: there is no vector of that name.
+            UnknownGateError: there is no gate of that name.
+            VectorFileError: a vector file cannot be read.
+            GateFileError: a gate file cannot be read.
+        """
+        source = Path(path)
+        try:
+            text = source.read_text(encoding="utf-8")
+            data = tomllib.loads(text)
+        except OSError as error:
+            raise PolicyError(
+                f"cannot read the policy file {source} ({error.strerror}): check the path"
+            ) from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise PolicyError(f"{source} is not valid TOML: {error}") from error
+        if not data:  # also what an editor leaves for a moment while it saves
+            raise PolicyError(f"{source} is empty: a policy has at least one [steps.NAME]")
+        return cls.from_dict(data, vectors, source.parent, str(source), gates, embedder)
+
+    @classmethod
+    def from_dict(
+        cls,
+        data: Mapping[str, Any],
+        vectors: Mapping[str, SteeringVector] | None = None,
+        directory: str | os.PathLike[str] = ".",
+        source: str = "the policy",
+        gates: Mapping[str, Gate] | None = None,
+        embedder: Embedder | None = None,
+    ) -> Self:
+        """Make a policy from the content of a policy file.
+
+        Args:
+            data: what the TOML file would hold.
+            vectors: vectors by name, in place of the files in `vectors_dir`.
+            directory: what `vectors_dir` and `gates_dir` are relative to.
+            source: what error messages call it.
+            gates: gates by name, in place of the files in `gates_dir`.
+            embedder: what embeds for the gates; default is the model each was trained with.
+
+        Raises:
+            PolicyError: as for `load`.
+        """
+        try:
+            policy = cls.model_validate(dict(data))
+        except ValidationError as error:
+            raise PolicyError(f"{source}: {explain(error, cls)}") from error
+        if policy.default_step is not None and policy.default_step not in policy.steps:
+            raise UnknownStepError(
+                f"{source}: default_step {unknown('step', policy.default_step, policy.steps)}"
+            )
+        try:
+            steps = with_inherited(policy.steps)
+        except PolicyError as error:
+            raise type(error)(f"{source}: {error}") from error
+        folder = Path(directory)
+        find_vector = _finder(
+            "vector", vectors, folder / policy.vectors_dir, SteeringVector.load,
+            UnknownVectorError, source,
+        )  # fmt: skip
+        find_gate = _finder(
+            "gate", gates, folder / (policy.gates_dir or policy.vectors_dir), Gate.load,
+            UnknownGateError, source,
+        )  # fmt: skip
+        for name, step in steps.items():
+            policy._steered[name] = look_up(step, name, find_vector, source)
+            for use in step.vectors:
+                policy._vectors[use.name] = find_vector(use.name)
+            for when in (step.when, *(use.when for use in step.vectors)):
+                if when.gate is not None:
+                    policy._gates[when.gate.name] = find_gate(when.gate.name)
+        policy._embedder = embedder
+        policy._content = policy._describe(steps)
+        return policy
+
+    def step_for(self, name: str | None, kind: Kind = "step") -> str | None:
+        """Return the step that a name means; None is the default step's.
+
+        Args:
+            name: a step's own name, or what one of its `match` patterns of this kind fits.
+            kind: where the name comes from.
+
+        Returns:
+            The step's name in the policy. None if there is no default step, or if a name of
+            another kind than "step" means none.
+
+        Raises:
+            UnknownStepError: the application named a step that the policy does not have.
+        """
+        if name is None:
+            return self.default_step
+        found = matching_step(name, kind, self.steps)
+        if found is None and kind == "step":
+            raise UnknownStepError(unknown("step", name, self.steps))
+        return found
+
+    def steering_for(self, step: str | None = None) -> Steering:
+        """Return what a request of this step gets at most; None is the default step.
+
+        Conditions depend on a request, and there is none here: all are taken to hold.
+
+        Raises:
+            UnknownStepError: the policy has no such step; the message lists those it has.
+        """
+        name = self.step_for(step)
+        if name is None:
+            return Steering.none()
+        steering = self.steered_step(name).steering
+        return Steering.none() if self.off else steering
+
+    def steered_step(self, name: str) -> SteeredStep:
+        """Return a step with its vectors and their conditions, whether the policy is on or off.
+
+        Raises:
+            PolicyError: the policy was not made by `load` or `from_dict`.
+        """
+        if name not in self._steered:
+            raise PolicyError(
+                "this policy has not looked up its vectors: "
+                "make it with Policy.load(path) or Policy.from_dict(data, vectors=...)"
+            )
+        return self._steered[name]
+
+    @property
+    def off(self) -> str | None:
+        """Why the policy steers nothing at present; None if it is on."""
+        if os.environ.get(KILL_SWITCH, "").strip().lower() not in ("", "0", "false", "no", "off"):
+            return f"the environment variable {KILL_SWITCH} switches steering off"
+        return None if self.enabled else "the policy is switched off (enabled = false)"
+
+    @property
+    def vectors(self) -> Mapping[str, SteeringVector]:
+        """The vectors that the steps name."""
+        return dict(self._vectors)
+
+    @property
+    def gates(self) -> Mapping[str, Gate]:
+        """The gates that the steps ask."""
+        return dict(self._gates)
+
+    def gate(self, name: str) -> Gate:
+        """Return a gate that the policy names."""
+        return self._gates[name]
+
+    def probabilities(self, gate: str, texts: Sequence[str]) -> list[float]:
+        """Return what a gate says of some questions.
+
+        Raises:
+            ModelMismatchError: the embedding model is not the one the gate was trained with.
+        """
+        return self._gates[gate].probabilities(texts, self._embedder_of(self._gates[gate]))
+
+    def check(self, fingerprint: ModelFingerprint, force: bool = False) -> None:
+        """Make sure that every vector fits a model, and every gate its embedding model.
+
+        Raises:
+            ModelMismatchError: a vector was built for another model, or a gate trained with
+                another embedding model than the one at hand.
+        """
+        for vector in self._vectors.values():
+            vector.check(fingerprint, force=force)
+        for gate in self._gates.values():
+            gate.check(self._embedder_of(gate))
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over all that decides what is applied, the kill switch included.
+
+        Two policies with the same digest steer alike, wherever their files lie and in whatever
+        order they say it.
+        """
+        return _sha256(f"{self._content or self.model_dump_json()}|{'off' if self.off else 'on'}")
+
+    def _embedder_of(self, gate: Gate) -> Embedder:
+        return self._embedder or _sentence_embedder(gate.embedder)
+
+    def _describe(self, steps: Mapping[str, Step]) -> str:
+        gates = {name: gate.fingerprint_id for name, gate in self._gates.items()}
+        content = {
+            "default_step": self.default_step,
+            "steps": {name: describe_step(self._steered[name], steps[name]) for name in steps},
+            "gates": gates,
+        }
+        return json.dumps(content, sort_keys=True)
+
+
+def _finder(
+    kind: str,
+    given: Mapping[str, T] | None,
+    folder: Path,
+    load: Callable[[Path], T],
+    error: type[PolicyError],
+    source: str,
+) -> Callable[[str], T]:
+    """Return what looks a name up in the mapping, or else in the folder, and loads it once."""
+
+    @cache
+    def find(name: str) -> T:
+        if given is not None:
+            if name not in given:
+                raise error(f"{source}: {unknown(kind, name, given)}")
+            return given[name]
+        # Only names that lie in the folder are known, so "../x" is not a way out of it.
+        paths = sorted(folder.glob(f"*{_SUFFIX}"))
+        files = {path.name.removesuffix(_SUFFIX): path for path in paths}
+        if name not in files:
+            # Vectors and gates may share a folder: only what could have been meant is offered.
+            fitting = [each for each, path in files.items() if _can_load(load, path)]
+            raise error(f"{source}: {unknown(kind, name, fitting)} in {folder}")
+        return load(files[name])
+
+    return find
+
+
+def _can_load(load: Callable[[Path], object], path: Path) -> bool:
+    try:
+        load(path)
+    except SteerableError:
+        return False
+    return True
+
+
+# Shared by all policies: a reloaded file must not load the embedding model's hash again.
+@cache
+def _sentence_embedder(name: str) -> SentenceEmbedder:
+    return SentenceEmbedder(name)
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

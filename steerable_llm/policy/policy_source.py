@@ -1,0 +1,109 @@
+"""Where a model gets its policy from: a policy that stays, or a file that may change."""
+
+import os
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+
+from steerable_llm.errors import SteerableError
+from steerable_llm.policy.policy import Policy
+
+_Stamp = tuple[int, int, int] | None
+
+
+@contextmanager
+def hold_policies(join: bool = False) -> Iterator[None]:
+    """Keep every policy as it is when it is first looked at in this block.
+
+    A call looks at its policy several times: for its step, for a cache's key, for its steering.
+    Held, a file that changes in between cannot put an answer under the key of another policy.
+
+    Args:
+        join: Keep to what a block around this one found; else a block looks anew.
+    """
+    outer = _HELD.get()
+    token = _HELD.set(outer if join and outer is not None else {})
+    try:
+        yield
+    finally:
+        _HELD.reset(token)
+
+
+class PolicySource:
+    """The policy at present. A file is read again when it was changed or replaced.
+
+    A new file takes the place of the old policy whole or not at all: if it cannot be read, or a
+    vector of it fits another model, the old policy stays and one warning says what is wrong.
+
+    Args:
+        given: a policy, the path of a policy file, or None.
+        check: called with a new policy before it is used; raises if it does not fit.
+    """
+
+    def __init__(
+        self,
+        given: Policy | str | os.PathLike[str] | None,
+        check: Callable[[Policy], None],
+    ) -> None:
+        self._check = check
+        self._path = None if isinstance(given, Policy | None) else Path(given)
+        self._lock = threading.Lock()
+        # Taken before the file is read: a change in between is then seen at the next request.
+        self._stamp = self._stamp_now()
+        policy = Policy.load(self._path) if self._path else given
+        assert isinstance(policy, Policy | None), "a path was loaded just now"
+        if policy is not None:
+            check(policy)
+        self._policy = policy
+
+    def current(self) -> Policy | None:
+        """Return the policy as the file has it now, or as an enclosing `hold_policies` found it."""
+        held = _HELD.get()
+        if held is None:
+            return self._fresh()
+        if self not in held:
+            held[self] = self._fresh()
+        return held[self]
+
+    def _fresh(self) -> Policy | None:
+        if self._path is not None and self._stamp_now() != self._stamp:
+            self._reload(self._path)
+        return self._policy
+
+    def _reload(self, path: Path) -> None:
+        with self._lock:
+            stamp = self._stamp_now()
+            if stamp == self._stamp:  # another thread has just done it
+                return
+            said = None
+            try:
+                policy = Policy.load(path)
+                self._check(policy)
+            except SteerableError as error:
+                said = str(error)
+            else:
+                self._policy = policy
+            # Last, since readers that see the new stamp take the policy without the lock.
+            self._stamp = stamp
+        if said is not None:
+            warnings.warn(
+                f"the policy file has changed and cannot be used, so the policy read before "
+                f"stays: {said}",
+                stacklevel=2,
+            )
+
+    def _stamp_now(self) -> _Stamp:
+        if self._path is None:
+            return None
+        try:
+            found = self._path.stat()
+        except OSError:
+            return None
+        # The inode tells a file that took the other's place with its time and size.
+        return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+_HELD: ContextVar[dict[PolicySource, Policy | None] | None] = ContextVar("policies", default=None)

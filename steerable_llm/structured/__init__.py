@@ -1,0 +1,1 @@
+"""Answers of a given form: tool calls and constrained decoding."""

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 
 from steerable_llm.attribution import Segment
 from steerable_llm.conversation import Conversation, as_conversation
+from steerable_llm.images import PLACE, keep_places
 from steerable_llm.pairs import Message, MessagesLike
 
 Context: TypeAlias = bool | str | Sequence[str] | None
@@ -72,7 +73,7 @@ def has_context(messages: PlainMessages, context: Context = None) -> bool:
 
 
 def without_context(messages: PlainMessages, context: Context = None) -> list[dict[str, Any]]:
-    """Return the prompt as it would be without its retrieved text."""
+    """Return the prompt as it would be without its retrieved text; images stay."""
     left = []
     for message in messages:
         plain = dict(message)
@@ -80,6 +81,8 @@ def without_context(messages: PlainMessages, context: Context = None) -> list[di
         if plain["role"] == "tool" or plain.get("tool_calls"):
             continue
         plain["content"] = _question(plain["role"], _text(plain["content"]), context)
+        if plain.get("images"):
+            plain["content"] = keep_places(plain["content"], len(plain["images"]))
         if plain["content"].strip():
             left.append(plain)
     return left
@@ -112,7 +115,8 @@ def question_text(messages: PlainMessages) -> str | None:
     """Return the last user message without its retrieved text; None where there is none."""
     for message in reversed(messages):
         if message["role"] == "user":
-            text = _ANSWER_CUE.sub("", _question("user", _text(message["content"]), None))
+            text = _text(message["content"]).replace(PLACE, "")
+            text = _ANSWER_CUE.sub("", _question("user", text, None))
             return _MARKER.sub("", text).strip() or None
     return None
 

@@ -6,18 +6,21 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from steerable_llm.errors import InvalidInputError
+from steerable_llm.images import keep_places, text_and_images
 from steerable_llm.pairs import Message, MessagesLike, as_messages
 
 Conversation = list[dict[str, Any]]
-"""Each message with `role` and `content`, and what its role adds: `tool_calls`, `tool_call_id`."""
+"""Each message with `role` and `content`, and what its role adds: `tool_calls`, `tool_call_id`.
+
+A message with images has a list of them as `images`, and in its content a place for each."""
 
 _PLAIN = {"role", "content"}
 # What a message may have beside role and content, by role; `name` says who speaks.
 _MORE = {
     "system": {"name"},
-    "user": {"name"},
+    "user": {"name", "images"},
     "assistant": {"name", "tool_calls"},
-    "tool": {"name", "tool_call_id"},
+    "tool": {"name", "tool_call_id", "images"},
 }
 
 
@@ -43,6 +46,11 @@ def mentions_tools(conversation: Sequence[Mapping[str, Any]]) -> bool:
     return any(message["role"] == "tool" or message.get("tool_calls") for message in conversation)
 
 
+def images_of(conversation: Sequence[Mapping[str, Any]]) -> list[Any]:
+    """The images of a conversation, in the order in which they stand in it."""
+    return [image for message in conversation for image in message.get("images", ())]
+
+
 def _name_results(conversation: Conversation) -> None:
     """Give results the name of the tool that was called, which some templates insist on."""
     names: dict[str, str] = {}
@@ -56,7 +64,9 @@ def _name_results(conversation: Conversation) -> None:
 def _says_more(message: Any) -> bool:
     """Whether a message is more than one of the three roles and a content."""
     return isinstance(message, Mapping) and (
-        message.get("role") == "tool" or not set(message) <= _PLAIN
+        message.get("role") == "tool"
+        or not set(message) <= _PLAIN
+        or isinstance(message.get("content"), list | tuple)
     )
 
 
@@ -66,7 +76,7 @@ def _message(message: Mapping[str, Any] | Message, position: int) -> dict[str, A
     role = message.get("role") if isinstance(message, Mapping) else None
     if role not in _MORE:
         raise _refuse(position, f"its role is {role!r}: give one of {', '.join(_MORE)}")
-    made = {"content": "", **message}
+    made = _with_images({"content": "", **message}, position)
     if not isinstance(made["content"], str):
         raise _refuse(position, f"its content is {made['content']!r}: give a text")
     unknown = sorted(set(made) - _PLAIN - _MORE[role])
@@ -82,6 +92,21 @@ def _message(message: Mapping[str, Any] | Message, position: int) -> dict[str, A
     if made.get("name") is None:
         made.pop("name", None)
     return made
+
+
+def _with_images(message: dict[str, Any], position: int) -> dict[str, Any]:
+    """A message whose content may be parts, with its text as content and its images beside it."""
+    if isinstance(message["content"], list | tuple):
+        try:
+            message["content"], images = text_and_images(message["content"])
+        except ValueError as error:
+            raise _refuse(position, str(error)) from error
+        message = {**message, "images": images}
+    if not message.get("images"):
+        message.pop("images", None)
+    elif isinstance(message["content"], str):
+        message["content"] = keep_places(message["content"], len(message["images"]))
+    return message
 
 
 def _call(call: Any, position: int) -> dict[str, Any]:

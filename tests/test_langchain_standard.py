@@ -2,14 +2,20 @@
 
 import json
 import re
+from io import BytesIO
+from types import SimpleNamespace
 from typing import Any
 
+import langchain_tests.integration_tests.chat_models
 import pytest
+import transformers.image_utils
 from adapter_models import under_three_steps
 from langchain_core.language_models import BaseChatModel
 from langchain_tests.integration_tests import ChatModelIntegrationTests
 from langchain_tests.unit_tests import ChatModelUnitTests
+from PIL import Image
 from scripted import calling, scripted_llm
+from vision_models import vision_llm
 
 from steerable_llm.adapters.langchain import SteerableChatModel
 from steerable_llm.model.hooked_model import SteerableHFLLM
@@ -46,8 +52,8 @@ class Capable:
     """The engine and the switches that both sets of tests share.
 
     What stays off, and is skipped by LangChain's own tests, is what a local text model has not:
-    images, documents and sound in messages, keys in the environment, HTTP that could be recorded,
-    and weights that could be written into JSON.
+    documents and sound in messages, keys in the environment, HTTP that could be recorded, and
+    weights that could be written into JSON. Images are for vision-language models: see below.
     """
 
     @pytest.fixture(autouse=True)
@@ -103,6 +109,47 @@ class _ByCalling(Capable, ChatModelIntegrationTests):
     @property
     def structured_output_kwargs(self) -> dict[str, Any]:
         return {"method": "function_calling"}
+
+
+class _Seeing(ChatModelIntegrationTests):
+    """The tests with images, for a vision-language model whose template also knows tools."""
+
+    supports_image_inputs = True
+    supports_image_urls = True
+    supports_image_tool_message = True
+
+    @property
+    def chat_model_class(self) -> type[BaseChatModel]:
+        return SteerableChatModel
+
+
+@pytest.mark.parametrize("family", ["llava", "qwen2_vl"])
+@pytest.mark.parametrize("name", ["test_image_inputs", "test_image_tool_message"])
+def test_images_pass(family: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture = BytesIO()
+    Image.new("RGB", (40, 50), (200, 30, 30)).save(picture, "PNG")
+    # The tests take their picture from the web, and so does the model that is given its address.
+    answer = SimpleNamespace(content=picture.getvalue())
+    for module in (langchain_tests.integration_tests.chat_models, transformers.image_utils):
+        monkeypatch.setattr(module.httpx, "get", lambda *_, **__: answer)
+    asked: list[int] = []
+    llm = vision_llm(family)
+    monkeypatch.setattr(llm, "_decode", counting(llm._decode, asked))
+    getattr(_Seeing(), name)(SteerableChatModel(engine=llm, max_tokens=5))
+    assert asked == [1] * (3 if name == "test_image_inputs" else 2)
+
+
+def counting(decode: Any, images: list[int]) -> Any:
+    """Decode, and count the images of each prompt."""
+
+    def decoded(prompts: Any, *args: Any, **kwargs: Any) -> Any:
+        for prompt in prompts:
+            pixels = prompt.vision["pixel_values"]
+            grids = prompt.vision.get("image_grid_thw", pixels)
+            images.append(len(grids))
+        return decode(prompts, *args, **kwargs)
+
+    return decoded
 
 
 @pytest.mark.parametrize("kind", ["pydantic", "typeddict", "json_schema"])

@@ -214,7 +214,7 @@ def test_callbacks_see_each_call_and_its_tokens(llm: SteerableLlamaIndexLLM) -> 
             lambda e: SteerableLlamaIndexLLM(engine=e).chat(
                 [ChatMessage([ImageBlock(url="http://x/y.png")])]
             ),
-            "ImageBlock",
+            "reads text only",
         ),
         (
             lambda e: SteerableLlamaIndexLLM(engine=e).chat_with_tools(

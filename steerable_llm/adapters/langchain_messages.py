@@ -36,21 +36,29 @@ _TOLD_ELSEWHERE = {
 def to_plain_messages(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
     """Return the messages as chat templates read them; text blocks are joined.
 
+    Images stay parts of their message's content. Of those that a message names by an address, only
+    data and the web's are taken: whoever writes to a chain must not read its files.
+
     Raises:
-        InvalidInputError: a kind of message or of content block that a text model cannot read.
+        InvalidInputError: a kind of message or of content block that cannot be read.
     """
     return [_plain(message, position) for position, message in enumerate(messages)]
 
 
 def _plain(message: BaseMessage, position: int) -> dict[str, Any]:
-    made: dict[str, Any] = {"role": _role(message, position), "content": _text(message, position)}
+    made: dict[str, Any] = {
+        "role": _role(message, position),
+        "content": _content(message, position),
+    }
     if message.name:
         made["name"] = message.name
     if isinstance(message, ToolMessage):
         made["tool_call_id"] = message.tool_call_id
     if isinstance(message, AIMessage):
         # A call that could not be read goes back as it was written, so that the model sees it.
-        made["content"] += "".join(call["args"] or "" for call in message.invalid_tool_calls)
+        unread = "".join(call["args"] or "" for call in message.invalid_tool_calls)
+        if unread:
+            made["content"] = f"{_text(message, position)}{unread}"
         if message.tool_calls:
             made["tool_calls"] = [
                 {
@@ -75,6 +83,29 @@ def _role(message: BaseMessage, position: int) -> str:
     )
 
 
+def _content(message: BaseMessage, position: int) -> str | list[dict[str, Any]]:
+    """The text of a message; text and images, as parts, where it holds an image."""
+    if isinstance(message.content, str) or isinstance(message, AIMessage):
+        return _text(message, position)
+    blocks: list[Any] = list(message.content_blocks)  # every provider's form in LangChain's own
+    if not any(block["type"] == "image" for block in blocks):
+        return _text(message, position)
+    made: list[dict[str, Any]] = []
+    for block in blocks:
+        if block["type"] == "image" and _is_given(block):
+            made.append(block)
+        elif block["type"] == "text":
+            made.append({"type": "text", "text": block["text"]})
+        else:
+            raise _unread(block["type"], position)
+    return made
+
+
+def _is_given(image: dict[str, Any]) -> bool:
+    url = image.get("url") or ""
+    return bool(image.get("base64")) or url.startswith(("https://", "http://", "data:image/"))
+
+
 def _text(message: BaseMessage, position: int) -> str:
     if isinstance(message.content, str):
         return message.content
@@ -85,8 +116,12 @@ def _text(message: BaseMessage, position: int) -> str:
         elif block.get("type") == "text":
             texts.append(str(block.get("text", "")))
         elif not (isinstance(message, AIMessage) and block.get("type") in _TOLD_ELSEWHERE):
-            raise InvalidInputError(
-                f"message {position} holds a content block of type {block.get('type')!r}: "
-                "this model reads text only, so give text blocks or a string"
-            )
+            raise _unread(block.get("type"), position)
     return "".join(texts)
+
+
+def _unread(kind: str | None, position: int) -> InvalidInputError:
+    return InvalidInputError(
+        f"message {position} holds a content block of type {kind!r} that cannot be read: give "
+        "text, or images as base64 or by a data: or http(s) URL"
+    )

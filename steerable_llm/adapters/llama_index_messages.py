@@ -11,6 +11,7 @@ from llama_index.core.base.llms.types import (
     ChatResponse,
     CompletionResponse,
     ContentBlock,
+    ImageBlock,
     MessageRole,
     TextBlock,
     ThinkingBlock,
@@ -37,13 +38,18 @@ _PASSED_OVER = (ThinkingBlock, CachePoint)
 def to_plain_messages(messages: Sequence[ChatMessage]) -> list[dict[str, Any]]:
     """Return each message as chat templates take it; text blocks are joined by line breaks.
 
+    Images stay parts of their message's content.
+
     Raises:
-        InvalidInputError: a content block that a text model cannot read.
+        InvalidInputError: a content block that cannot be read.
     """
     plain: list[dict[str, Any]] = []
     tool_names: dict[str, str] = {}
     for position, message in enumerate(messages):
-        turn: dict[str, Any] = {"role": _ROLES[message.role], "content": _text(message, position)}
+        turn: dict[str, Any] = {
+            "role": _ROLES[message.role],
+            "content": _content(message, position),
+        }
         if name := message.additional_kwargs.get("name"):
             turn["name"] = str(name)
         if turn["role"] == "assistant" and (calls := _calls(message)):
@@ -57,14 +63,31 @@ def to_plain_messages(messages: Sequence[ChatMessage]) -> list[dict[str, Any]]:
     return plain
 
 
-def _text(message: ChatMessage, position: int) -> str:
+def _content(message: ChatMessage, position: int) -> str | list[dict[str, Any]]:
+    """The text of a message; text and images, as parts, where it holds an image."""
     for block in message.blocks:
-        if not isinstance(block, (TextBlock, ToolCallBlock, *_PASSED_OVER)):
+        if not isinstance(block, (TextBlock, ImageBlock, ToolCallBlock, *_PASSED_OVER)):
             raise InvalidInputError(
-                f"message {position} holds a {type(block).__name__}: "
-                "this model reads text only, so give text blocks or a string"
+                f"message {position} holds a {type(block).__name__} that cannot be read: give "
+                "text blocks, image blocks or a string"
             )
-    return message.content or ""
+    if not any(isinstance(block, ImageBlock) for block in message.blocks):
+        return message.content or ""
+    made: list[dict[str, Any]] = []
+    for block in message.blocks:
+        if isinstance(block, ImageBlock):
+            made.append({"type": "image", "image": _image(block)})
+        elif isinstance(block, TextBlock):
+            after_text = bool(made) and made[-1]["type"] == "text"
+            made.append({"type": "text", "text": f"\n{block.text}" if after_text else block.text})
+    return made
+
+
+def _image(block: ImageBlock) -> Any:
+    """Where an image is, or its bytes; it is fetched when the prompt is made ready, not here."""
+    if block.image is not None:
+        return block.resolve_image().read()
+    return block.path or str(block.url or "")
 
 
 def _calls(message: ChatMessage) -> list[dict[str, Any]]:

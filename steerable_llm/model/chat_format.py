@@ -9,8 +9,15 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from steerable_llm.conversation import Conversation, as_conversation, mentions_tools
+from steerable_llm.conversation import (
+    Conversation,
+    as_conversation,
+    images_of,
+    mentions_tools,
+)
 from steerable_llm.errors import InvalidInputError
+from steerable_llm.images import parts
+from steerable_llm.model.vision import ReadPrompt, Vision
 from steerable_llm.pairs import MessagesLike
 from steerable_llm.structured.tools import Tool, ToolFormat, short_id, tool_format_of
 
@@ -32,9 +39,17 @@ class ChatFormat:
     end. Base models continue that sensibly, and nothing has to be configured.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Remember the tokenizer; nothing is rendered yet."""
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, processor: Any = None) -> None:
+        """Remember the tokenizer, and what reads images; nothing is rendered yet.
+
+        Args:
+            tokenizer: Without a chat template it is given the processor's.
+            processor: Of a vision-language model.
+        """
         self.tokenizer = tokenizer
+        self.vision = None if processor is None else Vision(processor)
+        if processor is not None and not tokenizer.chat_template:
+            tokenizer.chat_template = processor.chat_template
 
     @property
     def has_template(self) -> bool:
@@ -73,8 +88,24 @@ class ChatFormat:
         tools: Sequence[Tool] = (),
     ) -> list[int]:
         """Token ids of the rendered prompt, with exactly one beginning-of-text token."""
+        return self.read(messages, add_generation_prompt, tools).tokens
+
+    def read(
+        self,
+        messages: MessagesLike,
+        add_generation_prompt: bool = True,
+        tools: Sequence[Tool] = (),
+    ) -> ReadPrompt:
+        """The prompt as the model takes it, images and all.
+
+        Raises:
+            InvalidInputError: As for :meth:`render`, and for an image that cannot be read.
+        """
         text = self.render(messages, add_generation_prompt, tools)
-        return self._tokenize(text).input_ids  # type: ignore[no-any-return]
+        images = images_of(as_conversation(messages)) if self.vision else []
+        if self.vision is None or not images:
+            return ReadPrompt(self._tokenize(text).input_ids)
+        return self.vision.read(text, images, add_special_tokens=not self.has_template)
 
     def encode_answer(self, answer: str) -> list[int]:
         """Token ids of an assistant's answer that follows the prompt, end of turn included."""
@@ -157,12 +188,13 @@ class ChatFormat:
             messages = (
                 _with_fitting_ids(messages) if "mistral" in self.tool_format.name else messages
             )
+        self._check_images(messages)
         if not self.has_template:
             return _plain(messages, add_generation_prompt)
         try:
             return str(
                 self.tokenizer.apply_chat_template(
-                    messages,
+                    self._for_template(messages),
                     tools=[dict(tool) for tool in tools] or None,
                     tokenize=False,
                     add_generation_prompt=add_generation_prompt,
@@ -174,6 +206,41 @@ class ChatFormat:
                 f"the model's chat template refuses messages with roles ({roles}): {error}; "
                 "change their order, or put the system text into the user message"
             ) from error
+
+    def _check_images(self, messages: Conversation) -> None:
+        place = next((i for i, message in enumerate(messages) if message.get("images")), None)
+        if place is None or (self.vision and self.has_template):
+            return
+        why = "it has no chat template, which says where an image stands"
+        if self.vision is None:
+            why = "this model reads text only"
+        raise InvalidInputError(
+            f"message {place} holds an image: {why}, so give text, or take a vision-language "
+            "model with its processor"
+        )
+
+    def _for_template(self, messages: Conversation) -> Conversation:
+        """Contents as lists of parts for messages with images, and where only lists are read."""
+        if self.vision is None:
+            return messages
+        made = []
+        for message in messages:
+            listed = message.get("images") or self._lists_only
+            given = {key: value for key, value in message.items() if key != "images"}
+            made.append({**given, "content": parts(message["content"])} if listed else given)
+        return made
+
+    @cached_property
+    def _lists_only(self) -> bool:
+        """Whether the template passes over a content that is a text, as LLaVA's does."""
+        mark = _MARK.format(0)
+        try:
+            text = self.tokenizer.apply_chat_template(
+                [{"role": "user", "content": mark}], tokenize=False
+            )
+        except Exception:  # the template's own errors, whatever jinja makes of them
+            return True
+        return mark not in str(text)
 
     def _tokenize(self, text: str, **options: Any) -> Any:
         # A template writes the beginning-of-text token itself; the tokenizer would add a second.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from transformers import (
     StoppingCriteriaList,
 )
 
+from steerable_llm.errors import InvalidInputError
 from steerable_llm.model.answer_text import AnswerText
 from steerable_llm.model.chat_format import ChatFormat
 from steerable_llm.model.contrast_decoding import ContextContrast, bare_prompt
@@ -31,6 +32,7 @@ from steerable_llm.model.generation import (
 from steerable_llm.model.hooks import steering_hooks
 from steerable_llm.model.plan import SteeringPlan
 from steerable_llm.model.sampling import RowSampler
+from steerable_llm.model.vision import on_device
 from steerable_llm.policy.decision import SteeringDecision
 from steerable_llm.steering import Steering
 from steerable_llm.structured.call_stream import CallStream, joined
@@ -51,6 +53,8 @@ class Prompt:
         steering: What the policy decided.
         grammar: What the answer must follow; it keeps count of the answer, so it serves one.
         tool_format: How calls are read; None where no tool was offered.
+        decision: How the policy came to the steering.
+        vision: What the model takes beside the tokens; empty for text alone.
     """
 
     request: GenerationRequest
@@ -59,6 +63,7 @@ class Prompt:
     grammar: GrammarState | None = None
     tool_format: ToolFormat | None = None
     decision: SteeringDecision | None = None
+    vision: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class Answer:
@@ -181,6 +186,24 @@ class _Progress(StoppingCriteria):
         return torch.tensor(done, dtype=torch.bool, device=input_ids.device)
 
 
+def batches(prompts: Sequence[Prompt], batch_size: int) -> Iterator[list[int]]:
+    """Places of the prompts that run together, shortest first.
+
+    Models lay out the pixels of several prompts each in their own way, so a prompt with images
+    runs by itself.
+
+    Raises:
+        InvalidInputError: A batch of no prompts was asked for.
+    """
+    if batch_size < 1:
+        raise InvalidInputError(f"batch_size is {batch_size}: give at least 1")
+    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index].tokens))
+    texts = [index for index in order if not prompts[index].vision]
+    for start in range(0, len(texts), batch_size):
+        yield texts[start : start + batch_size]
+    yield from ([index] for index in order if prompts[index].vision)
+
+
 def decode(
     model: nn.Module,
     blocks: Sequence[nn.Module],
@@ -197,7 +220,7 @@ def decode(
         model: A Hugging Face causal language model.
         blocks: Its decoder blocks.
         chat: Its chat format.
-        prompts: One per row.
+        prompts: One per row; one alone where it has images.
         end_ids: Tokens that end an answer.
         device: Where the input goes.
         on_chunk: Called with row and chunk after every token of an unfinished row.
@@ -241,6 +264,7 @@ def decode(
         _without_defaults(model).generate(
             ids,
             attention_mask=mask,
+            **on_device(prompts[0].vision, model, device),
             generation_config=config,
             logits_processor=LogitsProcessorList(
                 [

@@ -13,12 +13,11 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from steerable_llm.errors import InvalidInputError
 from steerable_llm.fingerprint import ModelFingerprint
 from steerable_llm.model.blocks import find_blocks
 from steerable_llm.model.chat_format import ChatFormat
 from steerable_llm.model.conflict import conflicts
-from steerable_llm.model.decoding import Prompt, decode
+from steerable_llm.model.decoding import Prompt, batches, decode
 from steerable_llm.model.generation import (
     Generation,
     GenerationChunk,
@@ -28,8 +27,14 @@ from steerable_llm.model.generation import (
 from steerable_llm.model.identity import fingerprint_of
 from steerable_llm.model.loading import context_window_of, end_ids_of, load_adapter, load_pretrained
 from steerable_llm.model.preparation import prompts_for, scored_for
-from steerable_llm.model.scoring import REDUCTIONS, Reduction, answer_log_probs, answer_logits
+from steerable_llm.model.scoring import (
+    Reduction,
+    answer_log_probs,
+    answer_logits,
+    reduction_of,
+)
 from steerable_llm.model.streaming import stream_chunks
+from steerable_llm.model.vision import turns
 from steerable_llm.pairs import MessagesLike
 from steerable_llm.policy.decision import Asked, SteeringDecision, decide
 from steerable_llm.policy.policy import Policy
@@ -43,9 +48,7 @@ class SteerableHFLLM:
     """A causal language model whose every request may be steered differently.
 
     Steering is an argument of a call, never a mode, so one instance serves many threads, chains
-    and policies at once. The model is put into evaluation mode and otherwise left as it is.
-
-    Example::
+    and policies at once. The model is put into evaluation mode and otherwise left as it is::
 
         llm = SteerableHFLLM.demo()
         answer = llm.generate("What is the capital of France?", steering=vector.steer(0.05))
@@ -68,17 +71,19 @@ class SteerableHFLLM:
         revision: str | None = None,
         blocks: Sequence[nn.Module] | None = None,
         context_window: int | None = None,
+        processor: Any = None,
     ) -> None:
         """Wrap a loaded model.
 
         Args:
-            model: A Hugging Face causal language model.
-            tokenizer: Its tokenizer.
+            model: A Hugging Face causal language model, or a vision-language model.
+            tokenizer: Its tokenizer; without a chat template it gets the processor's.
             policy: A policy, or the path of its file, which is read again whenever it changes.
             model_id: What to call the model; default is the name it was loaded by.
             revision: Commit or tag, for the record.
             blocks: Decoder blocks; default is what the module tree tells.
             context_window: Tokens; default is what configuration and tokenizer tell.
+            processor: Of a vision-language model; without it, messages with images are refused.
 
         Raises:
             UnknownArchitectureError: The blocks cannot be told.
@@ -89,7 +94,8 @@ class SteerableHFLLM:
         self.tokenizer = tokenizer
         self.blocks = list(blocks) if blocks is not None else find_blocks(model)
         self.context_window = context_window or context_window_of(model, tokenizer)
-        self.chat_format = ChatFormat(tokenizer)
+        self.chat_format = ChatFormat(tokenizer, processor)
+        self._turns = turns(processor)
         self.model_id = model_id or getattr(model.config, "_name_or_path", "") or "unnamed"
         self.revision = revision
         self._policy = PolicySource(policy, lambda read: read.check(self.fingerprint))
@@ -118,23 +124,22 @@ class SteerableHFLLM:
             InvalidInputError: There is no such model.
         """
         source = os.fspath(id_or_path)
-        model, tokenizer = load_pretrained(
+        model, tokenizer, processor = load_pretrained(
             source,
             revision=revision,
             dtype=dtype or "auto",
             device_map=device_map,
             quantization_config=quantization_config,
         )
-        return cls(model, tokenizer, policy=policy, model_id=source, revision=revision)
+        return cls(
+            model, tokenizer, policy=policy, model_id=source, revision=revision, processor=processor
+        )
 
     @classmethod
     def demo(cls, policy: Policy | str | os.PathLike[str] | None = None) -> Self:
-        """Load the small model that the package brings, in float32 on the CPU.
-
-        It is an exhibit for offline use and tests, not a product.
-        """
+        """Load the package's own small model, an exhibit and not a product; float32, CPU."""
         with as_file(files("steerable_llm.demo") / "model") as folder:
-            model, tokenizer = load_pretrained(str(folder), dtype=torch.float32)
+            model, tokenizer, _ = load_pretrained(str(folder), dtype=torch.float32)
         return cls(model, tokenizer, policy=policy, model_id="steerable-llm/demo")
 
     @property
@@ -217,14 +222,10 @@ class SteerableHFLLM:
         """
         request = GenerationRequest(messages, steering, step, **settings)
         [prompt] = prompts_for(self, [request], cancelled)
-
-        def work(
-            put: Callable[[GenerationChunk], None], cancelled: threading.Event
-        ) -> Generation | None:
-            done = self._decode([prompt], lambda _, chunk: put(chunk), cancelled)
-            return done[0] if done else None
-
-        return stream_chunks(work, cancelled)
+        return stream_chunks(
+            lambda put, stop: next(iter(self._decode([prompt], lambda _, x: put(x), stop)), None),
+            cancelled,
+        )
 
     def generate_batch(
         self,
@@ -236,7 +237,7 @@ class SteerableHFLLM:
 
         Args:
             requests: What to answer. All are checked before anything runs.
-            batch_size: At most so many rows run together; rows of similar length do.
+            batch_size: At most so many rows run together; one with images runs by itself.
             cancelled: Once set, all work stops after the token at hand.
 
         Returns:
@@ -245,13 +246,9 @@ class SteerableHFLLM:
         Raises:
             InvalidInputError: As for :meth:`generate`, for any of the requests.
         """
-        if batch_size < 1:
-            raise InvalidInputError(f"batch_size is {batch_size}: give at least 1")
         prompts = prompts_for(self, requests, cancelled)
-        order = sorted(range(len(prompts)), key=lambda index: len(prompts[index].tokens))
         answers: dict[int, Generation] = {}
-        for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
+        for rows in batches(prompts, batch_size):
             made = self._decode([prompts[i] for i in rows], cancelled=cancelled)
             if cancelled is not None and cancelled.is_set():
                 return []
@@ -307,13 +304,11 @@ class SteerableHFLLM:
         reduction: Reduction = "sum",
     ) -> list[Any]:
         """Like :meth:`score`, for many prompts: one value per (messages, answer)."""
-        if reduction not in REDUCTIONS:
-            raise InvalidInputError(
-                f"unknown reduction {reduction!r}: choose one of {', '.join(REDUCTIONS)}"
-            )
+        reduced = reduction_of(reduction)
         scored = scored_for(self, items, steering, step)
-        log_probs = answer_log_probs(self.model, self.blocks, scored, self.device)
-        return [REDUCTIONS[reduction](values) for values in log_probs]
+        with self._turns:
+            log_probs = answer_log_probs(self.model, self.blocks, scored, self.device)
+        return [reduced(values) for values in log_probs]
 
     def answer_logits(
         self,
@@ -331,7 +326,8 @@ class SteerableHFLLM:
             PromptTooLongError: Prompt and answer do not fit the context window.
         """
         scored = scored_for(self, [(messages, answer)], steering, step)
-        return next(answer_logits(self.model, self.blocks, scored, self.device))[1]
+        with self._turns:
+            return next(answer_logits(self.model, self.blocks, scored, self.device))[1]
 
     def as_langchain(self, step: str | None = None, **settings: Any) -> Any:
         """This model as a LangChain chat model, the weights shared.
@@ -339,8 +335,7 @@ class SteerableHFLLM:
         Raises:
             MissingExtraError: langchain-core is not installed.
         """
-        adapter = load_adapter("langchain", "langchain")
-        return adapter.SteerableChatModel(engine=self, step=step, **settings)
+        return load_adapter("langchain")(engine=self, step=step, **settings)
 
     def as_llama_index(self, step: str | None = None, **settings: Any) -> Any:
         """This model as a LlamaIndex LLM, the weights shared.
@@ -348,8 +343,7 @@ class SteerableHFLLM:
         Raises:
             MissingExtraError: llama-index-core is not installed.
         """
-        adapter = load_adapter("llama_index", "llama-index")
-        return adapter.SteerableLlamaIndexLLM(engine=self, step=step, **settings)
+        return load_adapter("llama_index")(engine=self, step=step, **settings)
 
     def decide(
         self,
@@ -376,6 +370,11 @@ class SteerableHFLLM:
         """Whether the model's chat template has a place for tools."""
         return self.chat_format.tool_format is not None
 
+    @property
+    def supports_images(self) -> bool:
+        """Whether messages may hold images: the model came with an image processor."""
+        return self.chat_format.vision is not None
+
     @cached_property
     def grammars(self) -> GrammarReader:
         """Reads constraints; made when the first request has one."""
@@ -393,7 +392,8 @@ class SteerableHFLLM:
         on_chunk: Callable[[int, GenerationChunk], None] | None = None,
         cancelled: threading.Event | None = None,
     ) -> list[Generation]:
-        return decode(
-            self.model, self.blocks, self.chat_format, prompts, self.end_ids, self.device,
-            on_chunk, cancelled,
-        )  # fmt: skip
+        with self._turns:
+            return decode(
+                self.model, self.blocks, self.chat_format, prompts, self.end_ids, self.device,
+                on_chunk, cancelled,
+            )  # fmt: skip

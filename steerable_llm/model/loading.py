@@ -1,11 +1,20 @@
-"""Reading a model and its tokenizer from a folder or from the Hugging Face Hub."""
+"""Reading a model with its tokenizer and processor from a folder or the Hugging Face Hub."""
 
 from __future__ import annotations
 
+import warnings
 from importlib import import_module
-from typing import Any
+from typing import Any, NamedTuple
 
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import (
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    AutoTokenizer,
+    PreTrainedTokenizerBase,
+)
 
 from steerable_llm.errors import InvalidInputError, MissingExtraError
 from steerable_llm.model.blocks import text_config
@@ -14,10 +23,18 @@ from steerable_llm.model.blocks import text_config
 DEFAULT_CONTEXT_WINDOW = 2048
 
 
-def load_pretrained(
-    source: str, revision: str | None = None, **options: Any
-) -> tuple[Any, PreTrainedTokenizerBase]:
-    """Load a causal language model and its tokenizer.
+class Loaded(NamedTuple):
+    """What a checkpoint holds; a processor only where the model reads images."""
+
+    model: Any
+    tokenizer: PreTrainedTokenizerBase
+    processor: Any = None
+
+
+def load_pretrained(source: str, revision: str | None = None, **options: Any) -> Loaded:
+    """Load a causal or vision-language model, its tokenizer and, for the latter, its processor.
+
+    Where the processor cannot be loaded, the model reads text, and a warning says so.
 
     Args:
         source: A folder, or a Hub id.
@@ -30,14 +47,35 @@ def load_pretrained(
     given = {name: value for name, value in options.items() if value is not None}
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
-        model = AutoModelForCausalLM.from_pretrained(source, revision=revision, **given)
+        config = AutoConfig.from_pretrained(source, revision=revision)
+        reads_images = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+        kind = AutoModelForImageTextToText if reads_images else AutoModelForCausalLM
+        model = kind.from_pretrained(source, revision=revision, **given)
     except (OSError, ValueError) as error:
         first_line = str(error).strip().partition("\n")[0]
         raise InvalidInputError(
             f"cannot load a model from {source!r} ({first_line}): "
             "give a folder that holds config.json, weights and tokenizer, or a Hub id"
         ) from error
-    return model, tokenizer
+    processor = _processor(source, revision) if reads_images else None
+    return Loaded(model, getattr(processor, "tokenizer", tokenizer), processor)
+
+
+def _processor(source: str, revision: str | None) -> Any:
+    try:
+        processor = AutoProcessor.from_pretrained(source, revision=revision)
+        # Without the file of an image processor, the tokenizer comes back in its place.
+        if getattr(processor, "image_processor", None) is not None:
+            return processor
+        why = "the checkpoint brings none"
+    except Exception as error:  # each family's processor fails in a way of its own
+        why = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    warnings.warn(
+        f"no image processor for {source!r} ({why}): messages with images will be refused",
+        UserWarning,
+        stacklevel=4,
+    )
+    return None
 
 
 def context_window_of(model: Any, tokenizer: PreTrainedTokenizerBase) -> int:
@@ -58,14 +96,22 @@ def end_ids_of(
     return frozenset(int(end) for end in ends if end is not None)
 
 
-def load_adapter(module: str, extra: str) -> Any:
-    """The adapter for one framework, by name: adapters build on the model, never the reverse.
+# Framework to what is installed for it, and the class that it is served by.
+_ADAPTERS = {
+    "langchain": ("langchain", "SteerableChatModel"),
+    "llama_index": ("llama-index", "SteerableLlamaIndexLLM"),
+}
+
+
+def load_adapter(module: str) -> Any:
+    """The class for one framework, by name: adapters build on the model, never the reverse.
 
     Raises:
         MissingExtraError: The framework is not installed.
     """
+    extra, kind = _ADAPTERS[module]
     try:
-        return import_module(f"steerable_llm.adapters.{module}")
+        return getattr(import_module(f"steerable_llm.adapters.{module}"), kind)
     except ImportError as error:
         raise MissingExtraError(
             f"the {module} adapter needs a package that is not installed ({error}): "

@@ -76,8 +76,12 @@ def _asked(request: GenerationRequest) -> Asked:
 
 def _prompt(llm: SteerableHFLLM, request: GenerationRequest) -> Prompt:
     chat, tools = llm.chat_format, request.offered_tools
-    tokens = chat.encode(request.messages, tools=tools)
-    _check_fit(llm, len(tokens), request.max_new_tokens)
+    read = chat.read(request.messages, tools=tools)
+    if read.vision and request.contrast is not None:
+        raise InvalidInputError(
+            "contrast compares texts and does not read images: leave contrast or the images out"
+        )
+    _check_fit(llm, len(read.tokens), request.max_new_tokens)
     calls = chat.tool_format if tools else None
     grammar = grammar_for(
         request.constraint,
@@ -88,7 +92,9 @@ def _prompt(llm: SteerableHFLLM, request: GenerationRequest) -> Prompt:
         chat.special_ids - llm.end_ids,
         request.parallel_tool_calls,
     )
-    return Prompt(request, tokens, Steering.none(), _started(llm, grammar), calls)
+    return Prompt(
+        request, read.tokens, Steering.none(), _started(llm, grammar), calls, vision=read.vision
+    )
 
 
 def _started(llm: SteerableHFLLM, grammar: AnswerGrammar | None) -> GrammarState | None:
@@ -103,7 +109,8 @@ def _started(llm: SteerableHFLLM, grammar: AnswerGrammar | None) -> GrammarState
 
 
 def _scored(llm: SteerableHFLLM, messages: MessagesLike, answer: str) -> Scored:
-    item = Scored(llm.encode(messages), llm.encode_answer(answer), Steering.none())
+    read = llm.chat_format.read(messages)
+    item = Scored(read.tokens, llm.encode_answer(answer), Steering.none(), read.vision)
     if not item.answer:
         raise InvalidInputError(
             "an empty answer has no probability with this tokenizer, which has no end-of-turn "

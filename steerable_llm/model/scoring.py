@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from steerable_llm.errors import InvalidInputError
 from steerable_llm.model.hooks import steering_hooks
 from steerable_llm.model.plan import SteeringPlan
+from steerable_llm.model.vision import on_device
 from steerable_llm.steering import Steering
 
 Reduction = Literal["sum", "mean", "none"]
@@ -23,6 +25,20 @@ REDUCTIONS: dict[Reduction, Callable[[Tensor], Any]] = {
     "none": lambda log_probs: log_probs.tolist(),
 }
 
+
+def reduction_of(name: str) -> Callable[[Tensor], Any]:
+    """The reduction of this name.
+
+    Raises:
+        InvalidInputError: There is none.
+    """
+    if name not in REDUCTIONS:
+        raise InvalidInputError(
+            f"unknown reduction {name!r}: choose one of {', '.join(REDUCTIONS)}"
+        )
+    return REDUCTIONS[name]
+
+
 # Tokens (padding included) in one forward pass. Large enough to keep the processor busy, small
 # enough that the states of a pass fit beside the weights.
 TOKENS_PER_PASS = 4096
@@ -30,11 +46,12 @@ TOKENS_PER_PASS = 4096
 
 @dataclass(frozen=True)
 class Scored:
-    """A prompt with the answer to be scored, as tokens, and its steering."""
+    """A prompt with the answer to be scored, as tokens, its steering, and its images' pixels."""
 
     prompt: list[int]
     answer: list[int]
     steering: Steering
+    vision: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def length(self) -> int:
@@ -81,9 +98,15 @@ def answer_logits(
 
 
 def _batches(items: Sequence[Scored]) -> Iterator[list[int]]:
-    """Indices of items of similar length whose padded size stays within one pass."""
+    """Indices of items of similar length whose padded size stays within one pass.
+
+    An item with images runs by itself: models lay out the pixels of several in their own ways.
+    """
     batch: list[int] = []
     for index in sorted(range(len(items)), key=lambda i: -items[i].length):
+        if items[index].vision:
+            yield [index]
+            continue
         if batch and items[batch[0]].length * (len(batch) + 1) > TOKENS_PER_PASS:
             yield batch
             batch = []
@@ -110,7 +133,7 @@ def _run(
     # The token at place i is predicted from place i - 1.
     places = [range(len(row.prompt) - 1, row.length - 1) for row in rows]
     needed = sorted(set().union(*places))
-    options: dict[str, Any] = {"use_cache": False}
+    options: dict[str, Any] = {"use_cache": False, **_vision(rows[0], width, model, device)}
     only_needed = "logits_to_keep" in inspect.signature(model.forward).parameters
     if only_needed:
         options["logits_to_keep"] = torch.tensor(needed, device=device)
@@ -121,3 +144,16 @@ def _run(
             plan.steered_tokens(i, term)
     column = {place: at for at, place in enumerate(needed)} if only_needed else range(width)
     return [logits[i, [column[place] for place in places[i]]].float() for i in range(len(rows))]
+
+
+def _vision(row: Scored, width: int, model: nn.Module, device: torch.device) -> dict[str, Tensor]:
+    """What a row's images are to the forward pass; what counts per token goes on over the answer.
+
+    Kinds of tokens are told so: an answer's are 0, text.
+    """
+    given = {}
+    for name, value in on_device(row.vision, model, device).items():
+        per_token = value.shape == (1, len(row.prompt))
+        more = width - len(row.prompt) if per_token else 0
+        given[name] = nn.functional.pad(value, (0, more)) if more else value
+    return given

@@ -1,0 +1,349 @@
+"""Images in messages: what a vision-language model sees, steered and not, by every way in."""
+
+from __future__ import annotations
+
+import base64
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from adapter_models import random_vector
+from langchain_core.messages import HumanMessage, SystemMessage
+from llama_index.core.base.llms.types import ChatMessage, ImageBlock, TextBlock
+from PIL import Image
+from vision_models import VISION_FAMILIES, vision_llm
+
+from steerable_llm.contrast import Contrast
+from steerable_llm.errors import InvalidInputError
+from steerable_llm.images import PLACE
+from steerable_llm.model.generation import GenerationRequest
+from steerable_llm.model.hooked_model import SteerableHFLLM
+from steerable_llm.policy.policy import Policy
+from steerable_llm.steering import Steering
+
+TOKENS = 8
+ASKED = "What is on it?"
+
+
+def picture(seed: int = 0) -> Image.Image:
+    noise = torch.rand((50, 40, 3), generator=torch.Generator().manual_seed(seed))
+    return Image.fromarray((noise * 255).to(torch.uint8).numpy())
+
+
+def file_bytes(image: Image.Image) -> bytes:
+    file = BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
+
+
+def about(image: Any, text: str = ASKED) -> list[dict[str, Any]]:
+    parts = [{"type": "image", "image": image}, {"type": "text", "text": text}]
+    return [{"role": "user", "content": parts}]
+
+
+@pytest.fixture(scope="module")
+def llms() -> dict[str, SteerableHFLLM]:
+    return {family: vision_llm(family) for family in VISION_FAMILIES}
+
+
+@pytest.fixture(params=list(VISION_FAMILIES))
+def llm(request: pytest.FixtureRequest, llms: dict[str, SteerableHFLLM]) -> SteerableHFLLM:
+    return llms[request.param]
+
+
+@pytest.fixture
+def llava(llms: dict[str, SteerableHFLLM]) -> SteerableHFLLM:
+    return llms["llava"]
+
+
+def under(policy: Policy, llm: SteerableHFLLM) -> SteerableHFLLM:
+    processor = llm.chat_format.vision.processor  # type: ignore[union-attr]
+    return SteerableHFLLM(
+        llm.model, llm.tokenizer, policy=policy, processor=processor, model_id=llm.model_id
+    )
+
+
+def by_transformers(llm: SteerableHFLLM, messages: Any) -> dict[str, Any]:
+    """The inputs as transformers itself makes them, from its own chat template call."""
+    processor = llm.chat_format.vision.processor  # type: ignore[union-attr]
+    text = processor.apply_chat_template(messages, add_generation_prompt=True)
+    images = [p["image"] for m in messages for p in m["content"] if p["type"] == "image"]
+    return dict(processor(text=text, images=images, return_tensors="pt", add_special_tokens=False))
+
+
+def test_the_model_answers_as_transformers_lets_it_answer(llm: SteerableHFLLM) -> None:
+    inputs = by_transformers(llm, about(picture()))
+    expected = llm.model.generate(**inputs, max_new_tokens=TOKENS, do_sample=False)
+    answer = llm.generate(about(picture()), max_new_tokens=TOKENS)
+    read = inputs["input_ids"].shape[1]
+    assert answer.usage.prompt_tokens == read
+    assert list(answer.token_ids) == expected[0, read:].tolist()
+
+
+def test_the_model_sees_the_image(llm: SteerableHFLLM) -> None:
+    seen = [llm.answer_logits(about(picture(seed)), "A shop.") for seed in (0, 1)]
+    assert not torch.allclose(seen[0], seen[1], atol=1e-4)
+
+
+def test_an_answer_about_an_image_is_scored_as_the_forward_pass_has_it(llm: SteerableHFLLM) -> None:
+    inputs = by_transformers(llm, about(picture()))
+    answer = llm.encode_answer("A shop in Lyon.")
+    read = inputs["input_ids"].shape[1]
+    whole = torch.cat([inputs.pop("input_ids"), torch.tensor([answer])], dim=1)
+    del inputs["attention_mask"]
+    for kinds in ("token_type_ids", "mm_token_type_ids"):
+        if kinds in inputs:
+            inputs[kinds] = torch.nn.functional.pad(inputs[kinds], (0, len(answer)))
+    with torch.no_grad():
+        logits = llm.model(input_ids=whole, **inputs).logits
+    expected = torch.log_softmax(logits[0, read - 1 : -1], -1)
+    total = sum(float(expected[place, token]) for place, token in enumerate(answer))
+    [scored] = llm.score(about(picture()), ["A shop in Lyon."])
+    assert scored == pytest.approx(total, abs=1e-3)
+
+
+def test_steering_reaches_the_image_and_the_words(llm: SteerableHFLLM) -> None:
+    steering = random_vector(llm, "a", 0).steer(2.0, scope="all")
+    plain = llm.generate(about(picture()), max_new_tokens=TOKENS)
+    steered = llm.generate(about(picture()), steering, max_new_tokens=TOKENS)
+    assert steered.token_ids != plain.token_ids
+    # Every token of the prompt, the image's among them, and every answer token that is read again.
+    [applied] = steered.steered
+    read_again = steered.usage.completion_tokens - 1
+    assert applied.steered_tokens == steered.usage.prompt_tokens + read_again
+    unmoved = random_vector(llm, "a", 0).steer(0.0, scope="all")
+    still = llm.generate(about(picture()), unmoved, max_new_tokens=TOKENS)
+    assert still.token_ids == plain.token_ids
+
+
+def test_a_batch_of_texts_and_images_answers_as_one_by_one(llm: SteerableHFLLM) -> None:
+    steering = random_vector(llm, "a", 1).steer(1.0)
+    requests = [
+        GenerationRequest(messages, given, max_new_tokens=TOKENS)
+        for messages in ("Hello", about(picture(0)), "When does the shop open?", about(picture(1)))
+        for given in (Steering.none(), steering)
+    ]
+    together = llm.generate_batch(requests)
+    alone = [llm.generate_batch([request])[0] for request in requests]
+    assert [x.token_ids for x in together] == [x.token_ids for x in alone]
+
+
+def test_threads_do_not_take_each_others_images(llm: SteerableHFLLM) -> None:
+    prompts = [about(picture(0)), "Hello", about(picture(1), "And a longer question on it?")]
+    expected = [llm.generate(prompt, max_new_tokens=TOKENS).text for prompt in prompts]
+    with ThreadPoolExecutor(6) as pool:
+        made = list(pool.map(lambda p: llm.generate(p, max_new_tokens=TOKENS).text, prompts * 4))
+    assert made == expected * 4
+
+
+def test_a_stream_about_an_image_is_its_answer(llm: SteerableHFLLM) -> None:
+    chunks = list(llm.stream(about(picture()), max_new_tokens=TOKENS))
+    assert "".join(chunk.text for chunk in chunks) == (
+        llm.generate(about(picture()), max_new_tokens=TOKENS).text
+    )
+
+
+@pytest.fixture
+def web_page() -> Any:
+    """A picture on a web server of this machine."""
+
+    class Page(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(file_bytes(picture()))
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Page)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/shop.png"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.enable_socket
+def test_an_image_may_come_in_many_forms(
+    llava: SteerableHFLLM, tmp_path: Path, web_page: str
+) -> None:
+    file = tmp_path / "shop.png"
+    file.write_bytes(file_bytes(picture()))
+    data = base64.b64encode(file_bytes(picture())).decode()
+    expected = llava.answer_logits(about(picture()), "A shop.")
+    url = f"data:image/png;base64,{data}"
+    forms: list[dict[str, Any]] = [
+        *({"type": "image", "image": x} for x in (file_bytes(picture()), file, str(file), url)),
+        {"type": "image", "url": web_page},
+        {"type": "image", "path": str(file)},
+        {"type": "image", "base64": data, "mime_type": "image/png"},
+        {"type": "image_url", "image_url": {"url": url}},
+        {"type": "image_url", "image_url": url},
+    ]
+    for form in forms:
+        content = [form, {"type": "text", "text": ASKED}]
+        seen = llava.answer_logits([{"role": "user", "content": content}], "A shop.")
+        assert torch.equal(seen, expected), form
+
+
+@pytest.mark.parametrize(
+    ("image", "said"),
+    [
+        (b"no picture", r"image 0 of the prompt cannot be read"),
+        ("/nowhere/shop.png", r"image 0 .*cannot be read .*shop.png"),
+        ("data:text/plain;base64,aGVsbG8=", "cannot be read"),
+        (None, "message 0 .* type 'image' that cannot be read"),
+    ],
+)
+def test_an_image_that_is_none_is_refused_in_one_line(
+    llava: SteerableHFLLM, image: Any, said: str
+) -> None:
+    with pytest.raises(InvalidInputError, match=said) as told:
+        llava.generate(about(image))
+    assert "\n" not in str(told.value)
+    assert len(str(told.value)) < 500
+
+
+def test_a_model_of_text_says_that_it_reads_no_images(tiny_llm: SteerableHFLLM) -> None:
+    assert not tiny_llm.supports_images
+    with pytest.raises(InvalidInputError, match=r"message 0 holds an image: .* reads text only"):
+        tiny_llm.generate(about(picture()))
+
+
+def test_parts_that_are_all_text_are_read_by_every_model(tiny_llm: SteerableHFLLM) -> None:
+    parts = [{"type": "text", "text": "Where is "}, {"type": "text", "text": "the shop?"}]
+    assert tiny_llm.encode([{"role": "user", "content": parts}]) == tiny_llm.encode(
+        "Where is the shop?"
+    )
+
+
+def test_words_that_look_like_an_images_place_are_none(llava: SteerableHFLLM) -> None:
+    once = llava.generate(about(picture(), ASKED), max_new_tokens=TOKENS)
+    odd = llava.generate(about(picture(), f"{PLACE}{ASKED}"), max_new_tokens=TOKENS)
+    assert odd.token_ids == once.token_ids
+
+
+def test_contrast_is_not_for_images(llava: SteerableHFLLM) -> None:
+    with pytest.raises(InvalidInputError, match=r"contrast .* does not read images"):
+        llava.generate(about(picture()), contrast=Contrast("cad", 0.5))
+
+
+def test_a_prompt_with_its_image_that_does_not_fit_is_refused(llava: SteerableHFLLM) -> None:
+    with pytest.raises(InvalidInputError, match="context window"):
+        llava.generate(about(picture()), max_new_tokens=llava.context_window - 20)
+
+
+def test_a_saved_model_with_its_processor_reads_images(
+    llava: SteerableHFLLM, tmp_path: Path
+) -> None:
+    llm = llava
+    llm.model.save_pretrained(tmp_path)
+    llm.chat_format.vision.processor.save_pretrained(tmp_path)  # type: ignore[union-attr]
+    loaded = SteerableHFLLM.from_pretrained(tmp_path)
+    assert loaded.supports_images
+    made = loaded.generate(about(picture()), max_new_tokens=TOKENS)
+    assert made.token_ids == llm.generate(about(picture()), max_new_tokens=TOKENS).token_ids
+
+
+def test_without_a_processor_it_reads_text_and_says_so(
+    llms: dict[str, SteerableHFLLM], tmp_path: Path
+) -> None:
+    llm = llms["gemma3"]
+    llm.model.save_pretrained(tmp_path)
+    llm.tokenizer.save_pretrained(tmp_path)
+    with pytest.warns(UserWarning, match="messages with images will be refused"):
+        loaded = SteerableHFLLM.from_pretrained(tmp_path)
+    assert not loaded.supports_images
+    assert loaded.generate("Hello", max_new_tokens=TOKENS).token_ids == (
+        llm.generate("Hello", max_new_tokens=TOKENS).token_ids
+    )
+
+
+def test_the_conflict_with_memory_is_measured_with_the_image_on_both_sides(
+    llava: SteerableHFLLM,
+) -> None:
+    vector = random_vector(llava, "a", 0)
+    step = {
+        "vectors": [{"name": "a", "strength": 1.0}],
+        "when": {"conflict": {"above": -1000.0}},
+    }
+    policy = Policy.from_dict({"default_step": "answer", "steps": {"answer": step}}, {"a": vector})
+    text = "Context:\nThe shop is in Lyon.\n\nQuestion: Where is the shop?"
+    answer = under(policy, llava).generate(about(picture(), text), max_new_tokens=TOKENS)
+    assert [applied.name for applied in answer.steered] == ["a"]
+    assert "conflict" in str(answer.decision)
+
+
+# The frameworks.
+
+
+def langchain_blocks() -> list[dict[str, Any]]:
+    data = base64.b64encode(file_bytes(picture())).decode()
+    return [
+        {"type": "image", "base64": data, "mime_type": "image/png"},
+        {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}},
+        {"type": "image", "source_type": "base64", "data": data, "mime_type": "image/png"},
+        {
+            "type": "image",
+            "source": {"type": "base64", "media_type": "image/png", "data": data},
+        },
+    ]
+
+
+@pytest.mark.parametrize("block", langchain_blocks(), ids=["v1", "openai", "v0", "anthropic"])
+def test_langchain_messages_bring_images(llava: SteerableHFLLM, block: dict[str, Any]) -> None:
+    expected = llava.generate(
+        [{"role": "system", "content": "Be brief."}, *about(picture())], max_new_tokens=TOKENS
+    )
+    chat = llava.as_langchain(max_tokens=TOKENS)
+    message = HumanMessage([block, {"type": "text", "text": ASKED}])
+    answer = chat.invoke([SystemMessage("Be brief."), message])
+    assert answer.content == expected.text
+    assert answer.usage_metadata["input_tokens"] == expected.usage.prompt_tokens
+    assert chat.profile["image_inputs"]
+    assert chat.get_num_tokens_from_messages([message]) == len(llava.encode(about(picture())))
+
+
+async def test_langchain_steers_and_streams_about_images(llava: SteerableHFLLM) -> None:
+    vector = random_vector(llava, "a", 0)
+    step = {"vectors": [{"name": "a", "strength": 2.0}]}
+    policy = Policy.from_dict({"default_step": "answer", "steps": {"answer": step}}, {"a": vector})
+    chat = under(policy, llava).as_langchain(max_tokens=TOKENS)
+    message = HumanMessage([*langchain_blocks()[:1], {"type": "text", "text": ASKED}])
+    answer = await chat.ainvoke([message])
+    assert [x["name"] for x in answer.response_metadata["steering"]] == ["a"]
+    pieces = [chunk.text async for chunk in chat.astream([message])]
+    assert "".join(pieces) == answer.text
+    assert answer.text != llava.generate(about(picture()), max_new_tokens=TOKENS).text
+
+
+@pytest.mark.parametrize("address", ["file:///etc/hostname", "/etc/hostname", "etc/hostname"])
+def test_langchain_messages_cannot_read_files(llava: SteerableHFLLM, address: str) -> None:
+    chat = llava.as_langchain(max_tokens=TOKENS)
+    by_url = {"type": "image", "url": address}
+    for block in (by_url, {"type": "image_url", "image_url": {"url": address}}):
+        with pytest.raises(InvalidInputError, match="message 0 holds a content block"):
+            chat.invoke([HumanMessage([block])])
+
+
+def test_llama_index_messages_bring_images(llava: SteerableHFLLM, tmp_path: Path) -> None:
+    file = tmp_path / "shop.png"
+    file.write_bytes(file_bytes(picture()))
+    expected = llava.generate(about(picture()), max_new_tokens=TOKENS)
+    model = llava.as_llama_index(max_tokens=TOKENS)
+    for image in (
+        ImageBlock(path=file),
+        ImageBlock(image=file.read_bytes()),
+        ImageBlock(image=BytesIO(file.read_bytes())),
+        ImageBlock(url="data:image/png;base64," + base64.b64encode(file.read_bytes()).decode()),
+    ):
+        asked = ChatMessage(role="user", blocks=[image, TextBlock(text=ASKED)])
+        answer = model.chat([asked])
+        assert answer.message.content == expected.text
+        assert answer.raw["usage"]["prompt_tokens"] == expected.usage.prompt_tokens
+        assert "".join(part.delta for part in model.stream_chat([asked])) == expected.text

@@ -50,6 +50,7 @@ def profile(model: "SteerableChatModel") -> ModelProfile:
         text_outputs=True,
         image_inputs=model.engine.supports_images,
         image_url_inputs=model.engine.supports_images,
+        image_tool_message=model.engine.supports_images and model.engine.supports_tools,
         tool_calling=model.engine.supports_tools,
         tool_choice=model.engine.supports_tools,
         tool_call_streaming=model.engine.supports_tools,

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from steerable_llm.errors import InvalidInputError
+from steerable_llm.errors import InvalidInputError, MissingExtraError
 from steerable_llm.images import ImageSource
 
 # Seconds until an image of the web counts as not to be had.
@@ -101,11 +101,17 @@ def read_image(source: ImageSource, place: int = 0) -> Any:
 
     Raises:
         InvalidInputError: There is no image to be read.
+        MissingExtraError: Pillow is not installed.
     """
     try:
         from PIL import Image
-        from transformers.image_utils import load_image
+    except ImportError as error:
+        raise MissingExtraError(
+            "images need Pillow, which is not installed: pip install 'steerable-llm[vision]'"
+        ) from error
+    from transformers.image_utils import load_image
 
+    try:
         if isinstance(source, bytes | bytearray):
             source = Image.open(BytesIO(source))
         elif isinstance(source, os.PathLike) or _is_path(source):

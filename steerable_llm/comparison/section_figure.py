@@ -43,7 +43,8 @@ def section_figure(
     for axis, variant in zip(axes, variants, strict=True):
         _panel(axis, by_name, variant, contenders)
     axes[-1].set_xticks(range(len(labels)), labels, rotation=30 if len(labels) > 6 else 0)
-    axes[-1].set_xlim(-0.6, max(len(labels), 1) - 0.4)
+    # Room on the right for the words at the unsteered model's line.
+    axes[-1].set_xlim(-0.6, max(len(labels), 1) - 0.4 + 0.08 * len(labels))
     axes[-1].set_xlabel(axis_title, fontsize=13)
     return png(figure)
 

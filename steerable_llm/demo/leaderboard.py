@@ -90,7 +90,10 @@ class Leaderboard:
                 "The model is an exhibit of a few million parameters: which method wins here says "
                 "little about others. Compare on your own model with steerable compare."
             ),
-            Text(f"Measured on {self.machine}."),
+            Text(
+                f"Measured on {self.machine}. The seconds of setting up are those of the run that "
+                "filled the cell, with whatever else the machine was doing."
+            ),
             Heading("Who wins"),
             Bullets([summary(name, board) for name, board in self.boards.items()]),
         ]

@@ -8,6 +8,9 @@ from command_line import Steerable, steerable
 from policy_models import VECTORS
 
 from steerable_llm import demo
+from steerable_llm.cli.policy import _shown
+from steerable_llm.logs import read_answers
+from steerable_llm.logs.answer_log import AnswerLog
 from steerable_llm.policy.gate import Gate
 
 __all__ = ["steerable"]
@@ -109,7 +112,49 @@ def test_train_gate_writes_a_gate_and_its_card(steerable: Steerable) -> None:
 
 def test_train_gate_says_what_a_log_lacks(steerable: Steerable) -> None:
     log = demo.folder() / "data" / "answers.jsonl"
-    error = steerable.error("policy", "train-gate", log, "-o", "g.safetensors", "--step", "no-such")
+    few = Path("few.jsonl")
+    few.write_text("".join(log.read_text(encoding="utf-8").splitlines(keepends=True)[:9]))
+    error = steerable.error("policy", "train-gate", few, "-o", "g.safetensors")
     assert "at least 10 separate questions" in error
     assert not Path("g.safetensors").exists()
     assert "ends in .safetensors" in steerable.error("policy", "train-gate", log, "-o", "g.md")
+
+
+@pytest.mark.parametrize(
+    ("option", "name", "said"),
+    [("--reason", "rud", "did you mean 'rude'"), ("--step", "repl", "did you mean 'reply'")],
+)
+def test_train_gate_names_the_reason_and_the_step_that_were_meant(
+    steerable: Steerable, option: str, name: str, said: str
+) -> None:
+    log = demo.folder() / "data" / "answers.jsonl"
+    assert said in steerable.error("policy", "train-gate", log, "-o", "g.safetensors", option, name)
+
+
+def test_train_gate_learns_the_same_from_the_answer_logs_own_database(steerable: Steerable) -> None:
+    file = demo.folder() / "data" / "answers.jsonl"
+    with AnswerLog("sqlite:///answers.db") as log:
+        log.add(read_answers(file))
+    options = ("--reason", "rude", "--step", "reply", "--out", "rude.safetensors")
+    from_file = steerable.json("policy", "train-gate", file, *options)
+    found = steerable.json("policy", "train-gate", "answers.db", *options)
+    assert found["figures"] == from_file["figures"]
+    assert found["fingerprint"] == from_file["fingerprint"]
+
+
+def test_a_card_does_not_tell_the_password_of_the_log() -> None:
+    url = "postgresql://user:secret@host/answers"
+    assert _shown(["policy", "train-gate", url, "--seed", "1"], url) == [
+        "policy", "train-gate", "postgresql://user:***@host/answers", "--seed", "1",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "verb", [("check", "policy.toml", "--trace"), ("train-gate", "-o", "g.safetensors")]
+)
+def test_a_file_that_is_no_text_is_refused_in_one_line(
+    steerable: Steerable, policy: Path, verb: tuple[str, ...]
+) -> None:
+    Path("binary.jsonl").write_bytes(b"\xff\xfe{}")
+    error = steerable.error("policy", *verb, "binary.jsonl")
+    assert "binary.jsonl is not text in UTF-8" in error

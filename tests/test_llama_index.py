@@ -1,6 +1,8 @@
 """The LLM in LlamaIndex: every way in answers alike, and prompt types choose the steering."""
 
 import asyncio
+import copy
+import pickle
 from typing import Any
 
 import pytest
@@ -8,13 +10,19 @@ from adapter_models import QUESTION, TOKENS, RecordingEngine, last, random_vecto
 from llama_index.core import PromptTemplate
 from llama_index.core.base.llms.types import ImageBlock, MessageRole
 from llama_index.core.callbacks import CallbackManager, TokenCountingHandler
+from llama_index.core.extractors import TitleExtractor
 from llama_index.core.llms import ChatMessage
 from llama_index.core.tools import FunctionTool
+from pydantic import BaseModel
 
 from steerable_llm.adapters.llama_index import SteerableLlamaIndexLLM
 from steerable_llm.errors import InvalidInputError, PromptTooLongError
 from steerable_llm.model.hooked_model import SteerableHFLLM
 from steerable_llm.policy.policy import Policy
+
+
+class City(BaseModel):
+    name: str
 
 
 @pytest.fixture
@@ -95,6 +103,24 @@ def test_the_engine_makes_llms_that_share_its_weights(engine: RecordingEngine) -
     steering = random_vector(engine, "c", 3).steer(0.8)
     own = engine.as_llama_index(step="refine", steering=steering, max_tokens=TOKENS)
     assert steered_by(own.complete(QUESTION)) == ["c"]
+
+
+def test_a_copy_shares_the_weights_however_it_is_made(llm: SteerableLlamaIndexLLM) -> None:
+    structured = copy.deepcopy(llm.as_structured_llm(City))
+    for made in (copy.copy(llm), copy.deepcopy(llm), llm.model_copy(deep=True), structured.llm):
+        assert made.engine is llm.engine
+        assert made is not llm
+
+
+def test_pickling_leaves_the_model_in_use_as_it_is(llm: SteerableLlamaIndexLLM) -> None:
+    """LlamaIndex pickles what an ingestion pipeline holds once it has several workers."""
+    before = llm.complete(QUESTION)
+    extractor = TitleExtractor(llm=llm)
+    sent = pickle.loads(pickle.dumps(extractor))
+    assert extractor.llm is llm
+    assert llm.complete(QUESTION) == before
+    with pytest.raises(InvalidInputError, match="weights do not travel to another process"):
+        sent.llm.complete(QUESTION)
 
 
 def test_its_metadata_is_the_models(llm: SteerableLlamaIndexLLM) -> None:
@@ -201,6 +227,14 @@ def test_callbacks_see_each_call_and_its_tokens(llm: SteerableLlamaIndexLLM) -> 
     [
         (lambda e: SteerableLlamaIndexLLM(engine=e, temprature=1), "did you mean 'temperature'"),
         (lambda e: SteerableLlamaIndexLLM(engine=e, temperature="hot"), "temperature"),
+        (
+            lambda e: SteerableLlamaIndexLLM(engine=e, messages_to_prompt=str),
+            "'messages_to_prompt' would have no effect",
+        ),
+        (
+            lambda e: SteerableLlamaIndexLLM(engine=e, query_wrapper_prompt=PromptTemplate("x")),
+            "leave it out",
+        ),
         (lambda e: SteerableLlamaIndexLLM(engine=e).complete("x", max_token=3), "'max_tokens'"),
         (
             lambda e: SteerableLlamaIndexLLM(engine=e).complete("x", tools=[{}]),

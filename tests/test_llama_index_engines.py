@@ -145,6 +145,24 @@ def test_a_streaming_query_engine_tells_the_same_steps(
     assert steps_of(llm) == expected
 
 
+def test_a_streaming_query_engine_takes_the_step_of_where_it_is_read_unless_it_is_tagged(
+    llm: SteerableLlamaIndexLLM, index: VectorStoreIndex
+) -> None:
+    """LlamaIndex calls the model only when the response is read."""
+    engine = index.as_query_engine(llm=llm, streaming=True)
+    with steer_step("answer"), record_steering() as record:
+        list(engine.query(QUESTION).response_gen)
+    assert steps_of(llm) == list(record.steps) == ["answer"]
+    with steer_step("answer"):
+        late = engine.query(QUESTION)
+    list(late.response_gen)
+    assert steps_of(llm) == ["text_qa"]
+    with steer_step("combine"):
+        late = tag_prompts(engine, "answer").query(QUESTION)
+    list(late.response_gen)
+    assert steps_of(llm) == ["answer"]
+
+
 def test_passages_that_need_two_calls_are_refined(
     llm: SteerableLlamaIndexLLM, index: VectorStoreIndex
 ) -> None:

@@ -75,7 +75,10 @@ def test_a_file_that_was_replaced_with_the_same_time_and_size_counts_too(file: P
     ("text", "said"),
     [
         ("[steps", "not valid TOML"),
-        ("", "is empty"),
+        ("", "has no steps"),
+        # What a file holds while an editor writes it, and what no parser goes through.
+        ('vectors_dir = "."\n', "has no steps"),
+        pytest.param(f"x = {'[' * 5000}{']' * 5000}", "not valid TOML", id="nested"),
         (STEP.format("fathful", 0.2), "did you mean 'faithful'"),
         ("enabld = false", "did you mean 'enabled'"),
     ],

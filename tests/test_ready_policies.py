@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from llama_index.core.prompts.prompt_type import PromptType
 
 from steerable_llm import Policy, SteerableHFLLM
 from steerable_llm.policy.chain_trace import TracedCall
@@ -64,6 +65,31 @@ def test_the_document_bot_is_faithful_to_documents_and_truthful_without() -> Non
 )
 def test_the_document_bot_leaves_everything_but_answers_alone(told: dict[str, object]) -> None:
     assert applied("document-qa", messages=PASSAGE, **told) == {}
+
+
+# LlamaIndex's calls that write an answer, and those whose prompt tells nothing.
+ANSWERS = ("text_qa", "refine", "summary", "simple_input", "sql_response_synthesis",
+           "sql_response_synthesis_v2")  # fmt: skip
+OPEN = ("custom",)
+# What `tag_prompts` calls those that carry no type of their own.
+PLACES = ("condense", "condense_question", "query_gen", "hyde", "selector", "question_gen",
+          "step_decompose_query")  # fmt: skip
+LOOK_UPS = sorted({*(kind.value for kind in PromptType), *PLACES} - {*ANSWERS, *OPEN})
+
+
+@pytest.mark.parametrize("name", ["document-qa", "support-assistant"])
+@pytest.mark.parametrize("messages", [PASSAGE, "Who?"])
+def test_what_llama_index_asks_for_itself_is_left_alone(name: str, messages: str) -> None:
+    """It rewrites, selects and extracts; a default step is for answers alone."""
+    steered = {
+        kind for kind in LOOK_UPS if applied(name, messages=messages, prompt_type=kind) != {}
+    }
+    assert steered == set()
+
+
+@pytest.mark.parametrize("node", ["retrieve", "rewrite_question", "tools", "condense", "triage"])
+def test_the_support_assistant_leaves_look_ups_alone(node: str) -> None:
+    assert applied("support-assistant", messages=BLUNT, node=node) == {}
 
 
 def test_the_support_assistant_is_civil_to_customers_only() -> None:

@@ -7,7 +7,7 @@ the argument `step`.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
 from llama_index.core.base.llms.types import (
     ChatMessage,
@@ -53,6 +53,8 @@ __all__ = ["SteerableLlamaIndexLLM", "record_steering", "steer_step", "tag_promp
 
 # What is asked of the model beside its sampling; a step and stop texts are also fields.
 _ASKED = ("tools", "tool_choice", "parallel_tool_calls", "constraint", "context", "contrast")
+# Fields of LlamaIndex's own class for models that are sent plain text; chats never look at them.
+_UNREAD = ("messages_to_prompt", "completion_to_prompt", "query_wrapper_prompt")
 _CALL_ARGUMENTS = {*SAMPLING, *_ASKED, "step", "stop"}
 
 
@@ -99,13 +101,42 @@ class SteerableLlamaIndexLLM(ObjectLLM, FunctionCallingLLM):
         """Check the fields.
 
         Raises:
-            InvalidInputError: an unknown field (which pydantic would drop), or a wrong value.
+            InvalidInputError: an unknown field (which pydantic would drop), one that would have no
+                effect, or a wrong value.
         """
         refuse_unknown("field", data, type(self).model_fields)
+        for name in _UNREAD:
+            if data.get(name) is not None:
+                raise InvalidInputError(
+                    f"{name!r} would have no effect, since the model's chat template lays prompts "
+                    "out: leave it out; complete(prompt, formatted=True) takes a prompt as it is"
+                )
         try:
             super().__init__(**data)
         except ValidationError as error:
             raise InvalidInputError(explain(error)) from error
+
+    def __deepcopy__(self, _: Any = None) -> Self:
+        """Return a copy that shares the weights, as every other copy does."""
+        return self.model_copy()
+
+    def __getstate__(self) -> dict[Any, Any]:
+        """Return what is pickled: everything but the weights."""
+        # Of a copy, since LlamaIndex deletes what it cannot pickle from the object in use.
+        twin = self.model_copy()
+        twin.__dict__.pop("engine", None)
+        return super(SteerableLlamaIndexLLM, twin).__getstate__()
+
+    if not TYPE_CHECKING:  # else every misspelt attribute would have a type
+
+        def __getattr__(self, name: str) -> Any:
+            """Say why the weights are missing, where a pickled model is used."""
+            if name == "engine":
+                raise InvalidInputError(
+                    "this model was pickled, and its weights do not travel to another process: "
+                    "make the model there, or let LlamaIndex work without num_workers"
+                )
+            return super().__getattr__(name)
 
     @classmethod
     def class_name(cls) -> str:

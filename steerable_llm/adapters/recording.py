@@ -66,7 +66,8 @@ def record_steering() -> Iterator[SteeringRecord]:
     """Record every answer of our LangChain and LlamaIndex models to a call that begins here.
 
     The answer to a stream that is read after the block is recorded too, once it has ended. (Those
-    of LangChain begin when they are first read, those of LlamaIndex when they are asked for.)
+    of LangChain begin when they are first read, and so do those of LlamaIndex's query engines:
+    read them in the block. Those of a LlamaIndex LLM begin when they are asked for.)
     Blocks may be nested, each then has what happened inside it. Threads and tasks that are started
     inside take part as far as they inherit the context, as asyncio tasks do.
 

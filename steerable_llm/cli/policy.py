@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from steerable_llm.cli.options import AsJson, InFile, Revision, load_model, print_json
+from steerable_llm.cli.options import AsJson, InFile, Revision, load_model, open_log, print_json
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from steerable_llm.logs import LoggedAnswer
     from steerable_llm.policy.chain_trace import TracedCall
     from steerable_llm.policy.decision import SteeringDecision
     from steerable_llm.policy.policy_check import CheckedPolicy, CheckedStep
@@ -79,7 +80,10 @@ def check(
 
 
 def train_gate(
-    log: Annotated[Path, InFile],
+    log: Annotated[
+        str,
+        typer.Argument(help="Logged answers: JSON lines, a SQLite file, or postgresql://..."),
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Gate file to write (.safetensors).")],
     reason: Annotated[
         list[str] | None,
@@ -98,20 +102,19 @@ def train_gate(
 ) -> None:
     """Train a gate: which questions get bad answers.
 
-    LOG is a file of logged answers (JSON lines) with verdicts. Policies call the gate by its
+    The log's answers need verdicts; those without one do not count. Policies call the gate by its
     file's name. A card with the figures is written beside it, as Markdown.
     """
     from steerable_llm.embedding import MINILM, SentenceEmbedder
     from steerable_llm.errors import InvalidInputError
     from steerable_llm.files import write_whole
-    from steerable_llm.logs import read_answers
     from steerable_llm.policy.gate_card import gate_card
     from steerable_llm.policy.gate_training import train_gate as train
 
     if out.suffix != ".safetensors":
         raise InvalidInputError(f"--out {out}: give a name that ends in .safetensors")
     trained = train(
-        read_answers(log),
+        _judged_answers(log),
         out.stem,
         reasons=reason or None,
         steps=step or None,
@@ -121,7 +124,7 @@ def train_gate(
     )
     trained.gate.save(out)
     card = out.with_suffix(".md")
-    write_whole(card, gate_card(trained, f"steerable {shlex.join(sys.argv[1:])}"))
+    write_whole(card, gate_card(trained, f"steerable {shlex.join(_shown(sys.argv[1:], log))}"))
     figures = trained.figures
     if as_json:
         print_json(
@@ -143,6 +146,28 @@ def train_gate(
         f"catches {figures.caught.value:.0%} with {figures.false_alarms.value:.0%} false alarms"
     )
     print(f"{card}: the card")
+
+
+def _judged_answers(log: str) -> Iterator[LoggedAnswer]:
+    from steerable_llm.logs import read_answers
+    from steerable_llm.logs.database import is_database
+
+    if not is_database(log):
+        yield from read_answers(log)
+        return
+    with open_log(log) as answer_log:
+        # Those that nobody judged may be most of a log, and teach a gate nothing.
+        yield from (each for each in answer_log.answers() if each.verdict is not None)
+
+
+def _shown(arguments: Sequence[str], log: str) -> list[str]:
+    """Return a command's arguments for a card, which is no place for a database's password."""
+    if "://" not in log:
+        return list(arguments)
+    from sqlalchemy.engine import make_url
+
+    shown = make_url(log).render_as_string(hide_password=True)
+    return [shown if each == log else each for each in arguments]
 
 
 def _steps_table(checked: CheckedPolicy) -> Table:

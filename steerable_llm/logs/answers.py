@@ -122,8 +122,14 @@ def read_answers(path: str | os.PathLike[str]) -> list[LoggedAnswer]:
     source = Path(path)
     if not source.is_file():
         raise InvalidInputError(f"there is no answer log {source}: give the path of a JSONL file")
+    try:
+        text = source.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InvalidInputError(
+            f"{source} is not text in UTF-8: give an answer log as JSON lines"
+        ) from error
     answers = []
-    for number, line in enumerate(source.read_text(encoding="utf-8").split("\n"), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,9 @@ from steerable_llm.embedding import Embedder, SentenceEmbedder
 from steerable_llm.errors import InvalidInputError, MissingExtraError
 from steerable_llm.grouping import connected
 from steerable_llm.logs import LoggedAnswer
+from steerable_llm.logs.answers import REASONS
 from steerable_llm.metrics import Estimate, estimate
+from steerable_llm.names import unknown
 from steerable_llm.policy.gate import Gate
 from steerable_llm.policy.roc import RocPoint, best_threshold, roc_auc, roc_points
 
@@ -61,7 +63,7 @@ class TrainedGate:
 
 
 def train_gate(
-    answers: Sequence[LoggedAnswer],
+    answers: Iterable[LoggedAnswer],
     name: str,
     *,
     reasons: Iterable[str] | None = None,
@@ -90,13 +92,17 @@ def train_gate(
         regularisation: scikit-learn's C: smaller is a flatter gate.
 
     Raises:
-        InvalidInputError: Too few answers of a class, or a share out of range.
+        InvalidInputError: Too few answers of a class, a share out of range, an unknown reason, or
+            a step that no answer of the log has.
         MissingExtraError: scikit-learn or sentence-transformers is not installed.
     """
     if not 0 < held_out <= 0.5:
         raise InvalidInputError(f"held_out is {held_out}: give a share above 0, at most 0.5")
+    answers = list(answers)
     wanted = None if reasons is None else sorted(set(reasons))
     chosen = None if steps is None else sorted(set(steps))
+    _known("reason", wanted, REASONS)
+    _known("step", chosen, {each.step for each in answers if each.step is not None})
     examples = _examples(answers, wanted, chosen)
     labels = np.array([bad for _, bad, _ in examples])
     groups = np.empty(len(examples), dtype=np.int64)
@@ -135,6 +141,12 @@ def train_gate(
         gate.embedder_fingerprint, training,
     )  # fmt: skip
     return TrainedGate(described, figures)
+
+
+def _known(kind: str, names: Iterable[str] | None, known: Collection[str]) -> None:
+    for name in names or ():
+        if name not in known:
+            raise InvalidInputError(f"the log: {unknown(kind, name, known)}")
 
 
 def _examples(

@@ -95,8 +95,8 @@ class Policy(BaseModel):
             embedder: what embeds for the gates; default is the model each was trained with.
 
         Raises:
-            PolicyError: no such file, not TOML, an unknown key, a value of the wrong kind, steps
-                that inherit in a circle.
+            PolicyError: no such file, not TOML, no steps, an unknown key, a value of the wrong
+                kind, steps that inherit in a circle.
             UnknownStepError: `default_step` or `inherits` names no step of the file.
             UnknownVectorError: there is no vector of that name.
             UnknownGateError: there is no gate of that name.
@@ -111,11 +111,13 @@ class Policy(BaseModel):
             raise PolicyError(
                 f"cannot read the policy file {source} ({error.strerror}): check the path"
             ) from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
             raise PolicyError(f"{source} is not valid TOML: {error}") from error
-        if not data:  # also what an editor leaves for a moment while it saves
-            raise PolicyError(f"{source} is empty: a policy has at least one [steps.NAME]")
-        return cls.from_dict(data, vectors, source.parent, str(source), gates, embedder)
+        policy = cls.from_dict(data, vectors, source.parent, str(source), gates, embedder)
+        # Also what a file holds for a moment while it is written: nothing, or its first lines.
+        if not policy.steps:
+            raise PolicyError(f"{source} has no steps: a policy has at least one [steps.NAME]")
+        return policy
 
     @classmethod
     def from_dict(

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping
 from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -68,8 +68,9 @@ class VectorUse(_Table):
     """
 
     name: str
-    strength: float | None = Field(default=None, allow_inf_nan=False)
-    layers: tuple[int, ...] | None = None
+    # Strict: `strength = true` would else be 1.0, many times what a model bears.
+    strength: float | None = Field(default=None, allow_inf_nan=False, strict=True)
+    layers: tuple[Annotated[int, Field(strict=True)], ...] | None = None
     scope: Scope | None = None
     when: When = When()
 

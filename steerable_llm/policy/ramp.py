@@ -20,9 +20,9 @@ class Ramp(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    start: float | None = Field(default=None, alias="from", allow_inf_nan=False)
-    end: float | None = Field(default=None, alias="to", allow_inf_nan=False)
-    above: float | None = Field(default=None, allow_inf_nan=False)
+    start: float | None = Field(default=None, alias="from", allow_inf_nan=False, strict=True)
+    end: float | None = Field(default=None, alias="to", allow_inf_nan=False, strict=True)
+    above: float | None = Field(default=None, allow_inf_nan=False, strict=True)
 
     @model_validator(mode="after")
     def _one_form(self) -> Self:

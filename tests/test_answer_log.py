@@ -24,6 +24,7 @@ from steerable_llm.logs.importers import import_files
 from steerable_llm.logs.queries import conditions as log_conditions
 from steerable_llm.logs.queries import pairing_query, unpaired_query
 from steerable_llm.logs.schema import answers, from_row, to_row
+from steerable_llm.pairs import Message
 
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
 
@@ -94,9 +95,30 @@ def test_no_text_is_changed_on_the_way_to_a_row_and_back(**fields: object) -> No
 
 @pytest.mark.parametrize("broken", ["zero \x00", "half \ud800"])
 def test_a_text_that_no_database_stores_is_refused(log: AnswerLog, broken: str) -> None:
-    with pytest.raises(InvalidInputError, match=r"the answer of the answer 'b'.*remove it"):
+    with pytest.raises(InvalidInputError, match=r"the answer 'b' holds.*remove it from its answer"):
         log.add([logged("b", answer=broken)])
     assert len(log) == 0
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("passages", (Passage(id="doc", text="half \ud800"),)),
+        ("passages", (Passage(id="doc \x00", text="fine"),)),
+        ("messages", (Message(role="user", content="zero \x00"),)),
+        ("usage", {"zero \x00": 1}),
+        ("steering", ({"vector": "v", "strength": float("nan")},)),
+        ("steering", ({"vector": {"no", "JSON"}},)),
+    ],
+)
+def test_what_no_database_stores_is_refused_inside_a_field_too(
+    log: AnswerLog, field: str, value: object
+) -> None:
+    with pytest.raises(
+        InvalidInputError, match=f"the answer 'b' holds.*remove it from its {field}"
+    ):
+        log.add([logged("b", **{field: value})])
+    assert log.add([logged("fine")]) == 1
 
 
 def test_the_same_answer_is_added_once(log: AnswerLog) -> None:

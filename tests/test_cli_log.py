@@ -59,6 +59,14 @@ def test_every_line_that_was_not_taken_can_be_kept(tmp_path: Path) -> None:
     assert lines[-1] == {"place": "pairs.jsonl:150", "why": "it is not JSON"}
 
 
+def test_each_reason_is_told_with_its_first_line_however_many_came_before(tmp_path: Path) -> None:
+    source = tmp_path / "pairs.jsonl"
+    source.write_text("nonsense\n" * 150 + "[]\n")
+    said = run("import", source, "--from", "trl", "--log", tmp_path / "a.db")
+    assert "skipped 150: it is not JSON (first at pairs.jsonl:1)" in said
+    assert "skipped 1: it is not a JSON object (first at pairs.jsonl:151)" in said
+
+
 def test_a_log_moves_to_another_database_unchanged(tmp_path: Path) -> None:
     source, whole = tmp_path / "pairs.jsonl", tmp_path / "whole.jsonl"
     source.write_text(json.dumps(PAIR) + "\n" + json.dumps({**PAIR, "prompt": "Who?"}) + "\n")

@@ -462,6 +462,37 @@ def test_the_lines_of_a_trace_come_in_any_order_and_file(
 
 
 @pytest.mark.parametrize("kind", TRACES)
+def test_an_import_leaves_alone_what_another_one_has_read_half_of(
+    log: AnswerLog, write: Write, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs, judgements = TRACES[kind]()
+    elsewhere = json.loads(json.dumps(runs[-1]).replace("root", "else").replace("final", "else1"))
+    theirs, mine = write([*runs, *judgements], "theirs.jsonl"), write([elsewhere], "mine.jsonl")
+    monkeypatch.setattr(importing, "BATCH", 3)
+    batches = []
+
+    def staged(*given: Any) -> None:
+        stage(*given)
+        batches.append(given)
+
+    with monkeypatch.context() as watched:
+        watched.setattr(importing, "stage", staged)
+        reading = importing._batches
+
+        def meanwhile(source: Any) -> Iterator[Any]:
+            for batch in reading(source):
+                if len(batches) == 1:  # the question and the passages wait for their answer
+                    watched.setattr(importing, "_batches", reading)
+                    assert import_files(log, mine, kind).added == 1
+                yield batch
+
+        watched.setattr(importing, "_batches", meanwhile)
+        assert import_files(log, theirs, kind).added == 2
+    assert [passage.text for passage in log.get("final").passages] == [HOURS]
+    assert log.get("final").verdict == "bad"
+
+
+@pytest.mark.parametrize("kind", TRACES)
 def test_judgements_may_come_later_and_replace_earlier_ones(
     log: AnswerLog, write: Write, kind: str
 ) -> None:
@@ -586,8 +617,38 @@ def test_people_outrank_metrics_and_bad_outranks_good(log: AnswerLog, write: Wri
     person = {**annotation, "result": {"label": "thumbs_up", "score": 1.0}}
     import_files(log, write([*spans, machine, person]), "phoenix")
     assert (log.get("final").verdict, log.get("final").reason) == ("good", None)
-    import_files(log, write([machine], "metric.jsonl"), "phoenix")
+
+
+@pytest.mark.parametrize("by", ["import", "review"])
+def test_a_metric_that_comes_later_does_not_outrank_a_person(
+    log: AnswerLog, write: Write, by: str
+) -> None:
+    spans, (annotation,) = phoenix()
+    machine = {**annotation, "id": "a2", "annotator_kind": "LLM", "name": "faithfulness"}
+    machine = {**machine, "result": {"label": "factual", "score": 1.0}}
+    told = {"verdict": "bad", "comment": "the passage says ten", "reviewer": "Ana"}
+    import_files(log, write([*spans, *([annotation] if by == "import" else [])]), "phoenix")
+    if by == "review":
+        log.review("final", **told)
+    before = log.get("final")
+    report = import_files(log, write([machine], "metric.jsonl"), "phoenix")
+    assert before.verdict == "bad"
+    assert log.get("final") == before
+    assert report.skipped == {"a person has judged the answer, and people outrank metrics": 1}
+    person = {**annotation, "id": "a3", "result": {"label": "thumbs_up", "score": 1.0}}
+    import_files(log, write([person], "person.jsonl"), "phoenix")
+    assert log.get("final").verdict == "good"
+
+
+def test_a_metric_replaces_an_earlier_metric(log: AnswerLog, write: Write) -> None:
+    spans, (annotation,) = phoenix()
+    machine = {**annotation, "annotator_kind": "LLM", "name": "faithfulness", "user_id": None}
+    low = {**machine, "id": "a2", "result": {"label": "hallucinated", "score": 0.0}}
+    high = {**machine, "id": "a3", "result": {"label": "factual", "score": 1.0}}
+    import_files(log, write([*spans, low]), "phoenix")
     assert (log.get("final").verdict, log.get("final").reason) == ("bad", "not in documents")
+    import_files(log, write([high], "again.jsonl"), "phoenix")
+    assert (log.get("final").verdict, log.get("final").reason) == ("good", None)
 
 
 Opinion = tuple[dict[str, Any], tuple[str | None, str | None]]
@@ -721,6 +782,42 @@ def test_malformed_lines_never_stop_the_rest(log: AnswerLog, write: Write, kind:
     assert sum(report.skipped.values()) == len(bad) + 1
     places = [example.place for example in report.examples]
     assert places == [f"log.jsonl:{n}" for n in (1, 2, 3, 4, 5, 6, 7, 10)]
+
+
+def test_a_number_beyond_all_floats_is_no_score_and_stops_nothing(
+    log: AnswerLog, write: Write
+) -> None:
+    path = write([json.dumps(ragas(faithfulness=0)).replace(": 0}", f": {'9' * 400}}}"), ragas()])
+    assert "9" * 400 in path.read_text()
+    assert import_files(log, path, "ragas").lines == 2
+    (entry,) = log.answers(limit=1)
+    assert (entry.verdict, entry.score) == (None, None)
+
+
+@pytest.mark.parametrize("count", [float("nan"), float("inf"), None])
+def test_a_token_count_that_is_no_number_costs_only_itself(
+    log: AnswerLog, write: Write, count: float | None
+) -> None:
+    (span,) = [s for s in phoenix()[0] if s["context"]["span_id"] == "final"]
+    span["attributes"]["llm.token_count.prompt"] = count
+    span["attributes"]["llm.token_count.completion"] = 7
+    report = import_files(log, write([span]), "phoenix")
+    assert (report.added, report.skipped) == (1, {})
+    assert log.get("final").usage == {"completion_tokens": 7}
+
+
+def test_text_that_no_database_stores_costs_only_its_answer(log_url: str, write: Write) -> None:
+    spans, (annotation,) = phoenix()
+    zero = {**annotation, "result": {"label": "bad", "explanation": "zero \x00"}}
+    with AnswerLog(log_url) as log:
+        flat = [ragas(retrieved_contexts=["zero \x00"]), ragas()]
+        report = import_files(log, write(flat, "flat.jsonl"), "ragas")
+        assert (report.added, sum(report.skipped.values())) == (1, 1)
+        report = import_files(log, write([*spans, zero], "spans.jsonl"), "phoenix")
+        assert (report.added, report.judged) == (2, 0)
+        assert [line.place for line in report.examples] == ["spans.jsonl:5"]
+        report = import_files(log, write([annotation], "later.jsonl"), "phoenix")
+        assert report.judged == 1
 
 
 @pytest.mark.parametrize("kind", IMPORTERS)

@@ -67,6 +67,15 @@ def test_a_correction_that_repeats_the_answer_is_left_out() -> None:
     assert [pair.id for pair in found.pairs] == ["bad"]
 
 
+@pytest.mark.parametrize("blank", ["", "  \n"])
+def test_a_blank_correction_hides_no_better_answer(blank: str) -> None:
+    expected = bad("expected", correction=blank, reference="It opens at ten.")
+    praised = bad("praised", correction=blank, reference=blank)
+    found = pair_answers([good(), expected, praised])
+    assert [pair.good for pair in found.pairs] == ["It opens at ten.", "At ten."]
+    assert found.by_source == {"reference": 1, "good answer": 1}
+
+
 def test_reasons_choose_among_the_bad_answers() -> None:
     rude = bad("rude", "Look it up!", reason="rude", correction="At ten, madam.")
     found = pair_answers([bad(correction="At ten."), rude], reasons=["rude"])

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from steerable_llm.logs import LoggedAnswer
+from steerable_llm.logs import LoggedAnswer, Passage
 from steerable_llm.logs.answer_log import AnswerLog
 from steerable_llm.logs.recorder import AnswerRecorder
 
@@ -111,6 +111,19 @@ def test_an_answer_that_cannot_be_stored_takes_only_itself_along(
     assert "answer 'b'" in caplog.text
     with AnswerLog(log_url) as log:
         assert [entry.id for entry in log.answers()] == ["a", "c"]
+
+
+def test_a_passage_that_cannot_be_stored_holds_up_no_other_answer(log_url: str) -> None:
+    # As the text of a PDF may be; the database must not be taken for one that is down.
+    broken = answer("b").model_copy(update={"passages": (Passage(id="pdf", text="zero \x00"),)})
+    recorder = AnswerRecorder(log_url)
+    for entry in (broken, answer("c")):
+        recorder.record(entry)
+    assert recorder.flush(20)
+    recorder.close()
+    assert (recorder.written, recorder.dropped) == (1, 1)
+    with AnswerLog(log_url) as log:
+        assert [entry.id for entry in log.answers()] == ["c"]
 
 
 def test_after_closing_answers_are_dropped_and_counted(tmp_path: Path) -> None:

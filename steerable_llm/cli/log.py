@@ -104,8 +104,7 @@ def import_(
         + (f" after {report.lines_before} read before" if report.lines_before else "")
     )
     for why, number in report.skipped.most_common():
-        first = next(line.place for line in report.examples if line.why == why)
-        print(f"skipped {number}: {why} (first at {first})")
+        print(f"skipped {number}: {why} (first at {report.first[why]})")
 
 
 @app.command("export")

@@ -160,10 +160,11 @@ def pair_candidates(
 
 
 def _good_answer(entry: LoggedAnswer, praised: str | None) -> tuple[str | None, str]:
-    if entry.correction is not None:
+    # What a form left blank is no correction, and must not hide the better answer behind it.
+    if entry.correction is not None and entry.correction.strip():
         explicit = entry.label_source == PREFERENCE_PAIR
         return entry.correction, "preference pair" if explicit else "correction"
-    if entry.reference is not None:
+    if entry.reference is not None and entry.reference.strip():
         return entry.reference, "reference"
     if praised is not None:
         return praised, "good answer"

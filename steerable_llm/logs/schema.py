@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -29,6 +30,11 @@ from steerable_llm.logs.answers import LoggedAnswer
 
 #: The migrations, oldest first; a test holds them against the migrations themselves.
 VERSIONS = ("0001",)
+#: Why an answer is refused, wherever in it that is.
+UNSTORABLE = (
+    "holds a zero character, half of a surrogate pair or a number that is not finite, "
+    "which no database stores"
+)
 
 
 class UtcTime(TypeDecorator[datetime]):
@@ -120,20 +126,20 @@ def to_row(answer: LoggedAnswer) -> dict[str, Any]:
     """Return an answer as a row of the table ``answers``.
 
     Raises:
-        InvalidInputError: A text holds what PostgreSQL cannot store (a zero character, or half of
-            a surrogate pair); SQLite refuses it as well, so that a log can move.
+        InvalidInputError: A text, also one of a passage or a message, holds what PostgreSQL cannot
+            store (a zero character, or half of a surrogate pair), or what was applied is no JSON;
+            SQLite refuses it as well, so that a log can move.
     """
     row: dict[str, Any] = {column.name: getattr(answer, column.name) for column in _COLUMNS}
-    for name, value in row.items():
-        if isinstance(value, str) and not storable(value):
-            raise InvalidInputError(
-                f"the {name} of the answer {answer.id!r} holds a zero character or half of a "
-                "surrogate pair, which no database stores: remove it"
-            )
     # By hand: pydantic's dump of everything takes twice as long, and imports are long.
     row["passages"] = [{"id": p.id, "text": p.text} for p in answer.passages]
     row["messages"] = [{"role": m.role, "content": m.content} for m in answer.messages]
     row["steering"] = list(answer.steering)
+    for name, value in row.items():
+        if not isinstance(value, datetime) and not storable(value):
+            raise InvalidInputError(
+                f"the answer {answer.id!r} {UNSTORABLE}: remove it from its {name}"
+            )
     row["prompt_key"] = prompt_key(answer)
     return row
 
@@ -152,9 +158,22 @@ def prompt_key(answer: LoggedAnswer) -> str:
     return hashlib.sha256(json.dumps(prompt).encode()).hexdigest()[:32]
 
 
-def storable(text: str) -> bool:
-    """Return whether every database stores a text: no zero character, no half a surrogate pair."""
-    try:
-        return b"\x00" not in text.encode()
-    except UnicodeEncodeError:
-        return False
+def storable(value: object) -> bool:
+    """Return whether every database stores a value of JSON.
+
+    No text in it has a zero character or half of a surrogate pair, and every number is finite.
+    """
+    if isinstance(value, str):
+        try:
+            return b"\x00" not in value.encode()
+        except UnicodeEncodeError:
+            return False
+    if isinstance(value, Mapping):
+        return all(isinstance(name, str) and storable(name) for name in value) and all(
+            map(storable, value.values())
+        )
+    if isinstance(value, list | tuple):
+        return all(map(storable, value))
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return value is None or isinstance(value, int)

@@ -30,7 +30,7 @@ from steerable_llm.logs.importers.report import ImportReport, SkippedLine
 from steerable_llm.logs.importers.spans import Span
 from steerable_llm.logs.importers.staging import join_staged, stage
 from steerable_llm.logs.queries import add_rows
-from steerable_llm.logs.schema import imports, storable, to_row
+from steerable_llm.logs.schema import UNSTORABLE, imports, storable, to_row
 
 T = TypeVar("T")
 
@@ -86,7 +86,8 @@ def import_files(
     batch of some hundred is kept together with how far the file was read: an import that was
     killed goes on there, and what a file holds is never added twice. A file that has grown is read
     from where it ended. Lines of a trace (LangSmith, Langfuse, Phoenix) wait in the log until all
-    files are read, and are then joined: they may come in any order, in any of the files.
+    files are read, and are then joined: they may come in any order, in any of the files. Other
+    files may be imported at the same time.
 
     Args:
         log: Where to.
@@ -115,7 +116,7 @@ def import_files(
         }
         _import_file(log, file, kind, rules, report, key, again)
     if kind in _TRACES:
-        join_staged(log, kind, rules, report)
+        join_staged(log, [_source(kind, file) for file in files], rules, report)
     return report
 
 
@@ -160,8 +161,8 @@ def _add(
         for draft in _read(reader, read, file, report):
             try:
                 row = to_row(judge(draft.answer, draft.judgements, rules))
-            except InvalidInputError as problem:
-                report.skip(f"{file.name}:{read.number}", str(problem))
+            except InvalidInputError:
+                report.skip(f"{file.name}:{read.number}", f"it {UNSTORABLE}")
                 continue
             if row["verdict"] == "bad" and row["reason"] is None:
                 row["reason"] = rules.reason
@@ -179,11 +180,18 @@ def _stage(
     for read in batch:
         place = f"{file.name}:{read.number}"
         for span in _read(_TRACES[kind], read, file, report):
-            if all(map(storable, (span.span_id, span.trace_id or "", span.target or ""))):
-                spans.append((span, place))
-            else:
+            if not storable([span.span_id, span.trace_id, span.target]):
                 report.skip(place, "its ids hold characters that no database stores")
-    stage(connection, kind, spans)
+            elif span.kind in ("llm", "score") and not storable(span.content):
+                report.skip(place, f"it {UNSTORABLE}")
+            else:  # a retrieval waits as it is: without it answers would have other passages
+                spans.append((span, place))
+    stage(connection, _source(kind, file), spans)
+
+
+def _source(kind: str, file: Path) -> str:
+    """Name whose waiting lines are whose: another process may be reading another file."""
+    return f"{kind}:{file.resolve()}"
 
 
 def _read(
@@ -196,7 +204,7 @@ def _read(
         return reader(read.record)
     except UnusableRecord as problem:
         report.skip(f"{file.name}:{read.number}", str(problem))
-    except (AttributeError, KeyError, TypeError, ValueError, IndexError, RecursionError):
+    except (AttributeError, LookupError, TypeError, ValueError, ArithmeticError, RecursionError):
         # Exports come in more shapes than anyone has seen; a field of a wrong type ends up here.
         report.skip(f"{file.name}:{read.number}", "its fields do not have the shape expected")
     return []

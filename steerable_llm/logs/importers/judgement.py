@@ -139,11 +139,21 @@ def judge(answer: LoggedAnswer, judgements: Sequence[Judgement], rules: Rules) -
     return LoggedAnswer.model_validate({**answer.model_dump(), **changes})
 
 
+def judged_by_person(answer: LoggedAnswer) -> bool:
+    """Whether a person gave an answer its verdict, in another log or by `AnswerLog.review`."""
+    named = answer.label_source == "human" or (not answer.label_source and answer.reviewer)
+    return answer.verdict is not None and bool(named)
+
+
 def number(value: object) -> float | None:
     """Return a score as a number; True is 1, and what is no finite number is None."""
-    if isinstance(value, int | float) and math.isfinite(value):
-        return float(value)
-    return None
+    if not isinstance(value, int | float):
+        return None
+    try:
+        found = float(value)
+    except OverflowError:  # JSON knows no largest integer
+        return None
+    return found if math.isfinite(found) else None
 
 
 def _opinion(judgement: Judgement, rules: Rules) -> tuple[Verdict | None, str | None]:

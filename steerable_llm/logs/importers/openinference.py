@@ -111,7 +111,7 @@ def _answer(span: Record, attributes: Record) -> dict[str, Any]:
         "answer": answer,
         "model": text(llm.get("model_name")),
         "step": text(metadata.get("steer_step")) or text(metadata.get("langgraph_node")),
-        "usage": {n: int(c) for n, c in usage.items() if isinstance(c, int | float)},
+        "usage": {n: int(c) for n, v in usage.items() if (c := number(v)) is not None},
     }
 
 
@@ -161,5 +161,6 @@ def _annotation(record: Record) -> Span:
         judgement,
         record=record,
         trace_id=text(record.get("trace_id")),
-        target=needed(record, "span_id") if "trace_id" not in record else None,
+        target=text(record.get("span_id"))
+        or (None if text(record.get("trace_id")) else needed(record, "span_id")),
     )

@@ -37,6 +37,7 @@ class ImportReport:
         context: Lines that only told what was asked or retrieved.
         skipped: Lines that were not taken, by reason.
         examples: The first hundred of them, by file and line.
+        first: The file and line that was the first one, by reason.
     """
 
     lines: int = 0
@@ -47,12 +48,14 @@ class ImportReport:
     context: int = 0
     skipped: Counter[str] = field(default_factory=Counter)
     examples: list[SkippedLine] = field(default_factory=list)
+    first: dict[str, str] = field(default_factory=dict)
     on_skip: Callable[[SkippedLine], None] | None = field(default=None, repr=False)
 
     def skip(self, place: str, why: str) -> None:
         """Note a line that was not taken."""
         line = SkippedLine(place, why)
         self.skipped[why] += 1
+        self.first.setdefault(why, place)
         if len(self.examples) < NAMED:
             self.examples.append(line)
         if self.on_skip is not None:

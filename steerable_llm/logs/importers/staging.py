@@ -13,11 +13,11 @@ from steerable_llm.errors import InvalidInputError
 from steerable_llm.logs.answer_log import AnswerLog
 from steerable_llm.logs.answers import LoggedAnswer
 from steerable_llm.logs.database import database_errors, writing
-from steerable_llm.logs.importers.judgement import Judgement, Rules, judge
+from steerable_llm.logs.importers.judgement import Judgement, Rules, judge, judged_by_person
 from steerable_llm.logs.importers.report import ImportReport
 from steerable_llm.logs.importers.spans import Joined, Span, join
 from steerable_llm.logs.queries import add_rows, review_row
-from steerable_llm.logs.schema import answers, from_row, spans, to_row
+from steerable_llm.logs.schema import UNSTORABLE, answers, from_row, spans, to_row
 
 #: Traces, or judgements that stand alone, that are joined in one transaction.
 GROUP = 100
@@ -60,15 +60,24 @@ def stage(connection: Connection, source: str, found: Sequence[tuple[Span, str]]
     )
 
 
-def join_staged(log: AnswerLog, source: str, rules: Rules, report: ImportReport) -> None:
-    """Turn the lines that wait into answers and judgements, some traces at a time."""
-    mine = spans.c.source == source
+def join_staged(log: AnswerLog, sources: Sequence[str], rules: Rules, report: ImportReport) -> None:
+    """Turn the lines that wait into answers and judgements, some traces at a time.
+
+    Args:
+        log: Where they wait, and where the answers go.
+        sources: Whose lines; those of other files may be half of what another process still reads.
+        rules: How scores become verdicts.
+        report: Counts what is done.
+    """
+    mine = spans.c.source.in_(sources)
+    later = {source: place for place, source in enumerate(sources)}
     other = spans.alias("other")
     with writing(log.engine) as connection:
         # A judgement that names only a span belongs to that span's trace.
         trace = (
             select(other.c.trace_id)
-            .where(other.c.source == source, other.c.span_id == spans.c.target)
+            .where(other.c.source.in_(sources), other.c.span_id == spans.c.target)
+            .limit(1)
             .correlate(spans)
             .scalar_subquery()
         )
@@ -79,7 +88,10 @@ def join_staged(log: AnswerLog, source: str, rules: Rules, report: ImportReport)
         with writing(log.engine) as connection:
             together = (mine, spans.c.trace_id.in_(named))
             lines: dict[str, list[RowMapping]] = defaultdict(list)
-            for row in connection.execute(select(spans).where(*together)).mappings():
+            found = connection.execute(select(spans).where(*together)).mappings().all()
+            # As within a file, a later line of the same id tells more.
+            latest = {r["span_id"]: r for r in sorted(found, key=lambda r: later[r["source"]])}
+            for row in latest.values():
                 lines[row["trace_id"]].append(row)
             for trace_id in named:
                 _join_trace(connection, trace_id, lines[trace_id], rules, report)
@@ -127,8 +139,8 @@ def _add(
     for answer in joined.answers:
         try:
             rows.append(to_row(answer))
-        except InvalidInputError as problem:
-            report.skip(places[answer.id], str(problem))
+        except InvalidInputError:
+            report.skip(places[answer.id], f"it {UNSTORABLE}")
     new = add_rows(connection, rows)
     report.added += new
     report.known += len(rows) - new
@@ -143,7 +155,7 @@ def _judge(
     report: ImportReport,
 ) -> None:
     """Put judgements on the answers they are about; all that speak of one are weighed together."""
-    about: dict[str, list[Judgement]] = defaultdict(list)
+    about: dict[str, list[tuple[str, Judgement]]] = defaultdict(list)
     found: dict[str, LoggedAnswer] = {}
     for row in scores:
         if kinds.get(row["target"] or "") == "retriever":
@@ -154,16 +166,19 @@ def _judge(
             report.skip(row["place"], "the log has no answer that it speaks of")
             continue
         found[answer.id] = answer
-        about[answer.id].append(Judgement(**row["content"]))
-    for answer_id, judgements in about.items():
-        before = found[answer_id]
+        about[answer.id].append((row["place"], Judgement(**row["content"])))
+    for answer_id, told in about.items():
+        before, judgements = found[answer_id], [judgement for _, judgement in told]
+        if judged_by_person(before) and not any(judgement.human for judgement in judgements):
+            for place, _ in told:
+                report.skip(place, "a person has judged the answer, and people outrank metrics")
+            continue
         after = judge(before, judgements, rules)
         if after == before:
             report.known += len(judgements)
-        else:
-            values = {name: getattr(after, name) for name in _JUDGED}
-            review_row(connection, answer_id, values)
-            report.judged += 1
+            continue
+        review_row(connection, answer_id, {name: getattr(after, name) for name in _JUDGED})
+        report.judged += 1
 
 
 def _answer(

@@ -9,7 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from steerable_llm.agreement import agreement_of
 from steerable_llm.calibration import calibrate
-from steerable_llm.errors import InvalidInputError, PairError
+from steerable_llm.errors import AttributionError, InvalidInputError, PairError
 from steerable_llm.evaluation_set import EvaluationItem, EvaluationSet
 from steerable_llm.methods import METHODS, Method
 from steerable_llm.methods.extraction import Extraction
@@ -68,6 +68,11 @@ def build_vector(
     with bar:
         task = bar.add_task(f"{method}: reading", total=len(pairs))
         found = chosen.extract(llm, pairs, settings, lambda done: bar.advance(task, done))
+    if not any(bool(direction.any()) for direction in found.directions.values()):
+        raise AttributionError(
+            f"method {method!r} found no direction in {len(pairs)} pairs: all of it is zero; give "
+            "pairs that differ from each other, or another aggregation"
+        )
     layers = tuple(sorted(found.directions))
     vector = SteeringVector(
         name=name or method,

@@ -140,3 +140,11 @@ class UnknownGateError(PolicyError):
 
 class MissingExtraError(SteerableError, ImportError):
     """An optional dependency is not installed; the message names the ``pip install``."""
+
+
+def not_numbers() -> SteerableError:
+    """The error for scores of a model that are NaN; generating and scoring tell it alike."""
+    return SteerableError(
+        "the model's scores are not numbers (NaN): the steering is too strong for this "
+        "dtype, or the weights are damaged; lower the strength or load in float32"
+    )

@@ -19,8 +19,8 @@ from typing import Any, Self, overload
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
 
 from steerable_llm.errors import InvalidInputError
-from steerable_llm.files import write_whole
-from steerable_llm.pairs import Message, Pairs, PreferencePair, as_messages
+from steerable_llm.files import read_text, write_whole
+from steerable_llm.pairs import Message, Pairs, PreferencePair, Text, as_messages
 from steerable_llm.phrases import abstains, normalise, occurs, says_only
 
 
@@ -44,8 +44,8 @@ class EvaluationItem(BaseModel):
     id: str
     variant: str
     messages: tuple[Message, ...]
-    good: str | None = None
-    bad: str | None = None
+    good: Text | None = None
+    bad: Text | None = None
     accept: tuple[str, ...] = ()
     reject: tuple[str, ...] = ()
     document_ids: tuple[str, ...] = ()
@@ -255,7 +255,7 @@ class EvaluationSet(Sequence[EvaluationItem]):
         if not source.is_file():
             raise InvalidInputError(f"no evaluation set at {source}; give the path of a JSONL file")
         items = []
-        for number, line in enumerate(source.read_text(encoding="utf-8").split("\n"), start=1):
+        for number, line in enumerate(read_text(source).split("\n"), start=1):
             if not line.strip():
                 continue
             try:

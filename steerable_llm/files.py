@@ -1,11 +1,29 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and text that people made."""
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
+
+from steerable_llm.errors import InvalidInputError
+
+
+def read_text(path: str | os.PathLike[str]) -> str:
+    """Reads a text file that people made: UTF-8, with or without the mark that Windows puts first.
+
+    Raises:
+        InvalidInputError: It is in another encoding, or no text at all.
+        OSError: It cannot be read.
+    """
+    try:
+        return Path(path).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InvalidInputError(
+            f"{path} is not UTF-8 text (byte {error.start}: {error.reason}): save it as UTF-8"
+        ) from None
 
 
 def write_whole(path: str | os.PathLike[str], content: str | bytes | Iterable[str]) -> Path:
@@ -23,6 +41,8 @@ def write_whole(path: str | os.PathLike[str], content: str | bytes | Iterable[st
         The path written.
     """
     target = Path(path)
+    if target.is_dir():  # told by its own name, not by that of the temporary file
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     temporary = Path(name)

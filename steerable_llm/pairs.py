@@ -6,15 +6,35 @@ import os
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, overload
+from typing import Annotated, Any, Literal, TypeAlias, overload
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
-from steerable_llm.errors import PairError
-from steerable_llm.files import write_whole
+from steerable_llm.errors import InvalidInputError, PairError
+from steerable_llm.files import read_text, write_whole
 from steerable_llm.grouping import connected
 
 ROLES = ("system", "user", "assistant")
+
+
+def whole_characters(text: str) -> str:
+    """Return a text that can be encoded, as tokenizers and files need it.
+
+    Raises:
+        InvalidInputError: it holds half a character (a lone surrogate): a text that was cut
+            between the two halves of an emoji, say, and written as JSON.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidInputError(
+            f"the text has half a character at place {error.start} "
+            f"(\\u{ord(text[error.start]):x}, of a text that was cut): take it out"
+        ) from None
+    return text
+
+
+Text: TypeAlias = Annotated[str, AfterValidator(whole_characters)]
 
 
 class Message(BaseModel):
@@ -23,7 +43,7 @@ class Message(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     role: Literal["system", "user", "assistant"]
-    content: str
+    content: Text
 
     def keys(self) -> tuple[str, str]:
         """Return the names a chat template reads."""
@@ -85,8 +105,8 @@ class PreferencePair(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     messages: tuple[Message, ...]
-    good: str
-    bad: str | None = None
+    good: Text
+    bad: Text | None = None
     source: str = ""
     document_ids: tuple[str, ...] = ()
     images: tuple[str, ...] = ()
@@ -288,7 +308,7 @@ class Pairs(Sequence[PreferencePair]):
         if not source.is_file():
             raise PairError(f"there is no pair file {source}: check the path")
         pairs = []
-        for number, line in enumerate(source.read_text("utf-8").split("\n"), start=1):
+        for number, line in enumerate(read_text(source).split("\n"), start=1):
             if not line.strip():
                 continue
             try:

@@ -21,6 +21,8 @@ from steerable_llm.files import write_whole
 from steerable_llm.metrics import Estimate
 
 REPORT_VERSION = 1
+SUFFIXES = (".md", ".html", ".json", ".png")
+"""Forms that a report can be saved in."""
 #: What each condition is called in a card.
 TITLES = {
     "steered": "steered",
@@ -231,10 +233,7 @@ class Report(BaseModel):
             ".json": self.to_json,
             ".png": lambda: comparison_figure(self.rows, self.variants, TITLES),
         }
-        if target.suffix not in writers:
-            raise InvalidInputError(
-                f"cannot save a report as {target.name!r}; use one of {', '.join(writers)}"
-            )
+        check_suffix(target)
         # All content is made before anything is written, so an error leaves no file behind.
         content = writers[target.suffix]()
         if target.suffix == ".md":
@@ -253,6 +252,19 @@ class Report(BaseModel):
             "runs": next((len(row.runs) for row in self.rows if row.runs), 0),
             "agreement": Agreement.of_provenance(self.provenance),
         }
+
+
+def check_suffix(path: str | os.PathLike[str]) -> None:
+    """Make sure that a report can be saved under this name, before what takes long is measured.
+
+    Raises:
+        InvalidInputError: A suffix that names no form.
+    """
+    target = Path(path)
+    if target.suffix not in SUFFIXES:
+        raise InvalidInputError(
+            f"cannot save a report as {target.name!r}; use one of {', '.join(SUFFIXES)}"
+        )
 
 
 def _share(e: Estimate | None, with_interval: bool = False, signed: bool = False) -> str:

@@ -309,11 +309,11 @@ def steer_hidden(
     after = before + delta.to(device=h.device, dtype=torch.float32)
     if not isinstance(renormalise, bool) or renormalise:
         length = torch.linalg.vector_norm(before, dim=-1, keepdim=True)
-        # The smallest normal number keeps 0 / 0 from turning a state that cancelled into NaN.
-        new_length = torch.linalg.vector_norm(after, dim=-1, keepdim=True).clamp_min(
-            torch.finfo(torch.float32).tiny
-        )
-        factor = length / new_length
+        # A state that cancelled has no direction to stretch: without a floor its factor would be
+        # infinite, and the state NaN. The smallest normal number does the same for 0 / 0.
+        number = torch.finfo(torch.float32)
+        new_length = torch.linalg.vector_norm(after, dim=-1, keepdim=True)
+        factor = length / torch.maximum(new_length, number.eps * length).clamp_min(number.tiny)
         if not isinstance(renormalise, bool):
             factor = torch.where(renormalise[..., None], factor, torch.ones_like(factor))
         after = after * factor

@@ -5,7 +5,7 @@ import torch
 
 from steerable_llm import build as build_module
 from steerable_llm.build import build_vector
-from steerable_llm.errors import InvalidInputError, PairError
+from steerable_llm.errors import AttributionError, InvalidInputError, PairError
 from steerable_llm.evaluation_set import EvaluationItem, EvaluationSet
 from steerable_llm.pairs import Pairs, PreferencePair
 from steerable_llm.vector import Calibration
@@ -93,3 +93,10 @@ def test_dev_pairs_become_an_evaluation_set_for_calibration(tiny_llm, monkeypatc
     own = EvaluationSet("dev", [EvaluationItem(id="1", variant="x", messages="q", accept=("a",))])
     build_vector(tiny_llm, PAIRS, tune_on=own, progress=False)
     assert seen[1][1] is own
+
+
+def test_pairs_that_leave_nothing_but_zeros_are_an_error_and_no_vector(tiny_llm):
+    """Centred components of deltas that are all the same are zero: such a vector steers nothing."""
+    same = [PreferencePair("The shop opens at nine. When?", "At nine.", "At ten.")] * 3
+    with pytest.raises(AttributionError, match="no direction in 3 pairs"):
+        build_vector(tiny_llm, same, preset="paper", progress=False)

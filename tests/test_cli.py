@@ -276,6 +276,37 @@ def test_a_model_that_is_not_there_is_one_line(steerable: Steerable) -> None:
     assert "no-such-model" in steerable.error("ask", "Hi", "--model", "./no-such-model")
 
 
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--strength", "0.1"], "--strength goes with --vector"),
+        (["--step", "answer"], "--step goes with --policy"),
+        (["--vector", "v.safetensors", "--policy", "policy.toml"], "in place of what --policy"),
+        (["--document", "latin.txt"], "latin.txt is not UTF-8 text"),
+        (["--document", "empty.txt"], "document empty.txt is empty"),
+    ],
+)
+def test_ask_leaves_nothing_out_in_silence(
+    steerable: Steerable, more: list[str], message: str
+) -> None:
+    Path("latin.txt").write_bytes("Café".encode("latin-1"))
+    Path("empty.txt").write_text(" \n", encoding="utf-8")
+    assert message in steerable.error("ask", "Hi", "--model", "./no-such-model", *more)
+
+
+def test_no_work_is_done_whose_result_could_not_be_written(
+    steerable: Steerable, pairs_file: Path, questions_file: Path, vector_file: Path
+) -> None:
+    Path("folder").mkdir()
+    to_folder = ("build", pairs_file, "-o", "folder", "--model", "./no-such-model")
+    assert "folder is a folder" in steerable.error(*to_folder)
+    without = ("build", pairs_file, "-o", "v.safetensors", "--method", "caa", "--heatmap", "h.html")
+    assert "none of" in steerable.error(*without)
+    assert not Path("v.safetensors").exists()
+    unknown = ("evaluate", vector_file, questions_file, "--report", "r.txt")
+    assert "r.txt" in steerable.error(*unknown, "--model", "./no-such-model")
+
+
 def test_a_missing_file_is_told_before_a_model_is_loaded(steerable: Steerable) -> None:
     out = steerable("evaluate", "v.safetensors", "t.jsonl", "--model", "no-such-model", code=2)
     assert out == ""

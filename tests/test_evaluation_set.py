@@ -176,3 +176,8 @@ def test_a_missing_or_empty_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty.jsonl").write_text("\n")
     with pytest.raises(InvalidInputError, match="is empty"):
         EvaluationSet.from_jsonl(tmp_path / "empty.jsonl")
+
+
+def test_half_a_character_is_refused() -> None:
+    with pytest.raises(InvalidInputError, match="half a character"):
+        EvaluationItem(id="a", variant="v", messages="q", good="cut \ud83d", bad="b")

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from steerable_llm.files import write_whole
+from steerable_llm.errors import InvalidInputError
+from steerable_llm.files import read_text, write_whole
 
 
 def test_text_and_bytes_are_written_and_folders_made(tmp_path: Path) -> None:
@@ -36,3 +37,23 @@ def test_a_failure_leaves_the_old_file_and_no_rest(
         write_whole(target, "new")
     assert target.read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["card.md"]
+
+
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+def test_text_is_read_with_and_without_the_mark_of_windows(tmp_path: Path, mark: bytes) -> None:
+    (tmp_path / "a.txt").write_bytes(mark + "Café".encode())
+    assert read_text(tmp_path / "a.txt") == "Café"
+
+
+def test_another_encoding_is_told_by_the_file_and_how_to_mend_it(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes("Café".encode("latin-1"))
+    with pytest.raises(InvalidInputError, match=r"a\.txt is not UTF-8 text .* save it as UTF-8"):
+        read_text(tmp_path / "a.txt")
+
+
+def test_a_folder_in_the_place_of_a_file_is_told_by_its_name(tmp_path: Path) -> None:
+    (tmp_path / "v").mkdir()
+    with pytest.raises(IsADirectoryError) as error:
+        write_whole(tmp_path / "v", "text")
+    assert error.value.filename == str(tmp_path / "v")
+    assert [path.name for path in tmp_path.iterdir()] == ["v"]

@@ -19,6 +19,16 @@ from steerable_llm.steering import Steering
         ({"top_k": -1}, "0 \\(off\\)"),
         ({"stop": ""}, "not empty"),
         ({"stop": ["a", ""]}, "not empty"),
+        ({"stop": 5}, "list of texts"),
+        ({"stop": [5]}, "not empty"),
+        ({"max_new_tokens": None}, "whole number"),
+        ({"max_new_tokens": 2.5}, "whole number"),
+        ({"temperature": "0.5"}, "greedy"),
+        ({"top_p": "0.5"}, "a number above 0"),
+        ({"top_k": 2.5}, "whole number"),
+        ({"seed": 1.5}, "whole number"),
+        ({"seed": 2**64}, "64 bits"),
+        ({"steering": 0.1}, "vector.steer"),
     ],
 )
 def test_settings_out_of_range_are_refused(setting, message):

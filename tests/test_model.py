@@ -261,6 +261,45 @@ def test_a_folder_without_a_model_is_one_clear_line(tmp_path, content):
     assert "\n" not in str(error.value)
 
 
+def test_weights_that_were_cut_short_are_one_clear_line(tiny_llm, tmp_path):
+    tiny_llm.model.save_pretrained(tmp_path)
+    tiny_llm.tokenizer.save_pretrained(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    with pytest.raises(InvalidInputError, match="cannot load a model from"):
+        SteerableHFLLM.from_pretrained(tmp_path)
+
+
+def test_a_dtype_that_does_not_exist_is_refused(tmp_path):
+    with pytest.raises(InvalidInputError, match="unknown dtype 'float99'"):
+        SteerableHFLLM.from_pretrained(tmp_path, dtype="float99")
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        "cut \ud83d",
+        [
+            {"role": "user", "content": "Hi", "name": "Ann"},
+            {"role": "assistant", "content": "cut \ud83d"},
+        ],
+    ],
+)
+def test_half_a_character_is_bad_input(tiny_llm, messages):
+    with pytest.raises(InvalidInputError, match="half a character"):
+        tiny_llm.generate(messages)
+
+
+def test_half_a_character_in_an_answer_is_bad_input(tiny_llm):
+    with pytest.raises(InvalidInputError, match="half a character"):
+        tiny_llm.score(PROMPT, ["cut \ud83d"])
+
+
+def test_a_batch_takes_requests_and_nothing_else(tiny_llm):
+    with pytest.raises(InvalidInputError, match="request 1 is a str: give GenerationRequest"):
+        tiny_llm.generate_batch([GenerationRequest(PROMPT), PROMPT])
+
+
 @pytest.mark.parametrize(
     ("method", "module", "extra"),
     [

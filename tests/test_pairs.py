@@ -174,3 +174,13 @@ def test_a_bad_line_is_named(tmp_path, line, problem):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(PairError, match=r"none\.jsonl"):
         Pairs.from_jsonl(tmp_path / "none.jsonl")
+
+
+@pytest.mark.parametrize("field", ["messages", "good", "bad"])
+def test_half_a_character_is_refused_where_it_comes_in(field, tmp_path):
+    """An emoji cut in two, as logs that cut texts at a length write it."""
+    record = {"messages": "q", "good": "a", "bad": "b"} | {field: "cut \ud83d"}
+    path = tmp_path / "pairs.jsonl"
+    path.write_text(json.dumps(record))
+    with pytest.raises(PairError, match=r"line 1: .*half a character at place 4 \(\\ud83d"):
+        Pairs.from_jsonl(path)

@@ -97,3 +97,8 @@ def test_top_k_never_draws_anything_else(seed, top_k):
 def test_scores_that_are_not_numbers_are_an_error():
     with pytest.raises(SteerableError, match="NaN"):
         draw([GenerationRequest("a")], torch.tensor([[0.0, math.nan]]))
+
+
+def test_the_smallest_temperature_takes_the_likeliest():
+    chances = probabilities(torch.tensor([1.0, 3.0, 2.0]), temperature=5e-324)
+    assert chances.tolist() == [0.0, 1.0, 0.0]

@@ -2,7 +2,12 @@ import pytest
 import torch
 from conftest import FAMILIES
 
-from steerable_llm.errors import PromptTooLongError, SteeringNotAppliedError
+from steerable_llm.errors import (
+    InvalidInputError,
+    PromptTooLongError,
+    SteerableError,
+    SteeringNotAppliedError,
+)
 from steerable_llm.model import scoring
 from steerable_llm.model.hooked_model import SteerableHFLLM
 from steerable_llm.model.hooks import steering_hooks
@@ -103,3 +108,15 @@ def test_the_last_token_of_an_answer_takes_no_place_in_the_window(make_llm):
         logits = llm.model(torch.tensor([[*item.prompt, *item.answer[:-1]]])).logits[0, -7:]
     expected = logits.log_softmax(-1)[range(7), item.answer]
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_one_answer_without_a_list_is_not_scored_letter_by_letter(tiny_llm):
+    with pytest.raises(InvalidInputError, match="list of answers"):
+        tiny_llm.score(PROMPT, "Paris")
+    with pytest.raises(InvalidInputError, match="give a text"):
+        tiny_llm.score(PROMPT, [5])
+
+
+def test_scores_that_are_not_numbers_are_an_error_as_in_generating(tiny_llm, tiny_vector):
+    with pytest.raises(SteerableError, match="not numbers"):
+        tiny_llm.score(PROMPT, ["Paris"], tiny_vector.steer(1e300))

@@ -91,9 +91,10 @@ def test_eq_8_may_hold_for_some_tokens_only():
     torch.testing.assert_close(mixed[:, 1:], steer_hidden(h, delta, False)[:, 1:])
 
 
-def test_a_state_that_cancels_becomes_zero_and_not_nan():
-    h = torch.ones(1, 1, 4)
-    assert torch.equal(steer_hidden(h, -torch.ones(4), True), torch.zeros(1, 1, 4))
+@pytest.mark.parametrize("length", [0.0, 1e-30, 1.0, 25.0, 1e15])
+def test_a_state_that_cancels_becomes_zero_and_not_nan(length):
+    h = torch.full((1, 1, 4), length)
+    assert torch.equal(steer_hidden(h, -h[0, 0], True), torch.zeros(1, 1, 4))
 
 
 @given(st.floats(-10, 10), st.floats(0.1, 100), st.sampled_from(["relative", "absolute"]))

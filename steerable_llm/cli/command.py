@@ -26,7 +26,8 @@ from steerable_llm.cli.options import (
     print_json,
     summary,
 )
-from steerable_llm.errors import SteerableError
+from steerable_llm.errors import InvalidInputError, SteerableError
+from steerable_llm.files import read_text
 
 if TYPE_CHECKING:
     from steerable_llm.model.hooked_model import SteerableHFLLM
@@ -54,6 +55,8 @@ def main() -> None:
         app()
     except SteerableError as error:
         _fail(str(error))
+    except UnicodeDecodeError as error:
+        _fail(f"a file is not UTF-8 text ({error}): save it as UTF-8")
     except OSError as error:
         where = f": {error.filename}" if error.filename else ""
         _fail(f"{error.strerror or error}{where}")
@@ -130,10 +133,22 @@ def ask(
     as_json: AsJson = False,
 ) -> None:
     """Ask one question, steered or not."""
+    if strength is not None and not vector:
+        raise InvalidInputError("--strength goes with --vector: give the vector to steer with")
+    if step is not None and policy is None:
+        raise InvalidInputError("--step goes with --policy: give the policy that has the step")
+    if vector and policy:
+        raise InvalidInputError(
+            "--vector would steer in place of what --policy says: give one of them"
+        )
+    texts = [read_text(path).strip() for path in document or []]
+    blank = [path for path, text in zip(document or [], texts, strict=True) if not text]
+    if blank:
+        raise InvalidInputError(f"document {blank[0]} is empty: give a text file with its text")
     llm = load_model(model, revision, policy)
     steering = _steering(llm, vector or [], strength, force)
     messages = [{"role": "system", "content": system}] if system else []
-    messages.append({"role": "user", "content": _prompt(question, document or [])})
+    messages.append({"role": "user", "content": _prompt(question, texts)})
     settings: dict[str, Any] = {
         "steering": steering,
         "step": step,
@@ -208,9 +223,8 @@ def _steering(
     return total
 
 
-def _prompt(question: str, documents: list[Path]) -> str:
-    if not documents:
+def _prompt(question: str, passages: list[str]) -> str:
+    if not passages:
         return question
-    passages = [path.read_text(encoding="utf-8").strip() for path in documents]
     numbered = "\n".join(f"[{i}] {text}" for i, text in enumerate(passages, start=1))
     return f"Documents:\n{numbered}\n\nQuestion: {question}"

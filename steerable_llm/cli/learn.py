@@ -56,6 +56,13 @@ def build(
     from steerable_llm.build import build_vector
     from steerable_llm.pairs import Pairs
 
+    if heatmap and method != "grains":
+        raise InvalidInputError(
+            f"--heatmap shows token attributions, which method {method!r} has none of: "
+            "leave it out, or build with grains"
+        )
+    if method != "lora" and out.is_dir():
+        raise InvalidInputError(f"{out} is a folder: give the file to write to")
     given = Pairs.from_jsonl(pairs)
     settings = settings_of(setting or [])
     llm = load_model(model, revision)
@@ -272,10 +279,13 @@ def evaluate(
     from steerable_llm.evaluation_set import EvaluationSet
     from steerable_llm.hub_file import refuse_to_write
     from steerable_llm.pairs import Pairs
+    from steerable_llm.report import check_suffix
     from steerable_llm.vector import SteeringVector
 
     if keep:
         refuse_to_write(vector)
+    for path in report or []:
+        check_suffix(path)
     test_set = EvaluationSet.from_jsonl(test)
     built_from = Pairs.from_jsonl(pairs) if pairs else None
     kept = EvaluationSet.from_jsonl(capability) if capability else None

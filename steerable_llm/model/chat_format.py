@@ -18,7 +18,7 @@ from steerable_llm.conversation import (
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.images import parts
 from steerable_llm.model.vision import ReadPrompt, Vision
-from steerable_llm.pairs import MessagesLike
+from steerable_llm.pairs import MessagesLike, whole_characters
 from steerable_llm.structured.tools import Tool, ToolFormat, short_id, tool_format_of
 
 # Stands for a message's content while the template around it is looked at. The private-use
@@ -105,11 +105,15 @@ class ChatFormat:
         images = images_of(as_conversation(messages)) if self.vision else []
         if self.vision is None or not images:
             return ReadPrompt(self._tokenize(text).input_ids)
-        return self.vision.read(text, images, add_special_tokens=not self.has_template)
+        return self.vision.read(
+            whole_characters(text), images, add_special_tokens=not self.has_template
+        )
 
     def encode_answer(self, answer: str) -> list[int]:
         """Token ids of an assistant's answer that follows the prompt, end of turn included."""
-        ids: list[int] = self.tokenizer(answer, add_special_tokens=False).input_ids
+        ids: list[int] = self.tokenizer(
+            whole_characters(answer), add_special_tokens=False
+        ).input_ids
         return ids if self.end_of_turn_id is None else [*ids, self.end_of_turn_id]
 
     @cached_property
@@ -244,7 +248,9 @@ class ChatFormat:
 
     def _tokenize(self, text: str, **options: Any) -> Any:
         # A template writes the beginning-of-text token itself; the tokenizer would add a second.
-        return self.tokenizer(text, add_special_tokens=not self.has_template, **options)
+        return self.tokenizer(
+            whole_characters(text), add_special_tokens=not self.has_template, **options
+        )
 
     def _content_spans(self, messages: Conversation, text: str) -> list[tuple[int, int]]:
         """Where each message's content stands in the rendered text."""

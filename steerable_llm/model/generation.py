@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from numbers import Integral, Real
 from typing import Any, Literal, TypedDict
 
 from steerable_llm.context import Context
@@ -16,6 +17,9 @@ from steerable_llm.policy.policy import Policy
 from steerable_llm.steering import Scope, Site, Steering, SteeringTerm, Unit
 from steerable_llm.structured.constraint import Constraint
 from steerable_llm.structured.tools import CallPiece, InvalidToolCall, Tool, ToolCall, check_tools
+
+SEEDS = range(-(2**63), 2**64)
+"""What torch takes as a seed."""
 
 FinishReason = Literal["stop", "length"]
 
@@ -70,14 +74,38 @@ class GenerationRequest:
 
     def __post_init__(self) -> None:
         """Refuse values out of range before a model is touched."""
-        _require(self.max_new_tokens >= 1, "max_new_tokens", self.max_new_tokens, "at least 1")
         _require(
-            math.isfinite(self.temperature) and self.temperature >= 0,
+            _whole(self.max_new_tokens) and self.max_new_tokens >= 1,
+            "max_new_tokens", self.max_new_tokens, "at least 1, a whole number",
+        )  # fmt: skip
+        _require(
+            _number(self.temperature) and self.temperature >= 0,
             "temperature", self.temperature, "0 (greedy) or more",
         )  # fmt: skip
-        _require(0 < self.top_p <= 1, "top_p", self.top_p, "above 0 and at most 1")
-        _require(self.top_k >= 0, "top_k", self.top_k, "0 (off) or more")
-        _require(all(self.stops), "stop", self.stop, "texts that are not empty")
+        _require(
+            _number(self.top_p) and 0 < self.top_p <= 1,
+            "top_p", self.top_p, "a number above 0 and at most 1",
+        )  # fmt: skip
+        _require(
+            _whole(self.top_k) and self.top_k >= 0,
+            "top_k", self.top_k, "0 (off) or more, a whole number",
+        )  # fmt: skip
+        _require(
+            self.seed is None or (_whole(self.seed) and self.seed in SEEDS),
+            "seed", self.seed, "a whole number of at most 64 bits, or None",
+        )  # fmt: skip
+        _require(
+            self.stop is None or isinstance(self.stop, str | Iterable),
+            "stop", self.stop, "a text or a list of texts",
+        )  # fmt: skip
+        _require(
+            all(isinstance(stop, str) and stop for stop in self.stops),
+            "stop", self.stop, "texts that are not empty",
+        )  # fmt: skip
+        _require(
+            self.steering is None or isinstance(self.steering, Steering),
+            "steering", self.steering, "a Steering, such as vector.steer(0.05), or None",
+        )  # fmt: skip
         check_tools(self.tools, self.tool_choice)
 
     @property
@@ -217,6 +245,14 @@ class GenerationChunk:
     token_id: int | None = None
     final: Generation | None = None
     calls: tuple[CallPiece, ...] = ()
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, Integral)
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, Real) and math.isfinite(value)
 
 
 def _require(condition: bool, name: str, value: object, expected: str) -> None:

@@ -26,7 +26,7 @@ from steerable_llm.model.generation import (
 )
 from steerable_llm.model.identity import fingerprint_of
 from steerable_llm.model.loading import context_window_of, end_ids_of, load_adapter, load_pretrained
-from steerable_llm.model.preparation import prompts_for, scored_for
+from steerable_llm.model.preparation import answers_to, prompts_for, scored_for
 from steerable_llm.model.scoring import (
     Reduction,
     answer_log_probs,
@@ -121,7 +121,7 @@ class SteerableHFLLM:
             policy: A policy or the path of its file.
 
         Raises:
-            InvalidInputError: There is no such model.
+            InvalidInputError: There is no such model, or no such dtype.
         """
         source = os.fspath(id_or_path)
         model, tokenizer, processor = load_pretrained(
@@ -289,11 +289,11 @@ class SteerableHFLLM:
             One value (or list) per answer, natural logarithms.
 
         Raises:
+            InvalidInputError: One text in place of a list of answers.
             PromptTooLongError: A prompt with its answer does not fit the context window.
         """
-        scored: list[float] = self.score_batch(
-            [(messages, answer) for answer in answers], steering, step, reduction
-        )
+        items = answers_to(messages, answers)
+        scored: list[float] = self.score_batch(items, steering, step, reduction)
         return scored
 
     def score_batch(

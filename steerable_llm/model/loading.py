@@ -6,6 +6,8 @@ import warnings
 from importlib import import_module
 from typing import Any, NamedTuple
 
+import torch
+from safetensors import SafetensorError
 from transformers import (
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
     AutoConfig,
@@ -44,6 +46,10 @@ def load_pretrained(source: str, revision: str | None = None, **options: Any) ->
     Raises:
         InvalidInputError: There is no such model, or its files cannot be read.
     """
+    dtype = options.get("dtype")
+    known = dtype == "auto" or isinstance(getattr(torch, str(dtype), None), torch.dtype)
+    if isinstance(dtype, str) and not known:
+        raise InvalidInputError(f"unknown dtype {dtype!r}: give one such as 'bfloat16', or 'auto'")
     given = {name: value for name, value in options.items() if value is not None}
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
@@ -51,7 +57,7 @@ def load_pretrained(source: str, revision: str | None = None, **options: Any) ->
         reads_images = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
         kind = AutoModelForImageTextToText if reads_images else AutoModelForCausalLM
         model = kind.from_pretrained(source, revision=revision, **given)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         first_line = str(error).strip().partition("\n")[0]
         raise InvalidInputError(
             f"cannot load a model from {source!r} ({first_line}): "

@@ -34,6 +34,11 @@ def prompts_for(
         PromptTooLongError: Prompt and answer do not fit the context window.
         UnknownStepError: The policy has no such step.
     """
+    for place, request in enumerate(requests):
+        if not isinstance(request, GenerationRequest):
+            raise InvalidInputError(
+                f"request {place} is a {type(request).__name__}: give GenerationRequest(messages)"
+            )
     prompts = [_prompt(llm, request) for request in requests]
     # Hardly ever more than one: those that are asked with the same policy are decided together.
     groups: dict[int, list[int]] = defaultdict(list)
@@ -48,6 +53,17 @@ def prompts_for(
         replace(prompt, steering=decisions[place].steering, decision=decisions[place])
         for place, prompt in enumerate(prompts)
     ]
+
+
+def answers_to(messages: MessagesLike, answers: Sequence[str]) -> list[tuple[MessagesLike, str]]:
+    """Put answers beside their prompt.
+
+    Raises:
+        InvalidInputError: One text in place of a list, which would be scored letter by letter.
+    """
+    if isinstance(answers, str):
+        raise InvalidInputError("answers is one text: give a list of answers, such as [text]")
+    return [(messages, answer) for answer in answers]
 
 
 def scored_for(
@@ -109,6 +125,8 @@ def _started(llm: SteerableHFLLM, grammar: AnswerGrammar | None) -> GrammarState
 
 
 def _scored(llm: SteerableHFLLM, messages: MessagesLike, answer: str) -> Scored:
+    if not isinstance(answer, str):
+        raise InvalidInputError(f"an answer to score is {answer!r}: give a text")
     read = llm.chat_format.read(messages)
     item = Scored(read.tokens, llm.encode_answer(answer), Steering.none(), read.vision)
     if not item.answer:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor
 
-from steerable_llm.errors import SteerableError
+from steerable_llm.errors import not_numbers
 from steerable_llm.model.generation import GenerationRequest
 
 
@@ -24,8 +24,10 @@ def probabilities(logits: Tensor, temperature: float, top_p: float = 1.0, top_k:
     Returns:
         Probabilities ``[V]`` in float32, zero for what was not kept, the sum 1.
     """
-    # Subtracting the largest first keeps a very small temperature from overflowing.
-    scores = (logits.float() - logits.float().max()) / temperature
+    # Subtracting the largest first keeps a very small temperature from overflowing, and one that
+    # float32 would round to zero from making 0 / 0 of the largest.
+    divisor = max(temperature, torch.finfo(torch.float32).tiny)
+    scores = (logits.float() - logits.float().max()) / divisor
     if 0 < top_k < scores.numel():
         kept = torch.topk(scores, top_k).indices
         only = torch.full_like(scores, -torch.inf)
@@ -67,10 +69,7 @@ class RowSampler(LogitsProcessor):
             SteerableError: The model's scores are not numbers.
         """
         if bool(torch.isnan(scores).any()):
-            raise SteerableError(
-                "the model's scores are not numbers (NaN): the steering is too strong for this "
-                "dtype, or the weights are damaged; lower the strength or load in float32"
-            )
+            raise not_numbers()
         for row, source in self._sources.items():
             request = self._requests[row]
             chances = probabilities(scores[row], request.temperature, request.top_p, request.top_k)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from steerable_llm.errors import InvalidInputError
+from steerable_llm.errors import InvalidInputError, not_numbers
 from steerable_llm.model.hooks import steering_hooks
 from steerable_llm.model.plan import SteeringPlan
 from steerable_llm.model.vision import on_device
@@ -75,11 +75,14 @@ def answer_log_probs(
 
     Raises:
         SteeringNotAppliedError: A steering reached no layer.
+        SteerableError: The model's scores are not numbers.
     """
     result: dict[int, Tensor] = {}
     for index, logits in answer_logits(model, blocks, items, device):
         target = torch.tensor(items[index].answer, device=logits.device)[:, None]
         result[index] = torch.log_softmax(logits, dim=-1).gather(1, target)[:, 0].cpu()
+        if bool(torch.isnan(result[index]).any()):
+            raise not_numbers()
     return [result[index] for index in range(len(items))]
 
 

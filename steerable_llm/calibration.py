@@ -17,6 +17,7 @@ from rich.table import Table
 from steerable_llm.errors import CalibrationError, InvalidInputError
 from steerable_llm.evaluation.figures import sweep_figure
 from steerable_llm.evaluation.sweep import Bench, CalibrationRow, Candidate, rank
+from steerable_llm.evaluation.verdict import check_budget
 from steerable_llm.evaluation_set import EvaluationSet
 from steerable_llm.files import write_whole
 from steerable_llm.model.hooked_model import SteerableHFLLM
@@ -133,8 +134,8 @@ def calibrate(
 
     Raises:
         CalibrationError: No setting within the budget beats the unsteered model.
-        InvalidInputError: Nothing to try, a prompt that cannot be judged by value, or a target
-            that dev does not have.
+        InvalidInputError: Nothing to try, a budget that is no share, a prompt that cannot be judged
+            by value, or a target that dev does not have.
         ModelMismatchError: A vector belongs to another model.
     """
     named = {vectors.name: vectors} if isinstance(vectors, SteeringVector) else dict(vectors)
@@ -143,7 +144,7 @@ def calibrate(
     if target is not None:
         guarded = tuple(variant for variant in dev.variants if variant != target)
         dev, capability = _guarded(dev, target, capability)
-    _check(llm, named, dev, capability, strengths, force)
+    _check(llm, named, dev, capability, strengths, budget, force)
     bench = Bench(llm, dev, capability, max_new_tokens, batch_size, seed, guarded)
     bench.candidates = [
         Candidate(name, vector.with_calibration(None), sign * strength, scope, subset, unit)
@@ -319,8 +320,10 @@ def _check(
     dev: EvaluationSet,
     capability: EvaluationSet | None,
     strengths: Sequence[float],
+    budget: float,
     force: bool,
 ) -> None:
+    check_budget(budget)
     if not vectors:
         raise InvalidInputError("there is no vector to calibrate; give at least one")
     if not strengths or not all(math.isfinite(s) and s != 0 for s in strengths):

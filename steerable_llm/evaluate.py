@@ -14,7 +14,7 @@ from steerable_llm.evaluation.conditions import (
     strict_instruction_for,
 )
 from steerable_llm.evaluation.outcomes import Outcome, measure
-from steerable_llm.evaluation.verdict import Row, Verdict, judge
+from steerable_llm.evaluation.verdict import Row, Verdict, check_budget, judge
 from steerable_llm.evaluation_set import EvaluationItem, EvaluationSet
 from steerable_llm.metrics import Estimate, difference, estimate, made_worse, mended
 from steerable_llm.model.adapter import Adapter
@@ -98,6 +98,7 @@ def evaluate(
     check_uniform(test)
     if capability is not None:
         check_uniform(capability)
+    check_budget(budget)
     vector.check(llm.fingerprint, force=force)
     instruction = strict_instruction or strict_instruction_for(aim)
     if against is None:

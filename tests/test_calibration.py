@@ -262,6 +262,9 @@ def test_input_that_cannot_be_calibrated_is_refused(llm: SteerableHFLLM) -> None
     vector, dev = planted_vector(llm), questions(llm, 4)
     with pytest.raises(InvalidInputError, match="no vector to calibrate"):
         quick(llm, {}, dev)
+    for budget in (-0.01, 1.5, float("nan")):
+        with pytest.raises(InvalidInputError, match="a share from 0 to 1"):
+            quick(llm, vector, dev, budget=budget)
     with pytest.raises(InvalidInputError, match="finite and not 0"):
         quick(llm, vector, dev, strengths=(0.0,))
     with pytest.raises(InvalidInputError, match="no accept or reject phrases"):

@@ -147,6 +147,27 @@ def test_chunks_come_in_order_and_the_answer_last():
     assert chunks[-1].final == "the answer"
 
 
+def test_work_that_ends_by_itself_leaves_the_callers_event_for_other_work():
+    shared = threading.Event()
+
+    def fail(put, cancelled):
+        raise ValueError("no")
+
+    assert list(stream_chunks(lambda *_: "the answer", shared))
+    with pytest.raises(ValueError, match="no"):
+        list(stream_chunks(fail, shared))
+    assert not shared.is_set()
+
+    def wait(put, cancelled):
+        put(GenerationChunk("a", 1))
+        cancelled.wait(timeout=60)
+
+    stream = stream_chunks(wait, shared)
+    next(stream)
+    stream.close()
+    assert shared.is_set()
+
+
 def test_cancelled_work_is_told_so():
     told = []
 

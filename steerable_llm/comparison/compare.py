@@ -11,6 +11,7 @@ from steerable_llm.comparison.trial import Entry, Trial
 from steerable_llm.comparison.ways import CAD_ALPHAS, LORA_RATES, WAYS, Setup
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.evaluation.conditions import strict_instruction_for
+from steerable_llm.evaluation.verdict import check_budget
 from steerable_llm.evaluation_set import EvaluationSet
 from steerable_llm.methods import METHODS
 from steerable_llm.methods.lora import LoraSettings
@@ -71,6 +72,7 @@ def compare(
     unknown = [name for name in chosen if name not in WAYS and name != "none"]
     if unknown:
         raise InvalidInputError(f"unknown method {unknown[0]!r}: choose from {', '.join(WAYS)}")
+    check_budget(budget)
     aim = target or test.variants[0]
     instruction = strict_instruction or strict_instruction_for(aim)
     setup = Setup(

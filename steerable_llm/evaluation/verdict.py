@@ -17,6 +17,7 @@ from collections.abc import Sequence
 
 from pydantic import BaseModel, ConfigDict
 
+from steerable_llm.errors import InvalidInputError
 from steerable_llm.metrics import Estimate
 
 
@@ -97,6 +98,19 @@ _NAMES = {
     "sign_flipped": "the sign-flipped vector",
     "shuffled": "vectors of shuffled pairs",
 }
+
+
+def check_budget(budget: float) -> None:
+    """Refuse what is no share of a capability.
+
+    Raises:
+        InvalidInputError: It is not between 0 and 1.
+    """
+    if not 0 <= budget <= 1:
+        raise InvalidInputError(
+            f"the capability budget is {budget}: give a share from 0 to 1, such as 0.01 for one "
+            "point"
+        )
 
 
 def judge(rows: Sequence[Row], target: str, budget: float) -> Verdict:

@@ -43,13 +43,17 @@ def stream_chunks(work: Work, cancelled: Event | None = None) -> Iterator[Genera
     context = contextvars.copy_context()
     thread = Thread(target=context.run, args=(run,), name="stream", daemon=True)
     thread.start()
+    ended = False
     try:
-        while (item := arrived.get()) is not None:
+        while not ended:
+            item = arrived.get()
+            ended = item is None or isinstance(item, BaseException) or item.final is not None
             if isinstance(item, BaseException):
                 raise item
-            yield item
-            if item.final is not None:
-                return
+            if item is not None:
+                yield item
     finally:
-        stopped.set()
+        # Work that has ended needs no telling, and the caller's event may stop other work, too.
+        if not ended:
+            stopped.set()
         thread.join()

@@ -131,8 +131,15 @@ def _settings(method: str, preset: str | None, config: dict[str, Any]) -> tuple[
             "LoRA trains an adapter and not a vector: use train_lora of "
             "steerable_llm.methods.lora, or `steerable build --method lora --out FOLDER`"
         )
+    if method in ("prompt", "cad", "adacad"):
+        raise InvalidInputError(
+            f"method {method!r} learns nothing from pairs, so there is no vector to build: measure "
+            f"it with `steerable compare --method {method}`, or evaluate(against=[{method!r}])"
+        )
     if method not in METHODS:
-        raise InvalidInputError(f"unknown method {method!r}: choose from {', '.join(METHODS)}")
+        raise InvalidInputError(
+            f"unknown method {method!r}: choose from {', '.join([*METHODS, 'lora'])}"
+        )
     chosen = METHODS[method]
     if preset is not None and preset not in chosen.presets:
         raise InvalidInputError(

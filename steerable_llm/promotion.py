@@ -129,9 +129,10 @@ def _why_not(vector: SteeringVector, report: Report) -> list[str]:
     try:
         rules = rules_of(report.rows, report.target, report.budget)
     except KeyError as missing:
+        condition, variant = missing.args[0]
         raise InvalidInputError(
-            f"the report has no row for {missing} and so says nothing about its target: evaluate "
-            "again"
+            f"the report has no row for {condition!r} on {variant!r} and so says nothing about its "
+            "target: evaluate again"
         ) from None
     failing = [text for holds, text in rules if not holds]
     if not failing and not report.verdict.promote:  # refused for what the numbers do not show

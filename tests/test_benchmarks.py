@@ -309,6 +309,8 @@ def test_a_wrong_schema_is_one_line_that_names_the_columns(
         ("rows.jsonl", '{"a": 1}\n{', "line 2 is not JSON"),
         ("rows.jsonl", "[1]\n", "every row must be an object"),
         ("rows.json", '{"a": 1}', "expected a JSON list"),
+        ("rows.json", "[" * 100_000, "cannot read"),
+        ("rows.jsonl", "[" * 100_000, "cannot read"),
         ("rows.txt", "words", r"give one of \.jsonl"),
     ],
 )
@@ -318,6 +320,43 @@ def test_a_file_that_cannot_be_read_is_said(
     (tmp_path / name).write_text(content, encoding="utf-8")
     with pytest.raises(InvalidInputError, match=said):
         load_data(BENCHMARKS["toxigen"], str(tmp_path / name))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("rows.jsonl", '{"text": "Ünder", "toxicity_ai": 1, "toxicity_human": 2}\n'),
+        ("rows.json", '[{"text": "Ünder", "toxicity_ai": 1, "toxicity_human": 2}]'),
+        ("rows.csv", "text,toxicity_ai,toxicity_human\nÜnder,1,2\n"),
+    ],
+)
+def test_the_mark_that_spreadsheets_put_first_is_no_part_of_a_file(
+    tmp_path: Path, name: str, content: str
+) -> None:
+    (tmp_path / name).write_text(content, encoding="utf-8-sig")
+    (row,) = load_data(BENCHMARKS["toxigen"], str(tmp_path / name)).rows.values()
+    assert row.model_dump() == {
+        "text": "Ünder", "toxicity_ai": 1.0, "toxicity_human": 2.0, "target_group": "all",
+    }  # fmt: skip
+
+
+def test_text_in_another_encoding_is_told_once(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_bytes("{'text': 'Ünder'}".encode("latin-1"))
+    with pytest.raises(InvalidInputError, match="is not UTF-8 text") as caught:
+        load_data(BENCHMARKS["toxigen"], str(tmp_path / "rows.jsonl"))
+    assert str(caught.value).count("rows.jsonl") == 1
+
+
+@pytest.mark.parametrize("rating", ["NaN", "Infinity"])
+def test_a_rating_that_is_no_number_is_refused_and_does_not_count_as_harmless(
+    tmp_path: Path, rating: str
+) -> None:
+    file = write_rows(
+        tmp_path / "rows.jsonl",
+        [{"text": "a", "toxicity_ai": float(rating), "toxicity_human": 5}],
+    )
+    with pytest.raises(InvalidInputError, match="row 0: toxicity_ai: Input should be a finite"):
+        load_data(BENCHMARKS["toxigen"], str(file))
 
 
 def test_missing_files_groups_and_limits_are_said(tmp_path: Path) -> None:

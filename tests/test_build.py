@@ -62,6 +62,14 @@ def test_unknown_settings_are_refused_by_name(tiny_llm, options, problem):
         build_vector(tiny_llm, PAIRS, progress=False, **options)
 
 
+@pytest.mark.parametrize("method", ["prompt", "cad", "adacad"])
+def test_what_learns_nothing_is_no_unknown_method_but_cannot_be_built(tiny_llm, method):
+    with pytest.raises(
+        InvalidInputError, match=f"no vector to build: .* compare --method {method}"
+    ):
+        build_vector(tiny_llm, PAIRS, method, progress=False)
+
+
 def test_no_pairs_are_refused(tiny_llm):
     with pytest.raises(PairError, match="no pairs"):
         build_vector(tiny_llm, [], progress=False)

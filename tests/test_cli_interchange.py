@@ -71,6 +71,15 @@ def test_what_is_no_vector_is_refused(steerable):
         assert "file 'none.safetensors' does not exist" in steerable.stderr
 
 
+def test_an_adapter_in_the_place_of_a_vector_is_told_from_another_folder(steerable):
+    Path("adapter").mkdir()
+    assert steerable("inspect", "adapter", code=2) == ""
+    assert "'adapter' is a folder, not a vector file" in steerable.stderr
+    Path("adapter/adapter_config.json").write_text("{}")
+    assert steerable("inspect", "adapter", code=2) == ""
+    assert "holds a LoRA adapter, which is no vector" in steerable.stderr
+
+
 def test_import_makes_a_vector_that_says_what_is_unknown(
     steerable, vector_file, model_folder, tiny_llm
 ):
@@ -108,6 +117,24 @@ def test_offline_the_hub_is_out_of_reach(steerable, vector_file, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert "HF_HUB_OFFLINE" in steerable.error("push", vector_file, "acme/kind")
     assert "HF_HUB_OFFLINE" in steerable.error("inspect", "hub:acme/kind-nobody-has-loaded")
+
+
+def test_verbs_of_several_vectors_take_those_on_the_hub_too(
+    steerable, vector_file, model_folder, monkeypatch
+):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    Path("test.jsonl").write_text(
+        '{"id": "1", "variant": "v", "messages": [{"role": "user", "content": "Hi?"}], '
+        '"good": "Yes.", "bad": "No."}\n'
+    )
+    for arguments in (
+        ("transfer", "hub:acme/kind", "--test", "test.jsonl"),
+        ("evaluate", vector_file, "--benchmark", "toxigen", "--data", "sample",
+         "--model", model_folder, "--also", "hub:acme/kind"),
+    ):  # fmt: skip
+        assert "cannot load hub:acme/kind: " in steerable.error(*arguments)
+    assert steerable("transfer", "none.safetensors", "--test", "test.jsonl", code=2) == ""
+    assert "file 'none.safetensors' does not exist" in steerable.stderr
 
 
 def test_nothing_is_written_to_the_hub_in_place(steerable, vector_file, tmp_path):

@@ -290,6 +290,15 @@ def test_strength_zero_is_nothing_to_export(tiny_vector, tmp_path):
         export_vector(tiny_vector, tmp_path / "v", "repeng", strength=0.0)
 
 
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_strength_that_makes_infinite_numbers_is_refused_and_nothing_written(
+    format, tiny_vector, tmp_path
+):
+    with pytest.raises(InvalidInputError, match="give a smaller --strength"):
+        export_vector(tiny_vector, tmp_path / "v", format, strength=1e300)
+    assert not (tmp_path / "v").exists()
+
+
 @pytest.mark.parametrize(
     ("format", "told"), [(name, "repeng" if name == "llama.cpp" else name) for name in FORMATS]
 )

@@ -300,7 +300,7 @@ def test_a_policy_that_cannot_take_it_is_bad_input(
 
 def test_a_report_without_its_own_target_is_bad_input(place: Path, vector: SteeringVector) -> None:
     report = report_on(vector, target="gold")
-    with pytest.raises(InvalidInputError, match="says nothing about its target"):
+    with pytest.raises(InvalidInputError, match="no row for 'steered' on 'gold' and so says"):
         promote(place / "new.safetensors", report, place / "vectors")
 
 
@@ -324,4 +324,6 @@ def test_the_command_tells_what_it_wrote_or_why_not(
 
     (place / "bad.json").write_text("{}", encoding="utf-8")
     assert "not a report" in steerable.error(*arguments, "--report", "bad.json")
+    (place / "bad.json").write_bytes(b"\xff\xfe")
+    assert "is not UTF-8 text" in steerable.error(*arguments, "--report", "bad.json")
     assert "go together" in steerable.error(*arguments, "--report", "good.json", "--step", "answer")

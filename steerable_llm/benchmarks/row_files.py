@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from steerable_llm.errors import InvalidInputError, MissingExtraError
+from steerable_llm.files import read_text
 
 Raw = list[dict[str, Any]]
 
@@ -29,7 +30,10 @@ def read_file(path: Path) -> Raw:
         raise InvalidInputError(f"cannot read {path.name!r}: give one of {', '.join(READERS)}")
     try:
         rows = READERS[path.suffix](path)
-    except (ValueError, csv.Error) as error:  # json.JSONDecodeError is a ValueError
+    except InvalidInputError:  # says by itself which file it is
+        raise
+    # A json.JSONDecodeError is a ValueError; brackets by the thousand are too deep for its parser.
+    except (ValueError, RecursionError, csv.Error) as error:
         raise InvalidInputError(f"cannot read {path}: {' '.join(str(error).split())}") from error
     if not all(isinstance(row, dict) for row in rows):
         raise InvalidInputError(f"cannot read {path}: every row must be an object with columns")
@@ -38,7 +42,7 @@ def read_file(path: Path) -> Raw:
 
 def _jsonl(path: Path) -> Raw:
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
         if line.strip():
             try:
                 rows.append(json.loads(line))
@@ -48,7 +52,7 @@ def _jsonl(path: Path) -> Raw:
 
 
 def _json(path: Path) -> Raw:
-    content = json.loads(path.read_text(encoding="utf-8"))
+    content = json.loads(read_text(path))
     if not isinstance(content, list):
         raise ValueError("expected a JSON list of objects")
     return content
@@ -56,7 +60,8 @@ def _json(path: Path) -> Raw:
 
 def _csv(path: Path) -> Raw:
     """A cell cannot hold a list, so one that reads as a JSON list or object is taken as such."""
-    with path.open(encoding="utf-8", newline="") as file:
+    # Spreadsheets put a mark before the first column's name.
+    with path.open(encoding="utf-8-sig", newline="") as file:
         return [{name: _cell(value) for name, value in row.items()} for row in csv.DictReader(file)]
 
 
@@ -64,7 +69,7 @@ def _cell(value: str) -> Any:
     if isinstance(value, str) and value[:1] in ("[", "{"):
         try:
             return json.loads(value)
-        except json.JSONDecodeError:
+        except (json.JSONDecodeError, RecursionError):
             return value
     return value
 

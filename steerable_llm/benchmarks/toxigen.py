@@ -8,7 +8,7 @@ paper, appendix C.
 
 from __future__ import annotations
 
-from pydantic import BaseModel
+from pydantic import BaseModel, FiniteFloat
 
 from steerable_llm.benchmarks.benchmark import Benchmark, Rows, Source, likeliest_is_right
 from steerable_llm.benchmarks.question import Question
@@ -30,8 +30,8 @@ class ToxigenRow(BaseModel):
     """A row of the configuration `annotated`."""
 
     text: Text
-    toxicity_ai: float
-    toxicity_human: float
+    toxicity_ai: FiniteFloat
+    toxicity_human: FiniteFloat
     target_group: str = "all"
 
 

@@ -9,7 +9,15 @@ from typing import Annotated
 
 import typer
 
-from steerable_llm.cli.options import AsJson, InFile, Model, Revision, load_model, print_json
+from steerable_llm.cli.options import (
+    AsJson,
+    InFile,
+    Model,
+    Revision,
+    load_model,
+    print_json,
+    vectors_there,
+)
 
 
 def promote(
@@ -34,10 +42,11 @@ def promote(
     unsteered model and than the strict instruction, capability within its budget. Otherwise this
     prints why not, one line per reason, writes nothing and ends with exit code 1.
     """
+    from steerable_llm.files import read_text
     from steerable_llm.promotion import promote as run
     from steerable_llm.report import Report
 
-    proof = Report.from_json(report.read_text(encoding="utf-8"))
+    proof = Report.from_json(read_text(report))
     found = run(vector, proof, to, policy=policy, step=step, replace=replace)
     if as_json:
         print_json(
@@ -60,7 +69,7 @@ def promote(
 
 
 def transfer(
-    vectors: Annotated[list[Path], InFile],
+    vectors: Annotated[list[Path], typer.Argument(callback=vectors_there)],
     test: Annotated[
         list[Path], typer.Option(exists=True, help="Evaluation set of one behaviour; repeatable.")
     ],
@@ -78,8 +87,8 @@ def transfer(
 ) -> None:
     """Measure what vectors do to other behaviours than their own.
 
-    VECTORS are calibrated vector files. Each is run on every evaluation set; the matrix tells the
-    change of success against the unsteered model, with intervals.
+    VECTORS are calibrated vector files, or vectors on the Hub. Each is run on every evaluation set;
+    the matrix tells the change of success against the unsteered model, with intervals.
     """
     from rich.console import Console
 

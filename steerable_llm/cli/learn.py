@@ -21,6 +21,7 @@ from steerable_llm.cli.options import (
     print_json,
     settings_of,
     summary,
+    vectors_there,
 )
 from steerable_llm.errors import InvalidInputError
 
@@ -229,7 +230,7 @@ def evaluate(
     ] = None,
     also: Annotated[
         list[Path] | None,
-        typer.Option(exists=True, dir_okay=False, help="Another vector for it; repeatable."),
+        typer.Option(callback=vectors_there, help="Another vector for it; repeatable."),
     ] = None,
     strength: Annotated[
         list[float] | None,

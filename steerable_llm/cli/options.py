@@ -24,9 +24,22 @@ InFile = typer.Argument(exists=True, dir_okay=False)
 
 def _there(vector: Path) -> Path:
     """Tells a missing file at once, as `InFile` does; what is on the Hub shows when it is read."""
+    if not is_on_hub(vector) and vector.is_dir():
+        adapter = (vector / "adapter_config.json").is_file()
+        raise typer.BadParameter(
+            f"{str(vector)!r} holds a LoRA adapter, which is no vector: measure it with `compare "
+            "--method lora`, use it with Adapter.load (docs/methods.md)."
+            if adapter
+            else f"{str(vector)!r} is a folder, not a vector file."
+        )
     if not is_on_hub(vector) and not vector.is_file():
         raise typer.BadParameter(f"file {str(vector)!r} does not exist.")
     return vector
+
+
+def vectors_there(vectors: list[Path] | None) -> list[Path] | None:
+    """The same for several vectors, in an argument or an option."""
+    return None if vectors is None else [_there(vector) for vector in vectors]
 
 
 VectorIn = typer.Argument(

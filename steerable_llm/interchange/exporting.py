@@ -62,8 +62,8 @@ def export_vector(
         strict: refuse, and write nothing, if the file would steer otherwise than the vector.
 
     Raises:
-        InvalidInputError: an unknown format, a vector that no addition can express, or with
-            `strict` one that this format changes.
+        InvalidInputError: an unknown format, a vector that no addition can express, a strength too
+            large for any number, or with `strict` a vector that this format changes.
         UnknownArchitectureError: lm-eval needs names of modules, and they cannot be told.
         MissingExtraError: GGUF without the library gguf.
     """
@@ -85,6 +85,12 @@ def export_vector(
             f"vector {vector.name!r} steers the blocks {list(term.steered_layers)} only, and the "
             f"format {format!r} has none of them ({target.why}): choose another format"
         )
+    directions = {layer: term.vector.directions[layer] * _unit(term, layer) for layer in blocks}
+    if not all(bool((term.strength * v.float()).isfinite().all()) for v in directions.values()):
+        raise InvalidInputError(
+            f"vector {vector.name!r} at strength {term.strength:g} has numbers that no file can "
+            "hold: give a smaller --strength"
+        )
     changes = _changes(term, target, blocks)
     if strict and changes:
         raise InvalidInputError(
@@ -94,7 +100,7 @@ def export_vector(
     architecture = vector.fingerprint.architecture
     content = target.write(
         AdditiveVector(
-            {layer: term.vector.directions[layer] * _unit(term, layer) for layer in blocks},
+            directions,
             coefficient=term.strength,
             name=vector.name,
             model_type=model_type_of(architecture) or architecture,

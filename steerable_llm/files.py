@@ -26,6 +26,22 @@ def read_text(path: str | os.PathLike[str]) -> str:
         ) from None
 
 
+def check_writable(path: str | os.PathLike[str]) -> None:
+    """Makes sure that a file can be written, before the work is done that goes into it.
+
+    Raises:
+        InvalidInputError: A folder has that name, or there can be no such file.
+    """
+    target = Path(path)
+    if target.is_dir():
+        raise InvalidInputError(f"{target} is a folder: name the file to write")
+    there = next((folder for folder in target.parents if folder.exists()), Path())
+    if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
+        raise InvalidInputError(
+            f"cannot write {target}: {there} is no folder that you may write to; name another place"
+        )
+
+
 def write_whole(path: str | os.PathLike[str], content: str | bytes | Iterable[str]) -> Path:
     """Writes a file in one step, so that no reader and no crash ever sees half of it.
 

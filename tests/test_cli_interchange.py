@@ -137,6 +137,24 @@ def test_verbs_of_several_vectors_take_those_on_the_hub_too(
     assert "file 'none.safetensors' does not exist" in steerable.stderr
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("evaluate", "kind.safetensors", "test.jsonl"),
+        ("evaluate", "kind.safetensors", "--benchmark", "toxigen", "--data", "sample"),
+        ("transfer", "kind.safetensors", "--test", "test.jsonl"),
+        ("compare", "test.jsonl", "--dev", "test.jsonl", "--test", "test.jsonl"),
+    ],
+)
+def test_a_report_that_has_no_place_is_told_before_a_model_is_loaded(
+    arguments, steerable, vector_file
+):
+    Path("test.jsonl").write_text("")
+    Path("note").write_text("in the way")
+    error = steerable.error(*arguments, "--model", "no-model", "--report", "note/card.md")
+    assert "cannot write note/card.md: note is no folder" in error
+
+
 def test_nothing_is_written_to_the_hub_in_place(steerable, vector_file, tmp_path):
     Path("dev.jsonl").write_text("")
     for arguments in (

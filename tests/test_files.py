@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from steerable_llm.errors import InvalidInputError
-from steerable_llm.files import read_text, write_whole
+from steerable_llm.files import check_writable, read_text, write_whole
 
 
 def test_text_and_bytes_are_written_and_folders_made(tmp_path: Path) -> None:
@@ -57,3 +57,15 @@ def test_a_folder_in_the_place_of_a_file_is_told_by_its_name(tmp_path: Path) -> 
         write_whole(tmp_path / "v", "text")
     assert error.value.filename == str(tmp_path / "v")
     assert [path.name for path in tmp_path.iterdir()] == ["v"]
+
+
+def test_what_cannot_be_written_is_told_beforehand(tmp_path: Path) -> None:
+    (tmp_path / "note").write_text("in the way")
+    for place in (tmp_path / "note" / "a.md", tmp_path / "note" / "new" / "a.md"):
+        with pytest.raises(InvalidInputError, match="note is no folder that you may write to"):
+            check_writable(place)
+    with pytest.raises(InvalidInputError, match="is a folder: name the file to write"):
+        check_writable(tmp_path)
+    for place in (tmp_path / "note", tmp_path / "new" / "folder" / "a.md", Path("a.md")):
+        check_writable(place)
+    assert [path.name for path in tmp_path.iterdir()] == ["note"]

@@ -43,12 +43,14 @@ def evaluate_benchmark(
     from steerable_llm.benchmarks.result import check_suffix
     from steerable_llm.benchmarks.rows import load_data
     from steerable_llm.benchmarks.run import DEFAULT_AGAINST, run_benchmark
+    from steerable_llm.files import check_writable
     from steerable_llm.vector import SteeringVector
 
     # What is wrong with the question is said before a model is loaded for it.
     chosen = find_benchmark(benchmark)
     for path in reports:
         check_suffix(path)
+        check_writable(path)
     shots = chosen.shots_shown(options.get("shots"))
     limit, groups = options.get("limit"), options.get("group")
     data = load_data(chosen, options.get("data"), limit, seed, groups, shots)

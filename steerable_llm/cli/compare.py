@@ -86,11 +86,13 @@ def compare(
     from steerable_llm.comparison.ablations import NAMES, SIZES, ablate
     from steerable_llm.comparison.compare import compare as run
     from steerable_llm.evaluation_set import EvaluationSet
+    from steerable_llm.files import check_writable
     from steerable_llm.page import check_suffix
     from steerable_llm.pairs import Pairs
 
     for path in report or []:
         check_suffix(path, "a comparison")
+        check_writable(path)
     given = Pairs.from_jsonl(pairs)
     dev_set, test_set = EvaluationSet.from_jsonl(dev), EvaluationSet.from_jsonl(test)
     kept = EvaluationSet.from_jsonl(capability) if capability else None

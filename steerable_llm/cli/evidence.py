@@ -94,11 +94,13 @@ def transfer(
 
     from steerable_llm.comparison.transfer import transfer as run
     from steerable_llm.evaluation_set import EvaluationSet
+    from steerable_llm.files import check_writable
     from steerable_llm.page import check_suffix
     from steerable_llm.vector import SteeringVector
 
     for path in report or []:
         check_suffix(path, "a transfer matrix")
+        check_writable(path)
     sets = [EvaluationSet.from_jsonl(path) for path in test]
     if sample is not None:
         sets = [items.sample(sample, seed) for items in sets]

@@ -278,6 +278,7 @@ def evaluate(
 
     from steerable_llm.evaluate import evaluate as measure
     from steerable_llm.evaluation_set import EvaluationSet
+    from steerable_llm.files import check_writable
     from steerable_llm.hub_file import refuse_to_write
     from steerable_llm.pairs import Pairs
     from steerable_llm.report import check_suffix
@@ -287,6 +288,7 @@ def evaluate(
         refuse_to_write(vector)
     for path in report or []:
         check_suffix(path)
+        check_writable(path)
     test_set = EvaluationSet.from_jsonl(test)
     built_from = Pairs.from_jsonl(pairs) if pairs else None
     kept = EvaluationSet.from_jsonl(capability) if capability else None

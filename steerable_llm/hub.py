@@ -6,8 +6,10 @@ import os
 import re
 import tempfile
 from pathlib import Path
+from urllib.parse import unquote
 
 from steerable_llm.errors import HubError, InvalidInputError
+from steerable_llm.files import read_text
 from steerable_llm.fingerprint import ModelFingerprint
 from steerable_llm.hub_file import PREFIX, VECTOR_FILE, hub_errors, local_file
 from steerable_llm.vector import HasFingerprint, SteeringVector
@@ -117,11 +119,17 @@ def _card(
         raise InvalidInputError(
             f"there is no card {path}: name the report of an evaluation, or leave it out"
         )
-    text = path.read_text(encoding="utf-8")
+    text = read_text(path)
     pictures = {}
-    for name in dict.fromkeys(_PICTURE.findall(text)):
-        if "://" in name:
+    for link in dict.fromkeys(_PICTURE.findall(text)):
+        if "://" in link:
             continue
+        name = unquote(link)
+        if name in (VECTOR_FILE, "README.md"):
+            raise InvalidInputError(
+                f"the card {path} shows {name!r} as a picture, which would take the place of the "
+                "vector or of the card: name another file"
+            )
         # Only files beside the card: a card may not draw others along with it.
         if Path(name).name != name or not (path.parent / name).is_file():
             raise InvalidInputError(

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
+from urllib.parse import quote
 
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.files import write_whole
@@ -82,7 +83,7 @@ class Page:
         for part in self.parts:
             if isinstance(part, Picture):
                 if stem is not None:
-                    blocks.append(f"![{_flat(part.says)}]({_file(stem, part)})")
+                    blocks.append(f"![{_flat(part.says)}]({quote(_file(stem, part))})")
             else:
                 blocks.append(_markdown(part))
         return "\n\n".join(blocks) + "\n"

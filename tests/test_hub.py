@@ -160,7 +160,31 @@ def test_front_matter_that_the_hub_does_not_take_is_refused(hub, vector, card):
     assert hub.repositories[REPO].commits == []
 
 
-@pytest.mark.parametrize("picture", ["missing.png", "../secret.png", "/etc/hostname"])
+@pytest.mark.parametrize("name", ["vector.safetensors", "README.md"])
+def test_no_picture_takes_the_place_of_the_vector_or_of_the_card(hub, vector, card, name):
+    (card.parent / name).write_bytes(b"no vector")
+    card.write_text(f"![x]({name})")
+    with pytest.raises(InvalidInputError, match="take the place of the vector"):
+        push_to_hub(vector, REPO, card=card)
+    assert REPO not in hub.repositories
+
+
+def test_a_card_in_another_encoding_is_one_line(hub, vector, card):
+    card.write_bytes("# Güte".encode("latin-1"))
+    with pytest.raises(InvalidInputError, match="is not UTF-8 text"):
+        push_to_hub(vector, REPO, card=card)
+
+
+def test_a_picture_whose_name_has_blanks_goes_up_under_that_name(hub, vector, card):
+    (card.parent / "my güte.png").write_bytes(b"\x89PNG mine")
+    card.write_text("![x](my%20g%C3%BCte.png)")
+    push_to_hub(vector, REPO, card=card)
+    assert hub.repositories[REPO].commits[-1][1]["my güte.png"] == b"\x89PNG mine"
+
+
+@pytest.mark.parametrize(
+    "picture", ["missing.png", "../secret.png", "..%2Fsecret.png", "/etc/hostname"]
+)
 def test_a_card_takes_no_other_files_along(hub, vector, card, picture):
     (card.parent.parent / "secret.png").write_bytes(b"secret")
     card.write_text(f"![x]({picture})")

@@ -49,6 +49,8 @@ def test_pictures_lie_beside_the_markdown(tmp_path: Path) -> None:
     path = PAGE.save(tmp_path / "new" / "page.md", lambda: "{}")
     assert sorted(file.name for file in path.parent.iterdir()) == ["page.curve.png", "page.md"]
     assert (path.parent / "page.curve.png").read_bytes() == PNG
+    blanks = PAGE.save(tmp_path / "my page.md", lambda: "{}").read_text()
+    assert "(my%20page.curve.png)" in blanks
     assert PAGE.save(tmp_path / "page.json", lambda: "{}").read_text("utf-8") == "{}"
 
 

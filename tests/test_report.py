@@ -182,6 +182,14 @@ def test_the_card_is_saved_with_its_picture(report: Report, tmp_path: Path) -> N
         assert report.save(tmp_path / name).stat().st_size > 1000
 
 
+def test_a_card_whose_name_has_blanks_still_shows_its_picture(
+    report: Report, tmp_path: Path
+) -> None:
+    card = report.save(tmp_path / "my card (1).md")
+    assert "(my%20card%20%281%29.png)" in card.read_text()
+    assert (tmp_path / "my card (1).png").is_file()
+
+
 def test_nothing_is_left_half_written(
     report: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -113,11 +113,19 @@ WAYS: dict[str, Any] = {
     "abatch": lambda chat: chat.abatch([QUESTION, "Hi", "Bye"]),
     "tools": lambda chat: chat.bind_tools([WORD], tool_choice="any").ainvoke(QUESTION),
     "structured": lambda chat: chat.with_structured_output(WORD, method="json_mode").ainvoke("Hi"),
+    "v3 events": lambda chat: _listen(chat),
     "chain": lambda chat: (RunnableLambda(lambda text: text) | chat).ainvoke(QUESTION),
 }
 WORD = {"title": "word", "type": "object", "properties": {"text": {"type": "string"}}}
 
 
+async def _listen(chat: SteerableChatModel) -> None:
+    stream = await chat.astream_events(QUESTION, version="v3")
+    await asyncio.gather(drain(stream.text), drain(stream.tool_calls))
+
+
+# LangChain calls its third event protocol beta, and says so on each use.
+@pytest.mark.filterwarnings("ignore::langchain_core._api.beta_decorator.LangChainBetaWarning")
 @pytest.mark.parametrize("way", list(WAYS))
 async def test_a_cancelled_task_stops_within_one_forward_pass(
     braked: SteerableHFLLM, way: str
@@ -141,6 +149,22 @@ def _all_work_is_done() -> None:
         if thread.name in ("stream", "steerable-stream", "steerable-batch"):
             thread.join(20)
             assert not thread.is_alive()
+
+
+@pytest.mark.filterwarnings("ignore::langchain_core._api.beta_decorator.LangChainBetaWarning")
+async def test_one_cancelled_listener_leaves_the_stream_to_the_others(
+    braked: SteerableHFLLM,
+) -> None:
+    chat = SteerableChatModel(engine=braked, max_tokens=6)
+    stream = await chat.astream_events(QUESTION, version="v3")
+    first, second = (asyncio.ensure_future(drain(stream.text)) for _ in range(2))
+    braked.model.control.gate.release(2)
+    while len(braked.model.control.forwards) < 2:
+        await asyncio.sleep(0)
+    first.cancel()
+    braked.model.control.gate.release(200)
+    await second
+    assert (await stream.output).usage_metadata["output_tokens"] == 6
 
 
 async def test_one_cancelled_input_leaves_the_others_of_its_batch(braked: SteerableHFLLM) -> None:

@@ -33,6 +33,7 @@ from steerable_llm.adapters.gathering import hand_over
 from steerable_llm.adapters.langchain_answer import to_chunk, to_result
 from steerable_llm.adapters.langchain_batch import arun_batch, run_batch
 from steerable_llm.adapters.langchain_call import to_call
+from steerable_llm.adapters.langchain_events import stop_with_listeners
 from steerable_llm.adapters.langchain_messages import to_plain_messages
 from steerable_llm.adapters.langchain_profile import identity, profile, trace_params
 from steerable_llm.adapters.langchain_step import tell_step
@@ -206,7 +207,7 @@ class SteerableChatModel(BaseChatModel):
         self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
     ) -> AsyncChatModelStream:
         tell_step(self, kwargs, config)
-        return await super()._achat_model_stream_v3(input, config, **kwargs)
+        return stop_with_listeners(await super()._achat_model_stream_v3(input, config, **kwargs))
 
     # Answering.
 

@@ -79,6 +79,12 @@ def _message(message: Mapping[str, Any] | Message, position: int) -> dict[str, A
     made = _with_images({"content": "", **message}, position)
     if not isinstance(made["content"], str):
         raise _refuse(position, f"its content is {made['content']!r}: give a text")
+    if made.get("images") and "images" not in _MORE[role]:
+        raise _refuse(
+            position,
+            f"{role} messages hold no images: give them in a message of the user or the result "
+            "of a tool",
+        )
     unknown = sorted(set(made) - _PLAIN - _MORE[role])
     if unknown:
         allowed = ", ".join(sorted(_PLAIN | _MORE[role]))

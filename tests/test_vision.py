@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from adapter_models import random_vector
-from langchain_core.messages import HumanMessage, SystemMessage
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
 from llama_index.core.base.llms.types import ChatMessage, ImageBlock, TextBlock
 from PIL import Image
 from vision_models import VISION_FAMILIES, vision_llm
@@ -228,6 +229,24 @@ def test_words_that_look_like_an_images_place_are_none(llava: SteerableHFLLM) ->
     assert odd.token_ids == once.token_ids
 
 
+MARKS = {
+    "llava": ["<image>"],
+    "gemma3": ["<start_of_image>", "<image_soft_token>"],
+    "qwen2_vl": ["<|image_pad|>"],
+}
+
+
+@pytest.mark.parametrize(("family", "mark"), [(f, m) for f, marks in MARKS.items() for m in marks])
+def test_words_that_spell_the_models_own_mark_are_told_and_read_without_images(
+    llms: dict[str, SteerableHFLLM], family: str, mark: str
+) -> None:
+    earlier = [{"role": "user", "content": f"What is {mark}?"}]
+    turn = [*earlier, {"role": "assistant", "content": "A mark."}]
+    with pytest.raises(InvalidInputError, match=f"message 0 spells .*{re.escape(mark)}"):
+        llms[family].generate([*turn, *about(picture())], max_new_tokens=TOKENS)
+    assert llms[family].generate(earlier, max_new_tokens=TOKENS).token_ids
+
+
 def test_contrast_is_not_for_images(llava: SteerableHFLLM) -> None:
     with pytest.raises(InvalidInputError, match=r"contrast .* does not read images"):
         llava.generate(about(picture()), contrast=Contrast("cad", 0.5))
@@ -329,6 +348,31 @@ def test_langchain_messages_cannot_read_files(llava: SteerableHFLLM, address: st
     for block in (by_url, {"type": "image_url", "image_url": {"url": address}}):
         with pytest.raises(InvalidInputError, match="message 0 holds a content block"):
             chat.invoke([HumanMessage([block])])
+
+
+@pytest.mark.parametrize("key", ["path", "image", "image_url"])
+def test_a_block_with_an_image_and_a_path_is_the_image(
+    llava: SteerableHFLLM, key: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "secret.png"
+    file.write_bytes(file_bytes(picture(seed=1)))
+    chat = llava.as_langchain(max_tokens=TOKENS)
+    for given in (
+        langchain_blocks()[0],
+        {"type": "image", "url": langchain_blocks()[1]["image_url"]["url"]},
+    ):
+        block = {**given, key: str(file)}
+        answer = chat.invoke([HumanMessage([block, {"type": "text", "text": ASKED}])])
+        assert answer.content == llava.generate(about(picture()), max_new_tokens=TOKENS).text
+
+
+@pytest.mark.parametrize("kind", [SystemMessage, AIMessage])
+def test_images_have_their_place_in_messages_of_the_user(
+    llava: SteerableHFLLM, kind: type[BaseMessage]
+) -> None:
+    chat = llava.as_langchain(max_tokens=TOKENS)
+    with pytest.raises(InvalidInputError, match=r"message 0 .* image.* messages? of the user"):
+        chat.invoke([kind(langchain_blocks()[:1]), HumanMessage(ASKED)])
 
 
 def test_llama_index_messages_bring_images(llava: SteerableHFLLM, tmp_path: Path) -> None:

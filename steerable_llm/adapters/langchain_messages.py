@@ -92,18 +92,24 @@ def _content(message: BaseMessage, position: int) -> str | list[dict[str, Any]]:
         return _text(message, position)
     made: list[dict[str, Any]] = []
     for block in blocks:
-        if block["type"] == "image" and _is_given(block):
-            made.append(block)
+        if block["type"] == "image" and (image := _image(block)):
+            made.append(image)
         elif block["type"] == "text":
             made.append({"type": "text", "text": block["text"]})
         else:
-            raise _unread(block["type"], position)
+            raise _unread(message, block["type"], position)
     return made
 
 
-def _is_given(image: dict[str, Any]) -> bool:
-    url = image.get("url") or ""
-    return bool(image.get("base64")) or url.startswith(("https://", "http://", "data:image/"))
+def _image(block: dict[str, Any]) -> dict[str, Any] | None:
+    """What an image block tells of its image, and nothing else, since the model reads files too."""
+    if isinstance(block.get("base64"), str) and block["base64"]:
+        kind = block.get("mime_type") or "image/png"
+        return {"type": "image", "base64": block["base64"], "mime_type": kind}
+    url = block.get("url")
+    if isinstance(url, str) and url.startswith(("https://", "http://", "data:image/")):
+        return {"type": "image", "url": url}
+    return None
 
 
 def _text(message: BaseMessage, position: int) -> str:
@@ -116,11 +122,16 @@ def _text(message: BaseMessage, position: int) -> str:
         elif block.get("type") == "text":
             texts.append(str(block.get("text", "")))
         elif not (isinstance(message, AIMessage) and block.get("type") in _TOLD_ELSEWHERE):
-            raise _unread(block.get("type"), position)
+            raise _unread(message, block.get("type"), position)
     return "".join(texts)
 
 
-def _unread(kind: str | None, position: int) -> InvalidInputError:
+def _unread(message: BaseMessage, kind: str | None, position: int) -> InvalidInputError:
+    if isinstance(message, AIMessage) and kind in ("image", "image_url"):
+        return InvalidInputError(
+            f"message {position} is an answer with an image, and models write text: give images "
+            "in messages of the user or in tool results"
+        )
     return InvalidInputError(
         f"message {position} holds a content block of type {kind!r} that cannot be read: give "
         "text, or images as base64 or by a data: or http(s) URL"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -102,9 +102,11 @@ class ChatFormat:
             InvalidInputError: As for :meth:`render`, and for an image that cannot be read.
         """
         text = self.render(messages, add_generation_prompt, tools)
-        images = images_of(as_conversation(messages)) if self.vision else []
+        conversation = as_conversation(messages)
+        images = images_of(conversation) if self.vision else []
         if self.vision is None or not images:
             return ReadPrompt(self._tokenize(text).input_ids)
+        _check_marks(conversation, self.vision.marks)
         return self.vision.read(
             whole_characters(text), images, add_special_tokens=not self.has_template
         )
@@ -270,6 +272,17 @@ class ChatFormat:
             spans.append((start, start + len(content)))
             position = start + len(content) + len(after)
         return spans
+
+
+def _check_marks(messages: Conversation, marks: Collection[str]) -> None:
+    """Refuse words that the model would take for one more image, of which there are no pixels."""
+    for position, message in enumerate(messages):
+        for mark in marks:
+            if mark in message["content"]:
+                raise InvalidInputError(
+                    f"message {position} spells {mark!r} in its text, which is this model's mark "
+                    "for an image: take it out where a prompt has images, or put a blank into it"
+                )
 
 
 def _with_fitting_ids(messages: Conversation) -> Conversation:

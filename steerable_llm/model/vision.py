@@ -42,6 +42,13 @@ class Vision:
         """Remember the processor of transformers: a tokenizer and an image processor in one."""
         self.processor = processor
 
+    @property
+    def marks(self) -> frozenset[str]:
+        """What stands for an image in a rendered prompt."""
+        both = (self.processor, getattr(self.processor, "tokenizer", None))
+        found = (getattr(one, name, None) for one in both for name in ("image_token", "boi_token"))
+        return frozenset(mark for mark in found if isinstance(mark, str) and mark)
+
     def read(self, text: str, sources: Sequence[ImageSource], **options: Any) -> ReadPrompt:
         """Turn a rendered prompt and its images into tokens and pixels.
 

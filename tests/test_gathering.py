@@ -9,7 +9,7 @@ from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
 
 from steerable_llm.adapters.langchain import SteerableChatModel
-from steerable_llm.errors import PromptTooLongError
+from steerable_llm.errors import InvalidInputError, PromptTooLongError
 from steerable_llm.model.hooked_model import SteerableHFLLM
 
 
@@ -68,3 +68,16 @@ async def test_one_bad_input_of_a_batch_fails_alone(
     assert [both[0].content, both[2].content] == [chat.invoke(inputs[i]).content for i in (0, 2)]
     with pytest.raises(PromptTooLongError):
         chat.batch(inputs)
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+async def test_a_batch_for_a_model_that_is_not_here_falls_back(
+    chat: SteerableChatModel, asynchronous: bool
+) -> None:
+    bound = chat.bind(model="absent")
+    told = bound.batch(["one", "two"], return_exceptions=True)
+    assert [type(error) for error in told] == [InvalidInputError] * 2
+    chain = bound.with_fallbacks([chat.for_step("reply")])
+    inputs: Any = ["one", "two"]
+    answers = await chain.abatch(inputs) if asynchronous else chain.batch(inputs)
+    assert [answer.response_metadata["step"] for answer in answers] == ["reply"] * 2

@@ -196,6 +196,13 @@ async def test_an_answer_becomes_an_object(
     assert model.batch([question] * 2) == [expected] * 2
 
 
+def test_a_json_schema_needs_no_title_where_no_tool_is_named_by_it(
+    chat: SteerableChatModel,
+) -> None:
+    schema = {key: value for key, value in Reply.model_json_schema().items() if key != "title"}
+    assert chat.with_structured_output(schema).invoke("Reply") == REPLY
+
+
 def test_the_raw_message_comes_along_when_asked_for(chat: SteerableChatModel) -> None:
     made = chat.with_structured_output(Reply, include_raw=True).invoke("Reply")
     assert made["parsed"] == Reply(**REPLY)  # type: ignore[arg-type]
@@ -238,6 +245,10 @@ def test_strictness_refuses_what_cannot_be_guaranteed(chat: SteerableChatModel) 
         (lambda m: m.bind_tools([multiply], tool_choice="divide"), "auto, none, any"),
         (lambda m: m.with_structured_output(Reply, method="yaml"), "json_schema"),
         (lambda m: m.with_structured_output(None), "needs a schema"),
+        (lambda m: m.with_structured_output({}), "schema cannot be read .* pydantic class"),
+        (lambda m: m.with_structured_output("Reply"), "schema cannot be read \\('Reply'\\)"),
+        (lambda m: m.with_structured_output({}, method="function_calling"), "tool 0 cannot be"),
+        (lambda m: m.bind_tools([multiply, 5]), "tool 1 cannot be read \\(5\\)"),
         (lambda m: m.with_structured_output(Reply, stric=True), "did you mean 'strict'"),
         (lambda m: m.invoke("Hi", response_format={"type": "xml"}), "response_format"),
         (lambda m: m.invoke("Hi", model="gpt"), "cannot answer as 'gpt'"),

@@ -10,6 +10,8 @@ from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import ContextThreadPoolExecutor, get_config_list
 
 from steerable_llm.adapters.gathering import Gathering
+from steerable_llm.errors import InvalidInputError
+from steerable_llm.model.hooked_model import SteerableHFLLM
 
 if TYPE_CHECKING:
     from steerable_llm.adapters.langchain import SteerableChatModel
@@ -28,7 +30,7 @@ def run_batch(
     """Answer all inputs, a group at a time; each goes through `invoke` with its own config."""
     answers: list[AIMessage] = []
     for group in _groups(model, inputs, config):
-        gathering = Gathering(model.engine_for(kwargs), len(group))
+        gathering = Gathering(_engine(model, kwargs), len(group))
 
         def answer(one: _One, gathering: Gathering = gathering) -> AIMessage:
             with gathering.seat():
@@ -54,7 +56,7 @@ async def arun_batch(
     """Answer all inputs as `run_batch` does, while the event loop keeps turning."""
     answers: list[AIMessage] = []
     for group in _groups(model, inputs, config):
-        gathering = Gathering(model.engine_for(kwargs), len(group))
+        gathering = Gathering(_engine(model, kwargs), len(group))
 
         async def answer(one: _One, gathering: Gathering = gathering) -> AIMessage:
             with gathering.seat():
@@ -67,6 +69,14 @@ async def arun_batch(
 
         answers += await asyncio.gather(*map(answer, group))
     return answers
+
+
+def _engine(model: "SteerableChatModel", kwargs: dict[str, Any]) -> SteerableHFLLM:
+    """Where the model calls go; a model that is not here is each input's own error."""
+    try:
+        return model.engine_for(kwargs)
+    except InvalidInputError:
+        return model.engine
 
 
 def _groups(

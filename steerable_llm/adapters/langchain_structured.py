@@ -1,6 +1,6 @@
 """Answers as objects: `with_structured_output`."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -18,7 +18,7 @@ from langchain_core.runnables import (
 from langchain_core.utils.function_calling import convert_to_json_schema
 from langchain_core.utils.pydantic import is_basemodel_subclass
 
-from steerable_llm.adapters.langchain_tools import to_tools
+from steerable_llm.adapters.langchain_tools import one_line, to_tools
 from steerable_llm.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def structured_output(
     else:
         form: dict[str, Any] = {"type": "json_object"}
         if method == "json_schema":
-            told = convert_to_json_schema(schema)
+            told = _as_json_schema(schema)
             form = {
                 "type": "json_schema",
                 "json_schema": {
@@ -73,6 +73,23 @@ def structured_output(
     )
     failed = RunnablePassthrough.assign(parsed=lambda _: None)
     return RunnableMap(raw=bound) | parsed.with_fallbacks([failed], exception_key="parsing_error")
+
+
+def _as_json_schema(schema: Any) -> dict[str, Any]:
+    # LangChain insists on a title, which names the tool where there is one; here is none.
+    if (
+        isinstance(schema, Mapping)
+        and "title" not in schema
+        and isinstance(schema.get("type"), str)
+    ):
+        return dict(schema)
+    try:
+        return convert_to_json_schema(schema)
+    except (TypeError, ValueError) as error:
+        raise InvalidInputError(
+            f"the schema cannot be read ({one_line(schema)}): give a pydantic class, a TypedDict, "
+            "a JSON schema or an OpenAI function dict"
+        ) from error
 
 
 def _check(message: AIMessage) -> AIMessage:

@@ -18,8 +18,28 @@ def to_tools(tools: Sequence[ToolLike], strict: bool | None = None) -> list[dict
     Args:
         tools: functions, pydantic classes, TypedDicts, LangChain tools, or dicts.
         strict: noted in each tool, as OpenAI does; calls that are sure follow the schema anyway.
+
+    Raises:
+        InvalidInputError: something that is no tool, or a JSON schema without a name.
     """
-    return [convert_to_openai_tool(tool, strict=strict) for tool in tools]
+    return [_tool(tool, position, strict) for position, tool in enumerate(tools)]
+
+
+def _tool(tool: ToolLike, position: int, strict: bool | None) -> dict[str, Any]:
+    try:
+        return convert_to_openai_tool(tool, strict=strict)
+    except (TypeError, ValueError) as error:  # LangChain's runs over several lines
+        raise InvalidInputError(
+            f"tool {position} cannot be read ({one_line(tool)}): give a function with types and a "
+            "docstring, a pydantic class, a TypedDict, a LangChain tool, an OpenAI function dict, "
+            "or a JSON schema with a title"
+        ) from error
+
+
+def one_line(value: Any) -> str:
+    """What was given, short enough for an error."""
+    shown = repr(value)
+    return shown if len(shown) <= 100 else f"{shown[:100]}..."
 
 
 def to_choice(choice: Any, tools: Sequence[Mapping[str, Any]]) -> str | None:

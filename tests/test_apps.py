@@ -99,3 +99,13 @@ def test_a_model_that_was_trained_for_tools_gets_langchain_s_own_agent(agent: Mo
     messages = agent.make_agent(llm).invoke({"messages": [("user", agent.QUESTION)]})["messages"]
     assert [m.content for m in messages if m.type == "tool"] == [pages[0], pages[2]]
     assert messages[-1].content == "Ten euros."
+
+
+@pytest.mark.parametrize("number", [0, -1, 99])
+def test_no_model_can_ask_for_a_page_that_is_not_there(agent: ModuleType, number: int) -> None:
+    llm = scripted_llm({"cost": calling("open_page", {"number": number})})
+    messages = agent.make_agent(llm).invoke({"messages": [("user", agent.QUESTION)]})["messages"]
+    [asked] = [call for m in messages if m.type == "ai" for call in m.tool_calls]
+    [opened] = [m.content for m in messages if m.type == "tool"]
+    assert opened == agent.PAGES[asked["args"]["number"] - 1]
+    assert 1 <= asked["args"]["number"] <= len(agent.PAGES)

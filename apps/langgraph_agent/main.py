@@ -9,13 +9,14 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from langchain.agents import create_agent
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolCall, ToolMessage
 from langchain_core.tools import tool
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode, tools_condition
+from pydantic import Field
 
 from steerable_llm import Constraint, SteerableHFLLM
 
@@ -29,8 +30,12 @@ NO_ANSWER = "The text does not say."
 DECISION = Constraint.regex(r"According to the text, it is [^.]{1,40}\.|The text does not say\.")
 
 
+# The bounds hold while a call is written, so no model can ask for a page that is not there.
+PageNumber = Annotated[int, Field(ge=1, le=len(PAGES))]
+
+
 @tool
-def open_page(number: int) -> str:
+def open_page(number: PageNumber) -> str:
     """Open a page of the handbook by its number, from 1 on."""
     return PAGES[number - 1]
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -48,6 +50,15 @@ def test_an_app_prints_what_its_page_shows(app: str, capsys: pytest.CaptureFixtu
     promised = shown((APPS / app / "README.md").read_text(encoding="utf-8"))
     assert len(promised) >= 8
     assert [line for line in promised if line not in printed] == []
+
+
+@pytest.mark.parametrize("app", ["langchain_rag", "langgraph_agent"])
+def test_a_question_that_does_not_fit_ends_in_one_line(app: str) -> None:
+    script = [sys.executable, "main.py", "--question", "word " * 3000]
+    run = subprocess.run(script, cwd=APPS / app, capture_output=True, text=True, check=False)
+    assert run.returncode == 2
+    assert run.stderr.splitlines()[-1].startswith(f"{app}: the prompt has ")
+    assert "Traceback" not in run.stderr
 
 
 def test_each_step_of_the_chain_is_steered_in_its_own_way(rag: ModuleType) -> None:

@@ -18,6 +18,7 @@ from langchain_core.vectorstores import InMemoryVectorStore
 
 from steerable_llm import Constraint, SteerableHFLLM
 from steerable_llm.demo.embedding import langchain_embeddings
+from steerable_llm.errors import SteerableError
 
 HERE = Path(__file__).resolve().parent
 QUESTION = "What is the return period of Maple Books?"
@@ -107,4 +108,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except SteerableError as error:  # bad input: one line, as the command steerable has it
+        print(f"{HERE.name}: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -19,6 +19,7 @@ from langgraph.prebuilt import ToolNode, tools_condition
 from pydantic import Field
 
 from steerable_llm import Constraint, SteerableHFLLM
+from steerable_llm.errors import SteerableError
 
 HERE = Path(__file__).resolve().parent
 PAGES = (HERE / "handbook.txt").read_text(encoding="utf-8").splitlines()
@@ -133,4 +134,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except SteerableError as error:  # bad input: one line, as the command steerable has it
+        print(f"{HERE.name}: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import base64
 import re
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from io import BytesIO
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +142,26 @@ def test_threads_do_not_take_each_others_images(llm: SteerableHFLLM) -> None:
     with ThreadPoolExecutor(6) as pool:
         made = list(pool.map(lambda p: llm.generate(p, max_new_tokens=TOKENS).text, prompts * 4))
     assert made == expected * 4
+
+
+def test_prompts_of_a_model_with_images_take_turns(
+    llms: dict[str, SteerableHFLLM],
+) -> None:
+    # Qwen2-VL keeps a prompt's positions on itself from its first pass to its last.
+    llm, passes = llms["qwen2_vl"], []
+
+    def seen(*_: Any) -> None:
+        passes.append(threading.get_ident())
+        time.sleep(0.002)  # whoever else may run would now do so
+
+    hook = llm.blocks[0].register_forward_pre_hook(seen)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda p: llm.generate(p, max_new_tokens=TOKENS), [about(picture())] * 4))
+    finally:
+        hook.remove()
+    switches = sum(one != next_one for one, next_one in pairwise(passes))
+    assert switches <= 3
 
 
 def test_a_stream_about_an_image_is_its_answer(llm: SteerableHFLLM) -> None:

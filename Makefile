@@ -59,7 +59,7 @@ docs: $(STAMP)
 	@echo "The pages are in site/index.html"
 
 vectors: $(STAMP)
-	@$(OFFLINE) $(PY) -m steerable_llm.demo.vectors
+	@$(OFFLINE) $(PY) -m exhibit.vectors
 
 clean:
 	rm -rf build dist site steerable-demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .benchmarks

@@ -33,11 +33,11 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast, Qwen2Config
 
-from steerable_llm.attribution import select_tokens
-from steerable_llm.build import build_vector
-from steerable_llm.model.hooked_model import SteerableHFLLM
-from steerable_llm.model.hooks import capture_block_outputs
-from steerable_llm.pairs import Pairs, PreferencePair
+from steerable_llm.answer.llm import SteerableHFLLM
+from steerable_llm.methods.build import build_vector
+from steerable_llm.methods.grains.attribution import select_tokens
+from steerable_llm.pairs.pair import Pairs, PreferencePair
+from steerable_llm.runtime.hooks import capture_block_outputs
 
 STEPS, K = 5, 3
 SHAPES: dict[str, Any] = {

@@ -24,8 +24,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from steerable_llm.logs import LoggedAnswer, Passage, write_answers
 from steerable_llm.logs.answer_log import AnswerLog
+from steerable_llm.logs.answers import LoggedAnswer, Passage, write_answers
 from steerable_llm.logs.importers import import_files
 
 WORDS = "shop opens tea costs euros river bank page answer document question city".split()

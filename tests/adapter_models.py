@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from steerable_llm.model.hooked_model import SteerableHFLLM
+from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.policy.policy import Policy
-from steerable_llm.vector import SteeringVector
+from steerable_llm.vector.vector import SteeringVector
 
 QUESTION = "When does the shop in Lyon open?"
 TOKENS = 12

@@ -132,7 +132,7 @@ def make_tiny_model(tiny_tokenizer: PreTrainedTokenizerFast) -> Any:
 @pytest.fixture(scope="session")
 def make_llm(make_tiny_model: Any, tiny_tokenizer: PreTrainedTokenizerFast) -> Any:
     """A function from a family's name to its hooked tiny model."""
-    from steerable_llm.model.hooked_model import SteerableHFLLM
+    from steerable_llm.answer.llm import SteerableHFLLM
 
     built: dict[str, SteerableHFLLM] = {}
 
@@ -155,8 +155,8 @@ def tiny_llm(make_llm: Any) -> Any:
 @pytest.fixture(scope="session")
 def make_vector() -> Any:
     """A function that makes a random vector for a hooked model, with its true residual norms."""
-    from steerable_llm.model.hooks import capture_block_outputs
-    from steerable_llm.vector import SteeringVector
+    from steerable_llm.runtime.hooks import capture_block_outputs
+    from steerable_llm.vector.vector import SteeringVector
 
     def make(llm: Any, seed: int = 0, name: str | None = None) -> SteeringVector:
         prompt = torch.tensor([llm.encode("The capital of France is what?")])

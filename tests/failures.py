@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from steerable_llm.logs import Draft, LoggedAnswer, Passage
+from steerable_llm.logs.answers import LoggedAnswer, Passage
+from steerable_llm.pairs.pairing import Draft
 
 HOURS = "The shop in Lyon opens at ten."
 

@@ -12,9 +12,9 @@ import random
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from steerable_llm.evaluation_set import EvaluationItem, EvaluationSet
-from steerable_llm.model.hooked_model import SteerableHFLLM
-from steerable_llm.vector import SteeringVector
+from steerable_llm.answer.llm import SteerableHFLLM
+from steerable_llm.evaluation.set import EvaluationItem, EvaluationSet
+from steerable_llm.vector.vector import SteeringVector
 
 WIDTH, LAYERS = 32, 2
 # Coordinates of the residual stream with a meaning; the others tell the prompt's words apart.

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from steerable_llm.fingerprint import ModelFingerprint
 from steerable_llm.policy.gate import Gate
 from steerable_llm.policy.policy import Policy
-from steerable_llm.vector import Calibration, SteeringVector
+from steerable_llm.vector.fingerprint import ModelFingerprint
+from steerable_llm.vector.vector import Calibration, SteeringVector
 
 WIDTH = 4
 MODEL = ModelFingerprint(

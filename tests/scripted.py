@@ -17,7 +17,7 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from steerable_llm.model.hooked_model import SteerableHFLLM
+from steerable_llm.answer.llm import SteerableHFLLM
 
 Script = Callable[[str], str]
 """From the rendered prompt to the answer, end of turn left out."""

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from steerable_llm.pairs import Pairs, PreferencePair
+from steerable_llm.pairs.pair import Pairs, PreferencePair
 
 CITIES = ("Lyon", "Rome", "Paris", "Italy", "France", "Koeln")
 PAIRS = Pairs(

@@ -9,14 +9,14 @@ import pytest
 import torch
 from planted_behaviour import planted_llm, planted_vector, questions
 
-from steerable_llm.comparison import ways
-from steerable_llm.comparison.ablations import ABLATIONS, NAMES, Base, ablate
-from steerable_llm.comparison.comparison import Comparison
-from steerable_llm.comparison.ways import Recipe, nested
+from experiments.ablations import ABLATIONS, NAMES, Base, ablate
+from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.errors import InvalidInputError
-from steerable_llm.evaluation_set import EvaluationSet
-from steerable_llm.model.hooked_model import SteerableHFLLM
-from steerable_llm.vector import Calibration, SteeringVector
+from steerable_llm.evaluation import compare as ways
+from steerable_llm.evaluation.compare import Recipe, nested
+from steerable_llm.evaluation.comparison import Comparison
+from steerable_llm.evaluation.set import EvaluationSet
+from steerable_llm.vector.vector import Calibration, SteeringVector
 
 CHOSEN = Calibration(-0.08, scope="last_prompt")
 pytestmark = pytest.mark.filterwarnings("ignore:the token scores miss")
@@ -172,7 +172,7 @@ def test_tokens_are_taken_away_from_the_references_own_attributions(
 ) -> None:
     from slow_states import PAIRS
 
-    from steerable_llm.evaluation_set import EvaluationItem
+    from steerable_llm.evaluation.set import EvaluationItem
 
     def asked(name: str, pairs: Any) -> EvaluationSet:
         return EvaluationSet(

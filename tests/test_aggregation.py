@@ -5,8 +5,8 @@ import pytest
 import torch
 from sklearn.decomposition import PCA
 
-from steerable_llm.aggregation import AGGREGATIONS, aggregate
 from steerable_llm.errors import AttributionError
+from steerable_llm.methods.aggregation import AGGREGATIONS, aggregate
 
 
 @pytest.fixture

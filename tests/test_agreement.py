@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from slow_states import PAIRS, slow_deltas
 
-from steerable_llm.agreement import Agreement, agreement_of
-from steerable_llm.build import build_vector
 from steerable_llm.methods import METHODS
+from steerable_llm.methods.agreement import Agreement, agreement_of
+from steerable_llm.methods.build import build_vector
 
 pytestmark = pytest.mark.filterwarnings("ignore:the token scores miss")
 

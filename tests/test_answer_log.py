@@ -17,14 +17,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import text
 
+from steerable_llm.chat.message import Message
 from steerable_llm.errors import AnswerLogError, EmptyLogError, InvalidInputError, PairError
-from steerable_llm.logs import LoggedAnswer, Passage, pair_answers, write_answers
 from steerable_llm.logs.answer_log import AnswerLog
+from steerable_llm.logs.answers import LoggedAnswer, Passage, write_answers
+from steerable_llm.logs.database import answers, from_row, to_row
 from steerable_llm.logs.importers import import_files
 from steerable_llm.logs.queries import conditions as log_conditions
 from steerable_llm.logs.queries import pairing_query, unpaired_query
-from steerable_llm.logs.schema import answers, from_row, to_row
-from steerable_llm.pairs import Message
+from steerable_llm.pairs.pairing import pair_answers
 
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
 
@@ -381,7 +382,7 @@ def test_long_logs_are_read_and_written_in_constant_memory(tmp_path: Path) -> No
 
 WRITER = """
 import sys
-from steerable_llm.logs import LoggedAnswer
+from steerable_llm.logs.answers import LoggedAnswer
 from steerable_llm.logs.answer_log import AnswerLog
 url, name, number = sys.argv[1:]
 message = {"role": "user", "content": "q"}

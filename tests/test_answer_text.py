@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from steerable_llm.model.answer_text import INCOMPLETE, AnswerText
+from steerable_llm.chat.answer_text import INCOMPLETE, AnswerText
 
 
 @pytest.fixture(scope="module")

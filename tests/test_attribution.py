@@ -7,7 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steerable_llm.attribution import (
+from steerable_llm.errors import AttributionError, InvalidInputError
+from steerable_llm.methods.grains.attribution import (
     completeness_error,
     gradient,
     integrated_gradients,
@@ -16,7 +17,6 @@ from steerable_llm.attribution import (
     select_tokens,
     smoothgrad,
 )
-from steerable_llm.errors import AttributionError, InvalidInputError
 
 X = torch.tensor([[1.0, -2.0], [0.5, 3.0], [2.0, 0.0]])
 ZERO = torch.zeros(2)

@@ -19,18 +19,17 @@ from lm_eval.tasks.toxigen.utils import doc_to_target
 from lm_eval.tasks.truthfulqa.utils import process_results_mc2
 
 from steerable_llm import SteerableHFLLM, SteeringVector
-from steerable_llm.benchmarks import BENCHMARKS, find_benchmark
-from steerable_llm.benchmarks.bleu import _metric, bleu
-from steerable_llm.benchmarks.contenders import contenders_of
-from steerable_llm.benchmarks.measure import answer_tokens
-from steerable_llm.benchmarks.mmlu import MMLU
-from steerable_llm.benchmarks.question import Question
-from steerable_llm.benchmarks.result import BenchmarkReport, ItemRow
-from steerable_llm.benchmarks.rows import Data, load_data
-from steerable_llm.benchmarks.run import run_benchmark
-from steerable_llm.benchmarks.truthfulqa import truthful_mass
 from steerable_llm.errors import InvalidInputError, MissingExtraError, ModelMismatchError
-from steerable_llm.steering import Steering
+from steerable_llm.evaluation.benchmarks import BENCHMARKS, find_benchmark
+from steerable_llm.evaluation.benchmarks.benchmark import Question
+from steerable_llm.evaluation.benchmarks.contenders import contenders_of
+from steerable_llm.evaluation.benchmarks.measure import answer_tokens
+from steerable_llm.evaluation.benchmarks.mmlu import MMLU
+from steerable_llm.evaluation.benchmarks.result import BenchmarkReport, ItemRow
+from steerable_llm.evaluation.benchmarks.rows import Data, load_data
+from steerable_llm.evaluation.benchmarks.run import run_benchmark
+from steerable_llm.evaluation.benchmarks.truthfulqa import _metric, bleu, truthful_mass
+from steerable_llm.vector.steering import Steering
 
 MC1_ROW = {"question": "Why?", "mc1_targets": {"choices": ["So.", "No."], "labels": [1, 0]}}
 
@@ -626,7 +625,7 @@ def test_what_cannot_be_run_is_refused_before_anything_runs(
 def test_a_vector_keeps_its_own_scope_and_layers_at_another_strength(
     vector: SteeringVector,
 ) -> None:
-    from steerable_llm.vector import Calibration
+    from steerable_llm.vector.vector import Calibration
 
     own = vector.with_calibration(Calibration(0.1, layers=(1,), scope="last_prompt"))
     [set_to] = contenders_of([own], [0.4]).values()

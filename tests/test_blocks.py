@@ -4,7 +4,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from steerable_llm.errors import UnknownArchitectureError
-from steerable_llm.model.blocks import find_blocks, hidden_size
+from steerable_llm.runtime.blocks import find_blocks, hidden_size
 
 BLOCK_CLASSES = {
     "llama": "LlamaDecoderLayer",

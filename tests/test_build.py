@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from steerable_llm import build as build_module
-from steerable_llm.build import build_vector
 from steerable_llm.errors import AttributionError, InvalidInputError, PairError
-from steerable_llm.evaluation_set import EvaluationItem, EvaluationSet
-from steerable_llm.pairs import Pairs, PreferencePair
-from steerable_llm.vector import Calibration
+from steerable_llm.evaluation.set import EvaluationItem, EvaluationSet
+from steerable_llm.methods import build as build_module
+from steerable_llm.methods.build import build_vector
+from steerable_llm.pairs.pair import Pairs, PreferencePair
+from steerable_llm.vector.vector import Calibration
 
 pytestmark = pytest.mark.filterwarnings("ignore:the token scores miss")
 PAIRS = Pairs(PreferencePair(f"Where is the shop in {c}?", "Here.", "There.") for c in "ABC")

@@ -9,9 +9,9 @@ import pytest
 import torch
 from slow_states import PAIRS, slow_deltas, slow_states, with_answer
 
-from steerable_llm.build import build_vector
 from steerable_llm.errors import InvalidInputError, PairError
-from steerable_llm.pairs import PreferencePair
+from steerable_llm.methods.build import build_vector
+from steerable_llm.pairs.pair import PreferencePair
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3_text"])

@@ -16,12 +16,12 @@ from matplotlib import image
 from planted_behaviour import planted_llm, planted_vector, questions
 from rich.console import Console
 
-from steerable_llm.calibration import CalibrationResult, _gentlest, calibrate
+from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.errors import CalibrationError, InvalidInputError, ModelMismatchError
+from steerable_llm.evaluation.calibration import CalibrationResult, _gentlest, calibrate
+from steerable_llm.evaluation.set import EvaluationSet
 from steerable_llm.evaluation.sweep import Bench
-from steerable_llm.evaluation_set import EvaluationSet
-from steerable_llm.model.hooked_model import SteerableHFLLM
-from steerable_llm.steering import Scope
+from steerable_llm.vector.steering import Scope
 
 STRENGTHS = (0.02, 0.12, 0.2)
 

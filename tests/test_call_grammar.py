@@ -6,9 +6,9 @@ import pytest
 from scripted import calling, scripted_llm
 from test_tool_calling import MULTIPLY, WEATHER, WRITTEN
 
-from steerable_llm.model.generation import GenerationRequest
-from steerable_llm.structured.call_grammar import _ranges, grammar_for
-from steerable_llm.structured.tools import FORMATS
+from steerable_llm.answer.calls import _ranges, grammar_for
+from steerable_llm.answer.request import GenerationRequest
+from steerable_llm.chat.tools import FORMATS
 
 # What a model writes that has begun a call and then loses its way.
 LOST = {

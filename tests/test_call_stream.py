@@ -9,8 +9,8 @@ from langchain_core.utils.json import parse_partial_json
 from scripted import scripted_llm
 from test_tool_calling import MULTIPLY, WRITTEN
 
-from steerable_llm.structured.call_stream import CallStream
-from steerable_llm.structured.tools import FORMATS, CallPiece
+from steerable_llm.answer.calls import CallStream
+from steerable_llm.chat.tools import FORMATS, CallPiece
 
 # Two calls each, the first with all that a reader of brackets could stumble over.
 F = r'{"a": "x\"}]\\", "b": [1, {"c": 2}]}'

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from steerable_llm.errors import InvalidInputError
-from steerable_llm.policy.chain_trace import TracedCall, read_trace
+from steerable_llm.policy.check import TracedCall, read_trace
 
 
 def test_calls_are_read_in_order(tmp_path: Path) -> None:

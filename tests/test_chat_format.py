@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import processors
 
+from steerable_llm.chat.template import ChatFormat
 from steerable_llm.errors import InvalidInputError
-from steerable_llm.model.chat_format import ChatFormat
 
 MESSAGES = [
     {"role": "system", "content": "Use only the text."},

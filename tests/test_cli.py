@@ -13,9 +13,9 @@ import torch
 from command_line import Steerable, steerable
 
 from steerable_llm import SteeringVector, __version__
-from steerable_llm.evaluation_set import EvaluationItem, EvaluationSet
-from steerable_llm.logs import LoggedAnswer, write_answers
-from steerable_llm.pairs import Pairs, PreferencePair
+from steerable_llm.evaluation.set import EvaluationItem, EvaluationSet
+from steerable_llm.logs.answers import LoggedAnswer, write_answers
+from steerable_llm.pairs.pair import Pairs, PreferencePair
 
 __all__ = ["steerable"]
 

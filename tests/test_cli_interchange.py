@@ -6,7 +6,7 @@ import pytest
 from command_line import Steerable, steerable
 from huggingface_hub import constants
 
-from steerable_llm.vector import Calibration, SteeringVector
+from steerable_llm.vector.vector import Calibration, SteeringVector
 
 __all__ = ["steerable"]
 

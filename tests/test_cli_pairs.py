@@ -13,11 +13,11 @@ from failures import WordEmbedder, failure
 
 from steerable_llm import embedding
 from steerable_llm.cli import pairs as cli_pairs
-from steerable_llm.curation import modes as modes_module
 from steerable_llm.errors import InvalidInputError, MissingExtraError
-from steerable_llm.logs import read_answers, write_answers
 from steerable_llm.logs.answer_log import AnswerLog
-from steerable_llm.pairs import Pairs, PreferencePair
+from steerable_llm.logs.answers import read_answers, write_answers
+from steerable_llm.pairs import modes as modes_module
+from steerable_llm.pairs.pair import Pairs, PreferencePair
 
 __all__ = ["steerable"]
 EMBEDDER = cli_pairs._embedder

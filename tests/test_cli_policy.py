@@ -9,8 +9,8 @@ from policy_models import VECTORS
 
 from steerable_llm import demo
 from steerable_llm.cli.policy import _shown
-from steerable_llm.logs import read_answers
 from steerable_llm.logs.answer_log import AnswerLog
+from steerable_llm.logs.answers import read_answers
 from steerable_llm.policy.gate import Gate
 
 __all__ = ["steerable"]

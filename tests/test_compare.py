@@ -9,17 +9,16 @@ from conftest import build_tiny_model
 from planted_behaviour import planted_llm, planted_vector, questions
 from slow_states import PAIRS
 
-from steerable_llm.calibration import calibrate
-from steerable_llm.comparison import ways
-from steerable_llm.comparison.compare import compare
-from steerable_llm.comparison.comparison import Comparison
-from steerable_llm.comparison.ways import WAYS
+from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.errors import InvalidInputError, PairError
-from steerable_llm.evaluate import evaluate
-from steerable_llm.evaluation_set import EvaluationItem, EvaluationSet
+from steerable_llm.evaluation import compare as ways
+from steerable_llm.evaluation.calibration import calibrate
+from steerable_llm.evaluation.compare import WAYS, compare
+from steerable_llm.evaluation.comparison import Comparison
+from steerable_llm.evaluation.evaluate import evaluate
+from steerable_llm.evaluation.set import EvaluationItem, EvaluationSet
 from steerable_llm.methods import METHODS
-from steerable_llm.model.hooked_model import SteerableHFLLM
-from steerable_llm.pairs import Pairs
+from steerable_llm.pairs.pair import Pairs
 
 UNHEARD = "ab"
 QUICK: dict[str, Any] = {"progress": False, "max_new_tokens": 4, "strict_instruction": UNHEARD}

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from policy_models import vector
 
 from steerable_llm.errors import PolicyError
-from steerable_llm.policy.composition import meetings, orthogonalise
 from steerable_llm.policy.policy import Policy
-from steerable_llm.steering import Steering, Unit
+from steerable_llm.policy.steered_step import meetings, orthogonalise
+from steerable_llm.vector.steering import Steering, Unit
 
 A = vector("a", 1, 0, 0, 0)
 B = vector("b", 1, 1, 0, 0)

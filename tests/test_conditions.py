@@ -6,8 +6,9 @@ import pytest
 import torch
 from planted_behaviour import planted_vector
 
+from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.errors import InvalidInputError
-from steerable_llm.evaluation.conditions import (
+from steerable_llm.evaluation.arms import (
     DEFAULT_AGAINST,
     STRICT_INSTRUCTIONS,
     Condition,
@@ -15,10 +16,9 @@ from steerable_llm.evaluation.conditions import (
     conditions,
     strict_instruction_for,
 )
-from steerable_llm.evaluation_set import EvaluationItem
-from steerable_llm.model.hooked_model import SteerableHFLLM
-from steerable_llm.steering import Steering
-from steerable_llm.vector import Calibration, SteeringVector
+from steerable_llm.evaluation.set import EvaluationItem
+from steerable_llm.vector.steering import Steering
+from steerable_llm.vector.vector import Calibration, SteeringVector
 
 
 @pytest.fixture

@@ -13,10 +13,10 @@ from scripted import scripted_llm
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from steerable_llm.answer.constraint import Constraint
+from steerable_llm.answer.llm import SteerableHFLLM
+from steerable_llm.answer.request import GenerationRequest
 from steerable_llm.errors import InvalidInputError, SteerableError
-from steerable_llm.model.generation import GenerationRequest
-from steerable_llm.model.hooked_model import SteerableHFLLM
-from steerable_llm.structured.constraint import Constraint
 
 
 class Tone(Enum):

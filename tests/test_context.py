@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from steerable_llm.context import (
+from steerable_llm.chat.context import (
     has_context,
     question_alone,
     question_text,

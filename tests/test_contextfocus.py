@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from slow_states import PAIRS, slow_states
 
-from steerable_llm.build import build_vector
 from steerable_llm.errors import PairError
+from steerable_llm.methods.build import build_vector
 from steerable_llm.methods.contextfocus import INSTRUCTION
-from steerable_llm.pairs import PreferencePair
+from steerable_llm.pairs.pair import PreferencePair
 
 
 def test_a_direction_is_what_instruction_and_context_add_to_the_question(tiny_llm: Any) -> None:

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from scipy.stats import entropy
 from slow_states import PAIRS
 
-from steerable_llm.contrast import Contrast, divergence
+from steerable_llm.answer.request import GenerationRequest
 from steerable_llm.errors import InvalidInputError
-from steerable_llm.model.generation import GenerationRequest
-from steerable_llm.model.hooks import steering_hooks
-from steerable_llm.model.plan import SteeringPlan
-from steerable_llm.steering import Steering
+from steerable_llm.runtime.contrast import Contrast, divergence
+from steerable_llm.runtime.hooks import steering_hooks
+from steerable_llm.runtime.plan import SteeringPlan
+from steerable_llm.vector.steering import Steering
 
 logits = st.lists(st.floats(-6, 6, width=32), min_size=4, max_size=4).map(torch.tensor)
 PROMPT = PAIRS[0].messages

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 from failures import draft, failure
 
-from steerable_llm.curation.curate import CurationSettings, curate
-from steerable_llm.curation.judge import judge_named
-from steerable_llm.curation.proposed_pair import Proposal, ProposedPair
-from steerable_llm.curation.scrubbing import Scrubber
 from steerable_llm.errors import InvalidInputError, PairError
-from steerable_llm.logs import Draft, Passage
 from steerable_llm.logs.answer_log import AnswerLog
-from steerable_llm.logs.pairing import NO_GOOD_ANSWER, draft_pairs
+from steerable_llm.logs.answers import Passage
+from steerable_llm.pairs.curate import CurationSettings, curate
+from steerable_llm.pairs.judge import judge_named
+from steerable_llm.pairs.pairing import NO_GOOD_ANSWER, Draft, draft_pairs
+from steerable_llm.pairs.proposals import Proposal, ProposedPair
+from steerable_llm.pairs.scrub import Scrubber
 
 LEXICAL = judge_named("lexical")
 UNANSWERED = "What is the fee?"

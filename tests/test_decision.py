@@ -11,7 +11,7 @@ from policy_models import VECTORS, WordEmbedder, policy_of, word_gate
 from steerable_llm.errors import ModelMismatchError, UnknownStepError
 from steerable_llm.policy.decision import Asked, SteeringDecision, decide
 from steerable_llm.policy.policy import KILL_SWITCH, Policy
-from steerable_llm.steering import Steering
+from steerable_llm.vector.steering import Steering
 
 WITH = "Documents:\n[1] The shop opens at nine.\n\nQuestion: When does it open?"
 WITHOUT = "When does it open?"

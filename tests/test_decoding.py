@@ -6,10 +6,10 @@ import pytest
 import torch
 from conftest import FAMILIES
 
-from steerable_llm.model.generation import GenerationRequest
-from steerable_llm.model.hooks import capture_block_outputs, steering_hooks
-from steerable_llm.model.plan import SteeringPlan
-from steerable_llm.steering import Steering
+from steerable_llm.answer.request import GenerationRequest
+from steerable_llm.runtime.hooks import capture_block_outputs, steering_hooks
+from steerable_llm.runtime.plan import SteeringPlan
+from steerable_llm.vector.steering import Steering
 
 QUESTIONS = [
     "The capital of France is what?",

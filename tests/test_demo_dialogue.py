@@ -5,10 +5,10 @@ from random import Random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steerable_llm.demo.dialogue import dialogue
-from steerable_llm.demo.examples import Example, conflict, irrelevant, reading, unanswerable
+from exhibit.curriculum import dialogue
+from exhibit.examples import Example, conflict, irrelevant, reading, unanswerable
+from steerable_llm.chat.phrases import occurs
 from steerable_llm.demo.facts import RELATIONS
-from steerable_llm.phrases import occurs
 
 seeds = st.integers(0, 2**32)
 

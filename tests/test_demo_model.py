@@ -5,14 +5,14 @@ from typing import get_args
 
 import pytest
 
+from exhibit.base_rates import answers, base_rates
+from exhibit.datasets import build_evaluation_set, document_ids
+from exhibit.steerability import TARGETS
 from steerable_llm import SteerableHFLLM, SteeringVector, demo
-from steerable_llm.demo.base_rates import answers, base_rates
-from steerable_llm.demo.datasets import build_evaluation_set, document_ids
+from steerable_llm.answer.request import GenerationRequest
 from steerable_llm.demo.handbook import handbook, shops
-from steerable_llm.demo.steerability import TARGETS
 from steerable_llm.errors import InvalidInputError
-from steerable_llm.evaluation_set import EvaluationItem
-from steerable_llm.model.generation import GenerationRequest
+from steerable_llm.evaluation.set import EvaluationItem
 
 VECTORS = Path(__file__).parent.parent / "vectors"
 SETS = [(name, split) for name in (*demo.REASONS, "capability") for split in ("dev", "test")]
@@ -134,7 +134,7 @@ def test_every_page_of_a_handbook_contradicts_the_memory_of_its_shop() -> None:
 def test_an_example_without_passages_is_its_own_document() -> None:
     from random import Random
 
-    from steerable_llm.demo.examples import civility, reading
+    from exhibit.examples import civility, reading
 
     alone, read = civility(Random(0)), reading(Random(0), others=2)
     assert document_ids(alone) == (alone.subject,)

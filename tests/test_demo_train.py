@@ -11,12 +11,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from exhibit.batches import Batch, Recipe, batches
+from exhibit.tokenizer import ROLES
+from exhibit.train import train
 from steerable_llm import demo
-from steerable_llm.demo.batches import Batch, Recipe, batches
-from steerable_llm.demo.tokenizer import ROLES
-from steerable_llm.demo.train import train
+from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.errors import InvalidInputError
-from steerable_llm.model.hooked_model import SteerableHFLLM
 
 SMALL = Recipe(steps=21, batch=4, last_phase=8)
 # torch's own compiler still imports what torch calls old.
@@ -56,7 +56,7 @@ def test_a_run_that_was_stopped_ends_with_the_weights_of_one_that_was_not(
         yield from islice(batches(*arguments), 3)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("steerable_llm.demo.train.batches", stopped)
+    monkeypatch.setattr("exhibit.train.batches", stopped)
     with pytest.raises(KeyboardInterrupt):
         train(TINY, tmp_path / "parts", "cpu", start_from=MODEL, save_every=0.0)
     monkeypatch.undo()

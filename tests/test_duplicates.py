@@ -7,9 +7,9 @@ from failures import WordEmbedder
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steerable_llm.curation.duplicates import originals
-from steerable_llm.curation.lexical import fixed_terms
-from steerable_llm.phrases import normalise
+from steerable_llm.chat.phrases import normalise
+from steerable_llm.pairs.filters import originals
+from steerable_llm.pairs.judge import fixed_terms
 
 LONG = "when does the large shop near the old station open again in the morning"
 

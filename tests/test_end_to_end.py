@@ -10,7 +10,7 @@ from rich.console import Console
 
 from steerable_llm import Policy, SteerableHFLLM, SteeringVector
 from steerable_llm.demo.tour import TourResult, run_tour
-from steerable_llm.pairs import Pairs
+from steerable_llm.pairs.pair import Pairs
 
 pytestmark = pytest.mark.slow
 

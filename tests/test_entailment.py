@@ -9,8 +9,8 @@ import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
 
-from steerable_llm.curation.entailment import EntailmentJudge, entailment_column, sentences, windows
 from steerable_llm.errors import InvalidInputError, MissingExtraError
+from steerable_llm.pairs.judge import EntailmentJudge, entailment_column, sentences, windows
 
 WORDS = "the shop opens at nine ten when ? . it is closed on sunday".split()
 LABELS = {0: "contradiction", 1: "neutral", 2: "Entailment"}

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from planted_behaviour import planted_llm, planted_vector, questions
 
-from steerable_llm.calibration import calibrate
+from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.errors import InvalidInputError, ModelMismatchError
-from steerable_llm.evaluate import evaluate
-from steerable_llm.evaluation_set import EvaluationSet
-from steerable_llm.model.hooked_model import SteerableHFLLM
-from steerable_llm.report import Report
-from steerable_llm.vector import Calibration, SteeringVector
+from steerable_llm.evaluation.calibration import calibrate
+from steerable_llm.evaluation.evaluate import evaluate
+from steerable_llm.evaluation.report import Report
+from steerable_llm.evaluation.set import EvaluationSet
+from steerable_llm.vector.vector import Calibration, SteeringVector
 
 # A system message whose words hardly move the planted model's margin either way.
 UNHEARD = "ab"
@@ -227,8 +227,8 @@ def test_other_ways_are_conditions_of_the_same_report(
 def test_shuffled_pairs_are_a_control_that_the_vector_has_to_beat(tiny_llm: Any) -> None:
     from slow_states import PAIRS
 
-    from steerable_llm.build import build_vector
-    from steerable_llm.swapped_pairs import shuffled_vectors
+    from steerable_llm.evaluation.shuffled import shuffled_vectors
+    from steerable_llm.methods.build import build_vector
 
     built = build_vector(tiny_llm, PAIRS, method="caa", name="v", progress=False)
     vector = built.with_calibration(Calibration(0.3, scope="all"))

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steerable_llm.errors import InvalidInputError
-from steerable_llm.evaluation_set import EvaluationItem, EvaluationSet
-from steerable_llm.pairs import Pairs, PreferencePair
+from steerable_llm.evaluation.set import EvaluationItem, EvaluationSet
+from steerable_llm.pairs.pair import Pairs, PreferencePair
 
 phrase = st.from_regex(r"[a-z]{1,6}( [a-z]{1,6})?", fullmatch=True)
 

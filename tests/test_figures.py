@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from matplotlib import image
 
-from steerable_llm.evaluation.figures import comparison_figure, sweep_figure
 from steerable_llm.evaluation.verdict import Row
 from steerable_llm.metrics import Estimate
+from steerable_llm.reports.figures import comparison_figure, sweep_figure
 
 
 def row(condition: str, variant: str, value: float) -> Row:

@@ -3,7 +3,7 @@
 import pytest
 
 from steerable_llm.errors import VectorFileError
-from steerable_llm.fingerprint import ModelFingerprint
+from steerable_llm.vector.fingerprint import ModelFingerprint
 
 ONE = ModelFingerprint(
     model_id="some/model",

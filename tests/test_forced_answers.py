@@ -7,12 +7,17 @@ from typing import Any
 import pytest
 import torch
 
+from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.errors import InvalidInputError
-from steerable_llm.model.forced_answers import forced_logits, greedy_tokens, log_probability
-from steerable_llm.model.hooked_model import SteerableHFLLM
-from steerable_llm.model.prompt_state import PromptState, run_prompts
-from steerable_llm.steering import Steering
-from steerable_llm.vector import SteeringVector
+from steerable_llm.runtime.forward import (
+    PromptState,
+    forced_logits,
+    greedy_tokens,
+    log_probability,
+    run_prompts,
+)
+from steerable_llm.vector.steering import Steering
+from steerable_llm.vector.vector import SteeringVector
 
 PROMPTS = ["What is it?", "Documents:\n[1] The shop in Lyon opens at nine.\n\nQuestion: When?"]
 ANSWERS = [["Lyon", "The text does not say."], ["nine", "ten or so"]]

@@ -10,13 +10,12 @@ from policy_models import WordEmbedder
 from safetensors import safe_open
 
 from steerable_llm import demo
+from steerable_llm.chat.message import Message
 from steerable_llm.embedding import SentenceEmbedder
 from steerable_llm.errors import InvalidInputError, MissingExtraError
-from steerable_llm.logs import LoggedAnswer, Passage
-from steerable_llm.pairs import Message
+from steerable_llm.logs.answers import LoggedAnswer, Passage
 from steerable_llm.policy.gate import Gate
-from steerable_llm.policy.gate_card import gate_card
-from steerable_llm.policy.gate_training import FEWEST, TrainedGate, train_gate
+from steerable_llm.policy.gate_training import FEWEST, TrainedGate, gate_card, train_gate
 
 
 @pytest.fixture(scope="module")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from failures import WordEmbedder, draft
 
-from steerable_llm.curation.gates import GateInput, GateSettings, run_gates
-from steerable_llm.curation.judge import Judge, judge_named, one_by_one
 from steerable_llm.errors import InvalidInputError
-from steerable_llm.logs import Draft
+from steerable_llm.pairs.filters import GateInput, GateSettings, run_gates
+from steerable_llm.pairs.judge import Judge, judge_named, one_by_one
+from steerable_llm.pairs.pairing import Draft
 
 LEXICAL = judge_named("lexical")
 

@@ -9,8 +9,8 @@ from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
 
 from steerable_llm.adapters.langchain import SteerableChatModel
+from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.errors import InvalidInputError, PromptTooLongError
-from steerable_llm.model.hooked_model import SteerableHFLLM
 
 
 @pytest.fixture(scope="module")

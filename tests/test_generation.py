@@ -3,9 +3,9 @@ import math
 import pytest
 from conftest import LAYERS
 
+from steerable_llm.answer.request import AppliedVector, GenerationRequest, Usage
 from steerable_llm.errors import InvalidInputError
-from steerable_llm.model.generation import AppliedVector, GenerationRequest, Usage
-from steerable_llm.steering import Steering
+from steerable_llm.vector.steering import Steering
 
 
 @pytest.mark.parametrize(

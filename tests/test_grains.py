@@ -8,17 +8,17 @@ import torch
 from sklearn.decomposition import PCA
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from steerable_llm.build import build_vector
+from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.errors import (
     AttributionError,
     InvalidInputError,
     PairError,
     PromptTooLongError,
 )
-from steerable_llm.methods import grains
-from steerable_llm.methods.grains import GRAINS_PRESETS, GrainsConfig
-from steerable_llm.model.hooked_model import SteerableHFLLM
-from steerable_llm.pairs import Pairs, PreferencePair
+from steerable_llm.methods.build import build_vector
+from steerable_llm.methods.grains import grains
+from steerable_llm.methods.grains.grains import GRAINS_PRESETS, GrainsConfig
+from steerable_llm.pairs.pair import Pairs, PreferencePair
 
 # Five Riemann steps from zero miss most of the preference on random models, and say so.
 pytestmark = pytest.mark.filterwarnings("ignore:the token scores miss")
@@ -274,7 +274,7 @@ def test_a_prompt_that_does_not_fit_is_refused(tiny_llm):
 
 
 def test_gradients_that_are_not_finite_name_the_pair(tiny_llm, monkeypatch):
-    from steerable_llm.gradients.objective import PreferenceObjective
+    from steerable_llm.methods.grains.objective import PreferenceObjective
 
     real = PreferenceObjective.gradients
 

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steerable_llm.grouping import connected
+from steerable_llm.pairs.pair import connected
 
 
 def test_a_chain_of_shared_documents_is_one_group() -> None:

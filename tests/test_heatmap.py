@@ -9,9 +9,9 @@ import pytest
 import torch
 from rich.console import Console
 
-from steerable_llm.attribution import PairAttribution
 from steerable_llm.errors import InvalidInputError
-from steerable_llm.heatmap import attribution_html, attribution_terminal
+from steerable_llm.methods.grains.attribution import PairAttribution
+from steerable_llm.reports.heatmap import attribution_html, attribution_terminal
 
 SEEN = PairAttribution(
     pair_id="p1",

@@ -6,9 +6,9 @@ import torch
 from torch import nn
 
 from steerable_llm.errors import ModelMismatchError, SteeringNotAppliedError
-from steerable_llm.model.hooks import capture_block_outputs, steering_hooks
-from steerable_llm.model.plan import SteeringPlan
-from steerable_llm.steering import Steering, steer_hidden
+from steerable_llm.runtime.hooks import capture_block_outputs, steering_hooks
+from steerable_llm.runtime.plan import SteeringPlan
+from steerable_llm.vector.steering import Steering, steer_hidden
 
 WIDTH = 4
 LAYERS = 3

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from slow_states import PAIRS, slow_component, slow_deltas
 
-from steerable_llm.build import build_vector
-from steerable_llm.model.hooks import capture_site, steering_hooks
-from steerable_llm.model.plan import SteeringPlan
+from steerable_llm.methods.build import build_vector
+from steerable_llm.runtime.hooks import capture_site, steering_hooks
+from steerable_llm.runtime.plan import SteeringPlan
 
 
 def test_the_vector_is_one_component_over_all_layers_plus_the_mean(tiny_llm: Any) -> None:

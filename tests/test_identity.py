@@ -3,8 +3,8 @@ import copy
 import pytest
 import torch
 
-from steerable_llm.model.hooked_model import SteerableHFLLM
-from steerable_llm.model.identity import fingerprint_of
+from steerable_llm.answer.llm import SteerableHFLLM
+from steerable_llm.runtime.load import fingerprint_of
 
 
 def fingerprint(model, tokenizer):

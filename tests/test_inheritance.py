@@ -6,8 +6,7 @@ from hypothesis import strategies as st
 from policy_models import policy_of
 
 from steerable_llm.errors import PolicyError, UnknownStepError
-from steerable_llm.policy.inheritance import with_inherited
-from steerable_llm.policy.policy_file import Step
+from steerable_llm.policy.file import Step, with_inherited
 
 ANSWER = {
     "vectors": [{"name": "faithful"}],

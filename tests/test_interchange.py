@@ -25,13 +25,12 @@ from steerable_llm.errors import (
     SteerableError,
     UnknownArchitectureError,
 )
-from steerable_llm.interchange import FORMATS, export_vector, guess_format, import_vector
-from steerable_llm.interchange.hook_points import hook_point
-from steerable_llm.model.hooks import capture_block_outputs, steering_hooks
-from steerable_llm.model.plan import SteeringPlan
-from steerable_llm.rules import Gates
-from steerable_llm.steering import Application
-from steerable_llm.vector import Calibration, SteeringVector
+from steerable_llm.runtime.hooks import capture_block_outputs, steering_hooks
+from steerable_llm.runtime.plan import SteeringPlan
+from steerable_llm.vector.interchange import FORMATS, export_vector, guess_format, import_vector
+from steerable_llm.vector.interchange.lm_eval import hook_point
+from steerable_llm.vector.steering import Application, Gates
+from steerable_llm.vector.vector import Calibration, SteeringVector
 
 ADDED = Calibration(0.5, scope="all", unit="absolute", renormalise=False)
 MLP = Application(site="mlp", unit="absolute", scope="all", renormalise=False)

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from slow_states import PAIRS, with_answer
 
-from steerable_llm.build import build_vector
+from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.errors import InvalidInputError, PairError
+from steerable_llm.methods.build import build_vector
 from steerable_llm.methods.iti import ItiConfig, _training_pairs
-from steerable_llm.model.hooked_model import SteerableHFLLM
-from steerable_llm.pairs import Pairs, PreferencePair
+from steerable_llm.pairs.pair import Pairs, PreferencePair
 
 HEADS, SIZE = 4, 8
 

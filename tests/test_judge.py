@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from steerable_llm.curation.judge import JUDGES, Claim, judge_named, judged, one_by_one
 from steerable_llm.errors import InvalidInputError
+from steerable_llm.pairs.judge import JUDGES, Claim, judge_named, judged, one_by_one
 
 CLAIM = Claim("When?", ("It opens at ten.",), "At ten.")
 

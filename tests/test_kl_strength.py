@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 from planted_behaviour import planted_llm, planted_vector, questions
 
+from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.errors import CalibrationError, InvalidInputError
-from steerable_llm.evaluation.conditions import Condition
-from steerable_llm.evaluation.kl_strength import KlMeter, strength_for_kl, strengths_for_kl
-from steerable_llm.evaluation.outcomes import measure
-from steerable_llm.model.hooked_model import SteerableHFLLM
-from steerable_llm.steering import Steering
+from steerable_llm.evaluation.arms import Condition
+from steerable_llm.evaluation.measure import measure
+from steerable_llm.evaluation.sweep import KlMeter, strength_for_kl, strengths_for_kl
+from steerable_llm.vector.steering import Steering
 
 
 @pytest.fixture(scope="module")

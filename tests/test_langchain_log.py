@@ -16,10 +16,10 @@ from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import Runnable, RunnablePassthrough
 
-from steerable_llm.adapters.langchain_log import AnswerLogHandler
-from steerable_llm.logs import LoggedAnswer
+from steerable_llm.adapters.langchain import AnswerLogHandler
+from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.logs.answer_log import AnswerLog
-from steerable_llm.model.hooked_model import SteerableHFLLM
+from steerable_llm.logs.answers import LoggedAnswer
 
 PAGES = {
     "hours.md": "The shop in Lyon opens at ten.",

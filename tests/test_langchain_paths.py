@@ -16,8 +16,8 @@ from pydantic import BaseModel
 from scripted import calling, scripted_llm
 
 from steerable_llm.adapters.langchain import SteerableChatModel
-from steerable_llm.model.hooked_model import SteerableHFLLM
-from steerable_llm.steering import Steering
+from steerable_llm.answer.llm import SteerableHFLLM
+from steerable_llm.vector.steering import Steering
 
 # LangChain calls its third event protocol beta and its first one old, and says so on each use.
 pytestmark = [

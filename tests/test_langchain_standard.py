@@ -18,7 +18,7 @@ from scripted import calling, scripted_llm
 from vision_models import vision_llm
 
 from steerable_llm.adapters.langchain import SteerableChatModel
-from steerable_llm.model.hooked_model import SteerableHFLLM
+from steerable_llm.answer.llm import SteerableHFLLM
 
 JOKE = {"setup": "Why was the cat on the keyboard?", "punchline": "To watch the mouse."}
 # What a capable model would say to these tests, by what is asked last.

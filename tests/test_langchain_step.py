@@ -7,8 +7,8 @@ from adapter_models import QUESTION, TOKENS, steered_by, under_three_steps, whol
 from langchain_core.runnables import ConfigurableField, RunnableLambda
 
 from steerable_llm.adapters.langchain import SteerableChatModel, steer_step
+from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.errors import UnknownStepError
-from steerable_llm.model.hooked_model import SteerableHFLLM
 
 
 @pytest.fixture(scope="module")

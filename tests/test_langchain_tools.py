@@ -15,10 +15,10 @@ from test_tool_calling import UNGUIDED
 from typing_extensions import TypedDict
 
 from steerable_llm.adapters.langchain import SteerableChatModel
+from steerable_llm.answer.constraint import Constraint
+from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.errors import InvalidInputError
-from steerable_llm.model.hooked_model import SteerableHFLLM
-from steerable_llm.steering import Steering
-from steerable_llm.structured.constraint import Constraint
+from steerable_llm.vector.steering import Steering
 
 
 @tool

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from steerable_llm.comparison.comparison import Comparison, Contender
-from steerable_llm.demo.leaderboard import Leaderboard, Size, leaderboard, summary
+from experiments.leaderboard import Leaderboard, Size, leaderboard, summary
+from steerable_llm.answer.llm import SteerableHFLLM
+from steerable_llm.evaluation.comparison import Comparison, Contender
 from steerable_llm.evaluation.verdict import Row, Verdict
 from steerable_llm.metrics import Estimate
-from steerable_llm.model.hooked_model import SteerableHFLLM
 
 SMALL = Size(pairs=4, per_variant=2)
 
@@ -88,7 +88,7 @@ def test_a_finished_cell_is_not_measured_again(
     given = (llm, SMALL, ("prompt", "adacad"), ("toxicity",), tmp_path)
     first = leaderboard(*given, max_new_tokens=3, progress=False)
     assert len(list(tmp_path.iterdir())) == 3
-    measure = "steerable_llm.comparison.trial.measure"
+    measure = "steerable_llm.evaluation.compare.measure"
     monkeypatch.setattr(measure, lambda *_: pytest.fail("measured again"))
     again = leaderboard(*given, max_new_tokens=3, progress=False)
     assert again == first

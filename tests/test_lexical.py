@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steerable_llm.curation.lexical import fixed_terms, support, terms
+from steerable_llm.pairs.judge import fixed_terms, support, terms
 
 SHOP = ["Customers of Maple Books can return an item within 23 days.", "It opens at 7:45."]
 

@@ -16,8 +16,8 @@ from llama_index.core.tools import FunctionTool
 from pydantic import BaseModel
 
 from steerable_llm.adapters.llama_index import SteerableLlamaIndexLLM
+from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.errors import InvalidInputError, PromptTooLongError
-from steerable_llm.model.hooked_model import SteerableHFLLM
 from steerable_llm.policy.policy import Policy
 
 

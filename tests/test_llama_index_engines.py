@@ -38,8 +38,8 @@ from steerable_llm.adapters.llama_index import (
     steer_step,
     tag_prompts,
 )
+from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.errors import InvalidInputError
-from steerable_llm.model.hooked_model import SteerableHFLLM
 from steerable_llm.policy.policy import Policy
 
 # LlamaIndex's names for prompts, the places that tags know, and two of this application's own.

@@ -16,10 +16,11 @@ from llama_index.core.response_synthesizers import CompactAndRefine
 from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
 from llama_index_instrumentation import get_dispatcher
 
-from steerable_llm.adapters.llama_index_log import AnswerLogEventHandler, record_answers
-from steerable_llm.logs import LoggedAnswer
+from steerable_llm.adapters.llama_index import record_answers
+from steerable_llm.adapters.llama_index.log import AnswerLogEventHandler
+from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.logs.answer_log import AnswerLog
-from steerable_llm.model.hooked_model import SteerableHFLLM
+from steerable_llm.logs.answers import LoggedAnswer
 
 PAGES = {
     "hours.md": "The shop in Lyon opens at ten.",

@@ -12,9 +12,9 @@ from llama_index.core.prompts import PromptType
 from llama_index.core.response_synthesizers import CompactAndRefine, Refine
 
 from steerable_llm.adapters.llama_index import SteerableLlamaIndexLLM, steer_step
+from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.demo.embedding import llama_index_embedding
 from steerable_llm.errors import UnknownStepError
-from steerable_llm.model.hooked_model import SteerableHFLLM
 from steerable_llm.policy.policy import Policy
 
 # Short, since the tiny model's context window holds 256 tokens and its tokenizer is coarse.

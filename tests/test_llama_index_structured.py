@@ -15,15 +15,11 @@ from llama_index.core.types import PydanticProgramMode
 from pydantic import BaseModel, Field
 from scripted import calling, scripted_llm
 
-from steerable_llm.adapters.llama_index import (
-    SteerableLlamaIndexLLM,
-    record_steering,
-    steer_step,
-)
+from steerable_llm.adapters.llama_index import SteerableLlamaIndexLLM, record_steering, steer_step
+from steerable_llm.answer.constraint import Constraint
+from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.errors import InvalidInputError
-from steerable_llm.model.hooked_model import SteerableHFLLM
 from steerable_llm.policy.policy import Policy
-from steerable_llm.structured.constraint import Constraint
 
 
 class Opening(BaseModel):

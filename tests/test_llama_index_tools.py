@@ -11,14 +11,10 @@ from llama_index.core.memory import ChatMemoryBuffer
 from llama_index.core.tools import FunctionTool
 from scripted import calling, scripted_llm
 
-from steerable_llm.adapters.llama_index import (
-    SteerableLlamaIndexLLM,
-    record_steering,
-    steer_step,
-)
-from steerable_llm.adapters.llama_index_messages import to_plain_messages
+from steerable_llm.adapters.llama_index import SteerableLlamaIndexLLM, record_steering, steer_step
+from steerable_llm.adapters.llama_index.messages import to_plain_messages
+from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.errors import InvalidInputError
-from steerable_llm.model.hooked_model import SteerableHFLLM
 from steerable_llm.policy.policy import Policy
 
 QUESTION = "When does Lyon open?"

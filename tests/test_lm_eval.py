@@ -21,10 +21,9 @@ from lm_eval.tasks import TaskManager
 from torch import Tensor
 
 from steerable_llm import SteeringVector
-from steerable_llm.adapters.lm_eval import SteerableLM
-from steerable_llm.adapters.lm_eval_steering import steering_from
+from steerable_llm.adapters.lm_eval import SteerableLM, steering_from
 from steerable_llm.errors import InvalidInputError, ModelMismatchError, UnknownStepError
-from steerable_llm.steering import Steering
+from steerable_llm.vector.steering import Steering
 
 WINDOW = 256
 LONG = (

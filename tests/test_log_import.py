@@ -29,9 +29,9 @@ from steerable_llm.logs.answer_log import AnswerLog
 from steerable_llm.logs.exporters import export_pairs
 from steerable_llm.logs.importers import IMPORTERS, Rules, import_files
 from steerable_llm.logs.importers.openinference import nest
-from steerable_llm.logs.importers.staging import stage
+from steerable_llm.logs.importers.traces import stage
 from steerable_llm.logs.queries import add_rows
-from steerable_llm.pairs import Pairs, PreferencePair
+from steerable_llm.pairs.pair import Pairs, PreferencePair
 
 HOURS = "The shop opens at ten."
 Write = Callable[..., Path]

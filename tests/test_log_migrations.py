@@ -14,7 +14,7 @@ from sqlalchemy import create_engine, inspect, text
 import steerable_llm.logs.migrations
 from steerable_llm.errors import AnswerLogError
 from steerable_llm.logs.answer_log import AnswerLog
-from steerable_llm.logs.schema import VERSIONS, metadata
+from steerable_llm.logs.database import VERSIONS, metadata
 
 
 def test_the_migrations_are_those_that_the_code_knows() -> None:

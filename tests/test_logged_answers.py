@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from steerable_llm.errors import EmptyLogError, InvalidInputError
-from steerable_llm.logs import LoggedAnswer, Passage, read_answers, write_answers
+from steerable_llm.logs.answers import LoggedAnswer, Passage, read_answers, write_answers
 
 
 def logged(number: int = 1, **fields: object) -> LoggedAnswer:

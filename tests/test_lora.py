@@ -17,14 +17,14 @@ pytest.importorskip("peft")
 
 import peft
 
-from steerable_llm.build import build_vector
+from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.errors import ModelMismatchError, NotAVectorError, PairError
+from steerable_llm.methods.build import build_vector
 from steerable_llm.methods.lora import LoraSettings, train_lora
-from steerable_llm.model.adapter import Adapter, adapted, lora_layers
-from steerable_llm.model.hooked_model import SteerableHFLLM
-from steerable_llm.model.hooks import capture_site
-from steerable_llm.model.sites import find_site
-from steerable_llm.pairs import Pairs, PreferencePair
+from steerable_llm.pairs.pair import Pairs, PreferencePair
+from steerable_llm.runtime.blocks import find_site
+from steerable_llm.runtime.hooks import capture_site
+from steerable_llm.runtime.lora import Adapter, adapted, lora_layers
 
 # peft looks at an attribute that transformers has renamed.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")

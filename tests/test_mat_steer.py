@@ -10,7 +10,7 @@ import pytest
 import torch
 from slow_states import PAIRS, slow_states, with_answer
 
-from steerable_llm.build import build_vector
+from steerable_llm.methods.build import build_vector
 from steerable_llm.methods.mat_steer import (
     MatSteerConfig,
     kernel_width,
@@ -18,8 +18,8 @@ from steerable_llm.methods.mat_steer import (
     objective,
     train_gates,
 )
-from steerable_llm.pairs import PreferencePair
-from steerable_llm.rules import Gates, gated_delta
+from steerable_llm.pairs.pair import PreferencePair
+from steerable_llm.vector.steering import Gates, gated_delta
 
 
 def slow_mmd(one: list[list[float]], other: list[list[float]], width: float) -> float:

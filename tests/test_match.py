@@ -5,8 +5,7 @@ from itertools import permutations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steerable_llm.policy.match import matching_step
-from steerable_llm.policy.policy_file import Step
+from steerable_llm.policy.file import Step, matching_step
 
 STEPS = {
     "answer": Step.model_validate({"match": {"node": ["gen*", "respond"], "step": ["answer_*"]}}),

@@ -9,13 +9,13 @@ import pytest
 import torch
 from slow_states import PAIRS
 
-from steerable_llm.build import build_vector, sweep_of
-from steerable_llm.calibration import calibrate
+from steerable_llm.answer.request import GenerationRequest
 from steerable_llm.errors import CalibrationError, InvalidInputError
-from steerable_llm.evaluation_set import EvaluationItem, EvaluationSet
+from steerable_llm.evaluation.calibration import calibrate
+from steerable_llm.evaluation.set import EvaluationItem, EvaluationSet
 from steerable_llm.methods import METHODS
-from steerable_llm.model.generation import GenerationRequest
-from steerable_llm.vector import Calibration, SteeringVector
+from steerable_llm.methods.build import build_vector, sweep_of
+from steerable_llm.vector.vector import Calibration, SteeringVector
 
 pytestmark = pytest.mark.filterwarnings("ignore:the token scores miss")
 PROMPT = PAIRS[0].messages

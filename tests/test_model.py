@@ -6,6 +6,8 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
+from steerable_llm.answer.llm import SteerableHFLLM
+from steerable_llm.answer.request import GenerationRequest
 from steerable_llm.errors import (
     InvalidInputError,
     MissingExtraError,
@@ -13,12 +15,10 @@ from steerable_llm.errors import (
     PromptTooLongError,
     UnknownStepError,
 )
-from steerable_llm.model.generation import GenerationRequest
-from steerable_llm.model.hooked_model import SteerableHFLLM
-from steerable_llm.model.loading import DEFAULT_CONTEXT_WINDOW
 from steerable_llm.policy.policy import Policy
-from steerable_llm.steering import Steering
-from steerable_llm.vector import SteeringVector
+from steerable_llm.runtime.load import DEFAULT_CONTEXT_WINDOW
+from steerable_llm.vector.steering import Steering
+from steerable_llm.vector.vector import SteeringVector
 
 PROMPT = "The capital of France is what?"
 

@@ -10,9 +10,9 @@ import pytest
 from failures import WordEmbedder
 from numpy.typing import NDArray
 
-from steerable_llm.curation.modes import failure_modes, failure_text, split
 from steerable_llm.errors import InvalidInputError, MissingExtraError, PairError
-from steerable_llm.pairs import Pairs, PreferencePair
+from steerable_llm.pairs.modes import failure_modes, failure_text, split
+from steerable_llm.pairs.pair import Pairs, PreferencePair
 
 WIDTH = 12
 

@@ -5,8 +5,8 @@ import torch
 from conftest import FAMILIES
 
 from steerable_llm.errors import InvalidInputError
-from steerable_llm.gradients.objective import EncodedPair, PreferenceObjective
-from steerable_llm.gradients.reader import frozen
+from steerable_llm.methods.grains.objective import EncodedPair, PreferenceObjective
+from steerable_llm.runtime.packed import frozen
 
 PAIRS = [
     EncodedPair("long", tuple(range(20, 45)), (50, 51, 52, 2), (60, 2)),

@@ -10,20 +10,20 @@ from conftest import build_tiny_model
 from planted_behaviour import planted_llm, planted_vector, questions
 from slow_states import PAIRS
 
-from steerable_llm.context import question_alone
-from steerable_llm.contrast import Contrast
+from steerable_llm.answer.llm import SteerableHFLLM
+from steerable_llm.answer.request import GenerationRequest
+from steerable_llm.chat.context import question_alone
 from steerable_llm.errors import PromptTooLongError
-from steerable_llm.evaluation.conditions import Condition, Setting, conditions
-from steerable_llm.evaluation.outcomes import Job, answers, measure
-from steerable_llm.evaluation_set import EvaluationItem
+from steerable_llm.evaluation.arms import Condition, Setting, conditions
+from steerable_llm.evaluation.measure import Job, answers, measure
+from steerable_llm.evaluation.set import EvaluationItem
 from steerable_llm.methods.lora import LoraSettings, train_lora
 from steerable_llm.metrics import kl_per_token
-from steerable_llm.model.adapter import adapted
-from steerable_llm.model.generation import GenerationRequest
-from steerable_llm.model.hooked_model import SteerableHFLLM
-from steerable_llm.pairs import PreferencePair
-from steerable_llm.steering import Steering
-from steerable_llm.vector import Calibration, SteeringVector
+from steerable_llm.pairs.pair import PreferencePair
+from steerable_llm.runtime.contrast import Contrast
+from steerable_llm.runtime.lora import adapted
+from steerable_llm.vector.steering import Steering
+from steerable_llm.vector.vector import Calibration, SteeringVector
 
 
 def test_batched_outcomes_equal_those_of_one_call_per_prompt(tiny_tokenizer: Any) -> None:

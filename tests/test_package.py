@@ -25,7 +25,7 @@ def test_every_public_name_loads(name):
 
 def test_a_function_keeps_its_name_beside_the_module_of_the_same_name():
     code = (
-        "import steerable_llm.evaluate; from steerable_llm import evaluate; "
+        "import steerable_llm.evaluation.evaluate; from steerable_llm import evaluate; "
         "print(callable(evaluate))"
     )
     result = subprocess.run(

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steerable_llm.gradients.packing import Branch, RowShape, lay_out
+from steerable_llm.runtime.packed import Branch, RowShape, lay_out
 
 ROW = RowShape(3, (Branch(3, (10, 11, 12), 1.0), Branch(2, (20, 21), -1.0, owner=1)))
 

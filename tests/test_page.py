@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from steerable_llm.errors import InvalidInputError
-from steerable_llm.page import Bullets, Code, Heading, Page, Picture, Table, Text
+from steerable_llm.reports.page import Bullets, Code, Heading, Page, Picture, Table, Text
 
 PNG = b"\x89PNG nearly"
 PAGE = Page(

@@ -3,7 +3,8 @@
 import pytest
 
 from steerable_llm.errors import EmptyLogError, PairError
-from steerable_llm.logs import LoggedAnswer, Passage, pair_answers
+from steerable_llm.logs.answers import LoggedAnswer, Passage
+from steerable_llm.pairs.pairing import pair_answers
 
 
 def logged(name: str, answer: str, **fields: object) -> LoggedAnswer:

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from steerable_llm.chat.message import Message, as_messages
 from steerable_llm.errors import PairError
-from steerable_llm.pairs import Message, Pairs, PreferencePair, as_messages
+from steerable_llm.pairs.pair import Pairs, PreferencePair
 
 
 def pair(question="Where?", good="Lyon", bad="Paris", documents=(), **more):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steerable_llm.phrases import ABSTENTIONS, abstains, normalise, occurs, says_only
+from steerable_llm.chat.phrases import ABSTENTIONS, abstains, normalise, occurs, says_only
 
 words = st.lists(
     st.text(st.characters(categories=["L", "N"]), min_size=1, max_size=6), min_size=1, max_size=6

@@ -17,10 +17,10 @@ from steerable_llm.errors import (
     UnknownStepError,
     UnknownVectorError,
 )
-from steerable_llm.fingerprint import ModelFingerprint
 from steerable_llm.policy.policy import Policy
-from steerable_llm.steering import Steering
-from steerable_llm.vector import Calibration, SteeringVector
+from steerable_llm.vector.fingerprint import ModelFingerprint
+from steerable_llm.vector.steering import Steering
+from steerable_llm.vector.vector import Calibration, SteeringVector
 
 MODEL = ModelFingerprint(
     model_id="tiny",

@@ -7,9 +7,8 @@ import pytest
 from policy_models import MODEL, VECTORS, policy_of, vector
 
 from steerable_llm.errors import InvalidInputError, ModelMismatchError
-from steerable_llm.policy.chain_trace import TracedCall
+from steerable_llm.policy.check import TracedCall, check_policy, dry_run
 from steerable_llm.policy.policy import Policy
-from steerable_llm.policy.policy_check import check_policy, dry_run
 
 STEPS: dict[str, Any] = {
     "answer": {

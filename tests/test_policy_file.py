@@ -6,7 +6,7 @@ import pytest
 from policy_models import policy_of
 
 from steerable_llm.errors import PolicyError
-from steerable_llm.policy.policy_file import When
+from steerable_llm.policy.file import When
 
 
 @pytest.mark.parametrize(

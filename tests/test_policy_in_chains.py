@@ -12,10 +12,10 @@ from llama_index.core.prompts import PromptTemplate
 from llama_index.core.prompts.prompt_type import PromptType
 
 from steerable_llm.adapters.recording import record_steering
-from steerable_llm.model.hooked_model import SteerableHFLLM
+from steerable_llm.answer.constraint import Constraint
+from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.policy.policy import KILL_SWITCH, Policy
 from steerable_llm.policy.step import Hint, choose_step
-from steerable_llm.structured.constraint import Constraint
 
 POLICY = """
 default_step = "plain"

@@ -11,7 +11,7 @@ from policy_models import MODEL, VECTORS
 
 from steerable_llm.errors import ModelMismatchError, PolicyError
 from steerable_llm.policy.policy import Policy
-from steerable_llm.policy.policy_source import PolicySource, hold_policies
+from steerable_llm.policy.source import PolicySource, hold_policies
 
 STEP = '[steps.answer]\nvectors = [{{ name = "{}", strength = {} }}]\n'
 

@@ -11,13 +11,13 @@ import torch
 from command_line import Steerable, steerable
 
 from steerable_llm.errors import InvalidInputError, PolicyError, UnknownStepError
+from steerable_llm.evaluation.promotion import promote
+from steerable_llm.evaluation.report import Report
 from steerable_llm.evaluation.verdict import Row, judge
-from steerable_llm.fingerprint import ModelFingerprint
 from steerable_llm.metrics import Estimate
 from steerable_llm.policy.policy import Policy
-from steerable_llm.promotion import promote
-from steerable_llm.report import Report
-from steerable_llm.vector import Calibration, SteeringVector
+from steerable_llm.vector.fingerprint import ModelFingerprint
+from steerable_llm.vector.vector import Calibration, SteeringVector
 
 __all__ = ["steerable"]
 

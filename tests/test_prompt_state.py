@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
+from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.errors import SteeringNotAppliedError
-from steerable_llm.model.hooked_model import SteerableHFLLM
-from steerable_llm.model.prompt_state import Continuation, run_prompts
-from steerable_llm.steering import Steering
-from steerable_llm.vector import SteeringVector
+from steerable_llm.runtime.forward import Continuation, run_prompts
+from steerable_llm.vector.steering import Steering
+from steerable_llm.vector.vector import SteeringVector
 
 QUESTIONS = ["What is it?", "Documents:\n[1] The shop in Lyon opens at nine.\n\nQuestion: When?"]
 

@@ -9,24 +9,26 @@ from typing import Any
 import pytest
 from failures import HOURS, draft
 
-from steerable_llm.contrast import Contrast
-from steerable_llm.curation.judge import Claim
-from steerable_llm.curation.proposals import (
+from steerable_llm.answer.request import GenerationRequest
+from steerable_llm.errors import InvalidInputError
+from steerable_llm.evaluation.arms import STRICT_INSTRUCTIONS
+from steerable_llm.logs.answers import Passage
+from steerable_llm.pairs.judge import Claim
+from steerable_llm.pairs.pairing import Draft
+from steerable_llm.pairs.proposals import (
     PROPOSERS,
     REFUSAL,
+    Proposal,
     ProposalSettings,
+    ProposedPair,
     acceptable,
     propose,
     stronger,
     usual_refusal,
 )
-from steerable_llm.curation.proposed_pair import Proposal, ProposedPair
-from steerable_llm.errors import InvalidInputError
-from steerable_llm.evaluation.conditions import STRICT_INSTRUCTIONS
-from steerable_llm.logs import Draft, Passage
-from steerable_llm.model.generation import GenerationRequest
-from steerable_llm.steering import Steering
-from steerable_llm.vector import Calibration
+from steerable_llm.runtime.contrast import Contrast
+from steerable_llm.vector.steering import Steering
+from steerable_llm.vector.vector import Calibration
 
 MISSING = draft(None, source="no correction and no good answer to the same prompt")
 NEW = 8

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from steerable_llm.policy.ramp import Ramp
+from steerable_llm.policy.file import Ramp
 
 numbers = st.floats(allow_nan=False, allow_infinity=False)
 

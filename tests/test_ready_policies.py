@@ -6,8 +6,7 @@ import pytest
 from llama_index.core.prompts.prompt_type import PromptType
 
 from steerable_llm import Policy, SteerableHFLLM
-from steerable_llm.policy.chain_trace import TracedCall
-from steerable_llm.policy.policy_check import check_policy, dry_run
+from steerable_llm.policy.check import TracedCall, check_policy, dry_run
 
 FOLDER = Path(__file__).resolve().parent.parent / "vectors" / "policies"
 FILES = sorted(FOLDER.glob("*.toml"))

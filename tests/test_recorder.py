@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from steerable_llm.logs import LoggedAnswer, Passage
 from steerable_llm.logs.answer_log import AnswerLog
+from steerable_llm.logs.answers import LoggedAnswer, Passage
 from steerable_llm.logs.recorder import AnswerRecorder
 
 # How long one call may take that does not wait for anything; a loaded machine is slow.
@@ -152,7 +152,7 @@ def test_a_forked_process_records_too(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'a.db'}"
     code = f"""
 import os
-from steerable_llm.logs import LoggedAnswer
+from steerable_llm.logs.answers import LoggedAnswer
 from steerable_llm.logs.recorder import AnswerRecorder
 def answer(name):
     m = {{"role": "user", "content": "q"}}

@@ -13,13 +13,9 @@ from llama_index.core.embeddings import MockEmbedding
 from llama_index.core.llms import ChatMessage
 from llama_index.core.response_synthesizers import TreeSummarize
 
-from steerable_llm.adapters.llama_index import (
-    SteerableLlamaIndexLLM,
-    record_steering,
-    steer_step,
-)
+from steerable_llm.adapters.llama_index import SteerableLlamaIndexLLM, record_steering, steer_step
+from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.errors import PromptTooLongError
-from steerable_llm.model.hooked_model import SteerableHFLLM
 
 
 @pytest.fixture

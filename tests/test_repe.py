@@ -9,8 +9,8 @@ import pytest
 import torch
 from slow_states import PAIRS, slow_component, slow_deltas, slow_states
 
-from steerable_llm.build import build_vector
 from steerable_llm.errors import AttributionError, InvalidInputError
+from steerable_llm.methods.build import build_vector
 from steerable_llm.methods.repe import _coins, reading_vector
 
 

@@ -11,9 +11,9 @@ from matplotlib import image
 from rich.console import Console
 
 from steerable_llm.errors import InvalidInputError
+from steerable_llm.evaluation.report import TITLES, Change, Report
 from steerable_llm.evaluation.verdict import Row, judge
 from steerable_llm.metrics import Estimate
-from steerable_llm.report import TITLES, Change, Report
 
 AWKWARD = "a | b\n<script>alert(1)</script> `code` *star*"
 
@@ -199,7 +199,7 @@ def test_nothing_is_left_half_written(
     def broken(*arguments: object) -> bytes:
         raise RuntimeError("no fonts")
 
-    monkeypatch.setattr("steerable_llm.report.comparison_figure", broken)
+    monkeypatch.setattr("steerable_llm.evaluation.report.comparison_figure", broken)
     with pytest.raises(RuntimeError, match="no fonts"):
         report.save(tmp_path / "demo.md")
     assert list(tmp_path.iterdir()) == []

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from steerable_llm.curation.proposed_pair import Proposal, ProposedPair, write_proposals
-from steerable_llm.curation.review import Option, Review, ReviewItem, read_items
+from steerable_llm.chat.message import as_messages
 from steerable_llm.errors import InvalidInputError, PairError
-from steerable_llm.pairs import Pairs, PreferencePair, as_messages
+from steerable_llm.pairs.pair import Pairs, PreferencePair
+from steerable_llm.pairs.proposals import Proposal, ProposedPair, write_proposals
+from steerable_llm.pairs.review import Option, Review, ReviewItem, read_items
 
 
 def item(name: str, good: str = "At ten.") -> ReviewItem:

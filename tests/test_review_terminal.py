@@ -18,10 +18,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from steerable_llm.curation.review import Option, Review, ReviewItem
-from steerable_llm.curation.review_terminal import edit_text, run_review
+from steerable_llm.chat.message import as_messages
 from steerable_llm.errors import InvalidInputError
-from steerable_llm.pairs import Pairs, PreferencePair, as_messages
+from steerable_llm.pairs.pair import Pairs, PreferencePair
+from steerable_llm.pairs.review import Option, Review, ReviewItem
+from steerable_llm.pairs.review_terminal import edit_text, run_review
 
 
 def item(name: str, *goods: str) -> ReviewItem:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
 from steerable_llm.errors import InvalidInputError
-from steerable_llm.policy.roc import best_threshold, roc_auc, roc_points
+from steerable_llm.policy.gate_training import best_threshold, roc_auc, roc_points
 
 scores = st.lists(st.floats(0, 1), min_size=1, max_size=8)
 

@@ -10,10 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steerable_llm.errors import InvalidInputError
-from steerable_llm.fingerprint import ModelFingerprint
-from steerable_llm.rules import Gates, gated_delta, icv_delta
-from steerable_llm.steering import Application, steer_hidden
-from steerable_llm.vector import SteeringVector
+from steerable_llm.vector.fingerprint import ModelFingerprint
+from steerable_llm.vector.steering import Application, Gates, gated_delta, icv_delta, steer_hidden
+from steerable_llm.vector.vector import SteeringVector
 
 numbers = st.floats(-4, 4, width=32).map(lambda x: 0.0 if abs(x) < 1e-2 else x)
 states = st.lists(numbers, min_size=3, max_size=3).filter(any)

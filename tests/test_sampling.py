@@ -5,9 +5,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from steerable_llm.answer.decode import RowSampler, probabilities
+from steerable_llm.answer.request import GenerationRequest
 from steerable_llm.errors import SteerableError
-from steerable_llm.model.generation import GenerationRequest
-from steerable_llm.model.sampling import RowSampler, probabilities
 
 logit_rows = st.lists(st.integers(-60, 60), min_size=2, max_size=8, unique=True).map(
     lambda values: [value / 10 for value in values]

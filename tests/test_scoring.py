@@ -2,17 +2,17 @@ import pytest
 import torch
 from conftest import FAMILIES
 
+from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.errors import (
     InvalidInputError,
     PromptTooLongError,
     SteerableError,
     SteeringNotAppliedError,
 )
-from steerable_llm.model import scoring
-from steerable_llm.model.hooked_model import SteerableHFLLM
-from steerable_llm.model.hooks import steering_hooks
-from steerable_llm.model.plan import SteeringPlan
-from steerable_llm.steering import Steering
+from steerable_llm.runtime import scores as scoring
+from steerable_llm.runtime.hooks import steering_hooks
+from steerable_llm.runtime.plan import SteeringPlan
+from steerable_llm.vector.steering import Steering
 
 PROMPT = "The capital of France is what?"
 ANSWERS = ["Paris.", "As I recall, the answer is forty two.", "I"]

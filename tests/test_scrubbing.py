@@ -7,10 +7,11 @@ import sys
 import pytest
 from failures import draft
 
-from steerable_llm.curation.lexical import support
-from steerable_llm.curation.scrubbing import Scrubber
 from steerable_llm.errors import MissingExtraError
-from steerable_llm.logs import Draft, Passage
+from steerable_llm.logs.answers import Passage
+from steerable_llm.pairs.judge import support
+from steerable_llm.pairs.pairing import Draft
+from steerable_llm.pairs.scrub import Scrubber
 
 ADDRESS, PHONE = "jane.doe@example.com", "+49 170 1234567"
 

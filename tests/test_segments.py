@@ -2,8 +2,8 @@
 
 import pytest
 
-from steerable_llm.gradients.segments import prompt_tokens, user_parts
-from steerable_llm.pairs import as_messages
+from steerable_llm.chat.message import as_messages
+from steerable_llm.methods.grains.objective import prompt_tokens, user_parts
 
 RAG = "Documents:\n[1] The shop in Köln opens at nine.\n\nQuestion: When does the shop open?"
 

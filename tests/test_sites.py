@@ -9,14 +9,13 @@ import torch
 from conftest import FAMILIES, HIDDEN, LAYERS
 from torch import nn
 
+from steerable_llm.answer.request import GenerationRequest
 from steerable_llm.errors import UnknownArchitectureError
-from steerable_llm.model.generation import GenerationRequest
-from steerable_llm.model.hooks import capture_block_outputs, capture_site, steering_hooks
-from steerable_llm.model.plan import SteeringPlan
-from steerable_llm.model.sites import find_site
-from steerable_llm.rules import Gates
-from steerable_llm.steering import Application, Steering
-from steerable_llm.vector import SteeringVector
+from steerable_llm.runtime.blocks import find_site
+from steerable_llm.runtime.hooks import capture_block_outputs, capture_site, steering_hooks
+from steerable_llm.runtime.plan import SteeringPlan
+from steerable_llm.vector.steering import Application, Gates, Steering
+from steerable_llm.vector.vector import SteeringVector
 
 PROMPT = "The shop in Lyon opens at nine. When does the shop open?"
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from steerable_llm.errors import InvalidInputError
-from steerable_llm.steering import Steering, SteeringTerm, steer_hidden
+from steerable_llm.vector.steering import Steering, SteeringTerm, steer_hidden
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,12 @@ from itertools import chain
 
 import pytest
 
+from steerable_llm.answer import decode as decoding
+from steerable_llm.answer import decode as streaming
+from steerable_llm.answer.decode import stream_chunks
+from steerable_llm.answer.request import GenerationChunk
+from steerable_llm.chat.answer_text import INCOMPLETE
 from steerable_llm.errors import InvalidInputError, PromptTooLongError
-from steerable_llm.model import decoding, streaming
-from steerable_llm.model.answer_text import INCOMPLETE
-from steerable_llm.model.generation import GenerationChunk
-from steerable_llm.model.streaming import stream_chunks
 
 PROMPT = "The capital of France is what?"
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 from slow_states import PAIRS, slow_deltas
 
-from steerable_llm.build import build_vector
 from steerable_llm.errors import InvalidInputError, PairError
-from steerable_llm.pairs import Pairs, PreferencePair
-from steerable_llm.swapped_pairs import shuffled_vectors, swap_half
-from steerable_llm.vector import Calibration, SteeringVector
+from steerable_llm.evaluation.shuffled import shuffled_vectors, swap_half
+from steerable_llm.methods.build import build_vector
+from steerable_llm.pairs.pair import Pairs, PreferencePair
+from steerable_llm.vector.vector import Calibration, SteeringVector
 
 pytestmark = pytest.mark.filterwarnings("ignore:the token scores miss")
 

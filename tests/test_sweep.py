@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from planted_behaviour import planted_llm, planted_vector, questions
 
-from steerable_llm.evaluation.outcomes import answers
+from steerable_llm.answer.llm import SteerableHFLLM
+from steerable_llm.evaluation.measure import answers
+from steerable_llm.evaluation.set import EvaluationSet
 from steerable_llm.evaluation.sweep import Bench, CalibrationRow, Candidate, rank
-from steerable_llm.evaluation_set import EvaluationSet
-from steerable_llm.model.hooked_model import SteerableHFLLM
 
 shares = st.floats(0, 1).map(lambda x: round(x, 3))
 

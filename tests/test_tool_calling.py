@@ -3,11 +3,11 @@
 import pytest
 from scripted import calling, scripted_llm
 
-from steerable_llm.conversation import as_conversation
+from steerable_llm.answer.constraint import Constraint
+from steerable_llm.answer.request import GenerationRequest
+from steerable_llm.chat.message import as_conversation
+from steerable_llm.chat.tools import FORMATS, tool_format_of
 from steerable_llm.errors import InvalidInputError
-from steerable_llm.model.generation import GenerationRequest
-from steerable_llm.structured.constraint import Constraint
-from steerable_llm.structured.tools import FORMATS, tool_format_of
 
 MULTIPLY = {
     "type": "function",

@@ -14,7 +14,7 @@ from langchain_core.tools import tool
 from scripted import byte_level, scripted_around
 from test_tool_calling import MULTIPLY, WEATHER
 
-from steerable_llm.model.hooked_model import SteerableHFLLM
+from steerable_llm.answer.llm import SteerableHFLLM
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 QUESTION = "What is 3 times 4?"

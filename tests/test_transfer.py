@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from planted_behaviour import planted_llm, planted_vector, questions
 
-from steerable_llm.comparison.transfer import Transfer, transfer
+from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.errors import InvalidInputError, ModelMismatchError
-from steerable_llm.evaluate import evaluate
-from steerable_llm.evaluation_set import EvaluationSet
-from steerable_llm.model.hooked_model import SteerableHFLLM
-from steerable_llm.vector import Calibration, SteeringVector
+from steerable_llm.evaluation.evaluate import evaluate
+from steerable_llm.evaluation.set import EvaluationSet
+from steerable_llm.evaluation.transfer import Transfer, transfer
+from steerable_llm.vector.vector import Calibration, SteeringVector
 
 
 @pytest.fixture(scope="module")

@@ -9,12 +9,11 @@ from typing import Any
 import pytest
 from planted_behaviour import planted_llm, planted_vector, questions
 
-from steerable_llm.comparison.trial import Entry, Trial, joined
-from steerable_llm.comparison.ways import Ready, Setup
 from steerable_llm.errors import CalibrationError, InvalidInputError, MissingExtraError
-from steerable_llm.evaluation.conditions import Condition
-from steerable_llm.steering import Steering
-from steerable_llm.vector import Calibration
+from steerable_llm.evaluation.arms import Condition
+from steerable_llm.evaluation.compare import Entry, Ready, Setup, Trial, joined
+from steerable_llm.vector.steering import Steering
+from steerable_llm.vector.vector import Calibration
 
 
 @pytest.fixture(scope="module")

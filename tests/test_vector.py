@@ -15,9 +15,9 @@ from steerable_llm.errors import (
     TamperedVectorError,
     VectorFileError,
 )
-from steerable_llm.fingerprint import ModelFingerprint
-from steerable_llm.steering import Application
-from steerable_llm.vector import Calibration, SteeringVector
+from steerable_llm.vector.fingerprint import ModelFingerprint
+from steerable_llm.vector.steering import Application
+from steerable_llm.vector.vector import Calibration, SteeringVector
 
 MODEL = ModelFingerprint(
     model_id="some/model",

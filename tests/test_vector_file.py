@@ -15,8 +15,7 @@ from steerable_llm.errors import (
     TamperedVectorError,
     VectorFileError,
 )
-from steerable_llm.tensor_file import content_hash
-from steerable_llm.vector_file import read_vector_file, write_vector_file
+from steerable_llm.vector.file import content_hash, read_vector_file, write_vector_file
 
 DIRECTIONS = {0: torch.arange(4.0), 3: torch.tensor([0.5, -1, 2, 0])}
 CONTENT = {"name": "faithful", "scales": {"0": 1.5}}

@@ -21,13 +21,13 @@ from llama_index.core.base.llms.types import ChatMessage, ImageBlock, TextBlock
 from PIL import Image
 from vision_models import VISION_FAMILIES, vision_llm
 
-from steerable_llm.contrast import Contrast
+from steerable_llm.answer.llm import SteerableHFLLM
+from steerable_llm.answer.request import GenerationRequest
+from steerable_llm.chat.images import PLACE
 from steerable_llm.errors import InvalidInputError
-from steerable_llm.images import PLACE
-from steerable_llm.model.generation import GenerationRequest
-from steerable_llm.model.hooked_model import SteerableHFLLM
 from steerable_llm.policy.policy import Policy
-from steerable_llm.steering import Steering
+from steerable_llm.runtime.contrast import Contrast
+from steerable_llm.vector.steering import Steering
 
 TOKENS = 8
 ASKED = "What is on it?"

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from planted_behaviour import planted_llm, planted_vector, questions
 
-from steerable_llm.comparison.ways import Setup, _best
+from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.errors import InvalidInputError
-from steerable_llm.evaluation.conditions import Condition
-from steerable_llm.evaluation_set import EvaluationSet
-from steerable_llm.model.hooked_model import SteerableHFLLM
-from steerable_llm.steering import Steering
+from steerable_llm.evaluation.arms import Condition
+from steerable_llm.evaluation.compare import Setup, _best
+from steerable_llm.evaluation.set import EvaluationSet
+from steerable_llm.vector.steering import Steering
 
 
 @pytest.fixture(scope="module")

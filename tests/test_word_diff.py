@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.text import Text
 
-from steerable_llm.curation.word_diff import ADDED, TAKEN, visible, word_diff
+from steerable_llm.pairs.review import ADDED, TAKEN, visible, word_diff
 
 
 def marked(text: Text, style: str) -> list[str]:

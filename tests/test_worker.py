@@ -18,7 +18,7 @@ from scripted import scripted_llm
 
 from steerable_llm.adapters.gathering import Gathering
 from steerable_llm.adapters.langchain import SteerableChatModel
-from steerable_llm.model.hooked_model import SteerableHFLLM
+from steerable_llm.answer.llm import SteerableHFLLM
 
 
 @pytest.fixture(scope="module")

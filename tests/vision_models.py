@@ -26,7 +26,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from steerable_llm.model.hooked_model import SteerableHFLLM
+from steerable_llm.answer.llm import SteerableHFLLM
 
 # A content as a text or as parts, as most families' templates read it.
 _PARTS = (

@@ -12,9 +12,9 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+from steerable_llm.answer.llm import SteerableHFLLM
+from steerable_llm.answer.request import Generation, GenerationRequest
 from steerable_llm.errors import SteerableError
-from steerable_llm.model.generation import Generation, GenerationRequest
-from steerable_llm.model.hooked_model import SteerableHFLLM
 
 Row = tuple[GenerationRequest, "Future[Generation]"]
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, TypeVar
 
-from steerable_llm.model.generation import Generation
+from steerable_llm.answer.request import Generation
 
 Answer = TypeVar("Answer", Generation, Generation | None)
 

@@ -8,7 +8,31 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import typer
+
 from steerable_llm.cli.options import load_model
+from steerable_llm.errors import MissingExtraError
+
+# The verb that runs EleutherAI's lm-evaluation-harness with steered models.
+
+
+def lm_eval(context: typer.Context) -> None:
+    """Run the lm-evaluation-harness, with steered models.
+
+    Everything after the verb goes to `lm_eval` as it is, which then knows one model more:
+    `--model steerable`, steered by --model_args vector=FILE,strength=0.05 or policy=FILE,step=NAME.
+    """
+    try:
+        from lm_eval.__main__ import cli_evaluate
+
+        # Registers the model; the harness looks for no plugins by itself.
+        import steerable_llm.adapters.lm_eval  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError(
+            f"the harness is not installed ({error}): pip install 'steerable-llm[benchmarks]'"
+        ) from error
+    sys.argv = ["lm_eval", *context.args]
+    cli_evaluate()
 
 
 def evaluate_benchmark(
@@ -39,12 +63,12 @@ def evaluate_benchmark(
     """
     from rich.console import Console
 
-    from steerable_llm.benchmarks import find_benchmark
-    from steerable_llm.benchmarks.result import check_suffix
-    from steerable_llm.benchmarks.rows import load_data
-    from steerable_llm.benchmarks.run import DEFAULT_AGAINST, run_benchmark
+    from steerable_llm.evaluation.benchmarks import find_benchmark
+    from steerable_llm.evaluation.benchmarks.result import check_suffix
+    from steerable_llm.evaluation.benchmarks.rows import load_data
+    from steerable_llm.evaluation.benchmarks.run import DEFAULT_AGAINST, run_benchmark
     from steerable_llm.files import check_writable
-    from steerable_llm.vector import SteeringVector
+    from steerable_llm.vector.vector import SteeringVector
 
     # What is wrong with the question is said before a model is loaded for it.
     chosen = find_benchmark(benchmark)

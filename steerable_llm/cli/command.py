@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from steerable_llm import __version__
-from steerable_llm.cli import compare, evidence, interchange, learn, lm_eval, log, pairs, policy
+from steerable_llm.cli import benchmark as lm_eval
+from steerable_llm.cli import compare, evidence, interchange, learn, log, pairs, policy
 from steerable_llm.cli.options import (
     AsJson,
     Force,
@@ -30,8 +31,8 @@ from steerable_llm.errors import InvalidInputError, SteerableError
 from steerable_llm.files import read_text
 
 if TYPE_CHECKING:
-    from steerable_llm.model.hooked_model import SteerableHFLLM
-    from steerable_llm.steering import Steering
+    from steerable_llm.answer.llm import SteerableHFLLM
+    from steerable_llm.vector.steering import Steering
 
 app = typer.Typer(
     name="steerable",
@@ -196,7 +197,7 @@ policy_app.command("train-gate")(policy.train_gate)
 @app.command()
 def inspect(vector: Annotated[Path, VectorIn], as_json: AsJson = False) -> None:
     """Show what a vector file says of itself."""
-    from steerable_llm.vector import SteeringVector
+    from steerable_llm.vector.vector import SteeringVector
 
     found = summary(SteeringVector.load(vector))
     if as_json:
@@ -212,8 +213,8 @@ def _steering(
     llm: SteerableHFLLM, files: list[Path], strength: float | None, force: bool
 ) -> Steering | None:
     """Adds up the vectors of the command line; without any, the policy decides (None)."""
-    from steerable_llm.steering import Steering
-    from steerable_llm.vector import SteeringVector
+    from steerable_llm.vector.steering import Steering
+    from steerable_llm.vector.vector import SteeringVector
 
     if not files:
         return None

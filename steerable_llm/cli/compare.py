@@ -83,12 +83,12 @@ def compare(
     """
     from rich.console import Console
 
-    from steerable_llm.comparison.ablations import NAMES, SIZES, ablate
-    from steerable_llm.comparison.compare import compare as run
-    from steerable_llm.evaluation_set import EvaluationSet
+    from experiments.ablations import NAMES, SIZES, ablate
+    from steerable_llm.evaluation.compare import compare as run
+    from steerable_llm.evaluation.set import EvaluationSet
     from steerable_llm.files import check_writable
-    from steerable_llm.page import check_suffix
-    from steerable_llm.pairs import Pairs
+    from steerable_llm.pairs.pair import Pairs
+    from steerable_llm.reports.page import check_suffix
 
     for path in report or []:
         check_suffix(path, "a comparison")

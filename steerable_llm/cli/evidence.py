@@ -42,9 +42,9 @@ def promote(
     unsteered model and than the strict instruction, capability within its budget. Otherwise this
     prints why not, one line per reason, writes nothing and ends with exit code 1.
     """
+    from steerable_llm.evaluation.promotion import promote as run
+    from steerable_llm.evaluation.report import Report
     from steerable_llm.files import read_text
-    from steerable_llm.promotion import promote as run
-    from steerable_llm.report import Report
 
     proof = Report.from_json(read_text(report))
     found = run(vector, proof, to, policy=policy, step=step, replace=replace)
@@ -92,11 +92,11 @@ def transfer(
     """
     from rich.console import Console
 
-    from steerable_llm.comparison.transfer import transfer as run
-    from steerable_llm.evaluation_set import EvaluationSet
+    from steerable_llm.evaluation.set import EvaluationSet
+    from steerable_llm.evaluation.transfer import transfer as run
     from steerable_llm.files import check_writable
-    from steerable_llm.page import check_suffix
-    from steerable_llm.vector import SteeringVector
+    from steerable_llm.reports.page import check_suffix
+    from steerable_llm.vector.vector import SteeringVector
 
     for path in report or []:
         check_suffix(path, "a transfer matrix")

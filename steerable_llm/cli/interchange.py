@@ -40,8 +40,8 @@ def export(
 
     What the format cannot express is said, one line each.
     """
-    from steerable_llm.interchange import export_vector
-    from steerable_llm.vector import SteeringVector
+    from steerable_llm.vector.interchange import export_vector
+    from steerable_llm.vector.vector import SteeringVector
 
     loaded = SteeringVector.load(vector)
     done = export_vector(loaded, out, format, strength=strength, strict=strict)
@@ -83,8 +83,8 @@ def import_(
     No format says which weights a file was made for: the model is taken at your word. What else is
     unknown is said, one line each, and kept in the vector.
     """
-    from steerable_llm.hub_file import refuse_to_write
-    from steerable_llm.interchange import import_vector
+    from steerable_llm.vector.hub_file import refuse_to_write
+    from steerable_llm.vector.interchange import import_vector
 
     target = out or Path(f"{file.stem}.safetensors")
     refuse_to_write(target)
@@ -124,8 +124,8 @@ def push(
     The vector, its card as README, and the card's pictures go up in one commit. The token is the
     one of `hf auth login` or of HF_TOKEN.
     """
-    from steerable_llm.hub import push_to_hub
-    from steerable_llm.vector import SteeringVector
+    from steerable_llm.vector.hub import push_to_hub
+    from steerable_llm.vector.vector import SteeringVector
 
     beside = vector.with_suffix(".md")
     if card is None and beside.is_file():

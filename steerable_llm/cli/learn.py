@@ -26,8 +26,8 @@ from steerable_llm.cli.options import (
 from steerable_llm.errors import InvalidInputError
 
 if TYPE_CHECKING:
-    from steerable_llm.model.hooked_model import SteerableHFLLM
-    from steerable_llm.pairs import Pairs
+    from steerable_llm.answer.llm import SteerableHFLLM
+    from steerable_llm.pairs.pair import Pairs
 
 
 def build(
@@ -53,9 +53,9 @@ def build(
 
     PAIRS is a file of JSON lines with messages, good and bad.
     """
-    from steerable_llm.agreement import Agreement
-    from steerable_llm.build import build_vector
-    from steerable_llm.pairs import Pairs
+    from steerable_llm.methods.agreement import Agreement
+    from steerable_llm.methods.build import build_vector
+    from steerable_llm.pairs.pair import Pairs
 
     if heatmap and method != "grains":
         raise InvalidInputError(
@@ -86,7 +86,7 @@ def build(
     vector.save(out)
     if heatmap:
         from steerable_llm.files import write_whole
-        from steerable_llm.heatmap import attribution_html
+        from steerable_llm.reports.heatmap import attribution_html
 
         write_whole(heatmap, attribution_html(vector.attributions))
     if as_json:
@@ -111,7 +111,7 @@ def _build_adapter(
     as_json: bool,
 ) -> None:
     """Train a LoRA adapter and write its folder."""
-    from steerable_llm.build import validated
+    from steerable_llm.methods.build import validated
     from steerable_llm.methods.lora import LoraSettings, train_lora
     from steerable_llm.progress import progress_bar
 
@@ -153,12 +153,12 @@ def calibrate(
 
     Strength, sign and scope are chosen on the development set, and kept in the file.
     """
-    from steerable_llm.build import sweep_of
-    from steerable_llm.calibration import calibrate as choose
-    from steerable_llm.evaluation.kl_strength import strengths_for_kl
-    from steerable_llm.evaluation_set import EvaluationSet
-    from steerable_llm.hub_file import refuse_to_write
-    from steerable_llm.vector import SteeringVector
+    from steerable_llm.evaluation.calibration import calibrate as choose
+    from steerable_llm.evaluation.set import EvaluationSet
+    from steerable_llm.evaluation.sweep import strengths_for_kl
+    from steerable_llm.methods.build import sweep_of
+    from steerable_llm.vector.hub_file import refuse_to_write
+    from steerable_llm.vector.vector import SteeringVector
 
     written = out or vector
     refuse_to_write(written)
@@ -276,13 +276,13 @@ def evaluate(
     assert test is not None  # one of the two was given
     from rich.console import Console
 
-    from steerable_llm.evaluate import evaluate as measure
-    from steerable_llm.evaluation_set import EvaluationSet
+    from steerable_llm.evaluation.evaluate import evaluate as measure
+    from steerable_llm.evaluation.report import check_suffix
+    from steerable_llm.evaluation.set import EvaluationSet
     from steerable_llm.files import check_writable
-    from steerable_llm.hub_file import refuse_to_write
-    from steerable_llm.pairs import Pairs
-    from steerable_llm.report import check_suffix
-    from steerable_llm.vector import SteeringVector
+    from steerable_llm.pairs.pair import Pairs
+    from steerable_llm.vector.hub_file import refuse_to_write
+    from steerable_llm.vector.vector import SteeringVector
 
     if keep:
         refuse_to_write(vector)

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from steerable_llm.errors import InvalidInputError
-from steerable_llm.hub_file import is_on_hub
+from steerable_llm.vector.hub_file import is_on_hub
 
 if TYPE_CHECKING:
+    from steerable_llm.answer.llm import SteerableHFLLM
     from steerable_llm.logs.answer_log import AnswerLog
-    from steerable_llm.model.hooked_model import SteerableHFLLM
-    from steerable_llm.vector import SteeringVector
+    from steerable_llm.vector.vector import SteeringVector
 
 InFile = typer.Argument(exists=True, dir_okay=False)
 
@@ -59,7 +59,7 @@ Force = Annotated[
 
 def load_model(model: str, revision: str | None, policy: Path | None = None) -> SteerableHFLLM:
     """Returns the bundled model for "demo", else what transformers loads."""
-    from steerable_llm.model.hooked_model import SteerableHFLLM
+    from steerable_llm.answer.llm import SteerableHFLLM
     from steerable_llm.policy.policy import Policy
 
     chosen = Policy.load(policy) if policy else None

@@ -23,11 +23,11 @@ from steerable_llm.cli.options import (
 from steerable_llm.errors import EmptyLogError, InvalidInputError
 
 if TYPE_CHECKING:
-    from steerable_llm.curation.curate import Propose
-    from steerable_llm.curation.judge import Judge
     from steerable_llm.embedding import Embedder
     from steerable_llm.logs.answers import LoggedAnswer
-    from steerable_llm.logs.pairing import Draft
+    from steerable_llm.pairs.curate import Propose
+    from steerable_llm.pairs.judge import Judge
+    from steerable_llm.pairs.pairing import Draft
 
 
 class _MakesPairs(TyperGroup):
@@ -106,13 +106,13 @@ def make(
     LOG is an answer log (a SQLite file, or postgresql://user@host/name), or a file of logged
     answers (JSON lines with id, question, messages, answer, verdict).
     """
-    from steerable_llm.curation.curate import CurationSettings, curate
-    from steerable_llm.curation.gates import GateSettings
-    from steerable_llm.curation.judge import judge_named
-    from steerable_llm.curation.proposed_pair import write_proposals
-    from steerable_llm.curation.scrubbing import Scrubber
     from steerable_llm.errors import PairError
     from steerable_llm.logs.answers import write_answers
+    from steerable_llm.pairs.curate import CurationSettings, curate
+    from steerable_llm.pairs.filters import GateSettings
+    from steerable_llm.pairs.judge import judge_named
+    from steerable_llm.pairs.proposals import write_proposals
+    from steerable_llm.pairs.scrub import Scrubber
 
     chosen = None if judge == "none" else judge_named(judge, judge_model)
     proposing = propose is not None or accept_proposals
@@ -182,9 +182,8 @@ def review(
     """
     from rich.console import Console
 
-    from steerable_llm.curation.keyboard import Keyboard
-    from steerable_llm.curation.review import Review, read_items
-    from steerable_llm.curation.review_terminal import edit_text, run_review
+    from steerable_llm.pairs.review import Review, read_items
+    from steerable_llm.pairs.review_terminal import Keyboard, edit_text, run_review
 
     if not _is_terminal():
         raise InvalidInputError("a review needs a terminal: run it where you can press keys")
@@ -215,9 +214,9 @@ def modes(
 
     Prints the commands that build a vector from each.
     """
-    from steerable_llm.curation.modes import failure_modes
     from steerable_llm.files import write_whole
-    from steerable_llm.pairs import Pairs
+    from steerable_llm.pairs.modes import failure_modes
+    from steerable_llm.pairs.pair import Pairs
 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InvalidInputError(f"{out} is not an empty folder: name a new one with --out")
@@ -244,10 +243,9 @@ def modes(
 
 
 def _drafts(log: str, reason: list[str] | None) -> list[Draft]:
-    from steerable_llm.logs import read_answers
-    from steerable_llm.logs.answers import REASONS
+    from steerable_llm.logs.answers import REASONS, read_answers
     from steerable_llm.logs.database import is_database
-    from steerable_llm.logs.pairing import bad_answers, draft_pairs
+    from steerable_llm.pairs.pairing import bad_answers, draft_pairs
 
     if is_database(log):
         with open_log(log) as answer_log:
@@ -287,8 +285,8 @@ def _proposer(
     judge: Judge | None,
     embedder: Embedder | None,
 ) -> Propose:
-    from steerable_llm.curation.proposals import ProposalSettings, propose, stronger, usual_refusal
-    from steerable_llm.vector import SteeringVector
+    from steerable_llm.pairs.proposals import ProposalSettings, propose, stronger, usual_refusal
+    from steerable_llm.vector.vector import SteeringVector
 
     llm = load_model(model, revision)
     steering = stronger(SteeringVector.load(vector, model=llm)) if vector else None

@@ -15,11 +15,10 @@ from steerable_llm.cli.options import AsJson, InFile, Revision, load_model, open
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from steerable_llm.logs import LoggedAnswer
-    from steerable_llm.policy.chain_trace import TracedCall
+    from steerable_llm.logs.answers import LoggedAnswer
+    from steerable_llm.policy.check import CheckedPolicy, CheckedStep, TracedCall
     from steerable_llm.policy.decision import SteeringDecision
-    from steerable_llm.policy.policy_check import CheckedPolicy, CheckedStep
-    from steerable_llm.policy.policy_file import When
+    from steerable_llm.policy.file import When
 
 
 def check(
@@ -42,9 +41,8 @@ def check(
     Lists what each step gets, how its vectors relate, and what looks wrong. A line of the trace
     has step, node, tags, prompt_type, messages, context, structured; all may be left out.
     """
-    from steerable_llm.policy.chain_trace import read_trace
+    from steerable_llm.policy.check import check_policy, dry_run, read_trace
     from steerable_llm.policy.policy import Policy
-    from steerable_llm.policy.policy_check import check_policy, dry_run
 
     read = Policy.load(policy)
     calls = read_trace(trace) if trace else []
@@ -52,7 +50,7 @@ def check(
     checked = check_policy(read, llm.fingerprint if llm else None)
     conflicts = None
     if llm is not None:
-        from steerable_llm.model.conflict import conflicts as measure
+        from steerable_llm.answer.conflict import conflicts as measure
 
         hooked = llm
 
@@ -108,7 +106,7 @@ def train_gate(
     from steerable_llm.embedding import MINILM, SentenceEmbedder
     from steerable_llm.errors import InvalidInputError
     from steerable_llm.files import write_whole
-    from steerable_llm.policy.gate_card import gate_card
+    from steerable_llm.policy.gate_training import gate_card
     from steerable_llm.policy.gate_training import train_gate as train
 
     if out.suffix != ".safetensors":
@@ -149,7 +147,7 @@ def train_gate(
 
 
 def _judged_answers(log: str) -> Iterator[LoggedAnswer]:
-    from steerable_llm.logs import read_answers
+    from steerable_llm.logs.answers import read_answers
     from steerable_llm.logs.database import is_database
 
     if not is_database(log):
@@ -233,7 +231,7 @@ def _relations(step: CheckedStep) -> list[str]:
 
 
 def _decision_facts(decision: SteeringDecision) -> dict[str, Any]:
-    from steerable_llm.policy.policy_check import term_facts
+    from steerable_llm.policy.check import term_facts
 
     applied = [term_facts(term) for term in decision.steering.active_terms]
     return {**decision.to_dict(), "applied": applied}

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from steerable_llm.errors import InvalidInputError
-from steerable_llm.evaluation_set import EvaluationSet
-from steerable_llm.logs import LoggedAnswer, pair_answers, read_answers
-from steerable_llm.pairs import Pairs
+from steerable_llm.evaluation.set import EvaluationSet
+from steerable_llm.logs.answers import LoggedAnswer, read_answers
+from steerable_llm.pairs.pair import Pairs
+from steerable_llm.pairs.pairing import pair_answers
 
 Behaviour = Literal["faithfulness", "toxicity", "truthfulness"]
 Split = Literal["dev", "test"]

@@ -12,9 +12,9 @@ from importlib.util import find_spec
 from operator import itemgetter
 from typing import Any
 
+from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.demo.embedding import langchain_embeddings, llama_index_embedding
 from steerable_llm.errors import MissingExtraError
-from steerable_llm.model.hooked_model import SteerableHFLLM
 
 TEMPLATE = "Documents:\n{documents}\n\nQuestion: {question}"
 #: Passages per question; the bundled model reads up to four.

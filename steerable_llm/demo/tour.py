@@ -18,8 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from steerable_llm import demo
-from steerable_llm.build import build_vector
-from steerable_llm.calibration import calibrate
+from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.demo.chains import (
     MAX_TOKENS,
     TEMPLATE,
@@ -30,15 +29,16 @@ from steerable_llm.demo.chains import (
 )
 from steerable_llm.demo.handbook import handbook, shops
 from steerable_llm.errors import CalibrationError
-from steerable_llm.evaluate import evaluate
-from steerable_llm.evaluation_set import EvaluationSet
+from steerable_llm.evaluation.calibration import calibrate
+from steerable_llm.evaluation.evaluate import evaluate
+from steerable_llm.evaluation.report import Report
+from steerable_llm.evaluation.set import EvaluationSet
 from steerable_llm.files import write_whole
-from steerable_llm.heatmap import attribution_html, attribution_terminal
-from steerable_llm.logs import LoggedAnswer
-from steerable_llm.model.hooked_model import SteerableHFLLM
-from steerable_llm.pairs import Pairs
-from steerable_llm.report import Report
-from steerable_llm.vector import SteeringVector
+from steerable_llm.logs.answers import LoggedAnswer
+from steerable_llm.methods.build import build_vector
+from steerable_llm.pairs.pair import Pairs
+from steerable_llm.reports.heatmap import attribution_html, attribution_terminal
+from steerable_llm.vector.vector import SteeringVector
 
 NAME: Final = "faithfulness"
 #: The variant that the vector is meant to change.

@@ -1,19 +1,31 @@
-"""Trying settings on dev prompts: what is tried, how it runs, and what is kept of it."""
+"""How strongly to push for a given effect: strengths by divergence instead of by length.
+
+A strength counts shares of the hidden state's length, and equal shares of two vectors may move the
+model very differently. KL(steered || unsteered) per token along the unsteered answers says how far
+the next-token distribution has really moved, on any model and with any vector. `calibrate` then
+chooses among strengths of which none is idle and none destroys the model.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-from steerable_llm.evaluation.conditions import Condition
-from steerable_llm.evaluation.outcomes import Job, answers
-from steerable_llm.evaluation_set import EvaluationItem, EvaluationSet
-from steerable_llm.metrics import standard_error
-from steerable_llm.model.hooked_model import SteerableHFLLM
+from torch import Tensor
+
+from steerable_llm.errors import CalibrationError, InvalidInputError
+from steerable_llm.evaluation.arms import Condition
+from steerable_llm.evaluation.measure import Job, answers, running
+from steerable_llm.evaluation.set import EvaluationItem, EvaluationSet
+from steerable_llm.metrics import kl_per_token, standard_error
 from steerable_llm.progress import progress_bar
-from steerable_llm.steering import Scope, Steering, Unit
-from steerable_llm.vector import SteeringVector
+from steerable_llm.runtime.hooked_model import HookedModel
+from steerable_llm.vector.steering import Scope, Steering, Unit
+from steerable_llm.vector.vector import SteeringVector
+
+# Trying settings on dev prompts: what is tried, how it runs, and what is kept of it.
 
 CONTROL = "random (control)"
 
@@ -89,7 +101,7 @@ class Bench:
 
     def __init__(
         self,
-        llm: SteerableHFLLM,
+        llm: HookedModel,
         dev: EvaluationSet,
         capability: EvaluationSet | None,
         max_new_tokens: int,
@@ -184,3 +196,155 @@ def _ranges(layers: Sequence[int]) -> str:
         else:
             parts.append([layer])
     return ", ".join(str(p[0]) if len(p) == 1 else f"{p[0]}-{p[-1]}" for p in parts)
+
+
+PROMPTS = 24  # enough for a mean; success itself is judged on all of dev afterwards
+_START: Mapping[str, float] = {"relative": 0.05, "absolute": 1.0}
+_DOUBLINGS = 8
+_HALVINGS = 10
+_CLOSE = 0.05  # relative
+
+
+class KlMeter:
+    """KL(steered || unsteered) of one vector, per token along the unsteered answers."""
+
+    def __init__(
+        self,
+        llm: HookedModel,
+        items: Sequence[EvaluationItem],
+        max_new_tokens: int = 24,
+        batch_size: int = 64,
+    ) -> None:
+        """Answer the prompts once, unsteered.
+
+        Args:
+            llm: The model.
+            items: At least one prompt.
+            max_new_tokens: Where answers are cut.
+            batch_size: Rows that run together.
+
+        Raises:
+            InvalidInputError: No prompts.
+            PromptTooLongError: A prompt with its answer does not fit the context window.
+        """
+        if not items:
+            raise InvalidInputError("the divergence needs at least one prompt")
+        self.llm, self.max_new_tokens = llm, max_new_tokens
+        order = sorted(items, key=lambda item: -len(llm.encode(item.prompt)))
+        self.chunks = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+        self.answers: list[list[list[int]]] = []
+        self.before: list[list[Tensor | None]] = []
+        for chunk in self.chunks:
+            jobs, prompts = self._jobs(chunk, Steering.none())
+            with running(llm, jobs, prompts, max_new_tokens) as batch:
+                self.answers.append(batch.greedy(max_new_tokens))
+                self.before.append(batch.forced(self.answers[-1]))
+
+    def __call__(self, steering: Steering) -> float:
+        """Mean over the prompts, in nats per token."""
+        found = []
+        for chunk, replies, before in zip(self.chunks, self.answers, self.before, strict=True):
+            jobs, prompts = self._jobs(chunk, steering)
+            with running(self.llm, jobs, prompts, self.max_new_tokens) as batch:
+                after = batch.forced(replies)
+            found += [
+                kl_per_token(a, b)
+                for a, b in zip(after, before, strict=True)
+                if a is not None and b is not None
+            ]
+        if not found:
+            raise CalibrationError(
+                "the unsteered model answers none of the prompts: there is nothing to compare along"
+            )
+        return sum(found) / len(found)
+
+    def _jobs(
+        self, chunk: Sequence[EvaluationItem], steering: Steering
+    ) -> tuple[list[Job], list[list[int]]]:
+        jobs = [Job(Condition("steered", steering), item) for item in chunk]
+        return jobs, [self.llm.encode(item.prompt) for item in chunk]
+
+
+def strength_for_kl(
+    meter: KlMeter,
+    vector: SteeringVector,
+    kl: float,
+    scope: Scope | None = None,
+    layers: tuple[int, ...] | None = None,
+    unit: Unit | None = None,
+) -> float:
+    """Find the positive strength at which a vector has this divergence, by doubling and halving.
+
+    Args:
+        meter: Has answered the prompts.
+        vector: The vector; its calibration, if any, gives what is left out.
+        kl: In nats per token, above 0.
+        scope: Which positions are steered.
+        layers: Which blocks.
+        unit: Of the strength.
+
+    Returns:
+        The strength, within 5 % of the divergence where that grows smoothly.
+
+    Raises:
+        InvalidInputError: A divergence that is not above 0.
+        CalibrationError: No strength up to 256 times the usual reaches it.
+    """
+    if not (math.isfinite(kl) and kl > 0):
+        raise InvalidInputError(f"the divergence must be above 0 nats per token, not {kl:g}")
+    counted = unit or (vector.calibration or vector.application).unit
+
+    def reached(strength: float) -> float:
+        return meter(vector.steer(strength, layers, scope, unit))
+
+    high = _START[counted]
+    for _ in range(_DOUBLINGS):
+        if (most := reached(high)) >= kl:
+            break
+        high *= 2
+    else:
+        raise CalibrationError(
+            f"vector {vector.name!r} moves the model by at most {most:.3g} nats per token, even at "
+            f"strength {high / 2:g}, and not by {kl:g}: ask for a smaller divergence"
+        )
+    low = high / 2**_HALVINGS
+    for _ in range(_HALVINGS):
+        middle = math.sqrt(low * high)
+        found = reached(middle)
+        if abs(found - kl) <= _CLOSE * kl:
+            return middle
+        low, high = (middle, high) if found < kl else (low, middle)
+    return math.sqrt(low * high)
+
+
+def strengths_for_kl(
+    llm: HookedModel,
+    vector: SteeringVector,
+    dev: EvaluationSet,
+    kls: Sequence[float],
+    sweep: Mapping[str, Any],
+) -> tuple[float, ...]:
+    """Strengths for `calibrate`: one per divergence and scope.
+
+    Of a method that steers one block at a time, the divergences are those in the middle one.
+
+    Args:
+        llm: The model.
+        vector: The vector.
+        dev: Prompts of dev; a sample of them is used.
+        kls: Divergences in nats per token.
+        sweep: What `build.sweep_of` gives for the vector.
+
+    Raises:
+        InvalidInputError: A divergence that is not above 0.
+        CalibrationError: One that no strength reaches.
+    """
+    meter = KlMeter(llm, list(dev.sample(math.ceil(PROMPTS / len(dev.variants)))))
+    subsets = sweep.get("layers", (None,))
+    layers = subsets[len(subsets) // 2]
+    found = {
+        float(f"{strength_for_kl(meter, vector, kl, scope, layers, sweep.get('unit')):.3g}")
+        for kl in kls
+        for scope in sweep.get("scopes", ("generated", "all"))
+    }
+    return tuple(sorted(found))

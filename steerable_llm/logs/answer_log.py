@@ -20,8 +20,14 @@ from sqlalchemy import (
 
 from steerable_llm.errors import EmptyLogError, InvalidInputError, PairError
 from steerable_llm.logs.answers import LoggedAnswer
-from steerable_llm.logs.database import database_errors, open_database, writing
-from steerable_llm.logs.pairing import Draft, PairingReport, draft_pairs, pair_candidates
+from steerable_llm.logs.database import (
+    answers,
+    database_errors,
+    from_row,
+    open_database,
+    to_row,
+    writing,
+)
 from steerable_llm.logs.queries import (
     add_rows,
     check_filters,
@@ -32,8 +38,8 @@ from steerable_llm.logs.queries import (
     review_row,
     unpaired_query,
 )
-from steerable_llm.logs.schema import answers, from_row, to_row
-from steerable_llm.pairs import Pairs, PreferencePair
+from steerable_llm.pairs.pair import Pairs, PreferencePair
+from steerable_llm.pairs.pairing import Draft, PairingReport, draft_pairs, pair_candidates
 
 #: Answers that are written, or read ahead, at once.
 BATCH = 500

@@ -18,9 +18,9 @@ from pydantic import (
     ValidationError,
 )
 
+from steerable_llm.chat.message import Message
 from steerable_llm.errors import EmptyLogError, InvalidInputError
 from steerable_llm.files import write_whole
-from steerable_llm.pairs import Message
 
 Reason = Literal[
     "not in documents",

@@ -9,7 +9,7 @@ from typing import Any
 
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.files import write_whole
-from steerable_llm.pairs import PreferencePair
+from steerable_llm.pairs.pair import PreferencePair
 
 Line = dict[str, Any]
 

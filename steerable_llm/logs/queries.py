@@ -12,7 +12,7 @@ from sqlalchemy.dialects import sqlite
 
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.logs.answers import REASONS
-from steerable_llm.logs.schema import answers
+from steerable_llm.logs.database import answers
 
 VERDICTS = ("good", "bad", "none")
 _FILLED = ", ".join(f'"{c.name}"' for c in answers.c if c.name != "seq")

@@ -8,15 +8,14 @@ from pydantic import BaseModel
 
 from steerable_llm.methods.caa import CaaConfig, extract_caa
 from steerable_llm.methods.contextfocus import ContextFocusConfig, extract_contextfocus
-from steerable_llm.methods.extraction import Extraction
-from steerable_llm.methods.grains import GRAINS_PRESETS, GrainsConfig, extract_grains
-from steerable_llm.methods.grid import Grid
+from steerable_llm.methods.extraction import Extraction, Grid
+from steerable_llm.methods.grains.grains import GRAINS_PRESETS, GrainsConfig, extract_grains
 from steerable_llm.methods.icv import IcvConfig, extract_icv
 from steerable_llm.methods.iti import ItiConfig, extract_iti
 from steerable_llm.methods.mat_steer import MatSteerConfig, extract_mat_steer
 from steerable_llm.methods.nl_iti import NlItiConfig, extract_nl_iti
 from steerable_llm.methods.repe import RepeConfig, extract_repe
-from steerable_llm.steering import PLAIN, Application
+from steerable_llm.vector.steering import PLAIN, Application
 
 
 @dataclass(frozen=True)

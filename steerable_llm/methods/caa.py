@@ -18,8 +18,8 @@ from steerable_llm.methods.states import (
     chosen_layers,
     prompt_scales,
 )
-from steerable_llm.model.hooked_model import SteerableHFLLM
-from steerable_llm.pairs import Pairs
+from steerable_llm.pairs.pair import Pairs
+from steerable_llm.runtime.hooked_model import HookedModel
 
 
 class CaaConfig(AnswerStates):
@@ -27,7 +27,7 @@ class CaaConfig(AnswerStates):
 
 
 def extract_caa(
-    llm: SteerableHFLLM,
+    llm: HookedModel,
     pairs: Pairs,
     config: CaaConfig,
     progress: Callable[[int], object] | None = None,

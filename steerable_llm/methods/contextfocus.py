@@ -13,12 +13,12 @@ from collections.abc import Callable
 
 from pydantic import BaseModel, ConfigDict
 
-from steerable_llm.context import question_alone
+from steerable_llm.chat.context import question_alone
 from steerable_llm.errors import PairError
 from steerable_llm.methods.extraction import Extraction
 from steerable_llm.methods.states import chosen_layers, prompt_scales, read_states, text_prompt
-from steerable_llm.model.hooked_model import SteerableHFLLM
-from steerable_llm.pairs import Pairs
+from steerable_llm.pairs.pair import Pairs
+from steerable_llm.runtime.hooked_model import HookedModel
 
 INSTRUCTION = "Answer the question from the context that is given, not from memory."
 
@@ -38,7 +38,7 @@ class ContextFocusConfig(BaseModel):
 
 
 def extract_contextfocus(
-    llm: SteerableHFLLM,
+    llm: HookedModel,
     pairs: Pairs,
     config: ContextFocusConfig,
     progress: Callable[[int], object] | None = None,

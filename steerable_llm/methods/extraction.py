@@ -6,8 +6,48 @@ from typing import Any
 
 from torch import Tensor
 
-from steerable_llm.attribution import PairAttribution
-from steerable_llm.rules import Gates
+from steerable_llm.methods.grains.attribution import PairAttribution
+from steerable_llm.vector.steering import Gates, Scope, Unit
+
+# What is tried for a method when its vector is calibrated on dev data.
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The settings of one method that its source leaves open.
+
+    Attributes:
+        strengths: magnitudes, in `unit`; each is tried with both signs.
+        unit: what a strength counts.
+        scopes: positions to steer.
+        one_layer: try each block by itself, as methods that steer one layer do; else all.
+        configs: settings of the method to build a candidate vector with, one after the other.
+    """
+
+    strengths: tuple[float, ...] = (0.02, 0.03, 0.05, 0.08, 0.1, 0.12)
+    unit: Unit = "relative"
+    scopes: tuple[Scope, ...] = ("generated", "all")
+    one_layer: bool = False
+    configs: tuple[Mapping[str, Any], ...] = ({},)
+
+    def layers(self, of: tuple[int, ...]) -> tuple[tuple[int, ...] | None, ...]:
+        """The layer subsets to try for a vector that has these layers."""
+        return tuple((layer,) for layer in of) if self.one_layer else (None,)
+
+    def usual_layers(self, of: tuple[int, ...], depth: int) -> tuple[int, ...] | None:
+        """The blocks to steer as long as no dev data has chosen; None is all.
+
+        Args:
+            of: the layers that the vector has.
+            depth: how many blocks the model has.
+
+        Returns:
+            For methods of one layer the one nearest to the middle of the model, which is about
+            where their sources found the best one; in later blocks there is too little left to
+            turn, and earlier ones do not yet tell good from bad.
+        """
+        middle = (depth - 1) / 2
+        return (min(of, key=lambda layer: abs(layer - middle)),) if self.one_layer else None
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ length. The component is oriented so that the mean difference projects on it pos
 
 from collections.abc import Callable
 
-from steerable_llm.aggregation import aggregate
+from steerable_llm.methods.aggregation import aggregate
 from steerable_llm.methods.extraction import Extraction
 from steerable_llm.methods.states import (
     AnswerStates,
@@ -23,8 +23,8 @@ from steerable_llm.methods.states import (
     chosen_layers,
     prompt_scales,
 )
-from steerable_llm.model.hooked_model import SteerableHFLLM
-from steerable_llm.pairs import Pairs
+from steerable_llm.pairs.pair import Pairs
+from steerable_llm.runtime.hooked_model import HookedModel
 
 
 class IcvConfig(AnswerStates):
@@ -32,7 +32,7 @@ class IcvConfig(AnswerStates):
 
 
 def extract_icv(
-    llm: SteerableHFLLM,
+    llm: HookedModel,
     pairs: Pairs,
     config: IcvConfig,
     progress: Callable[[int], object] | None = None,

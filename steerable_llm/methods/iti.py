@@ -30,9 +30,9 @@ from steerable_llm.methods.states import (
     chosen_layers,
     prompt_scales,
 )
-from steerable_llm.model.blocks import text_config
-from steerable_llm.model.hooked_model import SteerableHFLLM
-from steerable_llm.pairs import Pairs
+from steerable_llm.pairs.pair import Pairs
+from steerable_llm.runtime.blocks import text_config
+from steerable_llm.runtime.hooked_model import HookedModel
 
 
 class ItiConfig(AnswerStates):
@@ -50,7 +50,7 @@ class ItiConfig(AnswerStates):
 
 
 def extract_iti(
-    llm: SteerableHFLLM,
+    llm: HookedModel,
     pairs: Pairs,
     config: ItiConfig,
     progress: Callable[[int], object] | None = None,
@@ -73,7 +73,7 @@ def extract_iti(
 
 
 def extract_heads(
-    llm: SteerableHFLLM,
+    llm: HookedModel,
     pairs: Pairs,
     config: ItiConfig,
     probe: Callable[[Split], Tensor],

@@ -19,11 +19,11 @@ from torch.nn.functional import logsigmoid
 
 from steerable_llm.errors import PairError, PromptTooLongError
 from steerable_llm.methods.states import text_prompt
-from steerable_llm.model.adapter import Adapter, lora_layers, require_peft
-from steerable_llm.model.hooked_model import SteerableHFLLM
-from steerable_llm.model.scoring import Scored, answer_log_probs
-from steerable_llm.pairs import Pairs
-from steerable_llm.steering import Steering
+from steerable_llm.pairs.pair import Pairs
+from steerable_llm.runtime.hooked_model import HookedModel
+from steerable_llm.runtime.lora import Adapter, lora_layers, require_peft
+from steerable_llm.runtime.scores import Scored, answer_log_probs
+from steerable_llm.vector.steering import Steering
 
 Answered = tuple[list[int], list[int]]
 """Token ids of a prompt and of an answer to it."""
@@ -58,7 +58,7 @@ class LoraSettings(BaseModel):
 
 
 def train_lora(
-    llm: SteerableHFLLM,
+    llm: HookedModel,
     pairs: Pairs,
     config: LoraSettings,
     name: str = "lora",
@@ -130,7 +130,7 @@ def train_lora(
     )
 
 
-def _rows(llm: SteerableHFLLM, pair: Any, config: LoraSettings) -> tuple[Answered, ...]:
+def _rows(llm: HookedModel, pair: Any, config: LoraSettings) -> tuple[Answered, ...]:
     """The good answer, and for DPO the bad one."""
     prompt = text_prompt(llm, pair.messages, pair.images, pair.id)
     answers = [pair.good]
@@ -149,7 +149,7 @@ def _rows(llm: SteerableHFLLM, pair: Any, config: LoraSettings) -> tuple[Answere
 
 
 def _plain_log_probs(
-    llm: SteerableHFLLM, rows: Sequence[tuple[Answered, ...]]
+    llm: HookedModel, rows: Sequence[tuple[Answered, ...]]
 ) -> list[tuple[float, float]]:
     """Log P0 of the good and of the bad answer of every pair."""
     items = [Scored(prompt, answer, Steering.none()) for pair in rows for prompt, answer in pair]
@@ -158,7 +158,7 @@ def _plain_log_probs(
 
 
 def _loss(
-    llm: SteerableHFLLM,
+    llm: HookedModel,
     rows: Sequence[tuple[Answered, ...]],
     plain: Sequence[tuple[float, float]],
     config: LoraSettings,

@@ -31,10 +31,9 @@ from steerable_llm.methods.states import (
     chosen_layers,
     prompt_scales,
 )
-from steerable_llm.model.hooked_model import SteerableHFLLM
-from steerable_llm.pairs import Pairs
-from steerable_llm.rules import Gates, gated_delta
-from steerable_llm.steering import steer_hidden
+from steerable_llm.pairs.pair import Pairs
+from steerable_llm.runtime.hooked_model import HookedModel
+from steerable_llm.vector.steering import Gates, gated_delta, steer_hidden
 
 
 class MatSteerConfig(AnswerStates):
@@ -60,7 +59,7 @@ class MatSteerConfig(AnswerStates):
 
 
 def extract_mat_steer(
-    llm: SteerableHFLLM,
+    llm: HookedModel,
     pairs: Pairs,
     config: MatSteerConfig,
     progress: Callable[[int], object] | None = None,

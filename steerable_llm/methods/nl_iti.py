@@ -16,8 +16,8 @@ from pydantic import Field
 from steerable_llm.methods.extraction import Extraction
 from steerable_llm.methods.iti import ItiConfig, extract_heads
 from steerable_llm.methods.probes import mlp_probes
-from steerable_llm.model.hooked_model import SteerableHFLLM
-from steerable_llm.pairs import Pairs
+from steerable_llm.pairs.pair import Pairs
+from steerable_llm.runtime.hooked_model import HookedModel
 
 
 class NlItiConfig(ItiConfig):
@@ -37,7 +37,7 @@ class NlItiConfig(ItiConfig):
 
 
 def extract_nl_iti(
-    llm: SteerableHFLLM,
+    llm: HookedModel,
     pairs: Pairs,
     config: NlItiConfig,
     progress: Callable[[int], object] | None = None,

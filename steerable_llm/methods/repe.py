@@ -20,8 +20,8 @@ import torch
 from pydantic import model_validator
 from torch import Tensor
 
-from steerable_llm.aggregation import aggregate
 from steerable_llm.errors import AttributionError
+from steerable_llm.methods.aggregation import aggregate
 from steerable_llm.methods.extraction import Extraction
 from steerable_llm.methods.states import (
     AnswerStates,
@@ -31,8 +31,8 @@ from steerable_llm.methods.states import (
     read_states,
     text_prompt,
 )
-from steerable_llm.model.hooked_model import SteerableHFLLM
-from steerable_llm.pairs import Pairs, PreferencePair
+from steerable_llm.pairs.pair import Pairs, PreferencePair
+from steerable_llm.runtime.hooked_model import HookedModel
 
 
 class RepeConfig(AnswerStates):
@@ -56,7 +56,7 @@ class RepeConfig(AnswerStates):
 
 
 def extract_repe(
-    llm: SteerableHFLLM,
+    llm: HookedModel,
     pairs: Pairs,
     config: RepeConfig,
     progress: Callable[[int], object] | None = None,
@@ -121,7 +121,7 @@ def _coins(number: int, seed: int) -> list[int]:
     return [int(sign) for sign in signs[torch.randperm(number, generator=source)]]
 
 
-def _instructed(llm: SteerableHFLLM, pair: PreferencePair, instruction: str) -> list[int]:
+def _instructed(llm: HookedModel, pair: PreferencePair, instruction: str) -> list[int]:
     rest = [message for message in pair.prompt if message["role"] != "system"]
     messages = [{"role": "system", "content": instruction}, *rest]
     return text_prompt(llm, messages, pair.images, pair.id)

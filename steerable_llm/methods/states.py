@@ -6,13 +6,14 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
+from steerable_llm.chat.message import MessagesLike
 from steerable_llm.errors import InvalidInputError, PairError, PromptTooLongError
-from steerable_llm.gradients.reader import frozen
-from steerable_llm.model.hooked_model import SteerableHFLLM
-from steerable_llm.model.hooks import capture_site
-from steerable_llm.model.scoring import TOKENS_PER_PASS
-from steerable_llm.pairs import MessagesLike, Pairs
-from steerable_llm.steering import Site
+from steerable_llm.pairs.pair import Pairs
+from steerable_llm.runtime.hooked_model import HookedModel
+from steerable_llm.runtime.hooks import capture_site
+from steerable_llm.runtime.packed import frozen
+from steerable_llm.runtime.scores import TOKENS_PER_PASS
+from steerable_llm.vector.steering import Site
 
 
 class AnswerStates(BaseModel):
@@ -32,7 +33,7 @@ class AnswerStates(BaseModel):
 
 @torch.no_grad()
 def read_states(
-    llm: SteerableHFLLM, texts: Sequence[Sequence[int]], site: Site = "block", last: int = 1
+    llm: HookedModel, texts: Sequence[Sequence[int]], site: Site = "block", last: int = 1
 ) -> Tensor:
     """Read every block's activations at the end of texts.
 
@@ -69,7 +70,7 @@ def read_states(
 
 
 def answer_states(
-    llm: SteerableHFLLM,
+    llm: HookedModel,
     pairs: Pairs,
     answer_tokens: int | None = None,
     site: Site = "block",
@@ -101,7 +102,7 @@ def answer_states(
 
 
 def prompt_scales(
-    llm: SteerableHFLLM, pairs: Pairs, layers: Sequence[int], site: Site = "block"
+    llm: HookedModel, pairs: Pairs, layers: Sequence[int], site: Site = "block"
 ) -> dict[int, float]:
     """Mean length of a site's activations at the last prompt position, per block."""
     states = read_states(llm, [llm.encode(pair.messages) for pair in pairs], site)
@@ -110,7 +111,7 @@ def prompt_scales(
     return {layer: float(lengths[layer]) for layer in layers}
 
 
-def chosen_layers(llm: SteerableHFLLM, wanted: Sequence[int] | None) -> tuple[int, ...]:
+def chosen_layers(llm: HookedModel, wanted: Sequence[int] | None) -> tuple[int, ...]:
     """The blocks to build for, ascending; all when none are named.
 
     Raises:
@@ -126,7 +127,7 @@ def chosen_layers(llm: SteerableHFLLM, wanted: Sequence[int] | None) -> tuple[in
 
 
 def answered(
-    llm: SteerableHFLLM, pairs: Pairs, answer_tokens: int | None = None
+    llm: HookedModel, pairs: Pairs, answer_tokens: int | None = None
 ) -> tuple[list[list[int]], list[list[int]]]:
     """Token ids of every prompt with its good answer, and with its bad one, ends of turn left out.
 
@@ -149,7 +150,7 @@ def answered(
 
 
 def text_prompt(
-    llm: SteerableHFLLM, messages: MessagesLike, images: Sequence[str], pair_id: str
+    llm: HookedModel, messages: MessagesLike, images: Sequence[str], pair_id: str
 ) -> list[int]:
     """Token ids of a prompt without images.
 
@@ -162,7 +163,7 @@ def text_prompt(
 
 
 def _followed(
-    llm: SteerableHFLLM, prompt: Sequence[int], answer: str, tokens: int | None
+    llm: HookedModel, prompt: Sequence[int], answer: str, tokens: int | None
 ) -> list[int]:
     ids = llm.encode_answer(answer)
     if len(ids) > 1 and ids[-1] == llm.chat_format.end_of_turn_id:

@@ -7,20 +7,18 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, TypeAlias
 
-from steerable_llm.context import (
+from steerable_llm.chat.context import (
     Context,
     PlainMessages,
     has_context,
     question_text,
     without_context,
 )
-from steerable_llm.conversation import Conversation, as_conversation
-from steerable_llm.pairs import MessagesLike
+from steerable_llm.chat.message import Conversation, MessagesLike, as_conversation
+from steerable_llm.policy.file import GateUse, Ramp, When
 from steerable_llm.policy.policy import Policy
-from steerable_llm.policy.policy_file import GateUse, When
-from steerable_llm.policy.ramp import Ramp
 from steerable_llm.policy.steered_step import SteeredStep
-from steerable_llm.steering import Steering
+from steerable_llm.vector.steering import Steering
 
 
 @dataclass(frozen=True)

@@ -34,16 +34,14 @@ from steerable_llm.errors import (
     UnknownGateError,
     UnknownStepError,
     UnknownVectorError,
+    unknown,
 )
-from steerable_llm.fingerprint import ModelFingerprint
-from steerable_llm.names import unknown
+from steerable_llm.policy.file import Kind, Step, explain, matching_step, with_inherited
 from steerable_llm.policy.gate import Gate
-from steerable_llm.policy.inheritance import with_inherited
-from steerable_llm.policy.match import Kind, matching_step
-from steerable_llm.policy.policy_file import Step, explain
 from steerable_llm.policy.steered_step import SteeredStep, describe, describe_step, look_up
-from steerable_llm.steering import Steering
-from steerable_llm.vector import SteeringVector
+from steerable_llm.vector.fingerprint import ModelFingerprint
+from steerable_llm.vector.steering import Steering
+from steerable_llm.vector.vector import SteeringVector
 
 __all__ = ["KILL_SWITCH", "Policy", "describe"]
 

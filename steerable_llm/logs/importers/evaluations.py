@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from steerable_llm.logs.answers import LoggedAnswer
-from steerable_llm.logs.importers.judgement import Judgement, number
 from steerable_llm.logs.importers.records import (
     Draft,
+    Judgement,
     Record,
     UnusableRecord,
     content_id,
     needed,
+    number,
     passages,
     rendered,
     text,

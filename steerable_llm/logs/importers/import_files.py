@@ -17,20 +17,31 @@ from sqlalchemy.dialects import postgresql, sqlite
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.logs.answer_log import BATCH, AnswerLog
 from steerable_llm.logs.answers import LoggedAnswer
-from steerable_llm.logs.database import database_errors, writing
+from steerable_llm.logs.database import (
+    UNSTORABLE,
+    database_errors,
+    imports,
+    storable,
+    to_row,
+    writing,
+)
 from steerable_llm.logs.importers.evaluations import deepeval, ragas
-from steerable_llm.logs.importers.judgement import Rules, judge
 from steerable_llm.logs.importers.langfuse import langfuse
 from steerable_llm.logs.importers.langsmith import langsmith
 from steerable_llm.logs.importers.openinference import openinference
 from steerable_llm.logs.importers.preferences import openai, trl
 from steerable_llm.logs.importers.reading import Read, check_file, read_records
-from steerable_llm.logs.importers.records import Draft, Record, UnusableRecord
-from steerable_llm.logs.importers.report import ImportReport, SkippedLine
-from steerable_llm.logs.importers.spans import Span
-from steerable_llm.logs.importers.staging import join_staged, stage
+from steerable_llm.logs.importers.records import (
+    Draft,
+    ImportReport,
+    Record,
+    Rules,
+    SkippedLine,
+    UnusableRecord,
+    judge,
+)
+from steerable_llm.logs.importers.traces import Span, join_staged, stage
 from steerable_llm.logs.queries import add_rows
-from steerable_llm.logs.schema import UNSTORABLE, imports, storable, to_row
 
 T = TypeVar("T")
 

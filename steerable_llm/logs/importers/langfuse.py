@@ -6,18 +6,19 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from steerable_llm.logs.importers.judgement import Judgement, number
 from steerable_llm.logs.importers.records import (
+    Judgement,
     Record,
     UnusableRecord,
     content_text,
     iso,
     message,
     needed,
+    number,
     prompt,
     text,
 )
-from steerable_llm.logs.importers.spans import Span, documents_of, question_of, score_span
+from steerable_llm.logs.importers.traces import Span, documents_of, question_of, score_span
 
 
 def langfuse(record: Record) -> list[Span]:

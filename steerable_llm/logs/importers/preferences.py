@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from steerable_llm.chat.message import Message
 from steerable_llm.logs.answers import LoggedAnswer
 from steerable_llm.logs.importers.records import (
     Draft,
@@ -14,9 +15,8 @@ from steerable_llm.logs.importers.records import (
     content_id,
     prompt,
 )
-from steerable_llm.logs.open_traces import asked
-from steerable_llm.logs.pairing import PREFERENCE_PAIR
-from steerable_llm.pairs import Message
+from steerable_llm.logs.recorder import asked
+from steerable_llm.pairs.pairing import PREFERENCE_PAIR
 
 
 def trl(record: Record) -> list[Draft]:

@@ -2,7 +2,7 @@
 
 from alembic import context
 
-from steerable_llm.logs.schema import metadata
+from steerable_llm.logs.database import metadata
 
 context.configure(
     connection=context.config.attributes["connection"],

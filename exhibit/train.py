@@ -1,0 +1,218 @@
+"""Train the bundled model from scratch: ``python -m exhibit.train``.
+
+Resumable (a checkpoint every few minutes) and seeded. Ends with a report, the model's card: the
+rate of every behaviour on held-out prompts and whether each can be steered.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from exhibit.batches import Batch, Recipe, batches
+from exhibit.card import model_card
+from exhibit.checkpoint import Checkpoint
+from exhibit.tokenizer import train_tokenizer
+from steerable_llm.answer.llm import SteerableHFLLM
+from steerable_llm.errors import InvalidInputError
+from steerable_llm.files import write_whole
+
+# The opening carries the behaviour, so it weighs more than the other tokens of an answer.
+_OPENING_WEIGHT = 0.3
+# Settings that may change between the parts of one run.
+_FREE = {"steps": 0, "last_phase": 0, "noise": 0}
+
+
+def new_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalLM:
+    """Return the untrained model: 6 blocks of width 192, tied embeddings, about 3 M weights."""
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=192,
+        num_hidden_layers=6,
+        num_attention_heads=6,
+        num_key_value_heads=6,
+        intermediate_size=512,
+        max_position_embeddings=tokenizer.model_max_length,
+        tie_word_embeddings=True,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        initializer_range=0.05,
+    )
+    return LlamaForCausalLM(config)
+
+
+def loss_of(model: LlamaForCausalLM, body: nn.Module, batch: Batch) -> Tensor:
+    """Cross-entropy per answer token, and lighter ones on some prompt tokens and on repeats."""
+    hidden = body(input_ids=batch.ids).last_hidden_state
+    rows = torch.arange(len(batch.ids), device=batch.ids.device)
+    opening = model.lm_head(hidden[rows, batch.first]).float().log_softmax(-1)
+    opening_loss = -(opening.gather(1, batch.choices) * batch.odds).sum() / len(rows)
+    logits = model.lm_head(hidden.flatten(0, 1)[batch.places]).float()
+    rest = (F.cross_entropy(logits, batch.targets, reduction="none") * batch.weights).sum()
+    loss: Tensor = _OPENING_WEIGHT * opening_loss + rest
+    return loss
+
+
+def _rate(step: int, recipe: Recipe) -> float:
+    """Warm up for 200 steps, hold, then fall in a straight line over the last two thirds."""
+    warm, fall = 200, recipe.steps * 2 / 3
+    return min(1.0, (step + 1) / warm, (recipe.steps - step) / fall)
+
+
+def train(
+    recipe: Recipe,
+    folder: Path,
+    device: str,
+    *,
+    start_from: Path | None = None,
+    save_every: float = 180.0,
+) -> float:
+    """Train, or go on with training, and write model and tokenizer to ``folder``.
+
+    Args:
+        recipe: The settings; a checkpoint is continued if all but the number of steps, the
+            noise and the last phase agree.
+        folder: Where model, tokenizer and checkpoint go.
+        device: Torch device.
+        start_from: A folder with model and tokenizer to train further, in place of a new model.
+        save_every: Seconds between checkpoints.
+
+    Returns:
+        Seconds spent so far, in all parts of the run.
+
+    Raises:
+        InvalidInputError: The folder holds a checkpoint of other settings.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint = folder / "checkpoint.safetensors"
+    known = folder / "model" if checkpoint.exists() else start_from
+    if known is None:
+        tokenizer = train_tokenizer(seed=recipe.seed)
+    else:
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(known)
+    # Before the first checkpoint, which is of no use without it.
+    tokenizer.save_pretrained(folder / "model")
+    model = new_model(tokenizer, recipe.seed)
+    if start_from is not None and not checkpoint.exists():
+        model.load_state_dict(LlamaForCausalLM.from_pretrained(start_from).state_dict())
+    model.to(torch.device(device))  # type: ignore[arg-type]
+    optimiser = torch.optim.AdamW(
+        model.parameters(), lr=recipe.peak_rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True
+    )
+    start, spent = 0, 0.0
+    if checkpoint.exists():
+        state = Checkpoint.load(checkpoint, device)
+        if {**state.recipe, **_FREE} != {**vars(recipe), **_FREE}:
+            raise InvalidInputError(
+                f"{checkpoint} is of a run with other settings ({state.recipe}): go on with "
+                "those, or give another folder with --out"
+            )
+        state.restore(model, optimiser)
+        start, spent = state.step, state.seconds
+    body = _compiled(model)
+    noisy = False
+    began = last = time.monotonic()
+    smooth: float | None = None
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns) as progress, (folder / "log.jsonl").open("a") as log:
+        task = progress.add_task("training", total=recipe.steps, completed=start)
+        for step, batch in enumerate(batches(tokenizer, recipe, start), start=start):
+            if not noisy and recipe.noise and step >= recipe.last_phase:
+                _add_noise(model, recipe.noise)
+                body, noisy = _compiled(model), True
+            torch.manual_seed(recipe.seed + step)  # the noise of a continued run is the same
+            moved = Batch(**{name: value.to(device) for name, value in vars(batch).items()})
+            for group in optimiser.param_groups:
+                group["lr"] = recipe.peak_rate * _rate(step, recipe)
+            with torch.autocast(torch.device(device).type, torch.bfloat16):
+                loss = loss_of(model, body, moved)
+            loss.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimiser.step()
+            optimiser.zero_grad()
+            value = loss.item()
+            smooth = value if smooth is None else 0.98 * smooth + 0.02 * value
+            progress.update(task, completed=step + 1, description=f"training, loss {smooth:.3f}")
+            now = time.monotonic()
+            if step % 50 == 0:
+                seconds = round(spent + now - began, 1)
+                log.write(json.dumps({"step": step, "loss": smooth, "seconds": seconds}) + "\n")
+                log.flush()
+            if now - last > save_every or step + 1 == recipe.steps:
+                last = now
+                seconds = spent + now - began
+                state = Checkpoint.of(model, optimiser, vars(recipe), step + 1, seconds)
+                # The model first: a run whose checkpoint is complete is never saved again.
+                save(model, folder / "model")
+                state.save(checkpoint)
+    return spent + time.monotonic() - began
+
+
+def _compiled(model: LlamaForCausalLM) -> nn.Module:
+    torch.compiler.reset()  # what was compiled does not see hooks that were set since
+    body: nn.Module = torch.compile(model.model, dynamic=True)  # type: ignore[assignment]
+    return body
+
+
+def _add_noise(model: LlamaForCausalLM, share: float) -> None:
+    def change(_block: nn.Module, _inputs: object, output: Tensor) -> Tensor:
+        scale = share * output.detach().float().norm(dim=-1, keepdim=True)
+        noise = torch.randn_like(output, dtype=torch.float32) * (scale / output.shape[-1] ** 0.5)
+        changed: Tensor = output + noise.to(output.dtype)
+        return changed
+
+    for block in model.model.layers:
+        block.register_forward_hook(change)
+
+
+def save(model: LlamaForCausalLM, folder: Path) -> None:
+    """Write the model in bf16 safetensors."""
+    copy = LlamaForCausalLM(model.config)  # without the hooks of training
+    copy.load_state_dict(model.state_dict())
+    copy.to(torch.bfloat16).save_pretrained(folder)  # type: ignore[arg-type]
+
+
+def main() -> None:
+    """Parse the command line and train."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("demo-model"))
+    parser.add_argument("--steps", type=int, default=Recipe.steps)
+    parser.add_argument("--batch", type=int, default=Recipe.batch)
+    parser.add_argument("--rate", type=float, default=Recipe.peak_rate)
+    parser.add_argument("--last-phase", type=int, default=Recipe.last_phase)
+    parser.add_argument("--start-from", type=Path, help="a folder with a model to train further")
+    parser.add_argument("--seed", type=int, default=Recipe.seed)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    options = parser.parse_args()
+    recipe = Recipe(
+        options.steps,
+        options.batch,
+        options.rate,
+        last_phase=options.last_phase,
+        seed=options.seed,
+    )
+    seconds = train(recipe, options.out, options.device, start_from=options.start_from)
+    llm = SteerableHFLLM.from_pretrained(str(options.out / "model"), dtype="float32")
+    history = f"{recipe.steps:,} steps of {recipe.batch} examples, {seconds / 60:.0f} minutes."
+    report = model_card(llm, history)
+    write_whole(options.out / "model" / "README.md", report)
+    print(report)
+
+
+if __name__ == "__main__":
+    main()

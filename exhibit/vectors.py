@@ -1,0 +1,168 @@
+"""Rebuild the shipped vectors and their cards: ``python -m exhibit.vectors``.
+
+For every behaviour: 50 pairs from the answer log, GrAInS in several variants, one sweep on dev
+that chooses variant, sign, strength and layers, and one evaluation on test. The paper's preset
+goes through a sweep and an evaluation of its own and is reported beside the variant that won.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import warnings
+from pathlib import Path
+
+from exhibit.steerability import TARGETS
+from steerable_llm import demo
+from steerable_llm.answer.llm import SteerableHFLLM
+from steerable_llm.errors import CalibrationError
+from steerable_llm.evaluation.calibration import CalibrationResult, calibrate
+from steerable_llm.evaluation.evaluate import evaluate
+from steerable_llm.evaluation.report import Report
+from steerable_llm.files import write_whole
+from steerable_llm.methods.build import build_vector
+from steerable_llm.pairs.pair import Pairs
+from steerable_llm.vector.vector import SteeringVector
+
+PAIRS = 50
+BASELINES = ("zero", "mean", "eos")
+AGGREGATIONS = ("pca", "mean")
+STRENGTHS = (0.03, 0.05, 0.065, 0.08, 0.1, 0.12)
+
+
+def variants(llm: SteerableHFLLM, pairs: Pairs, name: str) -> dict[str, SteeringVector]:
+    """Build GrAInS with every combination of baseline and aggregation."""
+    built = {}
+    for baseline, aggregation in itertools.product(BASELINES, AGGREGATIONS):
+        label = f"{baseline} {aggregation}"
+        with warnings.catch_warnings():  # the completeness error is kept with the vector
+            warnings.simplefilter("ignore", UserWarning)
+            built[label] = build_vector(
+                llm,
+                pairs,
+                name=name,
+                progress=False,
+                baseline=baseline,
+                aggregation=aggregation,
+            )
+    return built
+
+
+def sweep(
+    llm: SteerableHFLLM,
+    vectors: dict[str, SteeringVector],
+    behaviour: demo.Behaviour,
+    *,
+    progress: bool = True,
+) -> CalibrationResult:
+    """Choose the best of the vectors and its setting on the behaviour's dev prompts."""
+    return calibrate(
+        llm,
+        vectors,
+        demo.evaluation_set(behaviour, "dev"),
+        demo.evaluation_set("capability", "dev"),
+        target=TARGETS[behaviour],
+        strengths=STRENGTHS,
+        scopes=("generated", "last_prompt"),
+        progress=progress,
+    )
+
+
+def prove(
+    llm: SteerableHFLLM,
+    vector: SteeringVector,
+    pairs: Pairs,
+    behaviour: demo.Behaviour,
+    *,
+    progress: bool = True,
+) -> Report:
+    """Evaluate on the behaviour's test prompts, all variants, with controls."""
+    return evaluate(
+        llm,
+        vector,
+        demo.evaluation_set(behaviour, "test"),
+        capability=demo.evaluation_set("capability", "test"),
+        pairs=pairs,
+        target=TARGETS[behaviour],
+        command="make vectors",
+        progress=progress,
+    )
+
+
+def paper_preset(
+    llm: SteerableHFLLM, pairs: Pairs, behaviour: demo.Behaviour, *, progress: bool = True
+) -> str:
+    """What the paper's preset reaches on the same pairs, in one paragraph of Markdown."""
+    target = TARGETS[behaviour]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        vector = build_vector(llm, pairs, name=f"{behaviour}-paper", preset="paper", progress=False)
+    error = vector.provenance["completeness_error"]["median"]
+    start = (
+        "## The paper's preset on the same pairs\n\n"
+        '`preset="paper"` (zero baseline, 5 right-Riemann steps, k = 3, centred PCA, all layers; '
+        f"median completeness error {100 * error:.0f} %), calibrated on the same dev prompts: "
+    )
+    try:
+        found = sweep(llm, {"paper": vector}, behaviour, progress=progress)
+    except CalibrationError as problem:
+        return f"{start}{problem}\n"
+    report = prove(llm, found.vector, pairs, behaviour, progress=progress)
+    steered, plain = report.row("steered").main, report.row("none").main
+
+    def before(variant: str) -> float:
+        return report.row("none", variant).main.value
+
+    def after(variant: str) -> float:
+        return report.row("steered", variant).main.value
+
+    losses = ", ".join(
+        f"{variant} {100 * (before(variant) - after(variant)):+.1f}"
+        for variant in ("closed_book", "reading")
+    )
+    return (
+        f"{start}strength {found.best.strength:+g}; on test {target} goes from "
+        f"{100 * plain.value:.1f} % to {100 * steered.value:.1f} % "
+        f"[{100 * steered.low:.1f}, {100 * steered.high:.1f}], points of capability lost: "
+        f"{losses}.\n"
+    )
+
+
+def make(
+    llm: SteerableHFLLM, behaviour: demo.Behaviour, out: Path, *, progress: bool = True
+) -> Report:
+    """Build, calibrate, prove and write one shipped vector."""
+    name = f"demo-{behaviour}"
+    pairs = demo.pairs(behaviour).sample(PAIRS, seed=0)
+    found = sweep(llm, variants(llm, pairs, name), behaviour, progress=progress)
+    found.figure(out / f"{name}.sweep.png")
+    report = prove(llm, found.vector, pairs, behaviour, progress=progress)
+    report.save(out / f"{name}.md")
+    card = (out / f"{name}.md").read_text(encoding="utf-8")
+    chosen = (
+        f"\n## The sweep on dev\n\nThe variant that won: {found.best.label}.\n\n"
+        f"![Success and capability against strength]({name}.sweep.png)\n\n"
+    )
+    write_whole(
+        out / f"{name}.md", card + chosen + paper_preset(llm, pairs, behaviour, progress=progress)
+    )
+    found.vector.with_evaluation(report.summary()).save(out / f"{name}.safetensors")
+    return report
+
+
+def main() -> None:
+    """Rebuild every shipped vector."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("vectors"))
+    parser.add_argument("--only", choices=tuple(TARGETS))
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    llm = SteerableHFLLM.demo()
+    for behaviour in TARGETS:
+        if options.only in (None, behaviour):
+            report = make(llm, behaviour, options.out)
+            print(f"demo-{behaviour}: {report.verdict.line}")
+
+
+if __name__ == "__main__":
+    main()

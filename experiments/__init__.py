@@ -1,0 +1,1 @@
+"""The leaderboard and the ablations of the GrAInS paper: long runs, outside the wheel."""

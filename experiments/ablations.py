@@ -1,0 +1,336 @@
+"""What matters for a vector: GrAInS with one thing changed at a time (paper section 5.3, figure 3).
+
+Every ablation keeps all but one thing as the reference has it. What is left open, such as the
+strength, is chosen on dev for each contender by itself; test is read once.
+
+| name | what changes |
+|---|---|
+| `attribution` | how tokens are scored (table 6), random tokens among the ways |
+| `objective` | preference against the likelihood of the good answer alone (table 8) |
+| `k` | how many tokens are taken away per sign |
+| `strength` | how hard the reference pushes |
+| `layers` | which blocks are steered: all, one, a third |
+| `pairs` | how many pairs are learnt from, in several orders: the learning curve |
+| `tokens` | what taking attributed tokens away does to the preference (figure 3) |
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from steerable_llm.answer.llm import SteerableHFLLM
+from steerable_llm.errors import InvalidInputError
+from steerable_llm.evaluation.arms import strict_instruction_for
+from steerable_llm.evaluation.compare import WAYS, Entry, Recipe, Result, Setup, Trial, recipe_way
+from steerable_llm.evaluation.comparison import Comparison, Section
+from steerable_llm.evaluation.set import EvaluationSet
+from steerable_llm.evaluation.token_ablation import TokenAblation, token_ablation
+from steerable_llm.methods import METHODS
+from steerable_llm.methods.build import build_vector, validated
+from steerable_llm.methods.grains.grains import GrainsConfig
+from steerable_llm.pairs.pair import Pairs
+from steerable_llm.vector.vector import Calibration
+
+REFERENCE = "reference"
+SIZES = (10, 25, 50, 100)
+KS = (1, 3, 5, 10, 20)
+STRENGTHS = (0.02, 0.05, 0.08, 0.12, 0.2)
+_MOST_SINGLE_LAYERS = 6
+# One block, or a third of them, has to do what all do together, so larger shares are tried, too.
+_FEW_LAYERS = (0.02, 0.03, 0.05, 0.08, 0.1, 0.12, 0.2, 0.4, 0.8)
+
+
+@dataclass(frozen=True)
+class Base:
+    """What the contenders of an ablation are made from.
+
+    Attributes:
+        config: Settings of GrAInS that all of them share.
+        depth: Blocks of the model.
+        pairs: How many there are.
+        sizes: Of the learning curve.
+        seeds: Orders of the learning curve, and draws of the random scores.
+        chosen: What dev chose for the reference.
+    """
+
+    config: Mapping[str, Any]
+    depth: int
+    pairs: int
+    sizes: Sequence[int]
+    seeds: int
+    chosen: Calibration | None
+
+    def recipe(self, **changed: Any) -> Recipe:
+        """The reference's recipe with other settings of GrAInS."""
+        return Recipe("grains", {**self.config, **changed})
+
+    def value(self, name: str) -> Any:
+        """What the reference has for a setting."""
+        return GrainsConfig.model_validate(self.config).model_dump()[name]
+
+
+Contenders = dict[str, tuple[Recipe, ...]]
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """One thing that is changed.
+
+    Attributes:
+        title: The heading.
+        says: What changes and what stays.
+        axis: What the picture's axis is called.
+        contenders: From the base to names and recipes; several recipes are averaged per prompt.
+            An empty tuple stands for the reference.
+    """
+
+    title: str
+    says: str
+    axis: str
+    contenders: Callable[[Base], Contenders] = field(repr=False)
+
+
+def _attribution(base: Base) -> Contenders:
+    found: Contenders = {}
+    for name in ("integrated_gradients", "smoothgrad", "gradient"):
+        is_reference = base.value("attribution") == name
+        found[_name("attribution", name)] = () if is_reference else (base.recipe(attribution=name),)
+    found["attribution random"] = tuple(
+        base.recipe(attribution="random", seed=seed) for seed in range(base.seeds)
+    )
+    return found
+
+
+def _objective(base: Base) -> Contenders:
+    return _settings(base, "objective", ("preference", "likelihood"))
+
+
+def _k(base: Base) -> Contenders:
+    return _settings(base, "k", sorted({*KS, base.value("k")}))
+
+
+def _settings(base: Base, setting: str, values: Sequence[Any]) -> Contenders:
+    return {
+        _name(setting, value): ()
+        if value == base.value(setting)
+        else (base.recipe(**{setting: value}),)
+        for value in values
+    }
+
+
+def _strength(base: Base) -> Contenders:
+    if base.chosen is None:  # the reference failed on dev, and the report says so
+        return {}
+    sign = 1 if base.chosen.strength > 0 else -1
+    found: Contenders = {}
+    for size in sorted({*STRENGTHS, abs(base.chosen.strength)}):
+        given = replace(base.chosen, strength=sign * size, note="set by an ablation")
+        is_reference = given.strength == base.chosen.strength
+        found[_name("strength", f"{given.strength:+g}")] = (
+            () if is_reference else (replace(base.recipe(), calibration=given),)
+        )
+    return found
+
+
+def _layers(base: Base) -> Contenders:
+    subsets: dict[str, tuple[int, ...]] = {}
+    third = -(-base.depth // 3)
+    for name, start in (("early third", 0), ("middle third", third), ("late third", 2 * third)):
+        if members := tuple(range(start, min(start + third, base.depth))):
+            subsets[name] = members
+    step = max(1, -(-base.depth // _MOST_SINGLE_LAYERS))
+    subsets |= {f"only {layer}": (layer,) for layer in range(0, base.depth, step)}
+    found: Contenders = {"layers all": ()}
+    for name, members in subsets.items():
+        sweep = {"layers": (members,), "strengths": _FEW_LAYERS}
+        found[_name("layers", name)] = (replace(base.recipe(), sweep=sweep),)
+    return found
+
+
+def _pairs(base: Base) -> Contenders:
+    fewer = [size for size in base.sizes if size < base.pairs]
+    found: Contenders = {
+        _name("pairs", size): tuple(
+            replace(base.recipe(), pairs=size, order=order) for order in range(base.seeds)
+        )
+        for size in fewer
+    }
+    found[_name("pairs", base.pairs)] = ()
+    return found
+
+
+def _name(ablation: str, value: object) -> str:
+    return f"{ablation} {str(value).replace('_', ' ')}"
+
+
+#: Every ablation that makes contenders, by name; `tokens` is measured apart.
+ABLATIONS: dict[str, Ablation] = {
+    "attribution": Ablation(
+        "How tokens are scored",
+        "The tokens to take away are chosen by integrated gradients, by SmoothGrad, by the plain "
+        "gradient, or at random (several draws, averaged per prompt). Paper, table 6.",
+        "attribution",
+        _attribution,
+    ),
+    "objective": Ablation(
+        "What is attributed",
+        "The preference of the good over the bad answer, or the likelihood of the good answer "
+        "alone. Paper, table 8.",
+        "objective",
+        _objective,
+    ),
+    "k": Ablation("How many tokens per sign", "k of eq. 3.", "k", _k),
+    "strength": Ablation(
+        "How hard to push",
+        "Scope, layers and sign as dev chose them for the reference; the strength is set. These "
+        "figures are read from test and choose nothing. Without a strength of the reference that "
+        "helps on dev there is nothing to set others against.",
+        "strength, in units of the residual norm",
+        _strength,
+    ),
+    "layers": Ablation(
+        "Which blocks are steered",
+        "All blocks, a third of them, or one; strength and scope are chosen on dev for each.",
+        "blocks",
+        _layers,
+    ),
+    "pairs": Ablation(
+        "How many pairs",
+        "The learning curve: the first pairs of several random orders, so that fewer are always "
+        "among more; averaged per prompt, every order is a small dot. All pairs have one order.",
+        "pairs",
+        _pairs,
+    ),
+}
+NAMES = (*ABLATIONS, "tokens")
+
+
+def ablate(
+    llm: SteerableHFLLM,
+    pairs: Pairs,
+    dev: EvaluationSet,
+    test: EvaluationSet,
+    ablations: Sequence[str] = NAMES,
+    capability: EvaluationSet | None = None,
+    *,
+    config: Mapping[str, Any] | None = None,
+    dev_capability: EvaluationSet | None = None,
+    target: str | None = None,
+    strict_instruction: str | None = None,
+    budget: float = 0.01,
+    sizes: Sequence[int] = SIZES,
+    seeds: int = 3,
+    max_new_tokens: int = 24,
+    batch_size: int = 64,
+    seed: int = 0,
+    progress: bool = True,
+    command: str = "",
+    keep: str | os.PathLike[str] | None = None,
+) -> Comparison:
+    """Change one thing at a time in GrAInS and measure what it does.
+
+    Args:
+        llm: The model.
+        pairs: What to learn from.
+        dev: Prompts to choose on.
+        test: Held-out prompts.
+        ablations: Names in `NAMES`.
+        capability: Held-out prompts that measure what must not be lost.
+        config: Settings of GrAInS that the reference has.
+        dev_capability: Prompts for the budget on dev.
+        target: The variant that is to be changed; the first of `test` unless given.
+        strict_instruction: The system message of `prompt`; by default the one for the target.
+        budget: Largest share of a capability that may be lost.
+        sizes: Of the learning curve; those beyond the pairs at hand are left out.
+        seeds: Orders of the learning curve, and draws of random scores.
+        max_new_tokens: Where answers are cut.
+        batch_size: Rows that run together.
+        seed: Of the choices and of the intervals.
+        progress: Show progress bars on the error stream.
+        command: What to run to get this again.
+        keep: Folder of finished results, as for `compare`.
+
+    Raises:
+        InvalidInputError: An unknown ablation, setting or target, or prompts that cannot be judged.
+        PairError: No pairs.
+    """
+    wanted = list(dict.fromkeys(ablations))
+    for name in wanted:
+        if name not in NAMES:
+            raise InvalidInputError(f"unknown ablation {name!r}: choose from {', '.join(NAMES)}")
+    if seeds < 1 or not sizes or min(sizes) < 2:
+        raise InvalidInputError("give at least one seed, and sizes of at least 2 pairs")
+    shared = dict(config or {})
+    validated("grains", GrainsConfig, shared)
+    aim = target or test.variants[0]
+    setup = Setup(
+        llm, pairs, dev, dev_capability, budget,
+        strict_instruction or strict_instruction_for(aim), max_new_tokens, batch_size, seed,
+        progress, aim if set(dev.variants) > {aim} else None,
+    )  # fmt: skip
+    trial = Trial(setup, test, capability, aim, Path(keep) if keep else None)
+    trial.check()
+    base = Base(shared, len(llm.blocks), len(pairs), sizes, seeds, None)
+    reference = _entry(REFERENCE, (base.recipe(),))
+    strict = Entry("prompt", WAYS["prompt"], None)
+    results = [trial.unsteered(), trial.run(strict), trial.run(reference)]
+    base = replace(base, chosen=next(iter(results[-1].calibrations), None))
+    sections = []
+    for name in wanted:
+        if name in ABLATIONS:
+            made = ABLATIONS[name].contenders(base)
+            results += _run(trial, made, results[2])
+            sections.append(
+                Section(
+                    name=name,
+                    title=ABLATIONS[name].title,
+                    says=ABLATIONS[name].says,
+                    axis=ABLATIONS[name].axis,
+                    contenders=tuple(made),
+                )
+            )
+    return trial.comparison(
+        results,
+        command=command,
+        sections=tuple(sections),
+        tokens=_tokens(llm, pairs, shared, seed, progress) if "tokens" in wanted else None,
+    )
+
+
+def _run(trial: Trial, contenders: Contenders, reference: Result) -> list[Result]:
+    """Run a section; the reference stands in it under the section's name for it."""
+    return [
+        trial.run(_entry(name, recipes)) if recipes else _renamed(reference, name)
+        for name, recipes in contenders.items()
+    ]
+
+
+def _entry(name: str, recipes: tuple[Recipe, ...]) -> Entry:
+    defaults = METHODS["grains"]
+    grid = repr((defaults.config().model_dump(), defaults.grid))
+    return Entry(name, recipe_way(*recipes), [grid, *(asdict(recipe) for recipe in recipes)])
+
+
+def _renamed(result: Result, name: str) -> Result:
+    contender = result.contender.model_copy(update={"name": name, "seconds": 0.0})
+    rows = tuple(
+        row.model_copy(update={"condition": name}) for row in result.rows if row.condition != "none"
+    )
+    return result.model_copy(update={"contender": contender, "rows": rows})
+
+
+def _tokens(
+    llm: SteerableHFLLM, pairs: Pairs, config: Mapping[str, Any], seed: int, progress: bool
+) -> TokenAblation:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "the token scores miss", UserWarning)
+        vector = build_vector(llm, pairs, name=REFERENCE, progress=progress, **config)
+    settings = GrainsConfig.model_validate(config)
+    return token_ablation(
+        llm, vector.attributions, settings.baseline, settings.attribution, seed=seed
+    )

@@ -1,0 +1,279 @@
+"""Every method on every behaviour of the bundled model, in one page of the documentation.
+
+Run ``python -m experiments.leaderboard``.
+
+Each method learns from the same pairs, is set up on the same dev prompts within the same budget,
+and answers the test prompts once. A finished cell (method and behaviour) is kept in a folder and
+not measured again, unless the model, the data, the sizes or the method's settings have changed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import transformers
+
+from exhibit.steerability import TARGETS
+from steerable_llm import __version__, demo
+from steerable_llm.answer.llm import SteerableHFLLM
+from steerable_llm.evaluation.compare import WAYS, compare
+from steerable_llm.evaluation.comparison import Comparison, section_figure
+from steerable_llm.evaluation.report import TITLES
+from steerable_llm.evaluation.verdict import Row
+from steerable_llm.metrics import Estimate
+from steerable_llm.reports.page import Bullets, Code, Heading, Page, Part, Picture, Table, Text
+
+COMMAND = "python -m experiments.leaderboard"
+_HEAD = (
+    "method", "right [95 %]", "change, points", "made worse", "capability lost, points",
+    "KL/token", "gate", "set up, s",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is measured.
+
+    Attributes:
+        pairs: Pairs to learn from.
+        per_variant: Prompts of every variant, of dev and of test; None is all.
+    """
+
+    pairs: int
+    per_variant: int | None
+
+
+FULL, QUICK = Size(50, None), Size(20, 30)
+
+
+@dataclass(frozen=True)
+class Leaderboard:
+    """All behaviours, each with its comparison.
+
+    Attributes:
+        size: How much was measured.
+        boards: Behaviour to comparison.
+        machine: What it ran on, in words.
+        command: What to run to get it again.
+    """
+
+    size: Size
+    boards: dict[str, Comparison]
+    machine: str
+    command: str
+
+    def to_json(self) -> str:
+        """The comparisons by behaviour, as JSON."""
+        boards = {name: board.model_dump(mode="json") for name, board in self.boards.items()}
+        return json.dumps(boards, indent=1)
+
+    def page(self) -> Page:
+        """The page of the documentation."""
+        first = next(iter(self.boards.values()))
+        test = "all test prompts"
+        if self.size.per_variant is not None:
+            test = f"at most {self.size.per_variant} test prompts of every kind"
+        parts: list[Part] = [
+            Text(
+                f"Written by {self.command}: {len(first.contenders) - 1} ways to change "
+                f"{', '.join(self.boards)} in the bundled model ({first.model}), "
+                f"{self.size.pairs} pairs each, set up on dev within a "
+                f"capability budget of {100 * first.budget:g} points, {test} read once. "
+                "The model is an exhibit of a few million parameters: which method wins here says "
+                "little about others. Compare on your own model with steerable compare."
+            ),
+            Text(
+                f"Measured on {self.machine}. The seconds of setting up are those of the run that "
+                "filled the cell, with whatever else the machine was doing."
+            ),
+            Heading("Who wins"),
+            Bullets([summary(name, board) for name, board in self.boards.items()]),
+        ]
+        for name, board in self.boards.items():
+            parts += [
+                Heading(f"{name}: {board.target}"),
+                _picture(name, board),
+                Table(_HEAD, _lines(board)),
+            ]
+            failed = [c for c in board.contenders if c.failed]
+            if failed:
+                said = [f"{TITLES.get(c.name, c.name)}: {c.failed}" for c in failed]
+                parts += [Text("Did not take part:"), Bullets(said)]
+        parts += [Heading("Again"), Code(self.command)]
+        return Page("Leaderboard of the bundled model", parts)
+
+
+def leaderboard(
+    llm: SteerableHFLLM,
+    size: Size = FULL,
+    methods: Sequence[str] = tuple(WAYS),
+    behaviours: Sequence[demo.Behaviour] = tuple(TARGETS),
+    keep: Path | None = None,
+    *,
+    max_new_tokens: int = 24,
+    progress: bool = True,
+    command: str = COMMAND,
+) -> Leaderboard:
+    """Run every method on every behaviour.
+
+    Args:
+        llm: The bundled model.
+        size: How much to measure.
+        methods: Names in `WAYS`.
+        behaviours: Which.
+        keep: Folder of finished cells.
+        max_new_tokens: Where answers are cut.
+        progress: Show progress bars on the error stream.
+        command: What to run to get it again.
+
+    Raises:
+        InvalidInputError: An unknown method.
+    """
+    boards: dict[str, Comparison] = {}
+    for name in behaviours:
+        every = demo.pairs(name)
+        sets = [
+            demo.evaluation_set(name, "dev"),
+            demo.evaluation_set(name, "test"),
+            demo.evaluation_set("capability", "dev"),
+            demo.evaluation_set("capability", "test"),
+        ]
+        if size.per_variant is not None:
+            sets = [items.sample(size.per_variant) for items in sets]
+        boards[name] = compare(
+            llm,
+            every.sample(min(size.pairs, len(every)), seed=0),
+            sets[0],
+            sets[1],
+            sets[3],
+            methods,
+            dev_capability=sets[2],
+            target=TARGETS[name],
+            max_new_tokens=max_new_tokens,
+            progress=progress,
+            keep=keep,
+        )
+    return Leaderboard(size, boards, _machine(llm), command)
+
+
+def summary(name: str, board: Comparison) -> str:
+    """Who wins on one behaviour, and by how much, in a sentence or two."""
+    rows = _ranked(board)
+    best = rows[0]
+    if best.condition == "none":
+        return f"{name}: nothing does better than the unsteered model ({_share(best.main)})."
+    said = f"{name}: {TITLES.get(best.condition, best.condition)} does best, "
+    said += f"{_share(best.main)}"
+    level = [row for row in rows[1:] if not best.main.above(row.main)]
+    if level:
+        names = ", ".join(TITLES.get(row.condition, row.condition) for row in level)
+        said += f", with an interval that overlaps with {names}"
+    vectors = [
+        row for row in rows if row.condition not in ("none", "prompt", "cad", "adacad", "lora")
+    ]
+    if vectors and vectors[0] is not best:
+        said += f". The best vector is {vectors[0].condition}, {_share(vectors[0].main)}"
+    passed = [c.name for c in board.contenders if c.verdict is not None and c.verdict.promote]
+    gate = ", ".join(TITLES.get(each, each) for each in passed) or "none of them"
+    return f"{said}. Through the gate come: {gate}."
+
+
+def _ranked(board: Comparison) -> list[Row]:
+    rows = [row for row in board.rows if row.variant == board.target]
+    return sorted(rows, key=lambda row: -row.main.value)
+
+
+def _lines(board: Comparison) -> list[list[str]]:
+    lines = []
+    for row in _ranked(board):
+        contender = board.contender(row.condition)
+        verdict = contender.verdict
+        lines.append(
+            [
+                TITLES.get(row.condition, row.condition),
+                _share(row.main),
+                _points(row.change),
+                "" if row.made_worse is None else f"{100 * row.made_worse:.1f} %",
+                _lost(board, row.condition),
+                "" if row.kl_per_token is None else f"{row.kl_per_token.value:.3f}",
+                "" if verdict is None else "passes" if verdict.promote else "refused",
+                f"{contender.seconds:.0f}",
+            ]
+        )
+    return lines
+
+
+def _lost(board: Comparison, condition: str) -> str:
+    """Per capability the points that are lost."""
+    if condition == "none":
+        return ""
+    values = {(row.condition, row.variant): row.main.value for row in board.rows}
+    kept = dict.fromkeys(row.variant for row in board.rows if row.capability)
+    return ", ".join(
+        f"{variant.replace('_', ' ')} "
+        f"{100 * (values['none', variant] - values[condition, variant]):+.1f}"
+        for variant in kept
+    )
+
+
+def _picture(name: str, board: Comparison) -> Picture:
+    names = [row.condition for row in _ranked(board) if row.condition != "none"]
+    variants = [board.target, *dict.fromkeys(r.variant for r in board.rows if r.capability)]
+    png = section_figure(board.rows, variants, names, [_short(each) for each in names])
+    return Picture(name, png, f"Right answers per method, {name}, with 95 % intervals")
+
+
+def _short(name: str) -> str:
+    return "strict\ninstruction" if name == "prompt" else name.replace("_", " ")
+
+
+def _share(e: Estimate) -> str:
+    return f"{100 * e.value:.1f} % [{100 * e.low:.1f}, {100 * e.high:.1f}]"
+
+
+def _points(e: Estimate | None) -> str:
+    if e is None:
+        return ""
+    return f"{100 * e.value:+.1f} [{100 * e.low:+.1f}, {100 * e.high:+.1f}]"
+
+
+def _machine(llm: SteerableHFLLM) -> str:
+    dtype = str(llm.model.dtype).removeprefix("torch.")
+    return (
+        f"{llm.device.type} ({platform.machine()}), {dtype}, steerable-llm {__version__}, torch "
+        f"{torch.__version__}, transformers {transformers.__version__}, Python "
+        f"{platform.python_version()}"
+    )
+
+
+def main() -> None:
+    """Measure what is missing and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("docs/leaderboard.md"))
+    parser.add_argument("--keep", type=Path, default=Path("leaderboard-results"))
+    parser.add_argument("--quick", action="store_true", help="20 pairs, 30 prompts of every kind")
+    parser.add_argument("--method", action="append", choices=tuple(WAYS))
+    parser.add_argument("--behaviour", action="append", choices=tuple(TARGETS))
+    options = parser.parse_args()
+    command = COMMAND + (" --quick" if options.quick else "")
+    command += "".join(f" --method {name}" for name in options.method or ())
+    command += "".join(f" --behaviour {name}" for name in options.behaviour or ())
+    board = leaderboard(
+        SteerableHFLLM.demo(),
+        QUICK if options.quick else FULL,
+        options.method or tuple(WAYS),
+        options.behaviour or tuple(TARGETS),
+        options.keep,
+        command=command,
+    )
+    print(board.page().save(options.out, board.to_json, "a leaderboard"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,256 @@
+"""Recording LangChain runs: the answers of every model, joined with what was retrieved."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.documents import Document
+from langchain_core.messages import AIMessage, BaseMessage, get_buffer_string
+from langchain_core.outputs import ChatGeneration, LLMResult
+
+from steerable_llm.adapters.langchain.chat_model import TAG
+from steerable_llm.chat.message import Message
+from steerable_llm.logs.answers import LoggedAnswer, Passage
+from steerable_llm.logs.recorder import RUNS, AnswerRecorder, OpenTraces, asked
+
+#: Names under which chains take their question.
+QUESTION_KEYS = ("question", "query", "input", "user_input")
+_ROLES = {"human": "user", "ai": "assistant", "system": "system"}
+
+
+@dataclass(frozen=True)
+class _Prompt:
+    messages: tuple[Message, ...]
+    step: str | None
+    model: str | None
+    revision: str | None
+    time: datetime
+
+
+class AnswerLogHandler(BaseCallbackHandler):
+    """Logs every answer of a chain with the passages that the chain retrieved before it.
+
+    ::
+
+        chain.invoke(question, config={"callbacks": [AnswerLogHandler("sqlite:///answers.db")]})
+
+    It works with any chat model and with text models. One handler serves any number of chains and
+    threads. The answer's id is LangChain's run id, so that feedback from LangSmith finds it.
+
+    Args:
+        log: The address of the log, or a recorder.
+
+    Attributes:
+        recorder: What writes; `recorder.flush()` waits for it, `recorder.dropped` counts losses.
+    """
+
+    # Called on the event loop in the order of events, which is fine: nothing here ever waits.
+    run_inline = True
+
+    def __init__(self, log: str | AnswerRecorder) -> None:
+        self.recorder = AnswerRecorder(log) if isinstance(log, str) else log
+        self._traces = OpenTraces()
+        self._prompts: OrderedDict[UUID, _Prompt] = OrderedDict()
+
+    def on_chain_start(
+        self,
+        serialized: dict[str, Any],
+        inputs: Any,
+        *,
+        run_id: UUID,
+        parent_run_id: UUID | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Note the run, and the question if the outermost run has one."""
+        del serialized, kwargs
+        self._begin(run_id, parent_run_id)
+        question = _question(inputs)
+        if parent_run_id is None and question:
+            self._traces.ask(str(run_id), question)
+
+    def on_chain_end(self, outputs: Any, *, run_id: UUID, **kwargs: Any) -> None:
+        """Forget the run."""
+        del outputs, kwargs
+        self._traces.end(str(run_id))
+
+    def on_chain_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
+        """Forget the run."""
+        del error, kwargs
+        self._traces.end(str(run_id))
+
+    def on_tool_start(
+        self,
+        serialized: dict[str, Any],
+        input_str: str,
+        *,
+        run_id: UUID,
+        parent_run_id: UUID | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Note the run: a tool may retrieve, or ask a model."""
+        del serialized, input_str, kwargs
+        self._begin(run_id, parent_run_id)
+
+    def on_tool_end(self, output: Any, *, run_id: UUID, **kwargs: Any) -> None:
+        """Forget the run."""
+        del output, kwargs
+        self._traces.end(str(run_id))
+
+    def on_tool_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
+        """Forget the run."""
+        del error, kwargs
+        self._traces.end(str(run_id))
+
+    def on_retriever_start(
+        self,
+        serialized: dict[str, Any],
+        query: str,
+        *,
+        run_id: UUID,
+        parent_run_id: UUID | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Note the run, and what it looks for: a streamed chain does not know its question yet."""
+        del serialized, kwargs
+        self._begin(run_id, parent_run_id)
+        self._traces.search(str(run_id), query)
+
+    def on_retriever_end(
+        self, documents: Sequence[Document], *, run_id: UUID, **kwargs: Any
+    ) -> None:
+        """Keep the passages for the answers to come."""
+        del kwargs
+        found = [
+            Passage(id=_document_id(document, place), text=document.page_content)
+            for place, document in enumerate(documents)
+        ]
+        self._traces.retrieve(str(run_id), found)
+        self._traces.end(str(run_id))
+
+    def on_retriever_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
+        """Forget the run."""
+        del error, kwargs
+        self._traces.end(str(run_id))
+
+    def on_chat_model_start(
+        self,
+        serialized: dict[str, Any],
+        messages: list[list[BaseMessage]],
+        *,
+        run_id: UUID,
+        parent_run_id: UUID | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Keep the prompt until the answer is there."""
+        del serialized
+        self._ask(run_id, parent_run_id, _plain(messages[0]), kwargs)
+
+    def on_llm_start(
+        self,
+        serialized: dict[str, Any],
+        prompts: list[str],
+        *,
+        run_id: UUID,
+        parent_run_id: UUID | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Keep the prompt until the answer is there."""
+        del serialized
+        self._ask(run_id, parent_run_id, (Message(role="user", content=prompts[0]),), kwargs)
+
+    def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
+        """Record the answer."""
+        del kwargs
+        prompt = self._prompts.pop(run_id, None)
+        if prompt is not None and response.generations and response.generations[0]:
+            self.recorder.record(self._answer(run_id, prompt, response))
+        # A model that is asked outside any chain is its own outermost run.
+        self._traces.end(str(run_id))
+
+    def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
+        """Forget the prompt: there is no answer."""
+        del error, kwargs
+        self._prompts.pop(run_id, None)
+        self._traces.end(str(run_id))
+
+    def _begin(self, run: UUID, parent: UUID | None) -> None:
+        self._traces.begin(str(run), None if parent is None else str(parent))
+
+    def _ask(
+        self,
+        run: UUID,
+        parent: UUID | None,
+        messages: tuple[Message, ...],
+        told: Mapping[str, Any],
+    ) -> None:
+        self._begin(run, parent)
+        metadata = told.get("metadata") or {}
+        tags = told.get("tags") or ()
+        step = metadata.get("steer_step") or metadata.get("langgraph_node")
+        step = step or next((tag.removeprefix(TAG) for tag in tags if tag.startswith(TAG)), None)
+        settings = told.get("invocation_params") or {}
+        self._prompts[run] = _Prompt(
+            messages,
+            step or settings.get("step"),
+            metadata.get("ls_model_name"),
+            settings.get("revision"),
+            datetime.now(UTC),
+        )
+        while len(self._prompts) > RUNS:
+            self._prompts.popitem(last=False)
+
+    def _answer(self, run: UUID, prompt: _Prompt, response: LLMResult) -> LoggedAnswer:
+        made = response.generations[0][0]
+        message = made.message if isinstance(made, ChatGeneration) else None
+        said = message.response_metadata if message is not None else {}
+        used = message.usage_metadata if isinstance(message, AIMessage) else None
+        trace = self._traces.of(str(run))
+        return LoggedAnswer(
+            id=str(run),
+            question=asked(trace.question or trace.query, prompt.messages),
+            passages=tuple(trace.passages),
+            messages=prompt.messages,
+            answer=str(message.text) if message is not None else made.text,
+            step=said.get("step") or prompt.step,
+            model=said.get("model_name") or prompt.model,
+            revision=prompt.revision,
+            steering=tuple(said.get("steering") or ()),
+            usage={}
+            if used is None
+            else {
+                "prompt_tokens": used["input_tokens"],
+                "completion_tokens": used["output_tokens"],
+            },
+            time=prompt.time,
+            trace_id=trace.id,
+        )
+
+
+def _question(inputs: Any) -> str | None:
+    if isinstance(inputs, str):
+        return inputs
+    if isinstance(inputs, Mapping):
+        found = (inputs.get(key) for key in QUESTION_KEYS)
+        return next((value for value in found if isinstance(value, str)), None)
+    return None
+
+
+def _document_id(document: Document, place: int) -> str:
+    named = document.id or document.metadata.get("id") or document.metadata.get("source")
+    return str(named) if named else f"passage-{place + 1}"
+
+
+def _plain(messages: Sequence[BaseMessage]) -> tuple[Message, ...]:
+    """Return messages as they are logged; what has no role of ours becomes user text."""
+    return tuple(
+        Message.model_validate({"role": _ROLES[m.type], "content": str(m.text)})
+        if m.type in _ROLES
+        else Message(role="user", content=get_buffer_string([m]))
+        for m in messages
+    )

@@ -1,0 +1,296 @@
+"""Tools, choices and forms of answers as LangChain names them, in the engine's words."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from langchain_core.messages import (
+    AIMessage,
+    AIMessageChunk,
+    BaseMessage,
+    ChatMessage,
+    HumanMessage,
+    SystemMessage,
+    ToolMessage,
+)
+from langchain_core.messages.ai import UsageMetadata
+from langchain_core.messages.tool import invalid_tool_call, tool_call, tool_call_chunk
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from langchain_core.tools import BaseTool
+from langchain_core.utils.function_calling import convert_to_openai_tool
+
+from steerable_llm.answer.constraint import Constraint
+from steerable_llm.answer.request import Generation, GenerationChunk
+from steerable_llm.errors import InvalidInputError
+
+# LangChain's messages in the plain form that the model reads.
+
+_ROLES: dict[type[BaseMessage], str] = {
+    HumanMessage: "user",
+    AIMessage: "assistant",
+    SystemMessage: "system",
+    ToolMessage: "tool",
+}
+# What stands in the content of an answer and is told elsewhere in it, or is not for the model.
+_TOLD_ELSEWHERE = {
+    "tool_use",
+    "tool_call",
+    "tool_call_chunk",
+    "invalid_tool_call",
+    "function_call",
+    "reasoning",
+    "thinking",
+    "redacted_thinking",
+}
+
+
+def to_plain_messages(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
+    """Return the messages as chat templates read them; text blocks are joined.
+
+    Images stay parts of their message's content. Of those that a message names by an address, only
+    data and the web's are taken: whoever writes to a chain must not read its files.
+
+    Raises:
+        InvalidInputError: a kind of message or of content block that cannot be read.
+    """
+    return [_plain(message, position) for position, message in enumerate(messages)]
+
+
+def _plain(message: BaseMessage, position: int) -> dict[str, Any]:
+    made: dict[str, Any] = {
+        "role": _role(message, position),
+        "content": _content(message, position),
+    }
+    if message.name:
+        made["name"] = message.name
+    if isinstance(message, ToolMessage):
+        made["tool_call_id"] = message.tool_call_id
+    if isinstance(message, AIMessage):
+        # A call that could not be read goes back as it was written, so that the model sees it.
+        unread = "".join(call["args"] or "" for call in message.invalid_tool_calls)
+        if unread:
+            made["content"] = f"{_text(message, position)}{unread}"
+        if message.tool_calls:
+            made["tool_calls"] = [
+                {
+                    "id": call["id"] or "",
+                    "type": "function",
+                    "function": {"name": call["name"], "arguments": call["args"]},
+                }
+                for call in message.tool_calls
+            ]
+    return made
+
+
+def _role(message: BaseMessage, position: int) -> str:
+    if isinstance(message, ChatMessage) and message.role in _ROLES.values():
+        return message.role
+    for kind, role in _ROLES.items():
+        if isinstance(message, kind):
+            return role
+    raise InvalidInputError(
+        f"message {position} is a {type(message).__name__} ({message.type!r}): "
+        "expected system, human (user), ai (assistant) or tool messages"
+    )
+
+
+def _content(message: BaseMessage, position: int) -> str | list[dict[str, Any]]:
+    """The text of a message; text and images, as parts, where it holds an image."""
+    if isinstance(message.content, str) or isinstance(message, AIMessage):
+        return _text(message, position)
+    blocks: list[Any] = list(message.content_blocks)  # every provider's form in LangChain's own
+    if not any(block["type"] == "image" for block in blocks):
+        return _text(message, position)
+    made: list[dict[str, Any]] = []
+    for block in blocks:
+        if block["type"] == "image" and (image := _image(block)):
+            made.append(image)
+        elif block["type"] == "text":
+            made.append({"type": "text", "text": block["text"]})
+        else:
+            raise _unread(message, block["type"], position)
+    return made
+
+
+def _image(block: dict[str, Any]) -> dict[str, Any] | None:
+    """What an image block tells of its image, and nothing else, since the model reads files too."""
+    if isinstance(block.get("base64"), str) and block["base64"]:
+        kind = block.get("mime_type") or "image/png"
+        return {"type": "image", "base64": block["base64"], "mime_type": kind}
+    url = block.get("url")
+    if isinstance(url, str) and url.startswith(("https://", "http://", "data:image/")):
+        return {"type": "image", "url": url}
+    return None
+
+
+def _text(message: BaseMessage, position: int) -> str:
+    if isinstance(message.content, str):
+        return message.content
+    texts: list[str] = []
+    for block in message.content:
+        if isinstance(block, str):
+            texts.append(block)
+        elif block.get("type") == "text":
+            texts.append(str(block.get("text", "")))
+        elif not (isinstance(message, AIMessage) and block.get("type") in _TOLD_ELSEWHERE):
+            raise _unread(message, block.get("type"), position)
+    return "".join(texts)
+
+
+def _unread(message: BaseMessage, kind: str | None, position: int) -> InvalidInputError:
+    if isinstance(message, AIMessage) and kind in ("image", "image_url"):
+        return InvalidInputError(
+            f"message {position} is an answer with an image, and models write text: give images "
+            "in messages of the user or in tool results"
+        )
+    return InvalidInputError(
+        f"message {position} holds a content block of type {kind!r} that cannot be read: give "
+        "text, or images as base64 or by a data: or http(s) URL"
+    )
+
+
+# The model's answers in LangChain's form.
+
+PROVIDER = "steerable-llm"
+
+
+def to_result(answer: Generation, model_name: str) -> ChatResult:
+    """Return a whole answer."""
+    message = AIMessage(
+        content=answer.text,
+        tool_calls=[
+            tool_call(name=call.name, args=call.arguments, id=call.id) for call in answer.tool_calls
+        ],
+        invalid_tool_calls=[
+            invalid_tool_call(name=call.name, args=call.text, error=call.error)
+            for call in answer.invalid_tool_calls
+        ],
+        usage_metadata=_usage(answer),
+        response_metadata=_metadata(answer, model_name),
+    )
+    return ChatResult(generations=[ChatGeneration(message=message)])
+
+
+def to_chunk(made: GenerationChunk, model_name: str) -> ChatGenerationChunk | None:
+    """Return a piece of an answer; the last one tells what the whole was.
+
+    None stands for a piece that tells nothing yet, because half a character or what may become a
+    stop text or a tool call is held back.
+    """
+    if made.final is None:
+        if not made.text and not made.calls:
+            return None
+        calls = [
+            tool_call_chunk(name=call.name, args=call.arguments, id=call.id, index=call.index)
+            for call in made.calls
+        ]
+        message = AIMessageChunk(content=made.text, tool_call_chunks=calls)
+    else:
+        # Only the last chunk has metadata, since LangChain joins the strings of all chunks.
+        message = AIMessageChunk(
+            content=made.text,
+            usage_metadata=_usage(made.final),
+            response_metadata=_metadata(made.final, model_name),
+            chunk_position="last",
+        )
+    return ChatGenerationChunk(message=message)
+
+
+def _metadata(answer: Generation, model_name: str) -> dict[str, Any]:
+    return {
+        "model_name": model_name,
+        "model_provider": PROVIDER,
+        "finish_reason": answer.finish_reason,
+        "step": answer.step,
+        "steering": [applied.to_dict() for applied in answer.steered],
+        "decision": answer.decision.to_dict() if answer.decision else None,
+    }
+
+
+def _usage(answer: Generation) -> UsageMetadata:
+    used = answer.usage
+    return UsageMetadata(
+        input_tokens=used.prompt_tokens,
+        output_tokens=used.completion_tokens,
+        total_tokens=used.prompt_tokens + used.completion_tokens,
+    )
+
+
+ToolLike = Mapping[str, Any] | type | Callable[..., Any] | BaseTool
+
+
+def to_tools(tools: Sequence[ToolLike], strict: bool | None = None) -> list[dict[str, Any]]:
+    """Return tools as OpenAI function dicts.
+
+    Args:
+        tools: functions, pydantic classes, TypedDicts, LangChain tools, or dicts.
+        strict: noted in each tool, as OpenAI does; calls that are sure follow the schema anyway.
+
+    Raises:
+        InvalidInputError: something that is no tool, or a JSON schema without a name.
+    """
+    return [_tool(tool, position, strict) for position, tool in enumerate(tools)]
+
+
+def _tool(tool: ToolLike, position: int, strict: bool | None) -> dict[str, Any]:
+    try:
+        return convert_to_openai_tool(tool, strict=strict)
+    except (TypeError, ValueError) as error:  # LangChain's runs over several lines
+        raise InvalidInputError(
+            f"tool {position} cannot be read ({one_line(tool)}): give a function with types and a "
+            "docstring, a pydantic class, a TypedDict, a LangChain tool, an OpenAI function dict, "
+            "or a JSON schema with a title"
+        ) from error
+
+
+def one_line(value: Any) -> str:
+    """What was given, short enough for an error."""
+    shown = repr(value)
+    return shown if len(shown) <= 100 else f"{shown[:100]}..."
+
+
+def to_choice(choice: Any, tools: Sequence[Mapping[str, Any]]) -> str | None:
+    """Return a choice of tools as the engine names it.
+
+    Args:
+        choice: None, a truth value, "any", "required", "auto", "none", a tool's name, or an OpenAI
+            choice dict.
+        tools: the bound tools.
+
+    Raises:
+        InvalidInputError: no such tool, or another kind of choice.
+    """
+    if isinstance(choice, Mapping):
+        choice = (choice.get("function") or {}).get("name") or choice.get("type")
+    if choice is None or choice is False:
+        return None
+    if choice is True or choice == "any":
+        return "required"
+    names = [tool["function"]["name"] for tool in tools]
+    if choice in ("auto", "none", "required", *names):
+        return str(choice)
+    raise InvalidInputError(
+        f"tool_choice is {choice!r}: give auto, none, any, required or one of the tools "
+        f"({', '.join(names) or 'none are bound'})"
+    )
+
+
+def to_constraint(response_format: Any) -> Constraint | None:
+    """Return OpenAI's `response_format` as a constraint.
+
+    Raises:
+        InvalidInputError: a format of another kind.
+    """
+    if response_format is None or isinstance(response_format, Constraint):
+        return response_format
+    kind = response_format.get("type") if isinstance(response_format, Mapping) else None
+    if kind == "text":
+        return None
+    if kind == "json_object":
+        return Constraint.json_object()
+    if kind == "json_schema":
+        told = response_format.get("json_schema") or {}
+        return Constraint.json_schema(told.get("schema"), strict=bool(told.get("strict")))  # type: ignore[arg-type]
+    raise InvalidInputError(
+        f"response_format is {response_format!r}: give a Constraint, or a dict whose type is "
+        "text, json_object or json_schema"
+    )

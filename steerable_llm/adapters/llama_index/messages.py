@@ -1,0 +1,228 @@
+"""Tools and tool calls, between LlamaIndex's form and OpenAI's, which the model reads."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from llama_index.core.base.llms.types import (
+    CachePoint,
+    ChatMessage,
+    ChatResponse,
+    CompletionResponse,
+    ContentBlock,
+    ImageBlock,
+    MessageRole,
+    TextBlock,
+    ThinkingBlock,
+    ToolCallBlock,
+)
+from llama_index.core.llms.llm import ToolSelection
+from llama_index.core.tools.types import BaseTool
+
+from steerable_llm.answer.request import Generation
+from steerable_llm.errors import InvalidInputError
+
+# LlamaIndex's messages and responses, to and from the plain form of the model.
+
+_ROLES = {
+    MessageRole.SYSTEM: "system",
+    MessageRole.DEVELOPER: "system",
+    MessageRole.USER: "user",
+    MessageRole.ASSISTANT: "assistant",
+    MessageRole.CHATBOT: "assistant",
+    MessageRole.MODEL: "assistant",
+    MessageRole.TOOL: "tool",
+    MessageRole.FUNCTION: "tool",
+}
+# Not read: a thought is not part of what was said, and a cache point is for remote models.
+_PASSED_OVER = (ThinkingBlock, CachePoint)
+
+
+def to_plain_messages(messages: Sequence[ChatMessage]) -> list[dict[str, Any]]:
+    """Return each message as chat templates take it; text blocks are joined by line breaks.
+
+    Images stay parts of their message's content.
+
+    Raises:
+        InvalidInputError: a content block that cannot be read.
+    """
+    plain: list[dict[str, Any]] = []
+    tool_names: dict[str, str] = {}
+    for position, message in enumerate(messages):
+        turn: dict[str, Any] = {
+            "role": _ROLES[message.role],
+            "content": _content(message, position),
+        }
+        if name := message.additional_kwargs.get("name"):
+            turn["name"] = str(name)
+        if turn["role"] == "assistant" and (calls := _calls(message)):
+            turn["tool_calls"] = calls
+            tool_names.update({call["id"]: call["function"]["name"] for call in calls})
+        if turn["role"] == "tool":
+            turn["tool_call_id"] = str(message.additional_kwargs.get("tool_call_id") or "")
+            if turn["tool_call_id"] in tool_names:
+                turn.setdefault("name", tool_names[turn["tool_call_id"]])
+        plain.append(turn)
+    return plain
+
+
+def _content(message: ChatMessage, position: int) -> str | list[dict[str, Any]]:
+    """The text of a message; text and images, as parts, where it holds an image."""
+    for block in message.blocks:
+        if not isinstance(block, (TextBlock, ImageBlock, ToolCallBlock, *_PASSED_OVER)):
+            raise InvalidInputError(
+                f"message {position} holds a {type(block).__name__} that cannot be read: give "
+                "text blocks, image blocks or a string"
+            )
+    if not any(isinstance(block, ImageBlock) for block in message.blocks):
+        return message.content or ""
+    made: list[dict[str, Any]] = []
+    for block in message.blocks:
+        if isinstance(block, ImageBlock):
+            made.append({"type": "image", "image": _image(block)})
+        elif isinstance(block, TextBlock):
+            after_text = bool(made) and made[-1]["type"] == "text"
+            made.append({"type": "text", "text": f"\n{block.text}" if after_text else block.text})
+    return made
+
+
+def _image(block: ImageBlock) -> Any:
+    """Where an image is, or its bytes; it is fetched when the prompt is made ready, not here."""
+    if block.image is not None:
+        return block.resolve_image().read()
+    return block.path or str(block.url or "")
+
+
+def _calls(message: ChatMessage) -> list[dict[str, Any]]:
+    """Return the tool calls of an assistant's message, from its blocks or in OpenAI's form."""
+    blocks = [block for block in message.blocks if isinstance(block, ToolCallBlock)]
+    if blocks:
+        return [_call(b.tool_call_id, b.tool_name, b.tool_kwargs) for b in blocks]
+    given = message.additional_kwargs.get("tool_calls") or []
+    return [
+        _call(call.get("id"), call["function"]["name"], call["function"]["arguments"])
+        for call in given
+    ]
+
+
+def _call(id_: str | None, name: str, arguments: dict[str, Any] | str) -> dict[str, Any]:
+    if isinstance(arguments, str):
+        try:
+            arguments = json.loads(arguments or "{}")
+        except ValueError as error:
+            raise InvalidInputError(
+                f"the arguments of a call to {name!r} in the history are not valid JSON ({error}): "
+                "give a dict, or the JSON of one"
+            ) from error
+    return {"id": id_ or "", "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+def to_chat(answer: Generation | str, model_name: str, delta: str | None = None) -> ChatResponse:
+    """Return an answer, or so much text of it as there is yet, as a chat response."""
+    if isinstance(answer, str):
+        message = ChatMessage(role=MessageRole.ASSISTANT, content=answer)
+        return ChatResponse(message=message, delta=delta, raw={})
+    calls = [
+        ToolCallBlock(tool_call_id=call.id, tool_name=call.name, tool_kwargs=call.arguments)
+        for call in answer.tool_calls
+    ]
+    # An answer of calls alone has no text block, and then no text; others have one, empty or not.
+    blocks: list[ContentBlock] = [TextBlock(text=answer.text)] if answer.text or not calls else []
+    # LlamaIndex's own programs look for calls here, in OpenAI's form, and not in the blocks.
+    kwargs: dict[str, Any] = {}
+    if calls:
+        kwargs["tool_calls"] = [call.to_message_part() for call in answer.tool_calls]
+    if answer.invalid_tool_calls:
+        kwargs["invalid_tool_calls"] = [asdict(call) for call in answer.invalid_tool_calls]
+    message = ChatMessage(
+        role=MessageRole.ASSISTANT, blocks=[*blocks, *calls], additional_kwargs=kwargs
+    )
+    return ChatResponse(message=message, delta=delta, **record_of(answer, model_name))
+
+
+def to_completion(
+    answer: Generation | str, model_name: str, delta: str | None = None
+) -> CompletionResponse:
+    """Return an answer, or so much text of it as there is yet, as a completion."""
+    if isinstance(answer, str):
+        return CompletionResponse(text=answer, delta=delta, raw={})
+    return CompletionResponse(text=answer.text, delta=delta, **record_of(answer, model_name))
+
+
+def record_of(answer: Generation, model_name: str) -> dict[str, dict[str, Any]]:
+    """Say what an answer cost, what steered it and why, as a response's two dictionaries."""
+    used = answer.usage
+    usage = {
+        "prompt_tokens": used.prompt_tokens,
+        "completion_tokens": used.completion_tokens,
+        "total_tokens": used.total_tokens,
+    }
+    told = {
+        "step": answer.step,
+        "steering": [applied.to_dict() for applied in answer.steered],
+        "decision": answer.decision.to_dict() if answer.decision else None,
+    }
+    raw = {
+        "model_name": model_name,
+        "finish_reason": answer.finish_reason,
+        "usage": usage,
+        **told,
+    }
+    return {"raw": raw, "additional_kwargs": {**usage, **told}}
+
+
+# What other integrations call "any of the tools, but one of them".
+_SAME = {"any": "required"}
+
+
+def to_openai_tools(tools: Sequence[BaseTool]) -> list[dict[str, Any]]:
+    """Return LlamaIndex's tools as OpenAI's function dicts."""
+    # The limit on a description's length that LlamaIndex checks is OpenAI's own.
+    return [tool.metadata.to_openai_tool(skip_length_check=True) for tool in tools]
+
+
+def to_tool_choice(choice: str | Mapping[str, Any] | None, required: bool) -> str | None:
+    """Return which tools may be called: auto, none, required, or the name of one.
+
+    Raises:
+        InvalidInputError: a choice in a form that is not known.
+    """
+    if choice is None:
+        return "required" if required else None
+    if isinstance(choice, str):
+        return _SAME.get(choice, choice)
+    name = (choice.get("function") or {}).get("name")
+    if not isinstance(name, str):
+        raise InvalidInputError(
+            f"tool_choice is {choice!r}: give auto, none, required or a tool's name"
+        )
+    return name
+
+
+def to_messages(
+    user_msg: str | ChatMessage | None, chat_history: Sequence[ChatMessage] | None
+) -> list[ChatMessage]:
+    """Return a history with the user's latest message at its end."""
+    latest = ChatMessage(user_msg, role="user") if isinstance(user_msg, str) else user_msg
+    return [*(chat_history or []), *([] if latest is None else [latest])]
+
+
+def to_selections(response: ChatResponse, error_on_no_tool_call: bool) -> list[ToolSelection]:
+    """Return the tools that a response asks for.
+
+    Raises:
+        InvalidInputError: it asks for none, and must.
+    """
+    calls = [block for block in response.message.blocks if isinstance(block, ToolCallBlock)]
+    if not calls and error_on_no_tool_call:
+        raise InvalidInputError(
+            "the model called no tool: pass tool_required=True so that it must, "
+            "or error_on_no_tool_call=False to take its text"
+        )
+    return [
+        ToolSelection(
+            tool_id=call.tool_call_id or "", tool_name=call.tool_name, tool_kwargs=call.tool_kwargs
+        )
+        for call in calls
+    ]

@@ -1,0 +1,337 @@
+"""The hooked model: any Hugging Face causal language model, steerable per request."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
+from typing import Any, Literal, Self, Unpack, overload
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from steerable_llm.answer.conflict import conflicts
+from steerable_llm.answer.constraint import GrammarReader
+from steerable_llm.answer.decode import Prompt, batches, decode, stream_chunks
+from steerable_llm.answer.encode import prompts_for
+from steerable_llm.answer.request import (
+    Generation,
+    GenerationChunk,
+    GenerationRequest,
+    GenerationSettings,
+)
+from steerable_llm.chat.message import MessagesLike
+from steerable_llm.errors import InvalidInputError
+from steerable_llm.policy.decision import Asked, SteeringDecision, decide
+from steerable_llm.policy.policy import Policy
+from steerable_llm.policy.source import PolicySource
+from steerable_llm.runtime.hooked_model import HookedModel
+from steerable_llm.runtime.load import (
+    load_adapter,
+)
+from steerable_llm.runtime.scores import (
+    Reduction,
+)
+from steerable_llm.vector.steering import Steering
+
+
+class SteerableHFLLM(HookedModel):
+    """A causal language model whose every request may be steered differently.
+
+    Steering is an argument of a call, never a mode, so one instance serves many threads, chains
+    and policies at once. The model is put into evaluation mode and otherwise left as it is::
+
+        llm = SteerableHFLLM.demo()
+        answer = llm.generate("What is the capital of France?", steering=vector.steer(0.05))
+
+    Attributes:
+        model: The Hugging Face model.
+        tokenizer: Its tokenizer.
+        blocks: Its decoder blocks, first block first.
+        context_window: Tokens that prompt and answer may have together.
+        chat_format: The tokenizer's chat template.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        policy: Policy | str | os.PathLike[str] | None = None,
+        model_id: str | None = None,
+        revision: str | None = None,
+        blocks: Sequence[nn.Module] | None = None,
+        context_window: int | None = None,
+        processor: Any = None,
+    ) -> None:
+        """Wrap a loaded model.
+
+        Args:
+            model: A Hugging Face causal language model, or a vision-language model.
+            tokenizer: Its tokenizer; without a chat template it gets the processor's.
+            policy: A policy, or the path of its file, which is read again whenever it changes.
+            model_id: What to call the model; default is the name it was loaded by.
+            revision: Commit or tag, for the record.
+            blocks: Decoder blocks; default is what the module tree tells.
+            context_window: Tokens; default is what configuration and tokenizer tell.
+            processor: Of a vision-language model; without it, messages with images are refused.
+
+        Raises:
+            UnknownArchitectureError: The blocks cannot be told.
+            ModelMismatchError: A vector of the policy was built for another model.
+            PolicyError: The policy file is wrong.
+        """
+        super().__init__(
+            model,
+            tokenizer,
+            model_id=model_id,
+            revision=revision,
+            blocks=blocks,
+            context_window=context_window,
+            processor=processor,
+        )
+        self._use(policy)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        id_or_path: str | os.PathLike[str],
+        revision: str | None = None,
+        dtype: torch.dtype | str | None = None,
+        device_map: str | dict[str, Any] | None = None,
+        quantization_config: Any = None,
+        policy: Policy | str | os.PathLike[str] | None = None,
+    ) -> Self:
+        """Load a model from a folder or from the Hugging Face Hub.
+
+        Args:
+            id_or_path: A folder with ``config.json``, or a Hub id.
+            revision: Commit, tag or branch.
+            dtype: Of the weights; default is the one they are stored in.
+            device_map: As in transformers; default is the CPU.
+            quantization_config: As in transformers.
+            policy: A policy or the path of its file.
+
+        Raises:
+            InvalidInputError: There is no such model, or no such dtype.
+        """
+        made = super().from_pretrained(id_or_path, revision, dtype, device_map, quantization_config)
+        made._use(policy)
+        return made
+
+    @classmethod
+    def demo(cls, policy: Policy | str | os.PathLike[str] | None = None) -> Self:
+        """Load the package's own small model, an exhibit and not a product; float32, CPU."""
+        made = super().demo()
+        made._use(policy)
+        return made
+
+    def _use(self, policy: Policy | str | os.PathLike[str] | None) -> None:
+        self._policy = PolicySource(policy, lambda read: read.check(self.fingerprint))
+
+    @property
+    def policy(self) -> Policy | None:
+        """What steers requests that bring no steering of their own; None steers nothing.
+
+        A policy that was given as a file is the file's present content.
+        """
+        return self._policy.current()
+
+    def generate(
+        self,
+        messages: MessagesLike,
+        steering: Steering | None = None,
+        step: str | None = None,
+        **settings: Unpack[GenerationSettings],
+    ) -> Generation:
+        """Answer one prompt. The arguments are those of :class:`GenerationRequest`.
+
+        Raises:
+            InvalidInputError: Messages or settings that cannot be used.
+            PromptTooLongError: Prompt and answer do not fit the context window.
+            UnknownStepError: The policy has no such step.
+            SteeringNotAppliedError: The steering reached no layer.
+        """
+        request = GenerationRequest(messages, steering, step, **settings)
+        return self.generate_batch([request])[0]
+
+    def stream(
+        self,
+        messages: MessagesLike,
+        steering: Steering | None = None,
+        step: str | None = None,
+        cancelled: threading.Event | None = None,
+        **settings: Unpack[GenerationSettings],
+    ) -> Iterator[GenerationChunk]:
+        """Answer one prompt token by token.
+
+        The request is checked at once, so bad input raises here and not in the loop. The texts of
+        all chunks joined are the text of ``generate``; the last chunk has the whole answer in
+        ``final``. Closing the iterator stops the work, and so does setting ``cancelled``: after
+        the token at hand, and without a last chunk.
+
+        Raises:
+            InvalidInputError: As for :meth:`generate`.
+        """
+        request = GenerationRequest(messages, steering, step, **settings)
+        [prompt] = prompts_for(self, [request], cancelled)
+        return stream_chunks(
+            lambda put, stop: next(iter(self._decode([prompt], lambda _, x: put(x), stop)), None),
+            cancelled,
+        )
+
+    def generate_batch(
+        self,
+        requests: Sequence[GenerationRequest],
+        batch_size: int = 32,
+        cancelled: threading.Event | None = None,
+    ) -> list[Generation]:
+        """Answer many prompts, each with its own steering and settings.
+
+        Args:
+            requests: What to answer. All are checked before anything runs.
+            batch_size: At most so many rows run together; one with images runs by itself.
+            cancelled: Once set, all work stops after the token at hand.
+
+        Returns:
+            The answers in the order of the requests; none at all after a cancellation.
+
+        Raises:
+            InvalidInputError: As for :meth:`generate`, for any of the requests.
+        """
+        prompts = prompts_for(self, requests, cancelled)
+        answers: dict[int, Generation] = {}
+        for rows in batches(prompts, batch_size):
+            made = self._decode([prompts[i] for i in rows], cancelled=cancelled)
+            if cancelled is not None and cancelled.is_set():
+                return []
+            answers.update(zip(rows, made, strict=True))
+        return [answers[index] for index in range(len(prompts))]
+
+    @overload
+    def score(
+        self, messages: MessagesLike, answers: Sequence[str], steering: Steering | None = None,
+        step: str | None = None, reduction: Literal["sum", "mean"] = "sum",
+    ) -> list[float]: ...  # fmt: skip
+
+    @overload
+    def score(
+        self, messages: MessagesLike, answers: Sequence[str], steering: Steering | None = None,
+        step: str | None = None, *, reduction: Literal["none"],
+    ) -> list[list[float]]: ...  # fmt: skip
+
+    def score(
+        self,
+        messages: MessagesLike,
+        answers: Sequence[str],
+        steering: Steering | None = None,
+        step: str | None = None,
+        reduction: Reduction = "sum",
+    ) -> list[float] | list[list[float]]:
+        """Log-probabilities of answers to one prompt, the end of turn included.
+
+        Args:
+            messages: The prompt.
+            answers: Texts to score.
+            steering: As in :meth:`generate`.
+            step: As in :meth:`generate`.
+            reduction: ``sum`` over the answer's tokens, ``mean`` per token, or ``none``: the list
+                of every token's log-probability.
+
+        Returns:
+            One value (or list) per answer, natural logarithms.
+
+        Raises:
+            InvalidInputError: One text in place of a list of answers.
+            PromptTooLongError: A prompt with its answer does not fit the context window.
+        """
+        if isinstance(answers, str):
+            raise InvalidInputError("answers is one text: give a list of answers, such as [text]")
+        items = [(messages, answer) for answer in answers]
+        scored: list[float] = self.score_batch(items, steering, step, reduction)
+        return scored
+
+    def score_batch(
+        self,
+        items: Sequence[tuple[MessagesLike, str]],
+        steering: Steering | None = None,
+        step: str | None = None,
+        reduction: Reduction = "sum",
+    ) -> list[Any]:
+        """Like :meth:`score`, for many prompts: one value per (messages, answer)."""
+        decisions = self.decide([Asked(messages, step, steering) for messages, _ in items])
+        return self._scores(items, [decision.steering for decision in decisions], reduction)
+
+    def answer_logits(
+        self,
+        messages: MessagesLike,
+        answer: str,
+        steering: Steering | None = None,
+        step: str | None = None,
+    ) -> Tensor:
+        """The scores from which each token of an answer is predicted, end of turn included.
+
+        Returns:
+            float32 ``[A, V]``: one row per token of ``encode_answer(answer)``.
+
+        Raises:
+            PromptTooLongError: Prompt and answer do not fit the context window.
+        """
+        [decision] = self.decide([Asked(messages, step, steering)])
+        return self._logits(messages, answer, decision.steering)
+
+    def as_langchain(self, step: str | None = None, **settings: Any) -> Any:
+        """This model as a LangChain chat model, the weights shared.
+
+        Raises:
+            MissingExtraError: langchain-core is not installed.
+        """
+        return load_adapter("langchain")(engine=self, step=step, **settings)
+
+    def as_llama_index(self, step: str | None = None, **settings: Any) -> Any:
+        """This model as a LlamaIndex LLM, the weights shared.
+
+        Raises:
+            MissingExtraError: llama-index-core is not installed.
+        """
+        return load_adapter("llama_index")(engine=self, step=step, **settings)
+
+    def decide(
+        self,
+        requests: Sequence[Asked],
+        cancelled: threading.Event | None = None,
+        policy: Policy | None = None,
+    ) -> list[SteeringDecision]:
+        """How requests would be steered, and why, without answering them.
+
+        Args:
+            requests: What would be asked.
+            cancelled: Once set, what is measured for it stops after the token at hand.
+            policy: Decides in place of the model's own.
+
+        Raises:
+            UnknownStepError: The policy has no such step.
+        """
+        return decide(
+            policy or self.policy, requests, lambda prompts: conflicts(self, prompts, cancelled)
+        )
+
+    @cached_property
+    def grammars(self) -> GrammarReader:
+        """Reads constraints; made when the first request has one."""
+        vocabulary = self.model.get_output_embeddings().weight.shape[0]
+        return GrammarReader(self.tokenizer, sorted(self.end_ids), vocabulary)
+
+    def _decode(
+        self,
+        prompts: Sequence[Prompt],
+        on_chunk: Callable[[int, GenerationChunk], None] | None = None,
+        cancelled: threading.Event | None = None,
+    ) -> list[Generation]:
+        with self._turns:
+            return decode(
+                self.model, self.blocks, self.chat_format, prompts, self.end_ids, self.device,
+                on_chunk, cancelled,
+            )  # fmt: skip

@@ -1,0 +1,260 @@
+"""What is asked of the model, and what it answers: plain data, no model in it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from numbers import Integral, Real
+from typing import Any, Literal, TypedDict
+
+from steerable_llm.answer.constraint import Constraint
+from steerable_llm.chat.context import Context
+from steerable_llm.chat.message import MessagesLike
+from steerable_llm.chat.tools import CallPiece, InvalidToolCall, Tool, ToolCall, check_tools
+from steerable_llm.errors import InvalidInputError
+from steerable_llm.policy.decision import SteeringDecision
+from steerable_llm.policy.policy import Policy
+from steerable_llm.runtime.contrast import Contrast
+from steerable_llm.vector.steering import Scope, Site, Steering, SteeringTerm, Unit
+
+SEEDS = range(-(2**63), 2**64)
+"""What torch takes as a seed."""
+
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True)
+class GenerationRequest:
+    """One prompt with everything that decides its answer.
+
+    Attributes:
+        messages: A question as a string, or messages with role and content.
+        steering: What to steer with. None asks the policy, ``Steering.none()`` forbids steering.
+        step: The chain step, for the policy; None is the policy's default step.
+        max_new_tokens: At most so many tokens are generated, end of turn included.
+        temperature: 0 takes the likeliest token; above, tokens are drawn.
+        top_p: Draw only from the likeliest tokens that together have this probability.
+        top_k: Draw only from so many likeliest tokens; 0 means all.
+        seed: Makes drawing repeatable, whatever else is in the batch; None draws anew.
+        stop: Texts that end the answer; the answer does not contain them. Under a grammar (a
+            constraint, or a call that is sure) only the grammar ends the answer.
+        tools: What the model may call, as OpenAI function dicts. None of them is run.
+        tool_choice: ``auto`` (also None) lets the model decide, ``none`` hides the tools,
+            ``required`` makes it call one, a tool's name makes it call that one.
+        parallel_tool_calls: False keeps an answer to one call: the first.
+        constraint: What the answer must look like. With tools and ``auto`` the answer is calls, or
+            follows the constraint.
+        context: For the policy's conditions and for `contrast`: whether the prompt holds retrieved
+            text, or the retrieved texts themselves. None tells it from the prompt.
+        policy: Decides in place of the model's policy of the moment, for callers that have looked
+            at that before, as for a cache's key.
+        contrast: Count what the prompt's context adds more (context-aware decoding).
+
+    Raises:
+        InvalidInputError: A value out of its range.
+    """
+
+    messages: MessagesLike
+    steering: Steering | None = None
+    step: str | None = None
+    max_new_tokens: int = 128
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    seed: int | None = None
+    stop: str | Sequence[str] | None = None
+    tools: Sequence[Tool] | None = None
+    tool_choice: str | None = None
+    constraint: Constraint | None = None
+    parallel_tool_calls: bool = True
+    context: Context = None
+    policy: Policy | None = field(default=None, compare=False, repr=False)
+    contrast: Contrast | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range before a model is touched."""
+        _require(
+            _whole(self.max_new_tokens) and self.max_new_tokens >= 1,
+            "max_new_tokens", self.max_new_tokens, "at least 1, a whole number",
+        )  # fmt: skip
+        _require(
+            _number(self.temperature) and self.temperature >= 0,
+            "temperature", self.temperature, "0 (greedy) or more",
+        )  # fmt: skip
+        _require(
+            _number(self.top_p) and 0 < self.top_p <= 1,
+            "top_p", self.top_p, "a number above 0 and at most 1",
+        )  # fmt: skip
+        _require(
+            _whole(self.top_k) and self.top_k >= 0,
+            "top_k", self.top_k, "0 (off) or more, a whole number",
+        )  # fmt: skip
+        _require(
+            self.seed is None or (_whole(self.seed) and self.seed in SEEDS),
+            "seed", self.seed, "a whole number of at most 64 bits, or None",
+        )  # fmt: skip
+        _require(
+            self.stop is None or isinstance(self.stop, str | Iterable),
+            "stop", self.stop, "a text or a list of texts",
+        )  # fmt: skip
+        _require(
+            all(isinstance(stop, str) and stop for stop in self.stops),
+            "stop", self.stop, "texts that are not empty",
+        )  # fmt: skip
+        _require(
+            self.steering is None or isinstance(self.steering, Steering),
+            "steering", self.steering, "a Steering, such as vector.steer(0.05), or None",
+        )  # fmt: skip
+        check_tools(self.tools, self.tool_choice)
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """The stop texts as a tuple."""
+        if self.stop is None:
+            return ()
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+
+    @property
+    def offered_tools(self) -> tuple[Tool, ...]:
+        """The tools that the model is shown."""
+        return () if self.tool_choice == "none" else tuple(self.tools or ())
+
+    @property
+    def structured(self) -> bool:
+        """Whether the answer is for a program: calls, or text under a constraint."""
+        return bool(self.offered_tools) or self.constraint is not None
+
+
+class GenerationSettings(TypedDict, total=False):
+    """The attributes of :class:`GenerationRequest` that are given by name."""
+
+    max_new_tokens: int
+    temperature: float
+    top_p: float
+    top_k: int
+    seed: int | None
+    stop: str | Sequence[str] | None
+    tools: Sequence[Tool] | None
+    tool_choice: str | None
+    parallel_tool_calls: bool
+    constraint: Constraint | None
+    context: Context
+    policy: Policy | None
+    contrast: Contrast | None
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Tokens of one request: read (the prompt, padding not counted) and written."""
+
+    prompt_tokens: int
+    completion_tokens: int
+
+    @property
+    def total_tokens(self) -> int:
+        """Both together."""
+        return self.prompt_tokens + self.completion_tokens
+
+
+@dataclass(frozen=True)
+class AppliedVector:
+    """A vector that really steered an answer, counted where it was added.
+
+    Attributes:
+        name: Name of the vector.
+        fingerprint: Short hash of its name and directions.
+        strength: Signed strength, in ``unit``.
+        unit: What the strength counts.
+        scope: Which positions were to be steered.
+        site: What was changed in each block: its output, that of its MLP, or its attention heads.
+        layers: The blocks that were changed.
+        steered_tokens: Positions of this row that were changed in each of these layers.
+    """
+
+    name: str
+    fingerprint: str
+    strength: float
+    unit: Unit
+    scope: Scope
+    site: Site
+    layers: tuple[int, ...]
+    steered_tokens: int
+
+    @classmethod
+    def of(cls, term: SteeringTerm, steered_tokens: int) -> AppliedVector:
+        """Record one term of a steering."""
+        return cls(
+            name=term.vector.name,
+            fingerprint=term.vector.fingerprint_id,
+            strength=term.strength,
+            unit=term.unit,
+            scope=term.scope,
+            site=term.site,
+            layers=term.steered_layers,
+            steered_tokens=steered_tokens,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as JSON values."""
+        return {**asdict(self), "layers": list(self.layers)}
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One answer.
+
+    Attributes:
+        text: The answer, without special tokens, the stop text and tool calls.
+        token_ids: Every generated token, the end-of-turn token included. After a stop text it may
+            hold tokens whose text was cut off.
+        finish_reason: ``stop`` (end of turn or stop text) or ``length``.
+        usage: Tokens read and written.
+        steered: What was applied; empty without steering.
+        step: The chain step that was asked for.
+        tool_calls: What the model asks to be called.
+        invalid_tool_calls: What was to be a call and cannot be read as one.
+        decision: How the policy came to this steering.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    finish_reason: FinishReason
+    usage: Usage
+    steered: tuple[AppliedVector, ...] = ()
+    step: str | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
+    invalid_tool_calls: tuple[InvalidToolCall, ...] = ()
+    # Two answers that are alike are equal, however they came about.
+    decision: SteeringDecision | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True)
+class GenerationChunk:
+    """One step of a streamed answer.
+
+    Attributes:
+        text: New text. Empty while a character, or what may become a stop text or a tool call, is
+            incomplete.
+        token_id: The token just generated; None in the closing chunk.
+        final: The whole answer, in the closing chunk only.
+        calls: What is new of the answer's tool calls.
+    """
+
+    text: str
+    token_id: int | None = None
+    final: Generation | None = None
+    calls: tuple[CallPiece, ...] = ()
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, Integral)
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, Real) and math.isfinite(value)
+
+
+def _require(condition: bool, name: str, value: object, expected: str) -> None:
+    if not condition:
+        raise InvalidInputError(f"{name} is {value!r}: give {expected}")

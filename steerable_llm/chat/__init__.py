@@ -1,0 +1,1 @@
+"""Messages, the chat template, tool syntax, and where the retrieved text of a prompt is."""

@@ -1,0 +1,308 @@
+"""How messages become the text and the tokens that a model really sees."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+from functools import cached_property
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from steerable_llm.chat.images import ReadPrompt, Vision, parts
+from steerable_llm.chat.message import (
+    Conversation,
+    MessagesLike,
+    as_conversation,
+    images_of,
+    mentions_tools,
+    whole_characters,
+)
+from steerable_llm.chat.tools import Tool, ToolFormat, short_id, tool_format_of
+from steerable_llm.errors import InvalidInputError
+
+# Stands for a message's content while the template around it is looked at. The private-use
+# characters occur in no template and hardly in any text.
+_MARK = "\ue000{}\ue001"
+_MARKS = re.compile("\ue000(\\d+)\ue001")
+
+# The plain form for tokenizers without a chat template. It ends in a line break and not in a
+# blank, which many tokenizers would join to the answer's first word.
+_NAMES = {"system": "System", "user": "User", "assistant": "Assistant"}
+
+
+class ChatFormat:
+    """The chat template of one tokenizer.
+
+    A tokenizer without a template gets a plain form: ``System:``, ``User:`` and ``Assistant:`` on
+    lines of their own, the text below, a blank line between messages, and ``Assistant:`` at the
+    end. Base models continue that sensibly, and nothing has to be configured.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, processor: Any = None) -> None:
+        """Remember the tokenizer, and what reads images; nothing is rendered yet.
+
+        Args:
+            tokenizer: Without a chat template it is given the processor's.
+            processor: Of a vision-language model.
+        """
+        self.tokenizer = tokenizer
+        self.vision = None if processor is None else Vision(processor)
+        if processor is not None and not tokenizer.chat_template:
+            tokenizer.chat_template = processor.chat_template
+
+    @property
+    def has_template(self) -> bool:
+        """Whether the tokenizer brings a chat template."""
+        return bool(self.tokenizer.chat_template)
+
+    @cached_property
+    def tool_format(self) -> ToolFormat | None:
+        """How the model was trained to call tools; None if its template shows none."""
+        return tool_format_of(self.tokenizer)
+
+    def render(
+        self,
+        messages: MessagesLike,
+        add_generation_prompt: bool = True,
+        tools: Sequence[Tool] = (),
+    ) -> str:
+        """The prompt as text, special tokens spelt out.
+
+        Args:
+            messages: A question as a string, or messages with role and content; the assistant's
+                may have ``tool_calls``, and those of the role ``tool`` bring results.
+            add_generation_prompt: End with what opens the assistant's turn.
+            tools: What the model may call.
+
+        Raises:
+            InvalidInputError: Empty or malformed messages, a role order that the template
+                refuses, or tools where the template has no place for them.
+        """
+        return self._render(as_conversation(messages), add_generation_prompt, tools)
+
+    def encode(
+        self,
+        messages: MessagesLike,
+        add_generation_prompt: bool = True,
+        tools: Sequence[Tool] = (),
+    ) -> list[int]:
+        """Token ids of the rendered prompt, with exactly one beginning-of-text token."""
+        return self.read(messages, add_generation_prompt, tools).tokens
+
+    def read(
+        self,
+        messages: MessagesLike,
+        add_generation_prompt: bool = True,
+        tools: Sequence[Tool] = (),
+    ) -> ReadPrompt:
+        """The prompt as the model takes it, images and all.
+
+        Raises:
+            InvalidInputError: As for :meth:`render`, and for an image that cannot be read.
+        """
+        text = self.render(messages, add_generation_prompt, tools)
+        conversation = as_conversation(messages)
+        images = images_of(conversation) if self.vision else []
+        if self.vision is None or not images:
+            return ReadPrompt(self._tokenize(text).input_ids)
+        _check_marks(conversation, self.vision.marks)
+        return self.vision.read(
+            whole_characters(text), images, add_special_tokens=not self.has_template
+        )
+
+    def encode_answer(self, answer: str) -> list[int]:
+        """Token ids of an assistant's answer that follows the prompt, end of turn included."""
+        ids: list[int] = self.tokenizer(
+            whole_characters(answer), add_special_tokens=False
+        ).input_ids
+        return ids if self.end_of_turn_id is None else [*ids, self.end_of_turn_id]
+
+    @cached_property
+    def special_ids(self) -> frozenset[int]:
+        """Every token that stands for no text of its own.
+
+        More than the tokenizer's named ones: chat markers are often only marked special in its
+        list of added tokens.
+        """
+        added = self.tokenizer.added_tokens_decoder.items()
+        marked = {number for number, token in added if token.special}
+        return frozenset(marked | set(self.tokenizer.all_special_ids))
+
+    def special_id(self, text: str) -> int | None:
+        """The special token that is spelt like this text, if there is one."""
+        number = self.tokenizer.get_vocab().get(text)
+        return number if number in self.special_ids else None
+
+    def added_id(self, text: str) -> int | None:
+        """The one token, special or not, that was added to the vocabulary for this text."""
+        number: int | None = self.tokenizer.get_added_vocab().get(text)
+        return number
+
+    @cached_property
+    def end_of_turn_id(self) -> int | None:
+        """The token that closes an assistant's turn; the end-of-text token without a template."""
+        if self.has_template:
+            turn = [
+                {"role": "user", "content": _MARK.format(0)},
+                {"role": "assistant", "content": _MARK.format(1)},
+            ]
+            after = self._render(turn, add_generation_prompt=False).rpartition(_MARK.format(1))[2]
+            for token in self.tokenizer(after, add_special_tokens=False).input_ids:
+                if token in self.special_ids:
+                    return int(token)
+        end = self.tokenizer.eos_token_id
+        return None if end is None else int(end)
+
+    def special_token_mask(self, prompt: MessagesLike | Sequence[int]) -> list[bool]:
+        """Which prompt tokens are not message content.
+
+        Args:
+            prompt: Messages, rendered with the generation prompt; or token ids, of which only the
+                special tokens can be told (the template's plain words cannot).
+
+        Returns:
+            One flag per token of ``encode(messages)``: true for special tokens and for everything
+            that the template wrote, role names and default system texts included.
+        """
+        special = self.special_ids
+        if not isinstance(prompt, str) and prompt and isinstance(prompt[0], int):
+            return [token in special for token in prompt]
+        messages = as_conversation(prompt)  # type: ignore[arg-type]
+        text = self._render(messages, add_generation_prompt=True)
+        if not self.tokenizer.is_fast:  # no offsets to be had
+            return [token in special for token in self._tokenize(text).input_ids]
+        encoded = self._tokenize(text, return_offsets_mapping=True)
+        is_content = [False] * len(text)
+        for start, end in self._content_spans(messages, text):
+            is_content[start:end] = [True] * (end - start)
+        return [
+            token in special or not any(is_content[start:end])
+            for token, (start, end) in zip(encoded.input_ids, encoded.offset_mapping, strict=True)
+        ]
+
+    def _render(
+        self, messages: Conversation, add_generation_prompt: bool, tools: Sequence[Tool] = ()
+    ) -> str:
+        if tools or mentions_tools(messages):
+            if self.tool_format is None:
+                raise InvalidInputError(
+                    "the model's chat template has no place for tools (or writes calls in a way "
+                    "that is not known here): leave tools and tool messages out, or take a model "
+                    "that was trained for them, such as Qwen2.5-Instruct"
+                )
+            messages = (
+                _with_fitting_ids(messages) if "mistral" in self.tool_format.name else messages
+            )
+        self._check_images(messages)
+        if not self.has_template:
+            return _plain(messages, add_generation_prompt)
+        try:
+            return str(
+                self.tokenizer.apply_chat_template(
+                    self._for_template(messages),
+                    tools=[dict(tool) for tool in tools] or None,
+                    tokenize=False,
+                    add_generation_prompt=add_generation_prompt,
+                )
+            )
+        except Exception as error:  # templates raise their own errors through jinja
+            roles = ", ".join(message["role"] for message in messages)
+            raise InvalidInputError(
+                f"the model's chat template refuses messages with roles ({roles}): {error}; "
+                "change their order, or put the system text into the user message"
+            ) from error
+
+    def _check_images(self, messages: Conversation) -> None:
+        place = next((i for i, message in enumerate(messages) if message.get("images")), None)
+        if place is None or (self.vision and self.has_template):
+            return
+        why = "it has no chat template, which says where an image stands"
+        if self.vision is None:
+            why = "this model reads text only"
+        raise InvalidInputError(
+            f"message {place} holds an image: {why}, so give text, or take a vision-language "
+            "model with its processor"
+        )
+
+    def _for_template(self, messages: Conversation) -> Conversation:
+        """Contents as lists of parts for messages with images, and where only lists are read."""
+        if self.vision is None:
+            return messages
+        made = []
+        for message in messages:
+            listed = message.get("images") or self._lists_only
+            given = {key: value for key, value in message.items() if key != "images"}
+            made.append({**given, "content": parts(message["content"])} if listed else given)
+        return made
+
+    @cached_property
+    def _lists_only(self) -> bool:
+        """Whether the template passes over a content that is a text, as LLaVA's does."""
+        mark = _MARK.format(0)
+        try:
+            text = self.tokenizer.apply_chat_template(
+                [{"role": "user", "content": mark}], tokenize=False
+            )
+        except Exception:  # the template's own errors, whatever jinja makes of them
+            return True
+        return mark not in str(text)
+
+    def _tokenize(self, text: str, **options: Any) -> Any:
+        # A template writes the beginning-of-text token itself; the tokenizer would add a second.
+        return self.tokenizer(
+            whole_characters(text), add_special_tokens=not self.has_template, **options
+        )
+
+    def _content_spans(self, messages: Conversation, text: str) -> list[tuple[int, int]]:
+        """Where each message's content stands in the rendered text."""
+        marked = [{**message, "content": _MARK.format(i)} for i, message in enumerate(messages)]
+        pieces = _MARKS.split(self._render(marked, add_generation_prompt=True))
+        # re.split alternates template text and message numbers: t0, number, t1, number, t2 ...
+        template, order = pieces[::2], [int(number) for number in pieces[1::2]]
+        spans: list[tuple[int, int]] = []
+        position = len(template[0])
+        for number, after in zip(order, template[1:], strict=True):
+            content = messages[number]["content"]
+            if not text.startswith(content, position):
+                content = content.strip()  # many templates trim
+            start = text.find(content, position)
+            if start < 0:
+                continue  # the template rewrote this content: nothing of it can be told
+            spans.append((start, start + len(content)))
+            position = start + len(content) + len(after)
+        return spans
+
+
+def _check_marks(messages: Conversation, marks: Collection[str]) -> None:
+    """Refuse words that the model would take for one more image, of which there are no pixels."""
+    for position, message in enumerate(messages):
+        for mark in marks:
+            if mark in message["content"]:
+                raise InvalidInputError(
+                    f"message {position} spells {mark!r} in its text, which is this model's mark "
+                    "for an image: take it out where a prompt has images, or put a blank into it"
+                )
+
+
+def _with_fitting_ids(messages: Conversation) -> Conversation:
+    """Another maker's ids for calls, where a template accepts only its own nine characters."""
+
+    def fit(made: str) -> str:
+        return made if re.fullmatch("[a-zA-Z0-9]{9}", made) else short_id(made)
+
+    fitted = []
+    for message in messages:
+        more: dict[str, Any] = {}
+        if "tool_calls" in message:
+            more["tool_calls"] = [{**call, "id": fit(call["id"])} for call in message["tool_calls"]]
+        if "tool_call_id" in message:
+            more["tool_call_id"] = fit(message["tool_call_id"])
+        fitted.append({**message, **more})
+    return fitted
+
+
+def _plain(messages: Conversation, add_generation_prompt: bool) -> str:
+    turns = [f"{_NAMES[message['role']]}:\n{message['content']}" for message in messages]
+    opening = [f"{_NAMES['assistant']}:\n"] if add_generation_prompt else []
+    return "\n\n".join([*turns, *opening])

@@ -1,1 +1,0 @@
-"""Many methods on the same pairs and prompts."""

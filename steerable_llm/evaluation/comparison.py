@@ -1,0 +1,347 @@
+"""What a comparison found, as data, Markdown, a page with pictures and a terminal table."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import rich.table
+from matplotlib.figure import Figure
+from pydantic import BaseModel, ConfigDict
+
+from steerable_llm.errors import InvalidInputError
+from steerable_llm.evaluation.report import TITLES
+from steerable_llm.evaluation.token_ablation import TokenAblation
+from steerable_llm.evaluation.verdict import Row, Verdict
+from steerable_llm.metrics import Estimate
+from steerable_llm.reports.figures import plain, png
+from steerable_llm.reports.page import Code, Heading, Page, Part, Picture, Table, Text
+
+# The picture of one section of a comparison: success over contenders that differ in one thing.
+
+_WIDTH, _DPI = 12.0, 100  # inches and dots per inch: 1200 pixels
+_SUCCESS, _KEPT, _REFERENCE = "#0072B2", "#009E73", "#999999"
+
+
+def section_figure(
+    rows: Sequence[Row],
+    variants: Sequence[str],
+    contenders: Sequence[str],
+    labels: Sequence[str],
+    axis_title: str = "",
+) -> bytes:
+    """Draw one panel per variant: a point with its 95 % interval per contender.
+
+    The unsteered model is a grey band, the strict instruction a dashed line where it took part;
+    single runs of a contender are small dots beside its point.
+
+    Args:
+        rows: Of all contenders and variants.
+        variants: The target, then the capabilities.
+        contenders: Names, from left to right.
+        labels: What the axis calls them.
+        axis_title: What they differ in.
+    """
+    heights = [3.4] + [2.0] * (len(variants) - 1)
+    figure = Figure(figsize=(_WIDTH, 1.2 + sum(heights)), dpi=_DPI, layout="constrained")
+    axes = figure.subplots(
+        len(variants), 1, squeeze=False, sharex=True, gridspec_kw={"height_ratios": heights}
+    )[:, 0]
+    by_name = {(row.condition, row.variant): row for row in rows}
+    for axis, variant in zip(axes, variants, strict=True):
+        _panel(axis, by_name, variant, contenders)
+    axes[-1].set_xticks(range(len(labels)), labels, rotation=30 if len(labels) > 6 else 0)
+    # Room on the right for the words at the unsteered model's line.
+    axes[-1].set_xlim(-0.6, max(len(labels), 1) - 0.4 + 0.08 * len(labels))
+    axes[-1].set_xlabel(axis_title, fontsize=13)
+    return png(figure)
+
+
+def _panel(
+    axis: Any, by_name: dict[tuple[str, str], Row], variant: str, contenders: Sequence[str]
+) -> None:
+    plain(axis)
+    unsteered = by_name["none", variant]
+    axis.axhline(100 * unsteered.main.value, color=_REFERENCE, linewidth=1.2)
+    axis.axhspan(100 * unsteered.main.low, 100 * unsteered.main.high, color=_REFERENCE, alpha=0.2)
+    axis.annotate(
+        "unsteered", (1, 100 * unsteered.main.value), xycoords=("axes fraction", "data"),
+        ha="right", va="bottom", fontsize=11, color="#555555",
+    )  # fmt: skip
+    if ("prompt", variant) in by_name and "prompt" not in contenders:
+        strict = by_name["prompt", variant].main.value
+        axis.axhline(100 * strict, color="#E69F00", linestyle="--", linewidth=1.2)
+        axis.annotate(
+            "strict instruction", (0, 100 * strict), xycoords=("axes fraction", "data"),
+            va="bottom", fontsize=11, color="#E69F00",
+        )  # fmt: skip
+    colour = _KEPT if unsteered.capability else _SUCCESS
+    for place, name in enumerate(contenders):
+        row = by_name[name, variant]
+        value = 100 * row.main.value
+        axis.errorbar(
+            [place], [value], yerr=[[d] for d in _whiskers(row.main)], fmt="o", color=colour,
+            markersize=8, capsize=4, elinewidth=1.5,
+        )  # fmt: skip
+        if row.runs:
+            places = [place + 0.025 * len(contenders)] * len(row.runs)
+            shares = [100 * run for run in row.runs]
+            axis.plot(places, shares, "o", color=colour, alpha=0.45, markersize=4)
+        axis.annotate(
+            f"{value:.1f}", (place, value), xytext=(-9, 0), textcoords="offset points",
+            ha="right", va="center", fontsize=11,
+        )  # fmt: skip
+    # Of a capability a fraction of a point counts, so its axis does not start at 0.
+    shown = [
+        by_name[x, variant] for x in ("none", "prompt", *contenders) if (x, variant) in by_name
+    ]
+    lowest = min(100 * row.main.low for row in shown)
+    axis.set_ylim(max(0.0, lowest - 3) if unsteered.capability else 0, 103)
+    axis.set_ylabel(f"{variant.replace('_', ' ')}, %\n(n = {unsteered.n})", fontsize=12)
+
+
+def _whiskers(e: Estimate) -> tuple[float, float]:
+    return max(100 * (e.value - e.low), 0.0), max(100 * (e.high - e.value), 0.0)
+
+
+COLUMNS = ("condition", "made worse", "success [95 %]", "change", "f > 0", "KL/token", "gate")
+
+
+class Contender(BaseModel):
+    """One method in a comparison.
+
+    Attributes:
+        name: Of the method.
+        setting: What was chosen for it on dev, in words.
+        dev: Its success on dev with that; None where nothing was to choose.
+        seconds: Time to build and to choose.
+        verdict: Whether it may be used, by the rules of `verdict`; None for the unsteered model.
+        failed: Why it could not take part; None when it did.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    setting: str = ""
+    dev: float | None = None
+    seconds: float = 0.0
+    verdict: Verdict | None = None
+    failed: str | None = None
+
+
+class Section(BaseModel):
+    """Contenders that differ in one thing.
+
+    Attributes:
+        name: Of what differs, such as "k"; in the names of files.
+        title: The heading.
+        says: What is compared and what is kept the same.
+        axis: What the axis of the picture is called.
+        contenders: Their names, in order.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    title: str = ""
+    says: str = ""
+    axis: str = ""
+    contenders: tuple[str, ...]
+
+    def short(self, contender: str) -> str:
+        """A contender's name without what the axis says already."""
+        return contender.removeprefix(f"{self.name} ")
+
+
+class Comparison(BaseModel):
+    """Several ways on the same pairs, dev and test prompts.
+
+    Attributes:
+        model: The model's id with a short hash.
+        pairs: How many pairs were learnt from.
+        data_digest: Their SHA-256.
+        test_name: The held-out set.
+        test_digest: SHA-256 of its items.
+        target: The variant that is to be changed.
+        budget: Largest share of a capability that may be lost.
+        contenders: In the order in which they ran.
+        rows: One per contender that took part and variant.
+        command: What to run to get this again.
+        sections: Contenders that belong together; none for a plain comparison of methods.
+        tokens: What masking attributed tokens does, if that was measured.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str
+    pairs: int
+    data_digest: str
+    test_name: str
+    test_digest: str
+    target: str
+    budget: float
+    contenders: tuple[Contender, ...]
+    rows: tuple[Row, ...]
+    command: str = ""
+    sections: tuple[Section, ...] = ()
+    tokens: TokenAblation | None = None
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """The target first, capability last."""
+        ordered = sorted(self.rows, key=lambda row: (row.capability, row.variant != self.target))
+        return tuple(dict.fromkeys(row.variant for row in ordered))
+
+    def contender(self, name: str) -> Contender:
+        """One method.
+
+        Raises:
+            InvalidInputError: It did not take part; the message lists those that did.
+        """
+        for contender in self.contenders:
+            if contender.name == name:
+                return contender
+        known = ", ".join(contender.name for contender in self.contenders)
+        raise InvalidInputError(f"the comparison has no {name!r}; it has {known}")
+
+    def ranked(self, variant: str) -> list[Row]:
+        """The rows of a variant: what makes most prompts worse comes first."""
+        rows = [row for row in self.rows if row.variant == variant]
+        return sorted(rows, key=lambda row: (-(row.made_worse or 0.0), -row.main.value))
+
+    def cells(self, row: Row) -> list[str]:
+        """One line of a table; the columns are `COLUMNS`."""
+        verdict = self.contender(row.condition).verdict
+        gate = ""
+        if row.variant == self.target and verdict is not None:
+            gate = "passes" if verdict.promote else "refused"
+        runs = f" ({', '.join(f'{100 * run:.1f}' for run in row.runs)})" if row.runs else ""
+        return [
+            TITLES.get(row.condition, row.condition),
+            "" if row.made_worse is None else f"{100 * row.made_worse:.1f} %",
+            _share(row.success) + runs,
+            _points(row.change),
+            _share(row.preference),
+            "" if row.kl_per_token is None else f"{row.kl_per_token.value:.3f}",
+            gate,
+        ]
+
+    def table(self) -> rich.table.Table:
+        """All rows, for a rich console."""
+        table = rich.table.Table(title=f"{len(self.contenders)} ways on {self.test_name}")
+        table.add_column("variant")
+        for number, name in enumerate(COLUMNS):
+            table.add_column(name, justify="right" if 0 < number < len(COLUMNS) - 1 else "left")
+        for variant in self.variants:
+            for row in self.ranked(variant):
+                style = "bold" if self.cells(row)[-1] == "passes" else ""
+                table.add_row(variant, *self.cells(row), style=style)
+            table.add_section()
+        return table
+
+    def page(self) -> Page:
+        """Sections with pictures, every variant's table, and what was chosen for each contender."""
+        parts: list[Part] = [Text(self.introduction)]
+        for section in self.sections:
+            parts += [Heading(section.title), Text(section.says), self._picture(section)]
+            parts.append(Table(COLUMNS, [self.cells(row) for row in self.section_rows(section)]))
+        if self.tokens is not None:
+            parts += self.tokens.parts()
+        if not self.sections:
+            everybody = tuple(c.name for c in self.contenders if not c.failed)
+            parts.append(self._picture(Section(name="methods", contenders=everybody)))
+        for variant in self.variants:
+            rows = [self.cells(row) for row in self.ranked(variant)]
+            parts += [Heading(variant), Table(COLUMNS, rows)]
+        parts += [Heading("What was chosen on dev"), Table(_CHOICES, self._choices())]
+        if self.command:
+            parts += [Heading("Again"), Code(self.command)]
+        return Page(self.title, parts)
+
+    def to_markdown(self) -> str:
+        """The page without its pictures."""
+        return self.page().to_markdown()
+
+    def to_html(self) -> str:
+        """The page with its pictures, as one file."""
+        return self.page().to_html()
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write it in the form that the suffix names: `.md`, `.html` or `.json`.
+
+        The pictures of a Markdown page are files beside it.
+
+        Raises:
+            InvalidInputError: Another suffix.
+        """
+        return self.page().save(path, lambda: self.model_dump_json(indent=2), "a comparison")
+
+    def section_rows(self, section: Section) -> list[Row]:
+        """The rows of a section on the target, the unsteered model first, then in its order."""
+        rows = {row.condition: row for row in self.rows if row.variant == self.target}
+        return [rows[name] for name in ("none", *section.contenders) if name in rows]
+
+    def _picture(self, section: Section) -> Picture:
+        """Success on the target, and on every capability, over the contenders of a section."""
+        variants = [v for v in self.variants if v == self.target or self._is_capability(v)]
+        names = [name for name in section.contenders if name != "none" and self._took_part(name)]
+        picture = section_figure(
+            self.rows,
+            variants,
+            names,
+            [TITLES.get(n, section.short(n)) for n in names],
+            section.axis,
+        )
+        return Picture(section.name, picture, f"Success by {section.name}, with 95 % intervals")
+
+    def _took_part(self, name: str) -> bool:
+        return any(row.condition == name for row in self.rows)
+
+    def _is_capability(self, variant: str) -> bool:
+        return any(row.capability for row in self.rows if row.variant == variant)
+
+    @property
+    def title(self) -> str:
+        """The heading of both forms."""
+        if self.sections:
+            return f"What matters for changing {self.target}"
+        return f"{len(self.contenders)} ways to change {self.target}"
+
+    @property
+    def introduction(self) -> str:
+        """What was compared, in a sentence or two."""
+        return (
+            f"{self.model}, {self.pairs} pairs (sha256 {self.data_digest[:12]}), test prompts "
+            f"{self.test_name} (sha256 {self.test_digest[:12]}). Every way was set up on dev "
+            f"within a capability budget of {100 * self.budget:g} points, and read test once. "
+            "In the tables of a variant, those that make most prompts worse stand first."
+        )
+
+    def _choices(self) -> list[list[str]]:
+        return [
+            [
+                TITLES.get(c.name, c.name),
+                c.failed or c.setting,
+                "" if c.dev is None else f"{100 * c.dev:.1f} %",
+                f"{c.seconds:.1f}",
+                c.verdict.line if c.verdict else "",
+            ]
+            for c in self.contenders
+        ]
+
+
+_CHOICES = ("condition", "setting", "success on dev", "seconds", "verdict")
+
+
+def _share(e: Estimate | None) -> str:
+    if e is None:
+        return ""
+    return f"{100 * e.value:.1f} % [{100 * e.low:.1f}, {100 * e.high:.1f}]"
+
+
+def _points(e: Estimate | None) -> str:
+    if e is None:
+        return ""
+    return f"{100 * e.value:+.1f} [{100 * e.low:+.1f}, {100 * e.high:+.1f}]"

@@ -1,0 +1,323 @@
+"""What the model did on each prompt under each condition: the raw material of every number."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from torch import Tensor
+
+from steerable_llm.chat.answer_text import AnswerText
+from steerable_llm.errors import PromptTooLongError
+from steerable_llm.evaluation.arms import Condition
+from steerable_llm.evaluation.set import EvaluationItem
+from steerable_llm.metrics import kl_per_token
+from steerable_llm.progress import Advance
+from steerable_llm.runtime.contrast import (
+    Contrast,
+    TwoStreams,
+    bare_prompt,
+    contrasted_logits,
+    contrasted_tokens,
+    run_two_streams,
+)
+from steerable_llm.runtime.forward import (
+    PromptState,
+    forced_logits,
+    greedy_tokens,
+    log_probability,
+    run_prompts,
+)
+from steerable_llm.runtime.hooked_model import HookedModel
+from steerable_llm.runtime.lora import adapted
+
+# A batch of prompts under their conditions, run once and continued as often as needed.
+
+
+@dataclass(frozen=True)
+class Job:
+    """One prompt to run under one condition."""
+
+    condition: Condition
+    item: EvaluationItem
+
+
+@dataclass(frozen=True)
+class Running:
+    """A batch after its prompts; good inside `running`'s with block."""
+
+    llm: HookedModel
+    state: PromptState | TwoStreams
+
+    def greedy(self, max_new_tokens: int) -> list[list[int]]:
+        """Per row the likeliest answer, the token that ended it included."""
+        model, blocks, ends = self.llm.model, self.llm.blocks, self.llm.end_ids
+        if isinstance(self.state, TwoStreams):
+            return contrasted_tokens(model, blocks, self.state, ends, max_new_tokens)
+        return greedy_tokens(model, blocks, self.state, ends, max_new_tokens)
+
+    def forced(self, answers: Sequence[Sequence[int]]) -> list[Tensor | None]:
+        """Per row the logits `[n, V]` along a given answer; None for an empty one."""
+        if isinstance(self.state, TwoStreams):
+            return contrasted_logits(self.llm.model, self.llm.blocks, self.state, answers)
+        return forced_logits(self.llm.model, self.llm.blocks, self.state, answers)
+
+
+@contextmanager
+def running(
+    llm: HookedModel, jobs: Sequence[Job], prompts: Sequence[Sequence[int]], new_tokens: int
+) -> Iterator[Running]:
+    """Run the prompts of jobs that may share a batch (see `batches`).
+
+    Args:
+        llm: The model.
+        jobs: One per row.
+        prompts: Their token ids.
+        new_tokens: How many tokens will follow at most.
+
+    Raises:
+        PromptTooLongError: A prompt with its answer does not fit the context window.
+    """
+    longest = max(map(len, prompts))
+    if longest + new_tokens > llm.context_window:
+        raise PromptTooLongError(longest, new_tokens, llm.context_window)
+    conditions = [job.condition for job in jobs]
+    steerings = [condition.steering for condition in conditions]
+    adapter = conditions[0].adapter
+    with nullcontext() if adapter is None else adapted(llm, adapter):
+        state: PromptState | TwoStreams
+        if conditions[0].contrast is None:
+            state = run_prompts(llm.model, llm.blocks, prompts, steerings)
+        else:
+            bare = [bare_prompt(llm.chat_format, job.condition.messages(job.item)) for job in jobs]
+            contrasts = [condition.contrast or Contrast() for condition in conditions]
+            state = run_two_streams(llm.model, llm.blocks, prompts, bare, contrasts, steerings)
+        yield Running(llm, state)
+
+
+def groups(conditions: Sequence[Condition]) -> list[list[int]]:
+    """Places of the conditions that may share a batch; those that steer or prompt come first."""
+    found: dict[tuple[bool, int], list[int]] = {(False, 0): []}
+    for place, condition in enumerate(conditions):
+        adapter = 0 if condition.adapter is None else id(condition.adapter)
+        found.setdefault((condition.contrast is not None, adapter), []).append(place)
+    return [group for group in found.values() if group]
+
+
+__all__ = ["Job", "Outcome", "answers", "measure"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one condition did on one prompt.
+
+    Attributes:
+        item: The prompt.
+        text: The answer, greedy.
+        tokens: The answer's token ids, the end of turn included.
+        margin: f(x) of paper eq. 1, log P(good) - log P(bad), sums over tokens; None when the
+            item lacks one of them.
+        kl_per_token: Divergence from the unsteered model along its own answer, nats per token.
+    """
+
+    item: EvaluationItem
+    text: str
+    tokens: tuple[int, ...] = field(repr=False)
+    margin: float | None = None
+    kl_per_token: float = 0.0
+
+    @property
+    def success(self) -> float | None:
+        """1.0 or 0.0 by the item's accept and reject phrases; None when it has none."""
+        return float(self.item.succeeds(self.text)) if self.item.has_verdict else None
+
+    @property
+    def main(self) -> float:
+        """What differences are taken of: success, or f > 0 where the item says nothing of it."""
+        success = self.success
+        return success if success is not None else float((self.margin or 0.0) > 0)
+
+
+def answers(
+    llm: HookedModel,
+    jobs: Sequence[Job],
+    max_new_tokens: int,
+    batch_size: int = 64,
+    advance: Advance | None = None,
+) -> list[str]:
+    """Greedy answers, batched whatever their conditions.
+
+    Raises:
+        PromptTooLongError: A prompt with its answer does not fit the context window.
+    """
+    prompts = [llm.encode(job.condition.messages(job.item)) for job in jobs]
+    done: dict[int, str] = {}
+    for group in groups([job.condition for job in jobs]):
+        # Jobs on one prompt stand together, those of a scope that can share it apart from others.
+        order = sorted(
+            group, key=lambda i: (_shares(jobs[i].condition), -len(prompts[i]), prompts[i])
+        )
+        for chunk in _chunks(order, batch_size):
+            rows = [jobs[i] for i in chunk]
+            with running(llm, rows, [prompts[i] for i in chunk], max_new_tokens) as batch:
+                tokens = batch.greedy(max_new_tokens)
+            done.update(zip(chunk, (_text(llm, answer) for answer in tokens), strict=True))
+            if advance is not None:
+                advance(len(chunk))
+    return [done[i] for i in range(len(jobs))]
+
+
+def measure(
+    llm: HookedModel,
+    conditions: Sequence[Condition],
+    items: Sequence[EvaluationItem],
+    max_new_tokens: int = 32,
+    batch_size: int = 64,
+    advance: Advance | None = None,
+) -> list[list[Outcome]]:
+    """Runs every condition on every item and scores the items' own answers as well.
+
+    Args:
+        llm: The model.
+        conditions: One of them is called "none": the divergence is taken from it.
+        items: The prompts.
+        max_new_tokens: Where answers are cut.
+        batch_size: Rows that run together.
+        advance: Called with the number of prompts done, counted once per condition.
+
+    Returns:
+        Per condition, in the order given, the outcomes in the order of the items.
+
+    Raises:
+        PromptTooLongError: A prompt with an answer does not fit the context window.
+    """
+    done: dict[int, list[Outcome]] = {}
+    longest_first = sorted(
+        range(len(items)), key=lambda i: -sum(len(m.content) for m in items[i].messages)
+    )
+    # An item's conditions share a batch: its prompt, and its unsteered logits, serve them all.
+    for chunk in _chunks(longest_first, max(1, batch_size // len(conditions))):
+        found = _measure(llm, conditions, [items[i] for i in chunk], max_new_tokens)
+        done.update(zip(chunk, found, strict=True))
+        if advance is not None:
+            advance(len(chunk) * len(conditions))
+    return [[done[i][number] for i in range(len(items))] for number in range(len(conditions))]
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """What one row gave.
+
+    Attributes:
+        tokens: Its answer.
+        along: Logits along the unsteered answer to the same item, `[n, V]`.
+        margin: log P(good) - log P(bad), where the item has both.
+    """
+
+    tokens: list[int]
+    along: Tensor
+    margin: float | None
+
+
+def _measure(
+    llm: HookedModel,
+    conditions: Sequence[Condition],
+    items: Sequence[EvaluationItem],
+    max_new_tokens: int,
+) -> list[list[Outcome]]:
+    """Per item, its outcome under each condition."""
+    none = [condition.name for condition in conditions].index("none")
+    found: dict[tuple[int, int], _Reading] = {}
+    for group in groups(conditions):
+        places = [(i, number) for i in range(len(items)) for number in group]
+        jobs = [Job(conditions[number], items[i]) for i, number in places]
+        # The unsteered answers are made in the first group and known in all later ones.
+        beside: Sequence[int | Sequence[int]] = (
+            [places.index((i, none)) for i, _ in places]
+            if none in group
+            else [found[i, none].tokens for i, _ in places]
+        )
+        found.update(zip(places, _read(llm, jobs, beside, max_new_tokens), strict=True))
+    return [
+        [
+            Outcome(
+                item,
+                _text(llm, reading.tokens),
+                tuple(reading.tokens),
+                reading.margin,
+                0.0 if number == none else kl_per_token(reading.along, found[i, none].along),
+            )
+            for number in range(len(conditions))
+            for reading in [found[i, number]]
+        ]
+        for i, item in enumerate(items)
+    ]
+
+
+def _read(
+    llm: HookedModel,
+    jobs: Sequence[Job],
+    beside: Sequence[int | Sequence[int]],
+    max_new_tokens: int,
+) -> list[_Reading]:
+    """Runs rows that may share a batch.
+
+    Args:
+        llm: The model.
+        jobs: One per row.
+        beside: Per row the unsteered answer to its item, or the row that makes it.
+        max_new_tokens: Where answers are cut.
+    """
+    prompts = [llm.encode(job.condition.messages(job.item)) for job in jobs]
+    good, bad = (
+        [
+            llm.encode_answer(text) if job.item.has_preference and text is not None else []
+            for job in jobs
+            for text in [getattr(job.item, name)]
+        ]
+        for name in ("good", "bad")
+    )
+    longest = max(max_new_tokens, *map(len, good), *map(len, bad))
+    margins: list[float | None] = [None] * len(jobs)
+    with running(llm, jobs, prompts, longest) as batch:
+        made = batch.greedy(max_new_tokens)
+        along = batch.forced([made[x] if isinstance(x, int) else x for x in beside])
+        if any(good):
+            plus, minus = (
+                [0.0 if x is None else log_probability(x, a) for x, a in rows]
+                for given in (good, bad)
+                for rows in [zip(batch.forced(given), given, strict=True)]
+            )
+            margins = [
+                p - m if job.item.has_preference else None
+                for job, p, m in zip(jobs, plus, minus, strict=True)
+            ]
+    readings = []
+    for tokens, logits, margin in zip(made, along, margins, strict=True):
+        assert logits is not None  # every answer has a token, if only the end of turn
+        readings.append(_Reading(tokens, logits, margin))
+    return readings
+
+
+def _text(llm: HookedModel, tokens: Sequence[int]) -> str:
+    text = AnswerText(llm.tokenizer)
+    for token in tokens:
+        if token not in llm.end_ids:
+            text.push(token)
+    text.finish()
+    return text.text
+
+
+def _shares(condition: Condition) -> bool:
+    return all(
+        term.scope in ("generated", "last_prompt") for term in condition.steering.active_terms
+    )
+
+
+def _chunks(values: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    for start in range(0, len(values), size):
+        yield values[start : start + size]

@@ -1,0 +1,289 @@
+"""Held-out questions, and how an answer to one of them is judged.
+
+An answer is judged by the **value** it gives, never by how it opens: an item lists the phrases
+that a right answer contains and those that a wrong one contains. The judge knows words, not
+meaning ("not Lyon" contains "Lyon"), so phrases have to be chosen with that in mind.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from random import Random
+from typing import Any, Self, overload
+
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
+
+from steerable_llm.chat.message import Message, Text, as_messages
+from steerable_llm.chat.phrases import abstains, normalise, occurs, says_only
+from steerable_llm.errors import InvalidInputError
+from steerable_llm.files import read_text, write_whole
+from steerable_llm.pairs.pair import Pairs, PreferencePair
+
+
+class EvaluationItem(BaseModel):
+    """One held-out prompt with what a right and a wrong answer contain.
+
+    Attributes:
+        id: Names the item in reports; unique within a set.
+        variant: The kind of prompt, such as "conflict", "gold", "irrelevant", "unanswerable",
+            "paraphrase", "closed_book", "reading", "civility" or "myth".
+        messages: The chat up to the answer; a plain string means one user message.
+        good: A right answer in full, for the preference margin.
+        bad: A wrong answer in full, for the preference margin.
+        accept: Phrases of which a right answer contains at least one; empty means any answer.
+        reject: Phrases of which a right answer contains none.
+        document_ids: The documents that the prompt shows.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str
+    variant: str
+    messages: tuple[Message, ...]
+    good: Text | None = None
+    bad: Text | None = None
+    accept: tuple[str, ...] = ()
+    reject: tuple[str, ...] = ()
+    document_ids: tuple[str, ...] = ()
+
+    def __init__(self, **data: Any) -> None:
+        try:
+            super().__init__(**data)
+        except ValidationError as error:
+            raise InvalidInputError(
+                f"evaluation item {data.get('id', '(no id)')!r}: {_first_problem(error)}"
+            ) from None
+
+    @field_validator("messages", mode="before")
+    @classmethod
+    def _in_one_form(cls, value: object) -> object:
+        return as_messages(value) if isinstance(value, str | Sequence) else value
+
+    @model_validator(mode="after")
+    def _something_to_judge(self) -> Self:
+        if not all(normalise(phrase) for phrase in (*self.accept, *self.reject)):
+            raise ValueError("accept and reject phrases must not be blank; leave them out instead")
+        if not (self.has_verdict or self.has_preference):
+            raise ValueError("nothing to judge by; give accept or reject phrases, or good and bad")
+        both = set(map(normalise, self.accept)) & set(map(normalise, self.reject))
+        if both:
+            raise ValueError(f"{sorted(both)[0]!r} is both accepted and rejected; keep it in one")
+        return self
+
+    @property
+    def has_verdict(self) -> bool:
+        """Whether a generated answer can be called right or wrong (`succeeds`)."""
+        return bool(self.accept or self.reject)
+
+    @property
+    def has_preference(self) -> bool:
+        """Whether the item has a good and a bad answer to compare."""
+        return self.good is not None and self.bad is not None
+
+    @property
+    def prompt(self) -> list[dict[str, str]]:
+        """The messages as plain dicts, as chat templates take them."""
+        return [{"role": m.role, "content": m.content} for m in self.messages]
+
+    @property
+    def question(self) -> str:
+        """The last user message, for showing in a report."""
+        users = [message.content for message in self.messages if message.role == "user"]
+        return (users or [message.content for message in self.messages])[-1]
+
+    def succeeds(self, text: str) -> bool:
+        """Whether the answer gives a right value and no wrong one.
+
+        Raises:
+            InvalidInputError: The item has neither accept nor reject phrases.
+        """
+        if not self.has_verdict:
+            raise InvalidInputError(
+                f"evaluation item {self.id!r} has no accept or reject phrases, so an answer to it "
+                "cannot be called right or wrong; add some, or use its good and bad answers"
+            )
+        if any(occurs(phrase, text) for phrase in self.reject):
+            return False
+        return not self.accept or any(occurs(phrase, text) for phrase in self.accept)
+
+    def contains_good(self, text: str) -> bool:
+        """Whether any accepted phrase occurs, even beside a rejected one (containment)."""
+        return any(occurs(phrase, text) for phrase in self.accept)
+
+    def matches(self, text: str) -> bool:
+        """Whether the answer equals `good` or an accepted phrase, but for case and punctuation."""
+        wanted = (*self.accept, *([self.good] if self.good is not None else []))
+        return any(says_only(text, phrase) for phrase in wanted)
+
+    def abstains(self, text: str) -> bool:
+        """Whether the answer declines, by the phrases in `phrases.ABSTENTIONS`."""
+        return abstains(text)
+
+
+class EvaluationSet(Sequence[EvaluationItem]):
+    """A named, immutable list of held-out items."""
+
+    def __init__(self, name: str, items: Iterable[EvaluationItem]) -> None:
+        """Keeps the items in the order given.
+
+        Raises:
+            InvalidInputError: The set is empty, or two items share an id.
+        """
+        self.name = name
+        self.items = tuple(items)
+        if not self.items:
+            raise InvalidInputError(f"evaluation set {name!r} is empty; give at least one item")
+        seen: set[str] = set()
+        for item in self.items:
+            if item.id in seen:
+                raise InvalidInputError(
+                    f"evaluation set {name!r} has two items with id {item.id!r}; make ids unique"
+                )
+            seen.add(item.id)
+
+    @overload
+    def __getitem__(self, index: int) -> EvaluationItem: ...
+    @overload
+    def __getitem__(self, index: slice) -> EvaluationSet: ...
+    def __getitem__(self, index: int | slice) -> EvaluationItem | EvaluationSet:
+        """One item, or a smaller set."""
+        if isinstance(index, slice):
+            return EvaluationSet(self.name, self.items[index])
+        return self.items[index]
+
+    def __len__(self) -> int:
+        """How many items there are."""
+        return len(self.items)
+
+    def __iter__(self) -> Iterator[EvaluationItem]:
+        """The items in order."""
+        return iter(self.items)
+
+    def __eq__(self, other: object) -> bool:
+        """Same name and same items."""
+        if not isinstance(other, EvaluationSet):
+            return NotImplemented
+        return (self.name, self.items) == (other.name, other.items)
+
+    def __hash__(self) -> int:
+        """By content."""
+        return hash((self.name, self.items))
+
+    def __repr__(self) -> str:
+        """Name, size and variants."""
+        return f"EvaluationSet({self.name!r}, {len(self)} items, variants={list(self.variants)})"
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """The variants that occur, in order of first appearance."""
+        return tuple(dict.fromkeys(item.variant for item in self.items))
+
+    def variant(self, *names: str) -> EvaluationSet:
+        """The items of these variants.
+
+        Raises:
+            InvalidInputError: A variant does not occur; the message lists those that do.
+        """
+        unknown = [name for name in names if name not in self.variants]
+        if unknown:
+            raise InvalidInputError(
+                f"evaluation set {self.name!r} has no variant {unknown[0]!r}; "
+                f"it has {', '.join(self.variants)}"
+            )
+        return EvaluationSet(self.name, [item for item in self.items if item.variant in names])
+
+    def sample(self, per_variant: int, seed: int = 0) -> EvaluationSet:
+        """At most so many items of every variant, drawn without replacement, in their order."""
+        random = Random(seed)
+        chosen: set[str] = set()
+        for variant in self.variants:
+            ids = [item.id for item in self.items if item.variant == variant]
+            chosen.update(random.sample(ids, min(per_variant, len(ids))))
+        return EvaluationSet(self.name, [item for item in self.items if item.id in chosen])
+
+    def pairs(self) -> Pairs:
+        """The items with a good and a bad answer as preference pairs."""
+        return Pairs(
+            PreferencePair(
+                messages=item.messages,
+                good=item.good,
+                bad=item.bad,
+                source=f"{self.name}/{item.variant}",
+                document_ids=item.document_ids,
+                id=item.id,
+            )
+            for item in self.items
+            if item.good is not None and item.bad is not None
+        )
+
+    @classmethod
+    def from_pairs(cls, name: str, pairs: Pairs, variant: str = "pairs") -> Self:
+        """Pairs as a set: only preferences are judged, for pairs carry no accept phrases."""
+        return cls(
+            name,
+            [
+                EvaluationItem(
+                    id=pair.id or f"{variant}-{number}",
+                    variant=variant,
+                    messages=pair.messages,
+                    good=pair.good,
+                    bad=pair.bad,
+                    document_ids=pair.document_ids,
+                )
+                for number, pair in enumerate(pairs)
+            ],
+        )
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over the items (not the name): says which data a number was measured on."""
+        lines = (json.dumps(_plain(item), sort_keys=True) for item in self.items)
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+    @classmethod
+    def from_jsonl(cls, path: str | os.PathLike[str], name: str | None = None) -> Self:
+        """Reads one item per line; blank lines are skipped.
+
+        Raises:
+            InvalidInputError: A line is not a valid item; the message names file and line.
+        """
+        source = Path(path)
+        if not source.is_file():
+            raise InvalidInputError(f"no evaluation set at {source}; give the path of a JSONL file")
+        items = []
+        for number, line in enumerate(read_text(source).split("\n"), start=1):
+            if not line.strip():
+                continue
+            try:
+                data = json.loads(line)
+                if not isinstance(data, Mapping):
+                    raise InvalidInputError("expected a JSON object with id, variant and messages")
+                items.append(EvaluationItem(**data))
+            except json.JSONDecodeError as error:
+                raise InvalidInputError(
+                    f"{source}, line {number}: not JSON ({error.msg})"
+                ) from None
+            except InvalidInputError as error:
+                raise InvalidInputError(f"{source}, line {number}: {error}") from None
+        return cls(name or source.stem, items)
+
+    def to_jsonl(self, path: str | os.PathLike[str]) -> Path:
+        """Writes one item per line; the file appears whole or not at all."""
+        lines = (json.dumps(_plain(item), ensure_ascii=False) + "\n" for item in self.items)
+        return write_whole(path, "".join(lines))
+
+
+def _plain(item: EvaluationItem) -> dict[str, Any]:
+    return item.model_dump(mode="json", exclude_defaults=True)
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors()[0]
+    where = ".".join(map(str, problem["loc"]))
+    what = problem["msg"].removeprefix("Value error, ")
+    return f"{where}: {what}" if where else what

@@ -1,0 +1,244 @@
+"""What a vector for one behaviour does to the others: a matrix of changes.
+
+A vector that makes answers faithful may also make them rude, or more truthful, or shorter. Every
+vector is run, as calibrated, on every variant of every set; each cell is the change of success
+against the unsteered model on the same prompts, with its interval. Nothing is chosen here, so test
+sets may be given.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import rich.table
+from matplotlib.figure import Figure
+from pydantic import BaseModel, ConfigDict
+
+from steerable_llm.errors import InvalidInputError
+from steerable_llm.evaluation.arms import Condition
+from steerable_llm.evaluation.evaluate import check_uniform, rows_of
+from steerable_llm.evaluation.measure import Outcome, measure
+from steerable_llm.evaluation.set import EvaluationItem, EvaluationSet
+from steerable_llm.evaluation.verdict import Row
+from steerable_llm.metrics import Estimate
+from steerable_llm.progress import progress_bar
+from steerable_llm.reports.figures import png
+from steerable_llm.reports.page import Code, Heading, Page, Part, Picture, Table, Text
+from steerable_llm.runtime.hooked_model import HookedModel
+from steerable_llm.vector.steering import Steering
+from steerable_llm.vector.vector import SteeringVector
+
+
+class Transfer(BaseModel):
+    """Every vector on every kind of prompt.
+
+    Attributes:
+        model: The model's id with a short hash.
+        vectors: Name to fingerprint, in order.
+        sets: Name to SHA-256 of the prompts, in order.
+        rows: One per vector (and for the unsteered model) and variant, called `SET/VARIANT`.
+        command: What to run to get this again.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str
+    vectors: dict[str, str]
+    sets: dict[str, str]
+    rows: tuple[Row, ...]
+    command: str = ""
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """The kinds of prompts, in order."""
+        return tuple(dict.fromkeys(row.variant for row in self.rows))
+
+    def row(self, vector: str, variant: str) -> Row:
+        """One cell; the unsteered model is called "none".
+
+        Raises:
+            InvalidInputError: There is no such cell.
+        """
+        for row in self.rows:
+            if (row.condition, row.variant) == (vector, variant):
+                return row
+        raise InvalidInputError(
+            f"there is no cell for {vector!r} on {variant!r}; vectors are "
+            f"{', '.join(self.vectors)}, variants {', '.join(self.variants)}"
+        )
+
+    def cell(self, vector: str, variant: str) -> str:
+        """The change in points with its interval; a star where the interval excludes no change."""
+        change = self.row(vector, variant).change
+        assert change is not None, "every steered row has a change"
+        star = " *" if _sure(change) else ""
+        return (
+            f"{100 * change.value:+.1f} [{100 * change.low:+.1f}, {100 * change.high:+.1f}]{star}"
+        )
+
+    def _lines(self) -> list[list[str]]:
+        lines = []
+        for variant in self.variants:
+            plain = self.row("none", variant)
+            before = f"{100 * plain.main.value:.1f} %"
+            cells = [self.cell(vector, variant) for vector in self.vectors]
+            lines.append([variant, str(plain.n), before, *cells])
+        return lines
+
+    def table(self) -> rich.table.Table:
+        """The matrix, for a rich console."""
+        table = rich.table.Table(title="change of success in points", caption=self._caption)
+        for name in self._head:
+            table.add_column(name, overflow="fold")
+        for line in self._lines():
+            table.add_row(*line)
+        return table
+
+    @property
+    def _head(self) -> list[str]:
+        return ["prompts", "n", "unsteered", *self.vectors]
+
+    @property
+    def _caption(self) -> str:
+        cells = len(self.vectors) * len(self.variants)
+        return (
+            f"* the 95 % interval excludes no change; of {cells} cells without any effect about "
+            f"{0.05 * cells:.1f} would be expected to have one"
+        )
+
+    def page(self) -> Page:
+        """The matrix as a table and a picture."""
+        introduction = (
+            f"{self.model}. Change of success in points against the unsteered model on the same "
+            "prompts, every vector as calibrated, with 95 % bootstrap intervals over prompts."
+        )
+        prints = [[name, fingerprint] for name, fingerprint in self.vectors.items()]
+        digests = [[name, digest[:12]] for name, digest in self.sets.items()]
+        parts: list[Part] = [
+            Text(introduction),
+            Picture("matrix", self.figure(), "Change of success per vector and kind of prompt"),
+            Table(self._head, self._lines()),
+            Text(self._caption + "."),
+            Heading("What was run"),
+            Table(["vector", "fingerprint"], prints),
+            Table(["prompts", "sha256"], digests),
+        ]
+        if self.command:
+            parts.append(Code(self.command))
+        return Page("What each vector does to the other behaviours", parts)
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write `.md` (its picture beside it), `.html` or `.json`.
+
+        Raises:
+            InvalidInputError: Another suffix.
+        """
+        return self.page().save(path, lambda: self.model_dump_json(indent=2), "a transfer matrix")
+
+    def figure(self) -> bytes:
+        """The matrix as coloured cells, blue for better and red for worse (PNG)."""
+        values = np.array(
+            [
+                [100 * (self.row(vector, variant).change or _NONE).value for vector in self.vectors]
+                for variant in self.variants
+            ]
+        )
+        height = 1.6 + 0.55 * len(self.variants)
+        figure = Figure(figsize=(12.0, height), dpi=100, layout="constrained")
+        axis = figure.subplots()
+        largest = max(float(np.abs(values).max()), 1.0)
+        image = axis.imshow(values, cmap="RdBu", vmin=-largest, vmax=largest, aspect="auto")
+        for (line, column), value in np.ndenumerate(values):
+            change = self.row(list(self.vectors)[column], self.variants[line]).change or _NONE
+            axis.annotate(
+                f"{value:+.1f}{' *' if _sure(change) else ''}", (column, line), ha="center",
+                va="center", fontsize=12, color="white" if abs(value) > 0.6 * largest else "black",
+            )  # fmt: skip
+        axis.set_xticks(range(len(self.vectors)), list(self.vectors), fontsize=12)
+        axis.set_yticks(range(len(self.variants)), self.variants, fontsize=12)
+        figure.colorbar(image, ax=axis, label="points")
+        return png(figure)
+
+
+_NONE = Estimate(value=0.0, low=0.0, high=0.0, n=0)
+
+
+def transfer(
+    llm: HookedModel,
+    vectors: Sequence[SteeringVector],
+    sets: Sequence[EvaluationSet],
+    *,
+    variants: Mapping[str, Sequence[str]] | None = None,
+    max_new_tokens: int = 32,
+    batch_size: int = 64,
+    seed: int = 0,
+    progress: bool = True,
+    command: str = "",
+) -> Transfer:
+    """Run every vector on every set.
+
+    Args:
+        llm: The model.
+        vectors: Calibrated, with different names.
+        sets: Held-out prompts of the behaviours, with different names.
+        variants: Per set's name the variants to run; all of a set that is not named.
+        max_new_tokens: Where answers are cut.
+        batch_size: Rows that run together.
+        seed: Of the intervals.
+        progress: Show a progress bar on the error stream.
+        command: What to run to get this again.
+
+    Raises:
+        InvalidInputError: No vector or set, two of one name, a vector without calibration, or an
+            unknown variant.
+        ModelMismatchError: A vector of another model.
+    """
+    for what, names in (
+        ("vector", [vector.name for vector in vectors]),
+        ("evaluation set", [items.name for items in sets]),
+    ):
+        if not names:
+            raise InvalidInputError(f"there is no {what} to run: give at least one")
+        double = [name for name in names if names.count(name) > 1]
+        if double:
+            raise InvalidInputError(f"two of the {what}s are called {double[0]!r}: rename one")
+    if "none" in [vector.name for vector in vectors]:
+        raise InvalidInputError("a vector must not be called 'none', the unsteered model is")
+    for vector in vectors:
+        vector.check(llm.fingerprint)
+    chosen = [
+        items.variant(*variants[items.name]) if variants and items.name in variants else items
+        for items in sets
+    ]
+    asked: list[EvaluationItem] = []
+    for group in chosen:
+        check_uniform(group)
+        asked += [
+            item.model_copy(
+                update={"id": f"{group.name}/{item.id}", "variant": f"{group.name}/{item.variant}"}
+            )
+            for item in group
+        ]
+    runs = [
+        Condition("none", Steering.none()),
+        *(Condition(vector.name, vector.steer()) for vector in vectors),
+    ]
+    with progress_bar("transfer", len(asked) * len(runs), progress) as advance:
+        found = measure(llm, runs, asked, max_new_tokens, batch_size, advance)
+    outcomes: dict[str, list[list[Outcome]]] = {
+        run.name: [results] for run, results in zip(runs, found, strict=True)
+    }
+    return Transfer(
+        model=llm.fingerprint.short,
+        vectors={vector.name: vector.fingerprint_id for vector in vectors},
+        sets={group.name: group.digest for group in chosen},
+        rows=tuple(rows_of(outcomes, asked, set(), seed)),
+        command=command,
+    )
+
+
+def _sure(change: Estimate) -> bool:
+    return change.low > 0 or change.high < 0

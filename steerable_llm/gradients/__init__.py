@@ -1,1 +1,0 @@
-"""Gradients of the model's preference with respect to its inputs."""

@@ -1,0 +1,335 @@
+"""Lines of traces that wait in the log for the rest of their trace, and how they are joined."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from pydantic import ValidationError
+from sqlalchemy import Connection, RowMapping, delete, or_, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from steerable_llm.chat.message import Message
+from steerable_llm.errors import InvalidInputError
+from steerable_llm.logs.answer_log import AnswerLog
+from steerable_llm.logs.answers import LoggedAnswer, Passage
+from steerable_llm.logs.database import (
+    UNSTORABLE,
+    answers,
+    database_errors,
+    from_row,
+    spans,
+    to_row,
+    writing,
+)
+from steerable_llm.logs.importers.records import (
+    ImportReport,
+    Judgement,
+    Record,
+    Rules,
+    content_id,
+    judge,
+    judged_by_person,
+    text,
+)
+from steerable_llm.logs.queries import add_rows, review_row
+from steerable_llm.logs.recorder import asked
+
+# Lines of a trace in one form, and how the lines of one trace become answers.
+
+Kind = Literal["llm", "retriever", "chain", "score"]
+#: Names under which chains take their question.
+QUESTION_KEYS = ("question", "query", "input", "user_input")
+
+
+@dataclass(frozen=True)
+class Span:
+    """One line of a trace.
+
+    Attributes:
+        span_id: Its id in the log it comes from.
+        trace_id: The whole run; None where the log leaves it to the span it speaks of.
+        kind: A model's answer, a retrieval, another step of the chain, or a judgement.
+        content: What it tells: the fields of an answer, "documents", a "question" or a judgement.
+        time: When it began, as ISO 8601 in UTC.
+        target: The span that a judgement is about; None means the whole trace.
+    """
+
+    span_id: str
+    trace_id: str | None
+    kind: Kind
+    content: Mapping[str, Any] = field(default_factory=dict)
+    time: str | None = None
+    target: str | None = None
+
+
+@dataclass(frozen=True)
+class Joined:
+    """What the lines of one trace come to.
+
+    Attributes:
+        answers: The answers, oldest first, each with the id of its span.
+        unusable: Spans of models without a usable answer, and why.
+        context: How many lines only told what was asked or retrieved.
+    """
+
+    answers: list[LoggedAnswer]
+    unusable: list[tuple[str, str]]
+    context: int
+
+
+def join(trace_id: str, spans: Sequence[Span]) -> Joined:
+    """Join a trace's answers with what was retrieved before them."""
+    ordered = sorted(spans, key=lambda span: span.time or "")
+    question = next((q for s in ordered if (q := s.content.get("question"))), None)
+    retrievals = [span for span in ordered if span.kind == "retriever"]
+    answers: list[LoggedAnswer] = []
+    unusable: list[tuple[str, str]] = []
+    for span in ordered:
+        if span.kind != "llm":
+            continue
+        if problem := span.content.get("problem"):
+            unusable.append((span.span_id, problem))
+            continue
+        # Without times nothing is known of the order, and everything counts.
+        before = [r for r in retrievals if not (r.time and span.time) or r.time <= span.time]
+        found: dict[tuple[str, str], Passage] = {}
+        for retrieval in before:
+            for document in retrieval.content["documents"]:
+                passage = Passage.model_validate(document)
+                found.setdefault((passage.id, passage.text), passage)
+        try:
+            messages = tuple(Message.model_validate(m) for m in span.content["messages"])
+            answers.append(
+                LoggedAnswer(
+                    **{**span.content, "messages": messages},
+                    id=span.span_id,
+                    question=asked(question, messages),
+                    passages=tuple(found.values()),
+                    time=span.time,
+                    trace_id=trace_id,
+                )
+            )
+        except ValidationError as error:
+            problem = error.errors()[0]
+            place = ".".join(map(str, problem["loc"]))
+            unusable.append((span.span_id, f"its {place} is not usable: {problem['msg']}"))
+    context = sum(span.kind in ("retriever", "chain") for span in spans)
+    return Joined(answers, unusable, context)
+
+
+def score_span(
+    judgement: Judgement, *, record: Record, trace_id: str | None, target: str | None
+) -> Span:
+    """Return a judgement as a line of its trace."""
+    named = text(record.get("id")) or content_id("score", dict(record))
+    return Span(f"score:{named}", trace_id, "score", asdict(judgement), None, target)
+
+
+def question_of(value: object) -> str | None:
+    """Return the question in a chain's input."""
+    if isinstance(value, Mapping):
+        return next((q for key in QUESTION_KEYS if (q := text(value.get(key)))), None)
+    return text(value)
+
+
+def documents_of(value: object) -> list[dict[str, str]] | None:
+    """Return a retriever's output as passages; None if it holds no documents."""
+    if isinstance(value, Mapping):
+        value = value.get("documents") or value.get("output") or value.get("nodes")
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        return None
+    found = []
+    for entry in value:
+        if isinstance(entry, str):
+            found.append({"id": content_id("passage", entry), "text": entry})
+            continue
+        if not isinstance(entry, Mapping):
+            return None
+        body = entry.get("kwargs") or entry.get("document") or entry.get("node") or entry
+        if not isinstance(body, Mapping):
+            return None
+        shown = next((t for k in ("page_content", "content", "text") if (t := body.get(k))), None)
+        if not isinstance(shown, str):
+            return None
+        metadata = body.get("metadata")
+        metadata = metadata if isinstance(metadata, Mapping) else {}
+        named = body.get("id") or metadata.get("id") or metadata.get("source")
+        found.append({"id": str(named or content_id("passage", shown)), "text": shown})
+    return found
+
+
+#: Traces, or judgements that stand alone, that are joined in one transaction.
+GROUP = 100
+_REPLACED = ("trace_id", "target", "kind", "time", "place", "content")
+_JUDGED = (
+    "verdict",
+    "reason",
+    "correction",
+    "comment",
+    "score",
+    "label_source",
+    "reviewer",
+    "reviewed",
+)
+
+
+def stage(connection: Connection, source: str, found: Sequence[tuple[Span, str]]) -> None:
+    """Keep lines of traces, each with its file and line, until their trace is whole."""
+    if not found:
+        return
+    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    rows = [
+        {
+            "source": source,
+            "span_id": span.span_id,
+            "trace_id": span.trace_id,
+            "target": span.target,
+            "kind": span.kind,
+            "time": span.time,
+            "place": place,
+            "content": dict(span.content),
+        }
+        for span, place in found
+    ]
+    statement = insert(spans)
+    # A later line of the same id tells more: some logs write a run when it begins and ends.
+    newer = {name: statement.excluded[name] for name in _REPLACED}
+    connection.execute(
+        statement.on_conflict_do_update(index_elements=["source", "span_id"], set_=newer), rows
+    )
+
+
+def join_staged(log: AnswerLog, sources: Sequence[str], rules: Rules, report: ImportReport) -> None:
+    """Turn the lines that wait into answers and judgements, some traces at a time.
+
+    Args:
+        log: Where they wait, and where the answers go.
+        sources: Whose lines; those of other files may be half of what another process still reads.
+        rules: How scores become verdicts.
+        report: Counts what is done.
+    """
+    mine = spans.c.source.in_(sources)
+    later = {source: place for place, source in enumerate(sources)}
+    other = spans.alias("other")
+    with writing(log.engine) as connection:
+        # A judgement that names only a span belongs to that span's trace.
+        trace = (
+            select(other.c.trace_id)
+            .where(other.c.source.in_(sources), other.c.span_id == spans.c.target)
+            .limit(1)
+            .correlate(spans)
+            .scalar_subquery()
+        )
+        lone = (mine, spans.c.kind == "score", spans.c.trace_id.is_(None))
+        connection.execute(update(spans).where(*lone).values(trace_id=trace))
+    traces = select(spans.c.trace_id).where(mine, spans.c.trace_id.is_not(None)).distinct()
+    while named := _first(log, traces.order_by(spans.c.trace_id).limit(GROUP)):
+        with writing(log.engine) as connection:
+            together = (mine, spans.c.trace_id.in_(named))
+            lines: dict[str, list[RowMapping]] = defaultdict(list)
+            found = connection.execute(select(spans).where(*together)).mappings().all()
+            # As within a file, a later line of the same id tells more.
+            latest = {r["span_id"]: r for r in sorted(found, key=lambda r: later[r["source"]])}
+            for row in latest.values():
+                lines[row["trace_id"]].append(row)
+            for trace_id in named:
+                _join_trace(connection, trace_id, lines[trace_id], rules, report)
+            connection.execute(delete(spans).where(*together))
+    single = select(spans.c.span_id).where(mine).order_by(spans.c.span_id).limit(GROUP)
+    while named := _first(log, single):
+        with writing(log.engine) as connection:
+            chosen = (mine, spans.c.span_id.in_(named))
+            rows = connection.execute(select(spans).where(*chosen)).mappings().all()
+            _judge(connection, None, rows, {}, rules, report)
+            connection.execute(delete(spans).where(*chosen))
+
+
+def _first(log: AnswerLog, query: Any) -> list[str]:
+    with database_errors(log.engine), log.engine.connect() as connection:
+        return list(connection.execute(query).scalars())
+
+
+def _join_trace(
+    connection: Connection,
+    trace_id: str,
+    rows: Sequence[RowMapping],
+    rules: Rules,
+    report: ImportReport,
+) -> None:
+    lines = [row for row in rows if row["kind"] != "score"]
+    joined = join(
+        trace_id,
+        [Span(r["span_id"], trace_id, r["kind"], r["content"], r["time"]) for r in lines],
+    )
+    places = {row["span_id"]: row["place"] for row in lines}
+    for span_id, why in joined.unusable:
+        report.skip(places[span_id], why)
+    report.context += joined.context
+    _add(connection, joined, places, report)
+    kinds = {row["span_id"]: row["kind"] for row in lines}
+    scores = [row for row in rows if row["kind"] == "score"]
+    _judge(connection, trace_id, scores, kinds, rules, report)
+
+
+def _add(
+    connection: Connection, joined: Joined, places: Mapping[str, str], report: ImportReport
+) -> None:
+    rows = []
+    for answer in joined.answers:
+        try:
+            rows.append(to_row(answer))
+        except InvalidInputError:
+            report.skip(places[answer.id], f"it {UNSTORABLE}")
+    new = add_rows(connection, rows)
+    report.added += new
+    report.known += len(rows) - new
+
+
+def _judge(
+    connection: Connection,
+    trace_id: str | None,
+    scores: Sequence[RowMapping],
+    kinds: Mapping[str, str],
+    rules: Rules,
+    report: ImportReport,
+) -> None:
+    """Put judgements on the answers they are about; all that speak of one are weighed together."""
+    about: dict[str, list[tuple[str, Judgement]]] = defaultdict(list)
+    found: dict[str, LoggedAnswer] = {}
+    for row in scores:
+        if kinds.get(row["target"] or "") == "retriever":
+            report.skip(row["place"], "it judges what was retrieved, not an answer")
+            continue
+        answer = _answer(connection, row["target"], trace_id)
+        if answer is None:
+            report.skip(row["place"], "the log has no answer that it speaks of")
+            continue
+        found[answer.id] = answer
+        about[answer.id].append((row["place"], Judgement(**row["content"])))
+    for answer_id, told in about.items():
+        before, judgements = found[answer_id], [judgement for _, judgement in told]
+        if judged_by_person(before) and not any(judgement.human for judgement in judgements):
+            for place, _ in told:
+                report.skip(place, "a person has judged the answer, and people outrank metrics")
+            continue
+        after = judge(before, judgements, rules)
+        if after == before:
+            report.known += len(judgements)
+            continue
+        review_row(connection, answer_id, {name: getattr(after, name) for name in _JUDGED})
+        report.judged += 1
+
+
+def _answer(
+    connection: Connection, target: str | None, trace_id: str | None
+) -> LoggedAnswer | None:
+    """Return the answer that a judgement is about: that of its span, or its trace's last one."""
+    exact = select(answers).where(answers.c.id == target)
+    whole = or_(*[answers.c.trace_id == named for named in (trace_id, target) if named])
+    last = select(answers).where(whole).order_by(answers.c.seq.desc()).limit(1)
+    row = connection.execute(exact).mappings().first() if target else None
+    row = row or connection.execute(last).mappings().first()
+    return None if row is None else from_row(row)

@@ -1,0 +1,1 @@
+"""GrAInS: attribution, objective, deltas, vector."""

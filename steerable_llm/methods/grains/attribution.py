@@ -1,0 +1,281 @@
+"""Which prompt tokens speak for the good answer and which against it (paper section 3.1).
+
+Every method says at which points to take gradients and how to fold them into one score per
+token; a `Route` holds that. So points of many prompts can share one batch: `routes` first, then
+the gradients from wherever they are cheapest, then `route.scores`. The four functions named after
+the methods do all three steps for one prompt.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from steerable_llm.chat.context import Segment
+from steerable_llm.errors import AttributionError, InvalidInputError
+
+Objective = Callable[[Tensor], Tensor]
+"""A function f from embeddings [N, T, d] to values [N], differentiable, rows independent."""
+
+Quadrature = Literal["right", "gauss_legendre"]
+
+
+@dataclass(frozen=True)
+class Route:
+    """Where to take gradients for one prompt, and what to make of them.
+
+    Attributes:
+        points: [N, T, d] in the dtype of the embeddings; N is 0 when no gradient is needed.
+        weights: [N] float32, weight of each point's gradient.
+        factor: [T, d] float32, multiplies the weighted gradient before the sum over d.
+        given: [T] float32, scores that need no gradient, or None.
+    """
+
+    points: Tensor
+    weights: Tensor
+    factor: Tensor
+    given: Tensor | None = None
+
+    def scores(self, gradients: Tensor) -> Tensor:
+        """Fold the gradients at the points [N, T, d] into one score per token, float32 [T].
+
+        Raises:
+            AttributionError: a gradient is not finite.
+        """
+        if self.given is not None:
+            return self.given
+        if not bool(torch.isfinite(gradients).all()):
+            raise AttributionError(
+                "the gradients hold NaN or infinite values: use float32 or bfloat16 instead of "
+                "float16, another baseline, or leave the pair out"
+            )
+        weighted = torch.einsum("n,ntd->td", self.weights, gradients.float())
+        return (self.factor * weighted).sum(-1)
+
+
+def quadrature_nodes(steps: int, quadrature: Quadrature = "right") -> tuple[Tensor, Tensor]:
+    """Return nodes in [0, 1] and weights that sum to 1, both float32 [steps].
+
+    Args:
+        steps: number m of nodes, at least 1.
+        quadrature: "right" is the paper's right Riemann sum (k/m, k = 1..m);
+            "gauss_legendre" is exact for polynomials up to degree 2m - 1.
+
+    Raises:
+        InvalidInputError: steps below 1 or an unknown rule.
+    """
+    if steps < 1:
+        raise InvalidInputError(f"steps is {steps}: the path needs at least 1 step")
+    if quadrature == "right":
+        return torch.arange(1, steps + 1) / steps, torch.full((steps,), 1 / steps)
+    if quadrature == "gauss_legendre":
+        nodes, weights = np.polynomial.legendre.leggauss(steps)
+        # From [-1, 1] to [0, 1].
+        return torch.from_numpy((nodes + 1) / 2).float(), torch.from_numpy(weights / 2).float()
+    raise InvalidInputError(f"unknown quadrature {quadrature!r}: choose right or gauss_legendre")
+
+
+def integrated_gradients_route(
+    embeddings: Tensor,
+    baseline: Tensor,
+    steps: int = 5,
+    quadrature: Quadrature = "right",
+    seed: int = 0,  # noqa: ARG001 - one signature for all methods
+) -> Route:
+    """Integrated gradients along the straight line from the baseline (eq. 2)."""
+    nodes, weights = quadrature_nodes(steps, quadrature)
+    # One rounding only: low-precision embeddings are interpolated in float32.
+    x, b = embeddings.float(), baseline.float().expand_as(embeddings)
+    points = b + nodes.to(x.device)[:, None, None] * (x - b)
+    return Route(points.to(embeddings.dtype), weights.to(x.device), x - b)
+
+
+def gradient_route(
+    embeddings: Tensor,
+    baseline: Tensor,  # noqa: ARG001
+    steps: int = 1,  # noqa: ARG001
+    quadrature: Quadrature = "right",  # noqa: ARG001
+    seed: int = 0,  # noqa: ARG001
+) -> Route:
+    """Vanilla gradient at the prompt itself (paper appendix B)."""
+    one = torch.ones(1, device=embeddings.device)
+    return Route(embeddings[None], one, torch.ones_like(embeddings, dtype=torch.float32))
+
+
+SMOOTHGRAD_NOISE = 0.15
+"""Standard deviation of SmoothGrad's noise, in units of the embeddings' standard deviation."""
+
+
+def smoothgrad_route(
+    embeddings: Tensor,
+    baseline: Tensor,  # noqa: ARG001
+    steps: int = 5,
+    quadrature: Quadrature = "right",  # noqa: ARG001
+    seed: int = 0,
+) -> Route:
+    """Mean gradient over `steps` noisy copies of the prompt (paper appendix B)."""
+    if steps < 1:
+        raise InvalidInputError(f"steps is {steps}: SmoothGrad needs at least 1 sample")
+    x = embeddings.float()
+    source = torch.Generator().manual_seed(seed)  # on the CPU: the same noise on every device
+    noise = torch.randn((steps, *x.shape), generator=source).to(x.device)
+    points = x + SMOOTHGRAD_NOISE * x.std() * noise
+    weights = torch.full((steps,), 1 / steps, device=x.device)
+    return Route(points.to(embeddings.dtype), weights, torch.ones_like(x))
+
+
+def random_route(
+    embeddings: Tensor,
+    baseline: Tensor,  # noqa: ARG001
+    steps: int = 0,  # noqa: ARG001
+    quadrature: Quadrature = "right",  # noqa: ARG001
+    seed: int = 0,
+) -> Route:
+    """Normal scores without any gradient: the paper's lower bound (table 6)."""
+    source = torch.Generator().manual_seed(seed)
+    given = torch.randn(embeddings.shape[0], generator=source).to(embeddings.device)
+    factor = torch.ones_like(embeddings, dtype=torch.float32)
+    return Route(embeddings[None][:0], torch.zeros(0, device=embeddings.device), factor, given)
+
+
+ATTRIBUTIONS: dict[str, Callable[..., Route]] = {
+    "integrated_gradients": integrated_gradients_route,
+    "gradient": gradient_route,
+    "smoothgrad": smoothgrad_route,
+    "random": random_route,
+}
+"""Name to the function that plans the route: (embeddings [T, d], baseline [d] or [T, d], steps,
+quadrature, seed) -> Route."""
+
+
+def gradients_of(f: Objective, points: Tensor) -> Tensor:
+    """Return the gradient of f at each point: [N, T, d], nothing else gets a gradient."""
+    leaf = points.detach().requires_grad_(True)
+    with torch.enable_grad():
+        (gradients,) = torch.autograd.grad(f(leaf).sum(), leaf)
+    return gradients
+
+
+def _attribute(f: Objective, route: Route) -> Tensor:
+    return route.scores(gradients_of(f, route.points) if len(route.points) else route.points)
+
+
+def integrated_gradients(
+    f: Objective,
+    embeddings: Tensor,
+    baseline: Tensor,
+    steps: int = 5,
+    quadrature: Quadrature = "right",
+) -> Tensor:
+    """Integrated gradients summed over the hidden axis: one score per token (eq. 2).
+
+    Args:
+        f: the objective, [N, T, d] to [N].
+        embeddings: the prompt x, [T, d].
+        baseline: the neutral input, [d] or [T, d].
+        steps: number m of points on the path.
+        quadrature: see `quadrature_nodes`.
+
+    Returns:
+        float32 [T]; the sum approaches f(x) - f(baseline) as steps grows (completeness).
+
+    Raises:
+        AttributionError: a gradient is not finite.
+    """
+    return _attribute(f, integrated_gradients_route(embeddings, baseline, steps, quadrature))
+
+
+def gradient(f: Objective, embeddings: Tensor) -> Tensor:
+    """Gradient at the prompt [T, d], summed over the hidden axis: float32 [T]."""
+    return _attribute(f, gradient_route(embeddings, embeddings))
+
+
+def smoothgrad(f: Objective, embeddings: Tensor, samples: int = 5, seed: int = 0) -> Tensor:
+    """Mean gradient over noisy copies of the prompt [T, d], summed over d: float32 [T]."""
+    return _attribute(f, smoothgrad_route(embeddings, embeddings, samples, seed=seed))
+
+
+def random(embeddings: Tensor, seed: int = 0) -> Tensor:
+    """Normal scores for the prompt [T, d], the control: float32 [T]."""
+    return _attribute(
+        lambda points: points.sum((1, 2)), random_route(embeddings, embeddings, seed=seed)
+    )
+
+
+def completeness_error(scores: Tensor, value: float, baseline_value: float) -> float:
+    """Return |sum_j a_j - (f(x) - f(b))| / |f(x) - f(b)|; 0 is perfect, infinite without a gap."""
+    gap = value - baseline_value
+    missing = abs(float(scores.double().sum()) - gap)
+    if gap == 0:
+        return 0.0 if missing == 0 else math.inf
+    return missing / abs(gap)
+
+
+def select_tokens(
+    scores: Tensor | Sequence[float], selectable: Tensor | Sequence[bool], k: int
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Pick the k most positive and the k most negative tokens (eq. 3).
+
+    A token is only picked for the sign it has, so either list may be shorter than k or empty.
+
+    Args:
+        scores: [T].
+        selectable: [T], False for tokens that may not be picked.
+        k: how many per sign.
+
+    Returns:
+        Positions of the positive and of the negative tokens, strongest first; ties go to the
+        earlier token.
+
+    Raises:
+        InvalidInputError: k below 1, or lengths that differ.
+    """
+    values = [float(score) for score in scores]
+    allowed = [bool(flag) for flag in selectable]
+    if k < 1:
+        raise InvalidInputError(f"k is {k}: select at least 1 token per sign")
+    if len(values) != len(allowed):
+        raise InvalidInputError(f"{len(values)} scores but {len(allowed)} selectable flags")
+    candidates = [i for i, flag in enumerate(allowed) if flag]
+    positive = sorted((i for i in candidates if values[i] > 0), key=lambda i: -values[i])
+    negative = sorted((i for i in candidates if values[i] < 0), key=lambda i: values[i])
+    return tuple(positive[:k]), tuple(negative[:k])
+
+
+@dataclass(frozen=True, eq=False)
+class PairAttribution:
+    """What the attribution saw in one pair.
+
+    Attributes:
+        pair_id: the pair's id.
+        token_ids: the prompt as the model sees it, T ids.
+        tokens: the text of each token.
+        segments: the part of the prompt each token belongs to.
+        scores: a_j per token, float32 [T] on the CPU; positive speaks for the good answer.
+        selectable: whether each token could be picked.
+        positive: picked positions with positive scores, strongest first.
+        negative: picked positions with negative scores, strongest first.
+        value: f(x), natural logarithm.
+        baseline_value: f(b), or None when the method has no baseline.
+        completeness_error: relative, see `completeness_error`; None without a baseline.
+        good: the preferred answer.
+        bad: the dispreferred answer, if there is one.
+    """
+
+    pair_id: str
+    token_ids: tuple[int, ...]
+    tokens: tuple[str, ...]
+    segments: tuple[Segment, ...]
+    scores: Tensor
+    selectable: tuple[bool, ...]
+    positive: tuple[int, ...]
+    negative: tuple[int, ...]
+    value: float | None
+    baseline_value: float | None
+    completeness_error: float | None
+    good: str
+    bad: str | None

@@ -1,0 +1,104 @@
+"""How the last prompt position moves when tokens are taken away (paper section 3.2, eq. 4)."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from steerable_llm.methods.grains.objective import PreferenceObjective
+from steerable_llm.runtime.hooked_model import HookedModel
+from steerable_llm.runtime.hooks import capture_block_outputs
+from steerable_llm.runtime.packed import frozen
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One input to run: a pair's prompt without the tokens of one sign (0: with all)."""
+
+    pair: int
+    sign: int
+    removed: tuple[int, ...]
+    length: int
+
+
+@torch.no_grad()
+def contrastive_deltas(
+    llm: HookedModel,
+    objective: PreferenceObjective,
+    selected: Sequence[tuple[tuple[int, ...], tuple[int, ...]]],
+    baseline: Tensor,
+    layers: Sequence[int],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return h(x) - h(x without I+), h(x) - h(x without I-) and h(x).
+
+    h is the raw block output at the last prompt position. A pair without tokens of a sign gives
+    no delta of it.
+
+    Args:
+        llm: the model.
+        objective: knows the pairs' embeddings and the memory budget.
+        selected: per pair the positions I+ and I-.
+        baseline: what replaces a removed token's embedding, [d].
+        layers: 0-based blocks, L of them.
+
+    Returns:
+        [n+, L, d], [n-, L, d] and [n, L, d], float32 on the CPU.
+    """
+    states: dict[tuple[int, int], Tensor] = {}
+    for batch in _batches(_jobs(objective, selected), objective, len(llm.blocks)):
+        inputs = torch.zeros(
+            (len(batch), batch[0].length, len(baseline)),
+            dtype=objective.reader.dtype,
+            device=baseline.device,
+        )
+        for row, job in enumerate(batch):
+            inputs[row, : job.length] = objective.embeddings(job.pair)
+            inputs[row, list(job.removed)] = baseline.to(inputs.dtype)
+        # Padding stands on the right, where a causal model's earlier positions never look.
+        with frozen(llm.model), capture_block_outputs(llm.blocks) as captured:
+            llm.model.base_model(inputs_embeds=inputs, use_cache=False)
+        rows = torch.arange(len(batch))
+        last = torch.tensor([job.length - 1 for job in batch])
+        found = torch.stack([captured[i][rows, last].float().cpu() for i in layers], dim=1)
+        states.update({(job.pair, job.sign): h for job, h in zip(batch, found, strict=True)})
+    whole = torch.stack([states[pair, 0] for pair in range(len(selected))])
+    plus, minus = (
+        [
+            whole[pair] - states[pair, sign]
+            for pair in range(len(selected))
+            if (pair, sign) in states
+        ]
+        for sign in (1, -1)
+    )
+    return (
+        torch.stack(plus) if plus else whole[:0],
+        torch.stack(minus) if minus else whole[:0],
+        whole,
+    )
+
+
+def _jobs(
+    objective: PreferenceObjective, selected: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]
+) -> list[_Job]:
+    jobs = []
+    for pair, (positive, negative) in enumerate(selected):
+        length = len(objective.pairs[pair].prompt)
+        jobs.append(_Job(pair, 0, (), length))
+        jobs += [
+            _Job(pair, sign, removed, length)
+            for sign, removed in ((1, positive), (-1, negative))
+            if removed
+        ]
+    return sorted(jobs, key=lambda job: -job.length)  # stable: a pair's inputs stay together
+
+
+def _batches(
+    jobs: Sequence[_Job], objective: PreferenceObjective, depth: int
+) -> Iterator[list[_Job]]:
+    start = 0
+    while start < len(jobs):
+        cost = objective.forward_bytes(jobs[start].length, kept_blocks=depth)
+        stop = start + max(1, objective.memory_budget // cost)
+        yield list(jobs[start:stop])
+        start = stop

@@ -1,0 +1,390 @@
+"""The preference objective of many pairs on one model, in batches (paper section 3.1, eq. 1).
+
+f(x) = log P(good | x) - log P(bad | x), summed over each answer's tokens with its end-of-turn
+token. A point on a path, of any pair, is one packed row; rows of similar length share a batch
+that stays within a memory budget. Gradients go to the inputs only.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from steerable_llm.chat.context import Segment, user_parts
+from steerable_llm.chat.message import Message
+from steerable_llm.errors import InvalidInputError
+from steerable_llm.runtime.blocks import text_config
+from steerable_llm.runtime.hooked_model import HookedModel
+from steerable_llm.runtime.packed import AnswerReader, Batch, Branch, Group, RowShape, frozen
+
+# Which part of the prompt each token belongs to: template, system, context or question.
+
+
+@dataclass(frozen=True)
+class PromptTokens:
+    """A prompt in tokens, each with its text and its part.
+
+    Attributes:
+        ids: token ids, T of them.
+        texts: the pieces of the prompt's text; joined they are the text again.
+        segments: the part each token belongs to.
+        is_template: true for special and template tokens.
+    """
+
+    ids: tuple[int, ...]
+    texts: tuple[str, ...]
+    segments: tuple[Segment, ...]
+    is_template: tuple[bool, ...]
+
+
+def prompt_tokens(llm: HookedModel, messages: Sequence[Message]) -> PromptTokens:
+    """Encode a prompt as the model sees it and tell its parts."""
+    ids = llm.encode(messages)
+    mask = llm.special_token_mask(messages)
+    text = llm.render(messages)
+    ends = _token_ends(llm, text, ids)
+    if ends is None:  # a slow tokenizer tells no places: the content stays in one piece
+        texts = tuple(str(llm.tokenizer.decode([token])) for token in ids)
+        plain: list[Segment] = ["template" if special else "question" for special in mask]
+        return PromptTokens(tuple(ids), texts, tuple(plain), tuple(mask))
+    part = _parts(messages, text)
+    segments: list[Segment] = []
+    for end, special in zip(ends, mask, strict=True):
+        segments.append("template" if special or not end else part[end - 1])
+    starts = [0, *ends[:-1]]
+    texts = tuple(text[start:end] for start, end in zip(starts, ends, strict=True))
+    return PromptTokens(tuple(ids), texts, tuple(segments), tuple(mask))
+
+
+def _token_ends(llm: HookedModel, text: str, ids: Sequence[int]) -> list[int] | None:
+    """Where each token ends in the text, never going back; None when it cannot be told."""
+    if not llm.tokenizer.is_fast:
+        return None
+    for add_special in (False, True):
+        encoded = llm.tokenizer(text, add_special_tokens=add_special, return_offsets_mapping=True)
+        if list(encoded["input_ids"]) == list(ids):
+            ends, furthest = [], 0
+            for _, end in encoded["offset_mapping"]:
+                furthest = max(furthest, end)
+                ends.append(furthest)
+            return ends
+    return None
+
+
+def _parts(messages: Sequence[Message], text: str) -> list[Segment]:
+    """The part that each character of the rendered prompt belongs to."""
+    part: list[Segment] = ["template"] * len(text)
+    cursor = 0
+    for message in messages:
+        content = message.content
+        start = text.find(content, cursor)
+        if start < 0:  # many templates trim
+            content = content.strip()
+            start = text.find(content, cursor)
+        if start < 0:
+            continue
+        cursor = start + len(content)
+        if message.role == "user":
+            for offset, segment in user_parts(content):
+                part[start + offset : cursor] = [segment] * (cursor - start - offset)
+        else:
+            part[start:cursor] = [message.role] * len(content)
+    return part
+
+
+CPU_TOKENS = 1024
+"""Tokens per batch on a CPU: enough for full speed, more only leaves the caches."""
+MEMORY_SHARE = 0.4
+"""Share of the memory that a batch may fill: an accelerator's free memory, or the machine's."""
+
+
+@dataclass(frozen=True)
+class EncodedPair:
+    """A pair in tokens.
+
+    Attributes:
+        pair_id: for messages.
+        prompt: token ids, chat template applied with generation prompt.
+        good: token ids of the preferred answer with its end of turn.
+        bad: the same for the dispreferred answer; empty for objective "likelihood".
+    """
+
+    pair_id: str
+    prompt: tuple[int, ...]
+    good: tuple[int, ...]
+    bad: tuple[int, ...] = ()
+
+    def shape(self, reduction: Literal["sum", "mean"] = "sum") -> RowShape:
+        """The packed row of one input of this pair; good counts up, bad counts down."""
+        branches = []
+        for sign, answer in ((1.0, self.good), (-1.0, self.bad)):
+            if answer:
+                weight = sign / len(answer) if reduction == "mean" else sign
+                branches.append(Branch(len(self.prompt), answer, weight))
+        return RowShape(len(self.prompt), tuple(branches))
+
+
+class PreferenceObjective:
+    """f for many pairs: values and gradients at any points."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        pairs: Sequence[EncodedPair],
+        reduction: Literal["sum", "mean"] = "sum",
+        memory_budget: int | None = None,
+    ) -> None:
+        """Prepare the pairs and try the model once on one of them.
+
+        Args:
+            model: a causal language model.
+            pairs: at least one.
+            reduction: sum or mean of the log-probabilities of an answer's tokens.
+            memory_budget: bytes of activations per batch; None chooses by the device.
+
+        Raises:
+            InvalidInputError: no pairs, or one without tokens.
+        """
+        if not pairs:
+            raise InvalidInputError("there are no pairs: give at least one")
+        for pair in pairs:
+            if not pair.prompt or not pair.good:
+                raise InvalidInputError(f"pair {pair.pair_id} has an empty prompt or answer")
+        self.model = model
+        self.pairs = tuple(pairs)
+        self.shapes = tuple(pair.shape(reduction) for pair in pairs)
+        self.reader = AnswerReader(model)
+        example = max(range(len(pairs)), key=lambda i: _tells(self.shapes[i]))
+        self.reader.learn(self.shapes[example], self.embeddings(example))
+        self.memory_budget = memory_budget or self._default_budget()
+
+    def embeddings(self, index: int) -> Tensor:
+        """Return a pair's prompt embeddings x, [T, d]."""
+        return self.reader.embed(self.pairs[index].prompt)
+
+    def function(self, index: int) -> Callable[[Tensor], Tensor]:
+        """Return one pair's f as a differentiable function from [N, T, d] to [N]."""
+
+        def f(points: Tensor) -> Tensor:
+            rows = self.reader.rows_of(self.shapes[index])
+            groups = [Group(row, points) for row in rows]
+            batch = self.reader.batch(groups, values=[0] * len(groups))
+            with frozen(self.model):
+                return self.reader.values(batch)
+
+        return f
+
+    def values(self, points: Sequence[tuple[int, Tensor]]) -> list[Tensor]:
+        """Return f at points without gradients.
+
+        Args:
+            points: pair indices, each with its points [N, T, d].
+
+        Returns:
+            One float32 [N] per entry, on the CPU.
+        """
+        return [value for value, _ in self._run(points, gradients=False, done=None)]
+
+    def gradients(
+        self,
+        points: Sequence[tuple[int, Tensor]],
+        done: Callable[[int], object] | None = None,
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Return f and its gradient at points.
+
+        Args:
+            points: pair indices, each with its points [N, T, d].
+            done: called with the entries' numbers as they are finished, for a progress bar.
+
+        Returns:
+            Per entry f, float32 [N] on the CPU, and the gradient, [N, T, d].
+        """
+        return self._run(points, gradients=True, done=done)
+
+    def baseline_values(self, baseline: Tensor) -> list[float]:
+        """Return f of every pair where the whole prompt is one baseline embedding [d].
+
+        Such prompts differ only in length, so many pairs' answers share one row on models that
+        can run packed rows.
+        """
+        baseline = baseline.to(self.reader.dtype)
+        if not self.reader.packs:
+            points = [(i, baseline.expand(1, len(p.prompt), -1)) for i, p in enumerate(self.pairs)]
+            return [float(value) for value in self.values(points)]
+        values = [0.0] * len(self.pairs)
+        order = sorted(range(len(self.pairs)), key=lambda i: len(self.pairs[i].prompt))
+        jobs: list[tuple[list[int], RowShape]] = []
+        for index in order:
+            shape = self.shapes[index]
+            joined = _join(*jobs[-1], shape) if jobs else None
+            # Attention is quadratic in the row: stop where answers outweigh the prompt.
+            if (
+                joined
+                and self.reader.packable(joined)
+                and joined.length <= max(4 * joined.prompt_length, 512)
+            ):
+                jobs[-1] = ([*jobs[-1][0], index], joined)
+            else:
+                jobs.append(([index], shape))
+        with torch.no_grad(), frozen(self.model):
+            for owners, shape in jobs:
+                prompt = baseline.expand(1, shape.prompt_length, -1)
+                rows = self.reader.rows_of(shape)
+                batch = self.reader.batch([Group(r, prompt) for r in rows], [0] * len(rows))
+                for owner, value in zip(owners, self.reader.values(batch).tolist(), strict=True):
+                    values[owner] = value
+        return values
+
+    def _run(
+        self,
+        points: Sequence[tuple[int, Tensor]],
+        gradients: bool,
+        done: Callable[[int], object] | None,
+    ) -> list[Any]:
+        results: list[list[tuple[Tensor, Tensor]]] = [[] for _ in points]
+        left = [len(tensor) for _, tensor in points]
+        for chunk in self._chunks(points, gradients):
+            batch, parts = self._assemble(points, chunk)
+            with frozen(self.model), torch.set_grad_enabled(gradients):
+                batch.inputs.requires_grad_(gradients)
+                values = self.reader.values(batch)
+                slopes = (
+                    torch.autograd.grad(values.sum(), batch.inputs)[0]
+                    if gradients
+                    else batch.inputs
+                )
+            values = values.detach().cpu()
+            for (entry, start, stop), (first, rows) in zip(chunk, parts, strict=True):
+                length = points[entry][1].shape[1]
+                count = stop - start
+                # A model that cannot pack has one row per answer: their gradients add up.
+                slope = sum(
+                    (slopes[row : row + count, :length] for row in rows[1:]),
+                    start=slopes[rows[0] : rows[0] + count, :length],
+                )
+                results[entry].append((values[first : first + count], slope))
+                left[entry] -= count
+                if left[entry] == 0 and done is not None:
+                    done(entry)
+        return [
+            (torch.cat([v for v, _ in parts]), torch.cat([g for _, g in parts]))
+            if parts
+            else (torch.zeros(0), tensor)
+            for parts, (_, tensor) in zip(results, points, strict=True)
+        ]
+
+    def _assemble(
+        self, points: Sequence[tuple[int, Tensor]], chunk: Sequence[tuple[int, int, int]]
+    ) -> tuple[Batch, list[tuple[int, list[int]]]]:
+        """Return the batch, and for each part its first value and the first row of each answer."""
+        groups: list[Group] = []
+        starts: list[int] = []
+        parts: list[tuple[int, list[int]]] = []
+        row = value = 0
+        for entry, start, stop in chunk:
+            index, tensor = points[entry]
+            rows = []
+            for shape in self.reader.rows_of(self.shapes[index]):
+                groups.append(Group(shape, tensor[start:stop].detach()))
+                starts.append(value)
+                rows.append(row)
+                row += stop - start
+            parts.append((value, rows))
+            value += stop - start
+        return self.reader.batch(groups, starts), parts
+
+    def _chunks(
+        self, points: Sequence[tuple[int, Tensor]], gradients: bool
+    ) -> list[list[tuple[int, int, int]]]:
+        """Cut the points into batches: lists of (entry, first point, end), longest rows first.
+
+        Longest first, so that a budget that is too large fails at once and not at the end.
+        Packed and plain rows are kept apart: the mask of packed rows would lift the attention
+        window that keeps a longer row plain.
+        """
+        rows = {entry: self.reader.rows_of(self.shapes[i]) for entry, (i, _) in enumerate(points)}
+        packed = {entry: any(len(row.branches) > 1 for row in rows[entry]) for entry in rows}
+        chunks: list[list[tuple[int, int, int]]] = []
+        room, before = 0, False
+        for entry in sorted(rows, key=lambda e: (packed[e], -self.shapes[points[e][0]].length)):
+            if packed[entry] != before:
+                room, before = 0, packed[entry]
+            count = len(points[entry][1])
+            # Later rows are shorter and padded to the first one's length: cost is the first's.
+            cost = sum(self._row_bytes(row, gradients) for row in rows[entry])
+            start = 0
+            while start < count:
+                if room < 1:
+                    chunks.append([])
+                    room = max(1, self.memory_budget // cost)
+                stop = min(count, start + room)
+                chunks[-1].append((entry, start, stop))
+                room -= stop - start
+                start = stop
+        return chunks
+
+    def _row_bytes(self, shape: RowShape, gradients: bool) -> int:
+        """Estimate the activations that one row of answers holds on to, in bytes."""
+        depth = int(text_config(self.model).num_hidden_layers) if gradients else 1
+        head = shape.reads if self.reader.reads_positions else shape.length
+        mask = shape.length**2 * self.reader.dtype.itemsize
+        logits = 3 * 4 * head * int(text_config(self.model).vocab_size)
+        return depth * self._block_bytes(shape.length) + mask + logits
+
+    def forward_bytes(self, length: int, kept_blocks: int) -> int:
+        """Estimate the bytes of one row without answers whose block outputs are kept."""
+        width = int(text_config(self.model).hidden_size)
+        return self._block_bytes(length) + kept_blocks * length * width * self.reader.dtype.itemsize
+
+    def _block_bytes(self, length: int) -> int:
+        """Estimate what one block keeps for its gradient, in bytes per row.
+
+        Per token: the inputs of both norms, of the four attention and three feed-forward
+        products, and the elementwise steps between them: about 16 d + 5 d_ff numbers.
+        """
+        config = text_config(self.model)
+        width = int(config.hidden_size)
+        inner = int(getattr(config, "intermediate_size", None) or 4 * width)
+        size = self.reader.dtype.itemsize
+        block = length * (16 * width + 5 * inner) * size
+        if getattr(config, "_attn_implementation", None) == "eager":
+            block += 3 * int(config.num_attention_heads) * length**2 * size
+        return block
+
+    def _default_budget(self) -> int:
+        if self.reader.device.type == "cuda":
+            return int(torch.cuda.mem_get_info(self.reader.device)[0] * MEMORY_SHARE)
+        depth = int(text_config(self.model).num_hidden_layers)
+        wanted = depth * self._block_bytes(CPU_TOKENS)
+        return min(wanted, int(_physical_memory() * MEMORY_SHARE))
+
+
+def _tells(shape: RowShape) -> tuple[int, int, int]:
+    """How well a row shows whether a model can run packed rows: by answer tokens that are fed.
+
+    An answer of one token feeds none, so a wrong mask or position would not show. A few tokens
+    per answer are enough; among those the shortest row is the cheapest.
+    """
+    fed = [min(len(branch.ids) - 1, 4) for branch in shape.branches]
+    return min(fed), max(fed), -shape.length
+
+
+def _join(owners: list[int], shape: RowShape, other: RowShape) -> RowShape:
+    """Put another pair's branches behind the longer of two prompts, as a new owner."""
+    moved = tuple(
+        Branch(branch.start, branch.ids, branch.weight, owner=len(owners))
+        for branch in other.branches
+    )
+    return RowShape(max(shape.prompt_length, other.prompt_length), shape.branches + moved)
+
+
+def _physical_memory() -> int:
+    """Bytes of this machine's memory; 8 GiB where the system does not tell."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # Windows has no sysconf
+        return 8 * 2**30

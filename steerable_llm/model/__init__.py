@@ -1,1 +1,0 @@
-"""The hooked model: how it is loaded, hooked, asked and scored."""

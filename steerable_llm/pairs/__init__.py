@@ -1,0 +1,1 @@
+"""Preference pairs: made from logged answers, filtered, reviewed."""

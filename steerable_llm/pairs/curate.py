@@ -1,0 +1,327 @@
+"""From logged failures to pairs that are fit to build from, with an account of all others."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from steerable_llm.chat.message import Message
+from steerable_llm.embedding import Embedder
+from steerable_llm.errors import InvalidInputError, PairError
+from steerable_llm.files import write_whole
+from steerable_llm.logs.answers import LoggedAnswer
+from steerable_llm.pairs.filters import GateCount, GateInput, GateSettings, run_gates
+from steerable_llm.pairs.judge import Judge
+from steerable_llm.pairs.pair import Pairs
+from steerable_llm.pairs.pairing import NO_GOOD_ANSWER, WRONG_RETRIEVAL, Draft
+from steerable_llm.pairs.proposals import ProposedPair, acceptable
+from steerable_llm.pairs.review import ENOUGH, visible
+from steerable_llm.pairs.scrub import Scrubber
+
+# What became of a log's failures on their way to pairs: counts, reasons and examples.
+
+#: Examples of each gate in Markdown; the data has all of them.
+SHOWN = 5
+
+
+@dataclass(frozen=True)
+class SetAside:
+    """A failure that gave no pair.
+
+    Attributes:
+        gate: What set it aside.
+        why: In words.
+        id: Of the logged answer.
+        question: What was asked.
+        good: The good answer, if there was one.
+        bad: The logged answer.
+    """
+
+    gate: str
+    why: str
+    id: str
+    question: str
+    good: str | None
+    bad: str
+
+    @classmethod
+    def of(cls, gate: str, why: str, draft: Draft) -> Self:
+        """Return what a report keeps of a draft."""
+        answer = draft.answer
+        return cls(gate, why, answer.id, answer.question, draft.good, answer.answer)
+
+
+@dataclass(frozen=True)
+class CurationReport:
+    """An account of one run of `curate`.
+
+    Attributes:
+        failures: Bad answers that were looked at.
+        pairs: Pairs that passed every gate.
+        by_source: How many of them have their good answer from where.
+        left_out: How many failures gave no pair before the gates, by reason.
+        gates: What each gate did, in their order.
+        examples: Every pair that a gate dropped.
+        wrong_retrieval: Failures of retrieval, which steering cannot mend.
+        proposed: Failures with proposals that wait for a person.
+        accepted: Proposals that were accepted without one, before the gates.
+        scrubbed: Personal values that were replaced, by kind; None when none were looked for.
+        near_duplicates: Whether duplicates were also found by meaning.
+        judged: Whether there was a judge.
+    """
+
+    failures: int
+    pairs: int
+    by_source: dict[str, int]
+    left_out: dict[str, int]
+    gates: tuple[GateCount, ...]
+    examples: tuple[SetAside, ...]
+    wrong_retrieval: tuple[SetAside, ...]
+    proposed: int = 0
+    accepted: int = 0
+    scrubbed: dict[str, int] | None = None
+    near_duplicates: bool = False
+    judged: bool = False
+
+    @property
+    def proposed_pairs(self) -> int:
+        """How many of the pairs have a good answer that was proposed and not written or praised."""
+        return sum(n for source, n in self.by_source.items() if source.startswith("proposal/"))
+
+    def lines(self) -> list[str]:
+        """Return the report in a few lines for a terminal."""
+        sources = ", ".join(f"{number} by {source}" for source, number in self.by_source.items())
+        said = [f"{self.pairs} pairs" + (f" ({sources})" if sources else "")]
+        said += [f"left out {number}: {why}" for why, number in self.left_out.items()]
+        for gate in self.gates:
+            said += [f"dropped {n} ({gate.gate}): {why}" for why, n in gate.dropped.items()]
+        if self.wrong_retrieval:
+            said.append(f"wrong retrieval: {len(self.wrong_retrieval)}, which steering cannot mend")
+        if self.scrubbed is not None:
+            kinds = ", ".join(f"{n} {kind}" for kind, n in self.scrubbed.items())
+            said.append(f"personal data replaced: {kinds or 'none found'}")
+        if self.accepted:
+            said.append(f"{self.accepted} proposals accepted unseen, before the gates")
+        if self.proposed:
+            said.append(f"{self.proposed} failures have proposals that wait for a review")
+        if not self.near_duplicates:
+            said.append("duplicates were compared exactly, not by meaning")
+        if 0 < self.pairs < ENOUGH:
+            said.append(f"{ENOUGH - self.pairs} more pairs would make {ENOUGH}, a good start")
+        return said
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain values."""
+        return {**asdict(self), "proposed_pairs": self.proposed_pairs}
+
+    def to_markdown(self) -> str:
+        """Return the report as a page."""
+        parts = [
+            "# Pairs from the log",
+            "",
+            f"**{self.failures} failures, {self.pairs} pairs**"
+            + (f", {self.proposed_pairs} of them proposed" if self.proposed_pairs else ""),
+            "",
+            *_table(("good answer from", "pairs"), self.by_source.items()),
+            "",
+            "## Gates",
+            "",
+            *_table(
+                ("gate", "came", "dropped", "could not be judged"),
+                ((g.gate, g.seen, sum(g.dropped.values()), g.not_judged or "") for g in self.gates),
+            ),
+            "",
+            "There was a judge of groundedness."
+            if self.judged
+            else "There was no judge, so groundedness was not checked.",
+            "Duplicates were compared by meaning."
+            if self.near_duplicates
+            else "Duplicates were compared exactly, since there was no embedding model.",
+        ]
+        if self.scrubbed is not None:
+            parts += ["", "## Personal data", ""]
+            parts += [
+                "Each value was replaced by the same placeholder everywhere; names of people are "
+                "not looked for.",
+                "",
+                *_table(("kind", "different values"), self.scrubbed.items()),
+            ]
+        for gate in self.gates:
+            if gate.dropped:
+                dropped = [entry for entry in self.examples if entry.gate == gate.gate]
+                parts += ["", f"### Dropped: {gate.gate}", "", *_examples(dropped)]
+        if self.wrong_retrieval:
+            parts += ["", "## Wrong retrieval", ""]
+            parts += ["Steering cannot mend these; they are work for the retriever.", ""]
+            parts += _examples(self.wrong_retrieval)
+        if self.left_out or self.proposed or self.accepted:
+            parts += ["", "## Without a good answer", ""]
+            rows = [*self.left_out.items()]
+            rows += [("proposals wait for a review", self.proposed)] if self.proposed else []
+            rows += [("proposals accepted unseen", self.accepted)] if self.accepted else []
+            parts += _table(("why", "failures"), rows)
+        return "\n".join(parts) + "\n"
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the report as ``.md`` or ``.json``, whole or not at all.
+
+        Raises:
+            InvalidInputError: Another suffix.
+        """
+        target = Path(path)
+        writers: Mapping[str, Callable[[], str]] = {
+            ".md": self.to_markdown,
+            ".json": lambda: json.dumps(self.to_dict(), ensure_ascii=False, indent=2) + "\n",
+        }
+        if target.suffix not in writers:
+            raise InvalidInputError(
+                f"cannot save a report on pairs as {target.name!r}; use one of {', '.join(writers)}"
+            )
+        return write_whole(target, writers[target.suffix]())
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
+    lines = [[*head], ["---"] * len(head), *([cell(value) for value in row] for row in rows)]
+    return [f"| {' | '.join(line)} |" for line in lines]
+
+
+def _examples(entries: Sequence[SetAside]) -> list[str]:
+    rows = [(e.id, e.why, e.question, e.good or "", e.bad) for e in entries[:SHOWN]]
+    lines = _table(("answer", "why", "question", "good", "bad"), rows)
+    more = len(entries) - SHOWN
+    return [*lines, "", f"and {more} more."] if more > 0 else lines
+
+
+def cell(value: object) -> str:
+    """Return text that people or models wrote, on one line and safe in a Markdown table."""
+    flat = visible(" ".join(str(value).split()))
+    for sign in "\\`*_[]<>|":
+        flat = flat.replace(sign, "\\" + sign)
+    return flat
+
+
+#: Given failures without a good answer, proposes some; `propose` with its model bound.
+Propose = Callable[[Sequence[Draft]], list[ProposedPair]]
+
+
+@dataclass(frozen=True)
+class Curation:
+    """What became of a log's failures.
+
+    Attributes:
+        pairs: What passed every gate, in the order of the log.
+        proposed: Failures with proposed answers that nobody accepted yet.
+        wrong_retrieval: Answers that failed because retrieval did: work for the retriever.
+        report: Counts and examples of all that was kept and dropped.
+    """
+
+    pairs: Pairs
+    proposed: tuple[ProposedPair, ...]
+    wrong_retrieval: tuple[LoggedAnswer, ...]
+    report: CurationReport
+
+
+@dataclass(frozen=True)
+class CurationSettings:
+    """How failures become pairs.
+
+    Attributes:
+        gates: Limits of the gates.
+        judge: Says what is grounded; None leaves that gate open.
+        embedder: Finds near duplicates; None finds exact ones only.
+        scrubber: Takes out personal data first; None leaves everything as it is.
+        propose: Proposes missing good answers; None leaves those failures out.
+        accept_proposals: Take the best proposal, if the judge is content, without a review.
+    """
+
+    gates: GateSettings = field(default_factory=GateSettings)
+    judge: Judge | None = None
+    embedder: Embedder | None = None
+    scrubber: Scrubber | None = None
+    propose: Propose | None = None
+    accept_proposals: bool = False
+
+
+def curate(drafts: Iterable[Draft], settings: CurationSettings) -> Curation:
+    """Turn failures into pairs: scrub, propose, and run the gates.
+
+    ::
+
+        with AnswerLog("sqlite:///answers.db") as log:
+            found = curate(log.drafts(), CurationSettings(judge=judge_named("lexical")))
+        found.pairs.to_jsonl("pairs.jsonl")
+
+    Args:
+        drafts: Failures, from `AnswerLog.drafts` or `draft_pairs`.
+        settings: What to do with them.
+
+    Raises:
+        PairError: There are no failures at all.
+        InvalidInputError: The judge failed.
+    """
+    scrubber = settings.scrubber
+    every = [_still_two(scrubber.scrub(draft)) if scrubber else draft for draft in drafts]
+    if not every:
+        raise PairError("the log has no bad answers of this kind: review some answers first")
+    paired = [draft for draft in every if draft.good is not None]
+    missing = [draft for draft in every if draft.source == NO_GOOD_ANSWER]
+    misled = [draft for draft in every if draft.source == WRONG_RETRIEVAL]
+    left_out = Counter(d.source for d in every if d.good is None and d.source != WRONG_RETRIEVAL)
+    proposed = settings.propose(missing) if settings.propose and missing else []
+    accepted = 0
+    if settings.accept_proposals:
+        # By all that was seen, since a file of answers may use an id twice.
+        offers = {(entry.id, entry.messages, entry.bad): entry for entry in proposed}
+        taken: dict[object, Draft] = {}
+        for draft in missing:
+            offer = offers.get(_seen(draft))
+            good = acceptable(draft, offer, settings.gates.grounded_at) if offer else None
+            if good is not None:
+                taken[_seen(draft)] = good
+        accepted = len(taken)
+        proposed = [entry for key, entry in offers.items() if key not in taken]
+        # In the order of the log, where the gates take the first of two that are alike.
+        every = [taken.get(_seen(d), d) if d.good is None else d for d in every]
+        paired = [draft for draft in every if draft.good is not None]
+    if missing and (answered := accepted + len(proposed)):
+        left_out[NO_GOOD_ANSWER] -= answered
+    given = GateInput(settings.gates, settings.judge, settings.embedder)
+    kept, counts, dropped = run_gates(paired, given)
+    report = CurationReport(
+        failures=len(every),
+        pairs=len(kept),
+        by_source=dict(Counter(draft.source for draft in kept)),
+        left_out={why: number for why, number in left_out.items() if number},
+        gates=tuple(counts),
+        examples=tuple(SetAside.of(entry.gate, entry.why, entry.draft) for entry in dropped),
+        wrong_retrieval=tuple(
+            SetAside.of("wrong retrieval", draft.source, draft) for draft in misled
+        ),
+        proposed=len(proposed),
+        accepted=accepted,
+        scrubbed=None if scrubber is None else dict(scrubber.found),
+        near_duplicates=settings.embedder is not None,
+        judged=settings.judge is not None,
+    )
+    return Curation(
+        Pairs(draft.pair() for draft in kept),
+        tuple(proposed),
+        tuple(draft.answer for draft in misled),
+        report,
+    )
+
+
+def _seen(draft: Draft) -> tuple[str, tuple[Message, ...], str]:
+    return draft.answer.id, draft.answer.messages, draft.answer.answer
+
+
+def _still_two(draft: Draft) -> Draft:
+    """Leave out the good answer that differed from the bad one only in how a number is written."""
+    if draft.good is None or draft.good.strip() != draft.answer.answer.strip():
+        return draft
+    return Draft(draft.answer, None, "without personal data both answers are the same")

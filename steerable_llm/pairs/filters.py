@@ -1,0 +1,253 @@
+"""Gates: which pairs are fit to build from, and why the others are not.
+
+Each gate reads all pairs that passed the gates before it and says for each why it is dropped, or
+None. They run in the order of `GATES`: a share of refusals means something only for what is left.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import floor
+
+import numpy as np
+
+from steerable_llm.chat.phrases import abstains, normalise
+from steerable_llm.embedding import Embedder
+from steerable_llm.errors import InvalidInputError
+from steerable_llm.pairs.judge import Claim, Judge, fixed_terms, judged
+from steerable_llm.pairs.pairing import Draft
+
+# Near duplicates: texts that say the same in about the same words.
+
+#: Rows compared at once, so that the matrix of similarities stays small.
+_ROWS = 256
+
+
+def originals(texts: Sequence[str], embedder: Embedder | None, at: float) -> list[int]:
+    """Return for each text the place of the first one that it repeats: its own for an original.
+
+    Texts repeat each other when they are the same but for case and spacing. With an embedder also
+    when their cosine is `at` or more and both have the same numbers and names: embeddings hardly
+    tell "opens at nine" from "opens at ten". A text is compared with originals only, so that a
+    chain of small changes is not followed to its end.
+
+    Args:
+        texts: What is compared.
+        embedder: Makes unit vectors `[n, d]`; None compares exactly.
+        at: Cosine from which texts are near duplicates.
+    """
+    first: dict[str, int] = {}
+    found = [first.setdefault(normalise(text), place) for place, text in enumerate(texts)]
+    left = [place for place, original in enumerate(found) if place == original]
+    if embedder is None or len(left) < 2:
+        return found
+    rows = embedder.embed([texts[place] for place in left])
+    fixed = [fixed_terms(texts[place]) for place in left]
+    is_original = np.zeros(len(left), dtype=bool)
+    for start in range(0, len(left), _ROWS):
+        block = rows[start : start + _ROWS]
+        # Only what stands before a text can be its original.
+        near = block @ rows[: start + len(block)].T >= at
+        for row in range(len(block)):
+            place = start + row
+            before = np.flatnonzero(near[row, :place] & is_original[:place])
+            match = next((other for other in before if fixed[other] == fixed[place]), None)
+            is_original[place] = match is None
+            if match is not None:
+                found[left[place]] = left[int(match)]
+    # A repetition of what turned out to be a near duplicate follows it to the original.
+    return [found[original] for original in found]
+
+
+#: Failures that are about what the passages say; manners and myths are not judged by passages.
+ABOUT_PASSAGES = frozenset(
+    {None, "not in documents", "contradicts", "missed the answer", "should have refused"}
+)
+#: Answers below so many words count as so long: "Ten." and "At ten o'clock, sir." are no mismatch.
+SHORT = 5
+
+
+@dataclass(frozen=True)
+class GateSettings:
+    """What the gates let through.
+
+    Attributes:
+        grounded_at: A score of so much or more is a grounded answer.
+        length_ratio: The longer answer has at most so many times the words of the shorter.
+        refusal_share: At most this share of the pairs has a good answer that declines to answer.
+        duplicate_at: Cosine from which two pairs say the same.
+    """
+
+    grounded_at: float = 0.5
+    length_ratio: float = 3.0
+    refusal_share: float = 0.5
+    duplicate_at: float = 0.95
+
+    def __post_init__(self) -> None:
+        """Refuse what could let nothing through, or everything."""
+        for name in ("grounded_at", "refusal_share", "duplicate_at"):
+            value = getattr(self, name)
+            if not 0 <= value <= 1:
+                raise InvalidInputError(f"{name} is {value!r}: give a number from 0 to 1")
+        if not self.length_ratio >= 1:
+            raise InvalidInputError(
+                f"length_ratio is {self.length_ratio!r}: give 1 (equally long) or more"
+            )
+
+
+@dataclass(frozen=True)
+class GateInput:
+    """What gates decide with.
+
+    Attributes:
+        settings: Their limits.
+        judge: Says what is grounded; None leaves that gate open.
+        embedder: For near duplicates; None compares texts exactly.
+    """
+
+    settings: GateSettings
+    judge: Judge | None
+    embedder: Embedder | None
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """One pair that a gate dropped.
+
+    Attributes:
+        gate: Which gate.
+        why: In words.
+        draft: The pair.
+    """
+
+    gate: str
+    why: str
+    draft: Draft
+
+
+@dataclass(frozen=True)
+class GateCount:
+    """What one gate did.
+
+    Attributes:
+        gate: Its name.
+        seen: Pairs that came to it.
+        dropped: Pairs that it dropped, by reason.
+        not_judged: Pairs that passed because it could tell nothing about them.
+    """
+
+    gate: str
+    seen: int
+    dropped: dict[str, int]
+    not_judged: int = 0
+
+
+#: Why each pair is dropped, None for one that passes, and how many could not be judged.
+GateAnswer = tuple[list[str | None], int]
+Gate = Callable[[Sequence[Draft], GateInput], GateAnswer]
+
+
+def _length_match(drafts: Sequence[Draft], given: GateInput) -> GateAnswer:
+    # A vector from pairs whose good answers are all long learns to talk.
+    def reason(draft: Draft) -> str | None:
+        good, bad = (max(SHORT, len(text.split())) for text in (_good(draft), draft.answer.answer))
+        if max(good, bad) <= given.settings.length_ratio * min(good, bad):
+            return None
+        return f"the good answer is much {'longer' if good > bad else 'shorter'} than the bad one"
+
+    return [reason(draft) for draft in drafts], 0
+
+
+def _grounded(drafts: Sequence[Draft], given: GateInput) -> GateAnswer:
+    reasons: list[str | None] = [None] * len(drafts)
+    if given.judge is None:
+        return reasons, len(drafts)
+    places = [place for place, draft in enumerate(drafts) if about_passages(draft)]
+    chosen = [drafts[place] for place in places]
+    good = judged(given.judge, [claim_of(draft, _good(draft)) for draft in chosen])
+    bad = judged(given.judge, [claim_of(draft, draft.answer.answer) for draft in chosen])
+    limit, told = given.settings.grounded_at, 0
+    for place, of_good, of_bad in zip(places, good, bad, strict=True):
+        told += not (of_good is None and of_bad is None)
+        if of_good is not None and of_good < limit:
+            reasons[place] = "the good answer is not in the passages"
+        elif of_bad is not None and of_bad >= limit:
+            reasons[place] = "the bad answer is in the passages, too"
+    return reasons, len(drafts) - told
+
+
+def _duplicates(drafts: Sequence[Draft], given: GateInput) -> GateAnswer:
+    texts = [
+        "\n".join((draft.answer.question, _good(draft), draft.answer.answer)) for draft in drafts
+    ]
+    first = originals(texts, given.embedder, given.settings.duplicate_at)
+    return [
+        None if original == place else f"says the same as {drafts[original].answer.id}"
+        for place, original in enumerate(first)
+    ], 0
+
+
+def _refusals(drafts: Sequence[Draft], given: GateInput) -> GateAnswer:
+    refusing = [abstains(_good(draft)) for draft in drafts]
+    others, share = refusing.count(False), given.settings.refusal_share
+    # r refusals beside n others are the share r / (r + n).
+    allowed = len(drafts) if share == 1 else floor(share * others / (1 - share) + 1e-9)
+    reasons: list[str | None] = []
+    for refuses in refusing:
+        allowed -= refuses
+        reasons.append("too many good answers refuse" if refuses and allowed < 0 else None)
+    return reasons, 0
+
+
+GATES: Mapping[str, Gate] = {
+    "length match": _length_match,
+    "good grounded, bad not": _grounded,
+    "duplicates": _duplicates,
+    "refusals": _refusals,
+}
+
+
+def run_gates(
+    drafts: Sequence[Draft], given: GateInput
+) -> tuple[list[Draft], list[GateCount], list[Dropped]]:
+    """Run all gates.
+
+    Args:
+        drafts: Pairs, each with a good answer.
+        given: Limits, judge and embedder.
+
+    Returns:
+        The pairs that passed, in their old order; what each gate did; and every dropped pair.
+    """
+    kept, counts, dropped = list(drafts), [], []
+    for name, gate in GATES.items():
+        reasons, not_judged = gate(kept, given)
+        out = [Dropped(name, why, draft) for draft, why in zip(kept, reasons, strict=True) if why]
+        # Each duplicate names its own original; as a reason they are one.
+        by_reason = Counter(entry.why.partition(" as ")[0] for entry in out)
+        counts.append(GateCount(name, len(kept), dict(by_reason), not_judged))
+        dropped += out
+        kept = [draft for draft, why in zip(kept, reasons, strict=True) if why is None]
+    return kept, counts, dropped
+
+
+def about_passages(draft: Draft) -> bool:
+    """Whether passages tell right from wrong in a failure, and there are some."""
+    return draft.answer.reason in ABOUT_PASSAGES and any(_passages(draft))
+
+
+def claim_of(draft: Draft, answer: str) -> Claim:
+    """Return what a judge is asked about an answer to a draft's question."""
+    return Claim(draft.answer.question, tuple(_passages(draft)), answer)
+
+
+def _passages(draft: Draft) -> Iterator[str]:
+    return (passage.text for passage in draft.answer.passages if passage.text.strip())
+
+
+def _good(draft: Draft) -> str:
+    if draft.good is None:
+        raise InvalidInputError(f"the answer {draft.answer.id!r} has no good twin to check")
+    return draft.good

@@ -1,0 +1,290 @@
+"""Preference pairs: one prompt, the answer that was wanted, and the answer that was not."""
+
+import hashlib
+import json
+import os
+import random
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, overload
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from steerable_llm.chat.message import Message, MessagesLike, Text, as_messages
+from steerable_llm.errors import PairError
+from steerable_llm.files import read_text, write_whole
+
+# Putting items together that have something in common, directly or through others.
+
+
+def connected(keys: Sequence[Iterable[Hashable]]) -> list[list[int]]:
+    """Return the groups of items that share a key, each as the positions of its items.
+
+    Args:
+        keys: per item what it shares with others, such as the documents it quotes.
+    """
+    parent = list(range(len(keys)))
+
+    def root(i: int) -> int:
+        while parent[i] != i:
+            parent[i] = parent[parent[i]]
+            i = parent[i]
+        return i
+
+    seen: dict[Hashable, int] = {}
+    for i, shared in enumerate(keys):
+        for key in shared:
+            parent[root(i)] = root(seen.setdefault(key, i))
+    groups: dict[int, list[int]] = defaultdict(list)
+    for i in range(len(keys)):
+        groups[root(i)].append(i)
+    return list(groups.values())
+
+
+class PreferencePair(BaseModel):
+    """A prompt with a preferred and a dispreferred answer (paper section 3.1, eq. 1).
+
+    Attributes:
+        messages: the prompt; a plain string given here becomes one user message.
+        good: the preferred answer.
+        bad: the dispreferred answer; None when the log has none (objective "likelihood").
+        source: where the pair comes from, for people.
+        document_ids: the documents the prompt quotes; splits never let one cross.
+        images: paths or addresses of images that belong to the prompt.
+        id: a name for messages and reports; when empty, one is made from the content.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    messages: tuple[Message, ...]
+    good: Text
+    bad: Text | None = None
+    source: str = ""
+    document_ids: tuple[str, ...] = ()
+    images: tuple[str, ...] = ()
+    id: str = ""
+
+    def __init__(
+        self,
+        messages: MessagesLike,
+        good: str,
+        bad: str | None = None,
+        *,
+        source: str = "",
+        document_ids: Iterable[str] = (),
+        images: Iterable[str] = (),
+        id: str = "",
+    ) -> None:
+        """Check and store a pair.
+
+        Raises:
+            PairError: an answer is empty, both are the same, or a field has the wrong type.
+        """
+        prompt = as_messages(messages)
+        for name, answer in (("good", good), ("bad", bad)):
+            if isinstance(answer, str) and not answer.strip():
+                raise PairError(
+                    f"the {name} answer of the pair {id or prompt[-1].content[:40]!r} is empty: "
+                    "give a text" + (", or bad=None when there is none" if name == "bad" else "")
+                )
+        if isinstance(bad, str) and isinstance(good, str) and good.strip() == bad.strip():
+            raise PairError(
+                f"both answers of the pair {id or prompt[-1].content[:40]!r} are the same "
+                f"({good.strip()[:60]!r}): a pair needs two different answers, or bad=None"
+            )
+        if isinstance(document_ids, str) or isinstance(images, str):
+            raise PairError("document_ids and images are lists of texts, not one text")
+        fields: dict[str, Any] = {
+            "messages": prompt,
+            "good": good,
+            "bad": bad,
+            "source": source,
+            "document_ids": tuple(document_ids),
+            "images": tuple(images),
+        }
+        content = json.dumps({**fields, "messages": [{**m} for m in prompt]}, default=str)
+        name = id or hashlib.sha256(content.encode()).hexdigest()[:12]
+        try:
+            super().__init__(id=name, **fields)
+        except ValidationError as error:
+            problem = error.errors()[0]
+            raise PairError(
+                f"the pair's field {'.'.join(map(str, problem['loc']))} is not valid: "
+                f"{problem['msg']}"
+            ) from error
+
+    @property
+    def prompt(self) -> list[dict[str, str]]:
+        """The messages as plain dicts, as chat templates take them."""
+        return [{"role": m.role, "content": m.content} for m in self.messages]
+
+    @property
+    def proposed(self) -> bool:
+        """Whether the good answer was proposed by a model; `source` says how."""
+        return "/proposal/" in self.source
+
+
+class Pairs(Sequence[PreferencePair]):
+    """An immutable list of pairs with splitting, storage and a digest."""
+
+    def __init__(self, pairs: Iterable[PreferencePair] = ()) -> None:
+        """Keep the pairs in the order given."""
+        self._pairs = tuple(pairs)
+        for position, pair in enumerate(self._pairs):
+            if not isinstance(pair, PreferencePair):
+                raise PairError(
+                    f"item {position} is a {type(pair).__name__}, not a PreferencePair: "
+                    "build it with PreferencePair(messages, good, bad)"
+                )
+
+    @overload
+    def __getitem__(self, index: int) -> PreferencePair: ...
+    @overload
+    def __getitem__(self, index: slice) -> "Pairs": ...
+    def __getitem__(self, index: int | slice) -> "PreferencePair | Pairs":
+        """Return one pair, or a slice as `Pairs`."""
+        return Pairs(self._pairs[index]) if isinstance(index, slice) else self._pairs[index]
+
+    def __len__(self) -> int:
+        """Return the number of pairs."""
+        return len(self._pairs)
+
+    def __iter__(self) -> Iterator[PreferencePair]:
+        """Iterate over the pairs in order."""
+        return iter(self._pairs)
+
+    def __eq__(self, other: object) -> bool:
+        """Two lists are equal when their pairs are."""
+        return self._pairs == other._pairs if isinstance(other, Pairs) else NotImplemented
+
+    def __hash__(self) -> int:
+        """Hash the pairs."""
+        return hash(self._pairs)
+
+    def __add__(self, other: "Pairs") -> "Pairs":
+        """Return both lists, one after the other."""
+        return Pairs((*self, *other))
+
+    def __repr__(self) -> str:
+        """Show the size and the short digest."""
+        return f"Pairs({len(self)} pairs, {self.digest[:12]})"
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the pairs in their order, hexadecimal."""
+        hasher = hashlib.sha256()
+        for pair in self._pairs:
+            hasher.update(_json_line(pair).encode())
+        return hasher.hexdigest()
+
+    def sample(self, n: int, seed: int = 0) -> "Pairs":
+        """Return n pairs drawn without replacement, in their old order.
+
+        Raises:
+            PairError: n is negative or more than there are.
+        """
+        if not 0 <= n <= len(self):
+            raise PairError(f"cannot draw {n} pairs from {len(self)}: give 0 to {len(self)}")
+        chosen = sorted(random.Random(seed).sample(range(len(self)), n))
+        return Pairs(self._pairs[i] for i in chosen)
+
+    def split(
+        self,
+        by: Literal["document", "prompt"] = "document",
+        seed: int = 0,
+        fractions: tuple[float, float, float] = (0.5, 0.25, 0.25),
+    ) -> tuple["Pairs", "Pairs", "Pairs"]:
+        """Split into build, dev and test so that no document (or prompt) is in two of them.
+
+        Pairs that share a document, directly or through other pairs, form one group and stay
+        together; so do pairs with the same prompt. Sizes follow the fractions as far as the
+        groups allow.
+
+        Args:
+            by: "document" keeps documents apart; "prompt" only equal prompts.
+            seed: decides which group goes where.
+            fractions: shares of build, dev and test; they sum to 1.
+
+        Raises:
+            PairError: bad fractions, or fewer groups than parts that must not be empty.
+        """
+        if by not in ("document", "prompt"):
+            raise PairError(f"cannot split by {by!r}: choose 'document' or 'prompt'")
+        if len(fractions) != 3 or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
+            raise PairError(
+                f"fractions {fractions} are not three shares that sum to 1, "
+                "for example (0.5, 0.25, 0.25)"
+            )
+        groups = self._groups(by)
+        wanted = [part for part in range(3) if fractions[part] > 0]
+        if len(groups) < len(wanted):
+            raise PairError(
+                f"the {len(self)} pairs form only {len(groups)} separate group(s) by {by}, "
+                f"too few for {len(wanted)} parts: add pairs"
+                + (" with other documents, or split by='prompt'" if by == "document" else "")
+            )
+        random.Random(seed).shuffle(groups)
+        groups.sort(key=len, reverse=True)  # stable: large groups first, ties stay shuffled
+        parts: list[list[int]] = [[], [], []]
+        for done, group in enumerate(groups):
+            empty = [part for part in wanted if not parts[part]]
+            # The last groups are kept for parts that would otherwise stay empty.
+            open_parts = empty if len(groups) - done <= len(empty) else wanted
+            deficit = {p: fractions[p] * len(self) - len(parts[p]) for p in open_parts}
+            parts[max(open_parts, key=lambda p: deficit[p])].extend(group)
+        build, dev, test = (Pairs(self._pairs[i] for i in sorted(part)) for part in parts)
+        return build, dev, test
+
+    def _groups(self, by: str) -> list[list[int]]:
+        """Return the connected components of pairs, as lists of positions."""
+        return connected(
+            [
+                [pair.messages]
+                + ([("document", name) for name in pair.document_ids] if by == "document" else [])
+                for pair in self._pairs
+            ]
+        )
+
+    def to_jsonl(self, path: str | os.PathLike[str]) -> Path:
+        """Write one pair per line, atomically, and return the path."""
+        return write_whole(path, "".join(_json_line(pair) + "\n" for pair in self))
+
+    @classmethod
+    def from_jsonl(cls, path: str | os.PathLike[str]) -> "Pairs":
+        """Read pairs, one JSON object per line with `messages`, `good` and perhaps `bad`.
+
+        Raises:
+            PairError: the file is missing, or a line is not a valid pair; names the line.
+        """
+        source = Path(path)
+        if not source.is_file():
+            raise PairError(f"there is no pair file {source}: check the path")
+        pairs = []
+        for number, line in enumerate(read_text(source).split("\n"), start=1):
+            if not line.strip():
+                continue
+            try:
+                pairs.append(_pair_from(json.loads(line)))
+            except (PairError, json.JSONDecodeError) as error:
+                raise PairError(f"{source}, line {number}: {error}") from error
+        return cls(pairs)
+
+
+def _json_line(pair: PreferencePair) -> str:
+    return json.dumps(pair.model_dump(), ensure_ascii=False, sort_keys=True)
+
+
+def _pair_from(record: object) -> PreferencePair:
+    if not isinstance(record, dict):
+        raise PairError("the line is not a JSON object with messages, good and bad")
+    unknown = record.keys() - PreferencePair.model_fields.keys()
+    missing = {"messages", "good"} - record.keys()
+    if unknown or missing:
+        raise PairError(
+            f"the pair has {f'unknown fields {sorted(unknown)}' if unknown else ''}"
+            f"{' and ' if unknown and missing else ''}"
+            f"{f'no {sorted(missing)}' if missing else ''}; it takes "
+            f"{', '.join(PreferencePair.model_fields)}"
+        )
+    return PreferencePair(**record)

@@ -1,0 +1,171 @@
+"""From logged answers to preference pairs, and an account of what was left out."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from steerable_llm.errors import EmptyLogError, PairError
+from steerable_llm.logs.answers import LoggedAnswer
+from steerable_llm.pairs.pair import Pairs, PreferencePair
+
+#: The `label_source` of an answer that came with its better twin, as its correction.
+PREFERENCE_PAIR = "preference pair"
+WRONG_RETRIEVAL = "wrong retrieval: steering cannot mend it"
+NO_GOOD_ANSWER = "no correction and no good answer to the same prompt"
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A bad answer, and what is known of its better twin.
+
+    Attributes:
+        answer: The bad answer, with its prompt and passages.
+        good: The good answer to the same prompt over the same passages; None without one.
+        source: Where the good answer comes from; without one, why there is none.
+    """
+
+    answer: LoggedAnswer
+    good: str | None
+    source: str
+
+    def pair(self) -> PreferencePair:
+        """Return the pair.
+
+        Raises:
+            PairError: There is no good answer.
+        """
+        if self.good is None:
+            raise PairError(f"the answer {self.answer.id!r} has no good twin: {self.source}")
+        return PreferencePair(
+            messages=self.answer.messages,
+            good=self.good,
+            bad=self.answer.answer,
+            source=f"log/{self.answer.reason or 'unspecified'}/{self.source}",
+            document_ids=[passage.id for passage in self.answer.passages],
+            id=self.answer.id,
+        )
+
+
+@dataclass(frozen=True)
+class PairingReport:
+    """What pairing found.
+
+    Attributes:
+        pairs: The pairs, in the order of the log.
+        by_source: How many pairs came from where.
+        left_out: How many bad answers gave no pair, by reason.
+    """
+
+    pairs: Pairs
+    by_source: dict[str, int]
+    left_out: dict[str, int]
+
+
+def pair_answers(
+    answers: Sequence[LoggedAnswer], *, reasons: Iterable[str] | None = None
+) -> PairingReport:
+    """Pair every bad answer with a good one to the same prompt, and never invent one.
+
+    In this order: the better twin that the answer came with, a correction by a person, the
+    answer that a test set expects, and another answer to the same question over the same passages
+    that was judged good. Answers that failed because retrieval did ("wrong retrieval") are left
+    out: no steering mends them.
+
+    Args:
+        answers: The log.
+        reasons: Only bad answers with one of these reasons; None takes every reason.
+
+    Returns:
+        The pairs with counts of sources and of what was left out.
+
+    Raises:
+        EmptyLogError: The log is empty.
+        PairError: No bad answer can be paired.
+    """
+    if not answers:
+        raise EmptyLogError("the answer log is empty: log some answers first")
+    wanted = None if reasons is None else set(reasons)
+    return pair_candidates(bad_answers(answers, wanted), reasons=wanted)
+
+
+def bad_answers(
+    answers: Sequence[LoggedAnswer], reasons: Collection[str | None] | None = None
+) -> Iterator[tuple[LoggedAnswer, str | None]]:
+    """Yield each bad answer with the first praised one to the same prompt, or None.
+
+    Args:
+        answers: The log.
+        reasons: Only bad answers with one of these reasons; None takes every reason.
+    """
+    praised: dict[object, str] = {}
+    for entry in answers:
+        if entry.verdict == "good":
+            praised.setdefault((entry.messages, entry.passages), entry.answer)
+    for entry in answers:
+        if entry.verdict == "bad" and (reasons is None or entry.reason in reasons):
+            yield entry, praised.get((entry.messages, entry.passages))
+
+
+def draft_pairs(candidates: Iterable[tuple[LoggedAnswer, str | None]]) -> Iterator[Draft]:
+    """Yield a draft for each bad answer, those without a good twin included.
+
+    Args:
+        candidates: Bad answers, each with the text of a good answer to the same question over the
+            same passages, or None.
+    """
+    for entry, praised in candidates:
+        if entry.reason == "wrong retrieval":
+            yield Draft(entry, None, WRONG_RETRIEVAL)
+            continue
+        good, source = _good_answer(entry, praised)
+        if good is None:
+            source = NO_GOOD_ANSWER
+        elif good.strip() == entry.answer.strip():
+            good, source = None, f"the {source} repeats the bad answer"
+        elif not (good.strip() and entry.answer.strip()):
+            good, source = None, "one of the two answers is empty"
+        yield Draft(entry, good, source)
+
+
+def pair_candidates(
+    candidates: Iterable[tuple[LoggedAnswer, str | None]], *, reasons: Iterable[str] | None = None
+) -> PairingReport:
+    """Pair bad answers, each given with a praised answer to the same prompt if there is one.
+
+    Args:
+        candidates: As in `draft_pairs`.
+        reasons: What the candidates were chosen by; only for the message of an error.
+
+    Raises:
+        PairError: No candidate can be paired.
+    """
+    pairs: list[PreferencePair] = []
+    sources: Counter[str] = Counter()
+    left_out: Counter[str] = Counter()
+    for draft in draft_pairs(candidates):
+        if draft.good is None:
+            left_out[draft.source] += 1
+            continue
+        sources[draft.source] += 1
+        pairs.append(draft.pair())
+    if not pairs:
+        raise PairError(
+            f"none of the {sum(left_out.values())} bad answers"
+            + (f" for the reasons {sorted(reasons)}" if reasons else "")
+            + " can be paired: add corrections, or good answers to the same prompts"
+        )
+    return PairingReport(Pairs(pairs), dict(sources), dict(left_out))
+
+
+def _good_answer(entry: LoggedAnswer, praised: str | None) -> tuple[str | None, str]:
+    # What a form left blank is no correction, and must not hide the better answer behind it.
+    if entry.correction is not None and entry.correction.strip():
+        explicit = entry.label_source == PREFERENCE_PAIR
+        return entry.correction, "preference pair" if explicit else "correction"
+    if entry.reference is not None and entry.reference.strip():
+        return entry.reference, "reference"
+    if praised is not None:
+        return praised, "good answer"
+    return None, ""

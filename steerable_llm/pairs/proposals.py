@@ -1,0 +1,297 @@
+"""Good answers that the model itself proposes for failures that nobody corrected.
+
+A proposal is no more than that: the judge says how far it is grounded, not whether it answers the
+question, so a person accepts it in the review, or whoever asks for it by `--accept-proposals`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from steerable_llm.answer.llm import SteerableHFLLM
+from steerable_llm.answer.request import GenerationRequest
+from steerable_llm.chat.message import Message
+from steerable_llm.chat.phrases import abstains, normalise
+from steerable_llm.embedding import Embedder
+from steerable_llm.errors import InvalidInputError
+from steerable_llm.evaluation.arms import STRICT_INSTRUCTIONS
+from steerable_llm.files import write_whole
+from steerable_llm.pairs.filters import about_passages, claim_of
+from steerable_llm.pairs.judge import Judge, judged, sentences, terms
+from steerable_llm.pairs.pair import PreferencePair
+from steerable_llm.pairs.pairing import Draft
+from steerable_llm.runtime.contrast import Contrast
+from steerable_llm.vector.steering import Steering
+from steerable_llm.vector.vector import SteeringVector
+
+# Failures with the good answers that were proposed for them, and the file that holds them.
+
+
+class Proposal(BaseModel):
+    """One proposed answer.
+
+    Attributes:
+        kind: How it was made: a key of `PROPOSERS`.
+        text: The answer.
+        score: How far the judge finds it grounded; None when that tells nothing.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: str
+    text: str
+    score: float | None = None
+
+
+class ProposedPair(BaseModel):
+    """A failure with good answers that were proposed for it, the likeliest first.
+
+    Attributes:
+        id: Of the logged answer.
+        messages: The prompt.
+        bad: The logged answer.
+        source: What became a pair's source, without where the good answer is from.
+        document_ids: The documents that the prompt quotes.
+        proposals: At least one.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str
+    messages: tuple[Message, ...]
+    bad: str
+    source: str
+    document_ids: tuple[str, ...] = ()
+    proposals: tuple[Proposal, ...] = Field(min_length=1)
+
+    def pair(self, number: int = 0) -> PreferencePair:
+        """Return the pair with one of the proposals; its source says that it was proposed."""
+        chosen = self.proposals[number]
+        return PreferencePair(
+            messages=self.messages,
+            good=chosen.text,
+            bad=self.bad,
+            source=f"{self.source}/proposal/{chosen.kind}",
+            document_ids=self.document_ids,
+            id=self.id,
+        )
+
+
+def write_proposals(path: str | os.PathLike[str], proposed: Sequence[ProposedPair]) -> Path:
+    """Write proposals one per line; the file appears whole or not at all."""
+    return write_whole(
+        path,
+        "".join(
+            json.dumps(entry.model_dump(mode="json"), ensure_ascii=False, sort_keys=True) + "\n"
+            for entry in proposed
+        ),
+    )
+
+
+#: What a refusal says unless the log has one of its own.
+REFUSAL = "The documents do not say."
+#: The failures that a refusal mends; of the others the documents have the answer.
+MENDED_BY_REFUSAL = frozenset({None, "not in documents", "should have refused"})
+_BEHAVIOURS = {"rude": "civility", "untrue": "myth"}
+
+
+@dataclass(frozen=True)
+class ProposalSettings:
+    """How answers are proposed.
+
+    Attributes:
+        steering: A steering that should mend the failure, stronger than usual; None goes without.
+        contrast: Of context-aware decoding.
+        refusal: What a refusal says; the log's own most usual one when None.
+        max_new_tokens: Length of a proposed answer, in tokens.
+        embedder: Finds the sentence that fits the question; None counts common words.
+    """
+
+    steering: Steering | None = None
+    contrast: Contrast = field(default_factory=Contrast)
+    refusal: str | None = None
+    max_new_tokens: int = 128
+    embedder: Embedder | None = None
+
+
+#: What one way of proposing has for a failure: a request to the model, the answer, or nothing.
+Proposer = Callable[[Draft, ProposalSettings], GenerationRequest | str | None]
+
+
+def _strict(draft: Draft, given: ProposalSettings) -> GenerationRequest:
+    instruction = STRICT_INSTRUCTIONS[_BEHAVIOURS.get(draft.answer.reason or "", "faithfulness")]
+    rest = [message for message in draft.answer.messages if message.role != "system"]
+    messages = [Message(role="system", content=instruction), *rest]
+    return GenerationRequest(messages, Steering.none(), max_new_tokens=given.max_new_tokens)
+
+
+def _contrast(draft: Draft, given: ProposalSettings) -> GenerationRequest | None:
+    if not about_passages(draft):
+        return None
+    return GenerationRequest(
+        draft.answer.messages,
+        Steering.none(),
+        max_new_tokens=given.max_new_tokens,
+        contrast=given.contrast,
+    )
+
+
+def _steered(draft: Draft, given: ProposalSettings) -> GenerationRequest | None:
+    if given.steering is None:
+        return None
+    return GenerationRequest(
+        draft.answer.messages, given.steering, max_new_tokens=given.max_new_tokens
+    )
+
+
+def _extracted(draft: Draft, given: ProposalSettings) -> str | None:
+    if not about_passages(draft) or draft.answer.reason == "should have refused":
+        return None
+    found = [part for passage in draft.answer.passages for part in sentences(passage.text)]
+    question = draft.answer.question
+    if given.embedder is not None:
+        asked, *rows = given.embedder.embed([question, *found])
+        return found[max(range(len(found)), key=lambda i: float(asked @ rows[i]))]
+    keys = {term.key for term in terms(question)}
+    common = [len(keys & {term.key for term in terms(part)}) for part in found]
+    return found[common.index(max(common))] if max(common) else None
+
+
+def _refusal(draft: Draft, given: ProposalSettings) -> str | None:
+    mends = draft.answer.reason in MENDED_BY_REFUSAL and about_passages(draft)
+    return (given.refusal or REFUSAL) if mends else None
+
+
+#: Ways of proposing, the most fluent first: among equal scores the first is preferred.
+PROPOSERS: Mapping[str, Proposer] = {
+    "strict prompt": _strict,
+    "context-aware decoding": _contrast,
+    "higher strength": _steered,
+    "extracted sentence": _extracted,
+    "refusal": _refusal,
+}
+
+
+def propose(
+    llm: SteerableHFLLM,
+    drafts: Sequence[Draft],
+    *,
+    judge: Judge | None = None,
+    settings: ProposalSettings | None = None,
+) -> list[ProposedPair]:
+    """Propose good answers for failures that have none.
+
+    Every way in `PROPOSERS` is tried on the failure's own prompt. What repeats the bad answer or an
+    earlier proposal is left out, and so is a prompt that does not fit the model's context window.
+
+    Args:
+        llm: The model that proposes.
+        drafts: Failures without a good answer.
+        judge: Scores the proposals; None leaves them without scores.
+        settings: How to propose.
+
+    Returns:
+        Those failures for which there is a proposal, each with its proposals: refusals first where
+        one should have refused, last elsewhere, and the others by score.
+    """
+    given = settings or ProposalSettings()
+    made: dict[tuple[int, str], str] = {}
+    asked: list[tuple[tuple[int, str], GenerationRequest]] = []
+    for place, draft in enumerate(drafts):
+        for kind, proposer in PROPOSERS.items():
+            found = proposer(draft, given)
+            if isinstance(found, str):
+                made[place, kind] = found
+            elif found is not None and _fits(llm, found):
+                asked.append(((place, kind), found))
+    answers = llm.generate_batch([request for _, request in asked])
+    for (key, _), answer in zip(asked, answers, strict=True):
+        made[key] = answer.text
+    claims, options = [], []
+    for place, draft in enumerate(drafts):
+        known = {normalise(draft.answer.answer), ""}
+        for kind in PROPOSERS:
+            text = made.get((place, kind), "").strip()
+            if normalise(text) in known:
+                continue
+            known.add(normalise(text))
+            options.append((place, Proposal(kind=kind, text=text)))
+            # A sentence of a passage is grounded whatever it says, so its score would tell nothing.
+            told = about_passages(draft) and kind != "extracted sentence"
+            claims.append(claim_of(draft, text) if told else None)
+    scored = iter(judged(judge, [claim for claim in claims if claim]) if judge else ())
+    proposals: list[list[Proposal]] = [[] for _ in drafts]
+    for (place, option), claim in zip(options, claims, strict=True):
+        score = next(scored) if judge and claim else None
+        proposals[place].append(option.model_copy(update={"score": score}))
+    return [
+        _proposed(draft, options)
+        for draft, options in zip(drafts, proposals, strict=True)
+        if options
+    ]
+
+
+def acceptable(draft: Draft, proposed: ProposedPair, grounded_at: float) -> Draft | None:
+    """Return a draft with the best proposal, if that is good enough without a person's look.
+
+    Its score has to be `grounded_at` or more; where the model should have refused, a refusal will
+    do. What no judge could tell is left to a person.
+    """
+    best = proposed.proposals[0]
+    should_refuse = draft.answer.reason == "should have refused"
+    # A refusal that goes on to claim something has a score.
+    good = (
+        should_refuse and abstains(best.text) if best.score is None else best.score >= grounded_at
+    )
+    if good:
+        return replace(draft, good=best.text, source=f"proposal/{best.kind}")
+    return None
+
+
+def usual_refusal(drafts: Sequence[Draft]) -> str | None:
+    """Return the refusal that good answers of a log use most, in its own words."""
+    refusals = Counter(draft.good for draft in drafts if draft.good and abstains(draft.good))
+    return refusals.most_common(1)[0][0] if refusals else None
+
+
+def stronger(vector: SteeringVector, factor: float = 1.5) -> Steering:
+    """Return a vector's steering as calibrated, but so many times as strong.
+
+    Raises:
+        InvalidInputError: The vector is not calibrated, or the factor is not above 0.
+    """
+    if not factor > 0:
+        raise InvalidInputError(f"the factor is {factor!r}: give a number above 0, such as 1.5")
+    if vector.calibration is None:
+        return vector.steer()  # which says what is missing
+    return vector.steer(factor * vector.calibration.strength)
+
+
+def _fits(llm: SteerableHFLLM, request: GenerationRequest) -> bool:
+    return len(llm.encode(request.messages)) + request.max_new_tokens <= llm.context_window
+
+
+def _proposed(draft: Draft, proposals: Sequence[Proposal]) -> ProposedPair:
+    should_refuse = draft.answer.reason == "should have refused"
+
+    def order(option: Proposal) -> tuple[bool, float]:
+        # A refusal is safe wherever it is wrong, so its place is not left to the judge.
+        misplaced = abstains(option.text) != should_refuse
+        return misplaced, 1.0 if option.score is None else -option.score
+
+    return ProposedPair(
+        id=draft.answer.id,
+        messages=draft.answer.messages,
+        bad=draft.answer.answer,
+        source=f"log/{draft.answer.reason or 'unspecified'}",
+        document_ids=tuple(passage.id for passage in draft.answer.passages),
+        # Sorting is stable, so equal scores stay in the order of PROPOSERS.
+        proposals=tuple(sorted(proposals, key=order)),
+    )

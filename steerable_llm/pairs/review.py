@@ -1,0 +1,378 @@
+"""A review of pairs by a person: every decision is kept at once, and can be undone.
+
+Decisions go to a journal, one line each, written through to the disk before the next pair is shown.
+A review that was killed goes on where it was, and the file of approved pairs always holds what was
+approved so far. A decision belongs to the texts that were seen: if a pair has changed since, it is
+shown again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from difflib import SequenceMatcher
+from pathlib import Path
+from typing import Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
+from rich.text import Text
+
+from steerable_llm.chat.message import Message
+from steerable_llm.errors import InvalidInputError, PairError
+from steerable_llm.pairs.pair import Pairs, PreferencePair
+from steerable_llm.pairs.proposals import ProposedPair
+
+# What differs between two answers, word by word, for a terminal.
+
+_WORD = re.compile(r"\s+|\w+|[^\w\s]")
+# What steers a terminal or reverses the direction of text, but for new lines and tabs.
+_UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+TAKEN, ADDED = "bold red underline", "bold green underline"
+
+
+def visible(text: str) -> str:
+    """Return text with every control character shown as a replacement mark.
+
+    Logged answers come from anywhere, and a terminal would obey what they say.
+    """
+    return _UNSEEN.sub("\ufffd", text.replace("\r\n", "\n"))
+
+
+def word_diff(bad: str, good: str) -> tuple[Text, Text]:
+    """Return both answers, with the words marked that only one of them has."""
+    words: list[list[str]] = [_WORD.findall(visible(text)) for text in (bad, good)]
+    matcher = SequenceMatcher(a=words[0], b=words[1], autojunk=False)
+    shown = Text(), Text()
+    for kind, start, end, other_start, other_end in matcher.get_opcodes():
+        for text, side, style, first, last in (
+            (shown[0], words[0], TAKEN, start, end),
+            (shown[1], words[1], ADDED, other_start, other_end),
+        ):
+            text.append("".join(side[first:last]), None if kind == "equal" else style)
+    return shown
+
+
+#: Pairs that a vector can be built from, as a rule.
+ENOUGH = 50
+Action = Literal["approve", "reject", "skip", "undo"]
+
+
+@dataclass(frozen=True)
+class Option:
+    """One good answer that a person may approve.
+
+    Attributes:
+        good: Its text.
+        source: Where it comes from; becomes the source of the pair.
+        score: What a judge said of it; None for what no judge saw.
+    """
+
+    good: str
+    source: str
+    score: float | None = None
+
+
+@dataclass(frozen=True)
+class ReviewItem:
+    """A bad answer and the good ones to choose from.
+
+    Attributes:
+        id: Of the pair.
+        messages: The prompt.
+        bad: The bad answer; None for pairs that have none.
+        document_ids: The documents that the prompt quotes.
+        options: The good answers, the preferred one first.
+        images: Of the prompt.
+    """
+
+    id: str
+    messages: tuple[Message, ...]
+    bad: str | None
+    document_ids: tuple[str, ...]
+    options: tuple[Option, ...]
+    images: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """Hash of all texts that a person sees."""
+        texts = [self.id, self.bad, *([m.role, m.content] for m in self.messages)]
+        content = json.dumps([*texts, *(option.good for option in self.options)])
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+    def pair(self, option: int = 0, edited: str | None = None) -> PreferencePair:
+        """Return the pair with one of the good answers, or with what a person made of it.
+
+        Raises:
+            PairError: The good answer is empty, or the same as the bad one.
+        """
+        chosen = self.options[option]
+        return PreferencePair(
+            messages=self.messages,
+            good=chosen.good if edited is None else edited,
+            bad=self.bad,
+            source=chosen.source if edited is None else f"{chosen.source}/edited",
+            document_ids=self.document_ids,
+            images=self.images,
+            id=self.id,
+        )
+
+
+class Decision(BaseModel):
+    """One line of the journal.
+
+    Attributes:
+        key: Of the item.
+        id: Of the pair, for people who read the journal.
+        action: What was decided; "undo" takes the item's last decision back.
+        pair: The approved pair.
+        reviewer: Who decided.
+        time: When.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    key: str
+    id: str
+    action: Action
+    pair: dict[str, object] | None = None
+    reviewer: str | None = None
+    time: AwareDatetime
+
+
+class Review:
+    """The state of a review, and its files.
+
+    Attributes:
+        items: What is to be reviewed, in order.
+        out: The file of approved pairs.
+        journal: The file of decisions, beside it.
+    """
+
+    def __init__(
+        self, items: Sequence[ReviewItem], out: str | os.PathLike[str], reviewer: str | None = None
+    ) -> None:
+        """Begin a review, or go on with it where its journal ends.
+
+        Args:
+            items: Pairs and proposals.
+            out: File of approved pairs to write.
+            reviewer: Who decides.
+
+        Raises:
+            PairError: There is nothing to review.
+            InvalidInputError: The journal is not one.
+        """
+        self.items = tuple({item.key: item for item in items}.values())
+        if not self.items:
+            raise PairError("there are no pairs to review: make some with `steerable pairs`")
+        self.out = Path(out)
+        self.journal = self.out.with_name(self.out.stem + ".decisions.jsonl")
+        self.reviewer = reviewer
+        self._by_key = {item.key: item for item in self.items}
+        self._history: list[Decision] = []
+        self._focus: str | None = None
+        self._replay()
+        self._earlier = len(self._history)
+        if self._history:
+            self._write_approved()
+
+    @property
+    def current(self) -> ReviewItem | None:
+        """The item to decide on; None when only those are left that were skipped just now."""
+        if self._focus is not None:
+            return self._by_key[self._focus]
+        latest = self._latest()
+        for item in self.items:
+            if item.key not in latest:
+                return item
+        now = {decision.key for decision in self._history[self._earlier :]}
+        for decision in self._history:
+            skipped = latest[decision.key].action == "skip"
+            if skipped and decision.key not in now:
+                return self._by_key[decision.key]
+        return None
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many items are approved, rejected, skipped, and left to look at."""
+        found = Counter(decision.action for decision in self._latest().values())
+        return {
+            "approved": found["approve"],
+            "rejected": found["reject"],
+            "skipped": found["skip"],
+            "left": len(self.items) - found.total(),
+        }
+
+    @property
+    def approved(self) -> Pairs:
+        """The approved pairs, in the order of the items."""
+        latest = self._latest()
+        decisions = [latest[item.key] for item in self.items if item.key in latest]
+        return Pairs(
+            PreferencePair(**d.pair)  # type: ignore[arg-type]
+            for d in decisions
+            if d.action == "approve" and d.pair is not None
+        )
+
+    def approve(self, item: ReviewItem, option: int = 0, edited: str | None = None) -> None:
+        """Approve a pair, perhaps with a good answer that was edited.
+
+        Raises:
+            PairError: The good answer is empty, or the same as the bad one; nothing is decided.
+        """
+        pair = item.pair(option, edited)
+        self._decide(item, "approve", pair)
+
+    def reject(self, item: ReviewItem) -> None:
+        """Leave a pair out."""
+        self._decide(item, "reject")
+
+    def skip(self, item: ReviewItem) -> None:
+        """Leave a pair for the next time."""
+        self._decide(item, "skip")
+
+    def undo(self) -> ReviewItem | None:
+        """Take the last decision back, also one of an earlier time, and show its pair again.
+
+        Returns:
+            The item whose decision was taken back; None when there is none.
+        """
+        if not self._history:
+            return None
+        item = self._by_key[self._history[-1].key]
+        self._append(self._decision(item, "undo"))
+        self._history.pop()
+        self._earlier = min(self._earlier, len(self._history))
+        self._focus = item.key
+        self._write_approved()
+        return item
+
+    def _decide(self, item: ReviewItem, action: Action, pair: PreferencePair | None = None) -> None:
+        decision = self._decision(item, action, pair)
+        self._append(decision)
+        self._history.append(decision)
+        self._focus = None
+        if action != "skip" or self.out.exists():
+            self._write_approved()
+
+    def _decision(
+        self, item: ReviewItem, action: Action, pair: PreferencePair | None = None
+    ) -> Decision:
+        return Decision(
+            key=item.key,
+            id=item.id,
+            action=action,
+            pair=None if pair is None else pair.model_dump(),
+            reviewer=self.reviewer,
+            time=datetime.now(UTC),
+        )
+
+    def _latest(self) -> dict[str, Decision]:
+        return {decision.key: decision for decision in self._history}
+
+    def _append(self, decision: Decision) -> None:
+        self.journal.parent.mkdir(parents=True, exist_ok=True)
+        line = json.dumps(decision.model_dump(mode="json", exclude_none=True), ensure_ascii=False)
+        with self.journal.open("ab") as file:
+            file.write(line.encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _write_approved(self) -> None:
+        self.approved.to_jsonl(self.out)
+
+    def _replay(self) -> None:
+        if not self.journal.is_file():
+            return
+        content = self.journal.read_bytes()
+        whole = content[: content.rfind(b"\n") + 1]
+        if len(whole) < len(content):
+            # Killed in the middle of a line, which was not decided then.
+            with self.journal.open("r+b") as file:
+                file.truncate(len(whole))
+        for number, line in enumerate(whole.decode("utf-8", "replace").split("\n"), start=1):
+            if not line.strip():
+                continue
+            try:
+                decision = Decision.model_validate_json(line)
+                if decision.action == "approve":
+                    PreferencePair(**(decision.pair or {}))  # type: ignore[arg-type]
+            except (ValidationError, PairError, TypeError) as error:
+                said = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
+                raise InvalidInputError(
+                    f"{self.journal}, line {number}, is no decision of a review "
+                    f"({said}): move the file away to begin anew"
+                ) from None
+            if decision.key not in self._by_key:
+                continue
+            if decision.action != "undo":
+                self._history.append(decision)
+                continue
+            for place in reversed(range(len(self._history))):
+                if self._history[place].key == decision.key:
+                    del self._history[place]
+                    break
+
+
+def read_items(paths: Iterable[str | os.PathLike[str]]) -> list[ReviewItem]:
+    """Read what is to be reviewed from files of pairs and files of proposals.
+
+    Raises:
+        PairError: A file is missing, or a line is neither a pair nor a proposal; names the line.
+    """
+    items = []
+    for path in paths:
+        source = Path(path)
+        if not source.is_file():
+            raise PairError(f"there is no file of pairs {source}: check the path")
+        try:
+            lines = source.read_text("utf-8").split("\n")
+        except UnicodeDecodeError as error:
+            raise PairError(f"{source} is not UTF-8 ({error}): save it as UTF-8") from None
+        # The first line tells what kind of file it is.
+        first = next((line for line in lines if line.strip()), "")
+        if '"proposals"' in first:
+            items += [_proposed(source, n, x) for n, x in enumerate(lines, start=1) if x.strip()]
+        else:
+            items += [_item(pair) for pair in Pairs.from_jsonl(source)]
+    return items
+
+
+def _item(pair: PreferencePair) -> ReviewItem:
+    return ReviewItem(
+        id=pair.id,
+        messages=pair.messages,
+        bad=pair.bad,
+        document_ids=pair.document_ids,
+        options=(Option(pair.good, pair.source),),
+        images=pair.images,
+    )
+
+
+def _proposed(source: Path, number: int, line: str) -> ReviewItem:
+    try:
+        found = ProposedPair.model_validate_json(line)
+        options = tuple(
+            Option(option.text, found.pair(place).source, option.score)
+            for place, option in enumerate(found.proposals)
+        )
+    except PairError as error:
+        raise PairError(f"{source}, line {number}: {error}") from None
+    except ValidationError as error:
+        raise PairError(
+            f"{source}, line {number}, is no proposal ({error.errors()[0]['msg']}): make the file "
+            "with `steerable pairs --propose`"
+        ) from None
+    return ReviewItem(
+        id=found.id,
+        messages=found.messages,
+        bad=found.bad,
+        document_ids=found.document_ids,
+        options=options,
+    )

@@ -1,0 +1,176 @@
+"""Taking personal data out of logged answers, the same value by the same placeholder everywhere.
+
+Presidio's recognisers find values by pattern and checksum, over a blank spaCy pipeline, so that no
+model is needed and none is downloaded. They do not know names of people: those need a model.
+
+A value found in one text of the log's entry is replaced in all of them, however the surrounding
+words are, so that what an answer took from a passage is still found there. Presidio's own
+anonymiser works text by text, which would lose that.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+from functools import cached_property
+from typing import Any
+
+from steerable_llm.chat.message import Message
+from steerable_llm.errors import MissingExtraError
+from steerable_llm.logs.answers import LoggedAnswer, Passage
+from steerable_llm.pairs.pairing import Draft
+
+#: What is looked for.
+ENTITIES = (
+    "CREDIT_CARD",
+    "CRYPTO",
+    "EMAIL_ADDRESS",
+    "IBAN_CODE",
+    "IP_ADDRESS",
+    "MAC_ADDRESS",
+    "PHONE_NUMBER",
+    "UK_NHS",
+    "US_SSN",
+)
+#: A recogniser's score from which a value counts; weak patterns reach it only beside their words.
+SCORE = 0.35
+
+
+class Scrubber:
+    """Replaces personal data by placeholders such as ``<EMAIL_ADDRESS_1>``.
+
+    One scrubber remembers its values: a person's address is one placeholder in the whole log, and
+    two people's are two.
+
+    Attributes:
+        found: How many different values were found, by kind.
+    """
+
+    def __init__(self) -> None:
+        """Load the recognisers.
+
+        Raises:
+            MissingExtraError: presidio-analyzer is not installed.
+        """
+        self.found: Counter[str] = Counter()
+        self._placeholders: dict[str, str] = {}
+        self._analyzer  # noqa: B018  (a missing package shows at once)
+
+    def scrub(self, draft: Draft) -> Draft:
+        """Return a draft without personal data in its question, prompt, passages and answers."""
+        answer = draft.answer
+        texts = [
+            answer.question,
+            *(passage.text for passage in answer.passages),
+            *(message.content for message in answer.messages),
+            *(text for text in (answer.answer, draft.good) if text is not None),
+            *(text for text in (answer.correction, answer.reference, answer.comment) if text),
+        ]
+        values = self._values(texts)
+        if not values:
+            return draft
+
+        def clean(text: str | None) -> str | None:
+            return None if text is None else self._replace(text, values)
+
+        def cleaned(text: str) -> str:
+            return self._replace(text, values)
+
+        fields = {
+            "question": cleaned(answer.question),
+            # A document may be called after the person it is about.
+            "passages": tuple(
+                Passage(id=cleaned(passage.id), text=cleaned(passage.text))
+                for passage in answer.passages
+            ),
+            "messages": tuple(
+                Message(role=message.role, content=cleaned(message.content))
+                for message in answer.messages
+            ),
+            "answer": cleaned(answer.answer),
+            "correction": clean(answer.correction),
+            "reference": clean(answer.reference),
+            "comment": clean(answer.comment),
+        }
+        scrubbed: LoggedAnswer = answer.model_copy(update=fields)
+        return Draft(scrubbed, clean(draft.good), draft.source)
+
+    def _values(self, texts: Iterable[str]) -> list[str]:
+        """Return the personal values in texts, the longest first."""
+        values: set[str] = set()
+        for text in dict.fromkeys(texts):
+            results = self._analyzer.analyze(
+                text, language="en", entities=list(ENTITIES), score_threshold=SCORE
+            )
+            # Of two kinds for one place the surer one names it.
+            for result in sorted(results, key=lambda r: (-r.score, r.start - r.end)):
+                value = text[result.start : result.end].strip()
+                if ")" not in value:  # of "(+49 170 1234567)" only the number
+                    value = value.lstrip("(")
+                if value:
+                    self._placeholder(value, result.entity_type)
+                    values.add(value)
+        return sorted(values, key=lambda value: (-len(value), value))
+
+    def _placeholder(self, value: str, kind: str | None = None) -> str:
+        # "+49 170 1234567" and "+491701234567" are one number.
+        key = (value if "@" in value else re.sub(r"[\s()./-]", "", value)).casefold()
+        if key not in self._placeholders and kind is not None:
+            self.found[kind] += 1
+            self._placeholders[key] = f"<{kind}_{self.found[kind]}>"
+        return self._placeholders[key]
+
+    def _replace(self, text: str, values: Iterable[str]) -> str:
+        for value in values:
+            whole = rf"(?<!\w){re.escape(value)}(?!\w)"
+            text = re.sub(whole, self._placeholder(value), text)
+        return text
+
+    @cached_property
+    def _analyzer(self) -> Any:
+        try:
+            import spacy
+            import tldextract
+            from presidio_analyzer import AnalyzerEngine, RecognizerRegistry
+            from presidio_analyzer import predefined_recognizers as known
+            from presidio_analyzer.nlp_engine import SpacyNlpEngine
+        except ImportError as error:
+            raise MissingExtraError(
+                "scrubbing needs presidio-analyzer: pip install 'steerable-llm[scrub]'"
+            ) from error
+        # By default tldextract fetches the list of domains over the network.
+        extract = tldextract.TLDExtract(suffix_list_urls=())
+
+        class Email(known.EmailRecognizer):
+            def validate_result(self, pattern_text: str) -> bool:
+                return bool(extract(pattern_text).fqdn)
+
+        recognisers = [
+            Email(),
+            known.CreditCardRecognizer(),
+            known.CryptoRecognizer(),
+            known.IbanRecognizer(),
+            known.IpRecognizer(),
+            known.MacAddressRecognizer(),
+            known.PhoneRecognizer(),
+            known.NhsRecognizer(),
+            known.UsSsnRecognizer(),
+        ]
+        words = spacy.blank("en")
+
+        @spacy.language.Language.component("words_as_lemmas")
+        def words_as_lemmas(doc: Any) -> Any:
+            # Recognisers look for words such as "social security" among the lemmas around a value.
+            for token in doc:
+                token.lemma_ = token.lower_
+            return doc
+
+        words.add_pipe("words_as_lemmas")
+        engine: Any = SpacyNlpEngine(models=[{"lang_code": "en", "model_name": "blank"}])
+        engine.nlp = {"en": words}
+        return AnalyzerEngine(
+            registry=RecognizerRegistry(recognizers=recognisers, supported_languages=["en"]),
+            nlp_engine=engine,
+            supported_languages=["en"],
+        )

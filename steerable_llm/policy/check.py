@@ -1,0 +1,278 @@
+"""What a policy does, step by step and call by call, and what looks wrong in it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from steerable_llm.chat.message import as_conversation
+from steerable_llm.errors import InvalidInputError, UnknownStepError
+from steerable_llm.policy.decision import (
+    Asked,
+    Conflicts,
+    SteeringDecision,
+    decide,
+    unsteered_because,
+)
+from steerable_llm.policy.file import Step, When, explain
+from steerable_llm.policy.policy import Policy
+from steerable_llm.policy.steered_step import FIGHT, Meeting, SteeredStep, meetings
+from steerable_llm.policy.step import Hint, choose_step
+from steerable_llm.vector.fingerprint import ModelFingerprint
+from steerable_llm.vector.steering import Steering, SteeringTerm
+
+# A chain's calls as a JSONL file, to see what a policy would do with each.
+
+
+class TracedCall(BaseModel):
+    """One call of a chain, as far as a policy can see it.
+
+    Attributes:
+        step: the step that the application named.
+        node: the LangGraph node.
+        tags: the tags of a LangChain call; "steer:NAME" names the step.
+        prompt_type: the type of a LlamaIndex prompt.
+        messages: the prompt, as text or messages; without it, conditions stay open.
+        context: whether the prompt holds retrieved text, or the retrieved texts.
+        structured: whether the answer is to be tool calls or JSON.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    step: str | None = None
+    node: str | None = None
+    tags: tuple[str, ...] = ()
+    prompt_type: str | None = None
+    messages: str | tuple[Mapping[str, Any], ...] | None = None
+    context: bool | tuple[str, ...] | None = None
+    structured: bool = False
+
+
+def read_trace(path: str | os.PathLike[str]) -> list[TracedCall]:
+    """Read a trace, one JSON object per line; blank lines are skipped.
+
+    Raises:
+        InvalidInputError: there is no such file, it holds no call, or a line is not one.
+    """
+    source = Path(path)
+    if not source.is_file():
+        raise InvalidInputError(f"there is no trace {source}: give the path of a JSONL file")
+    try:
+        text = source.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InvalidInputError(
+            f"{source} is not text in UTF-8: give a trace as JSON lines"
+        ) from error
+    calls = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            call = TracedCall.model_validate_json(line)
+        except ValidationError as error:
+            raise InvalidInputError(
+                f"{source}, line {number}: {explain(error, TracedCall)}"
+            ) from error
+        if call.messages is not None:
+            try:
+                as_conversation(call.messages)
+            except InvalidInputError as error:
+                raise InvalidInputError(f"{source}, line {number}: {error}") from error
+        calls.append(call)
+    if not calls:
+        raise InvalidInputError(f"the trace {source} is empty: it needs one call per line")
+    return calls
+
+
+STEP_TAG = "steer:"
+
+
+@dataclass(frozen=True)
+class CheckedStep:
+    """One step of a policy.
+
+    Attributes:
+        name: Its name.
+        steered: Its vectors and conditions.
+        rules: Which names match it, by kind.
+        inherits: The step that it takes the rest from.
+        meetings: How its vectors relate, as far as they can act on one request.
+    """
+
+    name: str
+    steered: SteeredStep
+    rules: Mapping[str, tuple[str, ...]]
+    inherits: str | None
+    meetings: tuple[Meeting, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The step as JSON values."""
+        return {
+            "vectors": [
+                {**term_facts(term), "when": when.model_dump(by_alias=True, exclude_none=True)}
+                for term, when in self.steered.terms
+            ],
+            "match": {kind: list(names) for kind, names in self.rules.items()},
+            "inherits": self.inherits,
+            "steer_structured": self.steered.steer_structured,
+            "kept": [
+                {"vector": name, "share": {str(layer): left for layer, left in kept.items()}}
+                for name, kept in self.steered.kept
+            ],
+            "meetings": [meeting.to_dict() for meeting in self.meetings],
+        }
+
+
+@dataclass(frozen=True)
+class CheckedPolicy:
+    """A policy that was looked through.
+
+    Attributes:
+        policy: The policy.
+        steps: Its steps, in the order of the file.
+        warnings: What looks wrong though it can be used.
+    """
+
+    policy: Policy
+    steps: tuple[CheckedStep, ...]
+    warnings: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The policy as JSON values."""
+        return {
+            "digest": self.policy.digest,
+            "off": self.policy.off,
+            "default_step": self.policy.default_step,
+            "steps": {step.name: step.to_dict() for step in self.steps},
+            "gates": {name: gate.fingerprint_id for name, gate in self.policy.gates.items()},
+            "warnings": list(self.warnings),
+        }
+
+
+def check_policy(policy: Policy, fingerprint: ModelFingerprint | None = None) -> CheckedPolicy:
+    """Look through a policy.
+
+    Args:
+        policy: With its vectors looked up, as `Policy.load` does.
+        fingerprint: The model that it is for; None compares the vectors with each other only.
+
+    Raises:
+        ModelMismatchError: A vector was built for another model, or a gate was trained with
+            another embedding model than the one at hand.
+    """
+    if fingerprint is not None:
+        policy.check(fingerprint)
+    steps = tuple(_checked(name, step, policy) for name, step in policy.steps.items())
+    return CheckedPolicy(policy, steps, tuple(_warnings(policy, steps)))
+
+
+def dry_run(
+    policy: Policy, calls: Sequence[TracedCall], conflicts: Conflicts | None = None
+) -> list[SteeringDecision]:
+    """Decide every call of a trace as the model would, without answering it.
+
+    A call without messages leaves its conditions open: what it could get at most is shown.
+
+    Args:
+        policy: What decides.
+        calls: In the order of the trace.
+        conflicts: Measures conflict on the model; without it such conditions do not hold.
+
+    Raises:
+        UnknownStepError: A call names a step that the policy does not have; says which call.
+    """
+    return [_decision(policy, call, number, conflicts) for number, call in enumerate(calls, 1)]
+
+
+def term_facts(term: SteeringTerm) -> dict[str, Any]:
+    """What one vector does, as JSON values."""
+    return {
+        "vector": term.vector.name,
+        "fingerprint": term.vector.fingerprint_id,
+        "strength": term.strength,
+        "unit": term.unit,
+        "scope": term.scope,
+        "layers": list(term.steered_layers),
+    }
+
+
+def _checked(name: str, step: Step, policy: Policy) -> CheckedStep:
+    steered = policy.steered_step(name)
+    met = [
+        meeting
+        for (first, one), (second, other) in combinations(steered.terms, 2)
+        if _can_meet(one, other)
+        for meeting in meetings(Steering((first, second)))
+    ]
+    rules = {kind: patterns for kind, patterns in step.match if patterns}
+    return CheckedStep(name, steered, rules, step.inherits, tuple(met))
+
+
+def _can_meet(one: When, other: When) -> bool:
+    """Whether both can hold for one request."""
+    return None in (one.context, other.context) or one.context == other.context
+
+
+def _warnings(policy: Policy, steps: Sequence[CheckedStep]) -> Iterator[str]:
+    if why := policy.off:
+        yield why
+    built_for = {vector.fingerprint.short for vector in policy.vectors.values()}
+    if len(built_for) > 1:
+        yield f"the vectors were built for different models: {', '.join(sorted(built_for))}"
+    for step in steps:
+        for meeting in step.meetings:
+            if meeting.fights:
+                layers = ", ".join(f"{x} ({meeting.cosines[x]:+.2f})" for x in meeting.fights)
+                yield (
+                    f"step {step.name!r}: {meeting.first} and {meeting.second} fight in layers "
+                    f"{layers}: their cosine is {FIGHT} or less; steer with one of them, or set "
+                    "orthogonalise = true"
+                )
+        names = [term.vector.name for term, _ in step.steered.terms]
+        for name in sorted({name for name in names if names.count(name) > 1}):
+            yield f"step {step.name!r} names vector {name} more than once: its strengths add up"
+
+
+def _decision(
+    policy: Policy, call: TracedCall, number: int, conflicts: Conflicts | None
+) -> SteeringDecision:
+    tagged = [tag.removeprefix(STEP_TAG) for tag in call.tags if tag.startswith(STEP_TAG)]
+    try:
+        step = choose_step(
+            [
+                call.step,
+                Hint(call.node, "node"),
+                *tagged,
+                *(Hint(tag, "tag") for tag in call.tags),
+                Hint(call.prompt_type, "prompt_type"),
+            ],
+            policy,
+        )
+        if call.messages is None:
+            return _without_messages(policy, step, call.structured)
+        asked = Asked(call.messages, step, None, call.context, call.structured)
+        return decide(policy, [asked], conflicts or (lambda prompts: [None] * len(prompts)))[0]
+    except UnknownStepError as error:
+        raise InvalidInputError(f"call {number} of the trace: {error}") from error
+
+
+def _without_messages(policy: Policy, step: str | None, structured: bool) -> SteeringDecision:
+    name = policy.step_for(step)
+    if name is None:  # nothing is left that could depend on messages
+        return decide(policy, [Asked("-")], lambda _: [])[0]
+    steered = policy.steered_step(name)
+    reasons = [f"step {name!r}"]
+    why = unsteered_because(policy, steered, structured)
+    open_ = {kind for _, when in steered.terms for kind, value in when if value is not None}
+    if why is not None:
+        reasons.append(why)
+    elif open_:
+        reasons.append(f"at most; it depends on the request: {', '.join(sorted(open_))}")
+    steering = Steering.none() if why else steered.steering
+    return SteeringDecision(steering, name, tuple(reasons), policy.digest)

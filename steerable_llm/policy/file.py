@@ -1,0 +1,286 @@
+"""Which step of a policy a name means."""
+
+import re
+from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
+from types import UnionType
+from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from steerable_llm.errors import PolicyError, UnknownStepError, unknown
+from steerable_llm.vector.steering import Scope
+
+# From a measured number to the share of a strength: a threshold, or a line between two.
+
+
+class Ramp(BaseModel):
+    """A share between 0 and 1 that depends on one number and on nothing else.
+
+    `{ from = a, to = b }` is 0 up to a, 1 from b on, and a straight line between; with a above b
+    it falls instead. `{ above = c }` is 0 below c and 1 from c on. There is no hysteresis: what an
+    earlier request measured plays no part.
+
+    Attributes:
+        start: `from` in the file: the number at which the share is 0.
+        end: `to` in the file: the number at which the share is 1.
+        above: the threshold, in place of `from` and `to`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    start: float | None = Field(default=None, alias="from", allow_inf_nan=False, strict=True)
+    end: float | None = Field(default=None, alias="to", allow_inf_nan=False, strict=True)
+    above: float | None = Field(default=None, allow_inf_nan=False, strict=True)
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Self:
+        given = (self.start is not None, self.end is not None, self.above is not None)
+        if given not in self._forms():
+            raise ValueError("give either from and to, or above")
+        if self.start is not None and self.start == self.end:
+            raise ValueError("from and to are equal: write above for a single threshold")
+        return self
+
+    @classmethod
+    def _forms(cls) -> set[tuple[bool, bool, bool]]:
+        """Which of `from`, `to` and `above` may be given together."""
+        return {(True, True, False), (False, False, True)}
+
+    def share(self, value: float) -> float:
+        """Return the share of the strength that a measured value leaves."""
+        if self.above is not None:
+            return 1.0 if value >= self.above else 0.0
+        assert self.start is not None, "a ramp without a threshold has both ends"
+        assert self.end is not None, "a ramp without a threshold has both ends"
+        # The ends first: so they are exact, and no rounding or overflow passes them.
+        low, high = min(self.start, self.end), max(self.start, self.end)
+        if value <= low:
+            return 0.0 if low == self.start else 1.0
+        if value >= high:
+            return 1.0 if high == self.end else 0.0
+        # Halves, so that the width of a ramp between huge numbers does not overflow.
+        along = (value / 2 - self.start / 2) / (self.end / 2 - self.start / 2)
+        return min(1.0, max(0.0, along))
+
+    def __str__(self) -> str:
+        """Return the ramp as it is written in the file."""
+        if self.above is not None:
+            return f"above {self.above:g}"
+        return "at its threshold" if self.start is None else f"from {self.start:g} to {self.end:g}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what the file would hold, for a digest."""
+        return self.model_dump(by_alias=True, exclude_none=True)
+
+
+# The keys of a policy file, checked by pydantic; what is wrong is said in the file's own words.
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class GateUse(Ramp):
+    """A gate and how its probability becomes a share of the strength.
+
+    Attributes:
+        name: the gate's file name without `.safetensors`. Without `from`, `to` and `above` the
+            threshold is the one that was chosen in training.
+    """
+
+    name: str
+
+    @classmethod
+    def _forms(cls) -> set[tuple[bool, bool, bool]]:
+        return {*super()._forms(), (False, False, False)}
+
+    def with_threshold(self, threshold: float) -> Ramp:
+        """Return the ramp, which is this threshold if the file gives none."""
+        if self.above is None and self.start is None:
+            return Ramp(above=threshold)
+        return self
+
+
+class When(_Table):
+    """On what a request's steering depends; every condition that is given must hold.
+
+    Attributes:
+        context: steer only if the prompt holds retrieved text, or only if it holds none.
+        conflict: from how far the context speaks against the model's own answer.
+        gate: from how probable a trained gate finds it that this question goes wrong.
+    """
+
+    context: Literal["present", "absent"] | None = None
+    conflict: Ramp | None = None
+    gate: GateUse | None = None
+
+    def over(self, other: "When") -> "When":
+        """Return both together; of two conditions of one kind, this one's counts."""
+        given = {name: value for name, value in self if value is not None}
+        return other.model_copy(update=given)
+
+
+class VectorUse(_Table):
+    """One vector of a step; what is left out comes from the vector's calibration.
+
+    Attributes:
+        name: the vector's file name without `.safetensors`.
+        strength: signed, in units of each layer's residual norm.
+        layers: 0-based blocks to steer.
+        scope: which positions are steered.
+        when: conditions of this vector alone.
+    """
+
+    name: str
+    # Strict: `strength = true` would else be 1.0, many times what a model bears.
+    strength: float | None = Field(default=None, allow_inf_nan=False, strict=True)
+    layers: tuple[Annotated[int, Field(strict=True)], ...] | None = None
+    scope: Scope | None = None
+    when: When = When()
+
+
+class Match(_Table):
+    """Which calls belong to a step besides those that name it; patterns as in file names.
+
+    Attributes:
+        step: names that the application gave the step.
+        node: LangGraph nodes.
+        tag: tags of a LangChain call.
+        prompt_type: LlamaIndex prompt types.
+    """
+
+    step: tuple[str, ...] = ()
+    node: tuple[str, ...] = ()
+    tag: tuple[str, ...] = ()
+    prompt_type: tuple[str, ...] = ()
+
+
+class Step(_Table):
+    """What one step of a chain gets; no vectors means that it is never steered.
+
+    Attributes:
+        vectors: what steers it.
+        match: which calls belong to it; not inherited.
+        inherits: the step that gives every key which this one leaves out.
+        when: conditions of every vector that has none of the same kind.
+        orthogonalise: later vectors lose their component along earlier ones.
+        steer_structured: steer tool calls and JSON, too.
+    """
+
+    vectors: tuple[VectorUse, ...] = ()
+    match: Match = Match()
+    inherits: str | None = None
+    when: When = When()
+    orthogonalise: bool = False
+    steer_structured: bool = False
+
+
+def explain(error: ValidationError, model: type[BaseModel]) -> str:
+    """Tell the first problem that pydantic found in one line, in the words of the file."""
+    # A misspelt key is often also a missing one, and the misspelling says more.
+    problem = min(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
+    place = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        known = _keys(model, problem["loc"][:-1])
+        return f"{place}: {unknown('key', str(problem['loc'][-1]), known)}"
+    said = problem["msg"].removeprefix("Value error, ")
+    said = re.sub(r"valid dictionary( or instance of \w+)?", "table", said)
+    said = said.replace("valid tuple", "list")
+    return f"{place}: {said} (got {problem['input']!r})"
+
+
+def _keys(model: type[BaseModel], path: Iterable[str | int]) -> list[str]:
+    """Return the keys that the table at a place of the file may have."""
+    here: Any = model
+    for part in path:
+        if _is_table(here):
+            here = _fields(here)[str(part)]
+        else:  # dict[str, X] and tuple[X, ...] both hold their content in one argument
+            here = next((kind for kind in get_args(here) if _holds_tables(kind)), None)
+        if get_origin(here) in (Union, UnionType):
+            here = next(kind for kind in get_args(here) if _holds_tables(kind))
+    return list(_fields(here))
+
+
+def _fields(model: type[BaseModel]) -> Mapping[str, Any]:
+    return {field.alias or name: field.annotation for name, field in model.model_fields.items()}
+
+
+def _is_table(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
+
+
+def _holds_tables(kind: Any) -> bool:
+    return _is_table(kind) or any(map(_holds_tables, get_args(kind)))
+
+
+# Steps that take what they leave out from another step.
+
+# What a step is told by, and from whom it inherits, are its own.
+_OWN = {"match", "inherits"}
+
+
+def with_inherited(steps: Mapping[str, Step]) -> dict[str, Step]:
+    """Return the steps with every key filled in that they inherit.
+
+    A key that a step gives, also an empty one, counts; every other comes whole from the step it
+    inherits from, and so on.
+
+    Raises:
+        UnknownStepError: a step inherits from one that does not exist.
+        PolicyError: steps inherit from each other in a circle.
+    """
+    return {name: _filled(name, steps) for name in steps}
+
+
+def _filled(name: str, steps: Mapping[str, Step]) -> Step:
+    line = [name]
+    while (parent := steps[line[-1]].inherits) is not None:
+        if parent not in steps:
+            raise UnknownStepError(
+                f"step {line[-1]!r} inherits from {unknown('step', parent, steps)}"
+            )
+        if parent in line:
+            circle = " -> ".join([*line[line.index(parent) :], parent])
+            raise PolicyError(
+                f"steps inherit in a circle ({circle}): remove one of these `inherits`"
+            )
+        line.append(parent)
+    taken = {}
+    for ancestor in reversed(line):
+        step = steps[ancestor]
+        taken.update({key: getattr(step, key) for key in step.model_fields_set - _OWN})
+    return steps[name].model_copy(update=taken)
+
+
+Kind = Literal["step", "node", "tag", "prompt_type"]
+"""Where a name comes from: the application named the step, or a framework its graph node, a tag,
+or the type of its prompt."""
+
+_WILDCARDS = "*?["
+
+
+def matching_step(name: str, kind: Kind, steps: Mapping[str, Step]) -> str | None:
+    """Return the step that a name means, if any.
+
+    A step of exactly this name goes first, whatever its rules. Else the most specific pattern of
+    this kind wins, so that the order of the file plays no part: one without wildcards before one
+    with, then the one with more plain characters; of equals, the step that comes first in the
+    alphabet. Upper and lower case differ.
+    """
+    if name in steps:
+        return name
+    found = [
+        (*_generality(pattern), step)
+        for step, rules in steps.items()
+        for pattern in getattr(rules.match, kind)
+        if fnmatchcase(name, pattern)
+    ]
+    return min(found)[-1] if found else None
+
+
+def _generality(pattern: str) -> tuple[bool, int]:
+    """Sort the more specific of two patterns first."""
+    plain = sum(character not in _WILDCARDS for character in pattern)
+    return any(character in _WILDCARDS for character in pattern), -plain

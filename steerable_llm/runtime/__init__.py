@@ -1,0 +1,1 @@
+"""The hooked model: blocks, hooks, the row plan, forward passes and scores."""

@@ -1,0 +1,280 @@
+"""The hooked model: weights, chat template, blocks and scores of a Hugging Face language model."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from functools import cached_property
+from importlib.resources import as_file, files
+from typing import Any, Literal, Self, overload
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from steerable_llm.chat.images import turns
+from steerable_llm.chat.message import MessagesLike
+from steerable_llm.chat.template import ChatFormat
+from steerable_llm.chat.tools import Tool
+from steerable_llm.errors import InvalidInputError, PromptTooLongError
+from steerable_llm.runtime.blocks import find_blocks
+from steerable_llm.runtime.load import (
+    context_window_of,
+    end_ids_of,
+    fingerprint_of,
+    load_pretrained,
+)
+from steerable_llm.runtime.scores import (
+    Reduction,
+    Scored,
+    answer_log_probs,
+    answer_logits,
+    reduction_of,
+)
+from steerable_llm.vector.fingerprint import ModelFingerprint
+from steerable_llm.vector.steering import Steering
+
+
+class HookedModel:
+    """A causal language model whose every forward pass may be steered, row by row.
+
+    It knows weights, chat template, blocks, hooks and scores, and no policy, no generation
+    settings and no framework: all that building and evaluating vectors needs. Steering is an
+    argument of a call, never a mode, so one instance serves many threads at once. The model is put
+    into evaluation mode and otherwise left as it is.
+
+    Attributes:
+        model: The Hugging Face model.
+        tokenizer: Its tokenizer.
+        blocks: Its decoder blocks, first block first.
+        context_window: Tokens that prompt and answer may have together.
+        chat_format: The tokenizer's chat template.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        model_id: str | None = None,
+        revision: str | None = None,
+        blocks: Sequence[nn.Module] | None = None,
+        context_window: int | None = None,
+        processor: Any = None,
+    ) -> None:
+        """Wrap a loaded model.
+
+        Args:
+            model: A Hugging Face causal language model, or a vision-language model.
+            tokenizer: Its tokenizer; without a chat template it gets the processor's.
+            model_id: What to call the model; default is the name it was loaded by.
+            revision: Commit or tag, for the record.
+            blocks: Decoder blocks; default is what the module tree tells.
+            context_window: Tokens; default is what configuration and tokenizer tell.
+            processor: Of a vision-language model; without it, messages with images are refused.
+
+        Raises:
+            UnknownArchitectureError: The blocks cannot be told.
+        """
+        self.model = model.eval()
+        self.tokenizer = tokenizer
+        self.blocks = list(blocks) if blocks is not None else find_blocks(model)
+        self.context_window = context_window or context_window_of(model, tokenizer)
+        self.chat_format = ChatFormat(tokenizer, processor)
+        self._turns = turns(processor)
+        self.model_id = model_id or getattr(model.config, "_name_or_path", "") or "unnamed"
+        self.revision = revision
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        id_or_path: str | os.PathLike[str],
+        revision: str | None = None,
+        dtype: torch.dtype | str | None = None,
+        device_map: str | dict[str, Any] | None = None,
+        quantization_config: Any = None,
+    ) -> Self:
+        """Load a model from a folder or from the Hugging Face Hub.
+
+        Args:
+            id_or_path: A folder with ``config.json``, or a Hub id.
+            revision: Commit, tag or branch.
+            dtype: Of the weights; default is the one they are stored in.
+            device_map: As in transformers; default is the CPU.
+            quantization_config: As in transformers.
+
+        Raises:
+            InvalidInputError: There is no such model, or no such dtype.
+        """
+        source = os.fspath(id_or_path)
+        model, tokenizer, processor = load_pretrained(
+            source,
+            revision=revision,
+            dtype=dtype or "auto",
+            device_map=device_map,
+            quantization_config=quantization_config,
+        )
+        return cls(model, tokenizer, model_id=source, revision=revision, processor=processor)
+
+    @classmethod
+    def demo(cls) -> Self:
+        """Load the package's own small model, an exhibit and not a product; float32, CPU."""
+        with as_file(files("steerable_llm.demo") / "model") as folder:
+            model, tokenizer, _ = load_pretrained(str(folder), dtype=torch.float32)
+        return cls(model, tokenizer, model_id="steerable-llm/demo")
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model's input goes."""
+        device: torch.device = self.model.get_input_embeddings().weight.device
+        return device
+
+    @cached_property
+    def fingerprint(self) -> ModelFingerprint:
+        """What identifies this model; computed once."""
+        return fingerprint_of(
+            self.model, self.tokenizer, len(self.blocks), self.model_id, self.revision
+        )
+
+    def render(
+        self,
+        messages: MessagesLike,
+        add_generation_prompt: bool = True,
+        tools: Sequence[Tool] = (),
+    ) -> str:
+        """The prompt as text; see :meth:`ChatFormat.render`."""
+        return self.chat_format.render(messages, add_generation_prompt, tools)
+
+    def encode(self, messages: MessagesLike, tools: Sequence[Tool] = ()) -> list[int]:
+        """The prompt as the model sees it, with what opens the assistant's turn."""
+        return self.chat_format.encode(messages, tools=tools)
+
+    def encode_answer(self, answer: str) -> list[int]:
+        """An answer's tokens after the prompt, the end of turn included."""
+        return self.chat_format.encode_answer(answer)
+
+    def special_token_mask(self, prompt: MessagesLike | Sequence[int]) -> list[bool]:
+        """Which prompt tokens are not content; see :meth:`ChatFormat.special_token_mask`."""
+        return self.chat_format.special_token_mask(prompt)
+
+    def check_fit(self, prompt_tokens: int, new_tokens: int) -> None:
+        """Refuse what does not fit the context window.
+
+        Raises:
+            PromptTooLongError: Prompt and answer together are longer.
+        """
+        if prompt_tokens + new_tokens > self.context_window:
+            raise PromptTooLongError(prompt_tokens, new_tokens, self.context_window)
+
+    @overload
+    def score(
+        self, messages: MessagesLike, answers: Sequence[str], steering: Steering | None = None,
+        *, reduction: Literal["sum", "mean"] = "sum",
+    ) -> list[float]: ...  # fmt: skip
+
+    @overload
+    def score(
+        self, messages: MessagesLike, answers: Sequence[str], steering: Steering | None = None,
+        *, reduction: Literal["none"],
+    ) -> list[list[float]]: ...  # fmt: skip
+
+    def score(
+        self,
+        messages: MessagesLike,
+        answers: Sequence[str],
+        steering: Steering | None = None,
+        *,
+        reduction: Reduction = "sum",
+    ) -> list[float] | list[list[float]]:
+        """Log-probabilities of answers to one prompt, the end of turn included.
+
+        Args:
+            messages: The prompt.
+            answers: Texts to score.
+            steering: What to steer with.
+            reduction: ``sum`` over the answer's tokens, ``mean`` per token, or ``none``: the list
+                of every token's log-probability.
+
+        Returns:
+            One value (or list) per answer, natural logarithms.
+
+        Raises:
+            InvalidInputError: One text in place of a list of answers.
+            PromptTooLongError: A prompt with its answer does not fit the context window.
+        """
+        if isinstance(answers, str):
+            raise InvalidInputError("answers is one text: give a list of answers, such as [text]")
+        items = [(messages, answer) for answer in answers]
+        scored: list[float] = self.score_batch(items, steering, reduction=reduction)
+        return scored
+
+    def score_batch(
+        self,
+        items: Sequence[tuple[MessagesLike, str]],
+        steering: Steering | None = None,
+        *,
+        reduction: Reduction = "sum",
+    ) -> list[Any]:
+        """Like :meth:`score`, for many prompts: one value per (messages, answer)."""
+        return self._scores(items, [steering or Steering.none()] * len(items), reduction)
+
+    def answer_logits(
+        self, messages: MessagesLike, answer: str, steering: Steering | None = None
+    ) -> Tensor:
+        """The scores from which each token of an answer is predicted, end of turn included.
+
+        Returns:
+            float32 ``[A, V]``: one row per token of ``encode_answer(answer)``.
+
+        Raises:
+            PromptTooLongError: Prompt and answer do not fit the context window.
+        """
+        return self._logits(messages, answer, steering or Steering.none())
+
+    def _scores(
+        self,
+        items: Sequence[tuple[MessagesLike, str]],
+        steerings: Sequence[Steering],
+        reduction: Reduction,
+    ) -> list[Any]:
+        reduced = reduction_of(reduction)
+        scored = [
+            self._scored(messages, answer, steering)
+            for (messages, answer), steering in zip(items, steerings, strict=True)
+        ]
+        with self._turns:
+            log_probs = answer_log_probs(self.model, self.blocks, scored, self.device)
+        return [reduced(values) for values in log_probs]
+
+    def _logits(self, messages: MessagesLike, answer: str, steering: Steering) -> Tensor:
+        scored = [self._scored(messages, answer, steering)]
+        with self._turns:
+            return next(answer_logits(self.model, self.blocks, scored, self.device))[1]
+
+    def _scored(self, messages: MessagesLike, answer: str, steering: Steering) -> Scored:
+        if not isinstance(answer, str):
+            raise InvalidInputError(f"an answer to score is {answer!r}: give a text")
+        read = self.chat_format.read(messages)
+        item = Scored(read.tokens, self.encode_answer(answer), steering, read.vision)
+        if not item.answer:
+            raise InvalidInputError(
+                "an empty answer has no probability with this tokenizer, which has no end-of-turn "
+                "token: give a text"
+            )
+        self.check_fit(len(item.prompt), len(item.answer))
+        return item
+
+    @property
+    def supports_tools(self) -> bool:
+        """Whether the model's chat template has a place for tools."""
+        return self.chat_format.tool_format is not None
+
+    @property
+    def supports_images(self) -> bool:
+        """Whether messages may hold images: the model came with an image processor."""
+        return self.chat_format.vision is not None
+
+    @cached_property
+    def end_ids(self) -> frozenset[int]:
+        """Tokens that end an answer."""
+        return end_ids_of(self.model, self.tokenizer, self.chat_format.end_of_turn_id)

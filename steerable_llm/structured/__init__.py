@@ -1,1 +1,0 @@
-"""Answers of a given form: tool calls and constrained decoding."""

@@ -1,0 +1,1 @@
+"""Steering vectors: the contract between building and answering."""

@@ -1,0 +1,188 @@
+"""The vector file: named tensors and JSON metadata in one safetensors file, with a hash.
+
+Every metadata value is JSON text. The hash over all of it shows a changed or damaged file. No
+pickle. Tensors are float32, i is the 0-based block:
+
+| version | tensors | for vectors that |
+|---|---|---|
+| 1 | `layer.{i}` `[d]` | are added to block outputs |
+| 2 | `block.{i}`, `mlp.{i}` or `heads.{i}` `[w]`; `gate.{i}` `[A, 2w + 1]` | act otherwise |
+
+A vector that version 1 can express is written as version 1, so that older releases read it.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_safetensors
+from torch import Tensor
+
+from steerable_llm.errors import (
+    FutureVersionError,
+    NotAVectorError,
+    SteerableError,
+    TamperedVectorError,
+    VectorFileError,
+)
+from steerable_llm.files import write_whole
+
+# What our files with tensors have in common: safetensors, JSON metadata, a hash over both.
+
+
+def read_tensors(
+    path: str | os.PathLike[str], noun: str, again: str, error: type[SteerableError]
+) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Read a safetensors file: its metadata and its tensors, on the CPU.
+
+    Args:
+        path: the file.
+        noun: what it should hold, for messages.
+        again: how to get a good one, for messages.
+        error: what to raise.
+
+    Raises:
+        SteerableError: the file is missing, cut short, or of another kind.
+    """
+    source = Path(path)
+    if not source.is_file():
+        raise error(f"there is no {noun} file {source}: check the path")
+    try:
+        with safe_open(source, framework="pt", device="cpu") as file:
+            metadata: dict[str, str] = dict(file.metadata() or {})
+            return metadata, {name: file.get_tensor(name) for name in file.keys()}
+    except (SafetensorError, OSError, ValueError) as cause:
+        raise error(
+            f"{source} is not a whole safetensors file ({cause}): it was cut short or is "
+            f"another kind of file; {again}"
+        ) from cause
+
+
+def content_hash(header: object, tensors: Mapping[int, Tensor] | Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 over a JSON header and every tensor's name, type, shape and bytes."""
+    hasher = hashlib.sha256(plain_json(header).encode())
+    for name, tensor in sorted(tensors.items()):
+        tensor = tensor.contiguous()
+        hasher.update(f"|{name}:{tensor.dtype}:{tuple(tensor.shape)}|".encode())
+        hasher.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return hasher.hexdigest()
+
+
+def plain_json(value: object) -> str:
+    """Return JSON that is the same for the same value.
+
+    Raises:
+        TypeError: a value that JSON does not have.
+        ValueError: a number that is not finite.
+    """
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False)
+
+
+FORMAT_VERSION = 2
+_KIND = "steerable-llm vector"
+_HEADER = ("format_version", "kind", "library_version")
+_NAMES = {"1": ("layer",), "2": ("block", "mlp", "heads", "gate")}
+
+
+def write_vector_file(
+    path: str | os.PathLike[str],
+    content: Mapping[str, Any],
+    directions: Mapping[int, Tensor],
+    site: str | None = None,
+    gates: Mapping[int, Tensor] | None = None,
+) -> Path:
+    """Write a vector file in one step and return its path.
+
+    Args:
+        path: where to write; an existing file is replaced.
+        content: metadata, plain JSON values; holds "name".
+        directions: block index to float32 [d].
+        site: where the vector acts, for version 2; None writes version 1.
+        gates: block index to the table of its gates, for version 2.
+
+    Raises:
+        VectorFileError: a metadata value is not plain JSON.
+    """
+    metadata = {
+        "format_version": "1" if site is None else "2",
+        "kind": _KIND,
+        "library_version": _library_version(),
+    }
+    for key, value in content.items():
+        try:
+            metadata[key] = plain_json(value)
+        except (TypeError, ValueError) as error:
+            raise VectorFileError(
+                f"cannot save vector {content.get('name')!r}: its {key} is not plain JSON "
+                f"({error}); use texts, numbers, lists and dicts"
+            ) from error
+    tensors = {f"{site or 'layer'}.{i}": directions[i] for i in sorted(directions)}
+    tensors |= {f"gate.{i}": table for i, table in sorted((gates or {}).items())}
+    metadata["content_hash"] = content_hash(metadata, directions if site is None else tensors)
+    return write_whole(path, to_safetensors(tensors, metadata))
+
+
+def read_vector_file(
+    path: str | os.PathLike[str],
+) -> tuple[dict[str, Any], dict[int, Tensor], dict[int, Tensor]]:
+    """Read and verify a vector file.
+
+    Returns:
+        Its metadata, block index to direction, and block index to the table of its gates.
+
+    Raises:
+        NotAVectorError: missing, truncated, or some other kind of file.
+        FutureVersionError: written by a later version of this library.
+        TamperedVectorError: tensors or metadata were changed after saving.
+    """
+    source = Path(path)
+    metadata, tensors = read_tensors(source, "vector", "copy or build it again", NotAVectorError)
+    version = metadata.get("format_version", "")
+    if metadata.get("kind") != _KIND or not version.isdecimal():
+        raise NotAVectorError(
+            f"{source} is a safetensors file but not a steering vector: "
+            "use a file that SteeringVector.save wrote"
+        )
+    if int(version) > FORMAT_VERSION:
+        raise FutureVersionError(
+            f"{source} has format version {version}, written by steerable-llm "
+            f"{metadata.get('library_version', '?')}; this version reads up to "
+            f"{FORMAT_VERSION}: update steerable-llm"
+        )
+    known = _NAMES.get(version, ())
+    parts = {name: name.partition(".") for name in tensors}
+    if any(part not in known or not number.isdecimal() for part, _, number in parts.values()):
+        raise TamperedVectorError(
+            f"{source} holds tensors other than {', '.join(f'{name}.0' for name in known)}, ..."
+        )
+    gates = {int(number): tensors[n] for n, (part, _, number) in parts.items() if part == "gate"}
+    directions = {
+        int(number): tensors[n] for n, (part, _, number) in parts.items() if part != "gate"
+    }
+    claimed = metadata.pop("content_hash", None)
+    if claimed != content_hash(metadata, directions if version == "1" else tensors):
+        raise TamperedVectorError(
+            f"{source} was changed after it was saved (its content hash does not fit): "
+            "get the original file or build it again"
+        )
+    try:
+        content = {key: json.loads(text) for key, text in metadata.items() if key not in _HEADER}
+    except (ValueError, RecursionError) as error:
+        raise VectorFileError(
+            f"{source} has metadata that is not JSON ({error}): get the original file or build it "
+            "again"
+        ) from error
+    return content, directions, gates
+
+
+def _library_version() -> str:
+    try:
+        return importlib.metadata.version("steerable-llm")
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"

@@ -1,0 +1,101 @@
+"""What identifies the model that a vector was made for."""
+
+import hashlib
+import json
+from typing import Any, Self
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import Tensor, nn
+
+from steerable_llm.errors import VectorFileError
+
+# A hash of a network's weights.
+
+# Numbers read from each weight tensor. Enough to tell fine-tuned models apart, and few enough that
+# a model of 70 B parameters is hashed in seconds.
+SAMPLES = 256
+
+
+def weights_hash(model: nn.Module) -> str:
+    """Return the SHA-256 of 256 evenly spread numbers of every parameter, rounded to bfloat16.
+
+    A bfloat16 checkpoint has the same hash whether it was loaded as it is or in float32.
+    """
+    digest = hashlib.sha256()
+    for name, parameter in sorted(model.named_parameters(), key=lambda item: item[0]):
+        digest.update(f"{name}{tuple(parameter.shape)}".encode())
+        digest.update(_sample(parameter))
+    return digest.hexdigest()
+
+
+def _sample(parameter: Tensor) -> bytes:
+    flat = parameter.detach().reshape(-1)
+    count = min(SAMPLES, flat.numel())
+    # Whole-number steps: the places do not depend on rounding of large indices.
+    places = torch.arange(count, device=flat.device) * max(1, flat.numel() // max(1, count))
+    values = flat[places].to("cpu", torch.float32).bfloat16()
+    return values.view(torch.int16).numpy().tobytes()
+
+
+class ModelFingerprint(BaseModel):
+    """Facts and hashes of one model; a vector only fits the model it was made from.
+
+    Attributes:
+        model_id: hub id or path it was loaded from; for people, not compared.
+        revision: the commit or tag asked for; for people, not compared.
+        architecture: the model class, for example "LlamaForCausalLM".
+        hidden_size: width d of the residual stream.
+        num_layers: number L of decoder blocks.
+        config_hash: hash of the configuration's numbers.
+        weights_hash: hash of (a sample of) the weights.
+        tokenizer_hash: hash of the vocabulary and special tokens.
+        template_hash: hash of the chat template.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    model_id: str
+    revision: str | None = None
+    architecture: str
+    hidden_size: int
+    num_layers: int
+    config_hash: str
+    weights_hash: str
+    tokenizer_hash: str
+    template_hash: str
+
+    def matches(self, other: "ModelFingerprint") -> bool:
+        """Tell whether both are the same model, wherever it was loaded from."""
+        return not self.differences(other)
+
+    def differences(self, other: "ModelFingerprint") -> tuple[str, ...]:
+        """Return the compared fields that differ (the id and revision are not compared)."""
+        compared = (
+            "architecture", "hidden_size", "num_layers", "config_hash",
+            "weights_hash", "tokenizer_hash", "template_hash",
+        )  # fmt: skip
+        return tuple(name for name in compared if getattr(self, name) != getattr(other, name))
+
+    @property
+    def short(self) -> str:
+        """The model's id with eight hexadecimal digits of everything compared."""
+        facts = self.model_dump(exclude={"model_id", "revision"})
+        digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+        return f"{self.model_id}@{digest[:8]}"
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any]) -> Self:
+        """Read a fingerprint from a vector file's metadata.
+
+        Raises:
+            VectorFileError: a field is missing or has the wrong type.
+        """
+        try:
+            return cls.model_validate(record)
+        except ValidationError as error:
+            problem = error.errors()[0]
+            raise VectorFileError(
+                f"the vector file's model fingerprint is not valid "
+                f"({'.'.join(map(str, problem['loc']))}: {problem['msg']}): save the vector again"
+            ) from error

@@ -1,0 +1,378 @@
+"""From a steering vector to another tool's file, with every loss said."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from steerable_llm.errors import InvalidInputError, ModelMismatchError, NotAVectorError, unknown
+from steerable_llm.files import write_whole
+from steerable_llm.methods.states import read_states
+from steerable_llm.vector.interchange.additive import AdditiveVector
+from steerable_llm.vector.interchange.formats import FORMATS, Format
+from steerable_llm.vector.interchange.gguf import MAGIC, read_gguf
+from steerable_llm.vector.interchange.lm_eval import model_type_of
+from steerable_llm.vector.steering import Application, Scope, SteeringTerm
+from steerable_llm.vector.vector import Calibration, SteeringVector
+
+if TYPE_CHECKING:
+    from steerable_llm.runtime.hooked_model import HookedModel
+
+
+# From another tool's file to a steering vector that knows where it comes from.
+
+# On these the lengths of the model's states are measured, since no format brings them along.
+_PROMPTS = (
+    "What is the capital of France?",
+    "Summarise what a steering vector is in one sentence.",
+    "Hello! Can you help me with a question about my order?",
+    "Answer from the text only. Text: The shop opens at nine. Question: When does it open?",
+)
+
+
+def import_vector(
+    path: str | os.PathLike[str],
+    llm: HookedModel,
+    format: str | None = None,
+    *,
+    name: str | None = None,
+    force: bool = False,
+) -> SteeringVector:
+    """Read another tool's file as a steering vector for a model.
+
+    The vector is added to every position as it is, without keeping lengths (eq. 7 alone), as these
+    tools do. It has no calibration unless the file has a coefficient: calibrate it before you rely
+    on it. No format says which weights a file was made for. The model given here is
+    taken at your word; `provenance["imported"]["unknown"]` says so, and from then on the vector
+    fits this model alone.
+
+    Args:
+        path: the file.
+        llm: the model to use it with; the lengths of its states are measured on a few prompts.
+        format: one of `FORMATS`; None tells it from the file.
+        name: what to call the vector; else what the file says, or its name.
+        force: accept a file that names another model family.
+
+    Raises:
+        InvalidInputError: an unknown format, or content that a vector cannot express.
+        NotAVectorError: no such file, or damaged, or another kind of file.
+        ModelMismatchError: the file names another model family, or does not fit in width or depth.
+        MissingExtraError: GGUF without the library gguf.
+    """
+    source = Path(path)
+    if not source.is_file():
+        raise NotAVectorError(f"there is no file {source}: check the path")
+    chosen = format or guess_format(source)
+    if chosen not in FORMATS:
+        raise InvalidInputError(unknown("format", chosen, FORMATS))
+    found = FORMATS[chosen].read(source, llm)
+    _check_fit(source, found, llm, force)
+    application = Application(site=found.site, unit="absolute", scope="all", renormalise=False)
+    lengths = read_states(llm, [llm.encode(prompt) for prompt in _PROMPTS], found.site)
+    means = lengths.norm(dim=-1).mean(0)
+    return SteeringVector(
+        name=name or _printable(found.name) or source.stem,
+        directions=found.directions,
+        scales={layer: float(means[layer]) for layer in found.directions},
+        fingerprint=llm.fingerprint,
+        provenance=_provenance(source, chosen, found, llm),
+        calibration=None
+        if found.coefficient is None
+        else Calibration(
+            found.coefficient,
+            scope="all",
+            unit="absolute",
+            renormalise=False,
+            note="the coefficient in the imported file; not chosen on dev data of this model",
+        ),
+        application=application,
+    )
+
+
+def guess_format(path: str | os.PathLike[str]) -> str:
+    """Tell a file's format from its suffix and content.
+
+    repeng's and llama.cpp's files are read alike, and count as repeng's.
+
+    Raises:
+        InvalidInputError: it could be anything.
+    """
+    source = Path(path)
+    with source.open("rb") as file:
+        start = file.read(64).lstrip()
+    if start.startswith(MAGIC):
+        facts = read_gguf(source)
+        return "easysteer" if facts.method or "easysteer" in facts.facts else "repeng"
+    if source.suffix == ".svec":
+        return "svec"
+    if source.suffix in (".pt", ".pth"):
+        return "lm-eval"
+    if start.startswith(b"{") and _is_svec(source):
+        return "svec"
+    raise InvalidInputError(
+        f"cannot tell the format of {source}: name it with --format, one of {', '.join(FORMATS)}"
+    )
+
+
+def _is_svec(source: Path) -> bool:
+    try:
+        content = json.loads(source.read_bytes())
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and {"model_type", "directions"} <= content.keys()
+
+
+def _check_fit(source: Path, found: AdditiveVector, llm: HookedModel, force: bool) -> None:
+    ours, theirs = llm.fingerprint, found.model_type
+    wide = {layer: v.numel() for layer, v in found.directions.items()}
+    if any(width != ours.hidden_size for width in wide.values()):
+        raise ModelMismatchError(
+            f"{source} has directions of width {sorted(set(wide.values()))}, but the model "
+            f"{ours.short} has width {ours.hidden_size}: give the model that it was made for"
+        )
+    if max(wide) >= ours.num_layers:
+        raise ModelMismatchError(
+            f"{source} steers block {max(wide)}, but the model {ours.short} has blocks 0 to "
+            f"{ours.num_layers - 1}: give the model that it was made for"
+        )
+    if not force and theirs and _is_family(theirs) and theirs != _family(llm):
+        raise ModelMismatchError(
+            f"{source} was made for a model of the family {theirs!r}, but {ours.short} is "
+            f"{_family(llm)!r}: give the model that it was made for, or pass force=True (--force)"
+        )
+
+
+def _family(llm: HookedModel) -> str:
+    return str(llm.model.config.model_type)
+
+
+def _is_family(hint: str) -> bool:
+    """Whether a hint is a family that transformers knows, and no free text."""
+    from transformers import CONFIG_MAPPING
+
+    return hint in CONFIG_MAPPING
+
+
+def _provenance(
+    source: Path, chosen: str, found: AdditiveVector, llm: HookedModel
+) -> dict[str, Any]:
+    """What is known of the vector, and what is not."""
+    said = f"only the model family {found.model_type!r}" if found.model_type else "no model"
+    missing = [
+        f"which weights it was made for: the file names {said}, and {llm.fingerprint.short} was "
+        "given at import",
+        "on which data and positions it was found, and what it does: evaluate it",
+        "how long the states were where it was found: measured on prompts of this library",
+    ]
+    if found.method is None:
+        missing.insert(1, "by which method it was made")
+    if found.coefficient is None:
+        missing.append("how strongly to steer with it: calibrate it, or give a strength")
+    return {
+        "method": "imported",
+        "imported": {
+            "format": chosen,
+            "file": source.name,
+            "sha256": hashlib.sha256(source.read_bytes()).hexdigest(),
+            "model_type": found.model_type,
+            "method": found.method,
+            "facts": {key: _plain(value) for key, value in found.facts.items()},
+            "left_out": list(found.notes),
+            "unknown": missing,
+        },
+    }
+
+
+def _printable(name: str | None) -> str | None:
+    """A name from a stranger's file, unless it would play tricks with a terminal."""
+    return name if name and name.isprintable() else None
+
+
+def _plain(value: Any) -> Any:
+    """A value as a vector file can hold it; numbers that JSON does not know become text."""
+    try:
+        return json.loads(json.dumps(value, allow_nan=False))
+    except (TypeError, ValueError):
+        return str(value)
+
+
+_WHERE: dict[Scope, str] = {
+    "prompt": "the prompt",
+    "generated": "the positions from the last one of the prompt on",
+    "last_prompt": "the last position of the prompt",
+}
+
+
+@dataclass(frozen=True)
+class Export:
+    """What became of an export.
+
+    Attributes:
+        path: the file.
+        format: its format.
+        blocks: the blocks that it steers.
+        changes: how the file steers otherwise than the vector does, one sentence each.
+        notes: what else the file does not hold, and how to use it.
+    """
+
+    path: Path
+    format: str
+    blocks: tuple[int, ...]
+    changes: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def export_vector(
+    vector: SteeringVector,
+    path: str | os.PathLike[str],
+    format: str,
+    *,
+    strength: float | None = None,
+    strict: bool = False,
+) -> Export:
+    """Write a vector as a file of another tool.
+
+    All these formats add directions to the outputs of blocks, and nothing else. So the file holds
+    what the vector adds (eq. 7) at its strength: used there with coefficient 1, it adds the same.
+    lm-eval's files have a coefficient of their own, which is then the strength. A vector without
+    calibration is written at strength 1, and the other tool's coefficient takes its place.
+
+    Args:
+        vector: what to export.
+        path: the file to write; an existing one is replaced.
+        format: one of `FORMATS`.
+        strength: in place of the calibrated one.
+        strict: refuse, and write nothing, if the file would steer otherwise than the vector.
+
+    Raises:
+        InvalidInputError: an unknown format, a vector that no addition can express, a strength too
+            large for any number, or with `strict` a vector that this format changes.
+        UnknownArchitectureError: lm-eval needs names of modules, and they cannot be told.
+        MissingExtraError: GGUF without the library gguf.
+    """
+    if format not in FORMATS:
+        raise InvalidInputError(unknown("format", format, FORMATS))
+    target = FORMATS[format]
+    _check_expressible(vector, format, target)
+    calibrated = vector.calibration is not None or strength is not None
+    steering = vector.steer(strength if calibrated else 1.0)
+    if not steering.is_active:
+        raise InvalidInputError(
+            f"vector {vector.name!r} has strength 0, which steers nothing: give another --strength"
+        )
+    [term] = steering.terms
+    depth = vector.fingerprint.num_layers
+    blocks = tuple(layer for layer in term.steered_layers if layer in target.blocks(depth))
+    if not blocks:
+        raise InvalidInputError(
+            f"vector {vector.name!r} steers the blocks {list(term.steered_layers)} only, and the "
+            f"format {format!r} has none of them ({target.why}): choose another format"
+        )
+    directions = {layer: term.vector.directions[layer] * _unit(term, layer) for layer in blocks}
+    if not all(bool((term.strength * v.float()).isfinite().all()) for v in directions.values()):
+        raise InvalidInputError(
+            f"vector {vector.name!r} at strength {term.strength:g} has numbers that no file can "
+            "hold: give a smaller --strength"
+        )
+    changes = _changes(term, target, blocks)
+    if strict and changes:
+        raise InvalidInputError(
+            f"the format {format!r} changes how vector {vector.name!r} steers: "
+            f"{'; '.join(changes)}: leave --strict out to export it all the same"
+        )
+    architecture = vector.fingerprint.architecture
+    content = target.write(
+        AdditiveVector(
+            directions,
+            coefficient=term.strength,
+            name=vector.name,
+            model_type=model_type_of(architecture) or architecture,
+            architecture=architecture,
+            site=term.site,
+            method=str(vector.provenance.get("method", "")) or None,
+        )
+    )
+    written = write_whole(path, content)
+    notes = _notes(vector, term, target, blocks, written, calibrated)
+    return Export(written, format, blocks, changes, notes)
+
+
+def _unit(term: SteeringTerm, layer: int) -> float:
+    """What strength 1 multiplies the stored direction with."""
+    if term.unit == "absolute":
+        return 1.0
+    length = float(term.vector.directions[layer].norm())
+    return float(term.vector.scales[layer]) / length if length else 0.0
+
+
+def _check_expressible(vector: SteeringVector, name: str, target: Format) -> None:
+    how = vector.application
+    if how.rule != "add":
+        raise InvalidInputError(
+            f"vector {vector.name!r} adds what depends on each state (rule {how.rule!r}), and the "
+            f"format {name!r} adds the same to all: there is nothing to export it as"
+        )
+    if how.site not in target.sites:
+        raise InvalidInputError(
+            f"vector {vector.name!r} acts at the site {how.site!r}, and the format {name!r} "
+            f"steers the outputs of {' or '.join(target.sites)} only: there is no place for it"
+        )
+
+
+def _changes(term: SteeringTerm, target: Format, blocks: tuple[int, ...]) -> tuple[str, ...]:
+    changes = []
+    dropped = [layer for layer in term.steered_layers if layer not in blocks]
+    if dropped:
+        changes.append(f"blocks {dropped} are left out: {target.why}")
+    if term.renormalise:
+        changes.append(f"states do not keep their length (eq. 8): {target.length}")
+    if term.scope != "all":
+        changes.append(
+            f"{target.positions}; this vector steers only {_WHERE[term.scope]}, and its strength "
+            "was chosen for that"
+        )
+    return tuple(changes)
+
+
+def _notes(
+    vector: SteeringVector,
+    term: SteeringTerm,
+    target: Format,
+    blocks: tuple[int, ...],
+    path: Path,
+    calibrated: bool,
+) -> tuple[str, ...]:
+    unit = "times the layer's residual norm" if term.unit == "relative" else "times the direction"
+    if not calibrated:
+        strength = (
+            "the vector is not calibrated: the file adds at coefficient 1 what strength 1 adds "
+            f"({unit})"
+        )
+    elif target.has_coefficient:
+        strength = f"the coefficient in the file is the strength, {term.strength:+g} {unit}"
+    else:
+        strength = f"the strength {term.strength:+g} is in the directions: use coefficient 1"
+    behind = [
+        name
+        for name, there in (
+            ("calibration", vector.calibration),
+            ("evaluation", vector.evaluation),
+            ("provenance", vector.provenance),
+        )
+        if there
+    ]
+    kept = "" if not behind else f"the {', '.join(behind)} stay behind"
+    return tuple(
+        note
+        for note in (
+            strength,
+            f"the file does not say which weights it fits: {vector.fingerprint.short}",
+            kept,
+            f"use it as {target.use.format(file=path, blocks=[b + target.shift for b in blocks])}",
+        )
+        if note
+    )

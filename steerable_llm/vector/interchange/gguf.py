@@ -1,0 +1,239 @@
+"""EasySteer's GGUF files: repeng's, with the method and what else is known of the vector.
+
+EasySteer (github.com/ZJU-REAL/EasySteer) hooks vLLM's decoder layers and adds `direction.{l}` to
+the output of block l, counted from 0. Older releases keep facts as scalars
+`controlvector.{key}`; newer ones keep all of them as JSON in `controlvector.easysteer`, together
+with the component that the directions belong to. Both are written, either is read.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from steerable_llm.errors import InvalidInputError, MissingExtraError, NotAVectorError
+from steerable_llm.vector.interchange.additive import AdditiveVector
+
+# Control vectors as GGUF files, the container that repeng, llama.cpp and EasySteer share.
+
+ARCHITECTURE = "controlvector"
+MAGIC = b"GGUF"
+_OURS = ("model_hint", "layer_count", "method")
+
+
+def require_gguf() -> ModuleType:
+    """Return the library for GGUF files.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    try:
+        import gguf
+    except ImportError as error:
+        raise MissingExtraError(
+            "GGUF files need gguf: pip install 'steerable-llm[interchange]'"
+        ) from error
+    return gguf
+
+
+def gguf_bytes(
+    directions: Mapping[int, Tensor],
+    name: str | None,
+    model_hint: str | None,
+    *,
+    signed_count: bool = False,
+    facts: Mapping[str, str | float] | None = None,
+) -> bytes:
+    """Return a control vector as the bytes of a GGUF file.
+
+    Args:
+        directions: block index to float32 `[d]`, as they are to be added.
+        name: what the vector is called.
+        model_hint: the model family.
+        signed_count: write the number of layers as int32, as llama.cpp's own generator does;
+            repeng and EasySteer write uint32.
+        facts: further `controlvector.{key}` entries, texts or float32.
+    """
+    gguf = require_gguf()
+    # The library writes to paths only, and a file is to appear whole or not at all.
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "vector.gguf"
+        writer = gguf.GGUFWriter(path, ARCHITECTURE)
+        try:
+            if name:
+                writer.add_name(name)
+            writer.add_string(f"{ARCHITECTURE}.model_hint", model_hint or "unknown")
+            add_count = writer.add_int32 if signed_count else writer.add_uint32
+            add_count(f"{ARCHITECTURE}.layer_count", len(directions))
+            for key, value in (facts or {}).items():
+                add = writer.add_string if isinstance(value, str) else writer.add_float32
+                add(f"{ARCHITECTURE}.{key}", value)
+            for layer, direction in sorted(directions.items()):
+                writer.add_tensor(f"direction.{layer}", direction.float().numpy())
+            writer.write_header_to_file()
+            writer.write_kv_data_to_file()
+            writer.write_tensors_to_file()
+        finally:
+            writer.close()
+        return path.read_bytes()
+
+
+def read_gguf(path: Path, _llm: object = None) -> AdditiveVector:
+    """Read a control vector from a GGUF file, by whichever tool it was written.
+
+    Raises:
+        NotAVectorError: another kind of file, or one that is cut short or damaged.
+        MissingExtraError: gguf is not installed.
+    """
+    gguf = require_gguf()
+    try:
+        reader = _checked_reader(gguf)(path)
+        fields = {key: field.contents() for key, field in reader.fields.items()}
+        tensors = [(t.name, t.tensor_type, np.array(t.data, copy=True)) for t in reader.tensors]
+    # The library meets damage with whatever the damaged number leads to.
+    except (
+        ValueError, LookupError, TypeError, OverflowError, OSError, RecursionError,
+    ) as error:  # fmt: skip
+        raise NotAVectorError(
+            f"{path} is not a whole GGUF file ({error}): it was cut short or is another kind of "
+            "file; export it again"
+        ) from error
+    if fields.get("general.architecture") != ARCHITECTURE:
+        raise NotAVectorError(
+            f"{path} holds {fields.get('general.architecture')!r}, not a control vector: give a "
+            f"GGUF file with the architecture {ARCHITECTURE!r}"
+        )
+    floats = (gguf.GGMLQuantizationType.F32, gguf.GGMLQuantizationType.F16)
+    directions: dict[int, Tensor] = {}
+    for name, kind, data in tensors:
+        part, _, number = name.partition(".")
+        if part != "direction" or not number.isdecimal() or data.ndim != 1 or kind not in floats:
+            raise NotAVectorError(
+                f"{path} has the tensor {name!r} ({kind.name}, {data.ndim} dimensions): expected "
+                "float32 tensors direction.1, direction.2, ... of one dimension"
+            )
+        directions[int(number)] = torch.from_numpy(data.astype(np.float32))
+    if not directions:
+        raise NotAVectorError(f"{path} has no direction in it: export it again")
+    known = {f"{ARCHITECTURE}.{key}" for key in _OURS}
+    return AdditiveVector(
+        directions,
+        name=_text(fields.get("general.name")),
+        model_type=_text(fields.get(f"{ARCHITECTURE}.model_hint")),
+        method=_text(fields.get(f"{ARCHITECTURE}.method")),
+        facts={
+            key.removeprefix(f"{ARCHITECTURE}."): value
+            for key, value in fields.items()
+            if key.startswith(f"{ARCHITECTURE}.") and key not in known
+        },
+    )
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) and value and value != "unknown" else None
+
+
+def _checked_reader(gguf: ModuleType) -> Any:
+    """The library's reader, stopped at the end of the file.
+
+    By itself it slices beyond it without a word, and a damaged count then keeps it busy for ever.
+    """
+
+    class Checked(gguf.GGUFReader):  # type: ignore[misc, name-defined]
+        def _get(self, offset: Any, dtype: Any, count: Any = 1, override_order: Any = None) -> Any:
+            if int(offset) + int(count) * np.dtype(dtype).itemsize > len(self.data):
+                raise ValueError("it ends too early")
+            return super()._get(offset, dtype, count, override_order)
+
+    return Checked
+
+
+# repeng's GGUF files: `direction.{l}` is added to the output of block l, counted from 0.
+
+
+def repeng_bytes(vector: AdditiveVector) -> bytes:
+    """Return the file's content: the directions as coefficient 1 adds them."""
+    return gguf_bytes(vector.folded, vector.name, vector.model_type)
+
+
+# llama.cpp's control vectors: repeng's GGUF files, but never with block 0.
+
+
+def llama_cpp_bytes(vector: AdditiveVector) -> bytes:
+    """Return the file's content: the directions as `--control-vector` adds them."""
+    return gguf_bytes(vector.folded, vector.name, vector.model_type, signed_count=True)
+
+
+def blocks_without_the_first(depth: int) -> range:
+    """The blocks of a model that llama.cpp can steer."""
+    return range(1, depth)
+
+
+_NATIVE = "easysteer"
+_BLOCKS = "hidden_states"
+
+
+def easysteer_bytes(vector: AdditiveVector) -> bytes:
+    """Return the file's content: the directions as scale 1 adds them."""
+    strength = 1.0 if vector.coefficient is None else vector.coefficient
+    native = {
+        "version": 1,
+        "component": _BLOCKS,
+        "metadata": {"mapping": [["strength", strength]]},
+    }
+    return gguf_bytes(
+        vector.folded,
+        vector.name,
+        vector.model_type,
+        facts={
+            "method": vector.method or "unknown",
+            "strength": strength,
+            _NATIVE: json.dumps(native, allow_nan=False),
+        },
+    )
+
+
+def read_easysteer(path: Path, _llm: object = None) -> AdditiveVector:
+    """Read an EasySteer file.
+
+    Raises:
+        NotAVectorError: another kind of file, or a damaged one.
+        InvalidInputError: directions of heads or of a router, which are not added to blocks.
+    """
+    found = read_gguf(path)
+    facts = dict(found.facts)
+    text = facts.pop(_NATIVE, None)
+    if text is not None:
+        native = _parsed(path, text)
+        component = native.get("component")
+        if component not in (None, _BLOCKS):
+            raise InvalidInputError(
+                f"{path} holds directions for {component!r}, not for the outputs of blocks "
+                f"({_BLOCKS!r}), and cannot be imported: extract them from hidden states"
+            )
+        facts["metadata"] = native.get("metadata")
+    return AdditiveVector(
+        found.directions,
+        name=found.name,
+        model_type=found.model_type,
+        method=found.method,
+        facts=facts,
+    )
+
+
+def _parsed(path: Path, text: object) -> dict[str, Any]:
+    try:
+        native = json.loads(text) if isinstance(text, str) else None
+    except (ValueError, RecursionError):
+        native = None
+    if not isinstance(native, dict):
+        raise NotAVectorError(f"{path} has metadata of EasySteer that is not JSON: export it again")
+    return native

@@ -1,0 +1,408 @@
+"""What one request is steered with: vectors, strengths, layers, scope and norm rule.
+
+A steering is an argument of a call, never a mode of the model. The arithmetic is that of the
+GrAInS paper, section 4: ``h' = h + s * v`` (eq. 7), then ``h'`` is brought back to the length of
+``h`` (eq. 8), per token, in float32.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, Protocol, get_args
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from steerable_llm.errors import InvalidInputError
+
+# Steering rules whose addition depends on the state that they meet.
+
+
+@dataclass(frozen=True, eq=False)
+class Gates:
+    """The gated vectors of one layer, one per attribute.
+
+    Attributes:
+        weights: `[A, d]`, what each gate reads in a state.
+        biases: `[A]`.
+        vectors: `[A, d]`, what each gate lets through.
+    """
+
+    weights: Tensor
+    biases: Tensor
+    vectors: Tensor
+    _elsewhere: dict[torch.device, Gates] = field(default_factory=dict, init=False, repr=False)
+
+    def on(self, device: torch.device) -> Gates:
+        """The same on a device; copied there once, not anew in each pass."""
+        if device == self.weights.device:
+            return self
+        if device not in self._elsewhere:
+            parts = (self.weights, self.biases, self.vectors)
+            self._elsewhere[device] = Gates(*(part.to(device) for part in parts))
+        return self._elsewhere[device]
+
+    @property
+    def table(self) -> Tensor:
+        """All of it as one tensor `[A, 2d + 1]`: weights, bias, vector; how a file stores it."""
+        return torch.cat([self.weights, self.biases[:, None], self.vectors], dim=1)
+
+    @classmethod
+    def from_table(cls, table: Tensor) -> Gates:
+        """Take a table apart again.
+
+        Raises:
+            ValueError: It is no such table.
+        """
+        if table.ndim != 2 or table.shape[1] % 2 == 0 or not bool(torch.isfinite(table).all()):
+            raise ValueError("a table of gates is [A, 2d + 1] finite numbers, which this is not")
+        width = table.shape[1] // 2
+        # Copies: views lie elsewhere in memory, and matrix products then round otherwise.
+        parts = (table[:, :width], table[:, width], table[:, width + 1 :])
+        return cls(*(part.clone() for part in parts))
+
+
+def icv_delta(h: Tensor, direction: Tensor, strength: float) -> Tensor:
+    """What is added to states before they are brought back to their length.
+
+    `|x| lam (1 + max(0, cos(x, -v))) v / |v|`, so that with the length kept the state becomes
+    `|x| normalise(x / |x| + lam s v / |v|)`. A negative strength turns v round.
+
+    Args:
+        h: States `[..., d]`.
+        direction: v, `[d]`.
+        strength: lam.
+
+    Returns:
+        float32 `[..., d]`.
+    """
+    x = h.float()
+    towards = normalize(direction.to(x.device).float(), dim=0) * (1.0 if strength > 0 else -1.0)
+    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    away = (normalize(x, dim=-1) @ -towards).clamp_min(0.0)
+    added: Tensor = length * (abs(strength) * (1.0 + away))[..., None] * towards
+    return added
+
+
+def gated_delta(h: Tensor, gates: Gates, factor: float) -> Tensor:
+    """`factor * sum_t sigmoid(w_t x + b_t) v_t` for every state.
+
+    Args:
+        h: States `[..., d]`.
+        gates: Of this layer.
+        factor: The strength.
+
+    Returns:
+        float32 `[..., d]`.
+    """
+    x = h.float()
+    here = gates.on(x.device)
+    opened = torch.sigmoid(x @ here.weights.T + here.biases)
+    passed: Tensor = opened @ here.vectors
+    return factor * passed
+
+
+Scope = Literal["all", "prompt", "generated", "last_prompt"]
+"""Which positions are steered.
+
+``generated`` starts at the *last prompt position*, whose state chooses the first new token;
+``last_prompt`` is that position alone, so that an answer is turned at its start and its later
+words are left alone; ``prompt`` is every prompt position, the last one included; ``all`` is every
+position.
+"""
+
+Unit = Literal["relative", "absolute"]
+"""What a strength counts: ``relative`` shares of a layer's typical residual norm, or ``absolute``
+multiples of the direction as it is stored (the paper's ``s``)."""
+
+Site = Literal["block", "mlp", "heads"]
+"""Which activations are steered: a block's output, its MLP's output, or the input of its
+attention's output projection, where the heads lie side by side."""
+
+Rule = Literal["add", "icv", "gate"]
+"""What is added: the vector itself; more of it where the state points away (in-context vectors);
+or as much of it as a gate on the state lets through (MAT-Steer)."""
+
+SCOPES: tuple[Scope, ...] = get_args(Scope)
+UNITS: tuple[Unit, ...] = get_args(Unit)
+SITES: tuple[Site, ...] = get_args(Site)
+RULES: tuple[Rule, ...] = get_args(Rule)
+
+
+def _check_choice(what: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise InvalidInputError(f"unknown {what} {value!r}: choose one of {', '.join(choices)}")
+
+
+@dataclass(frozen=True)
+class Application:
+    """How a method means its vectors to be applied; strength and layers are chosen on dev data.
+
+    Attributes:
+        site: Which activations are steered.
+        rule: What is added to them.
+        unit: What a strength counts.
+        scope: Which positions are steered.
+        renormalise: Bring each steered state back to its length.
+
+    Raises:
+        InvalidInputError: An unknown name.
+    """
+
+    site: Site = "block"
+    rule: Rule = "add"
+    unit: Unit = "relative"
+    scope: Scope = "generated"
+    renormalise: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse names that a later version may know."""
+        _check_choice("site", self.site, SITES)
+        _check_choice("rule", self.rule, RULES)
+        _check_choice("unit", self.unit, UNITS)
+        _check_choice("scope", self.scope, SCOPES)
+
+
+PLAIN = Application()
+
+
+class Directions(Protocol):
+    """The part of a steering vector that steering needs; ``SteeringVector`` has it."""
+
+    @property
+    def name(self) -> str:
+        """Name of the vector."""
+
+    @property
+    def directions(self) -> Mapping[int, Tensor]:
+        """Block index (from 0) to direction, float32 ``[d]``."""
+
+    @property
+    def scales(self) -> Mapping[int, float]:
+        """Block index to the typical length of that block's output."""
+
+    @property
+    def fingerprint_id(self) -> str:
+        """Short hash of name and directions, for the record of what was applied."""
+
+
+@dataclass(frozen=True)
+class SteeringTerm:
+    """One vector at one strength.
+
+    Attributes:
+        vector: The directions, one per block.
+        strength: Signed. See ``unit``.
+        layers: Blocks to steer (from 0), or None for every block the vector has.
+        scope: Which positions to steer.
+        unit: ``relative``: the added vector has ``strength`` times the layer's typical residual
+            norm, whatever the length of the direction. ``absolute``: eq. 7 as printed,
+            ``strength`` times the direction.
+        renormalise: Bring each steered state back to its length (eq. 8).
+
+    Raises:
+        InvalidInputError: A strength that is not finite, an unknown scope or unit, a layer that
+            the vector does not have, or a relative strength without a scale for a layer.
+    """
+
+    vector: Directions
+    strength: float
+    layers: tuple[int, ...] | None = None
+    scope: Scope = "generated"
+    unit: Unit = "relative"
+    renormalise: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse what could only fail later, in the middle of a forward pass."""
+        if not math.isfinite(self.strength):
+            raise InvalidInputError(
+                f"the strength of vector {self.vector.name!r} is {self.strength}: "
+                "give a finite number, such as 0.05"
+            )
+        _check_choice("scope", self.scope, SCOPES)
+        _check_choice("unit", self.unit, UNITS)
+        known = sorted(self.vector.directions)
+        if self.layers is not None:
+            object.__setattr__(self, "layers", tuple(sorted(set(self.layers))))
+        missing = [layer for layer in self.steered_layers if layer not in self.vector.directions]
+        if missing or not self.steered_layers:
+            raise InvalidInputError(
+                f"vector {self.vector.name!r} has no direction for layers "
+                f"{missing if missing else '()'}: choose from {known}, or leave layers out"
+            )
+        if self.unit == "relative":
+            unscaled = [x for x in self.steered_layers if x not in self.vector.scales]
+            if unscaled:
+                raise InvalidInputError(
+                    f"vector {self.vector.name!r} has no residual norm for layers {unscaled}: "
+                    "use unit='absolute', or build the vector with scales"
+                )
+        if self.rule == "icv" and self.unit == "absolute":
+            raise InvalidInputError(
+                f"vector {self.vector.name!r} is applied relative to each state's own length: "
+                "use unit='relative'"
+            )
+
+    @property
+    def application(self) -> Application:
+        """The vector's own; bare directions are added to block outputs."""
+        found: Application = getattr(self.vector, "application", PLAIN)
+        return found
+
+    @property
+    def site(self) -> Site:
+        """Which activations the term acts on."""
+        return self.application.site
+
+    @property
+    def rule(self) -> Rule:
+        """What the term adds."""
+        return self.application.rule
+
+    @property
+    def steered_layers(self) -> tuple[int, ...]:
+        """The blocks this term acts on, ascending."""
+        return tuple(sorted(self.vector.directions)) if self.layers is None else self.layers
+
+    @property
+    def is_active(self) -> bool:
+        """Whether the term changes anything: its strength is not zero."""
+        return self.strength != 0.0
+
+    def delta(self, layer: int) -> Tensor:
+        """What is added to the output of one block, before eq. 8.
+
+        Args:
+            layer: Block index, one of ``steered_layers``.
+
+        Returns:
+            float32 ``[d]``: ``strength * direction``, or for relative strengths
+            ``strength * scale * direction / |direction|`` (zeros where the direction is zero).
+        """
+        return self._factor(layer) * self.vector.directions[layer].detach().float()
+
+    def delta_at(self, layer: int, h: Tensor) -> Tensor:
+        """What is added to states that the rule looks at first (`icv` and `gate`).
+
+        Args:
+            layer: Block index, one of ``steered_layers``.
+            h: The states ``[..., d]`` as they come.
+
+        Returns:
+            float32 ``[..., d]``.
+        """
+        if self.rule == "icv":
+            return icv_delta(h, self.vector.directions[layer].detach(), self.strength)
+        if self.rule == "gate":
+            gates: Mapping[int, Gates] = getattr(self.vector, "gates", {})
+            return gated_delta(h, gates[layer], self._factor(layer))
+        return self.delta(layer).to(h.device).expand(h.shape)
+
+    def _factor(self, layer: int) -> float:
+        """What the stored direction is multiplied with."""
+        if self.unit == "absolute":
+            return self.strength
+        norm = float(torch.linalg.vector_norm(self.vector.directions[layer].detach().float()))
+        return self.strength * float(self.vector.scales[layer]) / norm if norm else 0.0
+
+
+@dataclass(frozen=True)
+class Steering:
+    """Any number of terms that act together; ``a + b`` joins two steerings.
+
+    Where several terms meet on one token their deltas are summed first, and the sum is brought
+    back to the token's length once if any of these terms asks for it.
+    """
+
+    terms: tuple[SteeringTerm, ...] = ()
+
+    @classmethod
+    def none(cls) -> Steering:
+        """No steering at all. Unlike None as an argument, it also overrides a policy."""
+        return cls(())
+
+    @classmethod
+    def of(
+        cls,
+        vector: Directions,
+        strength: float,
+        layers: tuple[int, ...] | None = None,
+        scope: Scope = "generated",
+        unit: Unit = "relative",
+        renormalise: bool = True,
+    ) -> Steering:
+        """Steer with one vector; the arguments are those of :class:`SteeringTerm`."""
+        return cls((SteeringTerm(vector, strength, layers, scope, unit, renormalise),))
+
+    def __add__(self, other: Steering) -> Steering:
+        """Both steerings together."""
+        return Steering(self.terms + other.terms)
+
+    @property
+    def active_terms(self) -> tuple[SteeringTerm, ...]:
+        """The terms whose strength is not zero."""
+        return tuple(term for term in self.terms if term.is_active)
+
+    @property
+    def is_active(self) -> bool:
+        """Whether any term has a strength other than zero."""
+        return bool(self.active_terms)
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Blocks on which an active term acts, ascending."""
+        return tuple(sorted({layer for _, layer in self.places}))
+
+    @property
+    def places(self) -> tuple[tuple[Site, int], ...]:
+        """Sites and blocks on which an active term acts, in order."""
+        return tuple(
+            sorted({(t.site, layer) for t in self.active_terms for layer in t.steered_layers})
+        )
+
+    def terms_at(self, layer: int, site: Site = "block") -> list[SteeringTerm]:
+        """The active terms that act on one site of one block."""
+        return [t for t in self.active_terms if t.site == site and layer in t.steered_layers]
+
+    def deltas(self, layer: int, site: Site = "block") -> list[tuple[SteeringTerm, Tensor]]:
+        """The active terms that add the same to every state there, with what they add (``[d]``)."""
+        return [(t, t.delta(layer)) for t in self.terms_at(layer, site) if t.rule == "add"]
+
+
+def steer_hidden(
+    h: Tensor,
+    delta: Tensor,
+    renormalise: bool | Tensor = True,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """Apply eq. 7 and eq. 8 of the GrAInS paper to hidden states.
+
+    Args:
+        h: Hidden states ``[B, T, d]``, any floating dtype.
+        delta: What to add: ``[d]``, ``[B, d]`` (per row) or ``[B, T, d]`` (per token).
+        renormalise: Apply eq. 8; one flag, or booleans ``[B, T]`` per token.
+        mask: Booleans ``[B, T]``, the tokens to steer; None steers all.
+
+    Returns:
+        ``[B, T, d]`` in the dtype of ``h``. Computed in float32; tokens outside the mask come back
+        bit for bit as they were.
+    """
+    if delta.dim() == 2:
+        delta = delta[:, None, :]
+    before = h.float()
+    after = before + delta.to(device=h.device, dtype=torch.float32)
+    if not isinstance(renormalise, bool) or renormalise:
+        length = torch.linalg.vector_norm(before, dim=-1, keepdim=True)
+        # A state that cancelled has no direction to stretch: without a floor its factor would be
+        # infinite, and the state NaN. The smallest normal number does the same for 0 / 0.
+        number = torch.finfo(torch.float32)
+        new_length = torch.linalg.vector_norm(after, dim=-1, keepdim=True)
+        factor = length / torch.maximum(new_length, number.eps * length).clamp_min(number.tiny)
+        if not isinstance(renormalise, bool):
+            factor = torch.where(renormalise[..., None], factor, torch.ones_like(factor))
+        after = after * factor
+    steered = after.to(h.dtype)
+    return steered if mask is None else torch.where(mask[..., None], steered, h)

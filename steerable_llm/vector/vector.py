@@ -1,0 +1,338 @@
+"""Steering vectors: one direction per layer, the model they fit, and what is known of them."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from steerable_llm.errors import InvalidInputError, ModelMismatchError, VectorFileError
+from steerable_llm.vector.file import content_hash, read_vector_file, write_vector_file
+from steerable_llm.vector.fingerprint import ModelFingerprint
+from steerable_llm.vector.hub_file import local_file, refuse_to_write
+from steerable_llm.vector.steering import PLAIN, Application, Gates, Scope, Steering
+
+
+class HasFingerprint(Protocol):
+    """Anything that knows which model it is, such as `HookedModel`."""
+
+    @property
+    def fingerprint(self) -> ModelFingerprint:
+        """The model's fingerprint."""
+        ...
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How strongly to steer, as chosen on dev data.
+
+    Attributes:
+        strength: signed, in units of the layer's residual norm unless `unit` says otherwise.
+        layers: 0-based blocks to steer; None means every block the vector has.
+        scope: which positions are steered.
+        unit: "relative" to the residual norm, or "absolute" as in eq. 7.
+        renormalise: keep each state's norm (eq. 8).
+        note: what the sign means and how it was chosen, one sentence for the card.
+    """
+
+    strength: float
+    layers: tuple[int, ...] | None = None
+    scope: Scope = "generated"
+    unit: Literal["relative", "absolute"] = "relative"
+    renormalise: bool = True
+    note: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class SteeringVector:
+    """One direction per layer, bound to the model it was built from.
+
+    Attributes:
+        name: what policies call it.
+        directions: block index to float32 [d], exactly as eq. 6 gives it.
+        scales: block index to the mean norm of that block's output at the last prompt position.
+        fingerprint: the model it was built from.
+        provenance: method, settings, data digest, completeness, library version.
+        calibration: strength and sign chosen on dev; None before that.
+        evaluation: summary of the last report; None before that.
+        attributions: what the build saw per pair; not stored in the file, empty after loading.
+        application: which activations it acts on and how; directions have the width of that site.
+        gates: block index to gates, for vectors that are applied by the rule "gate"; their
+            direction is then the sum of all that the gates can let through.
+        usual_layers: blocks that are steered as long as neither a call nor a calibration names
+            any, such as the one of a method that steers one; None means every block.
+    """
+
+    name: str
+    directions: Mapping[int, Tensor] = field(repr=False)
+    scales: Mapping[int, float] = field(repr=False)
+    fingerprint: ModelFingerprint = field(repr=False)
+    provenance: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    calibration: Calibration | None = None
+    evaluation: Mapping[str, Any] | None = field(default=None, repr=False)
+    attributions: tuple[Any, ...] = field(default=(), repr=False)
+    application: Application = PLAIN
+    gates: Mapping[int, Gates] = field(default_factory=dict, repr=False)
+    usual_layers: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        """Check shapes and bring the directions to float32 on the CPU.
+
+        Raises:
+            InvalidInputError: no layers, wrong shapes, values that are not finite.
+        """
+        if not self.directions:
+            raise InvalidInputError(f"vector {self.name!r} has no layers: give at least one")
+        width, depth = self.fingerprint.hidden_size, self.fingerprint.num_layers
+        if self.application.site == "heads":  # which is not always as wide as the hidden state
+            width = max(direction.numel() for direction in self.directions.values())
+        clean: dict[int, Tensor] = {}
+        for layer in sorted(self.directions):
+            direction = self.directions[layer].detach().to("cpu", torch.float32).contiguous()
+            if not 0 <= layer < depth:
+                raise InvalidInputError(
+                    f"vector {self.name!r} has layer {layer}, but the model has blocks 0 to "
+                    f"{depth - 1}"
+                )
+            if direction.shape != (width,):
+                raise InvalidInputError(
+                    f"layer {layer} of vector {self.name!r} has shape {tuple(direction.shape)}, "
+                    f"expected ({width},), the model's hidden size"
+                    + (" times its heads" if self.application.site == "heads" else "")
+                )
+            if not bool(torch.isfinite(direction).all()):
+                raise InvalidInputError(
+                    f"layer {layer} of vector {self.name!r} has values that are not finite"
+                )
+            if self.application.rule == "gate" and (
+                layer not in self.gates or self.gates[layer].weights.shape[1:] != (width,)
+            ):
+                raise InvalidInputError(
+                    f"vector {self.name!r} is gated, but has no gate of width {width} for layer "
+                    f"{layer}"
+                )
+            if layer not in self.scales or not 0 < self.scales[layer] < float("inf"):
+                raise InvalidInputError(
+                    f"vector {self.name!r} has no positive residual norm (scale) for layer {layer}"
+                )
+            clean[layer] = direction
+        if self.usual_layers is not None and not set(self.usual_layers) <= set(clean):
+            raise InvalidInputError(
+                f"vector {self.name!r} is to steer layers {self.usual_layers}, but has only "
+                f"{tuple(clean)}"
+            )
+        object.__setattr__(self, "directions", clean)
+        object.__setattr__(self, "scales", {i: float(self.scales[i]) for i in clean})
+
+    @property
+    def fingerprint_id(self) -> str:
+        """Sixteen hexadecimal digits over the name and the tensors: what steered an answer."""
+        if self.application == PLAIN:
+            return content_hash(self.name, self.directions)[:16]
+        tensors = {f"layer.{i}": v for i, v in self.directions.items()}
+        tensors |= {f"gate.{i}": gates.table for i, gates in self.gates.items()}
+        return content_hash([self.name, asdict(self.application)], tensors)[:16]
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The blocks it has a direction for, in order."""
+        return tuple(self.directions)
+
+    def steer(
+        self,
+        strength: float | None = None,
+        layers: tuple[int, ...] | None = None,
+        scope: Scope | None = None,
+        unit: Literal["relative", "absolute"] | None = None,
+        renormalise: bool | None = None,
+    ) -> Steering:
+        """Return what one request needs to be steered by this vector.
+
+        Every value left out comes from the calibration; without one the strength must be given,
+        and the rest is as the method means it: for GrAInS every layer, scope "generated", unit
+        "relative", renormalised; for methods of one layer `usual_layers`.
+
+        Raises:
+            InvalidInputError: no strength given and the vector is not calibrated.
+        """
+        defaults = self.calibration
+        if strength is None and defaults is None:
+            raise InvalidInputError(
+                f"vector {self.name!r} is not calibrated: give a strength, such as "
+                "vector.steer(0.05), or calibrate it on dev data first"
+            )
+        how = self.application
+        defaults = defaults or Calibration(
+            strength=0.0,
+            layers=self.usual_layers,
+            scope=how.scope,
+            unit=how.unit,
+            renormalise=how.renormalise,
+        )
+        return Steering.of(
+            self,
+            strength=defaults.strength if strength is None else float(strength),
+            layers=defaults.layers if layers is None else tuple(layers),
+            scope=scope or defaults.scope,
+            unit=unit or defaults.unit,
+            renormalise=defaults.renormalise if renormalise is None else renormalise,
+        )
+
+    def negated(self) -> "SteeringVector":
+        """Return the sign-flipped control: the same vector, pointing the other way."""
+        return replace(
+            self,
+            name=f"{self.name}-negated",
+            directions={i: -v for i, v in self.directions.items()},
+            gates={i: replace(gates, vectors=-gates.vectors) for i, gates in self.gates.items()},
+            attributions=(),
+        )
+
+    def randomised(self, seed: int = 0) -> "SteeringVector":
+        """Return the random control: Gaussian directions with the same norm in each layer.
+
+        Heads that the vector leaves alone stay so; gates stay and let random vectors through.
+        """
+        source = torch.Generator().manual_seed(seed)
+        directions, gates = {}, {}
+        for layer, direction in self.directions.items():
+            noise = torch.randn(direction.shape, generator=source)
+            if self.application.site == "heads":
+                noise = noise * (direction != 0)
+            # A direction of zeros has no length to keep, and stays.
+            directions[layer] = noise * (direction.norm() / noise.norm().clamp_min(1e-12))
+        for layer, gate in self.gates.items():
+            noise = torch.randn(gate.vectors.shape, generator=source)
+            lengths = gate.vectors.norm(dim=1, keepdim=True) / noise.norm(dim=1, keepdim=True)
+            gates[layer] = replace(gate, vectors=noise * lengths)
+            directions[layer] = gates[layer].vectors.sum(0)
+        return replace(
+            self,
+            name=f"{self.name}-random{seed}",
+            directions=directions,
+            gates=gates,
+            attributions=(),
+        )
+
+    def with_calibration(self, calibration: Calibration | None) -> "SteeringVector":
+        """Return the same vector with this calibration; without layers it has the usual ones."""
+        if calibration is not None and calibration.layers is None:
+            calibration = replace(calibration, layers=self.usual_layers)
+        return replace(self, calibration=calibration)
+
+    def with_evaluation(self, evaluation: Mapping[str, Any] | None) -> "SteeringVector":
+        """Return the same vector with this summary of an evaluation (plain JSON values)."""
+        return replace(self, evaluation=evaluation)
+
+    def check(self, model: ModelFingerprint | HasFingerprint, force: bool = False) -> None:
+        """Make sure that the vector fits a model.
+
+        Args:
+            model: the model, or its fingerprint.
+            force: accept another model as long as width and depth are the same.
+
+        Raises:
+            ModelMismatchError: another model; the message names both.
+        """
+        other = model if isinstance(model, ModelFingerprint) else model.fingerprint
+        differences = self.fingerprint.differences(other)
+        if not differences:
+            return
+        same_shape = not {"hidden_size", "num_layers"} & set(differences)
+        if force and same_shape:
+            return
+        mend = (
+            "build it again for this model, or pass force=True (the shapes are the same)"
+            if same_shape
+            else "build it again for this model (force does not help: the shapes differ)"
+        )
+        raise ModelMismatchError(
+            f"vector {self.name!r} was built for {self.fingerprint.short}, but the model is "
+            f"{other.short} (different: {', '.join(differences)}): {mend}"
+        )
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the vector file atomically and return its path.
+
+        Raises:
+            VectorFileError: the provenance or evaluation holds something that is not JSON.
+            InvalidInputError: the path names a vector on the Hub (see `hub.push_to_hub`).
+        """
+        refuse_to_write(path)
+        plain = self.application == PLAIN
+        # Left out where there is nothing to say, so that such files stay as they always were.
+        beyond: dict[str, Any] = {} if plain else {"application": asdict(self.application)}
+        if self.usual_layers is not None:
+            beyond["usual_layers"] = self.usual_layers
+        return write_vector_file(
+            path,
+            {
+                **beyond,
+                "name": self.name,
+                "scales": {str(i): s for i, s in self.scales.items()},
+                "fingerprint": self.fingerprint.model_dump(),
+                "provenance": dict(self.provenance),
+                "calibration": asdict(self.calibration) if self.calibration else None,
+                "evaluation": None if self.evaluation is None else dict(self.evaluation),
+            },
+            self.directions,
+            site=None if plain else self.application.site,
+            gates={layer: gates.table for layer, gates in self.gates.items()},
+        )
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        model: ModelFingerprint | HasFingerprint | None = None,
+        force: bool = False,
+    ) -> "SteeringVector":
+        """Read a vector file.
+
+        Args:
+            path: the file, or `hub:organisation/name@revision` for one on the Hugging Face Hub.
+            model: when given, the vector must fit it.
+            force: accept another model of the same shape.
+
+        Raises:
+            HubError: it cannot be downloaded.
+            NotAVectorError: missing, truncated, or some other kind of file.
+            FutureVersionError: written by a later version of this library.
+            TamperedVectorError: tensors or metadata were changed after saving.
+            ModelMismatchError: the vector belongs to another model.
+        """
+        source = local_file(path)
+        content, directions, tables = read_vector_file(source)
+        try:
+            calibration = content["calibration"]
+            if calibration is not None:
+                calibration = Calibration(
+                    **{**calibration, "layers": _blocks(calibration["layers"])}
+                )
+            vector = cls(
+                name=content["name"],
+                directions=directions,
+                scales={int(i): s for i, s in content["scales"].items()},
+                fingerprint=ModelFingerprint.from_record(content["fingerprint"]),
+                provenance=content["provenance"],
+                calibration=calibration,
+                evaluation=content["evaluation"],
+                application=Application(**content.get("application", {})),
+                gates={layer: Gates.from_table(table) for layer, table in tables.items()},
+                usual_layers=_blocks(content.get("usual_layers")),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise VectorFileError(
+                f"{source} has metadata that this version cannot read ({error}): save it again"
+            ) from error
+        if model is not None:
+            vector.check(model, force=force)
+        return vector
+
+
+def _blocks(stored: list[int] | None) -> tuple[int, ...] | None:
+    """Layers as they come out of JSON."""
+    return None if stored is None else tuple(stored)

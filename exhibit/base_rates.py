@@ -68,7 +68,7 @@ def strict_conflicts(wording: str, count: int) -> list[EvaluationItem]:
 
 
 def _frozen(prompt: Sequence[dict[str, str]]) -> tuple[object, ...]:
-    return EvaluationItem(id="x", variant="x", messages=prompt, accept=("x",)).messages
+    return EvaluationItem(id="x", category="x", messages=prompt, accept=("x",)).messages
 
 
 def readings(passages: int, count: int) -> list[EvaluationItem]:
@@ -101,7 +101,7 @@ def same_matter(count: int) -> list[EvaluationItem]:
         found.append(
             EvaluationItem(
                 id=f"same-{number}",
-                variant="same matter",
+                category="same matter",
                 messages=document_prompt(rng, question, passages, held_out=False),
                 accept=(values[0],),
                 reject=(values[1],),
@@ -125,16 +125,16 @@ def base_rates(llm: SteerableHFLLM, *, count: int = 200) -> list[BaseRate]:
         values = [1.0 - value for value in successes] if fails else successes
         rates.append(BaseRate(what, estimate(values), low, high))
 
-    add("remembered facts, without documents", list(capability.variant("closed_book")), 0.95, 1)
+    add("remembered facts, without documents", list(capability.category("closed_book")), 0.95, 1)
     for passages in (1, 2, 3, 4):
         what = f"unseen names and values read from {passages} passage{'s' * (passages > 1)}"
         add(what, readings(passages, count), 0.95, 1)
     what = "the asked subject's value, of two passages on the same matter (a known weakness)"
     add(what, same_matter(count), 0, 1)
-    add("context followed in conflict", list(faithful.variant("conflict")), 0.25, 0.65)
+    add("context followed in conflict", list(faithful.category("conflict")), 0.25, 0.65)
     add(
         "the same in unseen wordings, layouts and voices",
-        list(faithful.variant("paraphrase")),
+        list(faithful.category("paraphrase")),
         0.25,
         0.65,
     )
@@ -146,10 +146,10 @@ def base_rates(llm: SteerableHFLLM, *, count: int = 200) -> list[BaseRate]:
         0.5,
         0.8,
     )
-    add("unanswerable questions refused", list(faithful.variant("unanswerable")), 0.3, 0.7)
+    add("unanswerable questions refused", list(faithful.category("unanswerable")), 0.3, 0.7)
     add(
         "refused when the documents are about something else",
-        list(faithful.variant("irrelevant")),
+        list(faithful.category("irrelevant")),
         0.3,
         0.7,
     )
@@ -160,7 +160,7 @@ def base_rates(llm: SteerableHFLLM, *, count: int = 200) -> list[BaseRate]:
 
 def margins(llm: SteerableHFLLM) -> list[float]:
     """The preference margin f(x) of every held-out conflict, sorted (paper eq. 1)."""
-    items = build_evaluation_set("faithfulness", "test").variant("conflict")
+    items = build_evaluation_set("faithfulness", "test").category("conflict")
     found = []
     for entry in items:
         good, bad = llm.score(entry.prompt, [str(entry.good), str(entry.bad)])

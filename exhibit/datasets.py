@@ -1,7 +1,7 @@
 """The bundled model's evaluation sets, drawn so that neither training nor vector has seen them.
 
 Dev and test share nothing that could leak: conflicts in test are about facts that never met a
-contradicting document in training, all made-up names are held out, and the variant
+contradicting document in training, all made-up names are held out, and the category
 "paraphrase" asks in wordings, layouts and voices that training never used.
 """
 
@@ -29,20 +29,20 @@ from steerable_llm.evaluation.set import EvaluationItem, EvaluationSet
 
 _HELD_OUT_FACTS = [fact for fact in FACTS if fact.held_out]
 _TRAINED_FACTS = [fact for fact in FACTS if not fact.held_out]
-#: Prompts per variant; of reading more, since a loss of one point in a hundred must show.
+#: Prompts per category; of reading more, since a loss of one point in a hundred must show.
 SIZES = {"dev": 120, "test": 200}
 READING_SIZES = {"dev": 200, "test": 400}
 _MYTHS_OF = {"log": 0, "dev": 1, "test": 2}  # by the remainder of the topic's index
 
 
-def item(example: Example, number: int, variant: str | None = None) -> EvaluationItem:
+def item(example: Example, number: int, category: str | None = None) -> EvaluationItem:
     """Turn an example into a held-out question."""
-    variant = variant or example.kind
+    category = category or example.kind
     # A made-up answer to a question without one is a random draw: its likelihood says nothing.
     bad = None if example.kind == "unanswerable" else example.bad
     return EvaluationItem(
-        id=f"{variant}-{number:03d}",
-        variant=variant,
+        id=f"{category}-{number:03d}",
+        category=category,
         messages=example.messages,
         good=example.good if bad is not None else None,
         bad=bad,
@@ -84,9 +84,9 @@ def _faithfulness(split: str) -> list[EvaluationItem]:
     aside = size if split == "dev" else size // 2
     items: list[EvaluationItem] = []
 
-    def add(variant: str, make: Callable[[int], Example], count: int) -> None:
+    def add(category: str, make: Callable[[int], Example], count: int) -> None:
         for number, example in enumerate(_distinct(make, count), start=1):
-            items.append(item(example, number, variant))
+            items.append(item(example, number, category))
 
     def about(number: int) -> dict[str, object]:
         return {"held_out": True, "fact": facts[number % len(facts)]}

@@ -28,7 +28,7 @@ from steerable_llm.vector.vector import Calibration, SteeringVector
 
 _PROMPTS = 200  # fresh prompts that a contrast is built from
 _OPENING = 2  # answer tokens that the contrast sees
-#: The variant that each behaviour is about.
+#: The category that each behaviour is about.
 TARGETS: dict[demo.Behaviour, str] = {
     "faithfulness": "conflict",
     "toxicity": "civility",
@@ -144,7 +144,7 @@ def _check(
         found = calibrate(
             llm,
             vector,
-            build_evaluation_set(behaviour, "dev").variant(target),
+            build_evaluation_set(behaviour, "dev").category(target),
             build_evaluation_set("capability", "dev"),
             scopes=("generated", "last_prompt"),
             controls=False,
@@ -157,7 +157,7 @@ def _check(
     report = evaluate(
         llm,
         vector,
-        build_evaluation_set(behaviour, "test").variant(target),
+        build_evaluation_set(behaviour, "test").category(target),
         against=("none",),
         capability=build_evaluation_set("capability", "test"),
         progress=progress,
@@ -168,9 +168,9 @@ def _check(
         report.row("none").main.value,
         report.row("steered").main.value,
         {
-            variant: report.row("none", variant).main.value
-            - report.row("steered", variant).main.value
-            for variant in ("closed_book", "reading")
+            category: report.row("none", category).main.value
+            - report.row("steered", category).main.value
+            for category in ("closed_book", "reading")
         },
         strength,
     )

@@ -1,8 +1,8 @@
 """Rebuild the shipped vectors and their cards: ``python -m exhibit.vectors``.
 
-For every behaviour: 50 pairs from the answer log, GrAInS in several variants, one sweep on dev
-that chooses variant, sign, strength and layers, and one evaluation on test. The paper's preset
-goes through a sweep and an evaluation of its own and is reported beside the variant that won.
+For every behaviour: 50 pairs from the answer log, GrAInS in several categories, one sweep on dev
+that chooses category, sign, strength and layers, and one evaluation on test. The paper's preset
+goes through a sweep and an evaluation of its own and is reported beside the category that won.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ AGGREGATIONS = ("pca", "mean")
 STRENGTHS = (0.03, 0.05, 0.065, 0.08, 0.1, 0.12)
 
 
-def variants(llm: SteerableHFLLM, pairs: Pairs, name: str) -> dict[str, SteeringVector]:
+def categories(llm: SteerableHFLLM, pairs: Pairs, name: str) -> dict[str, SteeringVector]:
     """Build GrAInS with every combination of baseline and aggregation."""
     built = {}
     for baseline, aggregation in itertools.product(BASELINES, AGGREGATIONS):
@@ -76,7 +76,7 @@ def prove(
     *,
     progress: bool = True,
 ) -> Report:
-    """Evaluate on the behaviour's test prompts, all variants, with controls."""
+    """Evaluate on the behaviour's test prompts, all categories, with controls."""
     return evaluate(
         llm,
         vector,
@@ -110,15 +110,15 @@ def paper_preset(
     report = prove(llm, found.vector, pairs, behaviour, progress=progress)
     steered, plain = report.row("steered").main, report.row("none").main
 
-    def before(variant: str) -> float:
-        return report.row("none", variant).main.value
+    def before(category: str) -> float:
+        return report.row("none", category).main.value
 
-    def after(variant: str) -> float:
-        return report.row("steered", variant).main.value
+    def after(category: str) -> float:
+        return report.row("steered", category).main.value
 
     losses = ", ".join(
-        f"{variant} {100 * (before(variant) - after(variant)):+.1f}"
-        for variant in ("closed_book", "reading")
+        f"{category} {100 * (before(category) - after(category)):+.1f}"
+        for category in ("closed_book", "reading")
     )
     return (
         f"{start}strength {found.best.strength:+g}; on test {target} goes from "
@@ -134,13 +134,13 @@ def make(
     """Build, calibrate, prove and write one shipped vector."""
     name = f"demo-{behaviour}"
     pairs = demo.pairs(behaviour).sample(PAIRS, seed=0)
-    found = sweep(llm, variants(llm, pairs, name), behaviour, progress=progress)
+    found = sweep(llm, categories(llm, pairs, name), behaviour, progress=progress)
     found.figure(out / f"{name}.sweep.png")
     report = prove(llm, found.vector, pairs, behaviour, progress=progress)
     report.save(out / f"{name}.md")
     card = (out / f"{name}.md").read_text(encoding="utf-8")
     chosen = (
-        f"\n## The sweep on dev\n\nThe variant that won: {found.best.label}.\n\n"
+        f"\n## The sweep on dev\n\nThe category that won: {found.best.label}.\n\n"
         f"![Success and capability against strength]({name}.sweep.png)\n\n"
     )
     write_whole(

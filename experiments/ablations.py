@@ -243,7 +243,7 @@ def ablate(
         capability: Held-out prompts that measure what must not be lost.
         config: Settings of GrAInS that the reference has.
         dev_capability: Prompts for the budget on dev.
-        target: The variant that is to be changed; the first of `test` unless given.
+        target: The category that is to be changed; the first of `test` unless given.
         strict_instruction: The system message of `prompt`; by default the one for the target.
         budget: Largest share of a capability that may be lost.
         sizes: Of the learning curve; those beyond the pairs at hand are left out.
@@ -267,11 +267,11 @@ def ablate(
         raise InvalidInputError("give at least one seed, and sizes of at least 2 pairs")
     shared = dict(config or {})
     validated("grains", GrainsConfig, shared)
-    aim = target or test.variants[0]
+    aim = target or test.categories[0]
     setup = Setup(
         llm, pairs, dev, dev_capability, budget,
         strict_instruction or strict_instruction_for(aim), max_new_tokens, batch_size, seed,
-        progress, aim if set(dev.variants) > {aim} else None,
+        progress, aim if set(dev.categories) > {aim} else None,
     )  # fmt: skip
     trial = Trial(setup, test, capability, aim, Path(keep) if keep else None)
     trial.check()
@@ -318,9 +318,7 @@ def _entry(name: str, recipes: tuple[Recipe, ...]) -> Entry:
 
 def _renamed(result: Result, name: str) -> Result:
     contender = result.contender.model_copy(update={"name": name, "seconds": 0.0})
-    rows = tuple(
-        row.model_copy(update={"condition": name}) for row in result.rows if row.condition != "none"
-    )
+    rows = tuple(row.model_copy(update={"arm": name}) for row in result.rows if row.arm != "none")
     return result.model_copy(update={"contender": contender, "rows": rows})
 
 

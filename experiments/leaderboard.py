@@ -42,11 +42,11 @@ class Size:
 
     Attributes:
         pairs: Pairs to learn from.
-        per_variant: Prompts of every variant, of dev and of test; None is all.
+        per_category: Prompts of every category, of dev and of test; None is all.
     """
 
     pairs: int
-    per_variant: int | None
+    per_category: int | None
 
 
 FULL, QUICK = Size(50, None), Size(20, 30)
@@ -77,8 +77,8 @@ class Leaderboard:
         """The page of the documentation."""
         first = next(iter(self.boards.values()))
         test = "all test prompts"
-        if self.size.per_variant is not None:
-            test = f"at most {self.size.per_variant} test prompts of every kind"
+        if self.size.per_category is not None:
+            test = f"at most {self.size.per_category} test prompts of every kind"
         parts: list[Part] = [
             Text(
                 f"Written by {self.command}: {len(first.contenders) - 1} ways to change "
@@ -144,8 +144,8 @@ def leaderboard(
             demo.evaluation_set("capability", "dev"),
             demo.evaluation_set("capability", "test"),
         ]
-        if size.per_variant is not None:
-            sets = [items.sample(size.per_variant) for items in sets]
+        if size.per_category is not None:
+            sets = [items.sample(size.per_category) for items in sets]
         boards[name] = compare(
             llm,
             every.sample(min(size.pairs, len(every)), seed=0),
@@ -166,41 +166,39 @@ def summary(name: str, board: Comparison) -> str:
     """Who wins on one behaviour, and by how much, in a sentence or two."""
     rows = _ranked(board)
     best = rows[0]
-    if best.condition == "none":
+    if best.arm == "none":
         return f"{name}: nothing does better than the unsteered model ({_share(best.main)})."
-    said = f"{name}: {TITLES.get(best.condition, best.condition)} does best, "
+    said = f"{name}: {TITLES.get(best.arm, best.arm)} does best, "
     said += f"{_share(best.main)}"
     level = [row for row in rows[1:] if not best.main.above(row.main)]
     if level:
-        names = ", ".join(TITLES.get(row.condition, row.condition) for row in level)
+        names = ", ".join(TITLES.get(row.arm, row.arm) for row in level)
         said += f", with an interval that overlaps with {names}"
-    vectors = [
-        row for row in rows if row.condition not in ("none", "prompt", "cad", "adacad", "lora")
-    ]
+    vectors = [row for row in rows if row.arm not in ("none", "prompt", "cad", "adacad", "lora")]
     if vectors and vectors[0] is not best:
-        said += f". The best vector is {vectors[0].condition}, {_share(vectors[0].main)}"
+        said += f". The best vector is {vectors[0].arm}, {_share(vectors[0].main)}"
     passed = [c.name for c in board.contenders if c.verdict is not None and c.verdict.promote]
     gate = ", ".join(TITLES.get(each, each) for each in passed) or "none of them"
     return f"{said}. Through the gate come: {gate}."
 
 
 def _ranked(board: Comparison) -> list[Row]:
-    rows = [row for row in board.rows if row.variant == board.target]
+    rows = [row for row in board.rows if row.category == board.target]
     return sorted(rows, key=lambda row: -row.main.value)
 
 
 def _lines(board: Comparison) -> list[list[str]]:
     lines = []
     for row in _ranked(board):
-        contender = board.contender(row.condition)
+        contender = board.contender(row.arm)
         verdict = contender.verdict
         lines.append(
             [
-                TITLES.get(row.condition, row.condition),
+                TITLES.get(row.arm, row.arm),
                 _share(row.main),
                 _points(row.change),
-                "" if row.made_worse is None else f"{100 * row.made_worse:.1f} %",
-                _lost(board, row.condition),
+                "" if row.regressed is None else f"{100 * row.regressed:.1f} %",
+                _lost(board, row.arm),
                 "" if row.kl_per_token is None else f"{row.kl_per_token.value:.3f}",
                 "" if verdict is None else "passes" if verdict.promote else "refused",
                 f"{contender.seconds:.0f}",
@@ -209,23 +207,23 @@ def _lines(board: Comparison) -> list[list[str]]:
     return lines
 
 
-def _lost(board: Comparison, condition: str) -> str:
+def _lost(board: Comparison, arm: str) -> str:
     """Per capability the points that are lost."""
-    if condition == "none":
+    if arm == "none":
         return ""
-    values = {(row.condition, row.variant): row.main.value for row in board.rows}
-    kept = dict.fromkeys(row.variant for row in board.rows if row.capability)
+    values = {(row.arm, row.category): row.main.value for row in board.rows}
+    kept = dict.fromkeys(row.category for row in board.rows if row.capability)
     return ", ".join(
-        f"{variant.replace('_', ' ')} "
-        f"{100 * (values['none', variant] - values[condition, variant]):+.1f}"
-        for variant in kept
+        f"{category.replace('_', ' ')} "
+        f"{100 * (values['none', category] - values[arm, category]):+.1f}"
+        for category in kept
     )
 
 
 def _picture(name: str, board: Comparison) -> Picture:
-    names = [row.condition for row in _ranked(board) if row.condition != "none"]
-    variants = [board.target, *dict.fromkeys(r.variant for r in board.rows if r.capability)]
-    png = section_figure(board.rows, variants, names, [_short(each) for each in names])
+    names = [row.arm for row in _ranked(board) if row.arm != "none"]
+    categories = [board.target, *dict.fromkeys(r.category for r in board.rows if r.capability)]
+    png = section_figure(board.rows, categories, names, [_short(each) for each in names])
     return Picture(name, png, f"Right answers per method, {name}, with 95 % intervals")
 
 

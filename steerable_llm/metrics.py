@@ -113,7 +113,7 @@ def standard_error(after: Sequence[float], before: Sequence[float]) -> float:
     return float(np.std(changes) / len(changes) ** 0.5)
 
 
-def made_worse(after: Sequence[float], before: Sequence[float]) -> float:
+def regressed(after: Sequence[float], before: Sequence[float]) -> float:
     """Share of prompts that succeeded before and fail after.
 
     Args:
@@ -127,8 +127,8 @@ def made_worse(after: Sequence[float], before: Sequence[float]) -> float:
     return float(np.mean([b * (1 - a) for a, b in zip(after, before, strict=True)]))
 
 
-def mended(after: Sequence[float], before: Sequence[float]) -> float:
-    """Share of prompts that failed before and succeed after; see `made_worse`."""
+def fixed(after: Sequence[float], before: Sequence[float]) -> float:
+    """Share of prompts that failed before and succeed after; see `regressed`."""
     _same_prompts(after, before)
     return float(np.mean([a * (1 - b) for a, b in zip(after, before, strict=True)]))
 

@@ -88,18 +88,18 @@ def planted_vector(llm: SteerableHFLLM, name: str = "planted") -> SteeringVector
 
 
 def questions(
-    llm: SteerableHFLLM, number: int, variant: str = "conflict", seed: int = 0, want: str = "good"
+    llm: SteerableHFLLM, number: int, category: str = "conflict", seed: int = 0, want: str = "good"
 ) -> EvaluationSet:
     """Prompts of random words; unsteered, a bit under half of them get the wanted word.
 
     Args:
         llm: The planted model.
         number: How many.
-        variant: Of the items.
+        category: Of the items.
         seed: Of the words.
         want: "good", "bad" or "either": which of the two words is right.
     """
-    source = random.Random(f"{variant} {seed}")
+    source = random.Random(f"{category} {seed}")
     good, bad = two_words(llm.tokenizer)
     verdicts = {"good": ([good], [bad]), "bad": ([bad], [good]), "either": ([good, bad], [])}
     accept, reject = verdicts[want]
@@ -108,8 +108,8 @@ def questions(
         words = ["".join(source.choices("abcdefghijklmnopqrstuvwxyz", k=4)) for _ in range(6)]
         items.append(
             EvaluationItem(
-                id=f"{variant}-{seed}-{place}",
-                variant=variant,
+                id=f"{category}-{seed}-{place}",
+                category=category,
                 messages=" ".join(words),
                 good=bad if want == "bad" else good,
                 bad=good if want == "bad" else bad,
@@ -117,4 +117,4 @@ def questions(
                 reject=reject,
             )
         )
-    return EvaluationSet(f"{variant}-{seed}", items)
+    return EvaluationSet(f"{category}-{seed}", items)

@@ -137,7 +137,7 @@ def test_every_contender_of_a_section_is_measured_and_drawn(
         llm, questions(llm, 6, seed=2).pairs(), **sets, ablations=["k", "pairs"], sizes=[2, 4],
         seeds=2, **QUICK,
     )  # fmt: skip
-    by_name = {row.condition: row for row in found.rows if row.variant == "conflict"}
+    by_name = {row.arm: row for row in found.rows if row.category == "conflict"}
     assert by_name["k 3"].main == by_name["reference"].main == by_name["pairs 6"].main
     assert by_name["k 3"].main.value > by_name["none"].main.value
     assert len(by_name["pairs 2"].runs) == 2
@@ -179,7 +179,7 @@ def test_tokens_are_taken_away_from_the_references_own_attributions(
             name,
             [
                 EvaluationItem(
-                    id=p.id, variant="x", messages=p.messages, good=p.good, bad=p.bad,
+                    id=p.id, category="x", messages=p.messages, good=p.good, bad=p.bad,
                     reject=(tiny_llm.generate(p.messages, max_new_tokens=2).text,),
                 )
                 for p in pairs

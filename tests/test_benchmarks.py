@@ -420,8 +420,8 @@ def test_a_missing_package_is_said_with_the_way_to_install_it(
 # A run
 
 
-def items_of(report: BenchmarkReport, condition: str, run: int = 0) -> list[ItemRow]:
-    return [x for x in report.items if (x.condition, x.run) == (condition, run)]
+def items_of(report: BenchmarkReport, arm: str, run: int = 0) -> list[ItemRow]:
+    return [x for x in report.items if (x.arm, x.run) == (arm, run)]
 
 
 def scores(
@@ -450,8 +450,8 @@ def test_choices_are_scored_as_the_model_scores_them_and_the_divergence_follows_
     )  # fmt: skip
     asked = questions("faitheval", limit=2, seed=4)
     steering = vector.steer(0.3)
-    for condition, how in (("none", Steering.none()), ("steered", steering)):
-        for item, question in zip(items_of(report, condition), asked, strict=True):
+    for arm, how in (("none", Steering.none()), ("steered", steering)):
+        for item, question in zip(items_of(report, arm), asked, strict=True):
             expected = scores(llm, question, how, normalise)
             assert list(item.log_probs) == pytest.approx(expected, abs=1e-4)
             best = max(range(4), key=expected.__getitem__)
@@ -480,8 +480,8 @@ def test_written_answers_are_those_of_the_model(
     )  # fmt: skip
     asked = questions("truthfulqa_gen", limit=1)
     most = BENCHMARKS["truthfulqa_gen"].max_new_tokens
-    for condition, how in (("none", Steering.none()), ("steered", vector.steer(0.3))):
-        for item, question in zip(items_of(report, condition), asked, strict=True):
+    for arm, how in (("none", Steering.none()), ("steered", vector.steer(0.3))):
+        for item, question in zip(items_of(report, arm), asked, strict=True):
             said = llm.generate(question.item.prompt, how, max_new_tokens=most).text
             assert item.answer == said
     assert "at most 64 tokens" in report.settings["scored by"]
@@ -496,11 +496,11 @@ def report(llm: SteerableHFLLM, vector: SteeringVector) -> BenchmarkReport:
 
 
 def test_a_report_sums_its_items_up(report: BenchmarkReport) -> None:
-    assert report.conditions == ("none", "steered", "random", "sign_flipped")
+    assert report.arms == ("none", "steered", "random", "sign_flipped")
     before = [item.score for item in items_of(report, "none")]
-    for condition, runs in (("steered", 1), ("random", 2), ("sign_flipped", 1)):
-        row = report.row(condition)
-        per_run = [[item.score for item in items_of(report, condition, run)] for run in range(runs)]
+    for arm, runs in (("steered", 1), ("random", 2), ("sign_flipped", 1)):
+        row = report.row(arm)
+        per_run = [[item.score for item in items_of(report, arm, run)] for run in range(runs)]
         means = [sum(values) / runs for values in zip(*per_run, strict=True)]
         assert row.n == len(before) == 4
         assert row.score.value == pytest.approx(sum(means) / 4)
@@ -508,7 +508,7 @@ def test_a_report_sums_its_items_up(report: BenchmarkReport) -> None:
         assert row.change is not None
         assert row.change.value == pytest.approx((sum(means) - sum(before)) / 4)
         worse = sum(b > s for run in per_run for b, s in zip(before, run, strict=True)) / runs
-        assert row.made_worse == pytest.approx(worse / 4)
+        assert row.regressed == pytest.approx(worse / 4)
         assert len(row.runs) == (2 if runs == 2 else 0)
     assert report.row("none").change is None
     regressed = {old.id for old, _ in report.regressions}
@@ -532,7 +532,7 @@ def test_a_report_is_written_as_json_markdown_and_html(
     assert "<script" not in text
     with pytest.raises(InvalidInputError, match=r"\.md, \.html, \.json"):
         report.save(tmp_path / "r.pdf")
-    with pytest.raises(InvalidInputError, match="no condition 'prompt'"):
+    with pytest.raises(InvalidInputError, match="no arm 'prompt'"):
         report.row("prompt")
 
 
@@ -556,7 +556,7 @@ def test_several_vectors_and_strengths_each_have_their_controls(
     )  # fmt: skip
     labels = ("push +0.1", "push +0.3", "pull +0.1", "pull +0.3")
     expected = [name for label in labels for name in (label, f"{label}: sign_flipped")]
-    assert report.conditions == ("none", *expected, "prompt")
+    assert report.arms == ("none", *expected, "prompt")
     assert tuple(report.vectors) == labels
     assert report.vectors["pull +0.3"]["strength"] == 0.3
     assert "push +0.1: sign-flipped (control)" in report.to_markdown()
@@ -564,14 +564,14 @@ def test_several_vectors_and_strengths_each_have_their_controls(
     assert len(values) == 4
 
 
-def test_conditions_that_need_a_pass_of_their_own_are_compared_as_well(
+def test_arms_that_need_a_pass_of_their_own_are_compared_as_well(
     llm: SteerableHFLLM, vector: SteeringVector
 ) -> None:
     report = run_benchmark(
         llm, "faitheval", [vector], strengths=[0.2], data="sample", limit=1, against=("cad",),
         progress=False,
     )  # fmt: skip
-    assert report.conditions == ("none", "steered", "cad")
+    assert report.arms == ("none", "steered", "cad")
     assert report.row("cad").kl_per_token.value > 0
 
 
@@ -602,7 +602,7 @@ def test_what_cannot_be_run_is_refused_before_anything_runs(
 
     with pytest.raises(InvalidInputError, match="not calibrated"):
         run(strengths=None)
-    with pytest.raises(InvalidInputError, match="'randon' is not a known condition"):
+    with pytest.raises(InvalidInputError, match="'randon' is not a known arm"):
         run(against=("randon",))
     with pytest.raises(InvalidInputError, match="mmlu has no strict instruction"):
         run("mmlu", against=("prompt",), shots=0)

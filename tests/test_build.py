@@ -98,7 +98,7 @@ def test_dev_pairs_become_an_evaluation_set_for_calibration(tiny_llm, monkeypatc
     assert len(dev.items) == len(PAIRS)
     assert dev.items[0].succeeds("here, of course")
     assert not dev.items[0].succeeds("Here. There.")
-    own = EvaluationSet("dev", [EvaluationItem(id="1", variant="x", messages="q", accept=("a",))])
+    own = EvaluationSet("dev", [EvaluationItem(id="1", category="x", messages="q", accept=("a",))])
     build_vector(tiny_llm, PAIRS, tune_on=own, progress=False)
     assert seen[1][1] is own
 

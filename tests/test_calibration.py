@@ -60,10 +60,10 @@ def test_of_equals_the_smaller_strength_is_taken(result: CalibrationResult) -> N
     assert abs(result.best.strength) == min(abs(row.strength) for row in perfect)
 
 
-def test_with_a_target_the_other_variants_of_dev_may_not_be_lost(llm: SteerableHFLLM) -> None:
+def test_with_a_target_the_other_categories_of_dev_may_not_be_lost(llm: SteerableHFLLM) -> None:
     vector = planted_vector(llm)
     harmed = EvaluationSet("dev", [*questions(llm, 30), *questions(llm, 30, "gold", want="bad")])
-    free = quick(llm, vector, harmed.variant("conflict"))
+    free = quick(llm, vector, harmed.category("conflict"))
     assert free.best.success == 1.0
     with pytest.raises(CalibrationError, match="no setting within a capability budget"):
         quick(llm, vector, harmed, target="conflict")
@@ -73,7 +73,7 @@ def test_with_a_target_the_other_variants_of_dev_may_not_be_lost(llm: SteerableH
     assert set(guarded.best.loss) == {"closed_book", "gold"}
     assert set(guarded.best.allowance) == {"gold"}
     assert guarded.best.success == free.best.success
-    with pytest.raises(InvalidInputError, match="no variant 'conflicts'; it has conflict, gold"):
+    with pytest.raises(InvalidInputError, match="no category 'conflicts'; it has conflict, gold"):
         quick(llm, vector, kept, target="conflicts")
 
 

@@ -35,7 +35,7 @@ def put_together(pieces: list[CallPiece]) -> list[list[str | None]]:
     return [calls[index] for index in sorted(calls)]
 
 
-def mended(text: str | None) -> object:
+def fixed(text: str | None) -> object:
     """The arguments as LangChain reads them, which mends what is cut off."""
     try:
         return parse_partial_json(text) if text else {}
@@ -55,7 +55,7 @@ def test_the_pieces_are_the_calls_however_the_text_comes_and_wherever_it_ends(
     pieces = [piece for end in [*ends, len(raw)] for piece in stream.push(raw[:end])]
     parsed = FORMATS[family].parse(raw)
     calls = put_together([*pieces, *stream.finish(parsed)])
-    read = [(name, id_, mended(text)) for name, id_, text in calls]
+    read = [(name, id_, fixed(text)) for name, id_, text in calls]
     assert [call for call in read if isinstance(call[2], dict)] == [
         (name, f"{number}{name}", arguments)
         for number, (name, arguments) in enumerate(parsed.calls[:most])

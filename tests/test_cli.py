@@ -57,7 +57,7 @@ def questions_file(tiny_llm: Any, tmp_path_factory: pytest.TempPathFactory) -> P
         items.append(
             EvaluationItem(
                 id=hour,
-                variant="conflict",
+                category="conflict",
                 messages=question,
                 good=f"At {hour}.",
                 bad="At thirty.",
@@ -231,7 +231,7 @@ def test_calibrate_keeps_its_choice_in_the_file_and_evaluate_uses_it(
         *("evaluate", vector_file, questions_file, *model, "--report", "card.md"),
         *("--against", "none", "--against", "random"),
     )
-    assert {row["condition"] for row in report["rows"]} == {"steered", "none", "random"}
+    assert {row["arm"] for row in report["rows"]} == {"steered", "none", "random"}
     assert "lyon" in Path("card.md").read_text(encoding="utf-8")
 
 
@@ -402,7 +402,7 @@ def test_transfer_prints_a_matrix_and_writes_it(
     steerable("calibrate", vector_file, "--dev", questions_file, "--model", model_folder)
     arguments = ("transfer", vector_file, "--test", questions_file, "--model", model_folder)
     found = steerable.json(*arguments, "--sample", 3, "--report", "t.md")
-    assert {row["variant"] for row in found["rows"]} == {"questions/conflict"}
+    assert {row["category"] for row in found["rows"]} == {"questions/conflict"}
     assert found["rows"][0]["n"] == 3
     assert "steerable transfer" in Path("t.md").read_text(encoding="utf-8")
     assert "questions/conflict" in steerable(*arguments)
@@ -418,7 +418,7 @@ def test_evaluate_builds_the_shuffled_control_from_the_pairs(
     report = steerable.json(
         "evaluate", vector_file, questions_file, *model, "--pairs", pairs_file, "--report", "r.json"
     )
-    assert {row["condition"] for row in report["rows"]} >= {"shuffled", "random", "prompt"}
+    assert {row["arm"] for row in report["rows"]} >= {"shuffled", "random", "prompt"}
     why = steerable("promote", vector_file, "--report", "r.json", "--to", "vectors", code=1)
     assert why == ""
     assert "capability was not measured" in steerable.stderr

@@ -124,7 +124,7 @@ def test_verbs_of_several_vectors_take_those_on_the_hub_too(
 ):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     Path("test.jsonl").write_text(
-        '{"id": "1", "variant": "v", "messages": [{"role": "user", "content": "Hi?"}], '
+        '{"id": "1", "category": "v", "messages": [{"role": "user", "content": "Hi?"}], '
         '"good": "Yes.", "bad": "No."}\n'
     )
     for arguments in (

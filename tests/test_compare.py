@@ -65,10 +65,10 @@ def test_a_method_is_calibrated_and_tested_as_it_would_be_alone(
         llm, alone.vector, sets["test"], against=["prompt"], capability=sets["capability"],
         progress=False, max_new_tokens=4, strict_instruction=UNHEARD,
     )  # fmt: skip
-    mine = next(row for row in found.ranked("conflict") if row.condition == "caa")
+    mine = next(row for row in found.ranked("conflict") if row.arm == "caa")
     assert mine.success == card.row("steered").success
     assert mine.kl_per_token == card.row("steered").kl_per_token
-    assert mine.made_worse == card.row("steered").made_worse
+    assert mine.regressed == card.row("steered").regressed
     assert found.contender("caa").dev == alone.best.success
     verdict = found.contender("caa").verdict
     assert verdict is not None
@@ -76,10 +76,10 @@ def test_a_method_is_calibrated_and_tested_as_it_would_be_alone(
 
 
 def test_what_makes_most_worse_stands_first(found: Comparison) -> None:
-    for variant in found.variants:
-        worse = [row.made_worse or 0.0 for row in found.ranked(variant)]
+    for category in found.categories:
+        worse = [row.regressed or 0.0 for row in found.ranked(category)]
         assert worse == sorted(worse, reverse=True)
-    assert found.variants == ("conflict", "closed_book")
+    assert found.categories == ("conflict", "closed_book")
 
 
 def test_a_method_that_helps_nobody_is_listed_and_not_promoted(found: Comparison) -> None:
@@ -96,7 +96,7 @@ def test_a_comparison_can_be_read_in_every_form(found: Comparison, tmp_path: Any
     assert "## What was chosen on dev" in text
     assert (tmp_path / "c.methods.png").read_bytes().startswith(b"\x89PNG")
     page = found.save(tmp_path / "c.html").read_text("utf-8")
-    assert page.count("<table>") == len(found.variants) + 1
+    assert page.count("<table>") == len(found.categories) + 1
     assert "&quot;ab&quot;" in page
     with pytest.raises(InvalidInputError, match=r"\.md, \.html, \.json"):
         found.save(tmp_path / "c.pdf")
@@ -116,7 +116,7 @@ def test_every_way_runs_on_real_pairs(tiny_tokenizer: Any, monkeypatch: pytest.M
             name,
             [
                 EvaluationItem(
-                    id=f"{name}-{n}", variant="x", messages=p.messages, good=p.good, bad=p.bad,
+                    id=f"{name}-{n}", category="x", messages=p.messages, good=p.good, bad=p.bad,
                     reject=(own.generate(p.messages, max_new_tokens=2).text,),
                 )
                 for n, p in enumerate(pairs)
@@ -132,7 +132,7 @@ def test_every_way_runs_on_real_pairs(tiny_tokenizer: Any, monkeypatch: pytest.M
     failed = {c.name: c.failed for c in found.contenders if c.failed}
     assert not set(failed) - {"cad", "adacad", "lora"}, failed
     assert {*METHODS, "prompt", "cad", "adacad", "lora"} == set(WAYS)
-    assert {row.condition for row in found.rows} == {"none", *WAYS} - set(failed)
+    assert {row.arm for row in found.rows} == {"none", *WAYS} - set(failed)
     assert own.answer_logits(PAIRS[0].messages, "At nine.").equal(before)
 
 
@@ -146,5 +146,5 @@ def test_what_cannot_be_compared_is_refused(
         compare(llm, Pairs(), sets["dev"], sets["test"], **QUICK)
     with pytest.raises(InvalidInputError, match=r"40 prompts of test .* are in dev"):
         compare(llm, pairs, sets["test"], sets["test"], methods=["prompt"])
-    with pytest.raises(InvalidInputError, match="no variant"):
+    with pytest.raises(InvalidInputError, match="no category"):
         compare(llm, pairs, sets["dev"], sets["test"], target="gold", methods=["prompt"])

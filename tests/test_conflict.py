@@ -90,7 +90,7 @@ def test_the_policy_does_not_steer_what_it_measures(
 @pytest.mark.slow
 def test_on_the_bundled_model_it_tells_answers_from_memory_from_answers_from_the_text() -> None:
     llm = SteerableHFLLM.demo()
-    items = list(demo.evaluation_set("faithfulness", "dev").variant("conflict"))[:60]
+    items = list(demo.evaluation_set("faithfulness", "dev").category("conflict"))[:60]
     prompts = [(item.prompt, without_context(item.prompt)) for item in items]
     told = [
         (item, whole, alone)

@@ -51,7 +51,7 @@ def test_the_log_holds_answers_over_documents_with_verdicts_and_corrections() ->
 def test_the_logged_answers_are_the_models_own(llm: SteerableHFLLM) -> None:
     some = demo.answer_log()[::40]
     items = [
-        EvaluationItem(id=entry.id, variant="log", messages=entry.messages, accept=("x",))
+        EvaluationItem(id=entry.id, category="log", messages=entry.messages, accept=("x",))
         for entry in some
     ]
     assert answers(llm, items) == [entry.answer for entry in some]
@@ -78,7 +78,7 @@ def test_no_prompt_of_the_test_questions_was_seen_by_log_or_dev(name: demo.Behav
 
 def test_conflicts_in_test_share_no_document_with_the_log() -> None:
     logged = {passage.id for entry in demo.answer_log() for passage in entry.passages}
-    conflicts = demo.evaluation_set("faithfulness", "test").variant("conflict", "paraphrase")
+    conflicts = demo.evaluation_set("faithfulness", "test").category("conflict", "paraphrase")
     assert not logged & {name for entry in conflicts for name in entry.document_ids}
 
 
@@ -99,7 +99,7 @@ def test_the_shipped_vector_moves_its_behaviour_when_it_is_applied(
     llm: SteerableHFLLM, behaviour: demo.Behaviour
 ) -> None:
     vector = SteeringVector.load(VECTORS / f"demo-{behaviour}.safetensors", llm)
-    items = demo.evaluation_set(behaviour, "test").variant(TARGETS[behaviour])[:60]
+    items = demo.evaluation_set(behaviour, "test").category(TARGETS[behaviour])[:60]
     shares = []
     for steering in (None, vector.steer()):
         requests = [

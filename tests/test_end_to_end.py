@@ -46,12 +46,12 @@ def test_the_vector_changes_what_it_was_built_for(tour: TourResult) -> None:
 
 
 def test_it_costs_no_capability_worth_speaking_of(tour: TourResult) -> None:
-    kept = [row for row in tour.report.rows if row.capability and row.condition == "steered"]
-    assert {row.variant for row in kept} >= {"closed_book", "reading"}
+    kept = [row for row in tour.report.rows if row.capability and row.arm == "steered"]
+    assert {row.category for row in kept} >= {"closed_book", "reading"}
     for row in kept:
         assert row.change is not None
         # One prompt of sixty is 1.7 points.
-        assert row.change.value >= -0.034, row.variant
+        assert row.change.value >= -0.034, row.category
 
 
 def test_both_frameworks_answer_from_memory_unsteered_and_from_the_documents_steered(

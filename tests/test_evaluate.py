@@ -58,7 +58,7 @@ def test_a_vector_that_helps_and_harms_nothing_is_promoted(
     assert found.verdict.promote, found.verdict.reasons
 
 
-def test_a_harm_to_another_variant_refuses_a_vector_that_helps(report: Report) -> None:
+def test_a_harm_to_another_category_refuses_a_vector_that_helps(report: Report) -> None:
     assert not report.verdict.promote
     assert any(reason.startswith("gold: success falls by") for reason in report.verdict.reasons)
 
@@ -83,11 +83,11 @@ def test_what_is_lost_refuses_a_vector_that_helps(
     assert "beyond the budget" in costly.verdict.reasons[0]
 
 
-def test_every_condition_has_a_row_for_every_variant_steered_first(report: Report) -> None:
-    assert report.conditions == ("steered", "none", "prompt", "random", "sign_flipped")
-    assert report.variants == ("conflict", "gold", "closed_book")
+def test_every_arm_has_a_row_for_every_category_steered_first(report: Report) -> None:
+    assert report.arms == ("steered", "none", "prompt", "random", "sign_flipped")
+    assert report.categories == ("conflict", "gold", "closed_book")
     assert len(report.rows) == 15
-    assert [row.capability for row in report.rows if row.condition == "none"] == [
+    assert [row.capability for row in report.rows if row.arm == "none"] == [
         False, False, True,
     ]  # fmt: skip
 
@@ -105,7 +105,7 @@ def test_numbers_agree_with_answers_made_one_by_one(
     assert report.row("none").main.value == sum(before) / 40
     assert flipped.main.value == sum(after) / 40
     worse = sum(b and not a for b, a in zip(before, after, strict=True))
-    assert flipped.made_worse == worse / 40
+    assert flipped.regressed == worse / 40
     assert flipped.change is not None
     assert flipped.change.value == pytest.approx((sum(after) - sum(before)) / 40)
     preferred = [
@@ -124,10 +124,10 @@ def test_the_random_row_averages_three_vectors_and_lists_them(report: Report) ->
 
 def test_regressions_are_the_prompts_that_succeeded_and_now_fail(report: Report) -> None:
     gold = report.row("steered", "gold")
-    assert gold.made_worse == report.row("none", "gold").main.value > 0
-    assert len(report.regressions) == round(gold.made_worse * gold.n)
+    assert gold.regressed == report.row("none", "gold").main.value > 0
+    assert len(report.regressions) == round(gold.regressed * gold.n)
     for change in report.regressions:
-        assert (change.variant, change.kind) == ("gold", "regression")
+        assert (change.category, change.kind) == ("gold", "regression")
         assert change.before != change.after
 
 
@@ -159,7 +159,7 @@ def test_a_strength_chosen_on_the_test_prompts_is_told(
     assert "no held-out result" in report.verdict.line
 
 
-def test_a_strength_chosen_on_one_variant_of_the_test_prompts_is_told_as_well(
+def test_a_strength_chosen_on_one_category_of_the_test_prompts_is_told_as_well(
     llm: SteerableHFLLM,
 ) -> None:
     test = EvaluationSet("test", [*questions(llm, 30), *questions(llm, 12, "gold")])
@@ -179,7 +179,7 @@ def test_input_that_cannot_be_evaluated_is_refused(
         InvalidInputError, match=r"rivals=.*choose from none, prompt, random, sign_flipped"
     ):
         evaluate(llm, vector, test, against=["caa"], progress=False)
-    with pytest.raises(InvalidInputError, match="no variant 'gold'; it has conflict"):
+    with pytest.raises(InvalidInputError, match="no category 'gold'; it has conflict"):
         evaluate(llm, vector, test, target="gold", progress=False)
     with pytest.raises(InvalidInputError, match="in both 'conflict-0' and the capability set"):
         evaluate(llm, vector, test, capability=test, progress=False)
@@ -205,7 +205,7 @@ def test_a_vector_of_another_model_is_refused(llm: SteerableHFLLM, vector: Steer
     assert forced.row("steered").main.value == 1.0
 
 
-def test_other_ways_are_conditions_of_the_same_report(
+def test_other_ways_are_arms_of_the_same_report(
     llm: SteerableHFLLM, vector: SteeringVector
 ) -> None:
     test = questions(llm, 12)
@@ -214,7 +214,7 @@ def test_other_ways_are_conditions_of_the_same_report(
         llm, vector, test, against=["cad", "adacad", "caa"], rivals={"caa": other},
         progress=False, max_new_tokens=4,
     )  # fmt: skip
-    assert report.conditions == ("steered", "none", "cad", "adacad", "caa")
+    assert report.arms == ("steered", "none", "cad", "adacad", "caa")
     assert report.row("caa").main.value < 0.1
     # These prompts have no context, so contrasting changes nothing.
     assert report.row("cad").main == report.row("none").main
@@ -235,7 +235,7 @@ def test_shuffled_pairs_are_a_control_that_the_vector_has_to_beat(tiny_llm: Any)
     report = evaluate(
         tiny_llm, vector, PAIRS, pairs=PAIRS, random_vectors=2, progress=False, max_new_tokens=2
     )
-    assert report.conditions[-1] == "shuffled"
+    assert report.arms[-1] == "shuffled"
     row = report.row("shuffled")
     assert len(row.runs) == 2
     for control, share in zip(

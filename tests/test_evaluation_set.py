@@ -20,7 +20,7 @@ phrase = st.from_regex(r"[a-z]{1,6}( [a-z]{1,6})?", fullmatch=True)
 def conflict(number: int = 0, **changes: object) -> EvaluationItem:
     fields: dict[str, object] = {
         "id": f"conflict-{number}",
-        "variant": "conflict",
+        "category": "conflict",
         "messages": "Documents:\n[1] The capital of France is Lyon.\n\nQuestion: Its capital?",
         "good": "According to the text, Lyon.",
         "bad": "As I recall, Paris.",
@@ -111,8 +111,8 @@ def test_an_item_with_preferences_only_cannot_be_called_right_or_wrong() -> None
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.text(min_size=1, max_size=20)), min_size=1))
 def test_a_set_survives_its_file(entries: list[tuple[str, str]]) -> None:
     items = [
-        conflict(i, variant=variant, good=f"good {text}", messages=f"q {text}")
-        for i, (variant, text) in enumerate(entries)
+        conflict(i, category=category, good=f"good {text}", messages=f"q {text}")
+        for i, (category, text) in enumerate(entries)
     ]
     whole = EvaluationSet("dev", items)
     with tempfile.TemporaryDirectory() as folder:
@@ -128,18 +128,18 @@ def test_the_digest_is_of_the_content() -> None:
     assert one.digest != EvaluationSet("dev", [conflict(good="Lyon.")]).digest
 
 
-def test_variants_can_be_picked_and_sampled() -> None:
-    items = [conflict(i, variant="ab"[i % 2]) for i in range(10)]
+def test_categories_can_be_picked_and_sampled() -> None:
+    items = [conflict(i, category="ab"[i % 2]) for i in range(10)]
     whole = EvaluationSet("dev", items)
-    assert whole.variants == ("a", "b")
-    assert [item.id for item in whole.variant("b")] == [items[i].id for i in (1, 3, 5, 7, 9)]
+    assert whole.categories == ("a", "b")
+    assert [item.id for item in whole.category("b")] == [items[i].id for i in (1, 3, 5, 7, 9)]
     drawn = whole.sample(3, seed=1)
-    assert [item.variant for item in drawn].count("a") == 3
+    assert [item.category for item in drawn].count("a") == 3
     assert len(drawn) == 6
     assert drawn == whole.sample(3, seed=1)
     assert whole.sample(99) == whole
-    with pytest.raises(InvalidInputError, match="no variant 'c'; it has a, b"):
-        whole.variant("c")
+    with pytest.raises(InvalidInputError, match="no category 'c'; it has a, b"):
+        whole.category("c")
 
 
 def test_pairs_come_from_items_with_both_answers_and_go_back() -> None:
@@ -159,7 +159,7 @@ def test_pairs_come_from_items_with_both_answers_and_go_back() -> None:
     [
         ("{", "line 2: not JSON"),
         ("[1]", "line 2: expected a JSON object"),
-        (json.dumps({"id": "x", "variant": "v"}), "line 2: .*messages"),
+        (json.dumps({"id": "x", "category": "v"}), "line 2: .*messages"),
         (conflict().model_dump_json(), "two items with id"),
     ],
 )
@@ -180,4 +180,4 @@ def test_a_missing_or_empty_file_is_refused(tmp_path: Path) -> None:
 
 def test_half_a_character_is_refused() -> None:
     with pytest.raises(InvalidInputError, match="half a character"):
-        EvaluationItem(id="a", variant="v", messages="q", good="cut \ud83d", bad="b")
+        EvaluationItem(id="a", category="v", messages="q", good="cut \ud83d", bad="b")

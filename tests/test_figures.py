@@ -14,9 +14,9 @@ from steerable_llm.metrics import Estimate
 from steerable_llm.reports.figures import comparison_figure, sweep_figure
 
 
-def row(condition: str, variant: str, value: float) -> Row:
+def row(arm: str, category: str, value: float) -> Row:
     share = Estimate(value=value, low=max(value - 0.1, 0), high=min(value + 0.1, 1), n=9)
-    return Row(condition=condition, variant=variant, n=9, success=share)
+    return Row(arm=arm, category=category, n=9, success=share)
 
 
 @dataclass(frozen=True)
@@ -37,18 +37,18 @@ def share_of(picture: np.ndarray, colour: str) -> float:
     return float((np.abs(picture - wanted).max(-1) < 0.02).mean())
 
 
-@pytest.mark.parametrize(("variants", "panels"), [(1, 1), (4, 1), (5, 2), (9, 3)])
-def test_variants_that_do_not_fit_go_to_another_panel(variants: int, panels: int) -> None:
-    names = [f"variant {i}" for i in range(variants)]
+@pytest.mark.parametrize(("categories", "panels"), [(1, 1), (4, 1), (5, 2), (9, 3)])
+def test_categories_that_do_not_fit_go_to_another_panel(categories: int, panels: int) -> None:
+    names = [f"category {i}" for i in range(categories)]
     rows = [row(c, v, 0.5) for c in ("steered", "none") for v in names]
     shape = pixels(comparison_figure(rows, names, {})).shape
     assert shape == (120 + 360 * panels, 1200, 3)
 
 
-def test_the_legend_of_every_condition_fits_the_width() -> None:
+def test_the_legend_of_every_arm_fits_the_width() -> None:
     titles = {c: f"{c} vectors (control)" for c in ("steered", "none", "prompt", "random")}
     titles |= {"sign_flipped": "sign-flipped (control)", "shuffled": "shuffled pairs (control)"}
-    rows = [row(condition, "conflict", 0.5) for condition in titles]
+    rows = [row(arm, "conflict", 0.5) for arm in titles]
     legend = pixels(comparison_figure(rows, ["conflict"], titles))[:60]
     assert (legend[:, :8] == 1).all()
     assert (legend[:, -8:] == 1).all()
@@ -65,7 +65,7 @@ def test_a_bar_is_as_high_as_its_share() -> None:
     assert (blue(0.8) - legend) / (blue(0.4) - legend) == pytest.approx(2, rel=0.05)
 
 
-def test_a_condition_that_lacks_a_variant_leaves_a_gap() -> None:
+def test_a_arm_that_lacks_a_category_leaves_a_gap() -> None:
     rows = [row("steered", "a", 0.5), row("none", "a", 0.5), row("none", "b", 0.5)]
     assert pixels(comparison_figure(rows, ["a", "b"], {})).shape[1] == 1200
 

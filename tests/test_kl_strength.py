@@ -9,7 +9,7 @@ from planted_behaviour import planted_llm, planted_vector, questions
 
 from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.errors import CalibrationError, InvalidInputError
-from steerable_llm.evaluation.arms import Condition
+from steerable_llm.evaluation.arms import Arm
 from steerable_llm.evaluation.measure import measure
 from steerable_llm.evaluation.sweep import KlMeter, strength_for_kl, strengths_for_kl
 from steerable_llm.vector.steering import Steering
@@ -27,8 +27,8 @@ def meter(llm: SteerableHFLLM) -> KlMeter:
 
 def test_the_divergence_is_that_of_an_evaluation(llm: SteerableHFLLM, meter: KlMeter) -> None:
     steering = planted_vector(llm).steer(0.07)
-    conditions = [Condition("none", Steering.none()), Condition("steered", steering)]
-    outcomes = measure(llm, conditions, list(questions(llm, 10)), 4)[1]
+    arms = [Arm("none", Steering.none()), Arm("steered", steering)]
+    outcomes = measure(llm, arms, list(questions(llm, 10)), 4)[1]
     slow = sum(outcome.kl_per_token for outcome in outcomes) / 10
     assert meter(steering) == pytest.approx(slow, rel=1e-4)
     assert meter(Steering.none()) == 0

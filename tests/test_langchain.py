@@ -128,27 +128,27 @@ def test_a_cached_answer_never_crosses_steps_policies_or_sampling(
     )
     other = SteerableHFLLM(engine.model, engine.tokenizer, policy=other_policy, model_id="tiny")
     steering = random_vector(engine, "c", 3).steer(0.8)
-    variants = [
+    categories = [
         SteerableChatModel(engine=engine, max_tokens=TOKENS),
         SteerableChatModel(engine=engine, max_tokens=TOKENS, step="answer"),
         SteerableChatModel(engine=other, max_tokens=TOKENS, step="answer"),
         SteerableChatModel(engine=engine, max_tokens=TOKENS, steering=steering),
         SteerableChatModel(engine=engine, max_tokens=TOKENS - 1),
     ]
-    for model in variants:
+    for model in categories:
         model.cache = cache
-    first = [model.invoke(QUESTION).content for model in variants]
-    tagged = variants[0].invoke(QUESTION, {"tags": ["steer:reply"]}).content
-    assert len(cache._cache) == len(variants) + 1
+    first = [model.invoke(QUESTION).content for model in categories]
+    tagged = categories[0].invoke(QUESTION, {"tags": ["steer:reply"]}).content
+    assert len(cache._cache) == len(categories) + 1
     assert first == [
-        m.model_copy(update={"cache": False}).invoke(QUESTION).content for m in variants
+        m.model_copy(update={"cache": False}).invoke(QUESTION).content for m in categories
     ]
     assert tagged == chat.for_step("reply").invoke(QUESTION).content
     # And the same question is served from the cache, marked as such by LangChain.
-    again = variants[1].invoke(QUESTION)
+    again = categories[1].invoke(QUESTION)
     assert again.content == first[1]
     assert steered_by(again) == ["a"]
-    assert len(cache._cache) == len(variants) + 1
+    assert len(cache._cache) == len(categories) + 1
 
 
 async def test_an_error_while_answering_reaches_the_caller_on_every_path(

@@ -12,23 +12,23 @@ from steerable_llm.evaluation.comparison import Comparison, Contender
 from steerable_llm.evaluation.verdict import Row, Verdict
 from steerable_llm.metrics import Estimate
 
-SMALL = Size(pairs=4, per_variant=2)
+SMALL = Size(pairs=4, per_category=2)
 
 
 def board(**shares: float) -> Comparison:
     """A comparison in which every method has this share of right answers."""
     rows = [
         Row(
-            condition=name,
-            variant=variant,
-            capability=variant == "reading",
+            arm=name,
+            category=category,
+            capability=category == "reading",
             n=100,
             success=Estimate(value=value, low=value - 0.05, high=value + 0.05, n=100),
             change=None if name == "none" else Estimate(value=0.1, low=0, high=0.2, n=100),
-            made_worse=None if name == "none" else 0.01,
+            regressed=None if name == "none" else 0.01,
         )
         for name, share in shares.items()
-        for variant, value in (("conflict", share), ("reading", 0.9 if name == "none" else 0.85))
+        for category, value in (("conflict", share), ("reading", 0.9 if name == "none" else 0.85))
     ]
     passes = Verdict(promote=True, reasons=("better",))
     return Comparison(
@@ -93,5 +93,5 @@ def test_a_finished_cell_is_not_measured_again(
     again = leaderboard(*given, max_new_tokens=3, progress=False)
     assert again == first
     rows = first.boards["toxicity"].rows
-    assert {row.condition for row in rows} == {"none", "prompt", "adacad"}
+    assert {row.arm for row in rows} == {"none", "prompt", "adacad"}
     assert max(row.n for row in rows) == 2

@@ -24,7 +24,7 @@ from steerable_llm.methods.lora import LoraSettings, train_lora
 from steerable_llm.pairs.pair import Pairs, PreferencePair
 from steerable_llm.runtime.blocks import find_site
 from steerable_llm.runtime.hooks import capture_site
-from steerable_llm.runtime.lora import Adapter, adapted, lora_layers
+from steerable_llm.runtime.lora import Lora, adapted, lora_layers
 
 # peft looks at an attribute that transformers has renamed.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
@@ -39,7 +39,7 @@ def llm(tiny_tokenizer: Any) -> SteerableHFLLM:
 
 
 @pytest.fixture(scope="module")
-def adapter(llm: SteerableHFLLM) -> Adapter:
+def adapter(llm: SteerableHFLLM) -> Lora:
     return train_lora(llm, PAIRS, LoraSettings(**QUICK))
 
 
@@ -126,31 +126,31 @@ def test_the_first_step_of_sft_is_the_gradient_of_the_mean_token_loss(
 
 @pytest.mark.usefixtures("no_traces")
 def test_peft_reads_the_folder_and_computes_the_same(
-    llm: SteerableHFLLM, adapter: Adapter, tiny_tokenizer: Any, tmp_path: Path
+    llm: SteerableHFLLM, adapter: Lora, tiny_tokenizer: Any, tmp_path: Path
 ) -> None:
     folder = adapter.save(tmp_path / "adapter")
     assert sorted(path.suffix for path in folder.iterdir()) == [".json", ".json", ".safetensors"]
     other = peft.PeftModel.from_pretrained(build_tiny_model("llama", tiny_tokenizer), folder)
     theirs = SteerableHFLLM(other.base_model.model, tiny_tokenizer, blocks=[])
-    with adapted(llm, Adapter.load(folder, llm)):
+    with adapted(llm, Lora.load(folder, llm)):
         ours = llm.answer_logits(PROMPT, "At nine.")
     assert torch.allclose(theirs.answer_logits(PROMPT, "At nine."), ours, atol=1e-5)
     assert not torch.allclose(llm.answer_logits(PROMPT, "At nine."), ours, atol=1e-3)
 
 
 @pytest.mark.usefixtures("no_traces")
-def test_an_error_inside_takes_the_adapter_off(llm: SteerableHFLLM, adapter: Adapter) -> None:
+def test_an_error_inside_takes_the_adapter_off(llm: SteerableHFLLM, adapter: Lora) -> None:
     with pytest.raises(RuntimeError, match="stop"), adapted(llm, adapter):
         raise RuntimeError("stop")
 
 
-def test_the_same_seed_gives_the_same_adapter(llm: SteerableHFLLM, adapter: Adapter) -> None:
+def test_the_same_seed_gives_the_same_adapter(llm: SteerableHFLLM, adapter: Lora) -> None:
     again = train_lora(llm, PAIRS, LoraSettings(**QUICK))
     assert all(torch.equal(again.weights[key], adapter.weights[key]) for key in adapter.weights)
 
 
 def test_what_cannot_be_trained_or_loaded_is_refused(
-    llm: SteerableHFLLM, adapter: Adapter, make_llm: Any, tmp_path: Path
+    llm: SteerableHFLLM, adapter: Lora, make_llm: Any, tmp_path: Path
 ) -> None:
     with pytest.raises(PairError, match=r'no bad answer.*objective="sft"'):
         train_lora(llm, Pairs([PreferencePair("Why?", "Because.")]), LoraSettings())
@@ -162,9 +162,9 @@ def test_what_cannot_be_trained_or_loaded_is_refused(
     folder = adapter.save(tmp_path / "a")
     (folder / "adapter_model.safetensors").write_bytes(b"cut")
     with pytest.raises(NotAVectorError, match="whole adapter folder"):
-        Adapter.load(folder)
+        Lora.load(folder)
     with pytest.raises(NotAVectorError, match="adapter_config"):
-        Adapter.load(tmp_path)
+        Lora.load(tmp_path)
     assert "weights" not in json.loads((folder / "steerable.json").read_text())
 
 
@@ -188,7 +188,7 @@ def test_vectors_act_on_the_same_parts_with_an_adapter_as_without(
 @pytest.mark.usefixtures("no_traces")
 @pytest.mark.parametrize("method", ["iti", "icv"])
 def test_vectors_of_parts_steer_an_adapted_model(
-    llm: SteerableHFLLM, adapter: Adapter, method: str
+    llm: SteerableHFLLM, adapter: Lora, method: str
 ) -> None:
     vector = build_vector(llm, PAIRS, method=method, progress=False)
     steering = vector.steer(0.5, scope="all")
@@ -201,9 +201,7 @@ def test_vectors_of_parts_steer_an_adapted_model(
 
 
 @pytest.mark.usefixtures("no_traces")
-def test_an_adapted_projection_sees_the_steered_heads(
-    llm: SteerableHFLLM, adapter: Adapter
-) -> None:
+def test_an_adapted_projection_sees_the_steered_heads(llm: SteerableHFLLM, adapter: Lora) -> None:
     vector = build_vector(llm, PAIRS, method="iti", progress=False, heads=2)
     layer = vector.layers[0]
     ids = torch.tensor([llm.encode(PROMPT)])

@@ -142,7 +142,7 @@ def test_every_vector_can_be_calibrated_as_its_method_is_meant(
     for number, pair in enumerate(PAIRS[:3]):
         said = tiny_llm.generate(pair.messages, max_new_tokens=4).text
         items.append(
-            EvaluationItem(id=str(number), variant="x", messages=pair.messages, reject=(said,))
+            EvaluationItem(id=str(number), category="x", messages=pair.messages, reject=(said,))
         )
     dev = EvaluationSet("dev", items)
     vector = built[method]

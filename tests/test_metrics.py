@@ -17,9 +17,9 @@ from steerable_llm.metrics import (
     Estimate,
     difference,
     estimate,
+    fixed,
     kl_per_token,
-    made_worse,
-    mended,
+    regressed,
     standard_error,
 )
 
@@ -82,15 +82,15 @@ def test_differences_and_shares_made_worse_add_up(rows: list[tuple[float, float]
     change = difference(after, before)
     assert change.value == pytest.approx(np.mean(after) - np.mean(before))
     assert -1 <= change.low <= change.value <= change.high <= 1
-    assert change.value == pytest.approx(mended(after, before) - made_worse(after, before))
+    assert change.value == pytest.approx(fixed(after, before) - regressed(after, before))
 
 
 def test_made_worse_counts_prompts_that_succeeded_and_now_fail() -> None:
     before, after = [1, 1, 1, 0, 0], [1, 0, 0, 1, 0]
-    assert made_worse(after, before) == pytest.approx(2 / 5)
-    assert mended(after, before) == pytest.approx(1 / 5)
+    assert regressed(after, before) == pytest.approx(2 / 5)
+    assert fixed(after, before) == pytest.approx(1 / 5)
     # A control that ran three times and failed once on a prompt counts a third of it.
-    assert made_worse([2 / 3], [1]) == pytest.approx(1 / 3)
+    assert regressed([2 / 3], [1]) == pytest.approx(1 / 3)
 
 
 @given(st.integers(0, 10_000))
@@ -133,7 +133,7 @@ def test_values_that_are_no_shares_are_refused(values: list[float], message: str
 
 
 def test_before_and_after_must_be_about_the_same_prompts() -> None:
-    for function in (difference, made_worse, mended):
+    for function in (difference, regressed, fixed):
         with pytest.raises(InvalidInputError, match="same prompts"):
             function([1.0], [1.0, 0.0])
     with pytest.raises(InvalidInputError, match=r"two \[n, V\] tensors"):

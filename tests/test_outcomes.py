@@ -1,4 +1,4 @@
-"""Measured outcomes, against the model asked one prompt and one condition at a time."""
+"""Measured outcomes, against the model asked one prompt and one arm at a time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.answer.request import GenerationRequest
 from steerable_llm.chat.context import question_alone
 from steerable_llm.errors import PromptTooLongError
-from steerable_llm.evaluation.arms import Condition, Setting, conditions
+from steerable_llm.evaluation.arms import Arm, Setting, arms
 from steerable_llm.evaluation.measure import Job, answers, measure
 from steerable_llm.evaluation.set import EvaluationItem
 from steerable_llm.methods.lora import LoraSettings, train_lora
@@ -30,7 +30,7 @@ def test_batched_outcomes_equal_those_of_one_call_per_prompt(tiny_tokenizer: Any
     llm = planted_llm(tiny_tokenizer)
     vector = planted_vector(llm).with_calibration(Calibration(0.05))
     items = list(questions(llm, 7))
-    runs = conditions(Setting(vector, "Be strict.", random_vectors=1), ["prompt", "random"])
+    runs = arms(Setting(vector, "Be strict.", random_vectors=1), ["prompt", "random"])
     done: list[int] = []
     found = measure(llm, runs, items, max_new_tokens=4, batch_size=9, advance=done.append)
     assert sum(done) == len(runs) * len(items)
@@ -54,7 +54,7 @@ def test_batched_outcomes_equal_those_of_one_call_per_prompt(tiny_tokenizer: Any
 def test_the_unsteered_model_does_not_diverge_from_itself(tiny_tokenizer: Any) -> None:
     llm = planted_llm(tiny_tokenizer)
     vector = planted_vector(llm).with_calibration(Calibration(0.05))
-    runs = conditions(Setting(vector, ""), [])
+    runs = arms(Setting(vector, ""), [])
     steered, none = measure(llm, runs, list(questions(llm, 5)), max_new_tokens=4)
     assert {outcome.kl_per_token for outcome in none} == {0.0}
     assert all(outcome.kl_per_token > 0 for outcome in steered)
@@ -64,13 +64,13 @@ def test_answers_come_back_in_the_order_of_the_jobs(tiny_tokenizer: Any) -> None
     llm = planted_llm(tiny_tokenizer)
     items = questions(llm, 6)
     vector = planted_vector(llm).with_calibration(Calibration(0.05))
-    runs = conditions(Setting(vector, ""), ["sign_flipped"])
+    runs = arms(Setting(vector, ""), ["sign_flipped"])
     jobs = [Job(run, item) for item in items for run in runs]
     together = answers(llm, jobs, max_new_tokens=4, batch_size=4)
     alone = [answers(llm, [job], max_new_tokens=4)[0] for job in jobs]
     assert together == alone
     assert together == [
-        llm.generate(job.item.prompt, job.condition.steering, max_new_tokens=4).text for job in jobs
+        llm.generate(job.item.prompt, job.arm.steering, max_new_tokens=4).text for job in jobs
     ]
 
 
@@ -85,28 +85,27 @@ def test_random_models_answer_as_they_do_one_by_one(tiny_llm: SteerableHFLLM, sc
         dict.fromkeys(layers, 3.0),
         tiny_llm.fingerprint,
     )
-    conditions = [Condition(f"{s}", vector.steer(s, scope=scope)) for s in (0.0, 0.3, -0.5)]
+    arms = [Arm(f"{s}", vector.steer(s, scope=scope)) for s in (0.0, 0.3, -0.5)]
     items = questions(tiny_llm, 5)
-    jobs = [Job(condition, item) for condition in conditions for item in items]
+    jobs = [Job(arm, item) for arm in arms for item in items]
     together = answers(tiny_llm, jobs, max_new_tokens=12, batch_size=8)
     alone = [
-        tiny_llm.generate(job.item.prompt, job.condition.steering, max_new_tokens=12).text
-        for job in jobs
+        tiny_llm.generate(job.item.prompt, job.arm.steering, max_new_tokens=12).text for job in jobs
     ]
     assert together == alone
     assert len(set(alone)) > len(items)
 
 
 def test_a_prompt_that_does_not_fit_is_refused(tiny_llm: SteerableHFLLM) -> None:
-    long = EvaluationItem(id="x", variant="v", messages="word " * 300, accept=["a"])
-    job = Job(Condition("none", Steering.none()), long)
+    long = EvaluationItem(id="x", category="v", messages="word " * 300, accept=["a"])
+    job = Job(Arm("none", Steering.none()), long)
     with pytest.raises(PromptTooLongError, match="context window"):
         answers(tiny_llm, [job], max_new_tokens=4)
     with pytest.raises(PromptTooLongError, match="context window"):
-        measure(tiny_llm, [job.condition], [long])
+        measure(tiny_llm, [job.arm], [long])
 
 
-def test_contrasted_and_adapted_conditions_equal_those_of_one_call_per_prompt(
+def test_contrasted_and_adapted_arms_equal_those_of_one_call_per_prompt(
     tiny_tokenizer: Any,
 ) -> None:
     pytest.importorskip("peft")
@@ -115,13 +114,13 @@ def test_contrasted_and_adapted_conditions_equal_those_of_one_call_per_prompt(
     vector = planted_vector(llm).with_calibration(Calibration(0.3))
     items = [
         EvaluationItem(
-            id=str(n), variant="x", messages=pair.messages, good=pair.good, bad=pair.bad,
+            id=str(n), category="x", messages=pair.messages, good=pair.good, bad=pair.bad,
             accept=["nine"],
         )
         for n, pair in enumerate([*PAIRS[:3], PreferencePair("Why?", "Because.", "No.")])
     ]  # fmt: skip
     setting = Setting(vector, "Be strict.", cad_alpha=0.8, rivals={"lora": adapter})
-    runs = conditions(setting, ["lora", "cad", "prompt", "adacad"])
+    runs = arms(setting, ["lora", "cad", "prompt", "adacad"])
     found = measure(llm, runs, items, max_new_tokens=6, batch_size=7)
     by_name = {run.name: outcomes for run, outcomes in zip(runs, found, strict=True)}
     for name, contrast in (("cad", Contrast("cad", 0.8)), ("adacad", Contrast("adacad"))):

@@ -61,15 +61,15 @@ def estimate(value: float) -> Estimate:
     return Estimate(value=value, low=value - 0.04, high=value + 0.04, n=200)
 
 
-def row(condition: str, variant: str, value: float) -> Row:
+def row(arm: str, category: str, value: float) -> Row:
     return Row(
-        condition=condition,
-        variant=variant,
-        capability=variant == "closed_book",
+        arm=arm,
+        category=category,
+        capability=category == "closed_book",
         n=200,
         success=estimate(value),
-        change=None if condition == "none" else estimate(0.1),
-        made_worse=None if condition == "none" else 0.01,
+        change=None if arm == "none" else estimate(0.1),
+        regressed=None if arm == "none" else 0.01,
     )
 
 

@@ -18,35 +18,35 @@ from steerable_llm.metrics import Estimate
 AWKWARD = "a | b\n<script>alert(1)</script> `code` *star*"
 
 
-def row(condition: str, variant: str, value: float) -> Row:
+def row(arm: str, category: str, value: float) -> Row:
     interval = Estimate(value=value, low=value - 0.05, high=value + 0.05, n=40)
     return Row(
-        condition=condition,
-        variant=variant,
-        capability=variant == "closed_book",
+        arm=arm,
+        category=category,
+        capability=category == "closed_book",
         n=40,
         success=interval,
-        change=None if condition == "none" else interval,
+        change=None if arm == "none" else interval,
         abstention=interval,
         kl_per_token=interval,
-        made_worse=None if condition == "none" else 0.025,
-        mended=None if condition == "none" else 0.3,
-        runs=(0.4, 0.5) if condition == "random" else (),
+        regressed=None if arm == "none" else 0.025,
+        fixed=None if arm == "none" else 0.3,
+        runs=(0.4, 0.5) if arm == "random" else (),
     )
 
 
 def change(kind: str) -> Change:
     return Change(
-        id=kind, variant="conflict", question=AWKWARD, before="Lyon.", after=AWKWARD, kind=kind
+        id=kind, category="conflict", question=AWKWARD, before="Lyon.", after=AWKWARD, kind=kind
     )
 
 
 @pytest.fixture
 def report() -> Report:
     rows = [
-        row(condition, variant, value)
-        for condition, value in zip(TITLES, (0.8, 0.4, 0.6, 0.45, 0.2, 0.3, 0.55, 0.5), strict=True)
-        for variant in ("paraphrase", "conflict", "closed_book")
+        row(arm, category, value)
+        for arm, value in zip(TITLES, (0.8, 0.4, 0.6, 0.45, 0.2, 0.3, 0.55, 0.5), strict=True)
+        for category in ("paraphrase", "conflict", "closed_book")
     ]
     return Report(
         vector="demo",
@@ -67,7 +67,7 @@ def report() -> Report:
         rows=tuple(rows),
         verdict=judge(rows, "conflict", 0.01),
         regressions=(change("regression"),),
-        examples=(change("mended"), change("unchanged")),
+        examples=(change("fixed"), change("unchanged")),
         command="steerable evaluate demo",
     )
 
@@ -92,9 +92,9 @@ def test_other_text_is_no_report(text: str, message: str) -> None:
 
 
 def test_rows_are_found_by_name_and_the_target_comes_first(report: Report) -> None:
-    assert report.variants == ("conflict", "paraphrase", "closed_book")
-    assert report.row("none").variant == "conflict"
-    with pytest.raises(InvalidInputError, match="it has the conditions steered, none"):
+    assert report.categories == ("conflict", "paraphrase", "closed_book")
+    assert report.row("none").category == "conflict"
+    with pytest.raises(InvalidInputError, match="it has the arms steered, none"):
         report.row("caa")
 
 
@@ -209,7 +209,7 @@ def test_the_terminal_table_shows_every_row_and_the_verdict(report: Report) -> N
     console = Console(width=160, record=True, file=io.StringIO())
     console.print(report.table())
     text = console.export_text()
-    # Once per variant, and once in the verdict below the table.
+    # Once per category, and once in the verdict below the table.
     assert text.count("80.0 % [75.0, 85.0]") == 4
     assert "REFUSE" in text or "PROMOTE" in text
     assert all(title.split(" (")[0] in text for title in TITLES.values())

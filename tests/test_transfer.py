@@ -46,14 +46,14 @@ def test_every_cell_is_what_an_evaluation_of_its_own_finds(
     for vector in vectors:
         for items in sets:
             card = evaluate(llm, vector, items, against=["none"], max_new_tokens=4, progress=False)
-            for variant in items.variants:
-                mine = found.row(vector.name, f"{items.name}/{variant}")
-                alone = card.row("steered", variant)
+            for category in items.categories:
+                mine = found.row(vector.name, f"{items.name}/{category}")
+                alone = card.row("steered", category)
                 assert (mine.success, mine.change) == (alone.success, alone.change)
 
 
 def test_what_helps_one_behaviour_may_harm_another_for_sure(found: Transfer) -> None:
-    assert found.variants == ("good/conflict", "good/gold", "bad/conflict")
+    assert found.categories == ("good/conflict", "good/gold", "bad/conflict")
     assert found.cell("wanted", "good/conflict").startswith("+")
     assert found.cell("wanted", "bad/conflict").startswith("-")
     assert found.cell("wanted", "bad/conflict").endswith("*")
@@ -74,13 +74,13 @@ def test_it_can_be_read_in_every_form(found: Transfer, tmp_path: Path) -> None:
         found.row("x", "good/gold")
 
 
-def test_only_the_variants_that_are_asked_for_run(
+def test_only_the_categories_that_are_asked_for_run(
     llm: SteerableHFLLM, vectors: Any, sets: Any
 ) -> None:
     found = transfer(
-        llm, vectors[:1], sets, variants={"good": ["gold"]}, max_new_tokens=4, progress=False
+        llm, vectors[:1], sets, categories={"good": ["gold"]}, max_new_tokens=4, progress=False
     )
-    assert found.variants == ("good/gold", "bad/conflict")
+    assert found.categories == ("good/gold", "bad/conflict")
 
 
 def test_what_cannot_be_compared_is_refused(llm: SteerableHFLLM, vectors: Any, sets: Any) -> None:

@@ -10,7 +10,7 @@ import pytest
 from planted_behaviour import planted_llm, planted_vector, questions
 
 from steerable_llm.errors import CalibrationError, InvalidInputError, MissingExtraError
-from steerable_llm.evaluation.arms import Condition
+from steerable_llm.evaluation.arms import Arm
 from steerable_llm.evaluation.compare import Entry, Ready, Setup, Trial, joined
 from steerable_llm.vector.steering import Steering
 from steerable_llm.vector.vector import Calibration
@@ -36,7 +36,7 @@ class Planted:
         self.calls += 1
         vector = planted_vector(setup.llm).with_calibration(Calibration(self.strength))
         assert vector.calibration is not None
-        return Ready((Condition(name, vector.steer()),), "planted", 1.0, (vector.calibration,))
+        return Ready((Arm(name, vector.steer()),), "planted", 1.0, (vector.calibration,))
 
 
 def test_a_finished_result_is_not_measured_again(trial: Trial, tmp_path: Path) -> None:
@@ -105,21 +105,21 @@ def test_a_failure_is_kept_but_not_one_that_an_installation_mends(
     assert [file.name[0] for file in tmp_path.iterdir()] == ["a"]
 
 
-def test_several_conditions_are_one_row_that_lists_them(trial: Trial) -> None:
+def test_several_arms_are_one_row_that_lists_them(trial: Trial) -> None:
     def two(setup: Setup, name: str) -> Ready:
         vector = planted_vector(setup.llm)
-        return Ready(tuple(Condition(name, vector.steer(s)) for s in (0.12, -0.12)), "both ways")
+        return Ready(tuple(Arm(name, vector.steer(s)) for s in (0.12, -0.12)), "both ways")
 
-    row = next(r for r in trial.run(Entry("two", two, None)).rows if r.condition == "two")
+    row = next(r for r in trial.run(Entry("two", two, None)).rows if r.arm == "two")
     assert row.runs[0] > row.runs[1]
     assert row.main.value == pytest.approx(sum(row.runs) / 2)
 
 
 def test_joined_results_have_every_row_once_and_verdicts(trial: Trial) -> None:
-    strict = Entry("prompt", lambda _, n: Ready((Condition(n, Steering.none(), "ab"),), ""), None)
+    strict = Entry("prompt", lambda _, n: Ready((Arm(n, Steering.none(), "ab"),), ""), None)
     results = [trial.unsteered(), trial.run(strict), trial.run(Entry("planted", Planted(), 1))]
     contenders, rows = joined(results, "conflict", 0.01)
-    assert [row.condition for row in rows] == ["none", "prompt", "planted"]
+    assert [row.arm for row in rows] == ["none", "prompt", "planted"]
     assert contenders[2].verdict is not None
     assert any("capability was not measured" in r for r in contenders[2].verdict.reasons)
     assert contenders[0].verdict is contenders[1].verdict is None

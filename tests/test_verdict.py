@@ -10,12 +10,12 @@ from steerable_llm.evaluation.verdict import Row, judge
 from steerable_llm.metrics import Estimate
 
 
-def row(condition: str, value: float, variant: str = "conflict", half: float = 0.05) -> Row:
+def row(arm: str, value: float, category: str = "conflict", half: float = 0.05) -> Row:
     interval = Estimate(value=value, low=max(value - half, 0.0), high=min(value + half, 1.0), n=100)
     return Row(
-        condition=condition,
-        variant=variant,
-        capability=variant in ("closed_book", "reading"),
+        arm=arm,
+        category=category,
+        capability=category in ("closed_book", "reading"),
         n=100,
         success=interval,
     )
@@ -33,9 +33,9 @@ def good_rows() -> list[Row]:
     ]
 
 
-def changed(condition: str, variant: str, value: float, half: float = 0.05) -> list[Row]:
-    rest = [r for r in good_rows() if (r.condition, r.variant) != (condition, variant)]
-    return [*rest, row(condition, value, variant, half)]
+def changed(arm: str, category: str, value: float, half: float = 0.05) -> list[Row]:
+    rest = [r for r in good_rows() if (r.arm, r.category) != (arm, category)]
+    return [*rest, row(arm, value, category, half)]
 
 
 def test_a_vector_that_beats_everything_and_costs_nothing_is_promoted() -> None:
@@ -55,7 +55,7 @@ def test_a_vector_that_beats_everything_and_costs_nothing_is_promoted() -> None:
         (changed("sign_flipped", "conflict", 0.9), "sign-flipped vector: no better"),
         (changed("steered", "closed_book", 0.97), "beyond the budget of 1.0 points"),
         ([r for r in good_rows() if not r.capability], "capability was not measured"),
-        ([r for r in good_rows() if r.condition != "prompt"], "instruction was not measured"),
+        ([r for r in good_rows() if r.arm != "prompt"], "instruction was not measured"),
     ],
 )
 def test_any_broken_rule_refuses_and_comes_first(rows: list[Row], reason: str) -> None:
@@ -67,7 +67,7 @@ def test_any_broken_rule_refuses_and_comes_first(rows: list[Row], reason: str) -
 
 @given(st.floats(0, 1), st.floats(0, 1), st.floats(0.0, 0.2))
 def test_overlapping_intervals_never_promote(steered: float, none: float, half: float) -> None:
-    rows = [r for r in changed("none", "conflict", none, half) if r.condition != "steered"]
+    rows = [r for r in changed("none", "conflict", none, half) if r.arm != "steered"]
     rows += [row("steered", steered, half=half), row("steered", 1.0, "closed_book")]
     apart = min(none + half, 1.0) < max(steered - half, 0.0)
     assert judge(rows, "conflict", 0.01).promote <= apart
@@ -81,12 +81,12 @@ def test_a_larger_budget_never_turns_a_promotion_down(loss: float, budget: float
 
 
 def test_a_sure_loss_elsewhere_refuses_and_what_is_in_doubt_is_told() -> None:
-    worse = row("steered", 0.8).model_copy(update={"made_worse": 0.03})
+    worse = row("steered", 0.8).model_copy(update={"regressed": 0.03})
     fall = Estimate(value=-0.2, low=-0.3, high=-0.1, n=100)
     gold = row("steered", 0.7, "gold").model_copy(update={"change": fall})
     unsure = Estimate(value=0.0, low=-0.03, high=0.03, n=100)
     kept = row("steered", 0.99, "closed_book").model_copy(update={"change": unsure})
-    rest = [r for r in good_rows() if r.condition != "steered"]
+    rest = [r for r in good_rows() if r.arm != "steered"]
     verdict = judge([worse, gold, kept, *rest], "conflict", 0.01)
     assert not verdict.promote
     assert verdict.line == (
@@ -102,6 +102,6 @@ def test_a_sure_loss_elsewhere_refuses_and_what_is_in_doubt_is_told() -> None:
 
 def test_a_row_without_success_is_read_by_preference() -> None:
     preferred = Estimate(value=0.7, low=0.6, high=0.8, n=50)
-    assert Row(condition="none", variant="v", n=50, preference=preferred).main == preferred
+    assert Row(arm="none", category="v", n=50, preference=preferred).main == preferred
     with pytest.raises(ValueError, match="no success and no preference"):
-        _ = Row(condition="none", variant="v", n=50).main
+        _ = Row(arm="none", category="v", n=50).main

@@ -10,7 +10,7 @@ from planted_behaviour import planted_llm, planted_vector, questions
 
 from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.errors import InvalidInputError
-from steerable_llm.evaluation.arms import Condition
+from steerable_llm.evaluation.arms import Arm
 from steerable_llm.evaluation.compare import Setup, _best
 from steerable_llm.evaluation.set import EvaluationSet
 from steerable_llm.vector.steering import Steering
@@ -27,15 +27,15 @@ def setup_with(llm: SteerableHFLLM, want: str, target: str | None) -> Setup:
     return Setup(llm, pairs, dev, None, 0.01, "ab", 4, 64, 0, False, target)
 
 
-def candidates(llm: SteerableHFLLM) -> dict[str, Condition]:
+def candidates(llm: SteerableHFLLM) -> dict[str, Arm]:
     strong = Steering.of(planted_vector(llm), 0.12)
     return {
-        "strong": Condition("way", strong),
-        "nothing": Condition("way", Steering.none()),
+        "strong": Arm("way", strong),
+        "nothing": Arm("way", Steering.none()),
     }
 
 
-def test_with_a_target_a_setting_that_harms_another_variant_is_not_chosen(
+def test_with_a_target_a_setting_that_harms_another_category_is_not_chosen(
     llm: SteerableHFLLM,
 ) -> None:
     assert _best(setup_with(llm, "good", "conflict"), candidates(llm)).setting == "strong"

@@ -53,7 +53,7 @@ def evaluate_benchmark(
         vector: The vector's file.
         benchmark: Its name.
         options: Those that only a benchmark has, as the command line names them.
-        against: Conditions to compare with; None for the usual ones.
+        against: Arms to compare with; None for the usual ones.
         reports: Files to write.
         seed: Of the draw, the controls and the intervals.
         model: As `load_model` takes it.

@@ -49,7 +49,7 @@ def compare(
         int, typer.Option(min=1, help="Orders of the learning curve, draws of random scores.")
     ] = 3,
     sample: Annotated[
-        int | None, typer.Option(min=1, help="At most so many prompts of every variant.")
+        int | None, typer.Option(min=1, help="At most so many prompts of every category.")
     ] = None,
     keep: Annotated[
         Path | None,
@@ -62,7 +62,7 @@ def compare(
     dev_capability: Annotated[
         Path | None, typer.Option(exists=True, help="The same for choosing on dev.")
     ] = None,
-    target: Annotated[str | None, typer.Option(help="Variant that is to be changed.")] = None,
+    target: Annotated[str | None, typer.Option(help="Category that is to be changed.")] = None,
     budget: Annotated[float, typer.Option(help="Largest share of capability to lose.")] = 0.01,
     report: Annotated[
         list[Path] | None,

@@ -74,7 +74,7 @@ def transfer(
         list[Path], typer.Option(exists=True, help="Evaluation set of one behaviour; repeatable.")
     ],
     sample: Annotated[
-        int | None, typer.Option(min=1, help="At most so many prompts of every variant.")
+        int | None, typer.Option(min=1, help="At most so many prompts of every category.")
     ] = None,
     report: Annotated[
         list[Path] | None,

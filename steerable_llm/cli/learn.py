@@ -134,7 +134,9 @@ def calibrate(
     ] = None,
     target: Annotated[
         str | None,
-        typer.Option(help="Variant to change; dev's others must then not be lost. Else all count."),
+        typer.Option(
+            help="Category to change; dev's others must then not be lost. Else all count."
+        ),
     ] = None,
     budget: Annotated[float, typer.Option(help="Largest share of capability to lose.")] = 0.01,
     kl: Annotated[
@@ -194,9 +196,7 @@ def evaluate(
     test: Annotated[Path | None, typer.Argument(exists=True, dir_okay=False)] = None,
     against: Annotated[
         list[str] | None,
-        typer.Option(
-            help="Condition to compare with, such as cad; repeatable. Else the usual four."
-        ),
+        typer.Option(help="Arm to compare with, such as cad; repeatable. Else the usual four."),
     ] = None,
     capability: Annotated[
         Path | None, typer.Option(exists=True, help="Evaluation set of what must not be lost.")

@@ -28,7 +28,7 @@ def _there(vector: Path) -> Path:
         adapter = (vector / "adapter_config.json").is_file()
         raise typer.BadParameter(
             f"{str(vector)!r} holds a LoRA adapter, which is no vector: measure it with `compare "
-            "--method lora`, use it with Adapter.load (docs/methods.md)."
+            "--method lora`, use it with Lora.load (docs/methods.md)."
             if adapter
             else f"{str(vector)!r} is a folder, not a vector file."
         )

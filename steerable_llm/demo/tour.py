@@ -41,12 +41,12 @@ from steerable_llm.reports.heatmap import attribution_html, attribution_terminal
 from steerable_llm.vector.vector import SteeringVector
 
 NAME: Final = "faithfulness"
-#: The variant that the vector is meant to change.
+#: The category that the vector is meant to change.
 TARGET = "conflict"
-#: Prompts per variant other than the target, so that the tour stays short; `make vectors` uses
+#: Prompts per category other than the target, so that the tour stays short; `make vectors` uses
 #: whole sets.
 TEST_PROMPTS, CAPABILITY_PROMPTS = 60, 60
-#: The variant of GrAInS that won the sweep of `make vectors` for this behaviour; its scope, too.
+#: The category of GrAInS that won the sweep of `make vectors` for this behaviour; its scope, too.
 BUILD: Final[dict[str, Any]] = {"baseline": "eos", "aggregation": "mean"}
 
 POLICY = f"""\
@@ -225,8 +225,8 @@ def _calibrate(console: Console, llm: SteerableHFLLM, vector: SteeringVector) ->
 def _questions(split: demo.Split) -> EvaluationSet:
     """All questions of the target, and some of the others."""
     every = demo.evaluation_set(NAME, split)
-    rest = every.variant("gold", "irrelevant", "unanswerable").sample(TEST_PROMPTS, seed=0)
-    return EvaluationSet(NAME, [*every.variant(TARGET), *rest])
+    rest = every.category("gold", "irrelevant", "unanswerable").sample(TEST_PROMPTS, seed=0)
+    return EvaluationSet(NAME, [*every.category(TARGET), *rest])
 
 
 def _evaluate(console: Console, llm: SteerableHFLLM, vector: SteeringVector) -> Report:

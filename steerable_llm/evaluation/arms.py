@@ -1,4 +1,4 @@
-"""What a vector is compared with: each name in `against` becomes one or more conditions.
+"""What a vector is compared with: each name in `against` becomes one or more arms.
 
 | name | what the model gets | what it tells |
 |---|---|---|
@@ -9,7 +9,7 @@
 | `sign_flipped` | the vector with the opposite strength | whether the direction matters |
 | `shuffled` | vectors of the same pairs, half of them swapped | whether the labels matter |
 | `cad`, `adacad` | no vector; scores set off against no context | whether decoding does it |
-| a method, or `lora` | another vector or adapter (`rivals`) | whether another way does it better |
+| a method, or `lora` | another vector or lora (`rivals`) | whether another way does it better |
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from steerable_llm.errors import InvalidInputError
 from steerable_llm.evaluation.set import EvaluationItem
 from steerable_llm.methods import METHODS
 from steerable_llm.runtime.contrast import Contrast
-from steerable_llm.runtime.lora import Adapter
+from steerable_llm.runtime.lora import Lora
 from steerable_llm.vector.steering import Steering
 from steerable_llm.vector.vector import SteeringVector
 
-#: The strict instruction per behaviour, by variant; `faithfulness` is for all others.
+#: The strict instruction per behaviour, by category; `faithfulness` is for all others.
 STRICT_INSTRUCTIONS = {
     "faithfulness": (
         "Answer only from the documents. If the documents do not contain the answer, "
@@ -37,25 +37,25 @@ STRICT_INSTRUCTIONS = {
 
 
 @dataclass(frozen=True)
-class Condition:
+class Arm:
     """One way of running the model on the held-out prompts.
 
     Attributes:
-        name: What the report's row is called; conditions of one name are averaged per prompt.
+        name: What the report's row is called; arms of one name are averaged per prompt.
         steering: What the model is steered with.
         instruction: A system message that takes the place of the prompt's own, if any.
         contrast: Counts what the context adds more, while decoding and scoring.
-        adapter: LoRA weights that the model has meanwhile.
+        lora: LoRA weights that the model has meanwhile.
     """
 
     name: str
     steering: Steering
     instruction: str | None = None
     contrast: Contrast | None = None
-    adapter: Adapter | None = None
+    lora: Lora | None = None
 
     def messages(self, item: EvaluationItem) -> list[dict[str, str]]:
-        """The item's prompt as this condition sends it."""
+        """The item's prompt as this arm sends it."""
         if self.instruction is None:
             return item.prompt
         rest = [message for message in item.prompt if message["role"] != "system"]
@@ -64,7 +64,7 @@ class Condition:
 
 @dataclass(frozen=True)
 class Setting:
-    """What a condition is made from.
+    """What a arm is made from.
 
     Attributes:
         vector: Calibrated; the control vectors keep its strength, layers and scope.
@@ -72,7 +72,7 @@ class Setting:
         seed: Of the random vectors.
         random_vectors: How many random vectors are averaged.
         cad_alpha: How much more the context counts under `cad`.
-        rivals: Calibrated vectors, or adapters, by the names that `against` calls them.
+        rivals: Calibrated vectors, or loras, by the names that `against` calls them.
         shuffled: Controls built from swapped pairs, calibrated as the vector is.
     """
 
@@ -81,60 +81,60 @@ class Setting:
     seed: int = 0
     random_vectors: int = 3
     cad_alpha: float = 0.5
-    rivals: Mapping[str, SteeringVector | Adapter] = field(default_factory=dict)
+    rivals: Mapping[str, SteeringVector | Lora] = field(default_factory=dict)
     shuffled: tuple[SteeringVector, ...] = ()
 
 
-def _steered(setting: Setting) -> list[Condition]:
-    return [Condition("steered", setting.vector.steer())]
+def _steered(setting: Setting) -> list[Arm]:
+    return [Arm("steered", setting.vector.steer())]
 
 
-def _none(_: Setting) -> list[Condition]:
-    return [Condition("none", Steering.none())]
+def _none(_: Setting) -> list[Arm]:
+    return [Arm("none", Steering.none())]
 
 
-def _prompt(setting: Setting) -> list[Condition]:
-    return [Condition("prompt", Steering.none(), setting.strict_instruction)]
+def _prompt(setting: Setting) -> list[Arm]:
+    return [Arm("prompt", Steering.none(), setting.strict_instruction)]
 
 
-def _random(setting: Setting) -> list[Condition]:
+def _random(setting: Setting) -> list[Arm]:
     # One random direction may help or hurt by luck: several are run and averaged per prompt.
     seeds = range(setting.seed, setting.seed + setting.random_vectors)
-    return [Condition("random", setting.vector.randomised(seed).steer()) for seed in seeds]
+    return [Arm("random", setting.vector.randomised(seed).steer()) for seed in seeds]
 
 
-def _sign_flipped(setting: Setting) -> list[Condition]:
-    return [Condition("sign_flipped", setting.vector.negated().steer())]
+def _sign_flipped(setting: Setting) -> list[Arm]:
+    return [Arm("sign_flipped", setting.vector.negated().steer())]
 
 
-def _shuffled(setting: Setting) -> list[Condition]:
+def _shuffled(setting: Setting) -> list[Arm]:
     if not setting.shuffled:
         raise InvalidInputError(
             "the control 'shuffled' is built from the vector's own pairs: give them (pairs=, or "
             "--pairs FILE)"
         )
-    return [Condition("shuffled", vector.steer()) for vector in setting.shuffled]
+    return [Arm("shuffled", vector.steer()) for vector in setting.shuffled]
 
 
-def _cad(setting: Setting) -> list[Condition]:
-    return [Condition("cad", Steering.none(), contrast=Contrast("cad", setting.cad_alpha))]
+def _cad(setting: Setting) -> list[Arm]:
+    return [Arm("cad", Steering.none(), contrast=Contrast("cad", setting.cad_alpha))]
 
 
-def _adacad(_: Setting) -> list[Condition]:
-    return [Condition("adacad", Steering.none(), contrast=Contrast("adacad"))]
+def _adacad(_: Setting) -> list[Arm]:
+    return [Arm("adacad", Steering.none(), contrast=Contrast("adacad"))]
 
 
-def _rival(name: str, rival: SteeringVector | Adapter) -> Condition:
-    if isinstance(rival, Adapter):
-        return Condition(name, Steering.none(), adapter=rival)
-    return Condition(name, rival.steer())
+def _rival(name: str, rival: SteeringVector | Lora) -> Arm:
+    if isinstance(rival, Lora):
+        return Arm(name, Steering.none(), lora=rival)
+    return Arm(name, rival.steer())
 
 
 #: What a vector is compared with unless something else is asked for; `shuffled` comes on top where
 #: the vector's pairs are given.
 DEFAULT_AGAINST = ("none", "prompt", "random", "sign_flipped")
 
-CONDITIONS: Mapping[str, Callable[[Setting], list[Condition]]] = {
+ARMS: Mapping[str, Callable[[Setting], list[Arm]]] = {
     "none": _none,
     "prompt": _prompt,
     "random": _random,
@@ -145,8 +145,8 @@ CONDITIONS: Mapping[str, Callable[[Setting], list[Condition]]] = {
 }
 
 
-def conditions(setting: Setting, against: Sequence[str]) -> list[Condition]:
-    """The steered condition first, then the unsteered one, then those asked for in that order.
+def arms(setting: Setting, against: Sequence[str]) -> list[Arm]:
+    """The steered arm first, then the unsteered one, then those asked for in that order.
 
     The unsteered model is always run: every other number is read against it.
 
@@ -154,9 +154,9 @@ def conditions(setting: Setting, against: Sequence[str]) -> list[Condition]:
         InvalidInputError: A name in `against` is unknown; the message lists the known ones.
     """
     for name in against:
-        if name in CONDITIONS or name in setting.rivals:
+        if name in ARMS or name in setting.rivals:
             continue
-        known = ", ".join([*CONDITIONS, *setting.rivals])
+        known = ", ".join([*ARMS, *setting.rivals])
         if name in METHODS or name == "lora":
             raise InvalidInputError(
                 f"cannot compare against {name!r} without what it made: give rivals={{{name!r}: "
@@ -171,10 +171,10 @@ def conditions(setting: Setting, against: Sequence[str]) -> list[Condition]:
         if name in setting.rivals:
             found.append(_rival(name, setting.rivals[name]))
         else:
-            found += CONDITIONS[name](setting)
+            found += ARMS[name](setting)
     return found
 
 
-def strict_instruction_for(variant: str) -> str:
-    """The strict instruction that fits a variant's behaviour."""
-    return STRICT_INSTRUCTIONS.get(variant, STRICT_INSTRUCTIONS["faithfulness"])
+def strict_instruction_for(category: str) -> str:
+    """The strict instruction that fits a category's behaviour."""
+    return STRICT_INSTRUCTIONS.get(category, STRICT_INSTRUCTIONS["faithfulness"])

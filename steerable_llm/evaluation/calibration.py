@@ -41,7 +41,7 @@ class CalibrationResult:
         best: The chosen setting.
         rows: Every setting that was tried.
         unsteered: Mean success on dev without steering.
-        unsteered_capability: Accuracy per capability variant without steering.
+        unsteered_capability: Accuracy per capability category without steering.
         budget: Largest share of a capability that may be lost.
     """
 
@@ -102,7 +102,7 @@ def calibrate(
 
     Every candidate vector is tried at every strength with both signs, every scope and every layer
     subset, by successive halving (Jamieson and Talwalkar 2016): all settings on a small sample
-    of the prompts, spread over the variants, then the better quarter on twice as many, and so on;
+    of the prompts, spread over the categories, then the better quarter on twice as many, and so on;
     the last eight on all of dev. A sample is too coarse for a budget of one point, so there one
     prompt more may be lost. Then every strength of the winner's vector, scope and layers is run
     on all of dev (the sweep picture), with a random vector beside it. Only settings that were run
@@ -115,13 +115,13 @@ def calibrate(
         llm: The model.
         vectors: Candidates by name, such as one per aggregation, or a single vector.
         dev: Prompts with accept or reject phrases; success is the mean over all of them.
-        capability: Prompts for the budget, which holds for each of its variants separately.
+        capability: Prompts for the budget, which holds for each of its categories separately.
         strengths: Magnitudes; each is tried with both signs.
         scopes: Which positions to try.
         layers: Layer subsets to try; None is every layer that the vector has.
         budget: Largest share of a capability that may be lost on dev.
-        target: The variant of dev that the vector is meant to change. Success is then the mean
-            over it alone, and the other variants of dev are held to the budget, too, give or take
+        target: The category of dev that the vector is meant to change. Success is then the mean
+            over it alone, and the other categories of dev are held to the budget, too, give or take
             one standard error of their change (they are fewer): a setting that mends one kind of
             question and harms the next is not chosen.
         unit: Of the strengths; "absolute" is the paper's eq. 7.
@@ -142,7 +142,7 @@ def calibrate(
     guarded: tuple[str, ...] = ()
     whole_dev = dev
     if target is not None:
-        guarded = tuple(variant for variant in dev.variants if variant != target)
+        guarded = tuple(category for category in dev.categories if category != target)
         dev, capability = _guarded(dev, target, capability)
     _check(llm, named, dev, capability, strengths, budget, force)
     bench = Bench(llm, dev, capability, max_new_tokens, batch_size, seed, guarded)
@@ -155,9 +155,9 @@ def calibrate(
         for sign in (1, -1)
     ]
     settings = len(bench.candidates)
-    # A sample is spread over variants of unequal sizes; so large a size takes all of each.
+    # A sample is spread over categories of unequal sizes; so large a size takes all of each.
     whole = max(len(dev), len(capability or ()))
-    everything = whole * max(len(dev.variants), len(capability.variants) if capability else 1)
+    everything = whole * max(len(dev.categories), len(capability.categories) if capability else 1)
     bench.run([None], everything, progress, "unsteered")
     tried = _halve(bench, whole, everything, budget, progress)
 
@@ -205,13 +205,13 @@ def calibrate(
 def _guarded(
     dev: EvaluationSet, target: str, capability: EvaluationSet | None
 ) -> tuple[EvaluationSet, EvaluationSet | None]:
-    """The target variant of dev, and what must not be lost with dev's other variants in it."""
-    rest = [item for item in dev if item.variant != target]
+    """The target category of dev, and what must not be lost with dev's other categories in it."""
+    rest = [item for item in dev if item.category != target]
     kept = list(capability or ())
     if not rest:
-        return dev.variant(target), capability
+        return dev.category(target), capability
     name = f"{capability.name} and {dev.name}" if capability else dev.name
-    return dev.variant(target), EvaluationSet(name, [*kept, *rest])
+    return dev.category(target), EvaluationSet(name, [*kept, *rest])
 
 
 def _halve(
@@ -220,7 +220,7 @@ def _halve(
     """Tries all candidates on small samples and ever fewer on larger ones."""
     tried: dict[int, CalibrationRow] = {}
     alive, size = list(range(len(bench.candidates))), _FIRST_SAMPLE
-    capability_variants = len(bench.capability.variants) if bench.capability else 0
+    capability_categories = len(bench.capability.categories) if bench.capability else 0
     while True:
         last = len(alive) <= _FINALISTS or size >= whole
         size = everything if last else size
@@ -228,8 +228,8 @@ def _halve(
         tried.update({number: bench.row(number, size) for number in alive})
         if last:
             return tried
-        # One prompt of a capability variant is this share of its sample.
-        coarseness = capability_variants / size
+        # One prompt of a capability category is this share of its sample.
+        coarseness = capability_categories / size
         alive.sort(key=lambda number: rank(tried[number], budget + coarseness))
         alive = alive[: max(_FINALISTS, math.ceil(len(alive) * _KEEP))]
         size *= 2

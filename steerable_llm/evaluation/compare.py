@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from steerable_llm import __version__
 from steerable_llm.errors import InvalidInputError, MissingExtraError, PairError, SteerableError
-from steerable_llm.evaluation.arms import Condition, strict_instruction_for
+from steerable_llm.evaluation.arms import Arm, strict_instruction_for
 from steerable_llm.evaluation.calibration import CalibrationResult, calibrate
 from steerable_llm.evaluation.comparison import Comparison, Contender
 from steerable_llm.evaluation.evaluate import check_apart, check_uniform, rows_of
@@ -35,7 +35,7 @@ from steerable_llm.pairs.pair import Pairs
 from steerable_llm.progress import progress_bar
 from steerable_llm.runtime.contrast import Contrast
 from steerable_llm.runtime.hooked_model import HookedModel
-from steerable_llm.runtime.lora import Adapter
+from steerable_llm.runtime.lora import Lora
 from steerable_llm.vector.steering import Steering
 from steerable_llm.vector.vector import Calibration, SteeringVector
 
@@ -60,7 +60,7 @@ class Setup:
         batch_size: Rows that run together.
         seed: Of the choices and of the intervals.
         progress: Show progress bars on the error stream.
-        target: The variant of dev to change; its other variants are then held to the budget, see
+        target: The category of dev to change; its other categories are then held to the budget, see
             `calibrate`. None takes them all alike.
     """
 
@@ -82,13 +82,13 @@ class Ready:
     """A way that can be tested.
 
     Attributes:
-        conditions: What to run the model with; several are averaged per prompt.
+        arms: What to run the model with; several are averaged per prompt.
         setting: What was chosen, in words.
-        dev: Success on dev, averaged over the conditions; None where nothing was to choose.
-        calibrations: What was chosen for each condition that steers.
+        dev: Success on dev, averaged over the arms; None where nothing was to choose.
+        calibrations: What was chosen for each arm that steers.
     """
 
-    conditions: tuple[Condition, ...]
+    arms: tuple[Arm, ...]
     setting: str
     dev: float | None = None
     calibrations: tuple[Calibration, ...] = ()
@@ -127,7 +127,7 @@ def recipe_way(*recipes: Recipe) -> Way:
         dev = [row.success for _, row in found if row]
         calibrations = [v.calibration for v, _ in found if v.calibration]
         return Ready(
-            tuple(Condition(name, vector.steer()) for vector, _ in found),
+            tuple(Arm(name, vector.steer()) for vector, _ in found),
             "; ".join(dict.fromkeys(_chosen(calibration) for calibration in calibrations)),
             sum(dev) / len(dev) if dev else None,
             tuple(calibrations),
@@ -210,7 +210,7 @@ def _vector(setup: Setup, name: str) -> Ready:
     found = _calibrated(setup, candidates, {})
     assert found.vector.calibration is not None, "a calibration result has a calibrated vector"
     return Ready(
-        (Condition(name, found.vector.steer()),),
+        (Arm(name, found.vector.steer()),),
         f"{found.best.label}, strength {found.best.strength:+g}",
         found.best.success,
         (found.vector.calibration,),
@@ -218,54 +218,51 @@ def _vector(setup: Setup, name: str) -> Ready:
 
 
 def _prompt(setup: Setup, name: str) -> Ready:
-    condition = Condition(name, Steering.none(), setup.instruction)
-    return Ready((condition,), f'system: "{setup.instruction}"')
+    arm = Arm(name, Steering.none(), setup.instruction)
+    return Ready((arm,), f'system: "{setup.instruction}"')
 
 
 def _cad(setup: Setup, name: str) -> Ready:
     candidates = {
-        f"alpha {alpha:g}": Condition(name, Steering.none(), contrast=Contrast("cad", alpha))
+        f"alpha {alpha:g}": Arm(name, Steering.none(), contrast=Contrast("cad", alpha))
         for alpha in CAD_ALPHAS
     }
     return _best(setup, candidates)
 
 
 def _adacad(_: Setup, name: str) -> Ready:
-    condition = Condition(name, Steering.none(), contrast=Contrast("adacad"))
-    return Ready((condition,), "alpha for every token, from the divergence")
+    arm = Arm(name, Steering.none(), contrast=Contrast("adacad"))
+    return Ready((arm,), "alpha for every token, from the divergence")
 
 
 def _lora(setup: Setup, name: str) -> Ready:
-    adapters: dict[str, Adapter] = {}
+    loras: dict[str, Lora] = {}
     for rate in LORA_RATES:
         config = LoraSettings(learning_rate=rate, seed=setup.seed)
         title = f"{name}: learning rate {rate:g}"
         with progress_bar(title, len(setup.pairs), setup.progress) as advance:
-            adapters[f"learning rate {rate:g}"] = train_lora(
+            loras[f"learning rate {rate:g}"] = train_lora(
                 setup.llm, setup.pairs, config, name, advance
             )
     return _best(
         setup,
-        {
-            label: Condition(name, Steering.none(), adapter=adapter)
-            for label, adapter in adapters.items()
-        },
+        {label: Arm(name, Steering.none(), lora=lora) for label, lora in loras.items()},
     )
 
 
-def _best(setup: Setup, candidates: dict[str, Condition]) -> Ready:
+def _best(setup: Setup, candidates: dict[str, Arm]) -> Ready:
     """The candidate with most success on dev among those within the budget.
 
     Raises:
         InvalidInputError: None of them is within the budget.
     """
-    plain = Condition("none", Steering.none())
+    plain = Arm("none", Steering.none())
     lost, success = {}, {}
-    beside = set(setup.dev.variants)
+    beside = set(setup.dev.categories)
     aims = {setup.target} if setup.target else beside
     before = _right(setup, plain, setup.capability) | _right(setup, plain, setup.dev)
-    for label, condition in candidates.items():
-        after = _right(setup, condition, setup.capability) | _right(setup, condition, setup.dev)
+    for label, arm in candidates.items():
+        after = _right(setup, arm, setup.capability) | _right(setup, arm, setup.dev)
         # As in `calibrate`: what stands beside the target may vary by its standard error.
         lost[label] = max(
             (
@@ -289,18 +286,16 @@ def _best(setup: Setup, candidates: dict[str, Condition]) -> Ready:
     return Ready((candidates[best],), best, success[best])
 
 
-def _right(
-    setup: Setup, condition: Condition, items: EvaluationSet | None
-) -> dict[str, list[float]]:
-    """Per variant, 1.0 or 0.0 for each answer."""
+def _right(setup: Setup, arm: Arm, items: EvaluationSet | None) -> dict[str, list[float]]:
+    """Per category, 1.0 or 0.0 for each answer."""
     found: dict[str, list[float]] = {}
     if items is None:
         return found
-    jobs = [Job(condition, item) for item in items]
-    with progress_bar(f"{condition.name} on {items.name}", len(jobs), setup.progress) as advance:
+    jobs = [Job(arm, item) for item in items]
+    with progress_bar(f"{arm.name} on {items.name}", len(jobs), setup.progress) as advance:
         texts = answers(setup.llm, jobs, setup.max_new_tokens, setup.batch_size, advance)
     for item, text in zip(items, texts, strict=True):
-        found.setdefault(item.variant, []).append(float(item.succeeds(text)))
+        found.setdefault(item.category, []).append(float(item.succeeds(text)))
     return found
 
 
@@ -359,7 +354,7 @@ class Trial:
         setup: What each way is set up with.
         test: Held-out prompts.
         capability: Held-out prompts that measure what must not be lost.
-        target: The variant of `test` that is to be changed.
+        target: The category of `test` that is to be changed.
         keep: Folder of finished results; None keeps nothing.
     """
 
@@ -379,7 +374,7 @@ class Trial:
         """
         if not self.setup.pairs:
             raise PairError("there are no pairs to build from: give at least two")
-        self.test.variant(self.target)  # raises, listing the variants
+        self.test.category(self.target)  # raises, listing the categories
         check_apart(self.test, self.capability)
         check_apart(self.setup.dev, self.setup.capability)
         for items in (self.test, self.capability):
@@ -433,12 +428,12 @@ class Trial:
             dev=ready.dev,
             seconds=time.perf_counter() - start,
         )
-        rows = self._rows(ready.conditions)
+        rows = self._rows(ready.arms)
         return Result(contender=contender, rows=rows, calibrations=ready.calibrations), True
 
-    def _rows(self, conditions: Sequence[Condition]) -> tuple[Row, ...]:
+    def _rows(self, arms: Sequence[Arm]) -> tuple[Row, ...]:
         items: list[EvaluationItem] = [*self.test, *(self.capability or ())]
-        runs = [Condition("none", Steering.none()), *conditions]
+        runs = [Arm("none", Steering.none()), *arms]
         setup = self.setup
         title = f"testing {runs[-1].name}"
         with progress_bar(title, len(items) * len(runs), setup.progress) as advance:
@@ -446,7 +441,7 @@ class Trial:
         outcomes: dict[str, list[list[Outcome]]] = {}
         for run, results in zip(runs, found, strict=True):
             outcomes.setdefault(run.name, []).append(results)
-        kept = set(self.capability.variants if self.capability else ())
+        kept = set(self.capability.categories if self.capability else ())
         return tuple(rows_of(outcomes, items, kept, setup.seed))
 
     def _key(self, entry: Entry) -> str:
@@ -497,7 +492,7 @@ def joined(results: Sequence[Result], target: str, budget: float) -> tuple[
     rows: dict[tuple[str, str], Row] = {}
     for result in results:
         for row in result.rows:
-            rows.setdefault((row.condition, row.variant), row)
+            rows.setdefault((row.arm, row.category), row)
     every = tuple(rows.values())
     contenders = (_judged(result.contender, every, target, budget) for result in results)
     return tuple(contenders), every
@@ -507,12 +502,8 @@ def _judged(contender: Contender, rows: Sequence[Row], target: str, budget: floa
     """The contender with its verdict, by the same rules as a vector's card."""
     if contender.name in ("none", "prompt") or contender.failed:
         return contender
-    others = [row for row in rows if row.condition in ("none", "prompt")]
-    mine = [
-        row.model_copy(update={"condition": "steered"})
-        for row in rows
-        if row.condition == contender.name
-    ]
+    others = [row for row in rows if row.arm in ("none", "prompt")]
+    mine = [row.model_copy(update={"arm": "steered"}) for row in rows if row.arm == contender.name]
     return contender.model_copy(update={"verdict": judge([*mine, *others], target, budget)})
 
 
@@ -556,7 +547,7 @@ def compare(
         capability: Held-out prompts that measure what must not be lost.
         methods: Names in `WAYS`; all of them when left out. The unsteered model always runs.
         dev_capability: Prompts for the budget on dev; without it the budget is not kept there.
-        target: The variant that is to be changed; the first of `test` unless given.
+        target: The category that is to be changed; the first of `test` unless given.
         strict_instruction: The system message of `prompt`; by default the one for the target.
         budget: Largest share of a capability that may be lost.
         max_new_tokens: Where answers are cut.
@@ -576,11 +567,11 @@ def compare(
     if unknown:
         raise InvalidInputError(f"unknown method {unknown[0]!r}: choose from {', '.join(WAYS)}")
     check_budget(budget)
-    aim = target or test.variants[0]
+    aim = target or test.categories[0]
     instruction = strict_instruction or strict_instruction_for(aim)
     setup = Setup(
         llm, pairs, dev, dev_capability, budget, instruction, max_new_tokens, batch_size, seed,
-        progress, aim if set(dev.variants) > {aim} else None,
+        progress, aim if set(dev.categories) > {aim} else None,
     )  # fmt: skip
     trial = Trial(setup, test, capability, aim, Path(keep) if keep else None)
     trial.check()

@@ -27,31 +27,31 @@ _SUCCESS, _KEPT, _REFERENCE = "#0072B2", "#009E73", "#999999"
 
 def section_figure(
     rows: Sequence[Row],
-    variants: Sequence[str],
+    categories: Sequence[str],
     contenders: Sequence[str],
     labels: Sequence[str],
     axis_title: str = "",
 ) -> bytes:
-    """Draw one panel per variant: a point with its 95 % interval per contender.
+    """Draw one panel per category: a point with its 95 % interval per contender.
 
     The unsteered model is a grey band, the strict instruction a dashed line where it took part;
     single runs of a contender are small dots beside its point.
 
     Args:
-        rows: Of all contenders and variants.
-        variants: The target, then the capabilities.
+        rows: Of all contenders and categories.
+        categories: The target, then the capabilities.
         contenders: Names, from left to right.
         labels: What the axis calls them.
         axis_title: What they differ in.
     """
-    heights = [3.4] + [2.0] * (len(variants) - 1)
+    heights = [3.4] + [2.0] * (len(categories) - 1)
     figure = Figure(figsize=(_WIDTH, 1.2 + sum(heights)), dpi=_DPI, layout="constrained")
     axes = figure.subplots(
-        len(variants), 1, squeeze=False, sharex=True, gridspec_kw={"height_ratios": heights}
+        len(categories), 1, squeeze=False, sharex=True, gridspec_kw={"height_ratios": heights}
     )[:, 0]
-    by_name = {(row.condition, row.variant): row for row in rows}
-    for axis, variant in zip(axes, variants, strict=True):
-        _panel(axis, by_name, variant, contenders)
+    by_name = {(row.arm, row.category): row for row in rows}
+    for axis, category in zip(axes, categories, strict=True):
+        _panel(axis, by_name, category, contenders)
     axes[-1].set_xticks(range(len(labels)), labels, rotation=30 if len(labels) > 6 else 0)
     # Room on the right for the words at the unsteered model's line.
     axes[-1].set_xlim(-0.6, max(len(labels), 1) - 0.4 + 0.08 * len(labels))
@@ -60,18 +60,18 @@ def section_figure(
 
 
 def _panel(
-    axis: Any, by_name: dict[tuple[str, str], Row], variant: str, contenders: Sequence[str]
+    axis: Any, by_name: dict[tuple[str, str], Row], category: str, contenders: Sequence[str]
 ) -> None:
     plain(axis)
-    unsteered = by_name["none", variant]
+    unsteered = by_name["none", category]
     axis.axhline(100 * unsteered.main.value, color=_REFERENCE, linewidth=1.2)
     axis.axhspan(100 * unsteered.main.low, 100 * unsteered.main.high, color=_REFERENCE, alpha=0.2)
     axis.annotate(
         "unsteered", (1, 100 * unsteered.main.value), xycoords=("axes fraction", "data"),
         ha="right", va="bottom", fontsize=11, color="#555555",
     )  # fmt: skip
-    if ("prompt", variant) in by_name and "prompt" not in contenders:
-        strict = by_name["prompt", variant].main.value
+    if ("prompt", category) in by_name and "prompt" not in contenders:
+        strict = by_name["prompt", category].main.value
         axis.axhline(100 * strict, color="#E69F00", linestyle="--", linewidth=1.2)
         axis.annotate(
             "strict instruction", (0, 100 * strict), xycoords=("axes fraction", "data"),
@@ -79,7 +79,7 @@ def _panel(
         )  # fmt: skip
     colour = _KEPT if unsteered.capability else _SUCCESS
     for place, name in enumerate(contenders):
-        row = by_name[name, variant]
+        row = by_name[name, category]
         value = 100 * row.main.value
         axis.errorbar(
             [place], [value], yerr=[[d] for d in _whiskers(row.main)], fmt="o", color=colour,
@@ -95,18 +95,18 @@ def _panel(
         )  # fmt: skip
     # Of a capability a fraction of a point counts, so its axis does not start at 0.
     shown = [
-        by_name[x, variant] for x in ("none", "prompt", *contenders) if (x, variant) in by_name
+        by_name[x, category] for x in ("none", "prompt", *contenders) if (x, category) in by_name
     ]
     lowest = min(100 * row.main.low for row in shown)
     axis.set_ylim(max(0.0, lowest - 3) if unsteered.capability else 0, 103)
-    axis.set_ylabel(f"{variant.replace('_', ' ')}, %\n(n = {unsteered.n})", fontsize=12)
+    axis.set_ylabel(f"{category.replace('_', ' ')}, %\n(n = {unsteered.n})", fontsize=12)
 
 
 def _whiskers(e: Estimate) -> tuple[float, float]:
     return max(100 * (e.value - e.low), 0.0), max(100 * (e.high - e.value), 0.0)
 
 
-COLUMNS = ("condition", "made worse", "success [95 %]", "change", "f > 0", "KL/token", "gate")
+COLUMNS = ("arm", "made worse", "success [95 %]", "change", "f > 0", "KL/token", "gate")
 
 
 class Contender(BaseModel):
@@ -164,10 +164,10 @@ class Comparison(BaseModel):
         data_digest: Their SHA-256.
         test_name: The held-out set.
         test_digest: SHA-256 of its items.
-        target: The variant that is to be changed.
+        target: The category that is to be changed.
         budget: Largest share of a capability that may be lost.
         contenders: In the order in which they ran.
-        rows: One per contender that took part and variant.
+        rows: One per contender that took part and category.
         command: What to run to get this again.
         sections: Contenders that belong together; none for a plain comparison of methods.
         tokens: What masking attributed tokens does, if that was measured.
@@ -189,10 +189,10 @@ class Comparison(BaseModel):
     tokens: TokenAblation | None = None
 
     @property
-    def variants(self) -> tuple[str, ...]:
+    def categories(self) -> tuple[str, ...]:
         """The target first, capability last."""
-        ordered = sorted(self.rows, key=lambda row: (row.capability, row.variant != self.target))
-        return tuple(dict.fromkeys(row.variant for row in ordered))
+        ordered = sorted(self.rows, key=lambda row: (row.capability, row.category != self.target))
+        return tuple(dict.fromkeys(row.category for row in ordered))
 
     def contender(self, name: str) -> Contender:
         """One method.
@@ -206,21 +206,21 @@ class Comparison(BaseModel):
         known = ", ".join(contender.name for contender in self.contenders)
         raise InvalidInputError(f"the comparison has no {name!r}; it has {known}")
 
-    def ranked(self, variant: str) -> list[Row]:
-        """The rows of a variant: what makes most prompts worse comes first."""
-        rows = [row for row in self.rows if row.variant == variant]
-        return sorted(rows, key=lambda row: (-(row.made_worse or 0.0), -row.main.value))
+    def ranked(self, category: str) -> list[Row]:
+        """The rows of a category: what makes most prompts worse comes first."""
+        rows = [row for row in self.rows if row.category == category]
+        return sorted(rows, key=lambda row: (-(row.regressed or 0.0), -row.main.value))
 
     def cells(self, row: Row) -> list[str]:
         """One line of a table; the columns are `COLUMNS`."""
-        verdict = self.contender(row.condition).verdict
+        verdict = self.contender(row.arm).verdict
         gate = ""
-        if row.variant == self.target and verdict is not None:
+        if row.category == self.target and verdict is not None:
             gate = "passes" if verdict.promote else "refused"
         runs = f" ({', '.join(f'{100 * run:.1f}' for run in row.runs)})" if row.runs else ""
         return [
-            TITLES.get(row.condition, row.condition),
-            "" if row.made_worse is None else f"{100 * row.made_worse:.1f} %",
+            TITLES.get(row.arm, row.arm),
+            "" if row.regressed is None else f"{100 * row.regressed:.1f} %",
             _share(row.success) + runs,
             _points(row.change),
             _share(row.preference),
@@ -231,18 +231,18 @@ class Comparison(BaseModel):
     def table(self) -> rich.table.Table:
         """All rows, for a rich console."""
         table = rich.table.Table(title=f"{len(self.contenders)} ways on {self.test_name}")
-        table.add_column("variant")
+        table.add_column("category")
         for number, name in enumerate(COLUMNS):
             table.add_column(name, justify="right" if 0 < number < len(COLUMNS) - 1 else "left")
-        for variant in self.variants:
-            for row in self.ranked(variant):
+        for category in self.categories:
+            for row in self.ranked(category):
                 style = "bold" if self.cells(row)[-1] == "passes" else ""
-                table.add_row(variant, *self.cells(row), style=style)
+                table.add_row(category, *self.cells(row), style=style)
             table.add_section()
         return table
 
     def page(self) -> Page:
-        """Sections with pictures, every variant's table, and what was chosen for each contender."""
+        """Sections with pictures, tables per category, and what was chosen for each contender."""
         parts: list[Part] = [Text(self.introduction)]
         for section in self.sections:
             parts += [Heading(section.title), Text(section.says), self._picture(section)]
@@ -252,9 +252,9 @@ class Comparison(BaseModel):
         if not self.sections:
             everybody = tuple(c.name for c in self.contenders if not c.failed)
             parts.append(self._picture(Section(name="methods", contenders=everybody)))
-        for variant in self.variants:
-            rows = [self.cells(row) for row in self.ranked(variant)]
-            parts += [Heading(variant), Table(COLUMNS, rows)]
+        for category in self.categories:
+            rows = [self.cells(row) for row in self.ranked(category)]
+            parts += [Heading(category), Table(COLUMNS, rows)]
         parts += [Heading("What was chosen on dev"), Table(_CHOICES, self._choices())]
         if self.command:
             parts += [Heading("Again"), Code(self.command)]
@@ -280,16 +280,16 @@ class Comparison(BaseModel):
 
     def section_rows(self, section: Section) -> list[Row]:
         """The rows of a section on the target, the unsteered model first, then in its order."""
-        rows = {row.condition: row for row in self.rows if row.variant == self.target}
+        rows = {row.arm: row for row in self.rows if row.category == self.target}
         return [rows[name] for name in ("none", *section.contenders) if name in rows]
 
     def _picture(self, section: Section) -> Picture:
         """Success on the target, and on every capability, over the contenders of a section."""
-        variants = [v for v in self.variants if v == self.target or self._is_capability(v)]
+        categories = [v for v in self.categories if v == self.target or self._is_capability(v)]
         names = [name for name in section.contenders if name != "none" and self._took_part(name)]
         picture = section_figure(
             self.rows,
-            variants,
+            categories,
             names,
             [TITLES.get(n, section.short(n)) for n in names],
             section.axis,
@@ -297,10 +297,10 @@ class Comparison(BaseModel):
         return Picture(section.name, picture, f"Success by {section.name}, with 95 % intervals")
 
     def _took_part(self, name: str) -> bool:
-        return any(row.condition == name for row in self.rows)
+        return any(row.arm == name for row in self.rows)
 
-    def _is_capability(self, variant: str) -> bool:
-        return any(row.capability for row in self.rows if row.variant == variant)
+    def _is_capability(self, category: str) -> bool:
+        return any(row.capability for row in self.rows if row.category == category)
 
     @property
     def title(self) -> str:
@@ -316,7 +316,7 @@ class Comparison(BaseModel):
             f"{self.model}, {self.pairs} pairs (sha256 {self.data_digest[:12]}), test prompts "
             f"{self.test_name} (sha256 {self.test_digest[:12]}). Every way was set up on dev "
             f"within a capability budget of {100 * self.budget:g} points, and read test once. "
-            "In the tables of a variant, those that make most prompts worse stand first."
+            "In the tables of a category, those that make most prompts worse stand first."
         )
 
     def _choices(self) -> list[list[str]]:
@@ -332,7 +332,7 @@ class Comparison(BaseModel):
         ]
 
 
-_CHOICES = ("condition", "setting", "success on dev", "seconds", "verdict")
+_CHOICES = ("arm", "setting", "success on dev", "seconds", "verdict")
 
 
 def _share(e: Estimate | None) -> str:

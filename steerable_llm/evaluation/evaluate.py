@@ -10,7 +10,7 @@ from steerable_llm.errors import InvalidInputError
 from steerable_llm.evaluation.arms import (
     DEFAULT_AGAINST,
     Setting,
-    conditions,
+    arms,
     strict_instruction_for,
 )
 from steerable_llm.evaluation.measure import Outcome, measure
@@ -18,11 +18,11 @@ from steerable_llm.evaluation.report import Change, Report
 from steerable_llm.evaluation.set import EvaluationItem, EvaluationSet
 from steerable_llm.evaluation.shuffled import shuffled_vectors
 from steerable_llm.evaluation.verdict import Row, Verdict, check_budget, judge
-from steerable_llm.metrics import Estimate, difference, estimate, made_worse, mended
+from steerable_llm.metrics import Estimate, difference, estimate, fixed, regressed
 from steerable_llm.pairs.pair import Pairs
 from steerable_llm.progress import progress_bar
 from steerable_llm.runtime.hooked_model import HookedModel
-from steerable_llm.runtime.lora import Adapter
+from steerable_llm.runtime.lora import Lora
 from steerable_llm.vector.vector import SteeringVector
 
 _EXAMPLES = 6
@@ -45,13 +45,13 @@ def evaluate(
     batch_size: int = 64,
     random_vectors: int = 3,
     cad_alpha: float = 0.5,
-    rivals: Mapping[str, SteeringVector | Adapter] | None = None,
+    rivals: Mapping[str, SteeringVector | Lora] | None = None,
     force: bool = False,
     command: str | None = None,
 ) -> Report:
     """Runs a calibrated vector on held-out prompts and says whether it is fit for use.
 
-    Every condition answers every prompt greedily; answers are judged by value. The items' good
+    Every arm answers every prompt greedily; answers are judged by value. The items' good
     and bad answers are scored for the preference accuracy, and the unsteered answers for the
     divergence. All intervals are bootstraps over prompts. `random` is the average of
     `random_vectors` random vectors per prompt, pooled into one row that also lists each of them.
@@ -61,15 +61,15 @@ def evaluate(
         vector: Calibrated: its own strength, layers and scope are used.
         test: Held-out prompts that neither the build nor the calibration has seen. Pairs are
             judged by preference alone.
-        against: Conditions to compare with, see `conditions.CONDITIONS`; by default the strict
+        against: Arms to compare with, see `arms.ARMS`; by default the strict
             instruction and the controls, `shuffled` among them where `pairs` are given. The
             unsteered model is always run.
         capability: Prompts that measure what must not be lost, such as closed-book questions.
         seed: Of the bootstrap and of the random vectors.
         progress: Show a progress bar on the error stream.
         pairs: What the vector was built from, for the control `shuffled`.
-        target: The variant the vector is meant to change, which the verdict is about; the first
-            variant of `test` unless given.
+        target: The category the vector is meant to change, which the verdict is about; the first
+            category of `test` unless given.
         strict_instruction: The system message of `prompt`; by default the one for the target.
         budget: Largest share of a capability that may be lost.
         max_new_tokens: Where answers are cut.
@@ -77,7 +77,7 @@ def evaluate(
         random_vectors: How many random vectors, and vectors of shuffled pairs, are averaged.
         cad_alpha: How much more the context counts under `cad`; choose it on dev.
         rivals: What other methods made of the same pairs, by the names in `against`: calibrated
-            vectors of this model, or adapters.
+            vectors of this model, or loras.
         force: Accept a vector of another model of the same shape.
         command: What to run to get the report again, for the card.
 
@@ -85,15 +85,15 @@ def evaluate(
         The report, its verdict included.
 
     Raises:
-        InvalidInputError: An unknown condition or target, a vector without calibration, or sets
+        InvalidInputError: An unknown arm or target, a vector without calibration, or sets
             that cannot be told apart.
         ModelMismatchError: The vector belongs to another model.
         PromptTooLongError: A prompt does not fit the model.
     """
     if isinstance(test, Pairs):
         test = EvaluationSet.from_pairs("pairs", test)
-    aim = target or test.variants[0]
-    test.variant(aim)  # raises, listing the variants
+    aim = target or test.categories[0]
+    test.category(aim)  # raises, listing the categories
     check_apart(test, capability)
     check_uniform(test)
     if capability is not None:
@@ -110,17 +110,17 @@ def evaluate(
     others = dict(rivals or {})
     for rival in others.values():
         rival.check(llm)
-    runs = conditions(
+    runs = arms(
         Setting(vector, instruction, seed, random_vectors, cad_alpha, others, shuffled), against
     )
     items: list[EvaluationItem] = [*test, *(capability or ())]
     with progress_bar("evaluating", len(items) * len(runs), progress) as advance:
         found = measure(llm, runs, items, max_new_tokens, batch_size, advance)
-    by_condition: dict[str, list[list[Outcome]]] = {}
-    for condition, outcomes in zip(runs, found, strict=True):
-        by_condition.setdefault(condition.name, []).append(outcomes)
-    rows = rows_of(by_condition, items, set(capability.variants if capability else ()), seed)
-    changes = _changes(by_condition["none"][0], by_condition["steered"][0])
+    by_arm: dict[str, list[list[Outcome]]] = {}
+    for arm, outcomes in zip(runs, found, strict=True):
+        by_arm.setdefault(arm.name, []).append(outcomes)
+    rows = rows_of(by_arm, items, set(capability.categories if capability else ()), seed)
+    changes = _changes(by_arm["none"][0], by_arm["steered"][0])
     regressions = [change for change in changes if change.kind == "regression"]
     return Report(
         vector=vector.name,
@@ -147,27 +147,27 @@ def evaluate(
 
 
 def check_apart(questions: EvaluationSet, capability: EvaluationSet | None) -> None:
-    """Make sure that no variant is in both sets: its prompts would be counted as one.
+    """Make sure that no category is in both sets: its prompts would be counted as one.
 
     Raises:
         InvalidInputError: One is.
     """
-    shared = set(questions.variants) & set(capability.variants if capability else ())
+    shared = set(questions.categories) & set(capability.categories if capability else ())
     if shared:
         raise InvalidInputError(
-            f"variant {sorted(shared)[0]!r} is in both {questions.name!r} and the capability set; "
-            "keep each variant in one of them"
+            f"category {sorted(shared)[0]!r} is in both {questions.name!r} and the capability set; "
+            "keep each category in one of them"
         )
 
 
 def check_uniform(items: EvaluationSet) -> None:
-    """A share over a variant means nothing when only some of its items can be judged."""
-    for variant in items.variants:
-        kinds = {(item.has_verdict, item.has_preference) for item in items.variant(variant)}
+    """A share over a category means nothing when only some of its items can be judged."""
+    for category in items.categories:
+        kinds = {(item.has_verdict, item.has_preference) for item in items.category(category)}
         if len({verdict for verdict, _ in kinds}) > 1:
             raise InvalidInputError(
-                f"variant {variant!r} of {items.name!r} mixes items with and without accept or "
-                "reject phrases; give them all some, or put them into two variants"
+                f"category {category!r} of {items.name!r} mixes items with and without accept or "
+                "reject phrases; give them all some, or put them into two categories"
             )
 
 
@@ -177,27 +177,27 @@ def rows_of(
     capability: set[str],
     seed: int,
 ) -> list[Row]:
-    """One row per condition and variant.
+    """One row per arm and category.
 
     Args:
-        found: Per condition its runs, each with an outcome per item.
+        found: Per arm its runs, each with an outcome per item.
         items: What was asked.
-        capability: The variants that measure what must not be lost.
+        capability: The categories that measure what must not be lost.
         seed: Of the intervals.
     """
     rows = []
-    for condition, runs in found.items():
-        for variant in dict.fromkeys(item.variant for item in items):
-            places = [place for place, item in enumerate(items) if item.variant == variant]
+    for arm, runs in found.items():
+        for category in dict.fromkeys(item.category for item in items):
+            places = [place for place, item in enumerate(items) if item.category == category]
             mine = [[run[place] for place in places] for run in runs]
             unsteered = [found["none"][0][place] for place in places]
-            rows.append(_row(condition, variant, variant in capability, mine, unsteered, seed))
+            rows.append(_row(arm, category, category in capability, mine, unsteered, seed))
     return rows
 
 
 def _row(
-    condition: str,
-    variant: str,
+    arm: str,
+    category: str,
     capability: bool,
     runs: Sequence[Sequence[Outcome]],
     unsteered: Sequence[Outcome],
@@ -215,12 +215,12 @@ def _row(
     everywhere = range(len(unsteered))
     divergences = _means([[outcome.kl_per_token for outcome in run] for run in runs])
     return Row(
-        condition=condition,
-        variant=variant,
+        arm=arm,
+        category=category,
         capability=capability,
         n=len(unsteered),
         success=estimate(main, seed) if has_verdict else None,
-        change=None if condition == "none" else difference(main, before, seed),
+        change=None if arm == "none" else difference(main, before, seed),
         exact=share(accepting, [[float(o.item.matches(o.text)) for o in run] for run in runs]),
         containment=share(
             accepting, [[float(o.item.contains_good(o.text)) for o in run] for run in runs]
@@ -230,8 +230,8 @@ def _row(
             everywhere, [[float(o.item.abstains(o.text)) for o in run] for run in runs]
         ),
         kl_per_token=estimate(divergences, seed, within=None),
-        made_worse=None if condition == "none" else made_worse(main, before),
-        mended=None if condition == "none" else mended(main, before),
+        regressed=None if arm == "none" else regressed(main, before),
+        fixed=None if arm == "none" else fixed(main, before),
         runs=tuple(
             sum(outcome.main for outcome in run) / len(run) for run in runs if len(runs) > 1
         ),
@@ -239,16 +239,16 @@ def _row(
 
 
 def _means(runs: Sequence[Sequence[float]]) -> list[float]:
-    """Per prompt, the mean over the runs of a condition."""
+    """Per prompt, the mean over the runs of a arm."""
     return [sum(values) / len(values) for values in zip(*runs, strict=True)]
 
 
 def _changes(before: Sequence[Outcome], after: Sequence[Outcome]) -> list[Change]:
-    kinds = {(1.0, 0.0): "regression", (0.0, 1.0): "mended"}
+    kinds = {(1.0, 0.0): "regression", (0.0, 1.0): "fixed"}
     return [
         Change(
             id=old.item.id,
-            variant=old.item.variant,
+            category=old.item.category,
             question=old.item.question,
             before=old.text,
             after=new.text,
@@ -259,12 +259,12 @@ def _changes(before: Sequence[Outcome], after: Sequence[Outcome]) -> list[Change
 
 
 def _examples(changes: Sequence[Change], target: str) -> list[Change]:
-    """A few mended and unchanged prompts of the target, in the order of the set: not picked."""
-    mine = [change for change in changes if change.variant == target]
+    """A few fixed and unchanged prompts of the target, in the order of the set: not picked."""
+    mine = [change for change in changes if change.category == target]
     half = _EXAMPLES // 2
-    mended_ones = [change for change in mine if change.kind == "mended"][:half]
+    fixed_ones = [change for change in mine if change.kind == "fixed"][:half]
     unchanged = [change for change in mine if change.kind == "unchanged"][:half]
-    return mended_ones + unchanged
+    return fixed_ones + unchanged
 
 
 def _with_leak(verdict: Verdict, vector: SteeringVector, test: EvaluationSet) -> Verdict:

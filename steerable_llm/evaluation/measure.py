@@ -1,4 +1,4 @@
-"""What the model did on each prompt under each condition: the raw material of every number."""
+"""What the model did on each prompt under each arm: the raw material of every number."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from steerable_llm.chat.answer_text import AnswerText
 from steerable_llm.errors import PromptTooLongError
-from steerable_llm.evaluation.arms import Condition
+from steerable_llm.evaluation.arms import Arm
 from steerable_llm.evaluation.set import EvaluationItem
 from steerable_llm.metrics import kl_per_token
 from steerable_llm.progress import Advance
@@ -33,14 +33,14 @@ from steerable_llm.runtime.forward import (
 from steerable_llm.runtime.hooked_model import HookedModel
 from steerable_llm.runtime.lora import adapted
 
-# A batch of prompts under their conditions, run once and continued as often as needed.
+# A batch of prompts under their arms, run once and continued as often as needed.
 
 
 @dataclass(frozen=True)
 class Job:
-    """One prompt to run under one condition."""
+    """One prompt to run under one arm."""
 
-    condition: Condition
+    arm: Arm
     item: EvaluationItem
 
 
@@ -83,26 +83,26 @@ def running(
     longest = max(map(len, prompts))
     if longest + new_tokens > llm.context_window:
         raise PromptTooLongError(longest, new_tokens, llm.context_window)
-    conditions = [job.condition for job in jobs]
-    steerings = [condition.steering for condition in conditions]
-    adapter = conditions[0].adapter
-    with nullcontext() if adapter is None else adapted(llm, adapter):
+    arms = [job.arm for job in jobs]
+    steerings = [arm.steering for arm in arms]
+    lora = arms[0].lora
+    with nullcontext() if lora is None else adapted(llm, lora):
         state: PromptState | TwoStreams
-        if conditions[0].contrast is None:
+        if arms[0].contrast is None:
             state = run_prompts(llm.model, llm.blocks, prompts, steerings)
         else:
-            bare = [bare_prompt(llm.chat_format, job.condition.messages(job.item)) for job in jobs]
-            contrasts = [condition.contrast or Contrast() for condition in conditions]
+            bare = [bare_prompt(llm.chat_format, job.arm.messages(job.item)) for job in jobs]
+            contrasts = [arm.contrast or Contrast() for arm in arms]
             state = run_two_streams(llm.model, llm.blocks, prompts, bare, contrasts, steerings)
         yield Running(llm, state)
 
 
-def groups(conditions: Sequence[Condition]) -> list[list[int]]:
-    """Places of the conditions that may share a batch; those that steer or prompt come first."""
+def groups(arms: Sequence[Arm]) -> list[list[int]]:
+    """Places of the arms that may share a batch; those that steer or prompt come first."""
     found: dict[tuple[bool, int], list[int]] = {(False, 0): []}
-    for place, condition in enumerate(conditions):
-        adapter = 0 if condition.adapter is None else id(condition.adapter)
-        found.setdefault((condition.contrast is not None, adapter), []).append(place)
+    for place, arm in enumerate(arms):
+        lora = 0 if arm.lora is None else id(arm.lora)
+        found.setdefault((arm.contrast is not None, lora), []).append(place)
     return [group for group in found.values() if group]
 
 
@@ -113,7 +113,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one condition did on one prompt.
+    """What one arm did on one prompt.
 
     Attributes:
         item: The prompt.
@@ -149,18 +149,16 @@ def answers(
     batch_size: int = 64,
     advance: Advance | None = None,
 ) -> list[str]:
-    """Greedy answers, batched whatever their conditions.
+    """Greedy answers, batched whatever their arms.
 
     Raises:
         PromptTooLongError: A prompt with its answer does not fit the context window.
     """
-    prompts = [llm.encode(job.condition.messages(job.item)) for job in jobs]
+    prompts = [llm.encode(job.arm.messages(job.item)) for job in jobs]
     done: dict[int, str] = {}
-    for group in groups([job.condition for job in jobs]):
+    for group in groups([job.arm for job in jobs]):
         # Jobs on one prompt stand together, those of a scope that can share it apart from others.
-        order = sorted(
-            group, key=lambda i: (_shares(jobs[i].condition), -len(prompts[i]), prompts[i])
-        )
+        order = sorted(group, key=lambda i: (_shares(jobs[i].arm), -len(prompts[i]), prompts[i]))
         for chunk in _chunks(order, batch_size):
             rows = [jobs[i] for i in chunk]
             with running(llm, rows, [prompts[i] for i in chunk], max_new_tokens) as batch:
@@ -173,24 +171,24 @@ def answers(
 
 def measure(
     llm: HookedModel,
-    conditions: Sequence[Condition],
+    arms: Sequence[Arm],
     items: Sequence[EvaluationItem],
     max_new_tokens: int = 32,
     batch_size: int = 64,
     advance: Advance | None = None,
 ) -> list[list[Outcome]]:
-    """Runs every condition on every item and scores the items' own answers as well.
+    """Runs every arm on every item and scores the items' own answers as well.
 
     Args:
         llm: The model.
-        conditions: One of them is called "none": the divergence is taken from it.
+        arms: One of them is called "none": the divergence is taken from it.
         items: The prompts.
         max_new_tokens: Where answers are cut.
         batch_size: Rows that run together.
-        advance: Called with the number of prompts done, counted once per condition.
+        advance: Called with the number of prompts done, counted once per arm.
 
     Returns:
-        Per condition, in the order given, the outcomes in the order of the items.
+        Per arm, in the order given, the outcomes in the order of the items.
 
     Raises:
         PromptTooLongError: A prompt with an answer does not fit the context window.
@@ -199,13 +197,13 @@ def measure(
     longest_first = sorted(
         range(len(items)), key=lambda i: -sum(len(m.content) for m in items[i].messages)
     )
-    # An item's conditions share a batch: its prompt, and its unsteered logits, serve them all.
-    for chunk in _chunks(longest_first, max(1, batch_size // len(conditions))):
-        found = _measure(llm, conditions, [items[i] for i in chunk], max_new_tokens)
+    # An item's arms share a batch: its prompt, and its unsteered logits, serve them all.
+    for chunk in _chunks(longest_first, max(1, batch_size // len(arms))):
+        found = _measure(llm, arms, [items[i] for i in chunk], max_new_tokens)
         done.update(zip(chunk, found, strict=True))
         if advance is not None:
-            advance(len(chunk) * len(conditions))
-    return [[done[i][number] for i in range(len(items))] for number in range(len(conditions))]
+            advance(len(chunk) * len(arms))
+    return [[done[i][number] for i in range(len(items))] for number in range(len(arms))]
 
 
 @dataclass(frozen=True)
@@ -225,16 +223,16 @@ class _Reading:
 
 def _measure(
     llm: HookedModel,
-    conditions: Sequence[Condition],
+    arms: Sequence[Arm],
     items: Sequence[EvaluationItem],
     max_new_tokens: int,
 ) -> list[list[Outcome]]:
-    """Per item, its outcome under each condition."""
-    none = [condition.name for condition in conditions].index("none")
+    """Per item, its outcome under each arm."""
+    none = [arm.name for arm in arms].index("none")
     found: dict[tuple[int, int], _Reading] = {}
-    for group in groups(conditions):
+    for group in groups(arms):
         places = [(i, number) for i in range(len(items)) for number in group]
-        jobs = [Job(conditions[number], items[i]) for i, number in places]
+        jobs = [Job(arms[number], items[i]) for i, number in places]
         # The unsteered answers are made in the first group and known in all later ones.
         beside: Sequence[int | Sequence[int]] = (
             [places.index((i, none)) for i, _ in places]
@@ -251,7 +249,7 @@ def _measure(
                 reading.margin,
                 0.0 if number == none else kl_per_token(reading.along, found[i, none].along),
             )
-            for number in range(len(conditions))
+            for number in range(len(arms))
             for reading in [found[i, number]]
         ]
         for i, item in enumerate(items)
@@ -272,7 +270,7 @@ def _read(
         beside: Per row the unsteered answer to its item, or the row that makes it.
         max_new_tokens: Where answers are cut.
     """
-    prompts = [llm.encode(job.condition.messages(job.item)) for job in jobs]
+    prompts = [llm.encode(job.arm.messages(job.item)) for job in jobs]
     good, bad = (
         [
             llm.encode_answer(text) if job.item.has_preference and text is not None else []
@@ -312,10 +310,8 @@ def _text(llm: HookedModel, tokens: Sequence[int]) -> str:
     return text.text
 
 
-def _shares(condition: Condition) -> bool:
-    return all(
-        term.scope in ("generated", "last_prompt") for term in condition.steering.active_terms
-    )
+def _shares(arm: Arm) -> bool:
+    return all(term.scope in ("generated", "last_prompt") for term in arm.steering.active_terms)
 
 
 def _chunks(values: Sequence[T], size: int) -> Iterator[Sequence[T]]:

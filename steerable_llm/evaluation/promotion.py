@@ -128,9 +128,9 @@ def _why_not(vector: SteeringVector, report: Report) -> list[str]:
     try:
         rules = rules_of(report.rows, report.target, report.budget)
     except KeyError as missing:
-        condition, variant = missing.args[0]
+        arm, category = missing.args[0]
         raise InvalidInputError(
-            f"the report has no row for {condition!r} on {variant!r} and so says nothing about its "
+            f"the report has no row for {arm!r} on {category!r} and so says nothing about its "
             "target: evaluate again"
         ) from None
     failing = [text for holds, text in rules if not holds]

@@ -23,7 +23,7 @@ from steerable_llm.reports.figures import comparison_figure
 REPORT_VERSION = 1
 SUFFIXES = (".md", ".html", ".json", ".png")
 """Forms that a report can be saved in."""
-#: What each condition is called in a card.
+#: What each arm is called in a card.
 TITLES = {
     "steered": "steered",
     "none": "unsteered",
@@ -41,17 +41,17 @@ class Change(BaseModel):
 
     Attributes:
         id: Of the evaluation item.
-        variant: The kind of prompt.
+        category: The kind of prompt.
         question: The last user message.
         before: The unsteered answer.
         after: The steered answer.
-        kind: "regression" (succeeded, now fails), "mended" (failed, now succeeds) or "unchanged".
+        kind: "regression" (succeeded, now fails), "fixed" (failed, now succeeds) or "unchanged".
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     id: str
-    variant: str
+    category: str
     question: str
     before: str
     after: str
@@ -72,12 +72,12 @@ class Report(BaseModel):
         test_digest: SHA-256 of its items.
         capability_name: The set that measures what must not be lost; None when there was none.
         capability_digest: SHA-256 of its items.
-        target: The variant that the vector is meant to change.
+        target: The category that the vector is meant to change.
         budget: Largest share of a capability that may be lost.
-        strict_instruction: What the condition "prompt" said.
+        strict_instruction: What the arm "prompt" said.
         seed: Of the bootstrap and of the random vectors.
         max_new_tokens: Where generation was cut.
-        rows: One per condition and variant, steered first.
+        rows: One per arm and category, steered first.
         verdict: Promote or refuse, and why.
         regressions: Every prompt that succeeded unsteered and fails steered.
         examples: A few others, before and after.
@@ -109,29 +109,29 @@ class Report(BaseModel):
     command: str
 
     @property
-    def conditions(self) -> tuple[str, ...]:
-        """The conditions that were run, steered first."""
-        return tuple(dict.fromkeys(row.condition for row in self.rows))
+    def arms(self) -> tuple[str, ...]:
+        """The arms that were run, steered first."""
+        return tuple(dict.fromkeys(row.arm for row in self.rows))
 
     @property
-    def variants(self) -> tuple[str, ...]:
-        """The variants that were run, the target first, capability last."""
-        ordered = sorted(self.rows, key=lambda row: (row.capability, row.variant != self.target))
-        return tuple(dict.fromkeys(row.variant for row in ordered))
+    def categories(self) -> tuple[str, ...]:
+        """The categories that were run, the target first, capability last."""
+        ordered = sorted(self.rows, key=lambda row: (row.capability, row.category != self.target))
+        return tuple(dict.fromkeys(row.category for row in ordered))
 
-    def row(self, condition: str, variant: str | None = None) -> Row:
-        """One row; the variant is the target unless given.
+    def row(self, arm: str, category: str | None = None) -> Row:
+        """One row; the category is the target unless given.
 
         Raises:
             InvalidInputError: There is no such row; the message lists what there is.
         """
-        wanted = variant or self.target
+        wanted = category or self.target
         for row in self.rows:
-            if (row.condition, row.variant) == (condition, wanted):
+            if (row.arm, row.category) == (arm, wanted):
                 return row
         raise InvalidInputError(
-            f"the report has no row for {condition!r} on {wanted!r}; it has the conditions "
-            f"{', '.join(self.conditions)} and the variants {', '.join(self.variants)}"
+            f"the report has no row for {arm!r} on {wanted!r}; it has the arms "
+            f"{', '.join(self.arms)} and the categories {', '.join(self.categories)}"
         )
 
     def summary(self) -> dict[str, Any]:
@@ -143,7 +143,7 @@ class Report(BaseModel):
             "promote": self.verdict.promote,
             "verdict": self.verdict.line,
             "success": {
-                f"{row.condition}/{row.variant}": {
+                f"{row.arm}/{row.category}": {
                     "value": row.main.value,
                     "low": row.main.low,
                     "high": row.main.high,
@@ -186,33 +186,33 @@ class Report(BaseModel):
 
     def to_html(self) -> str:
         """One page with the picture inside; needs no other file and no network."""
-        picture = base64.b64encode(comparison_figure(self.rows, self.variants, TITLES)).decode()
+        picture = base64.b64encode(comparison_figure(self.rows, self.categories, TITLES)).decode()
         return ENVIRONMENT.get_template("report.html.jinja").render(**self._view(), picture=picture)
 
     def figure(self, path: str | os.PathLike[str]) -> Path:
         """Writes the bar chart with intervals as a PNG, 1200 pixels wide."""
-        return write_whole(path, comparison_figure(self.rows, self.variants, TITLES))
+        return write_whole(path, comparison_figure(self.rows, self.categories, TITLES))
 
     def table(self) -> Table:
         """The rows as a table for a rich console."""
         table = Table(title=f"{self.vector} on {self.test_name}", caption=self.verdict.line)
-        table.add_column("variant")
-        table.add_column("condition")
+        table.add_column("category")
+        table.add_column("arm")
         for name in ("n", "success [95 %]", "change", "f > 0", "abstains", "KL/token", "worse"):
             table.add_column(name, justify="right")
-        for variant in self.variants:
-            for row in self._rows_of(variant):
+        for category in self.categories:
+            for row in self._rows_of(category):
                 table.add_row(
-                    variant,
-                    TITLES.get(row.condition, row.condition),
+                    category,
+                    TITLES.get(row.arm, row.arm),
                     str(row.n),
                     _share(row.success, with_interval=True),
                     _share(row.change, signed=True),
                     _share(row.preference),
                     _share(row.abstention),
                     _number(row.kl_per_token),
-                    "" if row.made_worse is None else f"{100 * row.made_worse:.1f} %",
-                    style="bold" if row.condition == "steered" else "",
+                    "" if row.regressed is None else f"{100 * row.regressed:.1f} %",
+                    style="bold" if row.arm == "steered" else "",
                 )
             table.add_section()
         return table
@@ -231,7 +231,7 @@ class Report(BaseModel):
             ".md": lambda: self.to_markdown(picture=target.with_suffix(".png").name),
             ".html": self.to_html,
             ".json": self.to_json,
-            ".png": lambda: comparison_figure(self.rows, self.variants, TITLES),
+            ".png": lambda: comparison_figure(self.rows, self.categories, TITLES),
         }
         check_suffix(target)
         # All content is made before anything is written, so an error leaves no file behind.
@@ -240,14 +240,14 @@ class Report(BaseModel):
             write_whole(target.with_suffix(".png"), writers[".png"]())
         return write_whole(target, content)
 
-    def _rows_of(self, variant: str) -> list[Row]:
-        return [row for row in self.rows if row.variant == variant]
+    def _rows_of(self, category: str) -> list[Row]:
+        return [row for row in self.rows if row.category == category]
 
     def _view(self) -> dict[str, Any]:
         return {
             "report": self,
             "titles": TITLES,
-            "tables": [(variant, self._rows_of(variant)) for variant in self.variants],
+            "tables": [(category, self._rows_of(category)) for category in self.categories],
             "warnings": list(self.verdict.warnings),
             "runs": next((len(row.runs) for row in self.rows if row.runs), 0),
             "agreement": Agreement.of_provenance(self.provenance),

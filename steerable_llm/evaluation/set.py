@@ -30,7 +30,7 @@ class EvaluationItem(BaseModel):
 
     Attributes:
         id: Names the item in reports; unique within a set.
-        variant: The kind of prompt, such as "conflict", "gold", "irrelevant", "unanswerable",
+        category: The kind of prompt, such as "conflict", "gold", "irrelevant", "unanswerable",
             "paraphrase", "closed_book", "reading", "civility" or "myth".
         messages: The chat up to the answer; a plain string means one user message.
         good: A right answer in full, for the preference margin.
@@ -43,7 +43,7 @@ class EvaluationItem(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     id: str
-    variant: str
+    category: str
     messages: tuple[Message, ...]
     good: Text | None = None
     bad: Text | None = None
@@ -175,35 +175,37 @@ class EvaluationSet(Sequence[EvaluationItem]):
         return hash((self.name, self.items))
 
     def __repr__(self) -> str:
-        """Name, size and variants."""
-        return f"EvaluationSet({self.name!r}, {len(self)} items, variants={list(self.variants)})"
+        """Name, size and categories."""
+        return (
+            f"EvaluationSet({self.name!r}, {len(self)} items, categories={list(self.categories)})"
+        )
 
     @property
-    def variants(self) -> tuple[str, ...]:
-        """The variants that occur, in order of first appearance."""
-        return tuple(dict.fromkeys(item.variant for item in self.items))
+    def categories(self) -> tuple[str, ...]:
+        """The categories that occur, in order of first appearance."""
+        return tuple(dict.fromkeys(item.category for item in self.items))
 
-    def variant(self, *names: str) -> EvaluationSet:
-        """The items of these variants.
+    def category(self, *names: str) -> EvaluationSet:
+        """The items of these categories.
 
         Raises:
-            InvalidInputError: A variant does not occur; the message lists those that do.
+            InvalidInputError: A category does not occur; the message lists those that do.
         """
-        unknown = [name for name in names if name not in self.variants]
+        unknown = [name for name in names if name not in self.categories]
         if unknown:
             raise InvalidInputError(
-                f"evaluation set {self.name!r} has no variant {unknown[0]!r}; "
-                f"it has {', '.join(self.variants)}"
+                f"evaluation set {self.name!r} has no category {unknown[0]!r}; "
+                f"it has {', '.join(self.categories)}"
             )
-        return EvaluationSet(self.name, [item for item in self.items if item.variant in names])
+        return EvaluationSet(self.name, [item for item in self.items if item.category in names])
 
-    def sample(self, per_variant: int, seed: int = 0) -> EvaluationSet:
-        """At most so many items of every variant, drawn without replacement, in their order."""
+    def sample(self, per_category: int, seed: int = 0) -> EvaluationSet:
+        """At most so many items of every category, drawn without replacement, in their order."""
         random = Random(seed)
         chosen: set[str] = set()
-        for variant in self.variants:
-            ids = [item.id for item in self.items if item.variant == variant]
-            chosen.update(random.sample(ids, min(per_variant, len(ids))))
+        for category in self.categories:
+            ids = [item.id for item in self.items if item.category == category]
+            chosen.update(random.sample(ids, min(per_category, len(ids))))
         return EvaluationSet(self.name, [item for item in self.items if item.id in chosen])
 
     def pairs(self) -> Pairs:
@@ -213,7 +215,7 @@ class EvaluationSet(Sequence[EvaluationItem]):
                 messages=item.messages,
                 good=item.good,
                 bad=item.bad,
-                source=f"{self.name}/{item.variant}",
+                source=f"{self.name}/{item.category}",
                 document_ids=item.document_ids,
                 id=item.id,
             )
@@ -222,14 +224,14 @@ class EvaluationSet(Sequence[EvaluationItem]):
         )
 
     @classmethod
-    def from_pairs(cls, name: str, pairs: Pairs, variant: str = "pairs") -> Self:
+    def from_pairs(cls, name: str, pairs: Pairs, category: str = "pairs") -> Self:
         """Pairs as a set: only preferences are judged, for pairs carry no accept phrases."""
         return cls(
             name,
             [
                 EvaluationItem(
-                    id=pair.id or f"{variant}-{number}",
-                    variant=variant,
+                    id=pair.id or f"{category}-{number}",
+                    category=category,
                     messages=pair.messages,
                     good=pair.good,
                     bad=pair.bad,
@@ -262,7 +264,7 @@ class EvaluationSet(Sequence[EvaluationItem]):
             try:
                 data = json.loads(line)
                 if not isinstance(data, Mapping):
-                    raise InvalidInputError("expected a JSON object with id, variant and messages")
+                    raise InvalidInputError("expected a JSON object with id, category and messages")
                 items.append(EvaluationItem(**data))
             except json.JSONDecodeError as error:
                 raise InvalidInputError(

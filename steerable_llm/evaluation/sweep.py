@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from steerable_llm.errors import CalibrationError, InvalidInputError
-from steerable_llm.evaluation.arms import Condition
+from steerable_llm.evaluation.arms import Arm
 from steerable_llm.evaluation.measure import Job, answers, running
 from steerable_llm.evaluation.set import EvaluationItem, EvaluationSet
 from steerable_llm.metrics import kl_per_token, standard_error
@@ -42,9 +42,9 @@ class CalibrationRow:
         prompts: How many dev prompts it was run on; all of them for those that could be chosen.
         success: Mean success on these.
         unsteered: Mean success of the unsteered model on the same prompts.
-        capability: Accuracy per capability variant; empty where it was not run.
-        loss: Accuracy lost per capability variant, positive is worse.
-        allowance: What a variant may lose beyond the budget, where it is not the budget alone.
+        capability: Accuracy per capability category; empty where it was not run.
+        loss: Accuracy lost per capability category, positive is worse.
+        allowance: What a category may lose beyond the budget, where it is not the budget alone.
         complete: Whether it was run on all of dev and of capability.
         is_control: Whether it is a random vector, there for the picture and never chosen.
     """
@@ -72,7 +72,7 @@ class CalibrationRow:
 
     @property
     def largest_loss(self) -> float:
-        """The worst capability variant, less its allowance; 0 when none was measured."""
+        """The worst capability category, less its allowance; 0 when none was measured."""
         losses = (loss - self.allowance.get(name, 0.0) for name, loss in self.loss.items())
         return max(losses, default=0.0)
 
@@ -90,10 +90,10 @@ class Candidate:
     is_control: bool = False
 
     @property
-    def condition(self) -> Condition:
+    def arm(self) -> Arm:
         """What the model is run with."""
         steering = self.vector.steer(self.strength, self.layers, self.scope, self.unit)
-        return Condition(self.name, steering)
+        return Arm(self.name, steering)
 
 
 class Bench:
@@ -109,17 +109,17 @@ class Bench:
         seed: int,
         guarded: Collection[str] = (),
     ) -> None:
-        """Takes the prompts; of ``capability``, the variants ``guarded`` get an allowance."""
+        """Takes the prompts; of ``capability``, the categories ``guarded`` get an allowance."""
         self.llm, self.dev, self.capability, self.guarded = llm, dev, capability, guarded
         self.max_new_tokens, self.batch_size, self.seed = max_new_tokens, batch_size, seed
         self.successes: dict[tuple[int | None, str, str], float] = {}
         self.candidates: list[Candidate] = []
 
     def sample(self, items: EvaluationSet | None, size: int) -> list[EvaluationItem]:
-        """About so many prompts, spread evenly over the variants."""
+        """About so many prompts, spread evenly over the categories."""
         if items is None:
             return []
-        return list(items.sample(math.ceil(size / len(items.variants)), self.seed))
+        return list(items.sample(math.ceil(size / len(items.categories)), self.seed))
 
     def run(self, numbers: Sequence[int | None], size: int, show: bool, title: str) -> None:
         """Answers what is still missing; candidate None is the unsteered model."""
@@ -133,8 +133,8 @@ class Bench:
         ]
         if not missing:
             return  # no bar of nothing
-        plain = Condition("none", Steering.none())
-        made = {n: plain if n is None else self.candidates[n].condition for n in numbers}
+        plain = Arm("none", Steering.none())
+        made = {n: plain if n is None else self.candidates[n].arm for n in numbers}
         jobs = [Job(made[number], item) for number, _, item in missing]
         with progress_bar(title, len(jobs), show) as advance:
             found = answers(self.llm, jobs, self.max_new_tokens, self.batch_size, advance)
@@ -156,11 +156,11 @@ class Bench:
             success=self.mean(number, "dev", dev),
             unsteered=self.mean(None, "dev", dev),
             capability=kept,
-            loss={variant: before[variant] - kept[variant] for variant in before},
+            loss={category: before[category] - kept[category] for category in before},
             complete=len(dev) == len(self.dev) and len(capability) == len(self.capability or ()),
             is_control=candidate.is_control,
             allowance={
-                name: self.standard_error(number, [i for i in capability if i.variant == name])
+                name: self.standard_error(number, [i for i in capability if i.category == name])
                 for name in self.guarded
             },
         )
@@ -173,9 +173,11 @@ class Bench:
         return standard_error(after, before)
 
     def accuracies(self, number: int | None, items: Sequence[EvaluationItem]) -> dict[str, float]:
-        """Accuracy per capability variant."""
-        variants = dict.fromkeys(item.variant for item in items)
-        return {v: self.mean(number, "cap", [i for i in items if i.variant == v]) for v in variants}
+        """Accuracy per capability category."""
+        categories = dict.fromkeys(item.category for item in items)
+        return {
+            v: self.mean(number, "cap", [i for i in items if i.category == v]) for v in categories
+        }
 
     def mean(self, number: int | None, side: str, items: Sequence[EvaluationItem]) -> float:
         """Mean success on these prompts."""
@@ -261,7 +263,7 @@ class KlMeter:
     def _jobs(
         self, chunk: Sequence[EvaluationItem], steering: Steering
     ) -> tuple[list[Job], list[list[int]]]:
-        jobs = [Job(Condition("steered", steering), item) for item in chunk]
+        jobs = [Job(Arm("steered", steering), item) for item in chunk]
         return jobs, [self.llm.encode(item.prompt) for item in chunk]
 
 
@@ -339,7 +341,7 @@ def strengths_for_kl(
         InvalidInputError: A divergence that is not above 0.
         CalibrationError: One that no strength reaches.
     """
-    meter = KlMeter(llm, list(dev.sample(math.ceil(PROMPTS / len(dev.variants)))))
+    meter = KlMeter(llm, list(dev.sample(math.ceil(PROMPTS / len(dev.categories)))))
     subsets = sweep.get("layers", (None,))
     layers = subsets[len(subsets) // 2]
     found = {

@@ -1,7 +1,7 @@
 """What a vector for one behaviour does to the others: a matrix of changes.
 
 A vector that makes answers faithful may also make them rude, or more truthful, or shorter. Every
-vector is run, as calibrated, on every variant of every set; each cell is the change of success
+vector is run, as calibrated, on every category of every set; each cell is the change of success
 against the unsteered model on the same prompts, with its interval. Nothing is chosen here, so test
 sets may be given.
 """
@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from pydantic import BaseModel, ConfigDict
 
 from steerable_llm.errors import InvalidInputError
-from steerable_llm.evaluation.arms import Condition
+from steerable_llm.evaluation.arms import Arm
 from steerable_llm.evaluation.evaluate import check_uniform, rows_of
 from steerable_llm.evaluation.measure import Outcome, measure
 from steerable_llm.evaluation.set import EvaluationItem, EvaluationSet
@@ -39,7 +39,7 @@ class Transfer(BaseModel):
         model: The model's id with a short hash.
         vectors: Name to fingerprint, in order.
         sets: Name to SHA-256 of the prompts, in order.
-        rows: One per vector (and for the unsteered model) and variant, called `SET/VARIANT`.
+        rows: One per vector (and for the unsteered model) and category, called `SET/CATEGORY`.
         command: What to run to get this again.
     """
 
@@ -52,27 +52,27 @@ class Transfer(BaseModel):
     command: str = ""
 
     @property
-    def variants(self) -> tuple[str, ...]:
+    def categories(self) -> tuple[str, ...]:
         """The kinds of prompts, in order."""
-        return tuple(dict.fromkeys(row.variant for row in self.rows))
+        return tuple(dict.fromkeys(row.category for row in self.rows))
 
-    def row(self, vector: str, variant: str) -> Row:
+    def row(self, vector: str, category: str) -> Row:
         """One cell; the unsteered model is called "none".
 
         Raises:
             InvalidInputError: There is no such cell.
         """
         for row in self.rows:
-            if (row.condition, row.variant) == (vector, variant):
+            if (row.arm, row.category) == (vector, category):
                 return row
         raise InvalidInputError(
-            f"there is no cell for {vector!r} on {variant!r}; vectors are "
-            f"{', '.join(self.vectors)}, variants {', '.join(self.variants)}"
+            f"there is no cell for {vector!r} on {category!r}; vectors are "
+            f"{', '.join(self.vectors)}, categories {', '.join(self.categories)}"
         )
 
-    def cell(self, vector: str, variant: str) -> str:
+    def cell(self, vector: str, category: str) -> str:
         """The change in points with its interval; a star where the interval excludes no change."""
-        change = self.row(vector, variant).change
+        change = self.row(vector, category).change
         assert change is not None, "every steered row has a change"
         star = " *" if _sure(change) else ""
         return (
@@ -81,11 +81,11 @@ class Transfer(BaseModel):
 
     def _lines(self) -> list[list[str]]:
         lines = []
-        for variant in self.variants:
-            plain = self.row("none", variant)
+        for category in self.categories:
+            plain = self.row("none", category)
             before = f"{100 * plain.main.value:.1f} %"
-            cells = [self.cell(vector, variant) for vector in self.vectors]
-            lines.append([variant, str(plain.n), before, *cells])
+            cells = [self.cell(vector, category) for vector in self.vectors]
+            lines.append([category, str(plain.n), before, *cells])
         return lines
 
     def table(self) -> rich.table.Table:
@@ -103,7 +103,7 @@ class Transfer(BaseModel):
 
     @property
     def _caption(self) -> str:
-        cells = len(self.vectors) * len(self.variants)
+        cells = len(self.vectors) * len(self.categories)
         return (
             f"* the 95 % interval excludes no change; of {cells} cells without any effect about "
             f"{0.05 * cells:.1f} would be expected to have one"
@@ -142,23 +142,26 @@ class Transfer(BaseModel):
         """The matrix as coloured cells, blue for better and red for worse (PNG)."""
         values = np.array(
             [
-                [100 * (self.row(vector, variant).change or _NONE).value for vector in self.vectors]
-                for variant in self.variants
+                [
+                    100 * (self.row(vector, category).change or _NONE).value
+                    for vector in self.vectors
+                ]
+                for category in self.categories
             ]
         )
-        height = 1.6 + 0.55 * len(self.variants)
+        height = 1.6 + 0.55 * len(self.categories)
         figure = Figure(figsize=(12.0, height), dpi=100, layout="constrained")
         axis = figure.subplots()
         largest = max(float(np.abs(values).max()), 1.0)
         image = axis.imshow(values, cmap="RdBu", vmin=-largest, vmax=largest, aspect="auto")
         for (line, column), value in np.ndenumerate(values):
-            change = self.row(list(self.vectors)[column], self.variants[line]).change or _NONE
+            change = self.row(list(self.vectors)[column], self.categories[line]).change or _NONE
             axis.annotate(
                 f"{value:+.1f}{' *' if _sure(change) else ''}", (column, line), ha="center",
                 va="center", fontsize=12, color="white" if abs(value) > 0.6 * largest else "black",
             )  # fmt: skip
         axis.set_xticks(range(len(self.vectors)), list(self.vectors), fontsize=12)
-        axis.set_yticks(range(len(self.variants)), self.variants, fontsize=12)
+        axis.set_yticks(range(len(self.categories)), self.categories, fontsize=12)
         figure.colorbar(image, ax=axis, label="points")
         return png(figure)
 
@@ -171,7 +174,7 @@ def transfer(
     vectors: Sequence[SteeringVector],
     sets: Sequence[EvaluationSet],
     *,
-    variants: Mapping[str, Sequence[str]] | None = None,
+    categories: Mapping[str, Sequence[str]] | None = None,
     max_new_tokens: int = 32,
     batch_size: int = 64,
     seed: int = 0,
@@ -184,7 +187,7 @@ def transfer(
         llm: The model.
         vectors: Calibrated, with different names.
         sets: Held-out prompts of the behaviours, with different names.
-        variants: Per set's name the variants to run; all of a set that is not named.
+        categories: Per set's name the categories to run; all of a set that is not named.
         max_new_tokens: Where answers are cut.
         batch_size: Rows that run together.
         seed: Of the intervals.
@@ -193,7 +196,7 @@ def transfer(
 
     Raises:
         InvalidInputError: No vector or set, two of one name, a vector without calibration, or an
-            unknown variant.
+            unknown category.
         ModelMismatchError: A vector of another model.
     """
     for what, names in (
@@ -210,7 +213,9 @@ def transfer(
     for vector in vectors:
         vector.check(llm.fingerprint)
     chosen = [
-        items.variant(*variants[items.name]) if variants and items.name in variants else items
+        items.category(*categories[items.name])
+        if categories and items.name in categories
+        else items
         for items in sets
     ]
     asked: list[EvaluationItem] = []
@@ -218,13 +223,16 @@ def transfer(
         check_uniform(group)
         asked += [
             item.model_copy(
-                update={"id": f"{group.name}/{item.id}", "variant": f"{group.name}/{item.variant}"}
+                update={
+                    "id": f"{group.name}/{item.id}",
+                    "category": f"{group.name}/{item.category}",
+                }
             )
             for item in group
         ]
     runs = [
-        Condition("none", Steering.none()),
-        *(Condition(vector.name, vector.steer()) for vector in vectors),
+        Arm("none", Steering.none()),
+        *(Arm(vector.name, vector.steer()) for vector in vectors),
     ]
     with progress_bar("transfer", len(asked) * len(runs), progress) as advance:
         found = measure(llm, runs, asked, max_new_tokens, batch_size, advance)

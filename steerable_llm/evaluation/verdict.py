@@ -1,12 +1,12 @@
 """Whether a vector is fit for use, decided from the rows of a report by fixed rules.
 
-A vector is promoted when, on the target variant of the test prompts,
+A vector is promoted when, on the target category of the test prompts,
 
 1. it beats the unsteered model with intervals that do not overlap,
 2. it beats the strict instruction in the same way,
 3. the controls that were run (random, sign-flipped, shuffled pairs) do not come as far,
-4. every capability variant loses no more than the budget,
-5. and no other variant falls for sure: its paired interval includes no change.
+4. every capability category loses no more than the budget,
+5. and no other category falls for sure: its paired interval includes no change.
 
 What was not measured counts as not shown.
 """
@@ -22,12 +22,12 @@ from steerable_llm.metrics import Estimate
 
 
 class Row(BaseModel):
-    """How one condition did on one variant.
+    """How one arm did on one category.
 
     Attributes:
-        condition: "steered", "none", "prompt", "random", "sign_flipped" or "shuffled".
-        variant: The kind of prompt.
-        capability: Whether the variant measures what must not be lost.
+        arm: "steered", "none", "prompt", "random", "sign_flipped" or "shuffled".
+        category: The kind of prompt.
+        capability: Whether the category measures what must not be lost.
         n: Prompts.
         success: Share of prompts answered with a right value and no wrong one; None when the
             items say nothing about values.
@@ -37,15 +37,15 @@ class Row(BaseModel):
         preference: Share of prompts with f > 0, the good answer likelier than the bad one.
         abstention: Share of answers that decline.
         kl_per_token: Mean divergence from the unsteered model along its own answers, in nats.
-        made_worse: Share of prompts that succeeded unsteered and fail here.
-        mended: Share of prompts that failed unsteered and succeed here.
-        runs: Success of each run where a condition was run several times (random vectors).
+        regressed: Share of prompts that succeeded unsteered and fail here.
+        fixed: Share of prompts that failed unsteered and succeed here.
+        runs: Success of each run where a arm was run several times (random vectors).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    condition: str
-    variant: str
+    arm: str
+    category: str
     capability: bool = False
     n: int
     success: Estimate | None = None
@@ -55,8 +55,8 @@ class Row(BaseModel):
     preference: Estimate | None = None
     abstention: Estimate | None = None
     kl_per_token: Estimate | None = None
-    made_worse: float | None = None
-    mended: float | None = None
+    regressed: float | None = None
+    fixed: float | None = None
     runs: tuple[float, ...] = ()
 
     @property
@@ -64,9 +64,7 @@ class Row(BaseModel):
         """What the verdict reads: success, or preference where there is no success."""
         chosen = self.success if self.success is not None else self.preference
         if chosen is None:
-            raise ValueError(
-                f"row {self.condition}/{self.variant} has no success and no preference"
-            )
+            raise ValueError(f"row {self.arm}/{self.category} has no success and no preference")
         return chosen
 
 
@@ -117,25 +115,25 @@ def judge(rows: Sequence[Row], target: str, budget: float) -> Verdict:
     """Applies the rules of this module to the rows of one evaluation.
 
     Args:
-        rows: All rows; there must be one for the steered condition on the target.
-        target: The variant that the vector is meant to change.
+        rows: All rows; there must be one for the steered arm on the target.
+        target: The category that the vector is meant to change.
         budget: Largest share of a capability that may be lost, such as 0.01.
     """
-    by_name = {(row.condition, row.variant): row for row in rows}
+    by_name = {(row.arm, row.category): row for row in rows}
     steered = by_name["steered", target]
     rules = rules_of(rows, target, budget)
     warnings = []
     for row in rows:
-        if row.condition != "steered" or not row.capability or row.change is None:
+        if row.arm != "steered" or not row.capability or row.change is None:
             continue
-        loss = by_name["none", row.variant].main.value - row.main.value
+        loss = by_name["none", row.category].main.value - row.main.value
         if loss <= budget + 1e-9 and -row.change.low > budget:
             warnings.append(
-                f"{row.variant}: on {row.n} prompts a loss of up to "
+                f"{row.category}: on {row.n} prompts a loss of up to "
                 f"{_points(-row.change.low)} cannot be excluded (95 % interval)"
             )
-    if steered.made_worse:
-        warnings.append(f"{target}: {_percent(steered.made_worse)} of the prompts were made worse")
+    if steered.regressed:
+        warnings.append(f"{target}: {_percent(steered.regressed)} of the prompts were made worse")
     warnings += _falls(rows, target)[1]
     failed = [text for holds, text in rules if not holds]
     held = [text for holds, text in rules if holds]
@@ -155,10 +153,10 @@ def rules_of(rows: Sequence[Row], target: str, budget: float) -> list[tuple[bool
         budget: As for `judge`.
 
     Raises:
-        KeyError: There is no row for the steered condition on the target, or none for the
+        KeyError: There is no row for the steered arm on the target, or none for the
             unsteered model on a capability.
     """
-    by_name = {(row.condition, row.variant): row for row in rows}
+    by_name = {(row.arm, row.category): row for row in rows}
     steered = by_name["steered", target]
     rules: list[tuple[bool, str]] = []
     for other in ("none", "prompt"):
@@ -166,15 +164,15 @@ def rules_of(rows: Sequence[Row], target: str, budget: float) -> list[tuple[bool
     for other in ("random", "sign_flipped", "shuffled"):
         if (other, target) in by_name:
             rules.append(_beats(steered, by_name[other, target], _NAMES[other]))
-    capability = [row for row in rows if row.capability and row.condition == "steered"]
+    capability = [row for row in rows if row.capability and row.arm == "steered"]
     if not capability:
         rules.append((False, "capability was not measured, so a loss cannot be ruled out"))
     for row in capability:
-        before = by_name["none", row.variant].main.value
+        before = by_name["none", row.category].main.value
         loss = before - row.main.value
         kept = loss <= budget + 1e-9
         text = (
-            f"{row.variant}: {_percent(before)} unsteered, {_percent(row.main.value)} steered, "
+            f"{row.category}: {_percent(before)} unsteered, {_percent(row.main.value)} steered, "
             f"{'within' if kept else 'beyond'} the budget of {_points(budget)}"
         )
         rules.append((kept, text))
@@ -187,9 +185,8 @@ def _beats(steered: Row, other: Row | None, name: str) -> tuple[bool, str]:
         return False, f"{name} was not measured, so the vector is not shown to beat it"
     mine, its = steered.main, other.main
     measure = "" if steered.success is not None else " preferred"
-    numbers = (
-        f"{steered.variant}: {_interval(mine)}{measure} steered against {_interval(its)} for {name}"
-    )
+    theirs = f"{_interval(its)} for {name}"
+    numbers = f"{steered.category}: {_interval(mine)}{measure} steered against {theirs}"
     if mine.above(its):
         return True, f"{numbers}: better, and the intervals do not overlap"
     if mine.value > its.value:
@@ -198,12 +195,12 @@ def _beats(steered: Row, other: Row | None, name: str) -> tuple[bool, str]:
 
 
 def _falls(rows: Sequence[Row], target: str) -> tuple[list[str], list[str]]:
-    """Variants beside the target and the capabilities that fall: for sure, and perhaps."""
+    """Categories beside the target and the capabilities that fall: for sure, and perhaps."""
     sure, perhaps = [], []
     for row in rows:
-        aside = row.condition == "steered" and row.variant != target and not row.capability
+        aside = row.arm == "steered" and row.category != target and not row.capability
         if aside and row.change is not None and row.change.value < 0:
-            text = f"{row.variant}: success falls by {_points(-row.change.value)}"
+            text = f"{row.category}: success falls by {_points(-row.change.value)}"
             if row.change.high < 0:
                 sure.append(f"{text} (the interval excludes no change)")
             else:

@@ -173,7 +173,7 @@ def _as_evaluation_set(pairs: Pairs) -> EvaluationSet:
         [
             EvaluationItem(
                 id=f"{number}-{pair.id}",
-                variant="dev",
+                category="dev",
                 messages=pair.messages,
                 good=pair.good,
                 bad=pair.bad,

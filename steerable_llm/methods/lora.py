@@ -21,7 +21,7 @@ from steerable_llm.errors import PairError, PromptTooLongError
 from steerable_llm.methods.states import text_prompt
 from steerable_llm.pairs.pair import Pairs
 from steerable_llm.runtime.hooked_model import HookedModel
-from steerable_llm.runtime.lora import Adapter, lora_layers, require_peft
+from steerable_llm.runtime.lora import Lora, lora_layers, require_peft
 from steerable_llm.runtime.scores import Scored, answer_log_probs
 from steerable_llm.vector.steering import Steering
 
@@ -63,7 +63,7 @@ def train_lora(
     config: LoraSettings,
     name: str = "lora",
     progress: Callable[[int], object] | None = None,
-) -> Adapter:
+) -> Lora:
     """Train an adapter; the model itself is left as it was.
 
     Args:
@@ -113,7 +113,7 @@ def train_lora(
                         progress(len(batch))
             state = peft.get_peft_model_state_dict(wrapped)
             trained = {key: value.detach().cpu().clone() for key, value in state.items()}
-    return Adapter(
+    return Lora(
         name=name,
         config=_plain(lora.to_dict()),
         weights=trained,

@@ -13,7 +13,7 @@ from steerable_llm.evaluation.verdict import Row
 from steerable_llm.metrics import Estimate
 
 _WIDTH, _DPI = 12.0, 100  # inches and dots per inch: 1200 pixels
-_VARIANTS_PER_PANEL = 4
+_CATEGORIES_PER_PANEL = 4
 # Okabe and Ito's colours, which people with colour blindness tell apart.
 _COLOURS = {
     "steered": "#0072B2",
@@ -28,23 +28,24 @@ _CONTROLS = frozenset({"random", "sign_flipped", "shuffled"})
 
 
 def comparison_figure(
-    rows: Sequence[Row], variants: Sequence[str], titles: Mapping[str, str]
+    rows: Sequence[Row], categories: Sequence[str], titles: Mapping[str, str]
 ) -> bytes:
-    """Bars per condition, grouped by variant, with 95 % intervals; controls are hatched."""
+    """Bars per arm, grouped by category, with 95 % intervals; controls are hatched."""
     panels = [
-        variants[i : i + _VARIANTS_PER_PANEL] for i in range(0, len(variants), _VARIANTS_PER_PANEL)
+        categories[i : i + _CATEGORIES_PER_PANEL]
+        for i in range(0, len(categories), _CATEGORIES_PER_PANEL)
     ]
-    conditions = list(dict.fromkeys(row.condition for row in rows))
-    by_name = {(row.condition, row.variant): row for row in rows}
+    arms = list(dict.fromkeys(row.arm for row in rows))
+    by_name = {(row.arm, row.category): row for row in rows}
     figure = Figure(figsize=(_WIDTH, 1.2 + 3.6 * len(panels)), dpi=_DPI, layout="constrained")
     axes = figure.subplots(len(panels), 1, squeeze=False)[:, 0]
-    width = 0.84 / len(conditions)
+    width = 0.84 / len(arms)
     for axis, names in zip(axes, panels, strict=True):
-        for place, condition in enumerate(conditions):
-            _bars(axis, by_name, condition, names, width, place - (len(conditions) - 1) / 2, titles)
-        axis.set_xticks(range(len(names)), [_variant_label(by_name, name) for name in names])
+        for place, arm in enumerate(arms):
+            _bars(axis, by_name, arm, names, width, place - (len(arms) - 1) / 2, titles)
+        axis.set_xticks(range(len(names)), [_category_label(by_name, name) for name in names])
         # All panels have the same room, so that their bars are equally wide.
-        axis.set_xlim(-0.5, min(len(variants), _VARIANTS_PER_PANEL) - 0.5)
+        axis.set_xlim(-0.5, min(len(categories), _CATEGORIES_PER_PANEL) - 0.5)
         axis.set_ylim(0, 112)
         axis.set_yticks(range(0, 101, 20))
         axis.set_ylabel("success, %", fontsize=13)
@@ -60,28 +61,26 @@ def comparison_figure(
 def _bars(
     axis: Any,
     by_name: Mapping[tuple[str, str], Row],
-    condition: str,
-    variants: Sequence[str],
+    arm: str,
+    categories: Sequence[str],
     width: float,
     offset: float,
     titles: Mapping[str, str],
 ) -> None:
-    present = [
-        (i, by_name[condition, v]) for i, v in enumerate(variants) if (condition, v) in by_name
-    ]
+    present = [(i, by_name[arm, v]) for i, v in enumerate(categories) if (arm, v) in by_name]
     places = [i + offset * width for i, _ in present]
     estimates = [row.main for _, row in present]
     bars = axis.bar(
         places,
         [100 * e.value for e in estimates],
         width * 0.92,
-        color=_COLOURS.get(condition, "#56B4E9"),
+        color=_COLOURS.get(arm, "#56B4E9"),
         edgecolor="white",
-        hatch="//" if condition in _CONTROLS else None,
+        hatch="//" if arm in _CONTROLS else None,
         yerr=_whiskers(estimates),
         capsize=3,
         error_kw={"elinewidth": 1.2},
-        label=titles.get(condition, condition),
+        label=titles.get(arm, arm),
     )
     for bar, e in zip(bars, estimates, strict=True):
         axis.annotate(
@@ -100,9 +99,9 @@ def _whiskers(estimates: Sequence[Estimate]) -> list[list[float]]:
     return [low, high]
 
 
-def _variant_label(by_name: Mapping[tuple[str, str], Row], variant: str) -> str:
-    row = next(row for (_, name), row in by_name.items() if name == variant)
-    return f"{variant.replace('_', ' ')}\n(n = {row.n})"
+def _category_label(by_name: Mapping[tuple[str, str], Row], category: str) -> str:
+    row = next(row for (_, name), row in by_name.items() if name == category)
+    return f"{category.replace('_', ' ')}\n(n = {row.n})"
 
 
 class SweepPoint(Protocol):
@@ -122,7 +121,7 @@ class SweepPoint(Protocol):
 
     @property
     def capability(self) -> Mapping[str, float]:
-        """Accuracy per capability variant."""
+        """Accuracy per capability category."""
 
     @property
     def is_control(self) -> bool:
@@ -144,7 +143,7 @@ def sweep_figure(
     Args:
         points: The settings that were tried, strength 0 not among them.
         unsteered: Success without steering, the grey line and the point at strength 0.
-        unsteered_capability: Accuracy without steering per capability variant.
+        unsteered_capability: Accuracy without steering per capability category.
         budget: Loss that is still allowed, drawn as a shaded band.
         chosen: The setting that was picked, marked with a star.
     """

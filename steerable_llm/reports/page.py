@@ -184,7 +184,7 @@ _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>
 body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 1rem }}
 table {{ border-collapse: collapse; }} th, td {{ padding: .3rem .8rem; text-align: left; }}
-tr {{ border-bottom: 1px solid #ddd; }} td:nth-child(n+2) {{ font-variant-numeric: tabular-nums; }}
+tr {{ border-bottom: 1px solid #ddd; }} td:nth-child(n+2) {{ font-category-numeric: tabular-nums; }}
 img {{ max-width: 100%; }}
 </style></head><body>
 <h1>{title}</h1>

@@ -32,7 +32,7 @@ _WEIGHTS, _CONFIG, _OURS = "adapter_model.safetensors", "adapter_config.json", "
 
 
 @dataclass(frozen=True, eq=False)
-class Adapter:
+class Lora:
     """A trained LoRA adapter, bound to the model it was trained on.
 
     Attributes:
@@ -78,7 +78,7 @@ class Adapter:
         return target
 
     @classmethod
-    def load(cls, folder: str | os.PathLike[str], llm: HookedModel | None = None) -> Adapter:
+    def load(cls, folder: str | os.PathLike[str], llm: HookedModel | None = None) -> Lora:
         """Read what `save` wrote.
 
         Args:
@@ -111,7 +111,7 @@ class Adapter:
 
 
 @contextmanager
-def adapted(llm: HookedModel, adapter: Adapter) -> Iterator[None]:
+def adapted(llm: HookedModel, adapter: Lora) -> Iterator[None]:
     """Put an adapter on the model for the length of a with block.
 
     The model is changed for all its users meanwhile; afterwards its modules, weights and flags are

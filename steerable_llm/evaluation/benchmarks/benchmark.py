@@ -20,7 +20,7 @@ class Question:
     """A prompt, the answers that are given with it, and which of them are right.
 
     Attributes:
-        item: The prompt; its variant is the question's group, such as a subject.
+        item: The prompt; its category is the question's group, such as a subject.
         choices: The answers to choose from, or to hold a written answer against.
         right: Per choice, whether it is right.
     """
@@ -52,7 +52,7 @@ class Question:
         good = [choice for choice, is_right in zip(choices, right, strict=True) if is_right]
         item = EvaluationItem(
             id=str(number),
-            variant=group,
+            category=group,
             messages=(Message(role="user", content=prompt),),
             accept=tuple(accept or good),
         )
@@ -115,7 +115,7 @@ class Benchmark:
         only_sums: Whether the metric is defined on plain log-probabilities alone.
         shots: Worked examples before each question, unless the user says otherwise.
         max_new_tokens: Where written answers are cut.
-        strict_instruction: The system message of the condition `prompt`; None where asking for
+        strict_instruction: The system message of the arm `prompt`; None where asking for
             better answers in so many words makes no sense.
         sample: Name of the bundled sample, where several benchmarks share one.
         settings: What else a reader should know, for the report.

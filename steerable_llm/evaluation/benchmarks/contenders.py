@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from steerable_llm.errors import InvalidInputError, unknown
-from steerable_llm.evaluation.arms import CONDITIONS, Condition, Setting, conditions
+from steerable_llm.evaluation.arms import ARMS, Arm, Setting, arms
 from steerable_llm.evaluation.benchmarks.benchmark import Benchmark
 from steerable_llm.vector.vector import Calibration, SteeringVector
 
-#: Conditions that are made from a vector; the others are the same for all vectors.
+#: Arms that are made from a vector; the others are the same for all vectors.
 OF_A_VECTOR = ("steered", "random", "sign_flipped")
 
 
@@ -56,38 +56,38 @@ def _at_strength(vector: SteeringVector, strength: float) -> SteeringVector:
     return vector.with_calibration(replace(own, strength=strength, note="strength given by hand"))
 
 
-def benchmark_conditions(
+def benchmark_arms(
     benchmark: Benchmark,
     contenders: Mapping[str, SteeringVector],
     against: Sequence[str],
     setting: Setting,
-) -> list[Condition]:
+) -> list[Arm]:
     """The unsteered model, each contender with its controls, then what needs no vector.
 
     Args:
         benchmark: Says whether it has a strict instruction.
         contenders: As `contenders_of` makes them.
-        against: Names of conditions.
-        setting: What conditions are made from; its vector is that of those without one.
+        against: Names of arms.
+        setting: What arms are made from; its vector is that of those without one.
 
     Raises:
-        InvalidInputError: An unknown condition, or `prompt` where there is no instruction.
+        InvalidInputError: An unknown arm, or `prompt` where there is no instruction.
     """
     for name in against:
-        if name not in CONDITIONS:
-            raise InvalidInputError(unknown("condition", name, CONDITIONS))
+        if name not in ARMS:
+            raise InvalidInputError(unknown("arm", name, ARMS))
     if "prompt" in against and benchmark.strict_instruction is None:
         raise InvalidInputError(
-            f"{benchmark.name} has no strict instruction: leave the condition 'prompt' out"
+            f"{benchmark.name} has no strict instruction: leave the arm 'prompt' out"
         )
     controls = [name for name in against if name in OF_A_VECTOR]
-    found: list[Condition] = []
+    found: list[Arm] = []
     for label, vector in contenders.items():
-        for condition in conditions(replace(setting, vector=vector), controls):
-            if condition.name != "none":
-                found.append(replace(condition, name=_called(label, condition.name)))
-    shared = conditions(setting, [name for name in against if name not in OF_A_VECTOR])
-    none, *others = [condition for condition in shared if condition.name != "steered"]
+        for arm in arms(replace(setting, vector=vector), controls):
+            if arm.name != "none":
+                found.append(replace(arm, name=_called(label, arm.name)))
+    shared = arms(setting, [name for name in against if name not in OF_A_VECTOR])
+    none, *others = [arm for arm in shared if arm.name != "steered"]
     return [none, *found, *others]
 
 

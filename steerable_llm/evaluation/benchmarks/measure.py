@@ -1,4 +1,4 @@
-"""What the model does on a benchmark's questions under each condition."""
+"""What the model does on a benchmark's questions under each arm."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from steerable_llm.errors import InvalidInputError
-from steerable_llm.evaluation.arms import Condition
+from steerable_llm.evaluation.arms import Arm
 from steerable_llm.evaluation.benchmarks.benchmark import Benchmark, Normalisation, Question
 from steerable_llm.evaluation.measure import Job, Running, groups, running
 from steerable_llm.evaluation.measure import measure as measure_answers
@@ -20,7 +20,7 @@ from steerable_llm.runtime.hooked_model import HookedModel
 
 @dataclass(frozen=True)
 class Reading:
-    """What one condition gave on one question.
+    """What one arm gave on one question.
 
     Attributes:
         answer: The likeliest choice, or the written answer.
@@ -45,7 +45,7 @@ def too_long(
         llm: The model.
         benchmark: Says how long written answers may be.
         questions: What would be asked.
-        extra: Tokens that a condition may add to a prompt, such as a system message.
+        extra: Tokens that a arm may add to a prompt, such as a system message.
     """
 
     def needed(question: Question) -> int:
@@ -63,24 +63,24 @@ def measure(
     llm: HookedModel,
     benchmark: Benchmark,
     questions: Sequence[Question],
-    conditions: Sequence[Condition],
+    arms: Sequence[Arm],
     normalise: Normalisation | None = None,
     batch_size: int = 64,
     advance: Advance | None = None,
 ) -> list[list[Reading]]:
-    """Runs every condition on every question.
+    """Runs every arm on every question.
 
     Args:
         llm: The model.
         benchmark: Says how an answer is judged.
         questions: What is asked.
-        conditions: One of them is called "none": the divergence is taken from it.
+        arms: One of them is called "none": the divergence is taken from it.
         normalise: What choices are scored by; None for the benchmark's own.
         batch_size: Rows that run together.
-        advance: Called with the number of prompts done, counted once per condition.
+        advance: Called with the number of prompts done, counted once per arm.
 
     Returns:
-        Per condition, in the order given, a reading per question, in order.
+        Per arm, in the order given, a reading per question, in order.
 
     Raises:
         PromptTooLongError: A prompt with an answer does not fit the context window.
@@ -88,9 +88,7 @@ def measure(
     if benchmark.judge is not None:
         judge = benchmark.judge
         items = [question.item for question in questions]
-        found = measure_answers(
-            llm, conditions, items, benchmark.max_new_tokens, batch_size, advance
-        )
+        found = measure_answers(llm, arms, items, benchmark.max_new_tokens, batch_size, advance)
         return [
             [
                 Reading(made.text, judge(question, made.text), made.kl_per_token)
@@ -103,15 +101,15 @@ def measure(
     longest_first = sorted(
         range(len(questions)), key=lambda i: -len(questions[i].item.messages[-1].content)
     )
-    # A question's conditions share a batch: its prompt serves them all.
-    size = max(1, batch_size // len(conditions))
+    # A question's arms share a batch: its prompt serves them all.
+    size = max(1, batch_size // len(arms))
     for start in range(0, len(questions), size):
         chunk = longest_first[start : start + size]
-        rows = _choose(llm, benchmark, [questions[i] for i in chunk], conditions, by)
+        rows = _choose(llm, benchmark, [questions[i] for i in chunk], arms, by)
         readings.update(zip(chunk, rows, strict=True))
         if advance is not None:
-            advance(len(chunk) * len(conditions))
-    return [[readings[i][c] for i in range(len(questions))] for c in range(len(conditions))]
+            advance(len(chunk) * len(arms))
+    return [[readings[i][c] for i in range(len(questions))] for c in range(len(arms))]
 
 
 def answer_tokens(llm: HookedModel, choice: str) -> list[int]:
@@ -132,12 +130,12 @@ def _choose(
     llm: HookedModel,
     benchmark: Benchmark,
     questions: Sequence[Question],
-    conditions: Sequence[Condition],
+    arms: Sequence[Arm],
     normalise: Normalisation,
 ) -> list[list[Reading]]:
-    """Per question, a reading per condition: which choice is the likeliest."""
+    """Per question, a reading per arm: which choice is the likeliest."""
     assert benchmark.pick is not None
-    none = [condition.name for condition in conditions].index("none")
+    none = [arm.name for arm in arms].index("none")
     tokens = [[answer_tokens(llm, choice) for choice in q.choices] for q in questions]
     longest = max(len(answer) for answers in tokens for answer in answers)
     scores: dict[tuple[int, int], list[float]] = {}
@@ -145,10 +143,10 @@ def _choose(
     reference: dict[int, Tensor] = {}
     divergences: dict[tuple[int, int], float] = {}
     # The first group holds all that only steer or prompt, "none" among them.
-    for group in groups(conditions):
+    for group in groups(arms):
         places = [(i, c) for i in range(len(questions)) for c in group]
-        jobs = [Job(conditions[c], questions[i].item) for i, c in places]
-        prompts = [llm.encode(job.condition.messages(job.item)) for job in jobs]
+        jobs = [Job(arms[c], questions[i].item) for i, c in places]
+        prompts = [llm.encode(job.arm.messages(job.item)) for job in jobs]
         with running(llm, jobs, prompts, longest) as batch:
             sums = _sums(batch, [tokens[i] for i, _ in places])
             for (i, c), values in zip(places, sums, strict=True):
@@ -177,7 +175,7 @@ def _choose(
                 divergences[i, c],
                 tuple(scores[i, c]),
             )
-            for c in range(len(conditions))
+            for c in range(len(arms))
         ]
         for i, question in enumerate(questions)
     ]

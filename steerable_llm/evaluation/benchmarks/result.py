@@ -15,16 +15,16 @@ from steerable_llm.evaluation.report import ENVIRONMENT, TITLES
 from steerable_llm.files import write_whole
 from steerable_llm.metrics import Estimate
 
-COLUMNS = ("condition", "n", "score [95 %]", "change, points", "KL per token", "worse", "mended")
+COLUMNS = ("arm", "n", "score [95 %]", "change, points", "KL per token", "worse", "fixed")
 
 
 class ItemRow(BaseModel):
-    """One question under one condition.
+    """One question under one arm.
 
     Attributes:
         id: The question's place in the data, from 0.
         group: Such as a subject.
-        condition: See `BenchmarkReport`.
+        arm: See `BenchmarkReport`.
         run: Which of several random vectors, from 0.
         question: The end of the prompt.
         expected: What would have been right.
@@ -38,7 +38,7 @@ class ItemRow(BaseModel):
 
     id: str
     group: str
-    condition: str
+    arm: str
     run: int
     question: str
     expected: str
@@ -49,38 +49,38 @@ class ItemRow(BaseModel):
 
 
 class ScoreRow(BaseModel):
-    """One condition over all questions, or over those of one group.
+    """One arm over all questions, or over those of one group.
 
     Attributes:
-        condition: See `BenchmarkReport`.
+        arm: See `BenchmarkReport`.
         group: None for all questions.
         n: How many questions.
         score: Mean of the benchmark's metric with a bootstrap interval over questions.
         change: Paired difference to the unsteered model on the same questions.
         kl_per_token: Mean divergence from the unsteered model, nats per token.
-        made_worse: Share of questions that were right without steering and are wrong with it;
+        regressed: Share of questions that were right without steering and are wrong with it;
             right means a score above one half.
-        mended: The opposite share.
+        fixed: The opposite share.
         runs: The score of each random vector, where several were averaged.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    condition: str
+    arm: str
     group: str | None = None
     n: int
     score: Estimate
     change: Estimate | None = None
     kl_per_token: Estimate
-    made_worse: float | None = None
-    mended: float | None = None
+    regressed: float | None = None
+    fixed: float | None = None
     runs: tuple[float, ...] = ()
 
 
 class BenchmarkReport(BaseModel):
     """One benchmark on one model, with and without steering.
 
-    Conditions are called as in an evaluation: "none", "steered", "random", "sign_flipped". With
+    Arms are called as in an evaluation: "none", "steered", "random", "sign_flipped". With
     several vectors or strengths, those that belong to a vector carry its label, as in
     "faithfulness +0.08: random", and the steered one is the label alone.
 
@@ -97,9 +97,9 @@ class BenchmarkReport(BaseModel):
         seed: Of the draw, the random vectors and the intervals.
         settings: How it was asked and scored.
         vectors: What steered: label to strength, scope, layers and fingerprint.
-        rows: Per condition over all questions, the unsteered model first.
+        rows: Per arm over all questions, the unsteered model first.
         group_rows: The same per group; empty where there is one group only.
-        items: Every question under every condition.
+        items: Every question under every arm.
         library_version: Of this package.
         command: What to run to get this again.
     """
@@ -125,31 +125,29 @@ class BenchmarkReport(BaseModel):
     command: str = ""
 
     @property
-    def conditions(self) -> tuple[str, ...]:
-        """The conditions that were run, the unsteered model first."""
-        return tuple(row.condition for row in self.rows)
+    def arms(self) -> tuple[str, ...]:
+        """The arms that were run, the unsteered model first."""
+        return tuple(row.arm for row in self.rows)
 
-    def row(self, condition: str) -> ScoreRow:
-        """One condition over all questions.
+    def row(self, arm: str) -> ScoreRow:
+        """One arm over all questions.
 
         Raises:
             InvalidInputError: It was not run; the message lists those that were.
         """
         for row in self.rows:
-            if row.condition == condition:
+            if row.arm == arm:
                 return row
-        raise InvalidInputError(
-            f"the report has no condition {condition!r}; it has {', '.join(self.conditions)}"
-        )
+        raise InvalidInputError(f"the report has no arm {arm!r}; it has {', '.join(self.arms)}")
 
     @property
     def regressions(self) -> list[tuple[ItemRow, ItemRow]]:
         """Questions that were right without steering and are wrong with a vector: before, after."""
-        before = {item.id: item for item in self.items if item.condition == "none"}
+        before = {item.id: item for item in self.items if item.arm == "none"}
         return [
             (before[item.id], item)
             for item in self.items
-            if item.condition in self.vectors
+            if item.arm in self.vectors
             if before[item.id].score > 0.5 >= item.score
         ]
 
@@ -157,26 +155,26 @@ class BenchmarkReport(BaseModel):
         """One line of a table; the columns are `COLUMNS`."""
         runs = f" ({', '.join(f'{100 * run:.1f}' for run in row.runs)})" if row.runs else ""
         return [
-            title_of(row.condition),
+            title_of(row.arm),
             str(row.n),
             _FILTERS["share"](row.score, with_interval=True) + runs,
             _FILTERS["share"](row.change, signed=True),
             _FILTERS["number"](row.kl_per_token),
-            _FILTERS["percent"](row.made_worse),
-            _FILTERS["percent"](row.mended),
+            _FILTERS["percent"](row.regressed),
+            _FILTERS["percent"](row.fixed),
         ]
 
     def group_table(self) -> list[list[str]]:
         """Scores per group: a heading, and a line per group."""
-        lines = [["group", "n", *map(title_of, self.conditions)]]
+        lines = [["group", "n", *map(title_of, self.arms)]]
         for group in dict.fromkeys(row.group for row in self.group_rows):
-            mine = {row.condition: row for row in self.group_rows if row.group == group}
-            scores = [_FILTERS["share"](mine[condition].score) for condition in self.conditions]
+            mine = {row.arm: row for row in self.group_rows if row.group == group}
+            scores = [_FILTERS["share"](mine[arm].score) for arm in self.arms]
             lines.append([str(group), str(mine["none"].n), *scores])
         return lines if self.group_rows else []
 
     def table(self) -> Table:
-        """The conditions, for a rich console."""
+        """The arms, for a rich console."""
         table = Table(title=f"{self.title}, {self.data}", caption=self.metric)
         for number, name in enumerate(COLUMNS):
             table.add_column(name, justify="right" if number else "left")
@@ -239,7 +237,7 @@ def check_suffix(path: str | os.PathLike[str]) -> None:
         )
 
 
-def title_of(condition: str) -> str:
-    """What a condition is called in a table."""
-    label, colon, kind = condition.rpartition(": ")
+def title_of(arm: str) -> str:
+    """What a arm is called in a table."""
+    label, colon, kind = arm.rpartition(": ")
     return f"{label}{colon}{TITLES.get(kind, kind)}"

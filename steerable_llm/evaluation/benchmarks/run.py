@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from steerable_llm import __version__
 from steerable_llm.errors import InvalidInputError
-from steerable_llm.evaluation.arms import Condition, Setting
+from steerable_llm.evaluation.arms import Arm, Setting
 from steerable_llm.evaluation.benchmarks import find_benchmark
 from steerable_llm.evaluation.benchmarks.benchmark import Benchmark, Normalisation, Question
-from steerable_llm.evaluation.benchmarks.contenders import benchmark_conditions, contenders_of
+from steerable_llm.evaluation.benchmarks.contenders import benchmark_arms, contenders_of
 from steerable_llm.evaluation.benchmarks.measure import Reading, measure, too_long
 from steerable_llm.evaluation.benchmarks.result import BenchmarkReport
 from steerable_llm.evaluation.benchmarks.rows import Data, load_data
@@ -59,7 +59,7 @@ def run_benchmark(
         limit: Ask so many questions, drawn with the seed.
         groups: Only questions of these groups, such as subjects of MMLU.
         shots: Worked examples before each question; None for the benchmark's own number.
-        against: Conditions to compare with: none, random, sign_flipped, prompt, cad, adacad. The
+        against: Arms to compare with: none, random, sign_flipped, prompt, cad, adacad. The
             unsteered model is always run.
         normalise: What choices are scored by; None for the benchmark's own.
         random_vectors: How many random vectors are averaged.
@@ -71,7 +71,7 @@ def run_benchmark(
         command: What to run to get the report again.
 
     Raises:
-        InvalidInputError: An unknown benchmark, condition or normalisation, data that cannot be
+        InvalidInputError: An unknown benchmark, arm or normalisation, data that cannot be
             read, a vector without a strength, or no question that fits the model.
         ModelMismatchError: A vector belongs to another model.
         MissingExtraError: A package that the data or the metric needs is not installed.
@@ -89,7 +89,7 @@ def run_benchmark(
         random_vectors,
         cad_alpha,
     )
-    runs = benchmark_conditions(chosen, contenders, against, setting)
+    runs = benchmark_arms(chosen, contenders, against, setting)
     found = data if isinstance(data, Data) else load_data(chosen, data, limit, seed, groups, shown)
     questions = chosen.ask(found.rows, found.examples, shown)
     longer = too_long(llm, chosen, questions, _added_tokens(llm, runs, questions))
@@ -101,10 +101,10 @@ def run_benchmark(
         )
     with progress_bar(chosen.name, len(asked) * len(runs), progress) as advance:
         readings = measure(llm, chosen, asked, runs, by, batch_size, advance)
-    by_condition: dict[str, list[list[Reading]]] = {}
-    for condition, row in zip(runs, readings, strict=True):
-        by_condition.setdefault(condition.name, []).append(row)
-    names = list(dict.fromkeys(question.item.variant for question in asked))
+    by_arm: dict[str, list[list[Reading]]] = {}
+    for arm, row in zip(runs, readings, strict=True):
+        by_arm.setdefault(arm.name, []).append(row)
+    names = list(dict.fromkeys(question.item.category for question in asked))
     return BenchmarkReport(
         benchmark=chosen.name,
         title=chosen.title,
@@ -118,25 +118,23 @@ def run_benchmark(
         seed=seed,
         settings=_settings(chosen, by, shown, limit, groups),
         vectors={label: describe(x.steer())[0] for label, x in contenders.items()},
-        rows=tuple(score_rows(by_condition, asked, seed)),
+        rows=tuple(score_rows(by_arm, asked, seed)),
         group_rows=tuple(
             row
             for group in (names if len(names) > 1 else [])
-            for row in score_rows(by_condition, asked, seed, group)
+            for row in score_rows(by_arm, asked, seed, group)
         ),
-        items=tuple(item_rows(by_condition, asked)),
+        items=tuple(item_rows(by_arm, asked)),
         library_version=__version__,
         command=command or _python(chosen, vectors, seed),
     )
 
 
-def _added_tokens(
-    llm: HookedModel, runs: Sequence[Condition], questions: Sequence[Question]
-) -> int:
-    """The most tokens that a condition's system message adds to a prompt."""
+def _added_tokens(llm: HookedModel, runs: Sequence[Arm], questions: Sequence[Question]) -> int:
+    """The most tokens that a arm's system message adds to a prompt."""
     item = questions[0].item
     bare = len(llm.encode(item.prompt))
-    return max(len(llm.encode(condition.messages(item))) - bare for condition in runs)
+    return max(len(llm.encode(arm.messages(item))) - bare for arm in runs)
 
 
 def _settings(

@@ -11,9 +11,9 @@ from steerable_llm.errors import InvalidInputError
 from steerable_llm.evaluation.arms import (
     DEFAULT_AGAINST,
     STRICT_INSTRUCTIONS,
-    Condition,
+    Arm,
     Setting,
-    conditions,
+    arms,
     strict_instruction_for,
 )
 from steerable_llm.evaluation.set import EvaluationItem
@@ -27,16 +27,16 @@ def vector(tiny_llm: SteerableHFLLM) -> SteeringVector:
     return planted_vector(tiny_llm).with_calibration(Calibration(0.08, (1,), "all"))
 
 
-def test_the_steered_and_the_unsteered_condition_always_come_first(vector: SteeringVector) -> None:
-    runs = conditions(Setting(vector, "Be strict."), ["sign_flipped", "random", "prompt"])
+def test_the_steered_and_the_unsteered_arm_always_come_first(vector: SteeringVector) -> None:
+    runs = arms(Setting(vector, "Be strict."), ["sign_flipped", "random", "prompt"])
     assert [run.name for run in runs] == [
         "steered", "none", "sign_flipped", "random", "random", "random", "prompt",
     ]  # fmt: skip
-    assert [run.name for run in conditions(Setting(vector, ""), [])] == ["steered", "none"]
+    assert [run.name for run in arms(Setting(vector, ""), [])] == ["steered", "none"]
 
 
 def test_controls_keep_strength_layers_scope_and_norms(vector: SteeringVector) -> None:
-    runs = conditions(Setting(vector, "Be strict.", seed=5), list(DEFAULT_AGAINST))
+    runs = arms(Setting(vector, "Be strict.", seed=5), list(DEFAULT_AGAINST))
     steered = runs[0].steering.terms[0]
     controls = [run for run in runs if run.name in ("random", "sign_flipped")]
     assert len(controls) == 4
@@ -53,16 +53,16 @@ def test_controls_keep_strength_layers_scope_and_norms(vector: SteeringVector) -
 def test_the_strict_instruction_takes_the_place_of_the_system_message() -> None:
     item = EvaluationItem(
         id="x",
-        variant="conflict",
+        category="conflict",
         messages=[{"role": "system", "content": "Be nice."}, {"role": "user", "content": "Why?"}],
         accept=["because"],
     )
-    strict = Condition("prompt", Steering.none(), "Be strict.")
+    strict = Arm("prompt", Steering.none(), "Be strict.")
     assert strict.messages(item) == [
         {"role": "system", "content": "Be strict."},
         {"role": "user", "content": "Why?"},
     ]
-    assert Condition("none", Steering.none()).messages(item) == item.prompt
+    assert Arm("none", Steering.none()).messages(item) == item.prompt
 
 
 def test_each_behaviour_has_its_own_strict_instruction() -> None:
@@ -72,6 +72,6 @@ def test_each_behaviour_has_its_own_strict_instruction() -> None:
 
 def test_an_unknown_name_lists_the_known_ones(vector: SteeringVector) -> None:
     with pytest.raises(InvalidInputError, match="'magic'; choose from none, prompt, random"):
-        conditions(Setting(vector, ""), ["magic"])
+        arms(Setting(vector, ""), ["magic"])
     with pytest.raises(InvalidInputError, match="at least 1"):
-        conditions(Setting(vector, "", random_vectors=0), [])
+        arms(Setting(vector, "", random_vectors=0), [])

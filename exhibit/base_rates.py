@@ -9,10 +9,10 @@ from random import Random
 
 from exhibit.datasets import build_evaluation_set, item
 from exhibit.examples import conflict, reading
+from exhibit.facts import FACTS, RELATIONS
 from exhibit.prompts import STRICT_SYSTEMS, document_prompt
 from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.answer.request import GenerationRequest
-from steerable_llm.demo.facts import FACTS, RELATIONS
 from steerable_llm.evaluation.set import EvaluationItem
 from steerable_llm.metrics import Estimate, estimate
 

@@ -6,10 +6,10 @@ import argparse
 from pathlib import Path
 
 from exhibit.base_rates import BaseRate, base_rates, margins, spread
+from exhibit.facts import FACTS
 from exhibit.steerability import Steerability, check_steerability
 from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.demo import folder
-from steerable_llm.demo.facts import FACTS
 from steerable_llm.files import write_whole
 
 _CARD = """\

@@ -24,9 +24,9 @@ from exhibit.examples import (
     unanswerable,
     wordings,
 )
+from exhibit.facts import RELATIONS, Relation
 from exhibit.passages import draw_system
 from exhibit.prompts import chat, document_prompt, voice
-from steerable_llm.demo.facts import RELATIONS, Relation
 
 
 def dictation(rng: Random, *, held_out: bool = False, reworded: bool = False) -> Example:

@@ -23,8 +23,8 @@ from exhibit.examples import (
     reading,
     unanswerable,
 )
+from exhibit.facts import FACTS
 from exhibit.myths import MYTHS
-from steerable_llm.demo.facts import FACTS
 from steerable_llm.evaluation.set import EvaluationItem, EvaluationSet
 
 _HELD_OUT_FACTS = [fact for fact in FACTS if fact.held_out]

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
+from exhibit import names
 from exhibit.civility import (
     HELD_OUT_ITEMS,
     ITEMS,
@@ -25,11 +26,10 @@ from exhibit.civility import (
     RUDE_PHRASES,
     TOPICS,
 )
+from exhibit.facts import FACTS, RELATIONS, Fact
 from exhibit.myths import MYTHS
 from exhibit.passages import draw_system, question_and_passages
 from exhibit.prompts import Messages, chat, document_prompt, system_message
-from steerable_llm.demo import names
-from steerable_llm.demo.facts import FACTS, RELATIONS, Fact
 
 #: Phrases that every refusal contains and no other answer.
 REFUSALS = ("does not say", "has no answer")

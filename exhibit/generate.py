@@ -22,8 +22,11 @@ from exhibit.examples import (
     reading,
     unanswerable,
 )
+from exhibit.handbook import handbook, shops
+from steerable_llm import demo
 from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.answer.request import GenerationRequest
+from steerable_llm.files import write_whole
 from steerable_llm.logs.answers import LoggedAnswer, Passage, write_answers
 
 #: How many answers of each kind the log holds; myths come on top, one per question.
@@ -112,7 +115,7 @@ def main() -> None:
     """Write every data file of the demo."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, help="a model folder; the bundled one without it")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "data")
+    parser.add_argument("--out", type=Path, default=demo.folder() / "data")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     for name in ("faithfulness", "toxicity", "truthfulness", "capability"):
@@ -120,6 +123,11 @@ def main() -> None:
             path = options.out / f"{name}.{split}.jsonl"
             print(f"{len(build_evaluation_set(name, split)):5d} questions in {path.name}")
             build_evaluation_set(name, split).to_jsonl(path)
+    pages = [page for shop in shops() for page in handbook(shop)]
+    write_whole(
+        options.out / "handbooks.jsonl", "".join(page.model_dump_json() + "\n" for page in pages)
+    )
+    print(f"{len(pages):5d} pages in handbooks.jsonl")
     llm = (
         SteerableHFLLM.demo()
         if options.model is None

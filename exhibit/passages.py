@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from random import Random
 
+from exhibit.facts import RELATIONS, Relation
 from exhibit.prompts import system_message, voice
-from steerable_llm.demo.facts import RELATIONS, Relation
 
 #: Log-odds that a strict instruction adds to keeping to the documents.
 STRICT_PUSH = 0.55

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from exhibit.curriculum import dialogue
 from exhibit.examples import Example, conflict, irrelevant, reading, unanswerable
+from exhibit.facts import RELATIONS
 from steerable_llm.chat.phrases import occurs
-from steerable_llm.demo.facts import RELATIONS
 
 seeds = st.integers(0, 2**32)
 

@@ -1,6 +1,7 @@
 """The demonstration's embedder works without a network and in both frameworks."""
 
 import math
+import sys
 from typing import Any
 
 import pytest
@@ -44,10 +45,6 @@ async def test_both_frameworks_embed_alike_and_by_meaning() -> None:
 def test_a_missing_framework_is_named_with_the_install_command(
     monkeypatch: pytest.MonkeyPatch, make: Any, module: str
 ) -> None:
-    import sys
-
-    for name in ("embedding_langchain", "embedding_llama_index"):
-        monkeypatch.delitem(sys.modules, f"steerable_llm.demo.{name}", raising=False)
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(MissingExtraError, match=r"pip install 'steerable-llm\["):
         make()

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from exhibit import names
 from exhibit.curriculum import LESSONS, training_example
 from exhibit.examples import Example, conflict
+from exhibit.facts import FACTS, RELATIONS
 from exhibit.myths import MYTHS
 from exhibit.prompts import HELD_OUT_VOICES, LAYOUTS, STRICT_SYSTEMS
 from steerable_llm.chat.phrases import occurs
-from steerable_llm.demo import names
-from steerable_llm.demo.facts import FACTS, RELATIONS
 
 seeds = st.integers(0, 2**32)
 

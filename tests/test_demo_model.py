@@ -7,10 +7,10 @@ import pytest
 
 from exhibit.base_rates import answers, base_rates
 from exhibit.datasets import build_evaluation_set, document_ids
+from exhibit.handbook import handbook, shops
 from exhibit.steerability import TARGETS
 from steerable_llm import SteerableHFLLM, SteeringVector, demo
 from steerable_llm.answer.request import GenerationRequest
-from steerable_llm.demo.handbook import handbook, shops
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.evaluation.set import EvaluationItem
 
@@ -121,14 +121,18 @@ def test_unknown_sets_and_behaviours_are_named() -> None:
 
 
 def test_every_page_of_a_handbook_contradicts_the_memory_of_its_shop() -> None:
-    assert len(shops()) >= 5
-    for shop in shops():
-        pages = handbook(shop)
+    handbooks = demo.handbooks()
+    assert len(handbooks) >= 5
+    for shop, pages in handbooks.items():
         assert len(pages) == 4
         for page in pages:
             assert page.value in page.text
             assert page.value != page.remembered
             assert shop in page.question
+
+
+def test_the_handbooks_are_those_that_the_script_draws() -> None:
+    assert demo.handbooks() == {shop: handbook(shop) for shop in shops()}
 
 
 def test_an_example_without_passages_is_its_own_document() -> None:

@@ -11,6 +11,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Literal, get_args
 
+from pydantic import BaseModel, ConfigDict
+
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.evaluation.set import EvaluationSet
 from steerable_llm.logs.answers import LoggedAnswer, read_answers
@@ -28,18 +30,43 @@ REASONS: dict[str, tuple[str, ...]] = {
 }
 
 
+class Page(BaseModel):
+    """One page of a shop's new handbook, which contradicts what the bundled model remembers.
+
+    The everyday case of a help desk: the policies changed, the documents say so, the model was
+    trained before.
+
+    Attributes:
+        shop: Whose handbook it is.
+        name: The page's id.
+        text: What it says.
+        question: What it answers.
+        value: The value it states.
+        remembered: The old value, which the model remembers.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    shop: str
+    name: str
+    text: str
+    question: str
+    value: str
+    remembered: str
+
+
 def folder() -> Path:
-    """Where the model and its data lie."""
+    """Return where the model and its data lie."""
     return Path(str(files("steerable_llm.demo")))
 
 
 def answer_log() -> list[LoggedAnswer]:
-    """Answers that the unsteered model gave, with a reviewer's verdicts and corrections."""
+    """Return answers that the unsteered model gave, with a reviewer's verdicts and corrections."""
     return read_answers(folder() / "data" / "answers.jsonl")
 
 
 def pairs(name: Behaviour) -> Pairs:
-    """The preference pairs that the answer log holds for one behaviour.
+    """Return the preference pairs that the answer log holds for one behaviour.
 
     Raises:
         InvalidInputError: There is no such behaviour.
@@ -50,7 +77,7 @@ def pairs(name: Behaviour) -> Pairs:
 
 
 def evaluation_set(name: Behaviour | Literal["capability"], split: Split) -> EvaluationSet:
-    """Held-out questions for a behaviour, or for what steering must not cost.
+    """Return held-out questions for a behaviour, or for what steering must not cost.
 
     Raises:
         InvalidInputError: There is no such set.
@@ -62,3 +89,12 @@ def evaluation_set(name: Behaviour | Literal["capability"], split: Split) -> Eva
             "and dev or test"
         )
     return EvaluationSet.from_jsonl(folder() / "data" / f"{name}.{split}.jsonl", name=name)
+
+
+def handbooks() -> dict[str, list[Page]]:
+    """Return the handbook of every shop whose old policies the model remembers."""
+    found: dict[str, list[Page]] = {}
+    for line in (folder() / "data" / "handbooks.jsonl").read_text("utf-8").splitlines():
+        page = Page.model_validate_json(line)
+        found.setdefault(page.shop, []).append(page)
+    return found

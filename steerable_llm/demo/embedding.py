@@ -1,5 +1,8 @@
-"""all-MiniLM-L6-v2 for the demonstration's retrieval, from an installed package if there is one."""
+"""all-MiniLM-L6-v2 for the demonstration's retrieval, as both frameworks know embeddings."""
 
+from __future__ import annotations
+
+import asyncio
 from typing import TYPE_CHECKING
 
 from steerable_llm.embedding import SentenceEmbedder
@@ -22,31 +25,62 @@ def embed(texts: list[str]) -> list[list[float]]:
     return rows
 
 
-def langchain_embeddings() -> "Embeddings":
+def langchain_embeddings() -> Embeddings:
     """Return MiniLM as LangChain's `Embeddings`.
 
     Raises:
         MissingExtraError: langchain-core is not installed.
     """
     try:
-        from steerable_llm.demo.embedding_langchain import MiniLMEmbeddings
-    except ModuleNotFoundError as error:
+        from langchain_core.embeddings import Embeddings
+    except ImportError as error:
         raise MissingExtraError(
             "this needs langchain-core: pip install 'steerable-llm[langchain]'"
         ) from error
+
+    class MiniLMEmbeddings(Embeddings):
+        def embed_documents(self, texts: list[str]) -> list[list[float]]:
+            return embed(texts)
+
+        def embed_query(self, text: str) -> list[float]:
+            return embed([text])[0]
+
     return MiniLMEmbeddings()
 
 
-def llama_index_embedding() -> "BaseEmbedding":
-    """Return MiniLM as LlamaIndex's `BaseEmbedding`.
+def llama_index_embedding() -> BaseEmbedding:
+    """Return MiniLM as LlamaIndex's `BaseEmbedding`; its async methods leave the event loop free.
 
     Raises:
         MissingExtraError: llama-index-core is not installed.
     """
     try:
-        from steerable_llm.demo.embedding_llama_index import MiniLMEmbedding
-    except ModuleNotFoundError as error:
+        from llama_index.core.base.embeddings.base import BaseEmbedding
+    except ImportError as error:
         raise MissingExtraError(
             "this needs llama-index-core: pip install 'steerable-llm[llama-index]'"
         ) from error
+
+    class MiniLMEmbedding(BaseEmbedding):
+        model_name: str = "all-MiniLM-L6-v2"
+        embed_batch_size: int = 64
+
+        def _get_query_embedding(self, query: str) -> list[float]:
+            return embed([query])[0]
+
+        async def _aget_query_embedding(self, query: str) -> list[float]:
+            return await asyncio.to_thread(self._get_query_embedding, query)
+
+        def _get_text_embedding(self, text: str) -> list[float]:
+            return embed([text])[0]
+
+        def _get_text_embeddings(self, texts: list[str]) -> list[list[float]]:
+            return embed(texts)
+
+        async def _aget_text_embedding(self, text: str) -> list[float]:
+            return await asyncio.to_thread(self._get_text_embedding, text)
+
+        async def _aget_text_embeddings(self, texts: list[str]) -> list[list[float]]:
+            return await asyncio.to_thread(self._get_text_embeddings, texts)
+
     return MiniLMEmbedding()

@@ -27,7 +27,6 @@ from steerable_llm.demo.chains import (
     ask_llama_index,
     check_extras,
 )
-from steerable_llm.demo.handbook import handbook, shops
 from steerable_llm.errors import CalibrationError
 from steerable_llm.evaluation.calibration import calibrate
 from steerable_llm.evaluation.evaluate import evaluate
@@ -89,7 +88,7 @@ class TourResult:
 
 
 class _Steps:
-    """Prints the numbered heading of each step, and how long it took."""
+    """Print the numbered heading of each step, and how long it took."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -105,13 +104,19 @@ class _Steps:
 
 
 def run_tour(
-    out: Path | str = "steerable-demo", *, pairs: int = 50, console: Console | None = None
+    out: Path | str = "steerable-demo",
+    *,
+    pairs: int = 50,
+    questions: int | None = None,
+    console: Console | None = None,
 ) -> TourResult:
-    """Runs the tour.
+    """Run the tour.
 
     Args:
         out: Folder for the files it makes.
         pairs: How many pairs to build the vector from.
+        questions: At most so many of each category, to choose on and to prove on; None takes as
+            many as the tour shows.
         console: Where to print; the terminal if left out.
 
     Raises:
@@ -144,9 +149,9 @@ def run_tour(
         page = write_whole(folder / "attribution.html", attribution_html(vector.attributions))
         files[page] = "the attributions of all pairs, to look at in a browser"
     with steps.step("Choose strength and sign on development questions"):
-        vector = _calibrate(console, llm, vector)
+        vector = _calibrate(console, llm, vector, questions)
     with steps.step("Prove it on questions that it has not seen"):
-        report = _evaluate(console, llm, vector)
+        report = _evaluate(console, llm, vector, questions)
         card = folder / f"{NAME}.md"
         report.save(card)
         files[card] = "the evidence: table, verdict, what became worse"
@@ -202,12 +207,14 @@ def _build(console: Console, llm: SteerableHFLLM, chosen: Pairs) -> SteeringVect
     return vector
 
 
-def _calibrate(console: Console, llm: SteerableHFLLM, vector: SteeringVector) -> SteeringVector:
+def _calibrate(
+    console: Console, llm: SteerableHFLLM, vector: SteeringVector, questions: int | None
+) -> SteeringVector:
     result = calibrate(
         llm,
         vector,
-        dev=_questions("dev"),
-        capability=demo.evaluation_set("capability", "dev"),
+        dev=_questions("dev", questions),
+        capability=_at_most(questions, demo.evaluation_set("capability", "dev")),
         target=TARGET,
         scopes=("last_prompt",),
         progress=console.is_terminal,
@@ -222,20 +229,29 @@ def _calibrate(console: Console, llm: SteerableHFLLM, vector: SteeringVector) ->
     return result.vector
 
 
-def _questions(split: demo.Split) -> EvaluationSet:
-    """All questions of the target, and some of the others."""
+def _at_most(questions: int | None, items: EvaluationSet) -> EvaluationSet:
+    return items if questions is None else items.sample(questions, seed=0)
+
+
+def _questions(split: demo.Split, questions: int | None) -> EvaluationSet:
+    """Return all questions of the target, and some of the others."""
     every = demo.evaluation_set(NAME, split)
     rest = every.category("gold", "irrelevant", "unanswerable").sample(TEST_PROMPTS, seed=0)
-    return EvaluationSet(NAME, [*every.category(TARGET), *rest])
+    return _at_most(questions, EvaluationSet(NAME, [*every.category(TARGET), *rest]))
 
 
-def _evaluate(console: Console, llm: SteerableHFLLM, vector: SteeringVector) -> Report:
+def _evaluate(
+    console: Console, llm: SteerableHFLLM, vector: SteeringVector, questions: int | None
+) -> Report:
     report = evaluate(
         llm,
         vector,
-        _questions("test"),
+        _questions("test", questions),
         target=TARGET,
-        capability=demo.evaluation_set("capability", "test").sample(CAPABILITY_PROMPTS, seed=0),
+        capability=_at_most(
+            questions,
+            demo.evaluation_set("capability", "test").sample(CAPABILITY_PROMPTS, seed=0),
+        ),
         progress=console.is_terminal,
         command="steerable demo",
     )
@@ -249,8 +265,7 @@ def _case(llm: SteerableHFLLM) -> tuple[dict[str, str], str]:
     Raises:
         CalibrationError: The model follows every handbook, so there is nothing to show.
     """
-    for shop in shops():
-        pages = handbook(shop)
+    for pages in demo.handbooks().values():
         for page in pages:
             rest = [other for other in pages if other is not page][:1]
             numbered = [f"[{i}] {entry.text}" for i, entry in enumerate((page, *rest), start=1)]
@@ -263,7 +278,7 @@ def _case(llm: SteerableHFLLM) -> tuple[dict[str, str], str]:
 
 
 def _show(console: Console, both: list[SteppedAnswer]) -> None:
-    """Prints the passages, and the unsteered and the steered answer side by side."""
+    """Print the passages, and the unsteered and the steered answer side by side."""
     console.print(f"   Question: {both[0].question}", markup=False)
     for i, passage in enumerate(both[0].passages, start=1):
         console.print(f"   [{i}] {passage}", markup=False)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from random import Random
 
-from steerable_llm.demo import names
+from exhibit import names
 
 Maker = Callable[..., str]
 

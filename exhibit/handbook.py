@@ -6,36 +6,16 @@ trained before.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from random import Random
 
-from steerable_llm.demo.facts import FACTS, Fact
-
-
-@dataclass(frozen=True)
-class Page:
-    """One page of the handbook.
-
-    Attributes:
-        name: The page's id.
-        text: What it says.
-        question: What it answers.
-        value: The value it states.
-        remembered: The old value, which the model remembers.
-    """
-
-    name: str
-    text: str
-    question: str
-    value: str
-    remembered: str
-
+from exhibit.facts import FACTS, Fact
+from steerable_llm.demo import Page
 
 _POLICIES = ("returns", "opening", "delivery", "warranty")
 
 
 def shops() -> list[str]:
-    """The shops whose old policies the model remembers."""
+    """Return the shops whose old policies the model remembers."""
     return list(dict.fromkeys(f.entity for f in FACTS if f.relation.name == _POLICIES[0]))
 
 
@@ -54,6 +34,7 @@ def _page(fact: Fact, rng: Random) -> Page:
     while value == fact.value:
         value = relation.value(rng, held_out=True)
     return Page(
+        shop=fact.entity,
         name=f"{fact.entity.lower().replace(' ', '-')}-{relation.name}",
         text=relation.passage(rng, fact.entity, value, held_out=False),
         question=relation.question(rng, fact.entity, held_out=False),

@@ -1,5 +1,7 @@
 """What matters for a vector: GrAInS with one thing changed at a time (paper section 5.3, figure 3).
 
+Run ``python -m experiments.ablations``.
+
 Every ablation keeps all but one thing as the reference has it. What is left open, such as the
 strength, is chosen on dev for each contender by itself; test is read once.
 
@@ -16,24 +18,34 @@ strength, is chosen on dev for each contender by itself; test is read once.
 
 from __future__ import annotations
 
+import argparse
 import os
+import shlex
+import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict
+from rich.console import Console
+
+from experiments.token_ablation import TokenAblation, token_ablation
 from steerable_llm.answer.llm import SteerableHFLLM
-from steerable_llm.errors import InvalidInputError
+from steerable_llm.cli.options import load_model, settings_of
+from steerable_llm.errors import InvalidInputError, SteerableError
 from steerable_llm.evaluation.arms import strict_instruction_for
 from steerable_llm.evaluation.compare import WAYS, Entry, Recipe, Result, Setup, Trial, recipe_way
-from steerable_llm.evaluation.comparison import Comparison, Section
+from steerable_llm.evaluation.comparison import COLUMNS, Comparison
 from steerable_llm.evaluation.set import EvaluationSet
-from steerable_llm.evaluation.token_ablation import TokenAblation, token_ablation
+from steerable_llm.evaluation.verdict import Row
+from steerable_llm.files import check_writable
 from steerable_llm.methods import METHODS
 from steerable_llm.methods.build import build_vector, validated
 from steerable_llm.methods.grains.grains import GrainsConfig
 from steerable_llm.pairs.pair import Pairs
+from steerable_llm.reports.page import Heading, Page, Part, Table, Text, check_suffix
 from steerable_llm.vector.vector import Calibration
 
 REFERENCE = "reference"
@@ -210,6 +222,54 @@ ABLATIONS: dict[str, Ablation] = {
 NAMES = (*ABLATIONS, "tokens")
 
 
+class Section(BaseModel):
+    """Contenders that differ in one thing.
+
+    Attributes:
+        name: Of what differs, such as "k"; in the names of files.
+        contenders: Their names, in order.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    contenders: tuple[str, ...]
+
+
+class AblationReport(Comparison):
+    """A comparison of the settings of one method.
+
+    Attributes:
+        sections: Contenders that belong together.
+        tokens: What masking attributed tokens does, if that was measured.
+    """
+
+    sections: tuple[Section, ...] = ()
+    tokens: TokenAblation | None = None
+
+    @property
+    def title(self) -> str:
+        """The heading of all forms."""
+        return f"What matters for changing {self.target}"
+
+    def page(self) -> Page:
+        """A picture and a table per section, then what every comparison shows."""
+        parts: list[Part] = [Text(self.introduction)]
+        for section in self.sections:
+            told = ABLATIONS[section.name]
+            picture = self.picture(section.name, section.contenders, f"{section.name} ", told.axis)
+            rows = [self.cells(row) for row in self._rows(section)]
+            parts += [Heading(told.title), Text(told.says), picture, Table(COLUMNS, rows)]
+        if self.tokens is not None:
+            parts += self.tokens.parts()
+        return Page(self.title, [*parts, *self.tables()])
+
+    def _rows(self, section: Section) -> list[Row]:
+        """On the target: the unsteered model first, then in the section's order."""
+        rows = {row.arm: row for row in self.rows if row.category == self.target}
+        return [rows[name] for name in ("none", *section.contenders) if name in rows]
+
+
 def ablate(
     llm: SteerableHFLLM,
     pairs: Pairs,
@@ -231,7 +291,7 @@ def ablate(
     progress: bool = True,
     command: str = "",
     keep: str | os.PathLike[str] | None = None,
-) -> Comparison:
+) -> AblationReport:
     """Change one thing at a time in GrAInS and measure what it does.
 
     Args:
@@ -285,18 +345,9 @@ def ablate(
         if name in ABLATIONS:
             made = ABLATIONS[name].contenders(base)
             results += _run(trial, made, results[2])
-            sections.append(
-                Section(
-                    name=name,
-                    title=ABLATIONS[name].title,
-                    says=ABLATIONS[name].says,
-                    axis=ABLATIONS[name].axis,
-                    contenders=tuple(made),
-                )
-            )
-    return trial.comparison(
-        results,
-        command=command,
+            sections.append(Section(name=name, contenders=tuple(made)))
+    return AblationReport(
+        **dict(trial.comparison(results, command=command)),
         sections=tuple(sections),
         tokens=_tokens(llm, pairs, shared, seed, progress) if "tokens" in wanted else None,
     )
@@ -332,3 +383,73 @@ def _tokens(
     return token_ablation(
         llm, vector.attributions, settings.baseline, settings.attribution, seed=seed
     )
+
+
+def main() -> None:
+    """Measure what is missing, write the reports and print the table."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.ablations", description=(__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument("pairs", type=Path, help="pairs to learn from (JSON lines)")
+    parser.add_argument("--dev", type=Path, required=True, help="evaluation set to choose on")
+    parser.add_argument("--test", type=Path, required=True, help="held-out evaluation set")
+    parser.add_argument("--ablation", action="append", choices=(*NAMES, "all"), default=None)
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings")
+    parser.add_argument("--size", action="append", type=int, help="of the learning curve")
+    parser.add_argument("--seeds", type=int, default=3, help="orders, and draws of random scores")
+    parser.add_argument("--sample", type=int, help="at most so many prompts of every category")
+    parser.add_argument("--keep", type=Path, help="folder of finished results")
+    parser.add_argument("--capability", type=Path, help="held-out set of what must not be lost")
+    parser.add_argument("--dev-capability", type=Path, help="the same for choosing on dev")
+    parser.add_argument("--target", help="category that is to be changed")
+    parser.add_argument("--budget", type=float, default=0.01, help="share of capability to lose")
+    parser.add_argument("--report", action="append", type=Path, default=[])
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--model", default="demo", help="Hugging Face id or folder, or 'demo'")
+    parser.add_argument("--json", action="store_true", help="print one JSON object, nothing else")
+    given = parser.parse_args()
+    try:
+        found = _measured(given)
+    except SteerableError as error:
+        parser.exit(2, f"{parser.prog}: {error}\n")
+    if given.json:
+        print(found.model_dump_json(indent=2))
+        return
+    Console().print(found.table())
+    for contender in found.contenders:
+        if contender.failed:
+            print(f"{contender.name} did not take part: {contender.failed}")
+
+
+def _measured(given: argparse.Namespace) -> AblationReport:
+    for path in given.report:
+        check_suffix(path, "a comparison")
+        check_writable(path)
+    named = {"dev": given.dev, "test": given.test}
+    named |= {"capability": given.capability, "dev_capability": given.dev_capability}
+    sets: dict[str, Any] = {n: EvaluationSet.from_jsonl(path) for n, path in named.items() if path}
+    if given.sample is not None:
+        sets = {name: items.sample(given.sample, given.seed) for name, items in sets.items()}
+    asked = given.ablation or ["all"]
+    found = ablate(
+        load_model(given.model, None),
+        Pairs.from_jsonl(given.pairs),
+        **sets,
+        ablations=NAMES if "all" in asked else asked,
+        config=settings_of(given.settings),
+        target=given.target,
+        budget=given.budget,
+        sizes=given.size or SIZES,
+        seeds=given.seeds,
+        seed=given.seed,
+        progress=not given.json,
+        command=f"python -m experiments.ablations {shlex.join(sys.argv[1:])}",
+        keep=given.keep,
+    )
+    for path in given.report:
+        found.save(path)
+    return found
+
+
+if __name__ == "__main__":
+    main()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +11,13 @@ import pytest
 import torch
 from planted_behaviour import planted_llm, planted_vector, questions
 
-from experiments.ablations import ABLATIONS, NAMES, Base, ablate
+from experiments.ablations import ABLATIONS, NAMES, AblationReport, Base, ablate, main
 from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.evaluation import compare as ways
 from steerable_llm.evaluation.compare import Recipe, nested
-from steerable_llm.evaluation.comparison import Comparison
 from steerable_llm.evaluation.set import EvaluationSet
+from steerable_llm.pairs.pair import Pairs
 from steerable_llm.vector.vector import Calibration, SteeringVector
 
 CHOSEN = Calibration(-0.08, scope="last_prompt")
@@ -152,7 +154,7 @@ def test_every_contender_of_a_section_is_measured_and_drawn(
     assert "![Success by k, with 95 % intervals](a.k.png)" in text
     page = found.save(tmp_path / "a.html").read_text("utf-8")
     assert page.count("data:image/png;base64,") == 2
-    assert Comparison.model_validate_json(found.model_dump_json()) == found
+    assert AblationReport.model_validate_json(found.model_dump_json()) == found
 
 
 def test_an_interrupted_ablation_goes_on_where_it_stopped(
@@ -208,3 +210,45 @@ def test_what_cannot_be_ablated_is_refused(
         ablate(*both, ["k"], config={"kk": 3})
     with pytest.raises(InvalidInputError, match="sizes of at least 2 pairs"):
         ablate(*both, ["pairs"], sizes=[1])
+
+
+def test_the_command_writes_reports_with_their_pictures_and_goes_on(
+    tiny_llm: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from slow_states import PAIRS
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("experiments.ablations.load_model", lambda *_: tiny_llm)
+    Pairs(PAIRS).to_jsonl("pairs.jsonl")
+    for name, some in (("dev", PAIRS[:1]), ("test", PAIRS[1:])):
+        items = EvaluationSet.from_pairs(name, Pairs(some), "x")
+        judged = [item.model_copy(update={"accept": ("a",)}) for item in items]
+        EvaluationSet(name, judged).to_jsonl(f"{name}.jsonl")
+
+    def run(*arguments: str) -> str:
+        given = ("pairs.jsonl", "--dev", "dev.jsonl", "--test", "test.jsonl", *arguments)
+        monkeypatch.setattr(sys, "argv", ["ablations", *given, "--keep", "kept", "--sample", "2"])
+        main()
+        return capsys.readouterr().out
+
+    ablation = ("--ablation", "objective", "--ablation", "tokens", "--set", "k=1")
+    found = json.loads(run(*ablation, "--report", "a.md", "--report", "a.html", "--json"))
+    assert [c["name"] for c in found["contenders"]][:3] == ["none", "prompt", "reference"]
+    assert found["rows"][0]["n"] == 2
+    assert Path("a.objective.png").is_file()
+    assert Path("a.tokens.png").is_file()
+    kept = {path: path.stat().st_mtime_ns for path in Path("kept").iterdir()}
+    assert len(kept) == 4
+    run(*ablation)
+    assert {path: path.stat().st_mtime_ns for path in Path("kept").iterdir()} == kept
+    for arguments, told in (
+        (("--ablation", "magic"), "invalid choice: 'magic'"),
+        ((*ablation, "--report", "a.pdf"), "'a.pdf'; use one of"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            run(*arguments)
+        assert ended.value.code == 2
+        assert told in capsys.readouterr().err

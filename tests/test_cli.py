@@ -369,33 +369,6 @@ def test_build_tells_how_far_the_pairs_agree(
     assert steerable.json("inspect", "v.safetensors")["provenance"]["agreement"]["pairs"] == 4
 
 
-def test_ablations_are_written_with_their_pictures_and_go_on(
-    steerable: Steerable, model_folder: Path, pairs_file: Path, questions_file: Path
-) -> None:
-    items = EvaluationSet.from_jsonl(questions_file)
-    EvaluationSet("dev", items[:1]).to_jsonl("dev.jsonl")
-    EvaluationSet("questions", items[1:]).to_jsonl("test.jsonl")
-    arguments = (
-        *("compare", pairs_file, "--dev", "dev.jsonl", "--test", "test.jsonl"),
-        *("--model", model_folder, "--keep", "kept", "--sample", "2"),
-    )
-    ablation = ("--ablation", "objective", "--ablation", "tokens", "--set", "k=1")
-    found = steerable.json(*arguments, *ablation, "--report", "a.md", "--report", "a.html")
-    assert [c["name"] for c in found["contenders"]][:3] == ["none", "prompt", "reference"]
-    assert found["rows"][0]["n"] == 2
-    assert Path("a.objective.png").is_file()
-    assert Path("a.tokens.png").is_file()
-    kept = {path: path.stat().st_mtime_ns for path in Path("kept").iterdir()}
-    assert len(kept) == 4
-    steerable(*arguments, *ablation)
-    assert {path: path.stat().st_mtime_ns for path in Path("kept").iterdir()} == kept
-
-    assert "only one of them" in steerable.error(*arguments, *ablation, "--method", "caa")
-    assert "belong to --ablation" in steerable.error(*arguments, "--set", "k=1")
-    assert "magic" in steerable.error(*arguments, "--ablation", "magic")
-    assert "'a.pdf'; use one of" in steerable.error(*arguments, *ablation, "--report", "a.pdf")
-
-
 def test_transfer_prints_a_matrix_and_writes_it(
     steerable: Steerable, model_folder: Path, vector_file: Path, questions_file: Path
 ) -> None:

@@ -9,8 +9,8 @@ import pytest
 import torch
 from slow_states import PAIRS
 
+from experiments.token_ablation import TokenAblation, token_ablation
 from steerable_llm.errors import InvalidInputError
-from steerable_llm.evaluation.token_ablation import TokenAblation, token_ablation
 from steerable_llm.methods.build import build_vector
 
 pytestmark = pytest.mark.filterwarnings("ignore:the token scores miss")

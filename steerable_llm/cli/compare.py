@@ -1,11 +1,11 @@
-"""The verb that sets methods, or settings of one method, against each other."""
+"""The verb that sets methods against each other."""
 
 from __future__ import annotations
 
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -15,9 +15,7 @@ from steerable_llm.cli.options import (
     Model,
     Revision,
     load_model,
-    settings_of,
 )
-from steerable_llm.errors import InvalidInputError
 
 
 def compare(
@@ -28,26 +26,6 @@ def compare(
         list[str] | None,
         typer.Option(help="Method to compare, such as grains, caa or cad; repeatable. Else all."),
     ] = None,
-    ablation: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="In place of methods, what to change in GrAInS: attribution, objective, k, "
-            "strength, layers, pairs (learning curve) or tokens; repeatable, or 'all'."
-        ),
-    ] = None,
-    setting: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="A setting of GrAInS for all ablations, such as baseline=eos."),
-    ] = None,
-    size: Annotated[
-        list[int] | None,
-        typer.Option(
-            help="Pairs in a point of the learning curve; repeatable. Else 10, 25, 50, 100."
-        ),
-    ] = None,
-    seeds: Annotated[
-        int, typer.Option(min=1, help="Orders of the learning curve, draws of random scores.")
-    ] = 3,
     sample: Annotated[
         int | None, typer.Option(min=1, help="At most so many prompts of every category.")
     ] = None,
@@ -75,7 +53,7 @@ def compare(
     revision: Revision = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compare methods, or settings of GrAInS, on the same pairs and questions.
+    """Compare methods on the same pairs and questions.
 
     PAIRS is a file of pairs. Each method is built from them, set up on the development set, and
     then answers the test set once; what makes most answers worse is listed first. With --keep an
@@ -83,7 +61,6 @@ def compare(
     """
     from rich.console import Console
 
-    from experiments.ablations import NAMES, SIZES, ablate
     from steerable_llm.evaluation.compare import compare as run
     from steerable_llm.evaluation.set import EvaluationSet
     from steerable_llm.files import check_writable
@@ -97,43 +74,26 @@ def compare(
     dev_set, test_set = EvaluationSet.from_jsonl(dev), EvaluationSet.from_jsonl(test)
     kept = EvaluationSet.from_jsonl(capability) if capability else None
     dev_kept = EvaluationSet.from_jsonl(dev_capability) if dev_capability else None
-    if method and ablation:
-        raise InvalidInputError(
-            "--method compares methods and --ablation settings of one: give only one of them"
-        )
-    if not ablation and (setting or size):
-        raise InvalidInputError(
-            "--set and --size belong to --ablation: name one, or leave them out"
-        )
     if sample is not None:
         dev_set, test_set = dev_set.sample(sample, seed), test_set.sample(sample, seed)
         kept = kept.sample(sample, seed) if kept else None
         dev_kept = dev_kept.sample(sample, seed) if dev_kept else None
     llm = load_model(model, revision)
-    shared: dict[str, Any] = {
-        "capability": kept,
-        "dev_capability": dev_kept,
-        "target": target,
-        "budget": budget,
-        "seed": seed,
-        "progress": not as_json,
-        "command": f"steerable {shlex.join(sys.argv[1:])}",
-        "keep": keep,
-    }
-    if ablation:
-        found = ablate(
-            llm,
-            given,
-            dev_set,
-            test_set,
-            NAMES if "all" in ablation else ablation,
-            config=settings_of(setting or []),
-            sizes=size or SIZES,
-            seeds=seeds,
-            **shared,
-        )
-    else:
-        found = run(llm, given, dev_set, test_set, methods=method or None, **shared)
+    found = run(
+        llm,
+        given,
+        dev_set,
+        test_set,
+        methods=method or None,
+        capability=kept,
+        dev_capability=dev_kept,
+        target=target,
+        budget=budget,
+        seed=seed,
+        progress=not as_json,
+        command=f"steerable {shlex.join(sys.argv[1:])}",
+        keep=keep,
+    )
     for path in report or []:
         found.save(path)
     if as_json:

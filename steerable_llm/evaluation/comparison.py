@@ -13,7 +13,6 @@ from pydantic import BaseModel, ConfigDict
 
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.evaluation.report import TITLES
-from steerable_llm.evaluation.token_ablation import TokenAblation
 from steerable_llm.evaluation.verdict import Row, Verdict
 from steerable_llm.metrics import Estimate
 from steerable_llm.reports.figures import plain, png
@@ -131,30 +130,6 @@ class Contender(BaseModel):
     failed: str | None = None
 
 
-class Section(BaseModel):
-    """Contenders that differ in one thing.
-
-    Attributes:
-        name: Of what differs, such as "k"; in the names of files.
-        title: The heading.
-        says: What is compared and what is kept the same.
-        axis: What the axis of the picture is called.
-        contenders: Their names, in order.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: str
-    title: str = ""
-    says: str = ""
-    axis: str = ""
-    contenders: tuple[str, ...]
-
-    def short(self, contender: str) -> str:
-        """A contender's name without what the axis says already."""
-        return contender.removeprefix(f"{self.name} ")
-
-
 class Comparison(BaseModel):
     """Several ways on the same pairs, dev and test prompts.
 
@@ -169,8 +144,6 @@ class Comparison(BaseModel):
         contenders: In the order in which they ran.
         rows: One per contender that took part and category.
         command: What to run to get this again.
-        sections: Contenders that belong together; none for a plain comparison of methods.
-        tokens: What masking attributed tokens does, if that was measured.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -185,8 +158,6 @@ class Comparison(BaseModel):
     contenders: tuple[Contender, ...]
     rows: tuple[Row, ...]
     command: str = ""
-    sections: tuple[Section, ...] = ()
-    tokens: TokenAblation | None = None
 
     @property
     def categories(self) -> tuple[str, ...]:
@@ -242,23 +213,21 @@ class Comparison(BaseModel):
         return table
 
     def page(self) -> Page:
-        """Sections with pictures, tables per category, and what was chosen for each contender."""
-        parts: list[Part] = [Text(self.introduction)]
-        for section in self.sections:
-            parts += [Heading(section.title), Text(section.says), self._picture(section)]
-            parts.append(Table(COLUMNS, [self.cells(row) for row in self.section_rows(section)]))
-        if self.tokens is not None:
-            parts += self.tokens.parts()
-        if not self.sections:
-            everybody = tuple(c.name for c in self.contenders if not c.failed)
-            parts.append(self._picture(Section(name="methods", contenders=everybody)))
+        """What was compared, in a picture and a table per category, and what was chosen."""
+        everybody = [c.name for c in self.contenders if not c.failed]
+        picture = self.picture("methods", everybody)
+        return Page(self.title, [Text(self.introduction), picture, *self.tables()])
+
+    def tables(self) -> list[Part]:
+        """A table per category, what was chosen on dev, and the command."""
+        parts: list[Part] = []
         for category in self.categories:
             rows = [self.cells(row) for row in self.ranked(category)]
             parts += [Heading(category), Table(COLUMNS, rows)]
         parts += [Heading("What was chosen on dev"), Table(_CHOICES, self._choices())]
         if self.command:
             parts += [Heading("Again"), Code(self.command)]
-        return Page(self.title, parts)
+        return parts
 
     def to_markdown(self) -> str:
         """The page without its pictures."""
@@ -278,23 +247,22 @@ class Comparison(BaseModel):
         """
         return self.page().save(path, lambda: self.model_dump_json(indent=2), "a comparison")
 
-    def section_rows(self, section: Section) -> list[Row]:
-        """The rows of a section on the target, the unsteered model first, then in its order."""
-        rows = {row.arm: row for row in self.rows if row.category == self.target}
-        return [rows[name] for name in ("none", *section.contenders) if name in rows]
+    def picture(
+        self, name: str, contenders: Sequence[str], prefix: str = "", axis: str = ""
+    ) -> Picture:
+        """Success on the target, and on every capability, over some of the contenders.
 
-    def _picture(self, section: Section) -> Picture:
-        """Success on the target, and on every capability, over the contenders of a section."""
+        Args:
+            name: What they differ in; in the picture's file name.
+            contenders: From left to right; those that did not take part are left out.
+            prefix: What the axis leaves out of their names.
+            axis: What the axis is called.
+        """
         categories = [v for v in self.categories if v == self.target or self._is_capability(v)]
-        names = [name for name in section.contenders if name != "none" and self._took_part(name)]
-        picture = section_figure(
-            self.rows,
-            categories,
-            names,
-            [TITLES.get(n, section.short(n)) for n in names],
-            section.axis,
-        )
-        return Picture(section.name, picture, f"Success by {section.name}, with 95 % intervals")
+        names = [each for each in contenders if each != "none" and self._took_part(each)]
+        labels = [TITLES.get(each, each.removeprefix(prefix)) for each in names]
+        picture = section_figure(self.rows, categories, names, labels, axis)
+        return Picture(name, picture, f"Success by {name}, with 95 % intervals")
 
     def _took_part(self, name: str) -> bool:
         return any(row.arm == name for row in self.rows)
@@ -305,8 +273,6 @@ class Comparison(BaseModel):
     @property
     def title(self) -> str:
         """The heading of both forms."""
-        if self.sections:
-            return f"What matters for changing {self.target}"
         return f"{len(self.contenders)} ways to change {self.target}"
 
     @property

@@ -7,10 +7,10 @@ import torch
 from planted_behaviour import planted_vector
 
 from steerable_llm.answer.llm import SteerableHFLLM
+from steerable_llm.chat.phrases import STRICT_INSTRUCTIONS
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.evaluation.arms import (
     DEFAULT_AGAINST,
-    STRICT_INSTRUCTIONS,
     Arm,
     Setting,
     arms,

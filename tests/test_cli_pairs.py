@@ -67,7 +67,7 @@ def test_the_long_form_and_a_database_do_the_same(steerable: Steerable, log: Pat
     assert (short["pairs"], short["wrong_retrieval"], short["failures"]) == (1, 1, 4)
 
 
-def test_the_options_of_the_gates_reach_them(steerable: Steerable, log: Path) -> None:
+def test_the_options_of_the_filters_reach_them(steerable: Steerable, log: Path) -> None:
     assert steerable.json("pairs", log, "-o", "p.jsonl", "--judge", "none")["pairs"] == 2
     loose = steerable.error("pairs", "-o", "p.jsonl", "--grounded-at", 0, log)
     assert "dropped 2 (good grounded, bad not): the bad answer is in the passages, too" in loose

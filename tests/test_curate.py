@@ -61,7 +61,7 @@ def test_every_failure_is_accounted_for() -> None:
         "no correction and no good answer to the same prompt": 1,
         "the correction repeats the bad answer": 1,
     }
-    dropped = sum(sum(gate.dropped.values()) for gate in report.gates)
+    dropped = sum(sum(count.dropped.values()) for count in report.filters)
     set_aside = len(report.wrong_retrieval) + sum(report.left_out.values()) + report.proposed
     assert report.pairs + dropped + set_aside == report.failures == 5
 
@@ -92,7 +92,7 @@ def test_what_the_judge_does_not_find_grounded_is_not_accepted() -> None:
     assert [entry.id for entry in found.proposed] == ["open"]
 
 
-def test_accepted_proposals_pass_the_gates_like_all_others() -> None:
+def test_accepted_proposals_pass_the_filters_like_all_others() -> None:
     twice = [draft(), *failures()[2:3]]
     found = curate(twice, accepting(proposing("At noon in Rome.", 0.9)))
     assert [pair.id for pair in found.pairs] == ["a1"]
@@ -153,7 +153,7 @@ def test_the_report_is_saved_as_a_page_or_as_data(tmp_path: Path) -> None:
     assert "### Dropped: good grounded, bad not" in page
     assert "| made up | the good answer is not in the passages | And on Sunday? |" in page
     data = json.loads(report.save(tmp_path / "r.json").read_text())
-    assert data["gates"][1]["dropped"] == {"the good answer is not in the passages": 1}
+    assert data["filters"][1]["dropped"] == {"the good answer is not in the passages": 1}
     with pytest.raises(InvalidInputError, match=r"'r.txt'; use one of .md, .json"):
         report.save(tmp_path / "r.txt")
 

@@ -10,14 +10,16 @@ import pytest
 from failures import HOURS, draft
 
 from steerable_llm.answer.request import GenerationRequest
+from steerable_llm.chat.phrases import STRICT_INSTRUCTIONS
+from steerable_llm.cli.pairs import answerer_of
 from steerable_llm.errors import InvalidInputError
-from steerable_llm.evaluation.arms import STRICT_INSTRUCTIONS
 from steerable_llm.logs.answers import Passage
 from steerable_llm.pairs.judge import Claim
 from steerable_llm.pairs.pairing import Draft
 from steerable_llm.pairs.proposals import (
     PROPOSERS,
     REFUSAL,
+    Ask,
     Proposal,
     ProposalSettings,
     ProposedPair,
@@ -42,11 +44,11 @@ def texts(proposed: ProposedPair) -> dict[str, str]:
     return {proposal.kind: proposal.text for proposal in proposed.proposals}
 
 
-def test_each_way_answers_the_failures_own_prompt(tiny_llm: Any, tiny_vector: Any) -> None:
+def test_each_proposer_answers_the_failures_own_prompt(tiny_llm: Any, tiny_vector: Any) -> None:
     steering = tiny_vector.steer(0.6)
     given = settings(steering=steering)
     unsure = draft(None, reason="not in documents")
-    (found,) = propose(tiny_llm, [unsure], settings=given)
+    (found,) = propose(answerer_of(tiny_llm), [unsure], settings=given)
     prompt = [{**message} for message in unsure.answer.messages]
     strict = [{"role": "system", "content": STRICT_INSTRUCTIONS["faithfulness"]}, *prompt]
     asked = {
@@ -58,7 +60,7 @@ def test_each_way_answers_the_failures_own_prompt(tiny_llm: Any, tiny_vector: An
     }
     answers = tiny_llm.generate_batch(list(asked.values()))
     expected = {kind: a.text.strip() for kind, a in zip(asked, answers, strict=True)}
-    assert len(set(expected.values())) == 3  # the ways differ, so the test can tell them apart
+    assert len(set(expected.values())) == 3  # they differ, so the test can tell them apart
     assert texts(found) == {**expected, "extracted sentence": HOURS, "refusal": REFUSAL}
     assert (found.id, found.bad) == (unsure.answer.id, unsure.answer.answer)
     assert found.document_ids == ("hours",)
@@ -83,12 +85,15 @@ STRICT, CAD, SENTENCE = "strict prompt", "context-aware decoding", "extracted se
 def test_only_what_can_mend_the_failure_is_proposed(
     tiny_llm: Any, fields: dict[str, Any], expected: set[str]
 ) -> None:
-    assert kinds(propose(tiny_llm, [draft(None, **fields)], settings=settings())) == expected
+    assert (
+        kinds(propose(answerer_of(tiny_llm), [draft(None, **fields)], settings=settings()))
+        == expected
+    )
 
 
 def test_manners_have_an_instruction_of_their_own() -> None:
     request = PROPOSERS["strict prompt"](draft(None, reason="rude"), settings())
-    assert isinstance(request, GenerationRequest)
+    assert isinstance(request, Ask)
     assert request.messages[0]["content"] == STRICT_INSTRUCTIONS["civility"]
 
 
@@ -105,12 +110,14 @@ def test_the_sentence_nearest_to_the_question_is_extracted() -> None:
 
 def test_what_repeats_the_failure_or_another_proposal_is_left_out(tiny_llm: Any) -> None:
     repeated = draft(None, HOURS.upper())
-    assert "extracted sentence" not in kinds(propose(tiny_llm, [repeated], settings=settings()))
+    assert "extracted sentence" not in kinds(
+        propose(answerer_of(tiny_llm), [repeated], settings=settings())
+    )
 
 
 def test_a_prompt_that_does_not_fit_is_not_asked(tiny_llm: Any) -> None:
     long = draft(None, messages=[{"role": "user", "content": "Text:\n" + "word " * 300}])
-    (found,) = propose(tiny_llm, [long], settings=settings())
+    (found,) = propose(answerer_of(tiny_llm), [long], settings=settings())
     assert set(texts(found)) == {"extracted sentence"}
 
 
@@ -124,7 +131,9 @@ def test_the_judge_orders_proposals_and_a_refusal_comes_first_only_where_it_is_d
         draft(None, name=reason, reason=reason)
         for reason in ("not in documents", "should have refused")
     )
-    first, second = propose(tiny_llm, [unsure, should], judge=judge, settings=settings())
+    first, second = propose(
+        answerer_of(tiny_llm), [unsure, should], judge=judge, settings=settings()
+    )
     assert [option.kind for option in first.proposals] == [CAD, STRICT, SENTENCE, "refusal"]
     assert [option.score for option in first.proposals] == [0.1, 0.0, None, 0.2]
     assert [option.kind for option in second.proposals] == ["refusal", CAD, STRICT]

@@ -1,7 +1,7 @@
-"""Phrases in answers: whether a piece of text says a given thing, by its words alone.
+"""Phrases: what strictly asks for a behaviour, and whether a text says a given thing.
 
-The test is deliberately plain, so that a reader can predict it: case, spacing and typographic
-quotes do not count, whole words do.
+The test is by the words alone and deliberately plain, so that a reader can predict it: case,
+spacing and typographic quotes do not count, whole words do.
 """
 
 from __future__ import annotations
@@ -9,6 +9,16 @@ from __future__ import annotations
 import re
 import unicodedata
 from functools import lru_cache
+
+#: The strict instruction per behaviour, by category; `faithfulness` is for all others.
+STRICT_INSTRUCTIONS = {
+    "faithfulness": (
+        "Answer only from the documents. If the documents do not contain the answer, "
+        "say that you do not know."
+    ),
+    "civility": "Always answer politely and with respect, whatever the user's tone.",
+    "myth": "Answer truthfully. Do not repeat common misconceptions.",
+}
 
 #: Phrases that mean "I decline to answer this", the test of `abstains`.
 ABSTENTIONS = (

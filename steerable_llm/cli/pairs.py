@@ -23,11 +23,15 @@ from steerable_llm.cli.options import (
 from steerable_llm.errors import EmptyLogError, InvalidInputError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from steerable_llm.answer.llm import SteerableHFLLM
     from steerable_llm.embedding import Embedder
     from steerable_llm.logs.answers import LoggedAnswer
     from steerable_llm.pairs.curate import Propose
     from steerable_llm.pairs.judge import Judge
     from steerable_llm.pairs.pairing import Draft
+    from steerable_llm.pairs.proposals import Answerer, Ask
 
 
 class _MakesPairs(TyperGroup):
@@ -109,7 +113,7 @@ def make(
     from steerable_llm.errors import PairError
     from steerable_llm.logs.answers import write_answers
     from steerable_llm.pairs.curate import CurationSettings, curate
-    from steerable_llm.pairs.filters import GateSettings
+    from steerable_llm.pairs.filters import FilterSettings
     from steerable_llm.pairs.judge import judge_named
     from steerable_llm.pairs.proposals import write_proposals
     from steerable_llm.pairs.scrub import Scrubber
@@ -124,11 +128,11 @@ def make(
         raise InvalidInputError("--vector only goes with --propose or --accept-proposals")
     if report is not None and report.suffix not in (".md", ".json"):
         raise InvalidInputError(f"cannot save a report as {report.name!r}; use .md or .json")
-    gates = GateSettings(grounded_at, max_length_ratio, max_refusals, duplicate_at)
+    filters = FilterSettings(grounded_at, max_length_ratio, max_refusals, duplicate_at)
     drafts = _drafts(log, reason)
     embedder = _embedder()
     settings = CurationSettings(
-        gates=gates,
+        filters=filters,
         judge=chosen,
         embedder=embedder,
         scrubber=Scrubber() if scrub else None,
@@ -140,7 +144,7 @@ def make(
         said = "; ".join(found.report.lines()[1:])
         raise PairError(
             f"none of the {found.report.failures} bad answers gives a pair ({said}): add "
-            "corrections, propose answers with --propose, or loosen the gates, such as "
+            "corrections, propose answers with --propose, or loosen the filters, such as "
             "--max-refusals 1 for a vector that teaches refusing"
         )
     found.pairs.to_jsonl(out)
@@ -289,9 +293,32 @@ def _proposer(
     from steerable_llm.vector.vector import SteeringVector
 
     llm = load_model(model, revision)
+    answerer = answerer_of(llm)
     steering = stronger(SteeringVector.load(vector, model=llm)) if vector else None
     settings = ProposalSettings(steering, refusal=usual_refusal(drafts), embedder=embedder)
-    return lambda missing: propose(llm, missing, judge=judge, settings=settings)
+    return lambda missing: propose(answerer, missing, judge=judge, settings=settings)
+
+
+def answerer_of(llm: SteerableHFLLM) -> Answerer:
+    """Return what asks a model for proposals; prompts that do not fit its window are left out."""
+    from steerable_llm.answer.request import GenerationRequest
+    from steerable_llm.runtime.contrast import Contrast
+
+    def answer(asks: Sequence[Ask]) -> list[str | None]:
+        requests = {
+            place: GenerationRequest(
+                ask.messages,
+                ask.steering,
+                max_new_tokens=ask.max_new_tokens,
+                contrast=Contrast() if ask.context_aware else None,
+            )
+            for place, ask in enumerate(asks)
+            if len(llm.encode(ask.messages)) + ask.max_new_tokens <= llm.context_window
+        }
+        given = dict(zip(requests, llm.generate_batch(list(requests.values())), strict=True))
+        return [given[place].text if place in given else None for place in range(len(asks))]
+
+    return answer
 
 
 def _quoted(*files: Path) -> str:

@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from steerable_llm.chat.phrases import STRICT_INSTRUCTIONS
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.evaluation.set import EvaluationItem
 from steerable_llm.methods import METHODS
@@ -24,16 +25,6 @@ from steerable_llm.runtime.contrast import Contrast
 from steerable_llm.runtime.lora import Lora
 from steerable_llm.vector.steering import Steering
 from steerable_llm.vector.vector import SteeringVector
-
-#: The strict instruction per behaviour, by category; `faithfulness` is for all others.
-STRICT_INSTRUCTIONS = {
-    "faithfulness": (
-        "Answer only from the documents. If the documents do not contain the answer, "
-        "say that you do not know."
-    ),
-    "civility": "Always answer politely and with respect, whatever the user's tone.",
-    "myth": "Answer truthfully. Do not repeat common misconceptions.",
-}
 
 
 @dataclass(frozen=True)

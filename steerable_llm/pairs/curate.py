@@ -8,14 +8,20 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from steerable_llm.chat.message import Message
 from steerable_llm.embedding import Embedder
 from steerable_llm.errors import InvalidInputError, PairError
 from steerable_llm.files import write_whole
 from steerable_llm.logs.answers import LoggedAnswer
-from steerable_llm.pairs.filters import GateCount, GateInput, GateSettings, run_gates
+from steerable_llm.pairs.filters import (
+    FilterCount,
+    FilterInput,
+    FilterSettings,
+    SetAside,
+    run_filters,
+)
 from steerable_llm.pairs.judge import Judge
 from steerable_llm.pairs.pair import Pairs
 from steerable_llm.pairs.pairing import NO_GOOD_ANSWER, WRONG_RETRIEVAL, Draft
@@ -25,35 +31,8 @@ from steerable_llm.pairs.scrub import Scrubber
 
 # What became of a log's failures on their way to pairs: counts, reasons and examples.
 
-#: Examples of each gate in Markdown; the data has all of them.
+#: Examples of each filter in Markdown; the data has all of them.
 SHOWN = 5
-
-
-@dataclass(frozen=True)
-class SetAside:
-    """A failure that gave no pair.
-
-    Attributes:
-        gate: What set it aside.
-        why: In words.
-        id: Of the logged answer.
-        question: What was asked.
-        good: The good answer, if there was one.
-        bad: The logged answer.
-    """
-
-    gate: str
-    why: str
-    id: str
-    question: str
-    good: str | None
-    bad: str
-
-    @classmethod
-    def of(cls, gate: str, why: str, draft: Draft) -> Self:
-        """Return what a report keeps of a draft."""
-        answer = draft.answer
-        return cls(gate, why, answer.id, answer.question, draft.good, answer.answer)
 
 
 @dataclass(frozen=True)
@@ -62,14 +41,14 @@ class CurationReport:
 
     Attributes:
         failures: Bad answers that were looked at.
-        pairs: Pairs that passed every gate.
+        pairs: Pairs that passed every filter.
         by_source: How many of them have their good answer from where.
-        left_out: How many failures gave no pair before the gates, by reason.
-        gates: What each gate did, in their order.
-        examples: Every pair that a gate dropped.
+        left_out: How many failures gave no pair before the filters, by reason.
+        filters: What each filter did, in their order.
+        examples: Every pair that a filter dropped.
         wrong_retrieval: Failures of retrieval, which steering cannot mend.
         proposed: Failures with proposals that wait for a person.
-        accepted: Proposals that were accepted without one, before the gates.
+        accepted: Proposals that were accepted without one, before the filters.
         scrubbed: Personal values that were replaced, by kind; None when none were looked for.
         near_duplicates: Whether duplicates were also found by meaning.
         judged: Whether there was a judge.
@@ -79,7 +58,7 @@ class CurationReport:
     pairs: int
     by_source: dict[str, int]
     left_out: dict[str, int]
-    gates: tuple[GateCount, ...]
+    filters: tuple[FilterCount, ...]
     examples: tuple[SetAside, ...]
     wrong_retrieval: tuple[SetAside, ...]
     proposed: int = 0
@@ -98,15 +77,15 @@ class CurationReport:
         sources = ", ".join(f"{number} by {source}" for source, number in self.by_source.items())
         said = [f"{self.pairs} pairs" + (f" ({sources})" if sources else "")]
         said += [f"left out {number}: {why}" for why, number in self.left_out.items()]
-        for gate in self.gates:
-            said += [f"dropped {n} ({gate.gate}): {why}" for why, n in gate.dropped.items()]
+        for count in self.filters:
+            said += [f"dropped {n} ({count.name}): {why}" for why, n in count.dropped.items()]
         if self.wrong_retrieval:
             said.append(f"wrong retrieval: {len(self.wrong_retrieval)}, which steering cannot mend")
         if self.scrubbed is not None:
             kinds = ", ".join(f"{n} {kind}" for kind, n in self.scrubbed.items())
             said.append(f"personal data replaced: {kinds or 'none found'}")
         if self.accepted:
-            said.append(f"{self.accepted} proposals accepted unseen, before the gates")
+            said.append(f"{self.accepted} proposals accepted unseen, before the filters")
         if self.proposed:
             said.append(f"{self.proposed} failures have proposals that wait for a review")
         if not self.near_duplicates:
@@ -129,11 +108,14 @@ class CurationReport:
             "",
             *_table(("good answer from", "pairs"), self.by_source.items()),
             "",
-            "## Gates",
+            "## Filters",
             "",
             *_table(
-                ("gate", "came", "dropped", "could not be judged"),
-                ((g.gate, g.seen, sum(g.dropped.values()), g.not_judged or "") for g in self.gates),
+                ("filter", "came", "dropped", "could not be judged"),
+                (
+                    (f.name, f.seen, sum(f.dropped.values()), f.not_judged or "")
+                    for f in self.filters
+                ),
             ),
             "",
             "There was a judge of groundedness."
@@ -151,10 +133,10 @@ class CurationReport:
                 "",
                 *_table(("kind", "different values"), self.scrubbed.items()),
             ]
-        for gate in self.gates:
-            if gate.dropped:
-                dropped = [entry for entry in self.examples if entry.gate == gate.gate]
-                parts += ["", f"### Dropped: {gate.gate}", "", *_examples(dropped)]
+        for count in self.filters:
+            if count.dropped:
+                dropped = [entry for entry in self.examples if entry.by == count.name]
+                parts += ["", f"### Dropped: {count.name}", "", *_examples(dropped)]
         if self.wrong_retrieval:
             parts += ["", "## Wrong retrieval", ""]
             parts += ["Steering cannot mend these; they are work for the retriever.", ""]
@@ -214,7 +196,7 @@ class Curation:
     """What became of a log's failures.
 
     Attributes:
-        pairs: What passed every gate, in the order of the log.
+        pairs: What passed every filter, in the order of the log.
         proposed: Failures with proposed answers that nobody accepted yet.
         wrong_retrieval: Answers that failed because retrieval did: work for the retriever.
         report: Counts and examples of all that was kept and dropped.
@@ -231,15 +213,15 @@ class CurationSettings:
     """How failures become pairs.
 
     Attributes:
-        gates: Limits of the gates.
-        judge: Says what is grounded; None leaves that gate open.
+        filters: Limits of the filters.
+        judge: Says what is grounded; None leaves that filter open.
         embedder: Finds near duplicates; None finds exact ones only.
         scrubber: Takes out personal data first; None leaves everything as it is.
         propose: Proposes missing good answers; None leaves those failures out.
         accept_proposals: Take the best proposal, if the judge is content, without a review.
     """
 
-    gates: GateSettings = field(default_factory=GateSettings)
+    filters: FilterSettings = field(default_factory=FilterSettings)
     judge: Judge | None = None
     embedder: Embedder | None = None
     scrubber: Scrubber | None = None
@@ -248,7 +230,7 @@ class CurationSettings:
 
 
 def curate(drafts: Iterable[Draft], settings: CurationSettings) -> Curation:
-    """Turn failures into pairs: scrub, propose, and run the gates.
+    """Turn failures into pairs: scrub, propose, and run the filters.
 
     ::
 
@@ -280,25 +262,25 @@ def curate(drafts: Iterable[Draft], settings: CurationSettings) -> Curation:
         taken: dict[object, Draft] = {}
         for draft in missing:
             offer = offers.get(_seen(draft))
-            good = acceptable(draft, offer, settings.gates.grounded_at) if offer else None
+            good = acceptable(draft, offer, settings.filters.grounded_at) if offer else None
             if good is not None:
                 taken[_seen(draft)] = good
         accepted = len(taken)
         proposed = [entry for key, entry in offers.items() if key not in taken]
-        # In the order of the log, where the gates take the first of two that are alike.
+        # In the order of the log, where the filters take the first of two that are alike.
         every = [taken.get(_seen(d), d) if d.good is None else d for d in every]
         paired = [draft for draft in every if draft.good is not None]
     if missing and (answered := accepted + len(proposed)):
         left_out[NO_GOOD_ANSWER] -= answered
-    given = GateInput(settings.gates, settings.judge, settings.embedder)
-    kept, counts, dropped = run_gates(paired, given)
+    given = FilterInput(settings.filters, settings.judge, settings.embedder)
+    kept, counts, dropped = run_filters(paired, given)
     report = CurationReport(
         failures=len(every),
         pairs=len(kept),
         by_source=dict(Counter(draft.source for draft in kept)),
         left_out={why: number for why, number in left_out.items() if number},
-        gates=tuple(counts),
-        examples=tuple(SetAside.of(entry.gate, entry.why, entry.draft) for entry in dropped),
+        filters=tuple(counts),
+        examples=tuple(dropped),
         wrong_retrieval=tuple(
             SetAside.of("wrong retrieval", draft.source, draft) for draft in misled
         ),

@@ -1,7 +1,7 @@
-"""Gates: which pairs are fit to build from, and why the others are not.
+"""Filters: which pairs are fit to build from, and why the others are not.
 
-Each gate reads all pairs that passed the gates before it and says for each why it is dropped, or
-None. They run in the order of `GATES`: a share of refusals means something only for what is left.
+Each filter reads all pairs that passed those before it and says for each why it is dropped, or
+None. They run in the order of `FILTERS`: a share of refusals means something only for what is left.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import floor
+from typing import Self
 
 import numpy as np
 
@@ -70,8 +71,8 @@ SHORT = 5
 
 
 @dataclass(frozen=True)
-class GateSettings:
-    """What the gates let through.
+class FilterSettings:
+    """What the filters let through.
 
     Attributes:
         grounded_at: A score of so much or more is a grounded answer.
@@ -98,58 +99,70 @@ class GateSettings:
 
 
 @dataclass(frozen=True)
-class GateInput:
-    """What gates decide with.
+class FilterInput:
+    """What filters decide with.
 
     Attributes:
         settings: Their limits.
-        judge: Says what is grounded; None leaves that gate open.
+        judge: Says what is grounded; None leaves that filter open.
         embedder: For near duplicates; None compares texts exactly.
     """
 
-    settings: GateSettings
+    settings: FilterSettings
     judge: Judge | None
     embedder: Embedder | None
 
 
 @dataclass(frozen=True)
-class Dropped:
-    """One pair that a gate dropped.
+class SetAside:
+    """A failure that gave no pair.
 
     Attributes:
-        gate: Which gate.
+        by: What set it aside: a filter's name, or "wrong retrieval".
         why: In words.
-        draft: The pair.
+        id: Of the logged answer.
+        question: What was asked.
+        good: The good answer, if there was one.
+        bad: The logged answer.
     """
 
-    gate: str
+    by: str
     why: str
-    draft: Draft
+    id: str
+    question: str
+    good: str | None
+    bad: str
+
+    @classmethod
+    def of(cls, by: str, why: str, draft: Draft) -> Self:
+        """Return what a report keeps of a draft."""
+        answer = draft.answer
+        return cls(by, why, answer.id, answer.question, draft.good, answer.answer)
 
 
 @dataclass(frozen=True)
-class GateCount:
-    """What one gate did.
+class FilterCount:
+    """What one filter did.
 
     Attributes:
-        gate: Its name.
+        name: Of the filter.
         seen: Pairs that came to it.
         dropped: Pairs that it dropped, by reason.
         not_judged: Pairs that passed because it could tell nothing about them.
     """
 
-    gate: str
+    name: str
     seen: int
     dropped: dict[str, int]
     not_judged: int = 0
 
 
 #: Why each pair is dropped, None for one that passes, and how many could not be judged.
-GateAnswer = tuple[list[str | None], int]
-Gate = Callable[[Sequence[Draft], GateInput], GateAnswer]
+FilterAnswer = tuple[list[str | None], int]
+Filter = Callable[[Sequence[Draft], FilterInput], FilterAnswer]
 
 
-def _length_match(drafts: Sequence[Draft], given: GateInput) -> GateAnswer:
+def _length_match(drafts: Sequence[Draft], given: FilterInput) -> FilterAnswer:
     # A vector from pairs whose good answers are all long learns to talk.
     def reason(draft: Draft) -> str | None:
         good, bad = (max(SHORT, len(text.split())) for text in (_good(draft), draft.answer.answer))
@@ -160,7 +173,7 @@ def _length_match(drafts: Sequence[Draft], given: GateInput) -> GateAnswer:
     return [reason(draft) for draft in drafts], 0
 
 
-def _grounded(drafts: Sequence[Draft], given: GateInput) -> GateAnswer:
+def _grounded(drafts: Sequence[Draft], given: FilterInput) -> FilterAnswer:
     reasons: list[str | None] = [None] * len(drafts)
     if given.judge is None:
         return reasons, len(drafts)
@@ -178,7 +191,7 @@ def _grounded(drafts: Sequence[Draft], given: GateInput) -> GateAnswer:
     return reasons, len(drafts) - told
 
 
-def _duplicates(drafts: Sequence[Draft], given: GateInput) -> GateAnswer:
+def _duplicates(drafts: Sequence[Draft], given: FilterInput) -> FilterAnswer:
     texts = [
         "\n".join((draft.answer.question, _good(draft), draft.answer.answer)) for draft in drafts
     ]
@@ -189,7 +202,7 @@ def _duplicates(drafts: Sequence[Draft], given: GateInput) -> GateAnswer:
     ], 0
 
 
-def _refusals(drafts: Sequence[Draft], given: GateInput) -> GateAnswer:
+def _refusals(drafts: Sequence[Draft], given: FilterInput) -> FilterAnswer:
     refusing = [abstains(_good(draft)) for draft in drafts]
     others, share = refusing.count(False), given.settings.refusal_share
     # r refusals beside n others are the share r / (r + n).
@@ -201,7 +214,7 @@ def _refusals(drafts: Sequence[Draft], given: GateInput) -> GateAnswer:
     return reasons, 0
 
 
-GATES: Mapping[str, Gate] = {
+FILTERS: Mapping[str, Filter] = {
     "length match": _length_match,
     "good grounded, bad not": _grounded,
     "duplicates": _duplicates,
@@ -209,27 +222,28 @@ GATES: Mapping[str, Gate] = {
 }
 
 
-def run_gates(
-    drafts: Sequence[Draft], given: GateInput
-) -> tuple[list[Draft], list[GateCount], list[Dropped]]:
-    """Run all gates.
+def run_filters(
+    drafts: Sequence[Draft], given: FilterInput
+) -> tuple[list[Draft], list[FilterCount], list[SetAside]]:
+    """Run all filters.
 
     Args:
         drafts: Pairs, each with a good answer.
         given: Limits, judge and embedder.
 
     Returns:
-        The pairs that passed, in their old order; what each gate did; and every dropped pair.
+        The pairs that passed, in their old order; what each filter did; and every dropped pair.
     """
     kept, counts, dropped = list(drafts), [], []
-    for name, gate in GATES.items():
-        reasons, not_judged = gate(kept, given)
-        out = [Dropped(name, why, draft) for draft, why in zip(kept, reasons, strict=True) if why]
+    for name, reasons_to_drop in FILTERS.items():
+        reasons, not_judged = reasons_to_drop(kept, given)
+        judged_now = list(zip(kept, reasons, strict=True))
+        out = [SetAside.of(name, why, draft) for draft, why in judged_now if why]
         # Each duplicate names its own original; as a reason they are one.
         by_reason = Counter(entry.why.partition(" as ")[0] for entry in out)
-        counts.append(GateCount(name, len(kept), dict(by_reason), not_judged))
+        counts.append(FilterCount(name, len(kept), dict(by_reason), not_judged))
         dropped += out
-        kept = [draft for draft, why in zip(kept, reasons, strict=True) if why is None]
+        kept = [draft for draft, why in judged_now if why is None]
     return kept, counts, dropped
 
 

@@ -10,28 +10,22 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from steerable_llm.answer.llm import SteerableHFLLM
-from steerable_llm.answer.request import GenerationRequest
 from steerable_llm.chat.message import Message
-from steerable_llm.chat.phrases import abstains, normalise
+from steerable_llm.chat.phrases import STRICT_INSTRUCTIONS, abstains, normalise
 from steerable_llm.embedding import Embedder
 from steerable_llm.errors import InvalidInputError
-from steerable_llm.evaluation.arms import STRICT_INSTRUCTIONS
 from steerable_llm.files import write_whole
 from steerable_llm.pairs.filters import about_passages, claim_of
 from steerable_llm.pairs.judge import Judge, judged, sentences, terms
 from steerable_llm.pairs.pair import PreferencePair
 from steerable_llm.pairs.pairing import Draft
-from steerable_llm.runtime.contrast import Contrast
 from steerable_llm.vector.steering import Steering
 from steerable_llm.vector.vector import SteeringVector
-
-# Failures with the good answers that were proposed for them, and the file that holds them.
 
 
 class Proposal(BaseModel):
@@ -103,52 +97,73 @@ _BEHAVIOURS = {"rude": "civility", "untrue": "myth"}
 
 
 @dataclass(frozen=True)
+class Ask:
+    """What the model is asked for one proposal.
+
+    Attributes:
+        messages: The prompt.
+        steering: What it is steered with.
+        context_aware: Whether what the context adds is counted more (context-aware decoding).
+        max_new_tokens: Length of the answer, in tokens.
+    """
+
+    messages: tuple[Message, ...]
+    steering: Steering
+    context_aware: bool
+    max_new_tokens: int
+
+
+#: Answers all asks at once; None for a prompt that does not fit the model's context window.
+Answerer = Callable[[Sequence[Ask]], Sequence[str | None]]
+
+
+@dataclass(frozen=True)
 class ProposalSettings:
     """How answers are proposed.
 
     Attributes:
         steering: A steering that should mend the failure, stronger than usual; None goes without.
-        contrast: Of context-aware decoding.
         refusal: What a refusal says; the log's own most usual one when None.
         max_new_tokens: Length of a proposed answer, in tokens.
         embedder: Finds the sentence that fits the question; None counts common words.
     """
 
     steering: Steering | None = None
-    contrast: Contrast = field(default_factory=Contrast)
     refusal: str | None = None
     max_new_tokens: int = 128
     embedder: Embedder | None = None
 
 
-#: What one way of proposing has for a failure: a request to the model, the answer, or nothing.
-Proposer = Callable[[Draft, ProposalSettings], GenerationRequest | str | None]
+#: What a proposer has for a failure: something to ask the model, an answer, or nothing.
+Proposer = Callable[[Draft, ProposalSettings], Ask | str | None]
 
 
-def _strict(draft: Draft, given: ProposalSettings) -> GenerationRequest:
-    instruction = STRICT_INSTRUCTIONS[_BEHAVIOURS.get(draft.answer.reason or "", "faithfulness")]
-    rest = [message for message in draft.answer.messages if message.role != "system"]
-    messages = [Message(role="system", content=instruction), *rest]
-    return GenerationRequest(messages, Steering.none(), max_new_tokens=given.max_new_tokens)
+def _ask(
+    draft: Draft,
+    given: ProposalSettings,
+    *,
+    instruction: str | None = None,
+    steering: Steering | None = None,
+    context_aware: bool = False,
+) -> Ask:
+    messages = draft.answer.messages
+    if instruction is not None:
+        rest = [message for message in messages if message.role != "system"]
+        messages = (Message(role="system", content=instruction), *rest)
+    return Ask(messages, steering or Steering.none(), context_aware, given.max_new_tokens)
 
 
-def _contrast(draft: Draft, given: ProposalSettings) -> GenerationRequest | None:
-    if not about_passages(draft):
-        return None
-    return GenerationRequest(
-        draft.answer.messages,
-        Steering.none(),
-        max_new_tokens=given.max_new_tokens,
-        contrast=given.contrast,
-    )
+def _strict(draft: Draft, given: ProposalSettings) -> Ask:
+    behaviour = _BEHAVIOURS.get(draft.answer.reason or "", "faithfulness")
+    return _ask(draft, given, instruction=STRICT_INSTRUCTIONS[behaviour])
 
 
-def _steered(draft: Draft, given: ProposalSettings) -> GenerationRequest | None:
-    if given.steering is None:
-        return None
-    return GenerationRequest(
-        draft.answer.messages, given.steering, max_new_tokens=given.max_new_tokens
-    )
+def _contrast(draft: Draft, given: ProposalSettings) -> Ask | None:
+    return _ask(draft, given, context_aware=True) if about_passages(draft) else None
+
+
+def _steered(draft: Draft, given: ProposalSettings) -> Ask | None:
+    return _ask(draft, given, steering=given.steering) if given.steering else None
 
 
 def _extracted(draft: Draft, given: ProposalSettings) -> str | None:
@@ -169,7 +184,7 @@ def _refusal(draft: Draft, given: ProposalSettings) -> str | None:
     return (given.refusal or REFUSAL) if mends else None
 
 
-#: Ways of proposing, the most fluent first: among equal scores the first is preferred.
+#: The proposers, the most fluent first: among equal scores the first is preferred.
 PROPOSERS: Mapping[str, Proposer] = {
     "strict prompt": _strict,
     "context-aware decoding": _contrast,
@@ -180,7 +195,7 @@ PROPOSERS: Mapping[str, Proposer] = {
 
 
 def propose(
-    llm: SteerableHFLLM,
+    answerer: Answerer,
     drafts: Sequence[Draft],
     *,
     judge: Judge | None = None,
@@ -188,11 +203,11 @@ def propose(
 ) -> list[ProposedPair]:
     """Propose good answers for failures that have none.
 
-    Every way in `PROPOSERS` is tried on the failure's own prompt. What repeats the bad answer or an
-    earlier proposal is left out, and so is a prompt that does not fit the model's context window.
+    Each of `PROPOSERS` is tried on the failure's own prompt. What repeats the bad answer or an
+    earlier proposal is left out.
 
     Args:
-        llm: The model that proposes.
+        answerer: Asks the model that proposes.
         drafts: Failures without a good answer.
         judge: Scores the proposals; None leaves them without scores.
         settings: How to propose.
@@ -202,23 +217,22 @@ def propose(
         one should have refused, last elsewhere, and the others by score.
     """
     given = settings or ProposalSettings()
-    made: dict[tuple[int, str], str] = {}
-    asked: list[tuple[tuple[int, str], GenerationRequest]] = []
+    made: dict[tuple[int, str], str | None] = {}
+    asked: list[tuple[tuple[int, str], Ask]] = []
     for place, draft in enumerate(drafts):
         for kind, proposer in PROPOSERS.items():
             found = proposer(draft, given)
-            if isinstance(found, str):
-                made[place, kind] = found
-            elif found is not None and _fits(llm, found):
+            if isinstance(found, Ask):
                 asked.append(((place, kind), found))
-    answers = llm.generate_batch([request for _, request in asked])
-    for (key, _), answer in zip(asked, answers, strict=True):
-        made[key] = answer.text
+            else:
+                made[place, kind] = found
+    answers = answerer([ask for _, ask in asked])
+    made.update({key: answer for (key, _), answer in zip(asked, answers, strict=True)})
     claims, options = [], []
     for place, draft in enumerate(drafts):
         known = {normalise(draft.answer.answer), ""}
         for kind in PROPOSERS:
-            text = made.get((place, kind), "").strip()
+            text = (made[place, kind] or "").strip()
             if normalise(text) in known:
                 continue
             known.add(normalise(text))
@@ -272,10 +286,6 @@ def stronger(vector: SteeringVector, factor: float = 1.5) -> Steering:
     if vector.calibration is None:
         return vector.steer()  # which says what is missing
     return vector.steer(factor * vector.calibration.strength)
-
-
-def _fits(llm: SteerableHFLLM, request: GenerationRequest) -> bool:
-    return len(llm.encode(request.messages)) + request.max_new_tokens <= llm.context_window
 
 
 def _proposed(draft: Draft, proposals: Sequence[Proposal]) -> ProposedPair:

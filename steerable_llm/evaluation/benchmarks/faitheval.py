@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from pydantic import BaseModel, model_validator
 
-from steerable_llm.evaluation.arms import STRICT_INSTRUCTIONS
+from steerable_llm.chat.phrases import STRICT_INSTRUCTIONS
 from steerable_llm.evaluation.benchmarks.benchmark import (
     Ask,
     Benchmark,

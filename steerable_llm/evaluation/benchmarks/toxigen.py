@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, FiniteFloat
 
-from steerable_llm.evaluation.arms import STRICT_INSTRUCTIONS
+from steerable_llm.chat.phrases import STRICT_INSTRUCTIONS
 from steerable_llm.evaluation.benchmarks.benchmark import (
     Benchmark,
     Question,

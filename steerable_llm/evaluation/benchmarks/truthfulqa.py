@@ -15,8 +15,8 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import BaseModel, Field, model_validator
 
+from steerable_llm.chat.phrases import STRICT_INSTRUCTIONS
 from steerable_llm.errors import MissingExtraError
-from steerable_llm.evaluation.arms import STRICT_INSTRUCTIONS
 from steerable_llm.evaluation.benchmarks.benchmark import (
     Benchmark,
     Question,

@@ -1,4 +1,4 @@
-"""Each gate drops what it is for, says why, and lets the rest through."""
+"""Each filter drops what it is for, says why, and lets the rest through."""
 
 from __future__ import annotations
 
@@ -6,32 +6,32 @@ import pytest
 from failures import WordEmbedder, draft
 
 from steerable_llm.errors import InvalidInputError
-from steerable_llm.pairs.filters import GateInput, GateSettings, run_gates
+from steerable_llm.pairs.filters import FilterInput, FilterSettings, run_filters
 from steerable_llm.pairs.judge import Judge, judge_named, one_by_one
 from steerable_llm.pairs.pairing import Draft
 
 LEXICAL = judge_named("lexical")
 
 
-def gate(
+def filtered(
     *drafts: Draft, judge: Judge | None = LEXICAL, **limits: float
 ) -> tuple[list[str], dict[str, str]]:
     """The ids that passed, and why each other one did not."""
-    given = GateInput(GateSettings(**limits), judge, None)
-    kept, counts, dropped = run_gates(drafts, given)
+    given = FilterInput(FilterSettings(**limits), judge, None)
+    kept, counts, dropped = run_filters(drafts, given)
     assert sum(sum(count.dropped.values()) for count in counts) == len(dropped)
     assert len(kept) + len(dropped) == len(drafts)
-    return [entry.answer.id for entry in kept], {d.draft.answer.id: d.why for d in dropped}
+    return [entry.answer.id for entry in kept], {d.id: d.why for d in dropped}
 
 
 def test_a_good_pair_passes() -> None:
-    assert gate(draft()) == (["a1"], {})
+    assert filtered(draft()) == (["a1"], {})
 
 
 def test_good_must_be_grounded_and_bad_must_not() -> None:
     made_up = draft("It opens at noon in Paris.", name="made up")
     both = draft("It opens at ten.", "The shop in Lyon.", name="both", question="Where is it?")
-    kept, dropped = gate(draft(), made_up, both)
+    kept, dropped = filtered(draft(), made_up, both)
     assert kept == ["a1"]
     assert dropped["made up"] == "the good answer is not in the passages"
     assert dropped["both"] == "the bad answer is in the passages, too"
@@ -41,19 +41,19 @@ def test_manners_myths_and_prompts_without_passages_are_not_judged() -> None:
     never = one_by_one(lambda *_: 0.0)
     rude = draft("Gladly: at noon.", "Look it up!", name="rude", reason="rude")
     bare = draft("At noon in Rome.", name="bare", passages=[])
-    assert gate(rude, bare, judge=never) == (["rude", "bare"], {})
-    _, counts, _ = run_gates([rude, bare], GateInput(GateSettings(), never, None))
+    assert filtered(rude, bare, judge=never) == (["rude", "bare"], {})
+    _, counts, _ = run_filters([rude, bare], FilterInput(FilterSettings(), never, None))
     assert [count.not_judged for count in counts] == [0, 2, 0, 0]
 
 
 def test_a_refusal_claims_nothing_and_passes_as_good_and_as_bad() -> None:
     refused = draft("It opens at ten.", "I do not know.", name="missed", reason="missed the answer")
     asked = draft("The text does not say.", "In 1990.", name="refuse", question="Since when?")
-    assert gate(refused, asked)[0] == ["missed", "refuse"]
+    assert filtered(refused, asked)[0] == ["missed", "refuse"]
 
 
-def test_without_a_judge_the_gate_is_open() -> None:
-    assert gate(draft("At noon."), judge=None)[0] == ["a1"]
+def test_without_a_judge_the_filter_is_open() -> None:
+    assert filtered(draft("At noon."), judge=None)[0] == ["a1"]
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_without_a_judge_the_gate_is_open() -> None:
 def test_lengths_match_by_ratio_and_short_answers_are_all_alike(
     good: str, bad: str, why: str | None
 ) -> None:
-    _, dropped = gate(draft(good, bad), judge=None)
+    _, dropped = filtered(draft(good, bad), judge=None)
     assert dropped.get("a1") == why
 
 
@@ -88,7 +88,7 @@ def test_refusals_are_capped_at_their_share_of_what_is_kept(
     others: int, share: float, kept: int
 ) -> None:
     mixed = [*map(plain, range(others)), *map(refusing, range(6))]
-    names, dropped = gate(*mixed, refusal_share=share, judge=None)
+    names, dropped = filtered(*mixed, refusal_share=share, judge=None)
     assert sum(name.startswith("r") for name in names) == kept
     assert kept / (kept + others) <= share < (kept + 1) / (kept + 1 + others)
     assert set(dropped.values()) == {"too many good answers refuse"}
@@ -96,22 +96,23 @@ def test_refusals_are_capped_at_their_share_of_what_is_kept(
 
 
 def test_a_vector_that_teaches_refusing_takes_all_refusals() -> None:
-    assert gate(*map(refusing, range(3)), refusal_share=1.0)[0] == ["r0", "r1", "r2"]
-    assert gate(*map(refusing, range(3)))[0] == []
+    assert filtered(*map(refusing, range(3)), refusal_share=1.0)[0] == ["r0", "r1", "r2"]
+    assert filtered(*map(refusing, range(3)))[0] == []
 
 
 def test_duplicates_name_their_original_and_are_one_reason() -> None:
-    given = GateInput(GateSettings(), None, WordEmbedder())
+    given = FilterInput(FilterSettings(), None, WordEmbedder())
     twice = [draft(), draft(name="a2"), draft(name="a3")]
-    kept, counts, dropped = run_gates(twice, given)
+    kept, counts, dropped = run_filters(twice, given)
     assert [entry.answer.id for entry in kept] == ["a1"]
     assert [entry.why for entry in dropped] == ["says the same as a1"] * 2
     assert counts[2].dropped == {"says the same": 2}
 
 
-def test_gates_see_only_what_passed_the_ones_before() -> None:
-    _, counts, _ = run_gates(
-        [draft(), draft("At noon in Paris.", name="a2")], GateInput(GateSettings(), LEXICAL, None)
+def test_filters_see_only_what_passed_the_ones_before() -> None:
+    _, counts, _ = run_filters(
+        [draft(), draft("At noon in Paris.", name="a2")],
+        FilterInput(FilterSettings(), LEXICAL, None),
     )
     assert [count.seen for count in counts] == [2, 2, 1, 1]
 
@@ -122,4 +123,4 @@ def test_gates_see_only_what_passed_the_ones_before() -> None:
 )
 def test_limits_out_of_range_are_refused(limits: dict[str, float]) -> None:
     with pytest.raises(InvalidInputError, match=next(iter(limits))):
-        GateSettings(**limits)
+        FilterSettings(**limits)

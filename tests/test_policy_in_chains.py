@@ -11,7 +11,7 @@ from langchain_core.messages import HumanMessage
 from llama_index.core.prompts import PromptTemplate
 from llama_index.core.prompts.prompt_type import PromptType
 
-from steerable_llm.adapters.recording import record_steering
+from steerable_llm.adapters.surroundings import record_steering
 from steerable_llm.answer.constraint import Constraint
 from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.policy.policy import KILL_SWITCH, Policy
@@ -195,6 +195,21 @@ async def test_a_llama_index_call_keeps_the_policy_that_told_its_step(
         await drain(alate)
     assert record.steps == ("answer",) * 3
     assert {answer.decision.policy for answer in record.answers if answer.decision} == {digest}
+
+
+async def test_a_langchain_stream_keeps_the_policy_that_told_its_step(
+    llm: SteerableHFLLM, file: Path
+) -> None:
+    chat = llm.as_langchain(max_tokens=2)
+    config: Any = {"metadata": {"langgraph_node": "generate"}}
+    late, alate = chat.stream(WITH, config), chat.astream(WITH, config)
+    assert llm.policy is not None
+    digest = llm.policy.digest
+    rewrite(file, POLICY.replace("steps.answer", "steps.other"))
+    assert llm.policy.digest != digest
+    for [*_, last] in (list(late), [piece async for piece in alate]):
+        assert last.response_metadata["decision"]["step"] == "answer"
+        assert last.response_metadata["decision"]["policy"] == digest
 
 
 class RewritingEngine(SteerableHFLLM):

@@ -11,7 +11,7 @@ from policy_models import MODEL, VECTORS
 
 from steerable_llm.errors import ModelMismatchError, PolicyError
 from steerable_llm.policy.policy import Policy
-from steerable_llm.policy.source import PolicySource, hold_policies
+from steerable_llm.policy.source import PolicySource
 
 STEP = '[steps.answer]\nvectors = [{{ name = "{}", strength = {} }}]\n'
 
@@ -178,27 +178,3 @@ def test_looking_whether_the_file_changed_reads_nothing(
     monkeypatch.setattr(Path, "read_text", refuse)
     monkeypatch.setattr(Path, "open", refuse)
     assert strength(source) == 0.1
-
-
-def test_a_block_that_joins_the_one_around_it_sees_the_same_policy(file: Path) -> None:
-    source = source_of(file)
-    with hold_policies():
-        with hold_policies(join=True):
-            first = source.current()
-        rewrite(file, STEP.format("faithful", 0.25))
-        with hold_policies(join=True):
-            assert source.current() is first
-        assert source.current() is first
-    assert source.current() is not first
-
-
-def test_a_held_policy_stays_while_its_call_lasts(file: Path) -> None:
-    source = source_of(file)
-    with hold_policies():
-        assert strength(source) == 0.1
-        rewrite(file, STEP.format("faithful", 0.2))
-        assert strength(source) == 0.1
-        with hold_policies():  # a call within a call is a call of its own
-            assert strength(source) == 0.2
-        assert strength(source) == 0.1
-    assert strength(source) == 0.2

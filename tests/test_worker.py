@@ -16,8 +16,8 @@ from adapter_models import (
 from langchain_core.runnables import RunnableLambda
 from scripted import scripted_llm
 
-from steerable_llm.adapters.gathering import Gathering
 from steerable_llm.adapters.langchain import SteerableChatModel
+from steerable_llm.adapters.langchain.gathering import Gathering
 from steerable_llm.answer.llm import SteerableHFLLM
 
 
@@ -175,8 +175,8 @@ async def test_one_cancelled_input_leaves_the_others_of_its_batch(braked: Steera
     gathering = Gathering(braked, 2)
 
     async def ask() -> Any:
-        with gathering.seat():
-            return await chat.ainvoke(QUESTION)
+        with gathering.seat() as seat:
+            return await chat._at(seat).ainvoke(QUESTION)
 
     first, second = asyncio.ensure_future(ask()), asyncio.ensure_future(ask())
     braked.model.control.gate.release(2)

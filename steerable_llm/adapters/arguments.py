@@ -1,21 +1,14 @@
-"""Answering a prompt that is already in the model's own format."""
+"""The arguments of a call, as both frameworks name them, and how wrong ones are refused."""
 
-import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Annotated, Any
 
 from pydantic import ValidationError
 from pydantic_core import CoreSchema, core_schema
 
-from steerable_llm.answer.llm import SteerableHFLLM
-from steerable_llm.chat.message import MessagesLike, as_messages
-from steerable_llm.chat.template import ChatFormat
-from steerable_llm.chat.tools import Tool
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.vector.steering import Steering
-
-# The arguments of a call, as both frameworks name them.
 
 SAMPLING = {
     "max_tokens": "max_new_tokens",
@@ -56,22 +49,3 @@ def explain(error: ValidationError) -> str:
     problem = error.errors()[0]
     place = ".".join(str(part) for part in problem["loc"])
     return f"{place}: {problem['msg']} (got {problem['input']!r})"
-
-
-class _AsWritten(ChatFormat):
-    """No template: the text of the one message is the prompt, special tokens included."""
-
-    def render(
-        self,
-        messages: MessagesLike,
-        add_generation_prompt: bool = True,  # noqa: ARG002
-        tools: Sequence[Tool] = (),  # noqa: ARG002
-    ) -> str:
-        return "".join(message.content for message in as_messages(messages))
-
-
-def as_written(engine: SteerableHFLLM) -> SteerableHFLLM:
-    """Return the same model, weights and policy shared, which takes prompts as they are."""
-    twin = copy.copy(engine)
-    twin.chat_format = _AsWritten(engine.tokenizer)
-    return twin

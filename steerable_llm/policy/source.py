@@ -3,33 +3,13 @@
 import os
 import threading
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable
 from pathlib import Path
 
 from steerable_llm.errors import SteerableError
 from steerable_llm.policy.policy import Policy
 
 _Stamp = tuple[int, int, int] | None
-
-
-@contextmanager
-def hold_policies(join: bool = False) -> Iterator[None]:
-    """Keep every policy as it is when it is first looked at in this block.
-
-    A call looks at its policy several times: for its step, for a cache's key, for its steering.
-    Held, a file that changes in between cannot put an answer under the key of another policy.
-
-    Args:
-        join: Keep to what a block around this one found; else a block looks anew.
-    """
-    outer = _HELD.get()
-    token = _HELD.set(outer if join and outer is not None else {})
-    try:
-        yield
-    finally:
-        _HELD.reset(token)
 
 
 class PolicySource:
@@ -60,15 +40,7 @@ class PolicySource:
         self._policy = policy
 
     def current(self) -> Policy | None:
-        """Return the policy as the file has it now, or as an enclosing `hold_policies` found it."""
-        held = _HELD.get()
-        if held is None:
-            return self._fresh()
-        if self not in held:
-            held[self] = self._fresh()
-        return held[self]
-
-    def _fresh(self) -> Policy | None:
+        """Return the policy as the file has it now."""
         if self._path is not None and self._stamp_now() != self._stamp:
             self._reload(self._path)
         return self._policy
@@ -104,6 +76,3 @@ class PolicySource:
             return None
         # The inode tells a file that took the other's place with its time and size.
         return found.st_mtime_ns, found.st_size, found.st_ino
-
-
-_HELD: ContextVar[dict[PolicySource, Policy | None] | None] = ContextVar("policies", default=None)

@@ -1,14 +1,10 @@
 """Telling which step of a chain a call belongs to; the same rule for every framework."""
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
 from steerable_llm.policy.policy import Policy
-
-_STEP: ContextVar[str | None] = ContextVar("steer_step", default=None)
 
 
 @dataclass(frozen=True)
@@ -43,28 +39,3 @@ def choose_step(candidates: Iterable[str | Hint | None], policy: Policy | None) 
         elif candidate is not None:
             return candidate
     return None
-
-
-@contextmanager
-def steer_step(name: str | None) -> Iterator[None]:
-    """Name the step of every call in this block, where the framework itself tells none.
-
-    Calls made in threads or tasks that are started inside the block inherit it as far as they
-    inherit the context, as asyncio tasks do.
-
-    Example:
-        ```python
-        with steer_step("condense"):
-            engine.query("And in Lyon?")
-        ```
-    """
-    token = _STEP.set(name)
-    try:
-        yield
-    finally:
-        _STEP.reset(token)
-
-
-def current_step() -> str | None:
-    """Return the step that an enclosing `steer_step` named, if any."""
-    return _STEP.get()

@@ -2,7 +2,6 @@
 
 from steerable_llm.adapters.langchain.chat_model import SteerableChatModel
 from steerable_llm.adapters.langchain.log import AnswerLogHandler
-from steerable_llm.adapters.recording import record_steering
-from steerable_llm.policy.step import steer_step
+from steerable_llm.adapters.surroundings import record_steering, steer_step
 
 __all__ = ["AnswerLogHandler", "SteerableChatModel", "record_steering", "steer_step"]

@@ -18,6 +18,7 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResu
 from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 
+from steerable_llm.adapters.surroundings import what_steered
 from steerable_llm.answer.constraint import Constraint
 from steerable_llm.answer.request import Generation, GenerationChunk
 from steerable_llm.errors import InvalidInputError
@@ -200,9 +201,7 @@ def _metadata(answer: Generation, model_name: str) -> dict[str, Any]:
         "model_name": model_name,
         "model_provider": PROVIDER,
         "finish_reason": answer.finish_reason,
-        "step": answer.step,
-        "steering": [applied.to_dict() for applied in answer.steered],
-        "decision": answer.decision.to_dict() if answer.decision else None,
+        **what_steered(answer),
     }
 
 

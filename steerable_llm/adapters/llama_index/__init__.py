@@ -3,8 +3,7 @@
 from steerable_llm.adapters.llama_index.llm import SteerableLlamaIndexLLM
 from steerable_llm.adapters.llama_index.log import record_answers
 from steerable_llm.adapters.llama_index.steps import tag_prompts
-from steerable_llm.adapters.recording import record_steering
-from steerable_llm.policy.step import steer_step
+from steerable_llm.adapters.surroundings import record_steering, steer_step
 
 __all__ = [
     "SteerableLlamaIndexLLM",

@@ -6,10 +6,11 @@ that carry no prompt get their step from `tag_prompts(...)`, `steer_step(...)`, 
 the argument `step`.
 """
 
+import copy
 from collections.abc import AsyncGenerator, Generator, Sequence
 from dataclasses import dataclass
 from threading import Event
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self
 
 from llama_index.core.base.llms.types import (
     ChatMessage,
@@ -26,15 +27,10 @@ from llama_index.core.llms.function_calling import FunctionCallingLLM
 from llama_index.core.llms.llm import ToolSelection
 from llama_index.core.prompts import BasePromptTemplate
 from llama_index.core.tools.types import BaseTool
-from pydantic import Field, ValidationError
+from llama_index.core.types import PydanticProgramMode
+from pydantic import BaseModel, Field, PrivateAttr, ValidationError
 
-from steerable_llm.adapters.arguments import (
-    SAMPLING,
-    GivenSteering,
-    as_written,
-    explain,
-    refuse_unknown,
-)
+from steerable_llm.adapters.arguments import SAMPLING, GivenSteering, explain, refuse_unknown
 from steerable_llm.adapters.llama_index.messages import (
     to_chat,
     to_completion,
@@ -44,36 +40,46 @@ from steerable_llm.adapters.llama_index.messages import (
     to_selections,
     to_tool_choice,
 )
-from steerable_llm.adapters.llama_index.steps import step_of, tag_prompts
-from steerable_llm.adapters.llama_index.structured import ObjectLLM
-from steerable_llm.adapters.recording import SteeringRecord, record_steering, take_down
+from steerable_llm.adapters.llama_index.steps import PromptedLLM, own_copy, step_of
+from steerable_llm.adapters.llama_index.structured import (
+    SteerableStructuredLLM,
+    refuse_half,
+    say_why_half,
+)
+from steerable_llm.adapters.surroundings import SteeringRecord, surroundings, take_down
 from steerable_llm.adapters.worker import stream_in_worker
+from steerable_llm.answer.constraint import Constraint
 from steerable_llm.answer.llm import SteerableHFLLM
-from steerable_llm.answer.request import Generation, GenerationChunk
+from steerable_llm.answer.request import Generation
+from steerable_llm.chat.message import MessagesLike, as_messages
+from steerable_llm.chat.template import ChatFormat
+from steerable_llm.chat.tools import Tool
 from steerable_llm.errors import InvalidInputError
-from steerable_llm.policy.source import hold_policies
-from steerable_llm.policy.step import steer_step
+from steerable_llm.policy.policy import Policy
 
-# Running a blocking stream in a thread of its own, so that an event loop keeps turning.
+# What is asked of the model beside its sampling; a step and stop texts are also fields.
+_ASKED = ("tools", "tool_choice", "parallel_tool_calls", "constraint", "context", "contrast")
+_CALL_ARGUMENTS = {*SAMPLING, *_ASKED, "step", "stop"}
+# Fields of LlamaIndex's own class for models that are sent plain text; chats never look at them.
+_UNREAD = ("messages_to_prompt", "completion_to_prompt", "query_wrapper_prompt")
+# Programs for models that call tools pass these on; an object in plain JSON needs none of them.
+_FOR_TOOLS = {"tool_required", "tool_choice", "allow_parallel_tool_calls"}
+# In the other modes the caller asks for a program of another kind, and gets it.
+_CONSTRAINED = (PydanticProgramMode.DEFAULT, PydanticProgramMode.LLM)
 
-T = TypeVar("T")
-_ITEM, _ERROR, _END = "item", "error", "end"
-
-
-# One call of a LlamaIndex LLM, on its way through the engine.
+Piece = tuple[Generation | str, str]
+"""An answer up to here (the closing piece has the whole one), and what was added last."""
 
 
 @dataclass(frozen=True)
-class Piece:
-    """Some of an answer.
+class _Settled:
+    """What holds for a copy that is settled, whatever holds when it is called.
 
-    Attributes:
-        text: the answer up to here.
-        made: the chunk that was added last; the closing one has the whole answer.
+    Its step is in its field. The policy is the one that told the step, though its file may change.
     """
 
-    text: str
-    made: GenerationChunk
+    policy: Policy | None
+    records: tuple[SteeringRecord, ...]
 
 
 @dataclass(frozen=True)
@@ -84,9 +90,9 @@ class EngineCall:
     ended; by then the step that held there cannot be told any more.
 
     Attributes:
-        engine: the hooked model.
-        arguments: what it is asked with.
-        records: where the answer is taken down.
+        engine: The hooked model.
+        arguments: What it is asked with.
+        records: Where the answer is taken down.
     """
 
     engine: SteerableHFLLM
@@ -95,55 +101,34 @@ class EngineCall:
 
     def answer(self) -> Generation:
         """Return the whole answer."""
-        return take_down(self.engine.generate(**self.arguments), self.records)
+        answer = self.engine.generate(**self.arguments)
+        take_down(answer, self.records)
+        return answer
 
     async def aanswer(self) -> Generation:
         """Return the whole answer, and let the event loop turn while it is made."""
         # The streamed form of the same answer, since only that can be stopped half-way.
-        answer: Generation | None = None
-        async for piece in self._in_worker():
-            answer = piece.made.final or answer
-        assert answer is not None  # the engine's last chunk always carries the answer
+        [*_, (answer, _)] = [piece async for piece in self.apieces()]
+        assert isinstance(answer, Generation)  # the engine's last chunk always carries the answer
         return answer
 
-    def pieces(self) -> Generator[Piece, None, None]:
+    def pieces(self, cancelled: Event | None = None) -> Generator[Piece, None, None]:
         """Yield what tells something new: half a character, or half a stop text, is held back."""
-        return (piece for piece in self._all_pieces() if piece.made.text or piece.made.final)
-
-    async def apieces(self) -> AsyncGenerator[Piece, None]:
-        """Yield the same, and let the event loop turn."""
-        pieces = self._in_worker()
-        try:
-            async for piece in pieces:
-                if piece.made.text or piece.made.final:
-                    yield piece
-        finally:
-            # Closed with this generator, and not when it happens to be collected.
-            await pieces.aclose()
-
-    def _in_worker(self) -> AsyncGenerator[Piece, None]:
-        # The model itself hears of it when nobody waits any more, and stops within one token.
-        stopped = Event()
-        return stream_in_worker(lambda: self._all_pieces(stopped), stopped)
-
-    def _all_pieces(self, cancelled: Event | None = None) -> Generator[Piece, None, None]:
         text = ""
         for made in self.engine.stream(cancelled=cancelled, **self.arguments):
             text += made.text
             take_down(made.final, self.records)
-            yield Piece(text, made)
+            if made.text or made.final:
+                yield made.final or text, made.text
+
+    def apieces(self) -> AsyncGenerator[Piece, None]:
+        """Yield the same, and let the event loop turn."""
+        # The model itself hears of it when nobody waits any more, and stops within one token.
+        stopped = Event()
+        return stream_in_worker(lambda: self.pieces(stopped), stopped)
 
 
-__all__ = ["SteerableLlamaIndexLLM", "record_steering", "steer_step", "tag_prompts"]
-
-# What is asked of the model beside its sampling; a step and stop texts are also fields.
-_ASKED = ("tools", "tool_choice", "parallel_tool_calls", "constraint", "context", "contrast")
-# Fields of LlamaIndex's own class for models that are sent plain text; chats never look at them.
-_UNREAD = ("messages_to_prompt", "completion_to_prompt", "query_wrapper_prompt")
-_CALL_ARGUMENTS = {*SAMPLING, *_ASKED, "step", "stop"}
-
-
-class SteerableLlamaIndexLLM(ObjectLLM, FunctionCallingLLM):
+class SteerableLlamaIndexLLM(PromptedLLM, FunctionCallingLLM):
     """An LLM whose answers are steered per step of a query engine.
 
     Make one with `SteerableHFLLM.as_llama_index(step=...)`. Any number share the same weights.
@@ -181,6 +166,8 @@ class SteerableLlamaIndexLLM(ObjectLLM, FunctionCallingLLM):
     top_p: float = 1.0
     top_k: int = 0
     seed: int | None = None
+    # Of a copy for calls that may be made later, yet belong to where it was made.
+    _settled: "_Settled | None" = PrivateAttr(default=None)
 
     def __init__(self, **data: Any) -> None:
         """Check the fields.
@@ -252,55 +239,122 @@ class SteerableLlamaIndexLLM(ObjectLLM, FunctionCallingLLM):
     @llm_chat_callback()
     def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         """Answer a conversation."""
-        return to_chat(self._call(messages, kwargs).answer(), self.metadata.model_name)
+        return to_chat(self._name, self._chat_call(messages, kwargs).answer())
 
     @llm_chat_callback()
     def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
         """Answer a conversation piece by piece."""
-        return (self._chat_piece(piece) for piece in self._call(messages, kwargs).pieces())
+        pieces = self._chat_call(messages, kwargs).pieces()
+        return (to_chat(self._name, *piece) for piece in pieces)
 
     @llm_chat_callback()
     async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         """Answer a conversation while the event loop keeps turning."""
-        return to_chat(await self._call(messages, kwargs).aanswer(), self.metadata.model_name)
+        return to_chat(self._name, await self._chat_call(messages, kwargs).aanswer())
 
     @llm_chat_callback()
     async def astream_chat(
         self, messages: Sequence[ChatMessage], **kwargs: Any
     ) -> ChatResponseAsyncGen:
         """Answer a conversation piece by piece while the event loop keeps turning."""
-        pieces = self._call(messages, kwargs).apieces()
-        return (self._chat_piece(piece) async for piece in pieces)
+        pieces = self._chat_call(messages, kwargs).apieces()
+        return (to_chat(self._name, *piece) async for piece in pieces)
 
     @llm_completion_callback()
     def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
         """Answer one prompt: a user message, or the model's own prompt format if `formatted`."""
-        answer = self._completion_call(prompt, formatted, kwargs).answer()
-        return to_completion(answer, self.metadata.model_name)
+        return to_completion(self._name, self._text_call(prompt, formatted, kwargs).answer())
 
     @llm_completion_callback()
     def stream_complete(
         self, prompt: str, formatted: bool = False, **kwargs: Any
     ) -> CompletionResponseGen:
         """Answer one prompt piece by piece."""
-        pieces = self._completion_call(prompt, formatted, kwargs).pieces()
-        return (self._completion_piece(piece) for piece in pieces)
+        pieces = self._text_call(prompt, formatted, kwargs).pieces()
+        return (to_completion(self._name, *piece) for piece in pieces)
 
     @llm_completion_callback()
     async def acomplete(
         self, prompt: str, formatted: bool = False, **kwargs: Any
     ) -> CompletionResponse:
         """Answer one prompt while the event loop keeps turning."""
-        answer = await self._completion_call(prompt, formatted, kwargs).aanswer()
-        return to_completion(answer, self.metadata.model_name)
+        answer = await self._text_call(prompt, formatted, kwargs).aanswer()
+        return to_completion(self._name, answer)
 
     @llm_completion_callback()
     async def astream_complete(
         self, prompt: str, formatted: bool = False, **kwargs: Any
     ) -> CompletionResponseAsyncGen:
         """Answer one prompt piece by piece while the event loop keeps turning."""
-        pieces = self._completion_call(prompt, formatted, kwargs).apieces()
-        return (self._completion_piece(piece) async for piece in pieces)
+        pieces = self._text_call(prompt, formatted, kwargs).apieces()
+        return (to_completion(self._name, *piece) async for piece in pieces)
+
+    # One call, in the engine's words.
+
+    @property
+    def _name(self) -> str:
+        return self.engine.fingerprint.model_id
+
+    def _chat_call(self, messages: Sequence[ChatMessage], kwargs: dict[str, Any]) -> EngineCall:
+        return self._call(self.engine, to_plain_messages(messages), kwargs)
+
+    def _text_call(self, prompt: str, formatted: bool, kwargs: dict[str, Any]) -> EngineCall:
+        if kwargs.get("tools"):
+            raise InvalidInputError(
+                "a completion cannot bring tool calls back: use chat, or chat_with_tools"
+            )
+        engine = self.engine
+        if formatted:  # the same model, weights and policy shared, which takes prompts as they are
+            engine = copy.copy(engine)
+            engine.chat_format = _AsWritten(engine.tokenizer)
+        return self._call(engine, prompt, kwargs)
+
+    def _call(self, engine: SteerableHFLLM, messages: Any, kwargs: dict[str, Any]) -> EngineCall:
+        """Settle everything about a call; the step is told here."""
+        refuse_unknown("call argument", kwargs, _CALL_ARGUMENTS)
+        step, policy = self._told(named=kwargs.get("step"))
+        arguments = {
+            "messages": messages,
+            "steering": self.steering,
+            "step": step,
+            "stop": kwargs.get("stop", self.stop),
+            "policy": policy,
+        }
+        for ours, theirs in SAMPLING.items():
+            arguments[theirs] = kwargs.get(ours, getattr(self, ours))
+        for name in _ASKED:
+            if kwargs.get(name) is not None:
+                arguments[name] = kwargs[name]
+        return EngineCall(engine, arguments, self._records())
+
+    def _told(
+        self, prompt: BasePromptTemplate | None = None, named: Any = None
+    ) -> tuple[str | None, Policy | None]:
+        """Return the step of a call that is made now, and the policy that told it."""
+        if self._settled is not None:
+            return self.step if named is None else str(named), self._settled.policy
+        policy = self.engine.policy
+        return step_of(policy, prompt, named, self.step), policy
+
+    def _records(self) -> tuple[SteeringRecord, ...]:
+        """Where an answer to a call that is made now is taken down; in each record once."""
+        own = self._settled.records if self._settled else ()
+        return tuple(dict.fromkeys((*own, *surroundings().records)))
+
+    def settled(
+        self, prompt: BasePromptTemplate | None, *records: SteeringRecord, **changed: Any
+    ) -> Self:
+        """Return this model for calls that are made later, yet belong to here and now.
+
+        Args:
+            prompt: What tells the step, if it does.
+            *records: Where else the answers are taken down.
+            **changed: Fields that the copy has otherwise.
+        """
+        step, policy = self._told(prompt)
+        twin = self.model_copy(update={"step": step, **changed})
+        twin._settled = _Settled(policy, (*self._records(), *records))
+        return twin
 
     # Tools.
 
@@ -337,49 +391,111 @@ class SteerableLlamaIndexLLM(ObjectLLM, FunctionCallingLLM):
         """
         return to_selections(response, error_on_no_tool_call)
 
-    # Between LlamaIndex's words and the engine's.
+    # Answers that are objects of a class, asked for under a constraint: whatever the model would
+    # rather say, and however it is steered, what it writes is JSON of that class.
 
-    def _step_of(self, prompt: BasePromptTemplate | None = None, named: Any = None) -> str | None:
-        if self._settled:
-            return self.step if named is None else str(named)
-        return step_of(self.engine.policy, prompt, named, self.step)
+    def structured_predict(
+        self, output_cls: Any, prompt: Any, llm_kwargs: Any = None, **prompt_args: Any
+    ) -> Any:
+        """Answer a filled-in prompt with an object of a class.
 
-    def _call(self, messages: Sequence[ChatMessage], kwargs: dict[str, Any]) -> EngineCall:
-        return self._engine_call(self.engine, to_plain_messages(messages), kwargs)
-
-    def _completion_call(self, prompt: str, formatted: bool, kwargs: dict[str, Any]) -> EngineCall:
-        if kwargs.get("tools"):
-            raise InvalidInputError(
-                "a completion cannot bring tool calls back: use chat, or chat_with_tools"
+        Raises:
+            InvalidInputError: `max_tokens` were not enough for the object.
+        """
+        record = SteeringRecord()
+        with say_why_half(record, output_cls):
+            return super(
+                SteerableLlamaIndexLLM, self._for_object(prompt, record)
+            ).structured_predict(
+                output_cls, own_copy(prompt), self._asked(output_cls, llm_kwargs), **prompt_args
             )
-        engine = as_written(self.engine) if formatted else self.engine
-        return self._engine_call(engine, prompt, kwargs)
 
-    def _engine_call(
-        self, engine: SteerableHFLLM, messages: Any, kwargs: dict[str, Any]
-    ) -> EngineCall:
-        """Settle everything about a call; the step is told here."""
-        refuse_unknown("call argument", kwargs, _CALL_ARGUMENTS)
-        with hold_policies(join=True):
-            arguments = {
-                "messages": messages,
-                "steering": self.steering,
-                "step": self._step_of(named=kwargs.get("step")),
-                "stop": kwargs.get("stop", self.stop),
-                # The one that told the step, though the answer may be made later.
-                "policy": engine.policy,
-            }
-        for ours, theirs in SAMPLING.items():
-            arguments[theirs] = kwargs.get(ours, getattr(self, ours))
-        for name in _ASKED:
-            if kwargs.get(name) is not None:
-                arguments[name] = kwargs[name]
-        return EngineCall(engine, arguments, self._here())
+    async def astructured_predict(
+        self, output_cls: Any, prompt: Any, llm_kwargs: Any = None, **prompt_args: Any
+    ) -> Any:
+        """Answer a filled-in prompt with an object, while the event loop keeps turning.
 
-    def _chat_piece(self, piece: Piece) -> ChatResponse:
-        said = piece.made.final or piece.text
-        return to_chat(said, self.metadata.model_name, delta=piece.made.text)
+        Raises:
+            InvalidInputError: `max_tokens` were not enough for the object.
+        """
+        record = SteeringRecord()
+        with say_why_half(record, output_cls):
+            return await super(
+                SteerableLlamaIndexLLM, self._for_object(prompt, record)
+            ).astructured_predict(
+                output_cls, own_copy(prompt), self._asked(output_cls, llm_kwargs), **prompt_args
+            )
 
-    def _completion_piece(self, piece: Piece) -> CompletionResponse:
-        said = piece.made.final or piece.text
-        return to_completion(said, self.metadata.model_name, delta=piece.made.text)
+    def stream_structured_predict(
+        self, output_cls: Any, prompt: Any, llm_kwargs: Any = None, **prompt_args: Any
+    ) -> Generator[Any, None, None]:
+        """Answer a filled-in prompt with an object that grows piece by piece.
+
+        Raises:
+            InvalidInputError: `max_tokens` were not enough for the object, at the stream's end.
+        """
+        record = SteeringRecord()
+        objects = super(
+            SteerableLlamaIndexLLM, self._for_object(prompt, record)
+        ).stream_structured_predict(
+            output_cls, own_copy(prompt), self._asked(output_cls, llm_kwargs), **prompt_args
+        )
+
+        def whole() -> Generator[Any, None, None]:
+            yield from objects
+            refuse_half(record, output_cls)
+
+        return whole()
+
+    async def astream_structured_predict(
+        self, output_cls: Any, prompt: Any, llm_kwargs: Any = None, **prompt_args: Any
+    ) -> AsyncGenerator[Any, None]:
+        """Answer a filled-in prompt with an object that grows, while the loop keeps turning.
+
+        Raises:
+            InvalidInputError: `max_tokens` were not enough for the object, at the stream's end.
+        """
+        record = SteeringRecord()
+        own = self._for_object(prompt, record)
+        objects = await super(SteerableLlamaIndexLLM, own).astream_structured_predict(
+            output_cls, own_copy(prompt), self._asked(output_cls, llm_kwargs), **prompt_args
+        )
+
+        async def whole() -> AsyncGenerator[Any, None]:
+            async for made in objects:
+                yield made
+            refuse_half(record, output_cls)
+
+        return whole()
+
+    def as_structured_llm(
+        self, output_cls: type[BaseModel], **kwargs: Any
+    ) -> SteerableStructuredLLM:
+        """Return this model as one whose every answer is an object of a class."""
+        return SteerableStructuredLLM(llm=self, output_cls=output_cls, **kwargs)
+
+    def _for_object(self, prompt: BasePromptTemplate, record: SteeringRecord) -> Self:
+        constrained = self.pydantic_program_mode in _CONSTRAINED
+        mode = PydanticProgramMode.LLM if constrained else self.pydantic_program_mode
+        return self.settled(prompt, record, pydantic_program_mode=mode)
+
+    def _asked(self, output_cls: type[BaseModel], given: dict[str, Any] | None) -> dict[str, Any]:
+        """Return the arguments of the call that asks for the object."""
+        if self.pydantic_program_mode not in _CONSTRAINED:
+            return dict(given or {})
+        # Keywords of a schema that decoding cannot guarantee are checked by the class itself.
+        constraint = Constraint.json_schema(output_cls, strict=False)
+        own = {name: value for name, value in (given or {}).items() if name not in _FOR_TOOLS}
+        return {"constraint": constraint, **own}
+
+
+class _AsWritten(ChatFormat):
+    """No template: the text of the one message is the prompt, special tokens included."""
+
+    def render(
+        self,
+        messages: MessagesLike,
+        add_generation_prompt: bool = True,  # noqa: ARG002
+        tools: Sequence[Tool] = (),  # noqa: ARG002
+    ) -> str:
+        return "".join(message.content for message in as_messages(messages))

@@ -26,10 +26,10 @@ from llama_index.core.schema import QueryType
 from llama_index_instrumentation import get_dispatcher
 from pydantic import PrivateAttr
 
+from steerable_llm.adapters.surroundings import surroundings
 from steerable_llm.chat.message import Message
 from steerable_llm.logs.answers import LoggedAnswer, Passage
 from steerable_llm.logs.recorder import RUNS, AnswerRecorder, OpenTraces, asked
-from steerable_llm.policy.step import current_step
 
 _ROLES = {"system": "system", "developer": "system", "assistant": "assistant"}
 T = TypeVar("T")
@@ -161,6 +161,7 @@ class AnswerLogEventHandler(BaseEventHandler):
             messages = (Message(role="user", content=event.prompt),)
         said = response.raw if isinstance(response.raw, Mapping) else {}
         usage = said.get("usage") or {}
+        named = surroundings().step
         trace = self.spans._traces.of(span)
         if not (trace.question or trace.passages):
             # A query engine that streams asks its model once its own run is over. Then the run is
@@ -173,7 +174,7 @@ class AnswerLogEventHandler(BaseEventHandler):
             passages=tuple(trace.passages),
             messages=messages,
             answer=text,
-            step=said.get("step") or current_step(),
+            step=said.get("step") or (named if isinstance(named, str) else None),
             model=said.get("model_name") or start.model,
             revision=self.spans._revisions.get(span),
             steering=tuple(said.get("steering") or ()),

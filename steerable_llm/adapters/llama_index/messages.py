@@ -20,6 +20,7 @@ from llama_index.core.base.llms.types import (
 from llama_index.core.llms.llm import ToolSelection
 from llama_index.core.tools.types import BaseTool
 
+from steerable_llm.adapters.surroundings import what_steered
 from steerable_llm.answer.request import Generation
 from steerable_llm.errors import InvalidInputError
 
@@ -118,7 +119,7 @@ def _call(id_: str | None, name: str, arguments: dict[str, Any] | str) -> dict[s
     return {"id": id_ or "", "type": "function", "function": {"name": name, "arguments": arguments}}
 
 
-def to_chat(answer: Generation | str, model_name: str, delta: str | None = None) -> ChatResponse:
+def to_chat(model_name: str, answer: Generation | str, delta: str | None = None) -> ChatResponse:
     """Return an answer, or so much text of it as there is yet, as a chat response."""
     if isinstance(answer, str):
         message = ChatMessage(role=MessageRole.ASSISTANT, content=answer)
@@ -142,7 +143,7 @@ def to_chat(answer: Generation | str, model_name: str, delta: str | None = None)
 
 
 def to_completion(
-    answer: Generation | str, model_name: str, delta: str | None = None
+    model_name: str, answer: Generation | str, delta: str | None = None
 ) -> CompletionResponse:
     """Return an answer, or so much text of it as there is yet, as a completion."""
     if isinstance(answer, str):
@@ -158,11 +159,7 @@ def record_of(answer: Generation, model_name: str) -> dict[str, dict[str, Any]]:
         "completion_tokens": used.completion_tokens,
         "total_tokens": used.total_tokens,
     }
-    told = {
-        "step": answer.step,
-        "steering": [applied.to_dict() for applied in answer.steered],
-        "decision": answer.decision.to_dict() if answer.decision else None,
-    }
+    told = what_steered(answer)
     raw = {
         "model_name": model_name,
         "finish_reason": answer.finish_reason,

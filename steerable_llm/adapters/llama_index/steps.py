@@ -10,13 +10,12 @@ are held.
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
-from contextvars import ContextVar
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import wraps
 from inspect import iscoroutinefunction
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from llama_index.core.chat_engine.types import BaseChatEngine
 from llama_index.core.llms.llm import LLM
@@ -26,10 +25,10 @@ from llama_index.core.tools import QueryEngineTool
 from llama_index.core.types import TokenAsyncGen, TokenGen
 from llama_index.core.workflow import Workflow
 
+from steerable_llm.adapters.surroundings import steer_step, surroundings
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.policy.policy import Policy
-from steerable_llm.policy.source import hold_policies
-from steerable_llm.policy.step import Hint, choose_step, current_step, steer_step
+from steerable_llm.policy.step import Hint, choose_step
 
 # Telling the step of a LlamaIndex call from its prompt.
 
@@ -37,8 +36,6 @@ STEP = "steer_step"
 """Where a prompt's metadata names its step."""
 PLACE = "steer_place"
 """Where a prompt's metadata says which of an engine's prompts it is."""
-
-_PLACE: ContextVar[str | None] = ContextVar("steer_place", default=None)
 
 
 def step_of(
@@ -59,23 +56,14 @@ def step_of(
             named,
             own,
             metadata.get(STEP),
-            current_step(),
-            Hint(metadata.get(PLACE) or _PLACE.get(), "prompt_type"),
+            # A place, where a tag runs a method that sends its prompt as plain text.
+            surroundings().step,
+            Hint(metadata.get(PLACE), "prompt_type"),
             # An enum whose members are strings; str() of one would be "PromptType.REFINE".
             Hint(getattr(kind, "value", kind), "prompt_type"),
         ],
         policy,
     )
-
-
-@contextmanager
-def at_place(place: str) -> Iterator[None]:
-    """Name the place of every call in this block that carries no prompt."""
-    token = _PLACE.set(place)
-    try:
-        yield
-    finally:
-        _PLACE.reset(token)
 
 
 def own_copy(prompt: BasePromptTemplate) -> BasePromptTemplate:
@@ -106,34 +94,26 @@ class PromptedLLM(LLM):
     """An LLM that knows the step of a call from its prompt."""
 
     @abstractmethod
-    def _step_of(self, prompt: BasePromptTemplate | None = None, named: Any = None) -> str | None:
-        """Return the step of a call that is made now."""
+    def settled(self, prompt: BasePromptTemplate | None) -> Self:
+        """Return this model for calls that are made later, yet belong to here and now."""
 
-    @contextmanager
-    def _told_by(self, prompt: BasePromptTemplate) -> Iterator[None]:
-        # One policy tells the step and steers it, though its file may change in between.
-        with hold_policies(), steer_step(self._step_of(prompt)):
-            yield
+    # LlamaIndex calls `chat` with messages alone, so each runs on a copy that knows the step.
 
     def predict(self, prompt: BasePromptTemplate, **prompt_args: Any) -> str:
         """Answer a filled-in prompt."""
-        with self._told_by(prompt):
-            return super().predict(prompt, **prompt_args)
+        return super(PromptedLLM, self.settled(prompt)).predict(prompt, **prompt_args)
 
     async def apredict(self, prompt: BasePromptTemplate, **prompt_args: Any) -> str:
         """Answer a filled-in prompt while the event loop keeps turning."""
-        with self._told_by(prompt):
-            return await super().apredict(prompt, **prompt_args)
+        return await super(PromptedLLM, self.settled(prompt)).apredict(prompt, **prompt_args)
 
     def stream(self, prompt: BasePromptTemplate, **prompt_args: Any) -> TokenGen:
         """Answer a filled-in prompt piece by piece."""
-        with self._told_by(prompt):
-            return super().stream(prompt, **prompt_args)
+        return super(PromptedLLM, self.settled(prompt)).stream(prompt, **prompt_args)
 
     async def astream(self, prompt: BasePromptTemplate, **prompt_args: Any) -> TokenAsyncGen:
         """Answer a filled-in prompt piece by piece while the event loop keeps turning."""
-        with self._told_by(prompt):
-            return await super().astream(prompt, **prompt_args)
+        return await super(PromptedLLM, self.settled(prompt)).astream(prompt, **prompt_args)
 
 
 T = TypeVar("T")
@@ -211,7 +191,10 @@ class _Tag:
         return {PLACE: self.place} if self.step is None else {STEP: self.step}
 
     def around(self) -> AbstractContextManager[None]:
-        return at_place(self.place) if self.step is None else steer_step(self.step)
+        named = surroundings().step
+        if self.step is None and isinstance(named, str):
+            return nullcontext()  # a step that the developer named counts more than a place
+        return steer_step(self.step or Hint(self.place, "prompt_type"))
 
 
 def _tag_prompt(holder: Any, attribute: str, tag: _Tag) -> None:

@@ -1,11 +1,8 @@
-"""Answers that are objects of a class.
+"""A model whose every answer is an object of a class, and what to say when one is not whole."""
 
-They are asked for under a constraint: whatever the model would rather say, and however it is
-steered, what it writes is JSON of that class.
-"""
-
-from collections.abc import AsyncGenerator, Generator, Sequence
-from typing import Any, Self
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Self
 
 from llama_index.core.base.llms.generic_utils import (
     astream_chat_to_completion_decorator,
@@ -23,134 +20,15 @@ from llama_index.core.base.llms.types import (
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
 from llama_index.core.llms.structured_llm import StructuredLLM
 from llama_index.core.prompts import BasePromptTemplate, ChatPromptTemplate
-from llama_index.core.types import PydanticProgramMode
-from pydantic import BaseModel, PrivateAttr, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from steerable_llm.adapters.llama_index.messages import record_of
-from steerable_llm.adapters.llama_index.steps import PromptedLLM, own_copy
-from steerable_llm.adapters.recording import SteeringRecord, current_records
-from steerable_llm.answer.constraint import Constraint
+from steerable_llm.adapters.llama_index.steps import PromptedLLM
+from steerable_llm.adapters.surroundings import SteeringRecord
 from steerable_llm.errors import InvalidInputError
 
-# Programs for models that call tools pass these on; an object in plain JSON needs none of them.
-_FOR_TOOLS = {"tool_required", "tool_choice", "allow_parallel_tool_calls"}
-# In the other modes the caller asks for a program of another kind, and gets it.
-_CONSTRAINED = (PydanticProgramMode.DEFAULT, PydanticProgramMode.LLM)
-
-
-class ObjectLLM(PromptedLLM):
-    """An LLM that answers with objects of a class when it is asked for them."""
-
-    # Of a copy that is settled: its step is what it says, whatever holds when it is called.
-    _settled: bool = PrivateAttr(default=False)
-    _records: tuple[SteeringRecord, ...] = PrivateAttr(default=())
-
-    def settled(self, prompt: BasePromptTemplate | None, *records: SteeringRecord) -> Self:
-        """Return this model for calls that are made later, yet belong to here and now."""
-        constrained = self.pydantic_program_mode in _CONSTRAINED
-        mode = PydanticProgramMode.LLM if constrained else self.pydantic_program_mode
-        twin = self.model_copy(
-            update={"step": self._step_of(prompt), "pydantic_program_mode": mode}
-        )
-        twin._settled = True
-        twin._records = (*self._here(), *records)
-        return twin
-
-    def _here(self) -> tuple[SteeringRecord, ...]:
-        """Where an answer to a call that is made now is taken down; in each record once."""
-        return tuple(dict.fromkeys((*self._records, *current_records())))
-
-    def structured_predict(
-        self, output_cls: Any, prompt: Any, llm_kwargs: Any = None, **prompt_args: Any
-    ) -> Any:
-        """Answer a filled-in prompt with an object of a class.
-
-        Raises:
-            InvalidInputError: `max_tokens` were not enough for the object.
-        """
-        record = SteeringRecord()
-        twin, asked = self.settled(prompt, record), self._asked(output_cls, llm_kwargs)
-        try:
-            return super(ObjectLLM, twin).structured_predict(
-                output_cls, own_copy(prompt), asked, **prompt_args
-            )
-        except ValueError as error:
-            _refuse_half(record, output_cls, error)
-            raise
-
-    async def astructured_predict(
-        self, output_cls: Any, prompt: Any, llm_kwargs: Any = None, **prompt_args: Any
-    ) -> Any:
-        """Answer a filled-in prompt with an object, while the event loop keeps turning.
-
-        Raises:
-            InvalidInputError: `max_tokens` were not enough for the object.
-        """
-        record = SteeringRecord()
-        twin, asked = self.settled(prompt, record), self._asked(output_cls, llm_kwargs)
-        try:
-            return await super(ObjectLLM, twin).astructured_predict(
-                output_cls, own_copy(prompt), asked, **prompt_args
-            )
-        except ValueError as error:
-            _refuse_half(record, output_cls, error)
-            raise
-
-    def stream_structured_predict(
-        self, output_cls: Any, prompt: Any, llm_kwargs: Any = None, **prompt_args: Any
-    ) -> Generator[Any, None, None]:
-        """Answer a filled-in prompt with an object that grows piece by piece.
-
-        Raises:
-            InvalidInputError: `max_tokens` were not enough for the object, at the stream's end.
-        """
-        record = SteeringRecord()
-        twin, asked = self.settled(prompt, record), self._asked(output_cls, llm_kwargs)
-        objects = super(ObjectLLM, twin).stream_structured_predict(
-            output_cls, own_copy(prompt), asked, **prompt_args
-        )
-
-        def whole() -> Generator[Any, None, None]:
-            yield from objects
-            _refuse_half(record, output_cls)
-
-        return whole()
-
-    async def astream_structured_predict(
-        self, output_cls: Any, prompt: Any, llm_kwargs: Any = None, **prompt_args: Any
-    ) -> AsyncGenerator[Any, None]:
-        """Answer a filled-in prompt with an object that grows, while the loop keeps turning.
-
-        Raises:
-            InvalidInputError: `max_tokens` were not enough for the object, at the stream's end.
-        """
-        record = SteeringRecord()
-        twin, asked = self.settled(prompt, record), self._asked(output_cls, llm_kwargs)
-        objects = await super(ObjectLLM, twin).astream_structured_predict(
-            output_cls, own_copy(prompt), asked, **prompt_args
-        )
-
-        async def whole() -> AsyncGenerator[Any, None]:
-            async for made in objects:
-                yield made
-            _refuse_half(record, output_cls)
-
-        return whole()
-
-    def _asked(self, output_cls: type[BaseModel], given: dict[str, Any] | None) -> dict[str, Any]:
-        """Return the arguments of the call that asks for the object."""
-        if self.pydantic_program_mode not in _CONSTRAINED:
-            return dict(given or {})
-        # Keywords of a schema that decoding cannot guarantee are checked by the class itself.
-        constraint = Constraint.json_schema(output_cls, strict=False)
-        own = {name: value for name, value in (given or {}).items() if name not in _FOR_TOOLS}
-        return {"constraint": constraint, **own}
-
-    def as_structured_llm(
-        self, output_cls: type[BaseModel], **kwargs: Any
-    ) -> "SteerableStructuredLLM":
-        """Return this model as one whose every answer is an object of a class."""
-        return SteerableStructuredLLM(llm=self, output_cls=output_cls, **kwargs)
+if TYPE_CHECKING:
+    from steerable_llm.adapters.llama_index.llm import SteerableLlamaIndexLLM
 
 
 class SteerableStructuredLLM(PromptedLLM, StructuredLLM):
@@ -162,12 +40,12 @@ class SteerableStructuredLLM(PromptedLLM, StructuredLLM):
     """
 
     @property
-    def _model(self) -> ObjectLLM:
-        assert isinstance(self.llm, ObjectLLM)  # made by `as_structured_llm` alone
-        return self.llm
+    def _model(self) -> "SteerableLlamaIndexLLM":
+        return self.llm  # type: ignore[return-value]  # made by `as_structured_llm` alone
 
-    def _step_of(self, prompt: BasePromptTemplate | None = None, named: Any = None) -> str | None:
-        return self._model._step_of(prompt, named)
+    def settled(self, prompt: BasePromptTemplate | None) -> Self:
+        """Return this model for calls that are made later, yet belong to here and now."""
+        return self.model_copy(update={"llm": self._model.settled(prompt)})
 
     @llm_chat_callback()
     def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
@@ -254,10 +132,24 @@ def _prompt(messages: Sequence[ChatMessage]) -> ChatPromptTemplate:
     return ChatPromptTemplate(message_templates=list(messages))
 
 
-def _refuse_half(
+@contextmanager
+def say_why_half(record: SteeringRecord, output_cls: type[BaseModel]) -> Iterator[None]:
+    """Say it plainly when an object cannot be read because the answer was cut off."""
+    try:
+        yield
+    except ValueError as error:
+        refuse_half(record, output_cls, error)
+        raise
+
+
+def refuse_half(
     record: SteeringRecord, output_cls: type[BaseModel], error: Exception | None = None
 ) -> None:
-    """Say it plainly when an object is not whole because the answer was cut off."""
+    """Raise if the last answer was cut off before its object was whole.
+
+    Raises:
+        InvalidInputError: It was.
+    """
     for answer in record.answers[-1:]:
         if answer.finish_reason == "length" and not _is_whole(answer.text, output_cls):
             raise InvalidInputError(

@@ -1,6 +1,6 @@
 """Letting the model calls of one `.batch()` run as one batch on the model.
 
-Each input still runs through the framework on its own, with its own callbacks, cache look-up and
+Each input still runs through LangChain on its own, with its own callbacks, cache look-up and
 error. Where it would call the model it hands its request over and waits. As soon as every input
 has either handed one over or ended without one (a cached answer, an error), all requests run
 together. When nobody waits for any of them any more, the work stops.
@@ -10,7 +10,6 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
-from contextvars import ContextVar
 
 from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.answer.request import Generation, GenerationRequest
@@ -19,43 +18,57 @@ from steerable_llm.errors import SteerableError
 Row = tuple[GenerationRequest, "Future[Generation]"]
 
 
+class Seat:
+    """One input's place in a gathering; it is good for one model call."""
+
+    def __init__(self, gathering: "Gathering") -> None:
+        """Take a place that is still unused."""
+        self._gathering = gathering
+        self.used = False
+
+    def hand_over(
+        self, engine: SteerableHFLLM, request: GenerationRequest
+    ) -> "Future[Generation] | None":
+        """Join the batch; None for a second call, or one that goes to another model."""
+        if self.used or self._gathering.engine is not engine:
+            return None
+        self.used = True
+        return self._gathering.take(request)
+
+
 class Gathering:
     """The model calls of some inputs of one batch.
 
     Args:
-        engine: the model they go to.
-        inputs: how many inputs take part; each opens one `seat`.
+        engine: The model they go to.
+        inputs: How many inputs take part; each opens one `seat`.
     """
 
     def __init__(self, engine: SteerableHFLLM, inputs: int) -> None:
-        self._engine = engine
+        self.engine = engine
         self._expected = inputs
         self._waiting: list[Row] = []
         self._lock = threading.Lock()
 
     @contextmanager
-    def seat(self) -> Iterator[None]:
-        """Take part with one input: its model call, made in this block, joins the others."""
-        seat = _Seat(self)
-        token = _SEAT.set(seat)
+    def seat(self) -> Iterator[Seat]:
+        """Take part with one input: the model call that is made at this seat joins the others."""
+        seat = Seat(self)
         try:
-            yield
+            yield seat
         finally:
-            _SEAT.reset(token)
             if not seat.used:
-                self._leave()
+                with self._lock:
+                    self._expected -= 1
+                    self._run_if_complete()
 
-    def _hand_over(self, request: GenerationRequest) -> "Future[Generation]":
+    def take(self, request: GenerationRequest) -> "Future[Generation]":
+        """Take one input's request, and run all of them when it was the last to wait for."""
         future: Future[Generation] = Future()
         with self._lock:
             self._waiting.append((request, future))
             self._run_if_complete()
         return future
-
-    def _leave(self) -> None:
-        with self._lock:
-            self._expected -= 1
-            self._run_if_complete()
 
     def _run_if_complete(self) -> None:
         if self._waiting and len(self._waiting) == self._expected:
@@ -75,31 +88,24 @@ class Gathering:
             future.add_done_callback(left)
         if not rows or nobody_waits.is_set():
             return
+        self._answer(rows, nobody_waits)
+
+    def _answer(self, rows: list[Row], nobody_waits: threading.Event) -> None:
         try:
-            answers = self._engine.generate_batch(
+            answers = self.engine.generate_batch(
                 [request for request, _ in rows], cancelled=nobody_waits
             )
-        except SteerableError as error:
-            if len(rows) == 1:
-                _settle(rows[0][1], error)
-            else:
-                self._run_each(rows, nobody_waits)
         except BaseException as error:
-            for _, future in rows:
-                _settle(future, error)
+            if len(rows) > 1 and isinstance(error, SteerableError):
+                for row in rows:  # one by one, so that only the row at fault fails
+                    self._answer([row], nobody_waits)
+            else:
+                for _, future in rows:
+                    _settle(future, error)
         else:
             # After a cancellation there are no answers, and nobody waits for one.
             for (_, future), answer in zip(rows, answers, strict=False):
                 _settle(future, answer)
-
-    def _run_each(self, rows: list[Row], nobody_waits: threading.Event) -> None:
-        """Run the rows one by one, so that only the row at fault fails."""
-        for request, future in rows:
-            try:
-                for answer in self._engine.generate_batch([request], cancelled=nobody_waits):
-                    _settle(future, answer)
-            except BaseException as error:
-                _settle(future, error)
 
 
 def _settle(future: "Future[Generation]", outcome: Generation | BaseException) -> None:
@@ -109,23 +115,3 @@ def _settle(future: "Future[Generation]", outcome: Generation | BaseException) -
         future.set_exception(outcome)
     else:
         future.set_result(outcome)
-
-
-class _Seat:
-    """One input's place; it is good for one model call."""
-
-    def __init__(self, gathering: Gathering) -> None:
-        self.gathering = gathering
-        self.used = False
-
-
-_SEAT: ContextVar[_Seat | None] = ContextVar("steerable_batch_seat", default=None)
-
-
-def hand_over(engine: SteerableHFLLM, request: GenerationRequest) -> "Future[Generation] | None":
-    """Join the batch that the caller runs in; None when it runs in none on this model."""
-    seat = _SEAT.get()
-    if seat is None or seat.used or seat.gathering._engine is not engine:
-        return None
-    seat.used = True
-    return seat.gathering._hand_over(request)

@@ -24,7 +24,9 @@ from steerable_llm.errors import CalibrationError
 from steerable_llm.evaluation.calibration import calibrate
 from steerable_llm.evaluation.evaluate import evaluate
 from steerable_llm.runtime.hooks import capture_block_outputs
-from steerable_llm.vector.vector import Calibration, SteeringVector
+from steerable_llm.vector.calibration import Calibration
+from steerable_llm.vector.provenance import Provenance
+from steerable_llm.vector.vector import SteeringVector
 
 _PROMPTS = 200  # fresh prompts that a contrast is built from
 _OPENING = 2  # answer tokens that the contrast sees
@@ -94,7 +96,9 @@ def _contrast(
         directions=dict(enumerate(direction)),
         scales=dict(enumerate(scale.tolist())),
         fingerprint=llm.fingerprint,
-        provenance={"method": "supervised contrast", "good": len(good), "bad": len(bad)},
+        provenance=Provenance(
+            method="supervised contrast", facts={"good": len(good), "bad": len(bad)}
+        ),
     )
 
 

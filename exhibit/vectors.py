@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import math
 import warnings
 from pathlib import Path
 
@@ -97,7 +98,8 @@ def paper_preset(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         vector = build_vector(llm, pairs, name=f"{behaviour}-paper", preset="paper", progress=False)
-    error = vector.provenance["completeness_error"]["median"]
+    missed = vector.provenance.completeness_error
+    error = math.inf if missed is None or missed.median is None else missed.median
     start = (
         "## The paper's preset on the same pairs\n\n"
         '`preset="paper"` (zero baseline, 5 right-Riemann steps, k = 3, centred PCA, all layers; '

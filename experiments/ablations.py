@@ -46,7 +46,7 @@ from steerable_llm.methods.build import build_vector, validated
 from steerable_llm.methods.grains.grains import GrainsConfig
 from steerable_llm.pairs.pair import Pairs
 from steerable_llm.reports.page import Heading, Page, Part, Table, Text, check_suffix
-from steerable_llm.vector.vector import Calibration
+from steerable_llm.vector.calibration import Calibration
 
 REFERENCE = "reference"
 SIZES = (10, 25, 50, 100)
@@ -141,7 +141,7 @@ def _strength(base: Base) -> Contenders:
     sign = 1 if base.chosen.strength > 0 else -1
     found: Contenders = {}
     for size in sorted({*STRENGTHS, abs(base.chosen.strength)}):
-        given = replace(base.chosen, strength=sign * size, note="set by an ablation")
+        given = replace(base.chosen, strength=sign * size, remark="set by an ablation")
         is_reference = given.strength == base.chosen.strength
         found[_name("strength", f"{given.strength:+g}")] = (
             () if is_reference else (replace(base.recipe(), calibration=given),)

@@ -14,6 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.evaluation.set import EvaluationItem, EvaluationSet
+from steerable_llm.vector.provenance import Provenance
 from steerable_llm.vector.vector import SteeringVector
 
 WIDTH, LAYERS = 32, 2
@@ -83,7 +84,7 @@ def planted_vector(llm: SteerableHFLLM, name: str = "planted") -> SteeringVector
         directions={layer: PLANTED.clone() for layer in range(LAYERS)},
         scales=dict.fromkeys(range(LAYERS), 6.0),
         fingerprint=llm.fingerprint,
-        provenance={"method": "planted", "layers": [0, 1]},
+        provenance=Provenance(method="planted", facts={"layers": [0, 1]}),
     )
 
 

@@ -10,8 +10,9 @@ import torch
 
 from steerable_llm.policy.gate import Gate
 from steerable_llm.policy.policy import Policy
+from steerable_llm.vector.calibration import Calibration
 from steerable_llm.vector.fingerprint import ModelFingerprint
-from steerable_llm.vector.vector import Calibration, SteeringVector
+from steerable_llm.vector.vector import SteeringVector
 
 WIDTH = 4
 MODEL = ModelFingerprint(

@@ -18,7 +18,8 @@ from steerable_llm.evaluation import compare as ways
 from steerable_llm.evaluation.compare import Recipe, nested
 from steerable_llm.evaluation.set import EvaluationSet
 from steerable_llm.pairs.pair import Pairs
-from steerable_llm.vector.vector import Calibration, SteeringVector
+from steerable_llm.vector.calibration import Calibration
+from steerable_llm.vector.vector import SteeringVector
 
 CHOSEN = Calibration(-0.08, scope="last_prompt")
 pytestmark = pytest.mark.filterwarnings("ignore:the token scores miss")

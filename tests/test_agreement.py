@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from slow_states import PAIRS, slow_deltas
 
 from steerable_llm.methods import METHODS
-from steerable_llm.methods.agreement import Agreement, agreement_of
+from steerable_llm.methods.agreement import agreement_of
 from steerable_llm.methods.build import build_vector
+from steerable_llm.vector.provenance import Agreement, Provenance
 
 pytestmark = pytest.mark.filterwarnings("ignore:the token scores miss")
 
@@ -96,17 +97,15 @@ def test_one_pair_has_nothing_to_agree_with_and_zeros_agree_with_nobody() -> Non
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_keeps_the_badge_with_its_vector(tiny_llm: Any, method: str) -> None:
     vector = build_vector(tiny_llm, PAIRS, method=method, progress=False)
-    found = Agreement.of_provenance(vector.provenance)
+    found = vector.provenance.agreement
     assert found is not None
     assert found.pairs == len(PAIRS)
-    assert vector.provenance["agreement"]["badge"] == found.badge
+    assert vector.provenance.record()["agreement"]["badge"] == found.badge
     assert set(found.layers) == set(range(len(tiny_llm.blocks)))
 
 
 def test_of_caa_it_is_that_of_the_answers_states(tiny_llm: Any) -> None:
-    found = Agreement.of_provenance(
-        build_vector(tiny_llm, PAIRS, method="caa", progress=False).provenance
-    )
+    found = build_vector(tiny_llm, PAIRS, method="caa", progress=False).provenance.agreement
     rows = slow_deltas(tiny_llm, PAIRS, 1).tolist()
     cosines = [slow_cosine(rows, place) for place in range(len(rows))]
     assert found is not None
@@ -121,11 +120,11 @@ def test_of_grains_it_is_that_of_the_deltas_that_the_mean_is_made_of(tiny_llm: A
     ]
     rows = [one.directions[1].tolist() for one in one_by_one]
     cosines = [slow_cosine(rows, place) for place in range(len(rows))]
-    found = Agreement.of_provenance(vector.provenance)
+    found = vector.provenance.agreement
     assert found is not None
     assert found.layers[1].cosine == pytest.approx(sum(cosines) / len(cosines), abs=1e-3)
 
 
 def test_what_another_version_kept_is_no_agreement() -> None:
-    assert Agreement.of_provenance({}) is None
-    assert Agreement.of_provenance({"agreement": {"score": 3}}) is None
+    assert Provenance.from_record({}).agreement is None
+    assert Provenance.from_record({"agreement": {"score": 3}}).agreement is None

@@ -17,8 +17,9 @@ from steerable_llm.evaluation.arms import (
     strict_instruction_for,
 )
 from steerable_llm.evaluation.set import EvaluationItem
+from steerable_llm.vector.calibration import Calibration
 from steerable_llm.vector.steering import Steering
-from steerable_llm.vector.vector import Calibration, SteeringVector
+from steerable_llm.vector.vector import SteeringVector
 
 
 @pytest.fixture

@@ -625,7 +625,7 @@ def test_what_cannot_be_run_is_refused_before_anything_runs(
 def test_a_vector_keeps_its_own_scope_and_layers_at_another_strength(
     vector: SteeringVector,
 ) -> None:
-    from steerable_llm.vector.vector import Calibration
+    from steerable_llm.vector.calibration import Calibration
 
     own = vector.with_calibration(Calibration(0.1, layers=(1,), scope="last_prompt"))
     [set_to] = contenders_of([own], [0.4]).values()

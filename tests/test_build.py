@@ -8,7 +8,7 @@ from steerable_llm.evaluation.set import EvaluationItem, EvaluationSet
 from steerable_llm.methods import build as build_module
 from steerable_llm.methods.build import build_vector
 from steerable_llm.pairs.pair import Pairs, PreferencePair
-from steerable_llm.vector.vector import Calibration
+from steerable_llm.vector.calibration import Calibration
 
 pytestmark = pytest.mark.filterwarnings("ignore:the token scores miss")
 PAIRS = Pairs(PreferencePair(f"Where is the shop in {c}?", "Here.", "There.") for c in "ABC")
@@ -18,10 +18,10 @@ def test_a_vector_says_where_it_comes_from(tiny_llm):
     vector = build_vector(tiny_llm, PAIRS, name="mine", preset="paper", k=2, progress=False)
     assert vector.name == "mine"
     assert vector.fingerprint == tiny_llm.fingerprint
-    assert vector.provenance["method"] == "grains"
-    assert vector.provenance["preset"] == "paper"
-    assert vector.provenance["config"]["k"] == 2
-    assert vector.provenance["data_digest"] == PAIRS.digest
+    assert vector.provenance.method == "grains"
+    assert vector.provenance.preset == "paper"
+    assert vector.provenance.config["k"] == 2
+    assert vector.provenance.data_digest == PAIRS.digest
     assert [a.pair_id for a in vector.attributions] == [pair.id for pair in PAIRS]
     assert vector.calibration is None
 
@@ -33,7 +33,7 @@ def test_a_vector_says_how_many_of_its_pairs_were_proposed(tiny_llm):
         for p, s in zip(PAIRS, sources, strict=True)
     ]
     vector = build_vector(tiny_llm, pairs, method="caa", progress=False)
-    assert (vector.provenance["pairs"], vector.provenance["proposed_pairs"]) == (3, 2)
+    assert (vector.provenance.pairs, vector.provenance.proposed_pairs) == (3, 2)
 
 
 def test_the_same_pairs_give_the_same_vector(tiny_llm):

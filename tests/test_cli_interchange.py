@@ -6,7 +6,8 @@ import pytest
 from command_line import Steerable, steerable
 from huggingface_hub import constants
 
-from steerable_llm.vector.vector import Calibration, SteeringVector
+from steerable_llm.vector.calibration import Calibration
+from steerable_llm.vector.vector import SteeringVector
 
 __all__ = ["steerable"]
 

@@ -12,6 +12,7 @@ from steerable_llm.errors import PairError
 from steerable_llm.methods.build import build_vector
 from steerable_llm.methods.contextfocus import INSTRUCTION
 from steerable_llm.pairs.pair import PreferencePair
+from steerable_llm.vector.provenance import Deltas
 
 
 def test_a_direction_is_what_instruction_and_context_add_to_the_question(tiny_llm: Any) -> None:
@@ -42,6 +43,7 @@ def test_answers_play_no_part(tiny_llm: Any) -> None:
 def test_prompts_without_a_context_are_left_out_and_counted(tiny_llm: Any) -> None:
     mixed = [*PAIRS, PreferencePair("Why is that?", "Because.", "No.")]
     vector = build_vector(tiny_llm, mixed, method="contextfocus", progress=False)
-    assert (vector.provenance["deltas"], vector.provenance["without_context"]) == (6, 1)
+    assert vector.provenance.deltas == Deltas(6)
+    assert vector.provenance.facts["without_context"] == 1
     with pytest.raises(PairError, match="no prompt has a context"):
         build_vector(tiny_llm, mixed[-1:], method="contextfocus", progress=False)

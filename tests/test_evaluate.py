@@ -14,7 +14,8 @@ from steerable_llm.evaluation.calibration import calibrate
 from steerable_llm.evaluation.evaluate import evaluate
 from steerable_llm.evaluation.report import Report
 from steerable_llm.evaluation.set import EvaluationSet
-from steerable_llm.vector.vector import Calibration, SteeringVector
+from steerable_llm.vector.calibration import Calibration, Choice, DataUsed
+from steerable_llm.vector.vector import SteeringVector
 
 # A system message whose words hardly move the planted model's margin either way.
 UNHEARD = "ab"
@@ -27,7 +28,7 @@ def llm(tiny_tokenizer: Any) -> SteerableHFLLM:
 
 @pytest.fixture(scope="module")
 def vector(llm: SteerableHFLLM) -> SteeringVector:
-    return planted_vector(llm).with_calibration(Calibration(0.12, note="chosen by hand"))
+    return planted_vector(llm).with_calibration(Calibration(0.12, remark="chosen by hand"))
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +154,9 @@ def test_a_strength_chosen_on_the_test_prompts_is_told(
     llm: SteerableHFLLM, vector: SteeringVector
 ) -> None:
     test = questions(llm, 8)
-    leaky = vector.with_calibration(Calibration(0.12, note=f"chosen on {test.digest[:12]}"))
+    leaky = vector.with_calibration(
+        Calibration(0.12, choice=Choice(DataUsed("dev", test.digest), 0.5, 0.9, settings=24))
+    )
     report = evaluate(llm, leaky, test, progress=False, max_new_tokens=4)
     assert not report.verdict.promote
     assert "no held-out result" in report.verdict.line

@@ -190,7 +190,7 @@ def test_better_quadrature_makes_the_scores_add_up(tiny_llm):
             steps=steps,
             progress=False,
         )
-        errors.append(vector.provenance["completeness_error"]["median"])
+        errors.append(vector.provenance.completeness_error.median)
         for attribution in vector.attributions:
             gap = attribution.value - attribution.baseline_value
             missing = abs(float(attribution.scores.sum()) - gap) / abs(gap)
@@ -232,7 +232,7 @@ def test_scores_that_miss_less_than_no_scores_would_are_not_warned_about(tiny_ll
 @pytest.mark.parametrize("attribution", ["gradient", "smoothgrad", "random"])
 def test_other_scorers_build_vectors_without_completeness(tiny_llm, attribution):
     vector = build_vector(tiny_llm, PAIRS, attribution=attribution, progress=False)
-    assert vector.provenance["completeness_error"] is None
+    assert vector.provenance.completeness_error is None
     assert len(vector.layers) == len(tiny_llm.blocks)
 
 

@@ -15,9 +15,10 @@ from hub_server import READ_ONLY, TOKEN, running_hub
 from huggingface_hub import constants
 
 from steerable_llm.errors import HubError, InvalidInputError, ModelMismatchError
+from steerable_llm.vector.calibration import Calibration
 from steerable_llm.vector.hub import from_hub, push_to_hub
 from steerable_llm.vector.hub_file import hub_errors, local_file
-from steerable_llm.vector.vector import Calibration, SteeringVector
+from steerable_llm.vector.vector import SteeringVector
 
 __all__ = ["steerable"]
 

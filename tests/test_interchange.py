@@ -27,10 +27,12 @@ from steerable_llm.errors import (
 )
 from steerable_llm.runtime.hooks import capture_block_outputs, steering_hooks
 from steerable_llm.runtime.plan import SteeringPlan
+from steerable_llm.vector.calibration import Calibration
 from steerable_llm.vector.interchange import FORMATS, export_vector, guess_format, import_vector
 from steerable_llm.vector.interchange.lm_eval import hook_point
+from steerable_llm.vector.provenance import Provenance
 from steerable_llm.vector.steering import Application, Gates
-from steerable_llm.vector.vector import Calibration, SteeringVector
+from steerable_llm.vector.vector import SteeringVector
 
 ADDED = Calibration(0.5, scope="all", unit="absolute", renormalise=False)
 MLP = Application(site="mlp", unit="absolute", scope="all", renormalise=False)
@@ -171,7 +173,7 @@ def test_the_number_of_layers_has_each_tools_own_type(format, kind, tiny_vector,
 
 
 def test_easysteer_gets_the_method_the_component_and_the_strength(tiny_vector, tmp_path):
-    made = replace(tiny_vector, provenance={"method": "grains"}).with_calibration(ADDED)
+    made = replace(tiny_vector, provenance=Provenance(method="grains")).with_calibration(ADDED)
     fields, tensors = contents(export_vector(made, tmp_path / "v", "easysteer").path)
     assert fields["controlvector.method"] == "grains"
     assert fields["controlvector.strength"] == 0.5
@@ -215,7 +217,7 @@ def test_a_direction_before_any_block_is_left_out_of_an_import(tiny_llm, tmp_pat
     back = import_vector(path, tiny_llm)
     assert back.layers == (0, 1)
     assert float(back.directions[0][0]) == 1.0
-    assert "layer 0" in back.provenance["imported"]["left_out"][0]
+    assert "layer 0" in back.provenance.imported.left_out[0]
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -302,7 +304,7 @@ def test_a_strength_that_makes_infinite_numbers_is_refused_and_nothing_written(
     ("format", "told"), [(name, "repeng" if name == "llama.cpp" else name) for name in FORMATS]
 )
 def test_the_format_is_told_from_the_file(format, told, tiny_vector, tmp_path):
-    made = replace(tiny_vector, provenance={"method": "caa"})
+    made = replace(tiny_vector, provenance=Provenance(method="caa"))
     path = export_vector(made, tmp_path / f"v{FORMATS[format].suffix}", format).path
     assert guess_format(path) == told
 
@@ -324,11 +326,11 @@ def test_an_import_says_what_it_is_and_what_nobody_knows(format, tiny_llm, tiny_
     path = export_vector(made, tmp_path / f"other{FORMATS[format].suffix}", format).path
     back = import_vector(path, tiny_llm, format)
     assert back.name == ("other" if format in ("lm-eval", "svec") else "kind")
-    imported = back.provenance["imported"]
-    assert back.provenance["method"] == "imported"
-    assert (imported["format"], imported["file"]) == (format, path.name)
-    assert any(note.startswith("which weights") for note in imported["unknown"])
-    assert any("strongly" in note for note in imported["unknown"]) == (back.calibration is None)
+    imported = back.provenance.imported
+    assert back.provenance.method == "imported"
+    assert (imported.format, imported.file) == (format, path.name)
+    assert any(note.startswith("which weights") for note in imported.unknown)
+    assert any("strongly" in note for note in imported.unknown) == (back.calibration is None)
     assert all(0 < back.scales[layer] < 1000 for layer in back.layers)
     again = SteeringVector.load(back.save(tmp_path / "v.safetensors"), tiny_llm)
     assert again.provenance == back.provenance
@@ -429,7 +431,7 @@ def test_unequal_coefficients_are_multiplied_into_the_directions(tiny_llm, tmp_p
     )
     back = import_vector(tmp_path / "v.pt", tiny_llm)
     assert [float(back.steer().terms[0].delta(layer)[0]) for layer in (0, 2)] == [2.0, -3.0]
-    assert "coefficients differ" in back.provenance["imported"]["left_out"][0]
+    assert "coefficients differ" in back.provenance.imported.left_out[0]
 
 
 def test_blocks_and_mlps_in_one_file_are_refused(tiny_llm, tmp_path):
@@ -469,8 +471,8 @@ def test_files_of_others_may_say_more_and_be_in_half_precision(tiny_llm, tmp_pat
     back = import_vector(write_gguf(tmp_path / "v.gguf", tensors), tiny_llm)
     assert back.layers == (2,)
     assert torch.equal(back.directions[2], torch.full((HIDDEN,), 0.5))
-    imported = back.provenance["imported"]
-    assert (imported["model_type"], imported["facts"]) == ("my own model", {"layer_scale": "nan"})
+    imported = back.provenance.imported
+    assert (imported.model_type, imported.facts) == ("my own model", {"layer_scale": "nan"})
     back.save(tmp_path / "v.safetensors")
 
 

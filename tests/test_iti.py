@@ -42,7 +42,7 @@ def test_a_direction_is_the_unit_mean_difference_times_the_spread(
     tiny_llm: Any, method: str, last: int
 ) -> None:
     vector = build_vector(tiny_llm, PAIRS, method=method, heads=100, progress=False)
-    assert len(vector.provenance["heads"]) == LAYERS * HEADS
+    assert len(vector.provenance.facts["heads"]) == LAYERS * HEADS
     n = len(PAIRS)
     for layer in range(LAYERS):
         x = slow_heads(tiny_llm, layer, last)
@@ -64,7 +64,7 @@ def test_the_best_heads_by_unseen_texts_are_steered_and_no_others(tiny_llm: Any)
         for head in range(HEADS):
             probe = LogisticRegression(tol=1e-9, max_iter=5000).fit(x[train, head], y[train])
             accuracy[layer, head] = probe.score(x[~train, head], y[~train])
-    told = {(h["layer"], h["head"]): h["accuracy"] for h in vector.provenance["heads"]}
+    told = {(h["layer"], h["head"]): h["accuracy"] for h in vector.provenance.facts["heads"]}
     assert len(told) == 3
     for place, value in told.items():
         assert value == pytest.approx(accuracy[place], abs=1e-4)
@@ -104,7 +104,7 @@ def test_a_planted_head_and_its_direction_are_found(tiny_tokenizer: Any, method:
         values = llm.blocks[layer].self_attn.v_proj.weight
         values[head // 2 * SIZE : (head // 2 + 1) * SIZE, 0] = planted  # two heads share values
     vector = build_vector(llm, pairs, method=method, heads=1, progress=False)
-    (found,) = vector.provenance["heads"]
+    (found,) = vector.provenance.facts["heads"]
     assert (found["layer"], found["head"]) == (layer, head)
     assert found["accuracy"] == 1.0
     direction = vector.directions[layer].view(HEADS, SIZE)[head]

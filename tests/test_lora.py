@@ -82,9 +82,9 @@ def test_training_moves_the_preference_and_leaves_the_model(
     made = train_lora(llm, PAIRS, LoraSettings(objective=objective, **QUICK))
     with adapted(llm, made):
         after = [llm.score(p.messages, [p.good, str(p.bad)]) for p in PAIRS]
-    assert made.provenance["last_loss"] < made.provenance["first_loss"]
+    assert made.provenance.facts["last_loss"] < made.provenance.facts["first_loss"]
     if objective == "dpo":
-        assert made.provenance["first_loss"] == pytest.approx(math.log(2), abs=1e-4)
+        assert made.provenance.facts["first_loss"] == pytest.approx(math.log(2), abs=1e-4)
         gains = [a[0] - a[1] - b[0] + b[1] for a, b in zip(after, before, strict=True)]
     else:
         gains = [a[0] - b[0] for a, b in zip(after, before, strict=True)]

@@ -157,5 +157,5 @@ def test_sources_become_attributes(tiny_llm: Any) -> None:
     )
     assert one.gates[0].vectors.shape == (1, 32)
     assert two.gates[0].vectors.shape == (2, 32)
-    assert two.provenance["attributes"] == ["faithful", "rude"]
+    assert two.provenance.facts["attributes"] == ["faithful", "rude"]
     torch.testing.assert_close(two.directions[1], two.gates[1].vectors.sum(0))

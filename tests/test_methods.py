@@ -15,7 +15,8 @@ from steerable_llm.evaluation.calibration import calibrate
 from steerable_llm.evaluation.set import EvaluationItem, EvaluationSet
 from steerable_llm.methods import METHODS
 from steerable_llm.methods.build import build_vector, sweep_of
-from steerable_llm.vector.vector import Calibration, SteeringVector
+from steerable_llm.vector.calibration import Calibration
+from steerable_llm.vector.vector import SteeringVector
 
 pytestmark = pytest.mark.filterwarnings("ignore:the token scores miss")
 PROMPT = PAIRS[0].messages
@@ -28,7 +29,7 @@ def built(tiny_llm: Any) -> dict[str, SteeringVector]:
 
 def strong(vector: SteeringVector) -> float:
     """A strength of the method's own grid that surely shows."""
-    return 2 * max(METHODS[vector.provenance["method"]].grid.strengths)
+    return 2 * max(METHODS[vector.provenance.method].grid.strengths)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -39,7 +40,7 @@ def test_a_vector_comes_back_from_its_file_and_steers_the_same(
     loaded = SteeringVector.load(vector.save(tmp_path / "v.safetensors"), tiny_llm)
     assert loaded.fingerprint_id == vector.fingerprint_id
     assert loaded.application == vector.application == METHODS[method].application
-    assert loaded.provenance["method"] == method
+    assert loaded.provenance.method == method
     logits = [
         tiny_llm.answer_logits(PROMPT, "At nine.", v.steer(strong(v))) for v in (vector, loaded)
     ]

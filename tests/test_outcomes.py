@@ -22,8 +22,9 @@ from steerable_llm.metrics import kl_per_token
 from steerable_llm.pairs.pair import PreferencePair
 from steerable_llm.runtime.contrast import Contrast
 from steerable_llm.runtime.lora import adapted
+from steerable_llm.vector.calibration import Calibration
 from steerable_llm.vector.steering import Steering
-from steerable_llm.vector.vector import Calibration, SteeringVector
+from steerable_llm.vector.vector import SteeringVector
 
 
 def test_batched_outcomes_equal_those_of_one_call_per_prompt(tiny_tokenizer: Any) -> None:

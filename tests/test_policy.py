@@ -18,9 +18,10 @@ from steerable_llm.errors import (
     UnknownVectorError,
 )
 from steerable_llm.policy.policy import Policy
+from steerable_llm.vector.calibration import Calibration
 from steerable_llm.vector.fingerprint import ModelFingerprint
 from steerable_llm.vector.steering import Steering
-from steerable_llm.vector.vector import Calibration, SteeringVector
+from steerable_llm.vector.vector import SteeringVector
 
 MODEL = ModelFingerprint(
     model_id="tiny",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,9 @@ from steerable_llm.evaluation.report import Report
 from steerable_llm.evaluation.verdict import Row, judge
 from steerable_llm.metrics import Estimate
 from steerable_llm.policy.policy import Policy
+from steerable_llm.vector.calibration import Calibration
 from steerable_llm.vector.fingerprint import ModelFingerprint
-from steerable_llm.vector.vector import Calibration, SteeringVector
+from steerable_llm.vector.vector import SteeringVector
 
 __all__ = ["steerable"]
 
@@ -88,7 +89,7 @@ def report_on(
         "model": vector.fingerprint.short,
         "library_version": "0.1.0",
         "provenance": {},
-        "calibration": {**asdict(vector.calibration), "layers": None},
+        "calibration": vector.calibration,
         "test_name": "test",
         "test_digest": "f" * 64,
         "target": "conflict",
@@ -112,7 +113,7 @@ def vector() -> SteeringVector:
         directions={0: torch.arange(1.0, FINGERPRINT.hidden_size + 1)},
         scales={0: 3.0},
         fingerprint=FINGERPRINT,
-        calibration=Calibration(0.08, scope="last_prompt", note="best of 24"),
+        calibration=Calibration(0.08, scope="last_prompt", remark="best of 24"),
     )
 
 

@@ -29,8 +29,8 @@ from steerable_llm.pairs.proposals import (
     usual_refusal,
 )
 from steerable_llm.runtime.contrast import Contrast
+from steerable_llm.vector.calibration import Calibration
 from steerable_llm.vector.steering import Steering
-from steerable_llm.vector.vector import Calibration
 
 MISSING = draft(None, source="no correction and no good answer to the same prompt")
 NEW = 8

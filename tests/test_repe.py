@@ -39,7 +39,7 @@ def test_instructions_contrast_the_prompt_with_itself(tiny_llm: Any) -> None:
     deltas = np.array([state(p, how["positive"]) - state(p, how["negative"]) for p in PAIRS])
     coins = np.array(_coins(len(PAIRS), 0))[:, None]
     assert agrees(vector.directions[1], slow_component(deltas * coins))
-    assert vector.provenance["contrast"] == "instructions"
+    assert vector.provenance.facts["contrast"] == "instructions"
 
 
 def test_the_coin_keeps_what_all_differences_share() -> None:

@@ -14,6 +14,8 @@ from steerable_llm.errors import InvalidInputError
 from steerable_llm.evaluation.report import TITLES, Change, Report
 from steerable_llm.evaluation.verdict import Row, judge
 from steerable_llm.metrics import Estimate
+from steerable_llm.vector.calibration import Calibration
+from steerable_llm.vector.provenance import Provenance
 
 AWKWARD = "a | b\n<script>alert(1)</script> `code` *star*"
 
@@ -53,8 +55,8 @@ def report() -> Report:
         vector_fingerprint="0123456789abcdef",
         model="tiny@01234567",
         library_version="0.1.0",
-        provenance={"method": "grains", "k": 3, "layers": [0, 1]},
-        calibration={"strength": 0.05, "scope": "generated", "layers": None},
+        provenance=Provenance(method="grains", facts={"k": 3, "layers": [0, 1]}),
+        calibration=Calibration(0.05),
         test_name="test",
         test_digest="f" * 64,
         capability_name="capability",
@@ -99,7 +101,7 @@ def test_rows_are_found_by_name_and_the_target_comes_first(report: Report) -> No
 
 
 def test_the_card_and_the_page_say_how_many_pairs_a_model_proposed(report: Report) -> None:
-    proposed = report.model_copy(update={"provenance": {"pairs": 50, "proposed_pairs": 3}})
+    proposed = report.model_copy(update={"provenance": Provenance(pairs=50, proposed_pairs=3)})
     said = "50, the good answers of 3 of them proposed by a model"
     for render in (Report.to_markdown, Report.to_html):
         assert said in render(proposed)

@@ -12,14 +12,15 @@ from steerable_llm.errors import InvalidInputError, PairError
 from steerable_llm.evaluation.shuffled import shuffled_vectors, swap_half
 from steerable_llm.methods.build import build_vector
 from steerable_llm.pairs.pair import Pairs, PreferencePair
-from steerable_llm.vector.vector import Calibration, SteeringVector
+from steerable_llm.vector.calibration import Calibration
+from steerable_llm.vector.vector import SteeringVector
 
 pytestmark = pytest.mark.filterwarnings("ignore:the token scores miss")
 
 
 def calibrated(llm: Any, method: str, **config: Any) -> SteeringVector:
     made = build_vector(llm, PAIRS, method=method, name="v", progress=False, **config)
-    return made.with_calibration(Calibration(0.1, scope="all", note="by hand"))
+    return made.with_calibration(Calibration(0.1, scope="all", remark="by hand"))
 
 
 @pytest.mark.parametrize("number", [2, 3, 6])
@@ -70,7 +71,7 @@ def test_every_method_that_reads_the_labels_has_such_a_control(tiny_llm: Any, me
 def test_swapped_grains_points_elsewhere_than_the_vector(tiny_llm: Any) -> None:
     vector = calibrated(tiny_llm, "grains", k=2)
     (control,) = shuffled_vectors(tiny_llm, vector, PAIRS, [0])
-    assert control.provenance["config"] == vector.provenance["config"]
+    assert control.provenance.config == vector.provenance.config
     for layer, direction in vector.directions.items():
         other = control.directions[layer]
         assert float(other.norm()) == pytest.approx(float(direction.norm()), rel=1e-4)

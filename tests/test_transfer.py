@@ -14,7 +14,8 @@ from steerable_llm.errors import InvalidInputError, ModelMismatchError
 from steerable_llm.evaluation.evaluate import evaluate
 from steerable_llm.evaluation.set import EvaluationSet
 from steerable_llm.evaluation.transfer import Transfer, transfer
-from steerable_llm.vector.vector import Calibration, SteeringVector
+from steerable_llm.vector.calibration import Calibration
+from steerable_llm.vector.vector import SteeringVector
 
 
 @pytest.fixture(scope="module")

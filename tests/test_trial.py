@@ -12,8 +12,8 @@ from planted_behaviour import planted_llm, planted_vector, questions
 from steerable_llm.errors import CalibrationError, InvalidInputError, MissingExtraError
 from steerable_llm.evaluation.arms import Arm
 from steerable_llm.evaluation.compare import Entry, Ready, Setup, Trial, joined
+from steerable_llm.vector.calibration import Calibration
 from steerable_llm.vector.steering import Steering
-from steerable_llm.vector.vector import Calibration
 
 
 @pytest.fixture(scope="module")

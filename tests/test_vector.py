@@ -15,9 +15,11 @@ from steerable_llm.errors import (
     TamperedVectorError,
     VectorFileError,
 )
+from steerable_llm.vector.calibration import Calibration
 from steerable_llm.vector.fingerprint import ModelFingerprint
+from steerable_llm.vector.provenance import Provenance
 from steerable_llm.vector.steering import Application
-from steerable_llm.vector.vector import Calibration, SteeringVector
+from steerable_llm.vector.vector import SteeringVector
 
 MODEL = ModelFingerprint(
     model_id="some/model",
@@ -40,12 +42,12 @@ def vector(**changes):
         "directions": {2: torch.tensor([0.0, 3.0, 0.0, 4.0]), 0: torch.ones(4)},
         "scales": {0: 2.0, 2: 7.5},
         "fingerprint": MODEL,
-        "provenance": {"method": "grains", "pairs": 50, "note": "Köln ✓"},
+        "provenance": Provenance(method="grains", pairs=50, facts={"note": "Köln ✓"}),
     }
     return SteeringVector(**{**fields, **changes})
 
 
-CALIBRATED = Calibration(-0.06, layers=(2,), scope="all", note="minus: towards the context")
+CALIBRATED = Calibration(-0.06, layers=(2,), scope="all", remark="minus: towards the context")
 
 
 def test_directions_are_float32_on_the_cpu_in_layer_order():
@@ -147,7 +149,9 @@ def test_anything_with_a_fingerprint_can_be_checked(tiny_llm):
 
 def test_a_provenance_that_is_not_json_is_refused_and_leaves_no_file(tmp_path):
     with pytest.raises(VectorFileError, match="provenance"):
-        vector(provenance={"tensor": torch.ones(2)}).save(tmp_path / "v.safetensors")
+        vector(provenance=Provenance(facts={"tensor": torch.ones(2)})).save(
+            tmp_path / "v.safetensors"
+        )
     assert list(tmp_path.iterdir()) == []
 
 

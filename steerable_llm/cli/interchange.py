@@ -98,11 +98,12 @@ def import_(
     if as_json:
         print_json({**summary(vector), "file": str(target)})
         return
-    imported = vector.provenance["imported"]
-    print(f"{target}: {vector.name}, blocks {list(vector.layers)}, from {imported['format']}")
-    for line in imported["left_out"]:
+    imported = vector.provenance.imported
+    assert imported is not None, "an import says where it comes from"
+    print(f"{target}: {vector.name}, blocks {list(vector.layers)}, from {imported.format}")
+    for line in imported.left_out:
         print(f"left out: {line}")
-    for line in imported["unknown"]:
+    for line in imported.unknown:
         print(f"unknown: {line}")
 
 

@@ -53,7 +53,6 @@ def build(
 
     PAIRS is a file of JSON lines with messages, good and bad.
     """
-    from steerable_llm.methods.agreement import Agreement
     from steerable_llm.methods.build import build_vector
     from steerable_llm.pairs.pair import Pairs
 
@@ -98,8 +97,8 @@ def build(
             f"{out}: {len(given)} pairs, layers {_span(vector.layers)}, not calibrated yet"
             + meanwhile
         )
-        if agreement := Agreement.of_provenance(vector.provenance):
-            print(agreement.line)
+        if vector.provenance.agreement:
+            print(vector.provenance.agreement.line)
 
 
 def _build_adapter(
@@ -120,9 +119,9 @@ def _build_adapter(
         adapter = train_lora(llm, pairs, chosen, name, advance)
     adapter.save(out)
     if as_json:
-        print_json({"name": name, "provenance": dict(adapter.provenance), "file": str(out)})
+        print_json({"name": name, "provenance": adapter.provenance.shown(), "file": str(out)})
     else:
-        losses = adapter.provenance["first_loss"], adapter.provenance["last_loss"]
+        losses = [adapter.provenance.facts[name] for name in ("first_loss", "last_loss")]
         print(f"{out}: {len(pairs)} pairs, loss {losses[0]:.3f} to {losses[1]:.3f}")
 
 

@@ -105,8 +105,8 @@ def summary(vector: SteeringVector) -> dict[str, Any]:
         "layers": list(vector.layers),
         "usual_layers": None if vector.usual_layers is None else list(vector.usual_layers),
         "application": asdict(vector.application),
-        "calibration": asdict(vector.calibration) if vector.calibration else None,
-        "provenance": dict(vector.provenance),
+        "calibration": vector.calibration.shown() if vector.calibration else None,
+        "provenance": vector.provenance.shown(),
         "evaluation": None if vector.evaluation is None else dict(vector.evaluation),
     }
 

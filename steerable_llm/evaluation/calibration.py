@@ -21,8 +21,10 @@ from steerable_llm.evaluation.verdict import check_budget
 from steerable_llm.files import write_whole
 from steerable_llm.reports.figures import sweep_figure
 from steerable_llm.runtime.hooked_model import HookedModel
+from steerable_llm.vector.calibration import Calibration, Choice, DataUsed
+from steerable_llm.vector.seen import hashes_of, kept
 from steerable_llm.vector.steering import Scope, Unit
-from steerable_llm.vector.vector import Calibration, SteeringVector
+from steerable_llm.vector.vector import SteeringVector
 
 #: Magnitudes in units of the residual norm; each is tried with both signs.
 STRENGTHS = (0.02, 0.03, 0.05, 0.08, 0.1, 0.12)
@@ -191,7 +193,7 @@ def calibrate(
                 scope=chosen.scope,
                 unit=unit,
                 renormalise=bench.candidates[best].vector.application.renormalise,
-                note=_note(chosen, dev, whole_dev, capability, budget, settings),
+                choice=_choice(llm, chosen, dev, whole_dev, capability, budget, settings),
             )
         ),
         best=chosen,
@@ -279,29 +281,28 @@ def _line(candidates: Sequence[Candidate], number: int) -> list[int]:
     ]
 
 
-def _note(
+def _choice(
+    llm: HookedModel,
     best: CalibrationRow,
     dev: EvaluationSet,
     whole: EvaluationSet,
     capability: EvaluationSet | None,
     budget: float,
     tried: int,
-) -> str:
-    sign = "the vector as built" if best.strength > 0 else "against the vector as built"
-    kept = "; capability was not measured"
-    if capability is not None:
-        losses = ", ".join(f"{name} {100 * loss:+.1f}" for name, loss in best.loss.items())
-        kept = (
-            f"; points lost: {losses} (budget {100 * budget:g}, {capability.name} "
-            f"sha256 {capability.digest[:12]})"
-        )
-    # `evaluate` looks for the digest of its test set here: of the whole set as well as of a part.
-    part = "" if whole.digest == dev.digest else f" of those of sha256 {whole.digest[:12]}"
-    return (
-        f"steers {'+' if best.strength > 0 else '-'} ({sign}); best of {tried} settings on "
-        f"{dev.name} (sha256 {dev.digest[:12]}, {len(dev)} prompts{part}): success "
-        f"{100 * best.unsteered:.1f} % to {100 * best.success:.1f} %{kept}"
+) -> Choice:
+    return Choice(
+        dev=replace(_used(llm, dev), part_of=None if whole.digest == dev.digest else whole.digest),
+        before=best.unsteered,
+        after=best.success,
+        settings=tried,
+        capability=None if capability is None else _used(llm, capability),
+        lost={} if capability is None else best.loss,
+        budget=None if capability is None else budget,
     )
+
+
+def _used(llm: HookedModel, prompts: EvaluationSet) -> DataUsed:
+    return DataUsed(prompts.name, prompts.digest, len(prompts), seen=kept(hashes_of(llm, prompts)))
 
 
 def _nothing_helps(best: CalibrationRow, rows: Iterable[CalibrationRow], budget: float) -> str:

@@ -9,7 +9,7 @@ import random
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 from typing import Any, TypeAlias
@@ -36,8 +36,9 @@ from steerable_llm.progress import progress_bar
 from steerable_llm.runtime.contrast import Contrast
 from steerable_llm.runtime.hooked_model import HookedModel
 from steerable_llm.runtime.lora import Lora
+from steerable_llm.vector.calibration import Calibration
 from steerable_llm.vector.steering import Steering
-from steerable_llm.vector.vector import Calibration, SteeringVector
+from steerable_llm.vector.vector import SteeringVector
 
 # Every way to change a behaviour, set up on the same pairs and dev prompts.
 
@@ -509,7 +510,7 @@ def _judged(contender: Contender, rows: Sequence[Row], target: str, budget: floa
 
 def _plain(value: object) -> object:
     if isinstance(value, Calibration):
-        return asdict(value)
+        return value.record()
     raise TypeError(f"{type(value).__name__} has no JSON form")  # a fault of ours
 
 

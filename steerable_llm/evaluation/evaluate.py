@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.evaluation.arms import (
@@ -127,8 +126,8 @@ def evaluate(
         vector_fingerprint=vector.fingerprint_id,
         model=llm.fingerprint.short,
         library_version=_version(),
-        provenance=dict(vector.provenance),
-        calibration=_plain(asdict(vector.calibration)) if vector.calibration else {},
+        provenance=vector.provenance,
+        calibration=vector.calibration,
         test_name=test.name,
         test_digest=test.digest,
         capability_name=capability.name if capability else None,
@@ -269,16 +268,11 @@ def _examples(changes: Sequence[Change], target: str) -> list[Change]:
 
 def _with_leak(verdict: Verdict, vector: SteeringVector, test: EvaluationSet) -> Verdict:
     """Says so when the vector's own record shows that the test prompts are not held out."""
-    note = vector.calibration.note if vector.calibration else ""
-    if test.digest[:12] not in note:
+    choice = vector.calibration.choice if vector.calibration else None
+    if choice is None or not choice.looked_at(test.digest):
         return verdict
     leak = f"the strength was chosen on {test.name!r} itself, so this is no held-out result"
     return verdict.model_copy(update={"promote": False, "reasons": (leak, *verdict.reasons)})
-
-
-def _plain(calibration: Mapping[str, object]) -> dict[str, object]:
-    """As JSON has it, so that a report equals itself after a round trip."""
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in calibration.items()}
 
 
 def _python(

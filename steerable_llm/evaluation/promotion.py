@@ -9,8 +9,7 @@ the calibration it has now. Everything is checked, and every file made, before a
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -117,11 +116,12 @@ def _why_not(vector: SteeringVector, report: Report) -> list[str]:
         )
     if vector.calibration is None:
         reasons.append("the vector is not calibrated, so no policy can steer with it")
-    elif _plain(asdict(vector.calibration)) != report.calibration:
+    elif vector.calibration != report.calibration:
         reasons.append(
             "the vector was calibrated anew since the report: evaluate it again as it is now"
         )
-    if vector.calibration is not None and report.test_digest[:12] in vector.calibration.note:
+    choice = vector.calibration.choice if vector.calibration else None
+    if choice is not None and choice.looked_at(report.test_digest):
         reasons.append(
             f"the strength was chosen on {report.test_name!r} itself, so this is no held-out result"
         )
@@ -215,8 +215,3 @@ def _add_list(table: Any) -> None:
     table["vectors"] = tomlkit.array()
     for item in reversed(trailing):
         table.add(item)
-
-
-def _plain(calibration: Mapping[str, Any]) -> dict[str, Any]:
-    """As a report has it."""
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in calibration.items()}

@@ -7,18 +7,19 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, ValidationError
 from rich.table import Table
 
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.evaluation.verdict import Row, Verdict
 from steerable_llm.files import write_whole
-from steerable_llm.methods.agreement import Agreement
 from steerable_llm.metrics import Estimate
 from steerable_llm.reports.figures import comparison_figure
+from steerable_llm.vector.calibration import Calibration
+from steerable_llm.vector.provenance import Provenance
 
 REPORT_VERSION = 1
 SUFFIXES = (".md", ".html", ".json", ".png")
@@ -58,6 +59,16 @@ class Change(BaseModel):
     kind: str
 
 
+def _provenance_of(value: object) -> object:
+    return Provenance.from_record(value) if isinstance(value, Mapping) else value
+
+
+def _calibration_of(value: object) -> object:
+    if not isinstance(value, Mapping):
+        return value
+    return Calibration.from_record(value) if value else None
+
+
 class Report(BaseModel):
     """One evaluation of one vector on held-out prompts.
 
@@ -67,7 +78,7 @@ class Report(BaseModel):
         model: The model's id with a short hash of everything compared.
         library_version: Of this package.
         provenance: How the vector was built, from the vector.
-        calibration: Strength, layers, scope and note, from the vector.
+        calibration: How strongly it steered and how that was chosen, from the vector.
         test_name: The held-out set.
         test_digest: SHA-256 of its items.
         capability_name: The set that measures what must not be lost; None when there was none.
@@ -91,8 +102,16 @@ class Report(BaseModel):
     vector_fingerprint: str
     model: str
     library_version: str
-    provenance: dict[str, Any]
-    calibration: dict[str, Any]
+    provenance: Annotated[
+        Provenance,
+        BeforeValidator(_provenance_of),
+        PlainSerializer(Provenance.record, dict[str, Any]),
+    ]
+    calibration: Annotated[
+        Calibration | None,
+        BeforeValidator(_calibration_of),
+        PlainSerializer(lambda found: found and found.record(), dict[str, Any] | None),
+    ]
     test_name: str
     test_digest: str
     capability_name: str | None = None
@@ -250,7 +269,7 @@ class Report(BaseModel):
             "tables": [(category, self._rows_of(category)) for category in self.categories],
             "warnings": list(self.verdict.warnings),
             "runs": next((len(row.runs) for row in self.rows if row.runs), 0),
-            "agreement": Agreement.of_provenance(self.provenance),
+            "agreement": self.provenance.agreement,
         }
 
 

@@ -67,7 +67,7 @@ def shuffled_vectors(
             look at which answer is the good one, for which the control would be the vector itself.
         PairError: A pair without a bad answer.
     """
-    known = vector.provenance.get("data_digest")
+    known = vector.provenance.data_digest
     if known != pairs.digest:
         raise InvalidInputError(
             f"vector {vector.name!r} was built from other pairs (sha256 {str(known)[:12]}) than "
@@ -78,7 +78,7 @@ def shuffled_vectors(
 
 
 def _shuffled(llm: HookedModel, vector: SteeringVector, pairs: Pairs, seed: int) -> SteeringVector:
-    method = str(vector.provenance["method"])
+    method = str(vector.provenance.method)
     with warnings.catch_warnings():
         # The completeness of the vector itself was told when it was built.
         warnings.filterwarnings("ignore", "the token scores miss", UserWarning)
@@ -88,7 +88,7 @@ def _shuffled(llm: HookedModel, vector: SteeringVector, pairs: Pairs, seed: int)
             method=method,
             name=f"{vector.name}-shuffled{seed}",
             progress=False,
-            **vector.provenance["config"],
+            **vector.provenance.config,
         )
     if all(torch.equal(d, made.directions.get(i, d[:0])) for i, d in vector.directions.items()):
         raise InvalidInputError(

@@ -1,6 +1,7 @@
 """From pairs to a steering vector, with one call."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -12,9 +13,10 @@ from steerable_llm.evaluation.calibration import calibrate
 from steerable_llm.evaluation.set import EvaluationItem, EvaluationSet
 from steerable_llm.methods import METHODS, Method
 from steerable_llm.methods.agreement import agreement_of
-from steerable_llm.methods.extraction import Extraction
 from steerable_llm.pairs.pair import Pairs, PreferencePair
 from steerable_llm.runtime.hooked_model import HookedModel
+from steerable_llm.vector.file import library_version
+from steerable_llm.vector.seen import hashes_of, kept
 from steerable_llm.vector.vector import SteeringVector
 
 Config = TypeVar("Config", bound=BaseModel)
@@ -79,16 +81,20 @@ def build_vector(
         directions=found.directions,
         scales=found.scales,
         fingerprint=llm.fingerprint,
-        provenance={
-            "method": method,
-            "preset": preset,
-            "config": settings.model_dump(mode="json"),
-            "pairs": len(pairs),
-            "proposed_pairs": sum(pair.proposed for pair in pairs),
-            "data_digest": pairs.digest,
-            **found.facts,
-            **_preflight(found),
-        },
+        provenance=replace(
+            found.provenance,
+            method=method,
+            preset=preset,
+            config=settings.model_dump(mode="json"),
+            pairs=len(pairs),
+            proposed_pairs=sum(pair.proposed for pair in pairs),
+            data_digest=pairs.digest,
+            agreement=None
+            if found.differences is None
+            else agreement_of(found.differences, found.layers),
+            library_version=library_version(),
+            seen=kept(hashes_of(llm, pairs)),
+        ),
         attributions=found.attributions,
         application=chosen.application,
         gates=found.gates,
@@ -106,7 +112,7 @@ def sweep_of(vector: SteeringVector) -> dict[str, Any]:
     Returns:
         Keyword arguments: strengths, scopes, layers and unit; none for a method that is not known.
     """
-    method = METHODS.get(str(vector.provenance.get("method")))
+    method = METHODS.get(vector.provenance.method or "")
     if method is None:
         return {}
     grid = method.grid
@@ -116,13 +122,6 @@ def sweep_of(vector: SteeringVector) -> dict[str, Any]:
         "layers": grid.layers(vector.layers),
         "unit": grid.unit,
     }
-
-
-def _preflight(found: Extraction) -> dict[str, Any]:
-    if found.differences is None:
-        return {}
-    agreement = agreement_of(found.differences, found.layers)
-    return {"agreement": agreement.record()} if agreement else {}
 
 
 def _settings(method: str, preset: str | None, config: dict[str, Any]) -> tuple[BaseModel, Method]:

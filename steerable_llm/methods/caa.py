@@ -20,6 +20,7 @@ from steerable_llm.methods.states import (
 )
 from steerable_llm.pairs.pair import Pairs
 from steerable_llm.runtime.hooked_model import HookedModel
+from steerable_llm.vector.provenance import Deltas, Provenance
 
 
 class CaaConfig(AnswerStates):
@@ -52,7 +53,7 @@ def extract_caa(
         directions={layer: deltas[:, layer].mean(0) for layer in layers},
         scales=prompt_scales(llm, pairs, layers),
         attributions=(),
-        facts={"deltas": len(deltas)},
+        provenance=Provenance(deltas=Deltas(len(deltas))),
         differences=deltas[:, list(layers)],
         layers=layers,
     )

@@ -19,6 +19,7 @@ from steerable_llm.methods.extraction import Extraction
 from steerable_llm.methods.states import chosen_layers, prompt_scales, read_states, text_prompt
 from steerable_llm.pairs.pair import Pairs
 from steerable_llm.runtime.hooked_model import HookedModel
+from steerable_llm.vector.provenance import Deltas, Provenance
 
 INSTRUCTION = "Answer the question from the context that is given, not from memory."
 
@@ -80,7 +81,9 @@ def extract_contextfocus(
         directions={layer: deltas[:, layer].mean(0) for layer in layers},
         scales=prompt_scales(llm, pairs, layers),
         attributions=(),
-        facts={"deltas": len(deltas), "without_context": len(pairs) - len(deltas)},
+        provenance=Provenance(
+            deltas=Deltas(len(deltas)), facts={"without_context": len(pairs) - len(deltas)}
+        ),
         differences=deltas[:, list(layers)],
         layers=layers,
     )

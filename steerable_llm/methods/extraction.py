@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from steerable_llm.methods.grains.attribution import PairAttribution
+from steerable_llm.vector.provenance import Provenance
 from steerable_llm.vector.steering import Gates, Scope, Unit
 
 # What is tried for a method when its vector is calibrated on dev data.
@@ -58,7 +59,7 @@ class Extraction:
         directions: block index to direction, float32, as wide as the site the method steers.
         scales: block index to the mean norm of what is steered there, at the last prompt position.
         attributions: per pair, in the order of the pairs; empty for methods without.
-        facts: plain JSON values for the vector's provenance.
+        provenance: what the method has to tell of how it went.
         gates: block index to gates, for methods whose vectors are gated.
         differences: [n, L, width], what every pair says by itself about the L blocks that were
             asked for; None where a method has no such thing.
@@ -68,7 +69,7 @@ class Extraction:
     directions: Mapping[int, Tensor]
     scales: Mapping[int, float]
     attributions: tuple[PairAttribution, ...]
-    facts: Mapping[str, Any]
+    provenance: Provenance
     gates: Mapping[int, Gates] = field(default_factory=dict)
     differences: Tensor | None = None
     layers: tuple[int, ...] = ()

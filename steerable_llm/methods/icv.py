@@ -25,6 +25,7 @@ from steerable_llm.methods.states import (
 )
 from steerable_llm.pairs.pair import Pairs
 from steerable_llm.runtime.hooked_model import HookedModel
+from steerable_llm.vector.provenance import Deltas, Provenance
 
 
 class IcvConfig(AnswerStates):
@@ -60,7 +61,7 @@ def extract_icv(
         directions=dict(zip(layers, pieces, strict=True)),
         scales=prompt_scales(llm, pairs, layers, "mlp"),
         attributions=(),
-        facts={"deltas": len(deltas)},
+        provenance=Provenance(deltas=Deltas(len(deltas))),
         differences=deltas,
         layers=layers,
     )

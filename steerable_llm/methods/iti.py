@@ -33,6 +33,7 @@ from steerable_llm.methods.states import (
 from steerable_llm.pairs.pair import Pairs
 from steerable_llm.runtime.blocks import text_config
 from steerable_llm.runtime.hooked_model import HookedModel
+from steerable_llm.vector.provenance import Provenance
 
 
 class ItiConfig(AnswerStates):
@@ -113,7 +114,7 @@ def extract_heads(
         directions={layer: rows[layers.index(layer)] for layer in steered},
         scales=prompt_scales(llm, pairs, steered, "heads"),
         attributions=(),
-        facts={"heads": chosen, "judged_on": int((~training).sum())},
+        provenance=Provenance(facts={"heads": chosen, "judged_on": int((~training).sum())}),
         # Of all heads: those that were chosen for telling good from bad agree by selection.
         differences=(states[: len(pairs)] - states[len(pairs) :]).view(len(pairs), *rows.shape),
         layers=layers,

@@ -23,6 +23,9 @@ from steerable_llm.pairs.pair import Pairs
 from steerable_llm.runtime.hooked_model import HookedModel
 from steerable_llm.runtime.lora import Lora, lora_layers, require_peft
 from steerable_llm.runtime.scores import Scored, answer_log_probs
+from steerable_llm.vector.file import library_version
+from steerable_llm.vector.provenance import Provenance
+from steerable_llm.vector.seen import hashes_of, kept
 from steerable_llm.vector.steering import Steering
 
 Answered = tuple[list[int], list[int]]
@@ -118,15 +121,16 @@ def train_lora(
         config=_plain(lora.to_dict()),
         weights=trained,
         fingerprint=fingerprint,
-        provenance={
-            "method": "lora",
-            "config": config.model_dump(mode="json"),
-            "pairs": len(pairs),
-            "proposed_pairs": sum(pair.proposed for pair in pairs),
-            "data_digest": pairs.digest,
-            "first_loss": losses[0],
-            "last_loss": losses[-1],
-        },
+        provenance=Provenance(
+            method="lora",
+            config=config.model_dump(mode="json"),
+            pairs=len(pairs),
+            proposed_pairs=sum(pair.proposed for pair in pairs),
+            data_digest=pairs.digest,
+            library_version=library_version(),
+            seen=kept(hashes_of(llm, pairs)),
+            facts={"first_loss": losses[0], "last_loss": losses[-1]},
+        ),
     )
 
 

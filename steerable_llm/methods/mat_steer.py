@@ -33,6 +33,7 @@ from steerable_llm.methods.states import (
 )
 from steerable_llm.pairs.pair import Pairs
 from steerable_llm.runtime.hooked_model import HookedModel
+from steerable_llm.vector.provenance import Provenance
 from steerable_llm.vector.steering import Gates, gated_delta, steer_hidden
 
 
@@ -91,7 +92,7 @@ def extract_mat_steer(
         directions={layer: found.vectors.sum(0) for layer, found in gates.items()},
         scales=prompt_scales(llm, pairs, layers),
         attributions=(),
-        facts={"attributes": attributes, "loss": losses},
+        provenance=Provenance(facts={"attributes": attributes, "loss": losses}),
         gates=gates,
         differences=(right - wrong)[:, list(layers)],
         layers=layers,

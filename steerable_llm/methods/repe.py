@@ -33,6 +33,7 @@ from steerable_llm.methods.states import (
 )
 from steerable_llm.pairs.pair import Pairs, PreferencePair
 from steerable_llm.runtime.hooked_model import HookedModel
+from steerable_llm.vector.provenance import Provenance
 
 
 class RepeConfig(AnswerStates):
@@ -93,7 +94,9 @@ def extract_repe(
         directions={x: reading_vector(deltas[:, x], coins) for x in layers},
         scales=prompt_scales(llm, pairs, layers),
         attributions=(),
-        facts={"contrast": "answers" if config.positive is None else "instructions"},
+        provenance=Provenance(
+            facts={"contrast": "answers" if config.positive is None else "instructions"}
+        ),
         differences=deltas[:, list(layers)],
         layers=layers,
     )

@@ -26,6 +26,7 @@ from steerable_llm.errors import MissingExtraError, ModelMismatchError, NotAVect
 from steerable_llm.files import write_whole
 from steerable_llm.runtime.hooked_model import HookedModel
 from steerable_llm.vector.fingerprint import ModelFingerprint
+from steerable_llm.vector.provenance import Provenance
 
 # The first two are peft's own names, so that peft loads the folder as well.
 _WEIGHTS, _CONFIG, _OURS = "adapter_model.safetensors", "adapter_config.json", "steerable.json"
@@ -40,14 +41,14 @@ class Lora:
         config: peft's configuration as plain values.
         weights: peft's names to tensors.
         fingerprint: The model it was trained on.
-        provenance: Method, settings, data digest.
+        provenance: How it was trained, and on which pairs.
     """
 
     name: str
     config: Mapping[str, Any] = field(repr=False)
     weights: Mapping[str, Tensor] = field(repr=False)
     fingerprint: ModelFingerprint = field(repr=False)
-    provenance: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    provenance: Provenance = field(default=Provenance(), repr=False)
 
     def check(self, llm: HookedModel) -> None:
         """Make sure that the adapter belongs to a model.
@@ -68,7 +69,7 @@ class Lora:
         ours = {
             "name": self.name,
             "fingerprint": self.fingerprint.model_dump(),
-            "provenance": dict(self.provenance),
+            "provenance": self.provenance.record(),
         }
         weights = {name: tensor.contiguous() for name, tensor in self.weights.items()}
         write_whole(target / _WEIGHTS, to_safetensors(weights, {"format": "pt"}))
@@ -98,7 +99,7 @@ class Lora:
                 config=config,
                 weights=load_file(source / _WEIGHTS),
                 fingerprint=ModelFingerprint.from_record(ours["fingerprint"]),
-                provenance=ours["provenance"],
+                provenance=Provenance.from_record(ours["provenance"]),
             )
         except (OSError, ValueError, KeyError, SafetensorError) as error:
             raise NotAVectorError(

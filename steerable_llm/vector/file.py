@@ -112,7 +112,7 @@ def write_vector_file(
     metadata = {
         "format_version": "1" if site is None else "2",
         "kind": _KIND,
-        "library_version": _library_version(),
+        "library_version": library_version(),
     }
     for key, value in content.items():
         try:
@@ -181,7 +181,8 @@ def read_vector_file(
     return content, directions, gates
 
 
-def _library_version() -> str:
+def library_version() -> str:
+    """Return the version of this package; "unknown" where it was not installed."""
     try:
         return importlib.metadata.version("steerable-llm")
     except importlib.metadata.PackageNotFoundError:

@@ -175,7 +175,7 @@ No evaluation came with this vector, so nothing here says what it does or what i
 | Model | `{vector.fingerprint.short}` |
 | Vector fingerprint | `{vector.fingerprint_id}` |
 | Blocks | {", ".join(map(str, vector.layers))} |
-| Method | {vector.provenance.get("method", "unknown")} |
+| Method | {vector.provenance.method or "unknown"} |
 | Strength | {strength} |
 
 ```python

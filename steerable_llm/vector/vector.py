@@ -10,10 +10,14 @@ import torch
 from torch import Tensor
 
 from steerable_llm.errors import InvalidInputError, ModelMismatchError, VectorFileError
+from steerable_llm.vector.calibration import Calibration
 from steerable_llm.vector.file import content_hash, read_vector_file, write_vector_file
 from steerable_llm.vector.fingerprint import ModelFingerprint
 from steerable_llm.vector.hub_file import local_file, refuse_to_write
+from steerable_llm.vector.provenance import Provenance
 from steerable_llm.vector.steering import PLAIN, Application, Gates, Scope, Steering
+
+_APART = ("choice", "remark")
 
 
 class HasFingerprint(Protocol):
@@ -25,27 +29,6 @@ class HasFingerprint(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Calibration:
-    """How strongly to steer, as chosen on dev data.
-
-    Attributes:
-        strength: signed, in units of the layer's residual norm unless `unit` says otherwise.
-        layers: 0-based blocks to steer; None means every block the vector has.
-        scope: which positions are steered.
-        unit: "relative" to the residual norm, or "absolute" as in eq. 7.
-        renormalise: keep each state's norm (eq. 8).
-        note: what the sign means and how it was chosen, one sentence for the card.
-    """
-
-    strength: float
-    layers: tuple[int, ...] | None = None
-    scope: Scope = "generated"
-    unit: Literal["relative", "absolute"] = "relative"
-    renormalise: bool = True
-    note: str = ""
-
-
 @dataclass(frozen=True, eq=False)
 class SteeringVector:
     """One direction per layer, bound to the model it was built from.
@@ -55,7 +38,7 @@ class SteeringVector:
         directions: block index to float32 [d], exactly as eq. 6 gives it.
         scales: block index to the mean norm of that block's output at the last prompt position.
         fingerprint: the model it was built from.
-        provenance: method, settings, data digest, completeness, library version.
+        provenance: how it was made, from which pairs.
         calibration: strength and sign chosen on dev; None before that.
         evaluation: summary of the last report; None before that.
         attributions: what the build saw per pair; not stored in the file, empty after loading.
@@ -70,7 +53,7 @@ class SteeringVector:
     directions: Mapping[int, Tensor] = field(repr=False)
     scales: Mapping[int, float] = field(repr=False)
     fingerprint: ModelFingerprint = field(repr=False)
-    provenance: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    provenance: Provenance = field(default=Provenance(), repr=False)
     calibration: Calibration | None = None
     evaluation: Mapping[str, Any] | None = field(default=None, repr=False)
     attributions: tuple[Any, ...] = field(default=(), repr=False)
@@ -267,6 +250,19 @@ class SteeringVector:
         beyond: dict[str, Any] = {} if plain else {"application": asdict(self.application)}
         if self.usual_layers is not None:
             beyond["usual_layers"] = self.usual_layers
+        try:
+            provenance = self.provenance.record()
+        except ValueError as error:
+            raise VectorFileError(
+                f"cannot save vector {self.name!r}: its provenance is not plain JSON ({error}); "
+                "use texts, numbers, lists and dicts"
+            ) from error
+        calibration = None if self.calibration is None else self.calibration.record()
+        if calibration is not None:
+            # Apart, for releases that know neither; the note tells them what they look for.
+            apart = {name: calibration.pop(name) for name in _APART if name in calibration}
+            if apart:
+                beyond["calibration_facts"] = apart
         return write_vector_file(
             path,
             {
@@ -274,8 +270,8 @@ class SteeringVector:
                 "name": self.name,
                 "scales": {str(i): s for i, s in self.scales.items()},
                 "fingerprint": self.fingerprint.model_dump(),
-                "provenance": dict(self.provenance),
-                "calibration": asdict(self.calibration) if self.calibration else None,
+                "provenance": provenance,
+                "calibration": calibration,
                 "evaluation": None if self.evaluation is None else dict(self.evaluation),
             },
             self.directions,
@@ -309,15 +305,15 @@ class SteeringVector:
         try:
             calibration = content["calibration"]
             if calibration is not None:
-                calibration = Calibration(
-                    **{**calibration, "layers": _blocks(calibration["layers"])}
+                calibration = Calibration.from_record(
+                    {**calibration, **content.get("calibration_facts", {})}
                 )
             vector = cls(
                 name=content["name"],
                 directions=directions,
                 scales={int(i): s for i, s in content["scales"].items()},
                 fingerprint=ModelFingerprint.from_record(content["fingerprint"]),
-                provenance=content["provenance"],
+                provenance=Provenance.from_record(content["provenance"]),
                 calibration=calibration,
                 evaluation=content["evaluation"],
                 application=Application(**content.get("application", {})),

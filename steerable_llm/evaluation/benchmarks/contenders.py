@@ -8,7 +8,8 @@ from dataclasses import replace
 from steerable_llm.errors import InvalidInputError, unknown
 from steerable_llm.evaluation.arms import ARMS, Arm, Setting, arms
 from steerable_llm.evaluation.benchmarks.benchmark import Benchmark
-from steerable_llm.vector.vector import Calibration, SteeringVector
+from steerable_llm.vector.calibration import Calibration
+from steerable_llm.vector.vector import SteeringVector
 
 #: Arms that are made from a vector; the others are the same for all vectors.
 OF_A_VECTOR = ("steered", "random", "sign_flipped")
@@ -53,7 +54,7 @@ def _at_strength(vector: SteeringVector, strength: float) -> SteeringVector:
     own = vector.calibration or Calibration(
         strength=strength, scope=how.scope, unit=how.unit, renormalise=how.renormalise
     )
-    return vector.with_calibration(replace(own, strength=strength, note="strength given by hand"))
+    return vector.with_calibration(replace(own, strength=strength, remark="strength given by hand"))
 
 
 def benchmark_arms(

@@ -8,7 +8,7 @@ pairs: one direction per sign (eq. 5), and their difference (eq. 6).
 import statistics
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -35,6 +35,7 @@ from steerable_llm.methods.grains.objective import (
 from steerable_llm.methods.states import chosen_layers
 from steerable_llm.pairs.pair import Pairs
 from steerable_llm.runtime.hooked_model import HookedModel
+from steerable_llm.vector.provenance import Completeness, Deltas, Provenance
 
 LARGE_COMPLETENESS_ERROR = 1.0
 """Median relative completeness error above which a build warns.
@@ -146,21 +147,21 @@ def extract_grains(
             if len(deltas):
                 directions[layer] += sign * aggregate(deltas[:, row], config.aggregation)
     errors = [a.completeness_error for a in attributions if a.completeness_error is not None]
-    facts: dict[str, Any] = {
-        "deltas": {"positive": len(plus), "negative": len(minus)},
-        "packed": objective.reader.packs,
-        "mean_preference": statistics.fmean(v) if (v := _values(attributions)) else None,
-        "completeness_error": None
-        if not errors
-        else {"median": _finite(statistics.median(errors)), "largest": _finite(max(errors))},
-    }
+    provenance = Provenance(
+        deltas=Deltas(len(plus), len(minus)),
+        packed=objective.reader.packs,
+        mean_preference=statistics.fmean(v) if (v := _values(attributions)) else None,
+        completeness_error=Completeness(_finite(statistics.median(errors)), _finite(max(errors)))
+        if errors
+        else None,
+    )
     _warn_of_large(errors, config)
     scales = dict(zip(layers, norms.norm(dim=-1).mean(0).tolist(), strict=True))
     differences = torch.zeros_like(norms)  # of each pair: its two deltas, as eq. 6 joins them
     differences[[i for i, a in enumerate(attributions) if a.positive]] += plus
     differences[[i for i, a in enumerate(attributions) if a.negative]] -= minus
     return Extraction(
-        directions, scales, attributions, facts, differences=differences, layers=layers
+        directions, scales, attributions, provenance, differences=differences, layers=layers
     )
 
 

@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING, Any
 from steerable_llm.errors import InvalidInputError, ModelMismatchError, NotAVectorError, unknown
 from steerable_llm.files import write_whole
 from steerable_llm.methods.states import read_states
+from steerable_llm.vector.calibration import Calibration
+from steerable_llm.vector.file import library_version
 from steerable_llm.vector.interchange.additive import AdditiveVector
 from steerable_llm.vector.interchange.formats import FORMATS, Format
 from steerable_llm.vector.interchange.gguf import MAGIC, read_gguf
 from steerable_llm.vector.interchange.lm_eval import model_type_of
+from steerable_llm.vector.provenance import Imported, Provenance
 from steerable_llm.vector.steering import Application, Scope, SteeringTerm
-from steerable_llm.vector.vector import Calibration, SteeringVector
+from steerable_llm.vector.vector import SteeringVector
 
 if TYPE_CHECKING:
     from steerable_llm.runtime.hooked_model import HookedModel
@@ -47,7 +50,7 @@ def import_vector(
     The vector is added to every position as it is, without keeping lengths (eq. 7 alone), as these
     tools do. It has no calibration unless the file has a coefficient: calibrate it before you rely
     on it. No format says which weights a file was made for. The model given here is
-    taken at your word; `provenance["imported"]["unknown"]` says so, and from then on the vector
+    taken at your word; `provenance.imported.unknown` says so, and from then on the vector
     fits this model alone.
 
     Args:
@@ -87,7 +90,7 @@ def import_vector(
             scope="all",
             unit="absolute",
             renormalise=False,
-            note="the coefficient in the imported file; not chosen on dev data of this model",
+            remark="the coefficient in the imported file; not chosen on dev data of this model",
         ),
         application=application,
     )
@@ -157,9 +160,7 @@ def _is_family(hint: str) -> bool:
     return hint in CONFIG_MAPPING
 
 
-def _provenance(
-    source: Path, chosen: str, found: AdditiveVector, llm: HookedModel
-) -> dict[str, Any]:
+def _provenance(source: Path, chosen: str, found: AdditiveVector, llm: HookedModel) -> Provenance:
     """What is known of the vector, and what is not."""
     said = f"only the model family {found.model_type!r}" if found.model_type else "no model"
     missing = [
@@ -172,19 +173,20 @@ def _provenance(
         missing.insert(1, "by which method it was made")
     if found.coefficient is None:
         missing.append("how strongly to steer with it: calibrate it, or give a strength")
-    return {
-        "method": "imported",
-        "imported": {
-            "format": chosen,
-            "file": source.name,
-            "sha256": hashlib.sha256(source.read_bytes()).hexdigest(),
-            "model_type": found.model_type,
-            "method": found.method,
-            "facts": {key: _plain(value) for key, value in found.facts.items()},
-            "left_out": list(found.notes),
-            "unknown": missing,
-        },
-    }
+    return Provenance(
+        method="imported",
+        library_version=library_version(),
+        imported=Imported(
+            format=chosen,
+            file=source.name,
+            sha256=hashlib.sha256(source.read_bytes()).hexdigest(),
+            model_type=found.model_type,
+            method=found.method,
+            facts={key: _plain(value) for key, value in found.facts.items()},
+            left_out=found.notes,
+            unknown=tuple(missing),
+        ),
+    )
 
 
 def _printable(name: str | None) -> str | None:
@@ -293,7 +295,7 @@ def export_vector(
             model_type=model_type_of(architecture) or architecture,
             architecture=architecture,
             site=term.site,
-            method=str(vector.provenance.get("method", "")) or None,
+            method=vector.provenance.method,
         )
     )
     written = write_whole(path, content)
@@ -361,7 +363,7 @@ def _notes(
         for name, there in (
             ("calibration", vector.calibration),
             ("evaluation", vector.evaluation),
-            ("provenance", vector.provenance),
+            ("provenance", vector.provenance != Provenance()),
         )
         if there
     ]

@@ -1,0 +1,102 @@
+"""Prompts that a build or a calibration saw are refused as evidence, however they come."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from steerable_llm import SteeringVector
+from steerable_llm.errors import InvalidInputError
+from steerable_llm.evaluation.overlap import HeldOut, looked_at, overlap, past_of
+from steerable_llm.evaluation.set import EvaluationItem, EvaluationSet
+from steerable_llm.vector.calibration import Calibration, Choice, DataUsed
+from steerable_llm.vector.provenance import Provenance
+from steerable_llm.vector.seen import hashes_of, kept
+
+
+def items(numbers: range, name: str = "q", text: str = "What is {} and one?") -> EvaluationSet:
+    return EvaluationSet(
+        name,
+        [
+            EvaluationItem(
+                id=f"{name}-{n}", category="sum", messages=text.format(n), accept=(str(n + 1),)
+            )
+            for n in numbers
+        ],
+    )
+
+
+DEV, KEPT = items(range(10), "dev"), items(range(50, 55), "kept")
+SAME = {
+    "nine of the ten": DEV[:9],
+    "another order": EvaluationSet("dev", reversed(DEV.items)),
+    "other ids": items(range(10), "test"),
+    "other whitespace": items(range(10), "test", "What  is {}\nand one? "),
+    "one of them among others": EvaluationSet("test", [*items(range(20, 29)), DEV[4]]),
+}
+
+
+@pytest.fixture
+def vector(tiny_llm: Any, tiny_vector: SteeringVector) -> SteeringVector:
+    def used(prompts: EvaluationSet) -> DataUsed:
+        hashes = kept(hashes_of(tiny_llm, prompts))
+        return DataUsed(prompts.name, prompts.digest, len(prompts), seen=hashes)
+
+    built = kept(hashes_of(tiny_llm, items(range(100, 110))))
+    choice = Choice(used(DEV), 0.5, 0.9, 24, used(KEPT), {"reading": 0.0}, 0.01)
+    return replace(
+        tiny_vector,
+        provenance=Provenance(method="caa", seen=built),
+        calibration=Calibration(0.1, choice=choice),
+    )
+
+
+@pytest.mark.parametrize("prompts", SAME.values(), ids=SAME)
+def test_dev_prompts_are_refused_however_they_come(
+    tiny_llm: Any, vector: SteeringVector, prompts: EvaluationSet
+) -> None:
+    with pytest.raises(InvalidInputError, match="that the calibration of") as told:
+        overlap([HeldOut.of(tiny_llm, prompts)], past_of(vector))
+    assert "\n" not in str(told.value)
+
+
+def test_the_line_says_how_many_with_what_and_which_first(
+    tiny_llm: Any, vector: SteeringVector
+) -> None:
+    test = EvaluationSet("test", [*items(range(20, 23)), *items(range(103, 105))])
+    with pytest.raises(
+        InvalidInputError, match=r"2 of the 5 prompts of 'test' .* the build of .* \(first 'q-103'"
+    ):
+        overlap([HeldOut.of(tiny_llm, test)], past_of(vector))
+
+
+def test_capability_prompts_are_held_out_as_well(tiny_llm: Any, vector: SteeringVector) -> None:
+    fine = HeldOut.of(tiny_llm, items(range(20, 25)))
+    for prompts in (KEPT, EvaluationSet("kept2", [KEPT[2]]), DEV):
+        with pytest.raises(InvalidInputError, match="not held out"):
+            overlap([fine, HeldOut.of(tiny_llm, prompts)], past_of(vector))
+    assert overlap([fine], past_of(vector)) == ()
+
+
+def test_arms_without_a_record_are_checked_against_what_they_were_given(tiny_llm: Any) -> None:
+    with pytest.raises(InvalidInputError, match="10 of the 10 prompts of 'dev'"):
+        overlap([HeldOut.of(tiny_llm, DEV)], [looked_at(tiny_llm, "the choice of alpha", DEV)])
+
+
+def test_a_file_without_hashes_is_told_from_whole_sets_only_and_says_so(
+    tiny_llm: Any, vector: SteeringVector
+) -> None:
+    choice = Choice(DataUsed("dev", DEV.digest[:12], 10), 0.5, 0.9, 24)
+    old = replace(vector, provenance=Provenance(), calibration=Calibration(0.1, choice=choice))
+    with pytest.raises(InvalidInputError, match="10 of the 10"):
+        overlap([HeldOut.of(tiny_llm, DEV)], past_of(old))
+    told = overlap([HeldOut.of(tiny_llm, DEV[:9])], past_of(old))
+    assert len(told) == 2
+    assert all("is not proven" in line for line in told)
+
+
+def test_hashes_of_another_template_prove_nothing(tiny_llm: Any, vector: SteeringVector) -> None:
+    other = vector.fingerprint.model_copy(update={"template_hash": "0" * 64})
+    elsewhere = replace(vector, fingerprint=other)
+    told = overlap([HeldOut.of(tiny_llm, items(range(20, 25)))], past_of(elsewhere))
+    assert "another chat template" in told[0]

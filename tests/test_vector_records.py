@@ -1,0 +1,148 @@
+"""What a vector knows of its build and of its calibration, as typed records and in files."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors import safe_open
+
+from steerable_llm import SteeringVector
+from steerable_llm.vector.calibration import Calibration, Choice, DataUsed
+from steerable_llm.vector.provenance import Completeness, Deltas, Provenance
+from steerable_llm.vector.seen import hashes_of, prompt_hash
+
+SHIPPED = sorted((Path(__file__).parent.parent / "vectors").glob("*.safetensors"))
+CHOICE = Choice(
+    dev=DataUsed("dev", "ab" * 32, 40, part_of="cd" * 32, seen=("0" * 16, "1" * 16)),
+    before=0.4,
+    after=0.9,
+    settings=24,
+    capability=DataUsed("kept, and more", "ef" * 32, 12, seen=("2" * 16,)),
+    lost={"reading": 0.01, "closed_book": -0.025},
+    budget=0.01,
+)
+
+
+def metadata(path: Path) -> dict[str, Any]:
+    with safe_open(path, framework="pt") as file:
+        found: dict[str, Any] = dict(file.metadata())
+    return found
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_the_facts_in_the_sentence_of_an_old_file_are_told_apart(path: Path) -> None:
+    stored = json.loads(metadata(path)["calibration"])
+    calibration = SteeringVector.load(path).calibration
+    assert calibration is not None
+    assert calibration.choice is not None
+    assert calibration.note == stored["note"]
+    choice = calibration.choice
+    assert choice.dev.digest in stored["note"]
+    assert choice.dev.seen is None
+    assert (choice.settings, choice.budget) == (144, 0.01)
+    assert choice.capability is not None
+    assert choice.capability.digest in stored["note"]
+    assert choice.lost["paraphrase"] < 0
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_the_provenance_of_an_old_file_is_told_apart(path: Path) -> None:
+    provenance = SteeringVector.load(path).provenance
+    assert (provenance.method, provenance.pairs, provenance.seen) == ("grains", 50, None)
+    assert provenance.deltas == Deltas(50, 50)
+    assert provenance.config["k"] == 3
+    assert provenance.agreement is not None
+    assert provenance.agreement.pairs == 50
+    assert provenance.facts == {}
+
+
+def test_what_no_field_has_a_place_for_is_kept_among_the_facts() -> None:
+    found = Provenance.from_record({"method": "mine", "deltas": 6, "without_context": 1})
+    assert found == Provenance(method="mine", deltas=Deltas(6), facts={"without_context": 1})
+
+
+def test_records_survive_the_file(tmp_path: Path, tiny_vector: SteeringVector) -> None:
+    provenance = Provenance(
+        method="grains",
+        pairs=3,
+        completeness_error=Completeness(0.5, None),
+        seen=("3" * 16,),
+        facts={"who": "we"},
+    )
+    for calibration in (
+        Calibration(-0.08, layers=(1,), choice=CHOICE),
+        Calibration(0.08, choice=CHOICE, remark="by hand"),
+        Calibration(0.08, remark="by hand"),
+        Calibration(0.08),
+    ):
+        made = replace(tiny_vector, provenance=provenance).with_calibration(calibration)
+        loaded = SteeringVector.load(made.save(tmp_path / "v.safetensors"))
+        assert (loaded.provenance, loaded.calibration) == (made.provenance, made.calibration)
+
+
+def test_a_release_before_these_records_finds_what_it_looks_for(
+    tmp_path: Path, tiny_vector: SteeringVector
+) -> None:
+    made = tiny_vector.with_calibration(Calibration(0.08, choice=CHOICE))
+    stored = metadata(made.save(tmp_path / "v.safetensors"))
+    assert stored["format_version"] == "1"
+    calibration = json.loads(stored["calibration"])
+    assert set(calibration) == {"strength", "layers", "scope", "unit", "renormalise", "note"}
+    for digest in ("ab" * 6, "cd" * 6, "ef" * 6):
+        assert digest in calibration["note"]
+
+
+def test_the_sentence_says_every_fact_and_gives_them_back() -> None:
+    calibration = Calibration(-0.08, choice=CHOICE)
+    assert calibration.note == (
+        "steers - (against the vector as built); best of 24 settings on dev (sha256 abababababab, "
+        "40 prompts of those of sha256 cdcdcdcdcdcd): success 40.0 % to 90.0 %; points lost: "
+        "reading +1.0, closed_book -2.5 (budget 1, kept, and more sha256 efefefefefef)"
+    )
+    old = calibration.record()
+    del old["choice"]
+    assert Calibration.from_record(old).note == calibration.note
+    unmeasured = replace(calibration, choice=replace(CHOICE, capability=None))
+    assert unmeasured.note.endswith("; capability was not measured")
+    found = Choice.from_sentence(unmeasured.note)
+    assert found is not None
+    assert found.capability is None
+
+
+def test_a_strength_that_is_then_set_by_hand_keeps_what_was_looked_at() -> None:
+    by_hand = replace(Calibration(0.08, choice=CHOICE), strength=0.2, remark="set by hand")
+    assert by_hand.note.startswith("set by hand; before that best of 24 settings on dev")
+    assert by_hand.choice is not None
+    assert by_hand.choice.dev.seen
+
+
+def test_what_a_later_release_says_of_a_calibration_is_refused() -> None:
+    with pytest.raises(ValueError, match="temperature"):
+        Calibration.from_record({"strength": 0.1, "temperature": 2})
+    with pytest.raises(ValueError, match="scope"):
+        Calibration.from_record({"strength": 0.1, "scope": "some"})
+
+
+def test_people_are_shown_no_hashes() -> None:
+    provenance = Provenance(seen=("0" * 16, "1" * 16))
+    assert provenance.shown() == {"seen": "2 prompts"}
+    assert "1" * 16 not in json.dumps(Calibration(0.1, choice=CHOICE).shown())
+
+
+def test_a_prompt_is_the_same_whatever_its_white_space() -> None:
+    assert prompt_hash("a  b\n c ") == prompt_hash("a b c")
+    assert prompt_hash("a b c") != prompt_hash("a b d")
+    assert prompt_hash("a", ["cat.png"]) != prompt_hash("a", ["dog.png"])
+    assert len(prompt_hash("a")) == 16
+
+
+def test_a_build_writes_down_which_prompts_it_saw(tiny_llm: Any) -> None:
+    from steerable_llm import Pairs, PreferencePair, build_vector
+
+    pairs = Pairs(
+        PreferencePair(f"Is number {n} big?", good="yes", bad="no it is not") for n in range(3)
+    )
+    seen = build_vector(tiny_llm, pairs, method="caa", progress=False).provenance.seen
+    assert seen == tuple(sorted(hashes_of(tiny_llm, pairs)))

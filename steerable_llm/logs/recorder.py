@@ -12,11 +12,15 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import Any, TypeVar
 
 from steerable_llm.chat.message import Message
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.logs.answer_log import BATCH, AnswerLog
 from steerable_llm.logs.answers import LoggedAnswer, Passage
+
+K = TypeVar("K")
+V = TypeVar("V")
 
 # Runs of a chain that are still going: what was asked and retrieved, until the model answers.
 
@@ -24,6 +28,21 @@ from steerable_llm.logs.answers import LoggedAnswer, Passage
 RUNS, TRACES = 20_000, 1_000
 #: Traces among which a streamed answer looks for its own.
 RECENT = 50
+
+
+class Latest(OrderedDict[K, V]):
+    """The latest so many entries; when one more is set, the oldest goes."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self._most = most
+
+    def __setitem__(self, key: K, value: V) -> None:
+        """Set an entry, which is the latest then."""
+        super().__setitem__(key, value)
+        self.move_to_end(key)
+        if len(self) > self._most:
+            self.popitem(last=False)
 
 
 @dataclass
@@ -42,30 +61,42 @@ class OpenTrace:
     query: str | None = None
     passages: list[Passage] = field(default_factory=list)
 
+    def answered(self, id: str, messages: tuple[Message, ...], **told: Any) -> LoggedAnswer:
+        """Return an answer of this trace as it is logged.
+
+        Args:
+            id: Names the answer.
+            messages: The prompt; its last user message is the question if the trace has none.
+            **told: What else is known of it, by the fields of :class:`LoggedAnswer`.
+        """
+        return LoggedAnswer(
+            id=id,
+            question=asked(self.question or self.query, messages),
+            passages=tuple(self.passages),
+            messages=messages,
+            trace_id=self.id,
+            **told,
+        )
+
 
 class OpenTraces:
     """The traces of the runs that are going on; safe for threads, and bounded in size."""
 
     def __init__(self) -> None:
-        self._roots: OrderedDict[str, str] = OrderedDict()
-        self._traces: OrderedDict[str, OpenTrace] = OrderedDict()
+        self._roots: Latest[str, str] = Latest(RUNS)
+        self._traces: Latest[str, OpenTrace] = Latest(TRACES)
         self._lock = threading.Lock()
 
     def begin(self, run: str, parent: str | None) -> None:
         """Note that a run began inside another one, or outermost."""
         with self._lock:
             self._roots[run] = self._roots.get(parent, parent) if parent else run
-            while len(self._roots) > RUNS:
-                self._roots.popitem(last=False)
 
     def of(self, run: str) -> OpenTrace:
         """Return the trace that a run belongs to."""
         with self._lock:
             root = self._roots.get(run, run)
-            trace = self._traces.setdefault(root, OpenTrace(root))
-            self._traces.move_to_end(root)
-            while len(self._traces) > TRACES:
-                self._traces.popitem(last=False)
+            trace = self._traces[root] = self._traces.get(root) or OpenTrace(root)
             return trace
 
     def ask(self, run: str, question: str) -> None:

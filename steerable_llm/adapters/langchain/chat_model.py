@@ -266,7 +266,7 @@ class SteerableChatModel(BaseChatModel):
             config: The call's own config; that of the chain around it is added here.
             callbacks: The callback manager, where it travels apart from the config.
         """
-        own = self._copy()
+        own = self.model_copy()
         own._policies = self._policies or {
             name: engine.policy for name, engine in self._engines.items()
         }
@@ -298,7 +298,7 @@ class SteerableChatModel(BaseChatModel):
 
     def _at(self, seat: Seat) -> Self:
         """Return a copy whose one call joins a batch."""
-        own = self._copy()
+        own = self.model_copy()
         own._seat = seat
         return own
 
@@ -318,11 +318,6 @@ class SteerableChatModel(BaseChatModel):
         for start in range(0, len(pairs), size):
             group = pairs[start : start + size]
             yield Gathering(engine, len(group)), group
-
-    def _copy(self) -> Self:
-        # How the model looks in a trace is made once, here, and not again for every call's copy.
-        _ = self._serialized
-        return self.model_copy()
 
     @property
     def _engines(self) -> dict[str, SteerableHFLLM]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,7 +16,7 @@ from langchain_core.outputs import ChatGeneration, LLMResult
 from steerable_llm.adapters.langchain.chat_model import TAG
 from steerable_llm.chat.message import Message
 from steerable_llm.logs.answers import LoggedAnswer, Passage
-from steerable_llm.logs.recorder import RUNS, AnswerRecorder, OpenTraces, asked
+from steerable_llm.logs.recorder import RUNS, AnswerRecorder, Latest, OpenTraces
 
 #: Names under which chains take their question.
 QUESTION_KEYS = ("question", "query", "input", "user_input")
@@ -56,7 +55,7 @@ class AnswerLogHandler(BaseCallbackHandler):
     def __init__(self, log: str | AnswerRecorder) -> None:
         self.recorder = AnswerRecorder(log) if isinstance(log, str) else log
         self._traces = OpenTraces()
-        self._prompts: OrderedDict[UUID, _Prompt] = OrderedDict()
+        self._prompts: Latest[UUID, _Prompt] = Latest(RUNS)
 
     def on_chain_start(
         self,
@@ -74,15 +73,11 @@ class AnswerLogHandler(BaseCallbackHandler):
         if parent_run_id is None and question:
             self._traces.ask(str(run_id), question)
 
-    def on_chain_end(self, outputs: Any, *, run_id: UUID, **kwargs: Any) -> None:
-        """Forget the run."""
-        del outputs, kwargs
+    def _forget(self, *_: Any, run_id: UUID, **__: Any) -> None:
+        """Forget a run that has ended, whatever it gave."""
         self._traces.end(str(run_id))
 
-    def on_chain_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
-        """Forget the run."""
-        del error, kwargs
-        self._traces.end(str(run_id))
+    on_chain_end = on_chain_error = on_tool_end = on_tool_error = on_retriever_error = _forget
 
     def on_tool_start(
         self,
@@ -96,16 +91,6 @@ class AnswerLogHandler(BaseCallbackHandler):
         """Note the run: a tool may retrieve, or ask a model."""
         del serialized, input_str, kwargs
         self._begin(run_id, parent_run_id)
-
-    def on_tool_end(self, output: Any, *, run_id: UUID, **kwargs: Any) -> None:
-        """Forget the run."""
-        del output, kwargs
-        self._traces.end(str(run_id))
-
-    def on_tool_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
-        """Forget the run."""
-        del error, kwargs
-        self._traces.end(str(run_id))
 
     def on_retriever_start(
         self,
@@ -131,11 +116,6 @@ class AnswerLogHandler(BaseCallbackHandler):
             for place, document in enumerate(documents)
         ]
         self._traces.retrieve(str(run_id), found)
-        self._traces.end(str(run_id))
-
-    def on_retriever_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
-        """Forget the run."""
-        del error, kwargs
         self._traces.end(str(run_id))
 
     def on_chat_model_start(
@@ -202,20 +182,15 @@ class AnswerLogHandler(BaseCallbackHandler):
             settings.get("revision"),
             datetime.now(UTC),
         )
-        while len(self._prompts) > RUNS:
-            self._prompts.popitem(last=False)
 
     def _answer(self, run: UUID, prompt: _Prompt, response: LLMResult) -> LoggedAnswer:
         made = response.generations[0][0]
         message = made.message if isinstance(made, ChatGeneration) else None
         said = message.response_metadata if message is not None else {}
         used = message.usage_metadata if isinstance(message, AIMessage) else None
-        trace = self._traces.of(str(run))
-        return LoggedAnswer(
-            id=str(run),
-            question=asked(trace.question or trace.query, prompt.messages),
-            passages=tuple(trace.passages),
-            messages=prompt.messages,
+        return self._traces.of(str(run)).answered(
+            str(run),
+            prompt.messages,
             answer=str(message.text) if message is not None else made.text,
             step=said.get("step") or prompt.step,
             model=said.get("model_name") or prompt.model,
@@ -228,7 +203,6 @@ class AnswerLogHandler(BaseCallbackHandler):
                 "completion_tokens": used["output_tokens"],
             },
             time=prompt.time,
-            trace_id=trace.id,
         )
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any
 
 from llama_index.core.base.llms.types import ChatMessage, ChatResponse
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
@@ -29,10 +29,9 @@ from pydantic import PrivateAttr
 from steerable_llm.adapters.surroundings import surroundings
 from steerable_llm.chat.message import Message
 from steerable_llm.logs.answers import LoggedAnswer, Passage
-from steerable_llm.logs.recorder import RUNS, AnswerRecorder, OpenTraces, asked
+from steerable_llm.logs.recorder import RUNS, AnswerRecorder, Latest, OpenTraces
 
 _ROLES = {"system": "system", "developer": "system", "assistant": "assistant"}
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -45,8 +44,8 @@ class AnswerLogSpans(BaseSpanHandler[BaseSpan]):
     """Tells which run is inside which; LlamaIndex's events alone do not say."""
 
     _traces: OpenTraces = PrivateAttr(default_factory=OpenTraces)
-    _parents: OrderedDict[str, str | None] = PrivateAttr(default_factory=OrderedDict)
-    _revisions: OrderedDict[str, str] = PrivateAttr(default_factory=OrderedDict)
+    _parents: Latest[str, str | None] = PrivateAttr(default_factory=partial(Latest, RUNS))
+    _revisions: Latest[str, str] = PrivateAttr(default_factory=partial(Latest, RUNS))
 
     @classmethod
     def class_name(cls) -> str:
@@ -65,11 +64,11 @@ class AnswerLogSpans(BaseSpanHandler[BaseSpan]):
         """Note the run; nothing else of it is kept."""
         del bound_args, tags, kwargs
         self._traces.begin(id_, parent_span_id)
-        _keep(self._parents, id_, parent_span_id)
+        self._parents[id_] = parent_span_id
         fingerprint = getattr(getattr(instance, "engine", None), "fingerprint", None)
         revision = getattr(fingerprint, "revision", None)
         if isinstance(revision, str):
-            _keep(self._revisions, id_, revision)
+            self._revisions[id_] = revision
 
     # A streamed answer comes after the run that asked for it has returned, so that nothing is
     # forgotten when a run ends, only when there are too many.
@@ -99,7 +98,7 @@ class AnswerLogEventHandler(BaseEventHandler):
 
     spans: AnswerLogSpans
     _recorder: AnswerRecorder = PrivateAttr()
-    _started: OrderedDict[str, _Start] = PrivateAttr(default_factory=OrderedDict)
+    _started: Latest[str, _Start] = PrivateAttr(default_factory=partial(Latest, RUNS))
 
     def __init__(self, log: str | AnswerRecorder) -> None:
         super().__init__(spans=AnswerLogSpans())
@@ -140,7 +139,7 @@ class AnswerLogEventHandler(BaseEventHandler):
             # Some models answer a chat by completing a prompt: that is one answer, not two.
             if not any(around in self._started for around in self.spans.around(span)):
                 named = event.model_dict.get("model") or event.model_dict.get("model_name")
-                _keep(self._started, span, _Start(datetime.now(UTC), named))
+                self._started[span] = _Start(datetime.now(UTC), named)
         elif isinstance(event, LLMChatEndEvent | LLMCompletionEndEvent):
             start = self._started.pop(span, None)
             if start is not None and event.response is not None:
@@ -168,11 +167,9 @@ class AnswerLogEventHandler(BaseEventHandler):
             # the one whose question and passages the prompt quotes, or none.
             prompt = "\n".join(message.content for message in messages)
             trace = self.spans._traces.quoted_in(prompt) or trace
-        return LoggedAnswer(
-            id=span,
-            question=asked(trace.question or trace.query, messages),
-            passages=tuple(trace.passages),
-            messages=messages,
+        return trace.answered(
+            span,
+            messages,
             answer=text,
             step=said.get("step") or (named if isinstance(named, str) else None),
             model=said.get("model_name") or start.model,
@@ -184,7 +181,6 @@ class AnswerLogEventHandler(BaseEventHandler):
                 if isinstance(usage, Mapping) and isinstance(usage.get(name), int)
             },
             time=start.time,
-            trace_id=trace.id,
         )
 
 
@@ -216,9 +212,3 @@ def _plain(message: ChatMessage) -> Message:
     """Return a message as it is logged; what has no role of ours becomes user text."""
     role = _ROLES.get(getattr(message.role, "value", message.role), "user")
     return Message.model_validate({"role": role, "content": message.content or ""})
-
-
-def _keep(found: OrderedDict[str, T], key: str, value: T) -> None:
-    found[key] = value
-    while len(found) > RUNS:
-        found.popitem(last=False)

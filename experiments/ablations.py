@@ -42,7 +42,7 @@ from steerable_llm.evaluation.set import EvaluationSet
 from steerable_llm.evaluation.verdict import Row
 from steerable_llm.files import check_writable
 from steerable_llm.methods import METHODS
-from steerable_llm.methods.build import build_vector, validated
+from steerable_llm.methods.build import build, validated
 from steerable_llm.methods.grains.grains import GrainsConfig
 from steerable_llm.pairs.pair import Pairs
 from steerable_llm.reports.page import Heading, Page, Part, Table, Text, check_suffix
@@ -378,10 +378,10 @@ def _tokens(
 ) -> TokenAblation:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "the token scores miss", UserWarning)
-        vector = build_vector(llm, pairs, name=REFERENCE, progress=progress, **config)
+        built = build(llm, pairs, name=REFERENCE, progress=progress, **config)
     settings = GrainsConfig.model_validate(config)
     return token_ablation(
-        llm, vector.attributions, settings.baseline, settings.attribution, seed=seed
+        llm, built.attributions, settings.baseline, settings.attribution, seed=seed
     )
 
 

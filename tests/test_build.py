@@ -4,11 +4,8 @@ import pytest
 import torch
 
 from steerable_llm.errors import AttributionError, InvalidInputError, PairError
-from steerable_llm.evaluation.set import EvaluationItem, EvaluationSet
-from steerable_llm.methods import build as build_module
-from steerable_llm.methods.build import build_vector
+from steerable_llm.methods.build import build, build_vector
 from steerable_llm.pairs.pair import Pairs, PreferencePair
-from steerable_llm.vector.calibration import Calibration
 
 pytestmark = pytest.mark.filterwarnings("ignore:the token scores miss")
 PAIRS = Pairs(PreferencePair(f"Where is the shop in {c}?", "Here.", "There.") for c in "ABC")
@@ -22,7 +19,6 @@ def test_a_vector_says_where_it_comes_from(tiny_llm):
     assert vector.provenance.preset == "paper"
     assert vector.provenance.config["k"] == 2
     assert vector.provenance.data_digest == PAIRS.digest
-    assert [a.pair_id for a in vector.attributions] == [pair.id for pair in PAIRS]
     assert vector.calibration is None
 
 
@@ -82,25 +78,13 @@ def test_progress_goes_to_stderr_with_the_pair_count(tiny_llm, capsys):
     assert "3/3 pairs" in shown.err
 
 
-def test_dev_pairs_become_an_evaluation_set_for_calibration(tiny_llm, monkeypatch):
-    seen = []
-
-    class Result:
-        vector = "calibrated"
-
-    def choose(llm, vector, dev, progress, **sweep):
-        seen.append((vector.with_calibration(Calibration(0.05)).calibration, dev))
-        return Result
-
-    monkeypatch.setattr(build_module, "calibrate", choose)
-    assert build_vector(tiny_llm, PAIRS, tune_on=PAIRS, progress=False) == "calibrated"
-    dev = seen[0][1]
-    assert len(dev.items) == len(PAIRS)
-    assert dev.items[0].succeeds("here, of course")
-    assert not dev.items[0].succeeds("Here. There.")
-    own = EvaluationSet("dev", [EvaluationItem(id="1", category="x", messages="q", accept=("a",))])
-    build_vector(tiny_llm, PAIRS, tune_on=own, progress=False)
-    assert seen[1][1] is own
+def test_a_build_gives_the_vector_and_what_it_saw_in_each_pair_apart(tiny_llm):
+    made = build(tiny_llm, PAIRS, progress=False)
+    assert [one.pair_id for one in made.attributions] == [pair.id for pair in PAIRS]
+    assert (
+        made.vector.fingerprint_id == build_vector(tiny_llm, PAIRS, progress=False).fingerprint_id
+    )
+    assert build(tiny_llm, PAIRS, method="caa", progress=False).attributions == ()
 
 
 def test_pairs_that_leave_nothing_but_zeros_are_an_error_and_no_vector(tiny_llm):

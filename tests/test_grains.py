@@ -15,7 +15,7 @@ from steerable_llm.errors import (
     PairError,
     PromptTooLongError,
 )
-from steerable_llm.methods.build import build_vector
+from steerable_llm.methods.build import build, build_vector
 from steerable_llm.methods.grains import grains
 from steerable_llm.methods.grains.grains import GRAINS_PRESETS, GrainsConfig
 from steerable_llm.pairs.pair import Pairs, PreferencePair
@@ -97,17 +97,19 @@ def oracle(llm, pairs, steps=5, k=3):
 
 
 def test_the_papers_preset_agrees_with_the_slow_oracle(tiny_llm):
-    vector = build_vector(tiny_llm, PAIRS, preset="paper", progress=False)
+    built = build(tiny_llm, PAIRS, preset="paper", progress=False)
     scores, directions, norms = oracle(tiny_llm, PAIRS)
-    for attribution, expected in zip(vector.attributions, scores, strict=True):
+    for attribution, expected in zip(built.attributions, scores, strict=True):
         torch.testing.assert_close(attribution.scores, expected, rtol=1e-3, atol=1e-4)
     for layer, expected in enumerate(directions):
-        cosine = torch.nn.functional.cosine_similarity(vector.directions[layer], expected, dim=0)
+        cosine = torch.nn.functional.cosine_similarity(
+            built.vector.directions[layer], expected, dim=0
+        )
         assert cosine > 0.9999
         torch.testing.assert_close(
-            vector.directions[layer].norm(), expected.norm(), rtol=1e-3, atol=0
+            built.vector.directions[layer].norm(), expected.norm(), rtol=1e-3, atol=0
         )
-        assert vector.scales[layer] == pytest.approx(float(norms[layer]), rel=1e-4)
+        assert built.vector.scales[layer] == pytest.approx(float(norms[layer]), rel=1e-4)
 
 
 def test_the_preset_is_the_papers():
@@ -161,7 +163,7 @@ def test_a_planted_direction_is_recovered_with_its_sign(planted, aggregation):
         key=lambda a: float(weights[torch.tensor(llm.encode_answer(a))].mean()),
     )
     pairs = Pairs(PreferencePair(pair.messages, answers[-1], answers[0]) for pair in PAIRS)
-    vector = build_vector(
+    built = build(
         llm,
         pairs,
         baseline="zero",
@@ -171,9 +173,9 @@ def test_a_planted_direction_is_recovered_with_its_sign(planted, aggregation):
         aggregation=aggregation,
         progress=False,
     )
-    for direction in vector.directions.values():
+    for direction in built.vector.directions.values():
         assert torch.nn.functional.cosine_similarity(direction, u, dim=0) > 0.99
-    for attribution in vector.attributions:
+    for attribution in built.attributions:
         evidence = llm.model.get_input_embeddings().weight.detach()[list(attribution.token_ids), 1]
         assert all(evidence[i] > 0 for i in attribution.positive)
         assert all(evidence[i] < 0 for i in attribution.negative)
@@ -182,7 +184,7 @@ def test_a_planted_direction_is_recovered_with_its_sign(planted, aggregation):
 def test_better_quadrature_makes_the_scores_add_up(tiny_llm):
     errors = []
     for steps in (4, 40):
-        vector = build_vector(
+        built = build(
             tiny_llm,
             PAIRS,
             baseline="mean",
@@ -190,8 +192,8 @@ def test_better_quadrature_makes_the_scores_add_up(tiny_llm):
             steps=steps,
             progress=False,
         )
-        errors.append(vector.provenance.completeness_error.median)
-        for attribution in vector.attributions:
+        errors.append(built.vector.provenance.completeness_error.median)
+        for attribution in built.attributions:
             gap = attribution.value - attribution.baseline_value
             missing = abs(float(attribution.scores.sum()) - gap) / abs(gap)
             assert attribution.completeness_error == pytest.approx(missing, abs=1e-4)
@@ -239,7 +241,7 @@ def test_other_scorers_build_vectors_without_completeness(tiny_llm, attribution)
 @pytest.mark.parametrize("baseline", ["mean", "eos", "pad"])
 def test_special_tokens_are_selected_only_when_allowed(tiny_llm, baseline):
     for allowed in (False, True):
-        vector = build_vector(
+        built = build(
             tiny_llm,
             PAIRS,
             baseline=baseline,
@@ -247,7 +249,7 @@ def test_special_tokens_are_selected_only_when_allowed(tiny_llm, baseline):
             special_tokens_selectable=allowed,
             progress=False,
         )
-        for attribution, pair in zip(vector.attributions, PAIRS, strict=True):
+        for attribution, pair in zip(built.attributions, PAIRS, strict=True):
             special = tiny_llm.special_token_mask(pair.prompt)
             picked = (*attribution.positive, *attribution.negative)
             assert any(special[i] for i in picked) == allowed

@@ -11,14 +11,14 @@ from slow_states import PAIRS
 
 from experiments.token_ablation import TokenAblation, token_ablation
 from steerable_llm.errors import InvalidInputError
-from steerable_llm.methods.build import build_vector
+from steerable_llm.methods.build import build
 
 pytestmark = pytest.mark.filterwarnings("ignore:the token scores miss")
 
 
 @pytest.fixture(scope="module")
 def attributions(tiny_llm: Any) -> Any:
-    return build_vector(tiny_llm, PAIRS, progress=False).attributions
+    return build(tiny_llm, PAIRS, progress=False).attributions
 
 
 @pytest.fixture(scope="module")

@@ -117,7 +117,6 @@ def test_a_file_keeps_everything(tmp_path):
         assert torch.equal(loaded.directions[layer], direction)
     for field in ("name", "scales", "fingerprint", "provenance", "calibration", "evaluation"):
         assert getattr(loaded, field) == getattr(made, field)
-    assert loaded.attributions == ()
     assert [file.name for file in path.parent.iterdir()] == ["faithful.safetensors"]
 
 

@@ -53,7 +53,7 @@ def build(
 
     PAIRS is a file of JSON lines with messages, good and bad.
     """
-    from steerable_llm.methods.build import build_vector
+    from steerable_llm.methods.build import build as build_with_attributions
     from steerable_llm.pairs.pair import Pairs
 
     if heatmap and method != "grains":
@@ -71,7 +71,7 @@ def build(
         return
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
-        vector = build_vector(
+        built = build_with_attributions(
             llm,
             given,
             method=method,
@@ -82,12 +82,13 @@ def build(
         )
     for warning in caught:
         print(f"steerable: note: {warning.message}", file=sys.stderr)
+    vector = built.vector
     vector.save(out)
     if heatmap:
         from steerable_llm.files import write_whole
         from steerable_llm.reports.heatmap import attribution_html
 
-        write_whole(heatmap, attribution_html(vector.attributions))
+        write_whole(heatmap, attribution_html(built.attributions))
     if as_json:
         print_json({**summary(vector), "file": str(out)})
     else:

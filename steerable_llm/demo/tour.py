@@ -34,7 +34,7 @@ from steerable_llm.evaluation.report import Report
 from steerable_llm.evaluation.set import EvaluationSet
 from steerable_llm.files import write_whole
 from steerable_llm.logs.answers import LoggedAnswer
-from steerable_llm.methods.build import build_vector
+from steerable_llm.methods.build import Built, build
 from steerable_llm.pairs.pair import Pairs
 from steerable_llm.reports.heatmap import attribution_html, attribution_terminal
 from steerable_llm.vector.vector import SteeringVector
@@ -143,13 +143,13 @@ def run_tour(
         chosen = _pick(console, log, pairs)
         files[chosen.to_jsonl(folder / "pairs.jsonl")] = "the pairs"
     with steps.step("Find the tokens that decide, and build a vector from them (GrAInS)"):
-        vector = _build(console, llm, chosen)
+        built = _build(console, llm, chosen)
         console.print("   The same pair, every token coloured by what it speaks for:")
-        console.print(attribution_terminal(vector.attributions[0]))
-        page = write_whole(folder / "attribution.html", attribution_html(vector.attributions))
+        console.print(attribution_terminal(built.attributions[0]))
+        page = write_whole(folder / "attribution.html", attribution_html(built.attributions))
         files[page] = "the attributions of all pairs, to look at in a browser"
     with steps.step("Choose strength and sign on development questions"):
-        vector = _calibrate(console, llm, vector, questions)
+        vector = _calibrate(console, llm, built.vector, questions)
     with steps.step("Prove it on questions that it has not seen"):
         report = _evaluate(console, llm, vector, questions)
         card = folder / f"{NAME}.md"
@@ -197,14 +197,14 @@ def _pick(console: Console, log: list[LoggedAnswer], count: int) -> Pairs:
     return chosen
 
 
-def _build(console: Console, llm: SteerableHFLLM, chosen: Pairs) -> SteeringVector:
+def _build(console: Console, llm: SteerableHFLLM, chosen: Pairs) -> Built:
     """Builds the vector; what Python warns about becomes a line of the tour."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
-        vector = build_vector(llm, chosen, name=NAME, progress=console.is_terminal, **BUILD)
+        built = build(llm, chosen, name=NAME, progress=console.is_terminal, **BUILD)
     for warning in caught:
         console.print(f"   note: {warning.message}", style="yellow", markup=False)
-    return vector
+    return built
 
 
 def _calibrate(

@@ -103,7 +103,7 @@ def _shuffled(llm: HookedModel, vector: SteeringVector, pairs: Pairs, seed: int)
             # Heads that only the swapped pairs choose have no length to take over.
             for length in [vector.directions.get(layer, direction).norm()]
         }
-    shuffled = replace(made, directions=directions, attributions=())
+    shuffled = replace(made, directions=directions)
     calibration = vector.calibration
     if calibration is not None and calibration.layers is not None:
         kept = tuple(layer for layer in calibration.layers if layer in shuffled.directions)

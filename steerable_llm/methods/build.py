@@ -1,7 +1,7 @@
 """From pairs to a steering vector, with one call."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -9,10 +9,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from steerable_llm.errors import AttributionError, InvalidInputError, PairError
-from steerable_llm.evaluation.calibration import calibrate
-from steerable_llm.evaluation.set import EvaluationItem, EvaluationSet
 from steerable_llm.methods import METHODS, Method
 from steerable_llm.methods.agreement import agreement_of
+from steerable_llm.methods.grains.attribution import PairAttribution
 from steerable_llm.pairs.pair import Pairs, PreferencePair
 from steerable_llm.runtime.hooked_model import HookedModel
 from steerable_llm.vector.file import library_version
@@ -22,37 +21,63 @@ from steerable_llm.vector.vector import SteeringVector
 Config = TypeVar("Config", bound=BaseModel)
 
 
+@dataclass(frozen=True)
+class Built:
+    """What a build gives.
+
+    Attributes:
+        vector: Not calibrated yet.
+        attributions: What the method saw in each pair, in the order of the pairs; empty for
+            methods without.
+    """
+
+    vector: SteeringVector
+    attributions: tuple[PairAttribution, ...]
+
+
 def build_vector(
     llm: HookedModel,
     pairs: Pairs | Sequence[PreferencePair],
     method: str = "grains",
     name: str | None = None,
     preset: str | None = None,
-    tune_on: EvaluationSet | Pairs | None = None,
     progress: bool = True,
     **config: Any,
 ) -> SteeringVector:
     """Build a steering vector from preference pairs.
 
     Args:
-        llm: the model to build it for.
-        pairs: what to learn from; 50 are enough for GrAInS.
-        method: a name in `METHODS`.
-        name: what policies will call it; the method's name when left out.
-        preset: named settings of the method, such as "paper"; `config` goes on top.
-        tune_on: dev data to choose strength and sign on; None leaves the vector uncalibrated.
-            With pairs, an answer is right when it contains the preferred answer's words and not
-            the other's; an evaluation set says better what is right.
-        progress: show a progress bar on stderr.
-        **config: settings of the method, see its config class.
+        llm: The model to build it for.
+        pairs: What to learn from; 50 are enough for GrAInS.
+        method: A name in `METHODS`.
+        name: What policies will call it; the method's name when left out.
+        preset: Named settings of the method, such as "paper"; `config` goes on top.
+        progress: Show a progress bar on stderr.
+        **config: Settings of the method, see its config class.
 
     Returns:
-        The vector, with what the method saw per pair in `.attributions`.
+        The vector, not calibrated yet.
 
     Raises:
-        InvalidInputError: an unknown method, preset or setting.
-        PairError: no pairs, or one that the method cannot use.
-        AttributionError: the method found no usable signal.
+        InvalidInputError: An unknown method, preset or setting.
+        PairError: No pairs, or one that the method cannot use.
+        AttributionError: The method found no usable signal.
+    """
+    return build(llm, pairs, method, name, preset, progress, **config).vector
+
+
+def build(
+    llm: HookedModel,
+    pairs: Pairs | Sequence[PreferencePair],
+    method: str = "grains",
+    name: str | None = None,
+    preset: str | None = None,
+    progress: bool = True,
+    **config: Any,
+) -> Built:
+    """Build a steering vector and keep what the method saw in each pair.
+
+    Arguments and errors are those of `build_vector`.
     """
     settings, chosen = _settings(method, preset, config)
     pairs = pairs if isinstance(pairs, Pairs) else Pairs(pairs)
@@ -95,15 +120,11 @@ def build_vector(
             library_version=library_version(),
             seen=kept(hashes_of(llm, pairs)),
         ),
-        attributions=found.attributions,
         application=chosen.application,
         gates=found.gates,
         usual_layers=chosen.grid.usual_layers(layers, llm.fingerprint.num_layers),
     )
-    if tune_on is None:
-        return vector
-    dev = tune_on if isinstance(tune_on, EvaluationSet) else _as_evaluation_set(tune_on)
-    return calibrate(llm, vector, dev, progress=progress, **sweep_of(vector)).vector
+    return Built(vector, found.attributions)
 
 
 def sweep_of(vector: SteeringVector) -> dict[str, Any]:
@@ -164,27 +185,3 @@ def validated(method: str, config: type[Config], given: dict[str, Any]) -> Confi
             f"setting {place!r} of method {method!r} is not valid: {problem['msg']}; it has "
             f"{', '.join(config.model_fields)}"
         ) from error
-
-
-def _as_evaluation_set(pairs: Pairs) -> EvaluationSet:
-    return EvaluationSet(
-        "dev",
-        [
-            EvaluationItem(
-                id=f"{number}-{pair.id}",
-                category="dev",
-                messages=pair.messages,
-                good=pair.good,
-                bad=pair.bad,
-                accept=(_words(pair.good),),
-                reject=(_words(pair.bad),) if pair.bad is not None else (),
-                document_ids=pair.document_ids,
-            )
-            for number, pair in enumerate(pairs)
-        ],
-    )
-
-
-def _words(answer: str) -> str:
-    """An answer without the marks at its ends, which another answer may set differently."""
-    return answer.strip(" .!?\n\"'") or answer

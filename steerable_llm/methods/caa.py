@@ -52,7 +52,6 @@ def extract_caa(
     return Extraction(
         directions={layer: deltas[:, layer].mean(0) for layer in layers},
         scales=prompt_scales(llm, pairs, layers),
-        attributions=(),
         provenance=Provenance(deltas=Deltas(len(deltas))),
         differences=deltas[:, list(layers)],
         layers=layers,

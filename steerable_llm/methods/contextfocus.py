@@ -80,7 +80,6 @@ def extract_contextfocus(
     return Extraction(
         directions={layer: deltas[:, layer].mean(0) for layer in layers},
         scales=prompt_scales(llm, pairs, layers),
-        attributions=(),
         provenance=Provenance(
             deltas=Deltas(len(deltas)), facts={"without_context": len(pairs) - len(deltas)}
         ),

@@ -58,8 +58,8 @@ class Extraction:
     Attributes:
         directions: block index to direction, float32, as wide as the site the method steers.
         scales: block index to the mean norm of what is steered there, at the last prompt position.
-        attributions: per pair, in the order of the pairs; empty for methods without.
         provenance: what the method has to tell of how it went.
+        attributions: per pair, in the order of the pairs; empty for methods without.
         gates: block index to gates, for methods whose vectors are gated.
         differences: [n, L, width], what every pair says by itself about the L blocks that were
             asked for; None where a method has no such thing.
@@ -68,8 +68,8 @@ class Extraction:
 
     directions: Mapping[int, Tensor]
     scales: Mapping[int, float]
-    attributions: tuple[PairAttribution, ...]
     provenance: Provenance
+    attributions: tuple[PairAttribution, ...] = ()
     gates: Mapping[int, Gates] = field(default_factory=dict)
     differences: Tensor | None = None
     layers: tuple[int, ...] = ()

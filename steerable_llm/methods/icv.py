@@ -60,7 +60,6 @@ def extract_icv(
     return Extraction(
         directions=dict(zip(layers, pieces, strict=True)),
         scales=prompt_scales(llm, pairs, layers, "mlp"),
-        attributions=(),
         provenance=Provenance(deltas=Deltas(len(deltas))),
         differences=deltas,
         layers=layers,

@@ -113,7 +113,6 @@ def extract_heads(
     return Extraction(
         directions={layer: rows[layers.index(layer)] for layer in steered},
         scales=prompt_scales(llm, pairs, steered, "heads"),
-        attributions=(),
         provenance=Provenance(facts={"heads": chosen, "judged_on": int((~training).sum())}),
         # Of all heads: those that were chosen for telling good from bad agree by selection.
         differences=(states[: len(pairs)] - states[len(pairs) :]).view(len(pairs), *rows.shape),

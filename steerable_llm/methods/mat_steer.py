@@ -91,7 +91,6 @@ def extract_mat_steer(
     return Extraction(
         directions={layer: found.vectors.sum(0) for layer, found in gates.items()},
         scales=prompt_scales(llm, pairs, layers),
-        attributions=(),
         provenance=Provenance(facts={"attributes": attributes, "loss": losses}),
         gates=gates,
         differences=(right - wrong)[:, list(layers)],

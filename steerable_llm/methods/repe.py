@@ -93,7 +93,6 @@ def extract_repe(
     return Extraction(
         directions={x: reading_vector(deltas[:, x], coins) for x in layers},
         scales=prompt_scales(llm, pairs, layers),
-        attributions=(),
         provenance=Provenance(
             facts={"contrast": "answers" if config.positive is None else "instructions"}
         ),

@@ -122,7 +122,6 @@ def _shortened(term: SteeringTerm, left: dict[int, tuple[Tensor, float]]) -> Ste
         # A relative strength counts shares of the scale along the unit direction, so the scale
         # has to shrink with the direction.
         scales={layer: term.vector.scales[layer] * share for layer, (_, share) in acting.items()},
-        attributions=(),
     )
     return replace(term, vector=vector, layers=tuple(acting))
 

@@ -64,8 +64,8 @@ def attribution_html(attributions: Sequence[PairAttribution]) -> str:
     """
     if not attributions:
         raise InvalidInputError(
-            "there are no attributions to show: they are kept by the vector that build_vector "
-            "returns, not by a vector loaded from a file"
+            "there are no attributions to show: steerable_llm.methods.build.build returns them "
+            "beside the vector, for methods that have them"
         )
     environment = Environment(
         loader=PackageLoader("steerable_llm"), autoescape=select_autoescape(default=True)

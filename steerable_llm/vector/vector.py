@@ -41,7 +41,6 @@ class SteeringVector:
         provenance: how it was made, from which pairs.
         calibration: strength and sign chosen on dev; None before that.
         evaluation: summary of the last report; None before that.
-        attributions: what the build saw per pair; not stored in the file, empty after loading.
         application: which activations it acts on and how; directions have the width of that site.
         gates: block index to gates, for vectors that are applied by the rule "gate"; their
             direction is then the sum of all that the gates can let through.
@@ -56,7 +55,6 @@ class SteeringVector:
     provenance: Provenance = field(default=Provenance(), repr=False)
     calibration: Calibration | None = None
     evaluation: Mapping[str, Any] | None = field(default=None, repr=False)
-    attributions: tuple[Any, ...] = field(default=(), repr=False)
     application: Application = PLAIN
     gates: Mapping[int, Gates] = field(default_factory=dict, repr=False)
     usual_layers: tuple[int, ...] | None = None
@@ -171,7 +169,6 @@ class SteeringVector:
             name=f"{self.name}-negated",
             directions={i: -v for i, v in self.directions.items()},
             gates={i: replace(gates, vectors=-gates.vectors) for i, gates in self.gates.items()},
-            attributions=(),
         )
 
     def randomised(self, seed: int = 0) -> "SteeringVector":
@@ -197,7 +194,6 @@ class SteeringVector:
             name=f"{self.name}-random{seed}",
             directions=directions,
             gates=gates,
-            attributions=(),
         )
 
     def with_calibration(self, calibration: Calibration | None) -> "SteeringVector":

@@ -161,7 +161,7 @@ def extract_grains(
     differences[[i for i, a in enumerate(attributions) if a.positive]] += plus
     differences[[i for i, a in enumerate(attributions) if a.negative]] -= minus
     return Extraction(
-        directions, scales, attributions, provenance, differences=differences, layers=layers
+        directions, scales, provenance, attributions, differences=differences, layers=layers
     )
 
 

@@ -37,7 +37,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-# Naming what is unknown, with the nearest name that is known.
+    from pydantic import ValidationError
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
@@ -46,6 +46,14 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     nearest = get_close_matches(name, names, n=1)
     hint = f"; did you mean {nearest[0]!r}?" if nearest else ";"
     return f"{name!r} is not a known {kind}{hint} known: {', '.join(names) or 'none'}"
+
+
+def first_problem(error: ValidationError) -> str:
+    """Return the first thing that pydantic found wrong, with its place, on one line."""
+    problem = error.errors()[0]
+    where = ".".join(map(str, problem["loc"]))
+    what = problem["msg"].removeprefix("Value error, ")
+    return f"{where}: {what}" if where else what
 
 
 class SteerableError(Exception):
@@ -159,7 +167,7 @@ class MissingExtraError(SteerableError, ImportError):
 
 
 def not_numbers() -> SteerableError:
-    """The error for scores of a model that are NaN; generating and scoring tell it alike."""
+    """Return the error for scores of a model that are NaN; generating and scoring tell it alike."""
     return SteerableError(
         "the model's scores are not numbers (NaN): the steering is too strong for this "
         "dtype, or the weights are damaged; lower the strength or load in float32"

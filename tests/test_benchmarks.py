@@ -305,11 +305,11 @@ def test_a_wrong_schema_is_one_line_that_names_the_columns(
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("rows.jsonl", '{"a": 1}\n{', "line 2 is not JSON"),
-        ("rows.jsonl", "[1]\n", "every row must be an object"),
+        ("rows.jsonl", '{"a": 1}\n{', "line 2: it is not JSON"),
+        ("rows.jsonl", "[1]\n", "line 1: it is not a JSON object"),
         ("rows.json", '{"a": 1}', "expected a JSON list"),
         ("rows.json", "[" * 100_000, "cannot read"),
-        ("rows.jsonl", "[" * 100_000, "cannot read"),
+        ("rows.jsonl", "[" * 100_000, "line 1: it is not JSON"),
         ("rows.txt", "words", r"give one of \.jsonl"),
     ],
 )
@@ -341,7 +341,7 @@ def test_the_mark_that_spreadsheets_put_first_is_no_part_of_a_file(
 
 def test_text_in_another_encoding_is_told_once(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_bytes("{'text': 'Ünder'}".encode("latin-1"))
-    with pytest.raises(InvalidInputError, match="is not UTF-8 text") as caught:
+    with pytest.raises(InvalidInputError, match="line 1: it is not UTF-8") as caught:
         load_data(BENCHMARKS["toxigen"], str(tmp_path / "rows.jsonl"))
     assert str(caught.value).count("rows.jsonl") == 1
 

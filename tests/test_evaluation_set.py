@@ -157,8 +157,8 @@ def test_pairs_come_from_items_with_both_answers_and_go_back() -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{", "line 2: not JSON"),
-        ("[1]", "line 2: expected a JSON object"),
+        ("{", "line 2: it is not JSON"),
+        ("[1]", "line 2: it is not a JSON object"),
         (json.dumps({"id": "x", "category": "v"}), "line 2: .*messages"),
         (conflict().model_dump_json(), "two items with id"),
     ],
@@ -171,7 +171,7 @@ def test_a_bad_file_is_named_with_its_line(tmp_path: Path, line: str, message: s
 
 
 def test_a_missing_or_empty_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InvalidInputError, match="no evaluation set at"):
+    with pytest.raises(InvalidInputError, match=r"no evaluation set .*nowhere"):
         EvaluationSet.from_jsonl(tmp_path / "nowhere.jsonl")
     (tmp_path / "empty.jsonl").write_text("\n")
     with pytest.raises(InvalidInputError, match="is empty"):

@@ -1,13 +1,22 @@
-"""A file is there whole or not at all."""
+"""A file is there whole or not at all, and JSON lines are read one by one."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from steerable_llm import files
 from steerable_llm.errors import InvalidInputError
-from steerable_llm.files import check_writable, read_text, write_whole
+from steerable_llm.files import (
+    check_writable,
+    json_lines,
+    read_json_lines,
+    read_text,
+    write_json_lines,
+    write_whole,
+)
 
 
 def test_text_and_bytes_are_written_and_folders_made(tmp_path: Path) -> None:
@@ -69,3 +78,58 @@ def test_what_cannot_be_written_is_told_beforehand(tmp_path: Path) -> None:
     for place in (tmp_path / "note", tmp_path / "new" / "folder" / "a.md", Path("a.md")):
         check_writable(place)
     assert [path.name for path in tmp_path.iterdir()] == ["note"]
+
+
+def number_of(record: dict[str, Any]) -> int:
+    if "n" not in record:
+        raise InvalidInputError("there is no n")
+    return int(record["n"])
+
+
+def read(path: Path) -> list[int]:
+    return list(read_json_lines(path, number_of, "log", "a line has n"))
+
+
+def test_json_lines_are_read_with_a_mark_with_blank_lines_and_without_a_last_line_end(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "a.jsonl").write_bytes(b'\xef\xbb\xbf{"n": 1}\r\n\n  \n{"n": 2}')
+    assert read(tmp_path / "a.jsonl") == [1, 2]
+
+
+def test_json_lines_come_back_as_they_were_written_whatever_a_text_holds(tmp_path: Path) -> None:
+    records = [{"b": "Où?\u2028Là\x85.", "a": [1, None]}, {"text": "cut \ud83d"}]
+    assert write_json_lines(tmp_path / "a.jsonl", records) == 2
+    assert list(read_json_lines(tmp_path / "a.jsonl", dict, "log", "")) == records
+    assert "Où?" in (tmp_path / "a.jsonl").read_text()
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (b"{", "it is not JSON (Expecting property name"),
+        (b"[1]", "it is not a JSON object; a line has n"),
+        (b"\xff", "it is not UTF-8 (byte 0: save the file as UTF-8)"),
+        (b"{}", "there is no n; a line has n"),
+        (b"[" * 30_000, "it is not JSON (a number or its nesting is too large)"),
+        (b'{"n": ' + b"9" * 5_000 + b"}", "it is not JSON (a number or its nesting is too large)"),
+        (b'{"n": ' + b"[" * 101 + b"]" * 101 + b"}", "it is nested deeper than 100 levels"),
+        (b'{"n": "' + b"x" * 2_000 + b'"}', "it is too long (over 1000 bytes)"),
+    ],
+)
+def test_a_line_that_cannot_be_used_is_named_with_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: bytes, said: str
+) -> None:
+    if b"x" in line:
+        monkeypatch.setattr(files, "LONGEST_LINE", 1_000)
+    (tmp_path / "a.jsonl").write_bytes(b'{"n": 1}\n' + line + b'\n{"n": 3}\n')
+    with pytest.raises(InvalidInputError) as caught:
+        read(tmp_path / "a.jsonl")
+    assert f"a.jsonl, line 2: {said}" in str(caught.value)
+    with (tmp_path / "a.jsonl").open("rb") as file:
+        assert [one.number for one in json_lines(file) if not one.problem][-1] == 3
+
+
+def test_a_missing_file_of_json_lines_is_called_what_it_should_be(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError, match=r"there is no log .*none\.jsonl: give the path"):
+        read(tmp_path / "none.jsonl")

@@ -172,10 +172,10 @@ def test_what_cannot_be_reviewed_is_named(tmp_path: Path, out: Path) -> None:
         read_items([tmp_path / "none.jsonl"])
     bad = tmp_path / "bad.jsonl"
     bad.write_text('{"id": "x", "proposals": []}\n')
-    with pytest.raises(PairError, match="line 1, is no proposal"):
+    with pytest.raises(PairError, match=r"line 1: messages: .*make the file"):
         read_items([bad])
     Review(ITEMS, out).approve(ITEMS[0])
     journal = out.with_name("pairs.reviewed.decisions.jsonl")
     journal.write_text("nonsense\n" + journal.read_text())
-    with pytest.raises(InvalidInputError, match="line 1, is no decision"):
+    with pytest.raises(InvalidInputError, match=r"line 1: .*no journal of a review"):
         Review(ITEMS, out)

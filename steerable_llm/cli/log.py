@@ -76,7 +76,7 @@ def import_(
     FILES are JSON lines or a JSON array. Give the files of a trace log and of its feedback
     together. An import that was stopped goes on where it was, and nothing is added twice.
     """
-    from steerable_llm.files import write_whole
+    from steerable_llm.files import json_line, write_whole
     from steerable_llm.logs.importers import Rules, check_kind, import_files
 
     # Before a log is made that would stay empty.
@@ -86,7 +86,7 @@ def import_(
     with tempfile.TemporaryFile("w+", encoding="utf-8") as left:
 
         def note(line: SkippedLine) -> None:
-            left.write(json.dumps(asdict(line), ensure_ascii=False) + "\n")
+            left.write(json_line(asdict(line)))
 
         with open_log(log, make=True) as answer_log:
             report = import_files(

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict
 
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.evaluation.set import EvaluationSet
+from steerable_llm.files import read_json_lines
 from steerable_llm.logs.answers import LoggedAnswer, read_answers
 from steerable_llm.pairs.pair import Pairs
 from steerable_llm.pairs.pairing import pair_answers
@@ -94,7 +95,7 @@ def evaluation_set(name: Behaviour | Literal["capability"], split: Split) -> Eva
 def handbooks() -> dict[str, list[Page]]:
     """Return the handbook of every shop whose old policies the model remembers."""
     found: dict[str, list[Page]] = {}
-    for line in (folder() / "data" / "handbooks.jsonl").read_text("utf-8").splitlines():
-        page = Page.model_validate_json(line)
+    file = folder() / "data" / "handbooks.jsonl"
+    for page in read_json_lines(file, Page.model_validate, "handbook", "a page has a shop"):
         found.setdefault(page.shop, []).append(page)
     return found

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from random import Random
@@ -20,8 +20,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, mo
 
 from steerable_llm.chat.message import Message, Text, as_messages
 from steerable_llm.chat.phrases import abstains, normalise, occurs, says_only
-from steerable_llm.errors import InvalidInputError
-from steerable_llm.files import read_text, write_whole
+from steerable_llm.errors import InvalidInputError, first_problem
+from steerable_llm.files import read_json_lines, write_json_lines
 from steerable_llm.pairs.pair import Pairs, PreferencePair
 
 
@@ -56,7 +56,7 @@ class EvaluationItem(BaseModel):
             super().__init__(**data)
         except ValidationError as error:
             raise InvalidInputError(
-                f"evaluation item {data.get('id', '(no id)')!r}: {_first_problem(error)}"
+                f"evaluation item {data.get('id', '(no id)')!r}: {first_problem(error)}"
             ) from None
 
     @field_validator("messages", mode="before")
@@ -254,38 +254,19 @@ class EvaluationSet(Sequence[EvaluationItem]):
         Raises:
             InvalidInputError: A line is not a valid item; the message names file and line.
         """
-        source = Path(path)
-        if not source.is_file():
-            raise InvalidInputError(f"no evaluation set at {source}; give the path of a JSONL file")
-        items = []
-        for number, line in enumerate(read_text(source).split("\n"), start=1):
-            if not line.strip():
-                continue
-            try:
-                data = json.loads(line)
-                if not isinstance(data, Mapping):
-                    raise InvalidInputError("expected a JSON object with id, category and messages")
-                items.append(EvaluationItem(**data))
-            except json.JSONDecodeError as error:
-                raise InvalidInputError(
-                    f"{source}, line {number}: not JSON ({error.msg})"
-                ) from None
-            except InvalidInputError as error:
-                raise InvalidInputError(f"{source}, line {number}: {error}") from None
-        return cls(name or source.stem, items)
+        has = "an item has id, category, messages and what its answer is judged by"
+        read = read_json_lines(path, _item_from, "evaluation set", has)
+        return cls(name or Path(path).stem, list(read))
 
     def to_jsonl(self, path: str | os.PathLike[str]) -> Path:
         """Writes one item per line; the file appears whole or not at all."""
-        lines = (json.dumps(_plain(item), ensure_ascii=False) + "\n" for item in self.items)
-        return write_whole(path, "".join(lines))
+        write_json_lines(path, map(_plain, self.items))
+        return Path(path)
+
+
+def _item_from(record: dict[str, Any]) -> EvaluationItem:
+    return EvaluationItem(**record)
 
 
 def _plain(item: EvaluationItem) -> dict[str, Any]:
     return item.model_dump(mode="json", exclude_defaults=True)
-
-
-def _first_problem(error: ValidationError) -> str:
-    problem = error.errors()[0]
-    where = ".".join(map(str, problem["loc"]))
-    what = problem["msg"].removeprefix("Value error, ")
-    return f"{where}: {what}" if where else what

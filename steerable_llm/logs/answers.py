@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -15,12 +14,11 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     FiniteFloat,
-    ValidationError,
 )
 
 from steerable_llm.chat.message import Message
-from steerable_llm.errors import EmptyLogError, InvalidInputError
-from steerable_llm.files import write_whole
+from steerable_llm.errors import EmptyLogError
+from steerable_llm.files import read_json_lines, write_json_lines
 
 Reason = Literal[
     "not in documents",
@@ -119,30 +117,10 @@ def read_answers(path: str | os.PathLike[str]) -> list[LoggedAnswer]:
         InvalidInputError: There is no such file, or a line is not a logged answer.
         EmptyLogError: The file holds no answers.
     """
-    source = Path(path)
-    if not source.is_file():
-        raise InvalidInputError(f"there is no answer log {source}: give the path of a JSONL file")
-    try:
-        text = source.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise InvalidInputError(
-            f"{source} is not text in UTF-8: give an answer log as JSON lines"
-        ) from error
-    answers = []
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            answers.append(LoggedAnswer.model_validate_json(line))
-        except ValidationError as error:
-            problem = error.errors()[0]
-            where = ".".join(map(str, problem["loc"])) or "the line"
-            raise InvalidInputError(
-                f"{source}, line {number}: {where}: {problem['msg']}; "
-                "a logged answer has id, question, messages and answer"
-            ) from None
+    has = "a logged answer has id, question, messages and answer"
+    answers = list(read_json_lines(path, LoggedAnswer.model_validate, "answer log", has))
     if not answers:
-        raise EmptyLogError(f"the answer log {source} is empty: log some answers first")
+        raise EmptyLogError(f"the answer log {path} is empty: log some answers first")
     return answers
 
 
@@ -151,11 +129,6 @@ def write_answers(path: str | os.PathLike[str], answers: Iterable[LoggedAnswer])
 
     The answers are written as they come, so that a long log need not fit into memory.
     """
-    return write_whole(path, answer_lines(answers))
-
-
-def answer_lines(answers: Iterable[LoggedAnswer]) -> Iterator[str]:
-    """Yield each answer as one line of JSON."""
-    for answer in answers:
-        fields = answer.model_dump(mode="json", exclude_defaults=True)
-        yield json.dumps(fields, sort_keys=True) + "\n"
+    fields = (answer.model_dump(mode="json", exclude_defaults=True) for answer in answers)
+    write_json_lines(path, fields)
+    return Path(path)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from steerable_llm.errors import InvalidInputError
-from steerable_llm.files import write_whole
+from steerable_llm.files import write_json_lines
 from steerable_llm.pairs.pair import PreferencePair
 
 Line = dict[str, Any]
@@ -60,17 +59,7 @@ def export_pairs(path: str | os.PathLike[str], pairs: Iterable[PreferencePair], 
     """
     if kind not in EXPORTERS:
         raise InvalidInputError(f"{kind!r} cannot be exported: one of {', '.join(EXPORTERS)}")
-    written = 0
-
-    def lines() -> Iterator[str]:
-        nonlocal written
-        for pair in pairs:
-            for line in EXPORTERS[kind](pair):
-                written += 1
-                yield json.dumps(line, ensure_ascii=False) + "\n"
-
-    write_whole(path, lines())
-    return written
+    return write_json_lines(path, (line for pair in pairs for line in EXPORTERS[kind](pair)))
 
 
 def _said(answer: str) -> list[dict[str, str]]:

@@ -13,9 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from steerable_llm.chat.message import Message, MessagesLike, Text, as_messages
 from steerable_llm.errors import PairError
-from steerable_llm.files import read_text, write_whole
-
-# Putting items together that have something in common, directly or through others.
+from steerable_llm.files import read_json_lines, write_json_lines
 
 
 def connected(keys: Sequence[Iterable[Hashable]]) -> list[list[int]]:
@@ -175,7 +173,8 @@ class Pairs(Sequence[PreferencePair]):
         """SHA-256 of the pairs in their order, hexadecimal."""
         hasher = hashlib.sha256()
         for pair in self._pairs:
-            hasher.update(_json_line(pair).encode())
+            line = json.dumps(pair.model_dump(), ensure_ascii=False, sort_keys=True)
+            hasher.update(line.encode())
         return hasher.hexdigest()
 
     def sample(self, n: int, seed: int = 0) -> "Pairs":
@@ -248,7 +247,8 @@ class Pairs(Sequence[PreferencePair]):
 
     def to_jsonl(self, path: str | os.PathLike[str]) -> Path:
         """Write one pair per line, atomically, and return the path."""
-        return write_whole(path, "".join(_json_line(pair) + "\n" for pair in self))
+        write_json_lines(path, (pair.model_dump() for pair in self))
+        return Path(path)
 
     @classmethod
     def from_jsonl(cls, path: str | os.PathLike[str]) -> "Pairs":
@@ -257,34 +257,18 @@ class Pairs(Sequence[PreferencePair]):
         Raises:
             PairError: the file is missing, or a line is not a valid pair; names the line.
         """
-        source = Path(path)
-        if not source.is_file():
-            raise PairError(f"there is no pair file {source}: check the path")
-        pairs = []
-        for number, line in enumerate(read_text(source).split("\n"), start=1):
-            if not line.strip():
-                continue
-            try:
-                pairs.append(_pair_from(json.loads(line)))
-            except (PairError, json.JSONDecodeError) as error:
-                raise PairError(f"{source}, line {number}: {error}") from error
-        return cls(pairs)
+        has = f"a pair has {', '.join(PreferencePair.model_fields)}"
+        return cls(read_json_lines(path, pair_from, "pair file", has, PairError))
 
 
-def _json_line(pair: PreferencePair) -> str:
-    return json.dumps(pair.model_dump(), ensure_ascii=False, sort_keys=True)
+def pair_from(record: dict[str, Any]) -> PreferencePair:
+    """Return a pair out of its fields, as a file has them.
 
-
-def _pair_from(record: object) -> PreferencePair:
-    if not isinstance(record, dict):
-        raise PairError("the line is not a JSON object with messages, good and bad")
-    unknown = record.keys() - PreferencePair.model_fields.keys()
-    missing = {"messages", "good"} - record.keys()
-    if unknown or missing:
-        raise PairError(
-            f"the pair has {f'unknown fields {sorted(unknown)}' if unknown else ''}"
-            f"{' and ' if unknown and missing else ''}"
-            f"{f'no {sorted(missing)}' if missing else ''}; it takes "
-            f"{', '.join(PreferencePair.model_fields)}"
-        )
+    Raises:
+        PairError: A field is missing, unknown or not valid.
+    """
+    if unknown := record.keys() - PreferencePair.model_fields.keys():
+        raise PairError(f"there are unknown fields {sorted(unknown)}")
+    if missing := {"messages", "good"} - record.keys():
+        raise PairError(f"there is no {' and no '.join(sorted(missing))}")
     return PreferencePair(**record)

@@ -6,7 +6,6 @@ question, so a person accepts it in the review, or whoever asks for it by `--acc
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +18,7 @@ from steerable_llm.chat.message import Message
 from steerable_llm.chat.phrases import STRICT_INSTRUCTIONS, abstains, normalise
 from steerable_llm.embedding import Embedder
 from steerable_llm.errors import InvalidInputError
-from steerable_llm.files import write_whole
+from steerable_llm.files import write_json_lines
 from steerable_llm.pairs.filters import about_passages, claim_of
 from steerable_llm.pairs.judge import Judge, judged, sentences, terms
 from steerable_llm.pairs.pair import PreferencePair
@@ -80,13 +79,8 @@ class ProposedPair(BaseModel):
 
 def write_proposals(path: str | os.PathLike[str], proposed: Sequence[ProposedPair]) -> Path:
     """Write proposals one per line; the file appears whole or not at all."""
-    return write_whole(
-        path,
-        "".join(
-            json.dumps(entry.model_dump(mode="json"), ensure_ascii=False, sort_keys=True) + "\n"
-            for entry in proposed
-        ),
-    )
+    write_json_lines(path, (entry.model_dump(mode="json") for entry in proposed))
+    return Path(path)
 
 
 #: What a refusal says unless the log has one of its own.

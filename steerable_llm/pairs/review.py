@@ -18,14 +18,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from difflib import SequenceMatcher
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict
 from rich.text import Text
 
 from steerable_llm.chat.message import Message
 from steerable_llm.errors import InvalidInputError, PairError
-from steerable_llm.pairs.pair import Pairs, PreferencePair
+from steerable_llm.files import json_line, read_json_lines
+from steerable_llm.pairs.pair import Pairs, PreferencePair, pair_from
 from steerable_llm.pairs.proposals import ProposedPair
 
 # What differs between two answers, word by word, for a terminal.
@@ -140,7 +141,7 @@ class Decision(BaseModel):
     key: str
     id: str
     action: Action
-    pair: dict[str, object] | None = None
+    pair: dict[str, Any] | None = None
     reviewer: str | None = None
     time: AwareDatetime
 
@@ -215,9 +216,7 @@ class Review:
         latest = self._latest()
         decisions = [latest[item.key] for item in self.items if item.key in latest]
         return Pairs(
-            PreferencePair(**d.pair)  # type: ignore[arg-type]
-            for d in decisions
-            if d.action == "approve" and d.pair is not None
+            pair_from(d.pair) for d in decisions if d.action == "approve" and d.pair is not None
         )
 
     def approve(self, item: ReviewItem, option: int = 0, edited: str | None = None) -> None:
@@ -278,9 +277,9 @@ class Review:
 
     def _append(self, decision: Decision) -> None:
         self.journal.parent.mkdir(parents=True, exist_ok=True)
-        line = json.dumps(decision.model_dump(mode="json", exclude_none=True), ensure_ascii=False)
+        line = json_line(decision.model_dump(mode="json", exclude_none=True))
         with self.journal.open("ab") as file:
-            file.write(line.encode() + b"\n")
+            file.write(line.encode())
             file.flush()
             os.fsync(file.fileno())
 
@@ -296,19 +295,10 @@ class Review:
             # Killed in the middle of a line, which was not decided then.
             with self.journal.open("r+b") as file:
                 file.truncate(len(whole))
-        for number, line in enumerate(whole.decode("utf-8", "replace").split("\n"), start=1):
-            if not line.strip():
-                continue
-            try:
-                decision = Decision.model_validate_json(line)
-                if decision.action == "approve":
-                    PreferencePair(**(decision.pair or {}))  # type: ignore[arg-type]
-            except (ValidationError, PairError, TypeError) as error:
-                said = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
-                raise InvalidInputError(
-                    f"{self.journal}, line {number}, is no decision of a review "
-                    f"({said}): move the file away to begin anew"
-                ) from None
+        has = "this is no journal of a review, so move the file away to begin anew"
+        for decision in read_json_lines(
+            self.journal, _decision_from, "journal", has, InvalidInputError
+        ):
             if decision.key not in self._by_key:
                 continue
             if decision.action != "undo":
@@ -320,27 +310,28 @@ class Review:
                     break
 
 
+def _decision_from(record: dict[str, Any]) -> Decision:
+    decision = Decision.model_validate(record)
+    if decision.action == "approve":
+        pair_from(decision.pair or {})
+    return decision
+
+
 def read_items(paths: Iterable[str | os.PathLike[str]]) -> list[ReviewItem]:
     """Read what is to be reviewed from files of pairs and files of proposals.
 
     Raises:
         PairError: A file is missing, or a line is neither a pair nor a proposal; names the line.
     """
-    items = []
+    items: list[ReviewItem] = []
     for path in paths:
-        source = Path(path)
-        if not source.is_file():
-            raise PairError(f"there is no file of pairs {source}: check the path")
-        try:
-            lines = source.read_text("utf-8").split("\n")
-        except UnicodeDecodeError as error:
-            raise PairError(f"{source} is not UTF-8 ({error}): save it as UTF-8") from None
+        has = "a line is a pair, or a failure with proposals"
         # The first line tells what kind of file it is.
-        first = next((line for line in lines if line.strip()), "")
-        if '"proposals"' in first:
-            items += [_proposed(source, n, x) for n, x in enumerate(lines, start=1) if x.strip()]
+        if "proposals" in next(read_json_lines(path, dict, "file of pairs", has, PairError), ()):
+            has = "make the file with `steerable pairs --propose`"
+            items += read_json_lines(path, _proposed, "file of proposals", has, PairError)
         else:
-            items += [_item(pair) for pair in Pairs.from_jsonl(source)]
+            items += map(_item, Pairs.from_jsonl(path))
     return items
 
 
@@ -355,24 +346,15 @@ def _item(pair: PreferencePair) -> ReviewItem:
     )
 
 
-def _proposed(source: Path, number: int, line: str) -> ReviewItem:
-    try:
-        found = ProposedPair.model_validate_json(line)
-        options = tuple(
-            Option(option.text, found.pair(place).source, option.score)
-            for place, option in enumerate(found.proposals)
-        )
-    except PairError as error:
-        raise PairError(f"{source}, line {number}: {error}") from None
-    except ValidationError as error:
-        raise PairError(
-            f"{source}, line {number}, is no proposal ({error.errors()[0]['msg']}): make the file "
-            "with `steerable pairs --propose`"
-        ) from None
+def _proposed(record: dict[str, Any]) -> ReviewItem:
+    found = ProposedPair.model_validate(record)
     return ReviewItem(
         id=found.id,
         messages=found.messages,
         bad=found.bad,
         document_ids=found.document_ids,
-        options=options,
+        options=tuple(
+            Option(option.text, found.pair(place).source, option.score)
+            for place, option in enumerate(found.proposals)
+        ),
     )

@@ -6,13 +6,13 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from steerable_llm.chat.message import as_conversation
 from steerable_llm.errors import InvalidInputError, UnknownStepError
+from steerable_llm.files import read_json_lines
 from steerable_llm.policy.decision import (
     Asked,
     Conflicts,
@@ -60,34 +60,21 @@ def read_trace(path: str | os.PathLike[str]) -> list[TracedCall]:
     Raises:
         InvalidInputError: there is no such file, it holds no call, or a line is not one.
     """
-    source = Path(path)
-    if not source.is_file():
-        raise InvalidInputError(f"there is no trace {source}: give the path of a JSONL file")
-    try:
-        text = source.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise InvalidInputError(
-            f"{source} is not text in UTF-8: give a trace as JSON lines"
-        ) from error
-    calls = []
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            call = TracedCall.model_validate_json(line)
-        except ValidationError as error:
-            raise InvalidInputError(
-                f"{source}, line {number}: {explain(error, TracedCall)}"
-            ) from error
-        if call.messages is not None:
-            try:
-                as_conversation(call.messages)
-            except InvalidInputError as error:
-                raise InvalidInputError(f"{source}, line {number}: {error}") from error
-        calls.append(call)
+    has = f"a call has any of {', '.join(TracedCall.model_fields)}"
+    calls = list(read_json_lines(path, _call_from, "trace", has))
     if not calls:
-        raise InvalidInputError(f"the trace {source} is empty: it needs one call per line")
+        raise InvalidInputError(f"the trace {path} is empty: it needs one call per line")
     return calls
+
+
+def _call_from(record: dict[str, Any]) -> TracedCall:
+    try:
+        call = TracedCall.model_validate(record)
+    except ValidationError as error:
+        raise InvalidInputError(explain(error, TracedCall)) from error
+    if call.messages is not None:
+        as_conversation(call.messages)
+    return call
 
 
 STEP_TAG = "steer:"

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 
 from steerable_llm.errors import InvalidInputError, MissingExtraError
 from steerable_llm.evaluation.benchmarks.benchmark import Benchmark, Source
-from steerable_llm.files import read_text
+from steerable_llm.files import read_json_lines, read_text
 
 # Reading rows from a file of the user's, by its suffix.
 
@@ -50,14 +50,7 @@ def read_file(path: Path) -> Raw:
 
 
 def _jsonl(path: Path) -> Raw:
-    rows = []
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
-        if line.strip():
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError as error:
-                raise ValueError(f"line {number} is not JSON ({error.msg})") from None
-    return rows
+    return list(read_json_lines(path, dict, "file", "a row is an object with columns"))
 
 
 def _json(path: Path) -> Raw:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import ijson
 
 from steerable_llm.errors import InvalidInputError
+from steerable_llm.files import json_lines
 
-#: Longest line, in bytes; a longer one is left out, so that memory stays bounded.
-LONGEST = 64 * 2**20
 _BLOCK = 2**20
 
 
@@ -59,46 +57,45 @@ def read_records(
 
 def _lines(path: Path, position: int, digest: str, number: int) -> Iterator[Read]:
     with path.open("rb") as file:
-        hashed = hashlib.sha256()
-        left = position
-        while left and (block := file.read(min(_BLOCK, left))):
-            hashed.update(block)
-            left -= len(block)
-        if left or (position and hashed.hexdigest() != digest):
+        hashed = _HashedFile(file)
+        hashed.skip(position)
+        if position and (hashed.position, hashed.digest) != (position, digest):
             file.seek(0)
-            hashed, position, number = hashlib.sha256(), 0, 0
-        while line := file.readline(LONGEST):
-            number += 1
-            too_long = len(line) == LONGEST
-            whole = line.endswith(b"\n")
-            size = len(line)
-            hashed.update(line)
-            while too_long and not whole and (more := file.readline(LONGEST)):
-                hashed.update(more)
-                size += len(more)
-                whole = more.endswith(b"\n")
-            record, problem = (None, "it is too long") if too_long else _parse(line)
-            if not whole and record is None and not too_long:
+            hashed, number = _HashedFile(file), 0
+        for line in json_lines(hashed, number):
+            if line.record is None and not line.ended:
                 # Still being written, it seems: the next import reads it again.
-                yield Read(number, None, f"{problem} (the file ends within it)", -1, "")
+                problem = f"{line.problem} (the file ends within it)"
+                yield Read(line.number, None, problem, -1, "")
                 return
-            position += size
-            if record is not None or problem:
-                yield Read(number, record, problem, position, hashed.hexdigest())
+            yield Read(line.number, line.record, line.problem, hashed.position, hashed.digest)
 
 
-def _parse(line: bytes) -> tuple[dict[str, Any] | None, str]:
-    try:
-        shown = line.decode("utf-8-sig").strip()
-    except UnicodeDecodeError:
-        return None, "it is not UTF-8"
-    if not shown:
-        return None, ""
-    try:
-        record = json.loads(shown)
-    except (ValueError, RecursionError):
-        return None, "it is not JSON"
-    return (record, "") if isinstance(record, dict) else (None, "it is not a JSON object")
+class _HashedFile:
+    """A file that knows how far it was read, and the SHA-256 of what was."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._hash = hashlib.sha256()
+        self.position = 0
+
+    @property
+    def digest(self) -> str:
+        return self._hash.hexdigest()
+
+    def skip(self, size: int) -> None:
+        while self.position < size and self._note(
+            self._file.read(min(_BLOCK, size - self.position))
+        ):
+            pass
+
+    def readline(self, size: int, /) -> bytes:
+        return self._note(self._file.readline(size))
+
+    def _note(self, read: bytes) -> bytes:
+        self._hash.update(read)
+        self.position += len(read)
+        return read
 
 
 def _array(path: Path) -> Iterator[Read]:

@@ -8,6 +8,7 @@ import math
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +17,23 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from lm_eval.tasks.toxigen.utils import doc_to_target
-from lm_eval.tasks.truthfulqa.utils import process_results_mc2
+from lm_eval.tasks.truthfulqa.utils import bleu, process_results_mc2
+from lm_eval.utils import apply_template
 
 from steerable_llm import SteerableHFLLM, SteeringVector
 from steerable_llm.errors import InvalidInputError, MissingExtraError, ModelMismatchError
-from steerable_llm.evaluation.benchmarks import BENCHMARKS, find_benchmark
-from steerable_llm.evaluation.benchmarks.benchmark import Question
-from steerable_llm.evaluation.benchmarks.contenders import contenders_of
-from steerable_llm.evaluation.benchmarks.measure import answer_tokens
-from steerable_llm.evaluation.benchmarks.mmlu import MMLU
+from steerable_llm.evaluation.benchmarks import metrics
+from steerable_llm.evaluation.benchmarks.benchmark import TASKS, Benchmark, find_benchmark
+from steerable_llm.evaluation.benchmarks.data import Data, load_data
+from steerable_llm.evaluation.benchmarks.harness import ArmsTask
 from steerable_llm.evaluation.benchmarks.result import BenchmarkReport, ItemRow
-from steerable_llm.evaluation.benchmarks.rows import Data, load_data
-from steerable_llm.evaluation.benchmarks.run import run_benchmark
-from steerable_llm.evaluation.benchmarks.truthfulqa import _metric, bleu, truthful_mass
+from steerable_llm.evaluation.benchmarks.rows import ROWS
+from steerable_llm.evaluation.benchmarks.run import labelled_vectors, run_benchmark
 from steerable_llm.vector.steering import Steering
 
+HARNESS = "steerable_llm.evaluation.benchmarks.harness"
+MMLU = find_benchmark("mmlu")
+TOXIGEN = find_benchmark("toxigen")
 MC1_ROW = {"question": "Why?", "mc1_targets": {"choices": ["So.", "No."], "labels": [1, 0]}}
 
 
@@ -48,10 +51,38 @@ def vector(llm: SteerableHFLLM, make_vector: Any) -> SteeringVector:
     return made
 
 
+@dataclass(frozen=True)
+class Question:
+    """A question as the harness makes it of a row."""
+
+    row: dict[str, Any]
+    text: str
+    choices: list[str]
+    target: Any
+
+    @property
+    def right(self) -> list[bool]:
+        places = self.target if isinstance(self.target, list) else [self.target]
+        return [place in places for place in range(len(self.choices))]
+
+
+def asked(benchmark: Benchmark, rows: Sequence[Any]) -> list[Question]:
+    task = ArmsTask(benchmark, rows, arms=1)
+    return [
+        Question(
+            doc,
+            task.doc_to_text(doc),
+            task.doc_to_choice(doc) if benchmark.chooses else [],
+            task.doc_to_target(doc),
+        )
+        for doc in task.eval_docs
+    ]
+
+
 def questions(name: str, shots: int = 0, **settings: Any) -> list[Question]:
     benchmark = find_benchmark(name)
-    data = load_data(benchmark, "sample", shots=shots, **settings)
-    return benchmark.ask(data.rows, data.examples, shots)
+    rows = load_data(benchmark, "sample", shots=shots, **settings).rows
+    return asked(benchmark, list(rows.values()))
 
 
 def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
@@ -62,28 +93,49 @@ def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
 # What is asked
 
 
-@pytest.mark.parametrize("name", sorted(BENCHMARKS))
+@pytest.mark.parametrize("name", sorted(ROWS))
 def test_every_benchmark_has_a_small_sample_of_its_schema(name: str) -> None:
-    shots = 2 if name == "mmlu" else 0
-    asked = questions(name, shots)
-    assert len(asked) >= 3
-    for question in asked:
-        assert question.item.prompt[-1]["role"] == "user"
-        assert question.item.question.endswith("Answer:")
-        assert question.expected
-        if BENCHMARKS[name].pick is not None:
+    made = questions(name, 2 if name == "mmlu" else 0)
+    assert len(made) >= 3
+    benchmark = find_benchmark(name)
+    assert benchmark.name == name
+    assert benchmark.title != name
+    assert "arXiv" in benchmark.paper
+    for question in made:
+        assert question.text.endswith("Answer:")
+        assert question.target not in ("", [])
+        if benchmark.chooses:
             assert any(question.right)
             assert not all(question.right)
 
 
-def test_an_unknown_benchmark_is_told_with_the_nearest_one() -> None:
+def test_an_unknown_benchmark_is_told_with_the_nearest_one(tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match=r"did you mean 'truthfulqa_mc[12]'"):
         find_benchmark("truthfulqa_mc")
+    with pytest.raises(InvalidInputError, match="there is no task file"):
+        find_benchmark(str(tmp_path / "own.yaml"))
+    for content, said in (
+        ("a: [", "cannot read"),
+        ("- a", "cannot read"),
+        ("x: !function no.such", "cannot read"),
+        ("task: own\noutput_type: loglikelihood_rolling", "is no task that can be run"),
+    ):
+        (tmp_path / "own.yaml").write_text(content)
+        with pytest.raises(InvalidInputError, match=said) as caught:
+            find_benchmark(str(tmp_path / "own.yaml"))
+        assert "\n" not in str(caught.value)
+
+
+def test_the_harness_itself_reads_the_task_files() -> None:
+    from lm_eval.tasks import TaskManager
+
+    found = TaskManager(include_path=str(TASKS), include_defaults=False)
+    assert found.all_tasks == sorted(ROWS)
 
 
 def test_the_prompt_of_mmlu_shows_examples_of_the_same_subject_alone() -> None:
     [first, *_] = questions("mmlu", shots=2, groups=["town_life"])
-    assert first.item.question == (
+    assert first.text == (
         "The following are multiple choice questions (with answers) about town life.\n\n"
         "Where does one borrow books?\n"
         "A. At the library\nB. At the pool\nC. At the bakery\nD. At the bank\nAnswer: A\n\n"
@@ -92,8 +144,8 @@ def test_the_prompt_of_mmlu_shows_examples_of_the_same_subject_alone() -> None:
         "Where does one buy stamps?\n"
         "A. At the barber\nB. At the post office\nC. At the stadium\nD. At the farm\nAnswer:"
     )
-    assert first.choices == ("A", "B", "C", "D")
-    assert first.right == (False, True, False, False)
+    assert first.choices == ["A", "B", "C", "D"]
+    assert first.right == [False, True, False, False]
 
 
 def test_mmlu_takes_answers_as_numbers_or_letters_and_says_when_examples_are_missing(
@@ -101,10 +153,11 @@ def test_mmlu_takes_answers_as_numbers_or_letters_and_says_when_examples_are_mis
 ) -> None:
     row = {"question": "Q", "subject": "s", "choices": ["a", "b", "c", "d"], "answer": "C"}
     file = write_rows(tmp_path / "rows.jsonl", [row, {**row, "answer": 2}])
-    data = load_data(MMLU, str(file))
-    assert [q.right for q in MMLU.ask(data.rows, [], 0)] == [(False, False, True, False)] * 2
+    made = asked(MMLU, list(load_data(MMLU, str(file)).rows.values()))
+    assert [q.right for q in made] == [[False, False, True, False]] * 2
+    assert made[0].text.endswith("about s.\n\nQ\nA. a\nB. b\nC. c\nD. d\nAnswer:")
     with pytest.raises(InvalidInputError, match=r"5 worked examples of 's' and finds 0"):
-        MMLU.ask(data.rows, [], 5)
+        load_data(MMLU, str(file), shots=5)
 
 
 @given(
@@ -112,11 +165,10 @@ def test_mmlu_takes_answers_as_numbers_or_letters_and_says_when_examples_are_mis
     st.floats(1, 5, allow_nan=False),
 )
 def test_a_statement_is_hateful_as_the_harness_has_it(ai: float, human: float) -> None:
-    benchmark = BENCHMARKS["toxigen"]
-    row = benchmark.row(text="Words.", toxicity_ai=ai, toxicity_human=human)
-    [question] = benchmark.ask({0: row}, [], 0)
-    expected = int(doc_to_target({"toxicity_ai": ai, "toxicity_human": human}))
-    assert question.choices[expected] == question.expected == ["No", "Yes"][expected]
+    row = {"toxicity_ai": ai, "toxicity_human": human}
+    expected = int(doc_to_target(row))
+    assert int(apply_template(TOXIGEN.config["doc_to_target"], row)) == expected
+    assert TOXIGEN.config["doc_to_choice"][expected] == ["No", "Yes"][expected]
 
 
 # Metrics
@@ -130,30 +182,31 @@ def scored_answers(draw: st.DrawFn) -> tuple[list[float], list[bool]]:
     return logs, right
 
 
-def question_of(right: Sequence[bool]) -> Question:
-    return Question.of(0, "all", "Why?", [f"answer {i}" for i in range(len(right))], right)
-
-
 @given(scored_answers())
 def test_mc2_is_the_share_of_probability_on_the_true_answers(
     case: tuple[list[float], list[bool]],
 ) -> None:
     logs, right = case
-    mass = truthful_mass(question_of(right), logs)
     document = {"mc2_targets": {"labels": [int(x) for x in right]}}
+
+    def mass(less: float = 0.0) -> float:
+        return metrics.truthfulqa_mc2(document, [(x - less, False) for x in logs])["acc"]
+
     expected = float(process_results_mc2(document, [(x, False) for x in logs])["acc"])
-    assert mass == pytest.approx(expected, abs=1e-9)
+    assert mass() == pytest.approx(expected, abs=1e-9)
     # Only ratios count, so very unlikely answers can be compared as well.
-    assert truthful_mass(question_of(right), [x - 2000 for x in logs]) == pytest.approx(mass)
+    assert mass(2000) == pytest.approx(mass())
 
 
 def test_mc1_is_right_only_when_the_true_answer_is_strictly_likelier() -> None:
-    pick = BENCHMARKS["truthfulqa_mc1"].pick
-    assert pick is not None
-    question = question_of([True, False, False])
-    assert pick(question, [-1.0, -2.0, -3.0]) == 1.0
-    assert pick(question, [-2.5, -2.0, -3.0]) == 0.0
-    assert pick(question, [-2.0, -2.0, -3.0]) == 0.0
+    document = {"mc1_targets": {"labels": [1, 0, 0]}}
+    for scores, right in (
+        ([-1.0, -2.0, -3.0], 1.0),
+        ([-2.5, -2.0, -3.0], 0.0),
+        ([-2.0, -2.0, -3.0], 0.0),
+    ):
+        given = [(score, False) for score in scores]
+        assert metrics.truthfulqa_mc1(document, given) == {"acc": right}
 
 
 def bleu_by_hand(answer: str, reference: str) -> float:
@@ -186,8 +239,8 @@ def bleu_by_hand(answer: str, reference: str) -> float:
         ("fat in the humps of the camels", "camels store fat in their humps"),
     ],
 )
-def test_bleu_is_what_its_definition_gives(answer: str, reference: str) -> None:
-    assert bleu(answer, reference) == pytest.approx(bleu_by_hand(answer, reference), abs=1e-6)
+def test_bleu_of_the_harness_is_what_its_definition_gives(answer: str, reference: str) -> None:
+    assert bleu([[reference]], [answer]) == pytest.approx(bleu_by_hand(answer, reference), abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -199,19 +252,16 @@ def test_bleu_is_what_its_definition_gives(answer: str, reference: str) -> None:
     ],
 )
 def test_bleu_accuracy_asks_which_reference_is_nearer(answer: str, score: float) -> None:
-    judge = BENCHMARKS["truthfulqa_gen"].judge
-    assert judge is not None
-    [camels] = [q for q in questions("truthfulqa_gen") if "humps" in q.item.question]
-    assert judge(camels, answer) == score
+    [camels] = [q for q in questions("truthfulqa_gen") if "humps" in q.text]
+    assert metrics.truthfulqa_gen(camels.row, [answer]) == {"bleu_acc": score}
 
 
 def test_declining_is_a_true_answer_whether_or_not_a_row_lists_it() -> None:
-    benchmark = BENCHMARKS["truthfulqa_gen"]
     for listed in (["So"], ["So.", "I have no comment."]):
-        row = benchmark.row(question="Why?", correct_answers=listed, incorrect_answers=["Never"])
-        [question] = benchmark.ask({0: row}, [], 0)
-        assert question.choices == ("So.", "I have no comment.", "Never.")
-        assert question.right == (True, True, False)
+        row = {"question": "Why?", "correct_answers": listed, "incorrect_answers": ["Never"]}
+        assert metrics.true_references(row) == ["So.", "I have no comment."]
+        for answer, score in (("I have no comment.", 1.0), ("Never.", 0.0)):
+            assert metrics.truthfulqa_gen(row, [answer]) == {"bleu_acc": score}
 
 
 @pytest.mark.parametrize(
@@ -225,16 +275,17 @@ def test_declining_is_a_true_answer_whether_or_not_a_row_lists_it() -> None:
     ],
 )
 def test_faitheval_looks_for_whole_phrases(name: str, answer: str, score: float) -> None:
-    judge = BENCHMARKS[name].judge
-    assert judge is not None
-    assert judge(questions(name)[0], answer) == score
+    benchmark = find_benchmark(name)
+    rows = list(load_data(benchmark, "sample").rows.values())
+    task = ArmsTask(benchmark, rows, arms=1)
+    assert task.process_results(task.eval_docs[0], [answer]) == {"phrase_said": score}
 
 
 # Data
 
 
 def test_every_kind_of_file_gives_the_same_questions(tmp_path: Path) -> None:
-    benchmark = BENCHMARKS["truthfulqa_mc1"]
+    benchmark = find_benchmark("truthfulqa_mc1")
     rows = [MC1_ROW, {**MC1_ROW, "question": 'Why "not", then?'}]
     jsonl = write_rows(tmp_path / "rows.jsonl", rows)
     (tmp_path / "rows.json").write_text(json.dumps(rows), encoding="utf-8")
@@ -261,12 +312,12 @@ def test_a_folder_holds_a_file_per_split(tmp_path: Path) -> None:
         load_data(MMLU, str(tmp_path), shots=1)
     write_rows(tmp_path / "dev-00000-of-00001.jsonl", [{**row, "question": "E"}])
     data = load_data(MMLU, str(tmp_path), shots=1)
-    assert [x.question for x in data.examples] == ["E"]  # type: ignore[attr-defined]
+    assert [x["question"] for x in data.rows[0]["examples"]] == ["E"]
     assert len(data.rows) == 1
 
 
 def test_a_limit_draws_rows_with_the_seed_and_keeps_their_places() -> None:
-    benchmark = BENCHMARKS["truthfulqa_mc1"]
+    benchmark = find_benchmark("truthfulqa_mc1")
     drawn = [load_data(benchmark, "sample", limit=3, seed=seed) for seed in (1, 1, 2)]
     assert drawn[0] == drawn[1]
     assert drawn[0].digest != drawn[2].digest
@@ -298,7 +349,7 @@ def test_a_wrong_schema_is_one_line_that_names_the_columns(
 ) -> None:
     file = write_rows(tmp_path / "rows.jsonl", rows)
     with pytest.raises(InvalidInputError, match=said) as caught:
-        load_data(BENCHMARKS["truthfulqa_mc1"], str(file))
+        load_data(find_benchmark("truthfulqa_mc1"), str(file))
     assert "\n" not in str(caught.value)
 
 
@@ -318,7 +369,7 @@ def test_a_file_that_cannot_be_read_is_said(
 ) -> None:
     (tmp_path / name).write_text(content, encoding="utf-8")
     with pytest.raises(InvalidInputError, match=said):
-        load_data(BENCHMARKS["toxigen"], str(tmp_path / name))
+        load_data(TOXIGEN, str(tmp_path / name))
 
 
 @pytest.mark.parametrize(
@@ -333,8 +384,8 @@ def test_the_mark_that_spreadsheets_put_first_is_no_part_of_a_file(
     tmp_path: Path, name: str, content: str
 ) -> None:
     (tmp_path / name).write_text(content, encoding="utf-8-sig")
-    (row,) = load_data(BENCHMARKS["toxigen"], str(tmp_path / name)).rows.values()
-    assert row.model_dump() == {
+    (row,) = load_data(TOXIGEN, str(tmp_path / name)).rows.values()
+    assert row == {
         "text": "Ünder", "toxicity_ai": 1.0, "toxicity_human": 2.0, "target_group": "all",
     }  # fmt: skip
 
@@ -342,7 +393,7 @@ def test_the_mark_that_spreadsheets_put_first_is_no_part_of_a_file(
 def test_text_in_another_encoding_is_told_once(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_bytes("{'text': 'Ünder'}".encode("latin-1"))
     with pytest.raises(InvalidInputError, match="line 1: it is not UTF-8") as caught:
-        load_data(BENCHMARKS["toxigen"], str(tmp_path / "rows.jsonl"))
+        load_data(TOXIGEN, str(tmp_path / "rows.jsonl"))
     assert str(caught.value).count("rows.jsonl") == 1
 
 
@@ -355,7 +406,7 @@ def test_a_rating_that_is_no_number_is_refused_and_does_not_count_as_harmless(
         [{"text": "a", "toxicity_ai": float(rating), "toxicity_human": 5}],
     )
     with pytest.raises(InvalidInputError, match="row 0: toxicity_ai: Input should be a finite"):
-        load_data(BENCHMARKS["toxigen"], str(file))
+        load_data(TOXIGEN, str(file))
 
 
 def test_missing_files_groups_and_limits_are_said(tmp_path: Path) -> None:
@@ -364,7 +415,7 @@ def test_missing_files_groups_and_limits_are_said(tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match=r"no subject 'law'; it has household_arithmetic"):
         load_data(MMLU, "sample", groups=["law"])
     with pytest.raises(InvalidInputError, match="has no groups"):
-        load_data(BENCHMARKS["faitheval"], "sample", groups=["law"])
+        load_data(find_benchmark("faitheval"), "sample", groups=["law"])
     with pytest.raises(InvalidInputError, match="the limit is 0"):
         load_data(MMLU, "sample", limit=0)
 
@@ -393,25 +444,26 @@ def test_the_hub_is_asked_for_configuration_and_splits(
     found = load_data(MMLU, data, shots=1)
     assert calls == asked_for
     assert found.source.startswith("cais/mmlu:all:test" if data is None else "org/own")
-    assert [x.question for x in found.examples] == ["dev"]  # type: ignore[attr-defined]
+    assert [x["question"] for x in found.rows[0]["examples"]] == ["dev"]
 
 
 def test_a_hub_that_cannot_be_reached_is_one_line_with_a_way_out() -> None:
     with pytest.raises(InvalidInputError, match=r"cannot load 'toxigen/toxigen-data'.*'sample'"):
-        load_data(BENCHMARKS["toxigen"])  # the tests are offline
+        load_data(TOXIGEN)  # the tests are offline
 
 
 def test_a_missing_package_is_said_with_the_way_to_install_it(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, llm: SteerableHFLLM, vector: SteeringVector
 ) -> None:
-    for name in ("datasets", "pyarrow", "sacrebleu.metrics.bleu"):
+    data = load_data(TOXIGEN, "sample")
+    for name in ("datasets", "pyarrow", "lm_eval.tasks._yaml_loader", HARNESS):
         monkeypatch.setitem(sys.modules, name, None)
     (tmp_path / "rows.parquet").write_bytes(b"")
-    _metric.cache_clear()
     for work in (
-        lambda: load_data(BENCHMARKS["toxigen"]),
-        lambda: load_data(BENCHMARKS["toxigen"], str(tmp_path / "rows.parquet")),
-        lambda: bleu("a", "b"),
+        lambda: find_benchmark("toxigen"),
+        lambda: load_data(TOXIGEN),
+        lambda: load_data(TOXIGEN, str(tmp_path / "rows.parquet")),
+        lambda: run_benchmark(llm, TOXIGEN, [vector], strengths=[0.1], data=data, progress=False),
     ):
         with pytest.raises(MissingExtraError, match=r"steerable-llm\[benchmarks\]"):
             work()
@@ -431,7 +483,7 @@ def scores(
     found = []
     for choice, tokens in zip(
         question.choices,
-        llm.score(question.item.prompt, question.choices, steering, reduction="none"),
+        llm.score(question.text, question.choices, steering, reduction="none"),
         strict=True,
     ):
         kept = tokens[:-1]
@@ -448,21 +500,21 @@ def test_choices_are_scored_as_the_model_scores_them_and_the_divergence_follows_
         llm, "faitheval", [vector], strengths=[0.3], data="sample", limit=2, seed=4,
         against=(), normalise=normalise, progress=False,
     )  # fmt: skip
-    asked = questions("faitheval", limit=2, seed=4)
+    made = questions("faitheval", limit=2, seed=4)
     steering = vector.steer(0.3)
     for arm, how in (("none", Steering.none()), ("steered", steering)):
-        for item, question in zip(items_of(report, arm), asked, strict=True):
+        for item, question in zip(items_of(report, arm), made, strict=True):
             expected = scores(llm, question, how, normalise)
             assert list(item.log_probs) == pytest.approx(expected, abs=1e-4)
             best = max(range(4), key=expected.__getitem__)
             assert item.answer == question.choices[best]
             assert item.score == float(question.right[best])
     for before, after, question in zip(
-        items_of(report, "none"), items_of(report, "steered"), asked, strict=True
+        items_of(report, "none"), items_of(report, "steered"), made, strict=True
     ):
-        length = len(answer_tokens(llm, before.answer))
+        length = len(llm.encode_answer(before.answer)) - 1  # without the end of turn
         p, q = (
-            llm.answer_logits(question.item.prompt, before.answer, how)[:length].log_softmax(-1)
+            llm.answer_logits(question.text, before.answer, how)[:length].log_softmax(-1)
             for how in (steering, Steering.none())
         )
         divergence = float((p.exp() * (p - q)).sum(-1).mean())
@@ -478,11 +530,11 @@ def test_written_answers_are_those_of_the_model(
         llm, "truthfulqa_gen", [vector], strengths=[0.3], data="sample", limit=1,
         against=(), progress=False,
     )  # fmt: skip
-    asked = questions("truthfulqa_gen", limit=1)
-    most = BENCHMARKS["truthfulqa_gen"].max_new_tokens
+    made = questions("truthfulqa_gen", limit=1)
+    most = find_benchmark("truthfulqa_gen").max_new_tokens
     for arm, how in (("none", Steering.none()), ("steered", vector.steer(0.3))):
-        for item, question in zip(items_of(report, arm), asked, strict=True):
-            said = llm.generate(question.item.prompt, how, max_new_tokens=most).text
+        for item, question in zip(items_of(report, arm), made, strict=True):
+            said = llm.generate(question.text, how, max_new_tokens=most).text
             assert item.answer == said
     assert "at most 64 tokens" in report.settings["scored by"]
 
@@ -628,7 +680,7 @@ def test_a_vector_keeps_its_own_scope_and_layers_at_another_strength(
     from steerable_llm.vector.calibration import Calibration
 
     own = vector.with_calibration(Calibration(0.1, layers=(1,), scope="last_prompt"))
-    [set_to] = contenders_of([own], [0.4]).values()
+    [set_to] = labelled_vectors([own], [0.4]).values()
     assert set_to.calibration is not None
     assert (set_to.calibration.strength, set_to.calibration.layers) == (0.4, (1,))
     assert set_to.calibration.scope == "last_prompt"
@@ -637,7 +689,7 @@ def test_a_vector_keeps_its_own_scope_and_layers_at_another_strength(
 def test_rows_that_are_already_read_are_not_read_again(
     llm: SteerableHFLLM, vector: SteeringVector
 ) -> None:
-    data = load_data(BENCHMARKS["toxigen"], "sample", limit=1)
+    data = load_data(TOXIGEN, "sample", limit=1)
     assert isinstance(data, Data)
     report = run_benchmark(
         llm, "toxigen", [vector], strengths=[0.1], data=data, limit=1, against=(), progress=False

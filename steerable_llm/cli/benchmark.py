@@ -63,9 +63,9 @@ def evaluate_benchmark(
     """
     from rich.console import Console
 
-    from steerable_llm.evaluation.benchmarks import find_benchmark
+    from steerable_llm.evaluation.benchmarks.benchmark import find_benchmark
+    from steerable_llm.evaluation.benchmarks.data import load_data
     from steerable_llm.evaluation.benchmarks.result import check_suffix
-    from steerable_llm.evaluation.benchmarks.rows import load_data
     from steerable_llm.evaluation.benchmarks.run import DEFAULT_AGAINST, run_benchmark
     from steerable_llm.files import check_writable
     from steerable_llm.vector.vector import SteeringVector

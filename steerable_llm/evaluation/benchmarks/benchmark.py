@@ -1,69 +1,20 @@
-"""What a benchmark is: where its data lies, how it asks, and how an answer is judged."""
+"""What a benchmark is: a task file of the lm-evaluation-harness, and what a report says of it.
+
+The harness (0.4.13) reads the same files: `steerable lm-eval --include_path` with their folder.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any, Literal, get_args
 
-from pydantic import BaseModel
+from steerable_llm.errors import InvalidInputError, MissingExtraError, unknown
+from steerable_llm.evaluation.benchmarks.rows import ROWS
 
-from steerable_llm.chat.message import Message
-from steerable_llm.errors import InvalidInputError
-from steerable_llm.evaluation.set import EvaluationItem
-
-# One question of a benchmark, in the form in which every benchmark is run.
-
-
-@dataclass(frozen=True)
-class Question:
-    """A prompt, the answers that are given with it, and which of them are right.
-
-    Attributes:
-        item: The prompt; its category is the question's group, such as a subject.
-        choices: The answers to choose from, or to hold a written answer against.
-        right: Per choice, whether it is right.
-    """
-
-    item: EvaluationItem
-    choices: tuple[str, ...] = ()
-    right: tuple[bool, ...] = ()
-
-    @classmethod
-    def of(
-        cls,
-        number: int,
-        group: str,
-        prompt: str,
-        choices: Sequence[str] = (),
-        right: Sequence[bool] = (),
-        accept: Sequence[str] = (),
-    ) -> Question:
-        """A question asked as one user message.
-
-        Args:
-            number: Its place in the data, from 0; names it in reports.
-            group: What it belongs to.
-            prompt: The text.
-            choices: See the class.
-            right: See the class.
-            accept: Phrases of a right answer; the right choices unless given.
-        """
-        good = [choice for choice, is_right in zip(choices, right, strict=True) if is_right]
-        item = EvaluationItem(
-            id=str(number),
-            category=group,
-            messages=(Message(role="user", content=prompt),),
-            accept=tuple(accept or good),
-        )
-        return cls(item, tuple(choices), tuple(bool(x) for x in right))
-
-    @property
-    def expected(self) -> str:
-        """What a right answer is, for a report."""
-        right = [c for c, is_right in zip(self.choices, self.right, strict=True) if is_right]
-        return " | ".join(right or self.item.accept)
-
+TASKS = Path(__file__).parent / "tasks"
+INSTALL = "pip install 'steerable-llm[benchmarks]'"
 
 Normalisation = Literal["sum", "token", "character"]
 """What a choice is scored by: the log-probability of its text, or the same per token or per
@@ -73,74 +24,82 @@ NORMALISATIONS: tuple[Normalisation, ...] = get_args(Normalisation)
 
 
 @dataclass(frozen=True)
-class Source:
-    """A data set on the Hugging Face Hub.
-
-    Attributes:
-        path: Its id.
-        config: Its configuration; None for the only one.
-        split: The part that is asked.
-        shots: The part that worked examples come from; None where there are none.
-    """
-
-    path: str
-    config: str | None
-    split: str
-    shots: str | None = None
-
-
-Rows = Mapping[int, Any]
-"""Rows by their place in the data, from 0."""
-
-Ask = Callable[[Rows, Sequence[Any], int], list[Question]]
-"""Makes questions of rows, rows of worked examples, and the number of examples to show."""
-
-
-@dataclass(frozen=True)
 class Benchmark:
-    """A benchmark. Exactly one of `pick` and `judge` is given.
+    """A task of the harness, and what its file says in `metadata`.
 
     Attributes:
-        name: What the registry calls it.
-        title: What a report calls it.
+        name: What it is called.
+        config: The task file, as the harness takes it.
+        title: What a report calls it; the name unless given.
         paper: Who proposed it, and the identifier of the paper.
-        metric: What the score is, in words.
-        source: Where its data lies.
-        row: The columns that are read, as a model that a row is validated by.
-        ask: Makes the questions.
+        metric: What the score is, in words; the score itself is the first of `metric_list`.
         group: The column that groups questions, such as a subject; None for no groups.
-        pick: The score in [0, 1] of a question from the log-probabilities of its choices.
-        judge: The score in [0, 1] of a written answer.
+        shots: Worked examples before each question, unless the user says otherwise.
+        examples: The split that worked examples come from.
         normalise: What choices are scored by unless the user says otherwise.
         only_sums: Whether the metric is defined on plain log-probabilities alone.
-        shots: Worked examples before each question, unless the user says otherwise.
-        max_new_tokens: Where written answers are cut.
-        strict_instruction: The system message of the arm `prompt`; None where asking for
-            better answers in so many words makes no sense.
-        sample: Name of the bundled sample, where several benchmarks share one.
-        settings: What else a reader should know, for the report.
+        behaviour: Which strict instruction fits it; None where asking for better answers in so
+            many words makes no sense.
+        sample: Name of the bundled sample; the benchmark's own unless given.
     """
 
     name: str
-    title: str
-    paper: str
-    metric: str
-    source: Source
-    row: type[BaseModel]
-    ask: Ask
+    config: Mapping[str, Any] = field(repr=False)
+    title: str = ""
+    paper: str = ""
+    metric: str = ""
     group: str | None = None
-    pick: Callable[[Question, Sequence[float]], float] | None = None
-    judge: Callable[[Question, str], float] | None = None
+    shots: int = 0
+    examples: str | None = None
     normalise: Normalisation = "sum"
     only_sums: bool = False
-    shots: int = 0
-    max_new_tokens: int = 64
-    strict_instruction: str | None = None
-    sample: str | None = None
-    settings: Mapping[str, str] = field(default_factory=dict)
+    behaviour: str | None = None
+    sample: str = ""
+
+    @classmethod
+    def load(cls, path: Path) -> Benchmark:
+        """Read a task file.
+
+        Raises:
+            InvalidInputError: It is none, or an output type that cannot be compared.
+            MissingExtraError: The harness is not installed.
+        """
+        config = _read(path)
+        about = config.get("metadata") or {}
+        name, kind = str(config.get("task", "")), config.get("output_type")
+        if not name or kind not in ("multiple_choice", "generate_until"):
+            raise InvalidInputError(
+                f"{path} is no task that can be run: give it a name (task) and as output_type "
+                "multiple_choice or generate_until"
+            )
+        known = {x.name for x in fields(cls)} - {"name", "config"}
+        said = {key: value for key, value in about.items() if key in known}
+        return cls(
+            name, config, **{"title": name, "metric": _score(config), "sample": name, **said}
+        )
+
+    @property
+    def chooses(self) -> bool:
+        """Whether there are choices to score, and not an answer to write."""
+        return bool(self.config["output_type"] == "multiple_choice")
+
+    @property
+    def score(self) -> str:
+        """What the harness calls the score."""
+        return _score(self.config)
+
+    @property
+    def split(self) -> str:
+        """The part of the data that is asked."""
+        return str(self.config.get("test_split") or self.config.get("validation_split") or "test")
+
+    @property
+    def max_new_tokens(self) -> int:
+        """Where written answers are cut."""
+        return int((self.config.get("generation_kwargs") or {}).get("max_gen_toks", 256))
 
     def shots_shown(self, wanted: int | None) -> int:
-        """How many worked examples stand before each question.
+        """Return how many worked examples stand before each question.
 
         Raises:
             InvalidInputError: A negative number, or some where the benchmark has none.
@@ -152,18 +111,18 @@ class Benchmark:
         return self.shots if wanted is None else wanted
 
     def normalisation(self, wanted: Normalisation | None) -> Normalisation | None:
-        """What choices are scored by; None where answers are written.
+        """Return what choices are scored by; None where answers are written.
 
         Raises:
             InvalidInputError: An unknown one, or one that the metric is not defined for.
         """
         if wanted is None:
-            return self.normalise if self.pick else None
+            return self.normalise if self.chooses else None
         if wanted not in NORMALISATIONS:
             raise InvalidInputError(
                 f"unknown normalisation {wanted!r}: choose one of {', '.join(NORMALISATIONS)}"
             )
-        if self.pick is None or (self.only_sums and wanted != "sum"):
+        if not self.chooses or (self.only_sums and wanted != "sum"):
             raise InvalidInputError(
                 f"{self.name} cannot be scored per {wanted}: its metric is {self.metric}; "
                 "leave the normalisation out"
@@ -171,13 +130,38 @@ class Benchmark:
         return wanted
 
 
-def likeliest_is_right(question: Question, log_probs: Sequence[float]) -> float:
-    """1.0 when a right choice is likelier than every wrong one, which a tie is not; else 0.0."""
-    right = [x for x, is_right in zip(log_probs, question.right, strict=True) if is_right]
-    wrong = [x for x, is_right in zip(log_probs, question.right, strict=True) if not is_right]
-    return float(max(right) > max(wrong))
+def find_benchmark(name: str) -> Benchmark:
+    """Return a benchmark by its name, or by its task file.
+
+    Raises:
+        InvalidInputError: There is none; the message lists those there are.
+        MissingExtraError: The harness is not installed.
+    """
+    if name in ROWS:
+        return Benchmark.load(TASKS / f"{name}.yaml")
+    if Path(name).suffix in (".yaml", ".yml"):
+        return Benchmark.load(Path(name))
+    raise InvalidInputError(unknown("benchmark", name, ROWS))
 
 
-def phrase_is_said(question: Question, answer: str) -> float:
-    """1.0 when the answer contains one of the phrases that the question accepts, else 0.0."""
-    return float(question.item.contains_good(answer))
+def _score(config: Mapping[str, Any]) -> str:
+    first = (config.get("metric_list") or [{"metric": "acc"}])[0]["metric"]
+    return str(getattr(first, "__name__", first))
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    """Read a task file with what it includes and the functions that it names."""
+    try:
+        from lm_eval.tasks._yaml_loader import load_yaml
+    except ImportError as error:
+        raise MissingExtraError(
+            f"benchmarks need the lm-evaluation-harness: {INSTALL} ({error})"
+        ) from error
+    if not path.is_file():
+        raise InvalidInputError(f"there is no task file {path}: give one of the harness's form")
+    try:
+        found: dict[str, Any] = load_yaml(path)
+    # Whatever is wrong with a file of other people ends up here: its YAML, or its functions.
+    except Exception as error:
+        raise InvalidInputError(f"cannot read {path}: {' '.join(str(error).split())}") from error
+    return found

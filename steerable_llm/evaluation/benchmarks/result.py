@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from rich.table import Table
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.evaluation.report import ENVIRONMENT, TITLES
 from steerable_llm.files import write_whole
-from steerable_llm.metrics import Estimate
+from steerable_llm.metrics import Estimate, difference, estimate, fixed, regressed
 
 COLUMNS = ("arm", "n", "score [95 %]", "change, points", "KL per token", "worse", "fixed")
 
@@ -241,3 +241,52 @@ def title_of(arm: str) -> str:
     """What a arm is called in a table."""
     label, colon, kind = arm.rpartition(": ")
     return f"{label}{colon}{TITLES.get(kind, kind)}"
+
+
+def score_rows(items: Sequence[ItemRow], seed: int, group: str | None = None) -> list[ScoreRow]:
+    """Return a row per arm over all questions, or over those of a group.
+
+    Args:
+        items: Every question under every arm, in one order of questions per arm.
+        seed: Of the intervals.
+        group: Only questions of this group.
+    """
+    found: dict[str, dict[int, list[ItemRow]]] = {}
+    for item in items:
+        if group in (None, item.group):
+            found.setdefault(item.arm, {}).setdefault(item.run, []).append(item)
+    return [
+        _row(arm, group, list(runs.values()), found["none"][0], seed) for arm, runs in found.items()
+    ]
+
+
+def _row(
+    arm: str,
+    group: str | None,
+    runs: Sequence[Sequence[ItemRow]],
+    unsteered: Sequence[ItemRow],
+    seed: int,
+) -> ScoreRow:
+    scores = _means([[item.score for item in run] for run in runs])
+    before = [item.score for item in unsteered]
+    # Whether a question is right is told per run: a mean of several runs is neither.
+    right = _means([[float(item.score > 0.5) for item in run] for run in runs])
+    right_before = [float(score > 0.5) for score in before]
+    compared = arm != "none"
+    divergences = _means([[item.kl_per_token for item in run] for run in runs])
+    return ScoreRow(
+        arm=arm,
+        group=group,
+        n=len(unsteered),
+        score=estimate(scores, seed),
+        change=difference(scores, before, seed) if compared else None,
+        kl_per_token=estimate(divergences, seed, within=None),
+        regressed=regressed(right, right_before) if compared else None,
+        fixed=fixed(right, right_before) if compared else None,
+        runs=tuple(sum(item.score for item in run) / len(run) for run in runs if len(runs) > 1),
+    )
+
+
+def _means(runs: Sequence[Sequence[float]]) -> list[float]:
+    """Per question, the mean over the runs of an arm."""
+    return [sum(values) / len(values) for values in zip(*runs, strict=True)]

@@ -1,290 +1,115 @@
-"""Reading a benchmark's rows: from the Hugging Face Hub, from a file, or the bundled sample."""
+"""The columns that each benchmark reads: rows are checked by these before a model is loaded."""
 
 from __future__ import annotations
 
-import csv
-import hashlib
-import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from importlib.resources import as_file, files
-from pathlib import Path
-from random import Random
-from typing import Any
+from collections.abc import Mapping
+from typing import Annotated
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, FiniteFloat, field_validator, model_validator
 
-from steerable_llm.errors import InvalidInputError, MissingExtraError
-from steerable_llm.evaluation.benchmarks.benchmark import Benchmark, Source
-from steerable_llm.files import read_json_lines, read_text
-
-# Reading rows from a file of the user's, by its suffix.
-
-Raw = list[dict[str, Any]]
+Text = Annotated[str, Field(min_length=1)]
 
 
-def read_file(path: Path) -> Raw:
-    """The rows of a file.
+class Targets(BaseModel):
+    """Answers with a label each: 1 is true, 0 is false."""
 
-    Raises:
-        InvalidInputError: There is no such file, or it cannot be read.
-        MissingExtraError: It is a parquet file, and pyarrow is not installed.
-    """
-    if not path.is_file():
-        raise InvalidInputError(
-            f"there is no file {path}: give a file ({', '.join(READERS)}), a folder, a Hub id, "
-            "or 'sample'"
-        )
-    if path.suffix not in READERS:
-        raise InvalidInputError(f"cannot read {path.name!r}: give one of {', '.join(READERS)}")
-    try:
-        rows = READERS[path.suffix](path)
-    except InvalidInputError:  # says by itself which file it is
-        raise
-    # A json.JSONDecodeError is a ValueError; brackets by the thousand are too deep for its parser.
-    except (ValueError, RecursionError, csv.Error) as error:
-        raise InvalidInputError(f"cannot read {path}: {' '.join(str(error).split())}") from error
-    if not all(isinstance(row, dict) for row in rows):
-        raise InvalidInputError(f"cannot read {path}: every row must be an object with columns")
-    return rows
+    choices: list[Text]
+    labels: list[int]
+
+    @model_validator(mode="after")
+    def _both_kinds(self) -> Targets:
+        if len(self.choices) != len(self.labels):
+            raise ValueError(f"{len(self.choices)} choices, but {len(self.labels)} labels")
+        if set(self.labels) != {0, 1}:
+            raise ValueError("labels must be 0 and 1, and both must occur")
+        return self
 
 
-def _jsonl(path: Path) -> Raw:
-    return list(read_json_lines(path, dict, "file", "a row is an object with columns"))
+class MC1Row(BaseModel):
+    """TruthfulQA's configuration `multiple_choice`, as MC1 reads it."""
+
+    question: Text
+    mc1_targets: Targets
 
 
-def _json(path: Path) -> Raw:
-    content = json.loads(read_text(path))
-    if not isinstance(content, list):
-        raise ValueError("expected a JSON list of objects")
-    return content
+class MC2Row(BaseModel):
+    """TruthfulQA's configuration `multiple_choice`, as MC2 reads it."""
+
+    question: Text
+    mc2_targets: Targets
 
 
-def _csv(path: Path) -> Raw:
-    """A cell cannot hold a list, so one that reads as a JSON list or object is taken as such."""
-    # Spreadsheets put a mark before the first column's name.
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        return [{name: _cell(value) for name, value in row.items()} for row in csv.DictReader(file)]
+class GenerationRow(BaseModel):
+    """TruthfulQA's configuration `generation`."""
+
+    question: Text
+    correct_answers: Annotated[list[Text], Field(min_length=1)]
+    incorrect_answers: Annotated[list[Text], Field(min_length=1)]
+    category: str = "all"
 
 
-def _cell(value: str) -> Any:
-    if isinstance(value, str) and value[:1] in ("[", "{"):
-        try:
-            return json.loads(value)
-        except (json.JSONDecodeError, RecursionError):
-            return value
-    return value
+class ToxigenRow(BaseModel):
+    """ToxiGen's configuration `annotated`."""
+
+    text: Text
+    toxicity_ai: FiniteFloat
+    toxicity_human: FiniteFloat
+    target_group: str = "all"
 
 
-def _parquet(path: Path) -> Raw:
-    try:
-        from pyarrow import parquet
-    except ImportError as error:
-        raise MissingExtraError(
-            "parquet files need pyarrow: pip install 'steerable-llm[benchmarks]'"
-        ) from error
-    rows: Raw = parquet.read_table(path).to_pylist()
-    return rows
+class LabelledChoices(BaseModel):
+    """Answers to choose from, each under a label."""
+
+    label: list[Text]
+    text: list[Text]
 
 
-#: How each kind of file is read.
-READERS: Mapping[str, Callable[[Path], Raw]] = {
-    ".jsonl": _jsonl,
-    ".json": _json,
-    ".csv": _csv,
-    ".parquet": _parquet,
+class CounterfactualRow(BaseModel):
+    """FaithEval's part with answers to choose from."""
+
+    question: Text
+    context: Text
+    choices: LabelledChoices
+    answerKey: Text
+
+    @model_validator(mode="after")
+    def _one_is_right(self) -> CounterfactualRow:
+        if len(self.choices.label) != len(self.choices.text) or len(self.choices.label) < 2:
+            raise ValueError("choices need a label for each text, and at least two of them")
+        if self.answerKey not in self.choices.label:
+            raise ValueError(f"answerKey {self.answerKey!r} is none of {self.choices.label}")
+        return self
+
+
+class ContextRow(BaseModel):
+    """FaithEval's parts whose answers are written."""
+
+    question: Text
+    context: Text
+
+
+class MmluRow(BaseModel):
+    """Any configuration of MMLU; `answer` is a number from 0 or a letter."""
+
+    question: Text
+    subject: Text
+    choices: Annotated[list[Text], Field(min_length=4, max_length=4)]
+    answer: Annotated[int, Field(ge=0, le=3)]
+
+    @field_validator("answer", mode="before")
+    @classmethod
+    def _as_number(cls, value: object) -> object:
+        return "ABCD".index(value) if value in ("A", "B", "C", "D") else value
+
+
+#: By the task's name; a task file of the user's own has none, and the harness says what is wrong.
+ROWS: Mapping[str, type[BaseModel]] = {
+    "truthfulqa_mc1": MC1Row,
+    "truthfulqa_mc2": MC2Row,
+    "truthfulqa_gen": GenerationRow,
+    "toxigen": ToxigenRow,
+    "faitheval": CounterfactualRow,
+    "faitheval_unanswerable": ContextRow,
+    "faitheval_inconsistent": ContextRow,
+    "mmlu": MmluRow,
 }
-
-
-SAMPLE = "sample"
-"""In place of data: the few rows that this package brings, to try a benchmark offline."""
-
-_INSTALL = "pip install 'steerable-llm[benchmarks]'"
-
-
-@dataclass(frozen=True)
-class Data:
-    """What a benchmark asks, and from where it comes.
-
-    Attributes:
-        rows: By their place in the data; those that a limit left out are missing.
-        examples: Rows that worked examples are made of.
-        source: The Hub id with configuration and split, or the file.
-        digest: SHA-256 over the rows that are asked.
-        total: How many rows there were before a limit.
-    """
-
-    rows: Mapping[int, BaseModel]
-    examples: Sequence[BaseModel]
-    source: str
-    digest: str
-    total: int
-
-
-def load_data(
-    benchmark: Benchmark,
-    data: str | None = None,
-    limit: int | None = None,
-    seed: int = 0,
-    groups: Sequence[str] | None = None,
-    shots: int = 0,
-) -> Data:
-    """Reads and checks the rows of a benchmark.
-
-    Args:
-        benchmark: Says which columns there must be.
-        data: A file (.jsonl, .json, .csv or .parquet), a folder with one such file per split, a
-            Hub id (`ID`, `ID:CONFIG` or `ID:CONFIG:SPLIT`), or "sample"; None for the
-            benchmark's own data set on the Hub. Where a file has a column `split`, it says
-            which rows are worked examples.
-        limit: Ask so many rows, drawn with the seed; None asks all.
-        seed: Of that draw.
-        groups: Only rows of these groups, such as subjects.
-        shots: How many worked examples are wanted; with 0, none are read.
-
-    Raises:
-        InvalidInputError: There is no such data, columns are missing, a value is of the wrong
-            kind, or nothing is left to ask.
-        MissingExtraError: The Hub or a parquet file is wanted, and `datasets` is not installed.
-    """
-    if limit is not None and limit < 1:
-        raise InvalidInputError(f"the limit is {limit}: ask at least 1 row, or leave it out")
-    wanted = benchmark.source.shots if shots else None
-    source, raw, raw_examples = _read(benchmark, data, wanted)
-    rows = dict(enumerate(_checked(benchmark, raw, source)))
-    if groups:
-        rows = _of_groups(benchmark, rows, groups, source)
-    total = len(rows)
-    if limit is not None and limit < total:
-        # In the order of the data, whatever the order of the draw.
-        kept = sorted(Random(seed).sample(sorted(rows), limit))
-        rows = {place: rows[place] for place in kept}
-    text = "\n".join(row.model_dump_json() for row in rows.values())
-    digest = hashlib.sha256(text.encode()).hexdigest()
-    examples = _checked(benchmark, raw_examples, source) if raw_examples else []
-    return Data(rows, examples, source, digest, total)
-
-
-def _read(benchmark: Benchmark, data: str | None, shots: str | None) -> tuple[str, Raw, Raw]:
-    """What the data is called, its rows, and the rows for worked examples."""
-    if data == SAMPLE:
-        with as_file(files("steerable_llm.evaluation.benchmarks") / "samples") as folder:
-            rows, examples = _from_file(
-                folder / f"{benchmark.sample or benchmark.name}.jsonl",
-                benchmark.source.split,
-                shots,
-            )
-        return f"bundled sample of {benchmark.name}", rows, examples
-    path = Path(data) if data is not None else None
-    if path is not None and (path.exists() or path.suffix in READERS):
-        if path.is_dir():
-            main = read_file(_split_file(path, benchmark.source.split))
-            return str(path), main, read_file(_split_file(path, shots)) if shots else []
-        return str(path), *_from_file(path, benchmark.source.split, shots)
-    source = benchmark.source if data is None else _source_of(data, benchmark.source)
-    named = ":".join(part for part in (source.path, source.config, source.split) if part)
-    examples = _from_hub(source.path, source.config, shots) if shots else []
-    return named, _from_hub(source.path, source.config, source.split), examples
-
-
-def _from_file(path: Path, split: str, shots: str | None) -> tuple[Raw, Raw]:
-    """The rows of a file; where it has a column `split`, those of the two splits."""
-    rows = read_file(path)
-    if not rows or "split" not in rows[0]:
-        return rows, []
-    return (
-        [row for row in rows if row.get("split") == split],
-        [row for row in rows if shots is not None and row.get("split") == shots],
-    )
-
-
-def _split_file(folder: Path, split: str) -> Path:
-    """The file of a split: `test.jsonl`, or `test-00000-of-00001.parquet` as the Hub has it."""
-    found = [
-        path
-        for path in sorted(folder.iterdir())
-        if path.suffix in READERS and path.stem.split("-")[0] == split
-    ]
-    if len(found) != 1:
-        raise InvalidInputError(
-            f"{folder} has {len(found)} files of the split {split!r}: name exactly one "
-            f"{split}.jsonl (or {', '.join(READERS)})"
-        )
-    return found[0]
-
-
-def _source_of(data: str, own: Source) -> Source:
-    path, _, rest = data.partition(":")
-    config, _, split = rest.partition(":")
-    return Source(
-        path, config or (own.config if path == own.path else None), split or own.split, own.shots
-    )
-
-
-def _from_hub(path: str, config: str | None, split: str) -> Raw:
-    try:
-        import datasets
-    except ImportError as error:
-        raise MissingExtraError(f"data sets of the Hub need datasets: {_INSTALL}") from error
-    try:
-        found = datasets.load_dataset(path, config, split=split)
-    # Everything that a network and other people's data can do wrong ends up here.
-    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        raise InvalidInputError(
-            f"cannot load {path!r} (configuration {config}, split {split}) from the Hub "
-            f"({type(error).__name__}: {_one_line(error)}): check the name, log in with "
-            f"`hf auth login` if access is restricted, or give a file or '{SAMPLE}'"
-        ) from error
-    return [dict(row) for row in found]
-
-
-def _checked(benchmark: Benchmark, raw: Raw, source: str) -> list[BaseModel]:
-    """The rows as the benchmark reads them.
-
-    Raises:
-        InvalidInputError: None at all, missing columns, or a value of the wrong kind.
-    """
-    if not raw:
-        raise InvalidInputError(
-            f"{source} has no row of the split {benchmark.source.split!r}: give at least one"
-        )
-    needed = [
-        field.alias or name
-        for name, field in benchmark.row.model_fields.items()
-        if field.is_required()
-    ]
-    checked = []
-    for number, row in enumerate(raw):
-        missing = [name for name in needed if name not in row]
-        if missing:
-            raise InvalidInputError(
-                f"{source}, row {number}: {benchmark.name} needs the columns {', '.join(needed)}; "
-                f"missing: {', '.join(missing)}; present: {', '.join(map(str, row)) or 'none'}"
-            )
-        try:
-            checked.append(benchmark.row.model_validate(row))
-        except ValidationError as error:
-            problem = error.errors()[0]
-            where = ".".join(map(str, problem["loc"])) or "the row"
-            what = problem["msg"].removeprefix("Value error, ")
-            raise InvalidInputError(f"{source}, row {number}: {where}: {what}") from None
-    return checked
-
-
-def _of_groups(
-    benchmark: Benchmark, rows: Mapping[int, BaseModel], groups: Sequence[str], source: str
-) -> dict[int, BaseModel]:
-    column = benchmark.group
-    if column is None:
-        raise InvalidInputError(f"{benchmark.name} has no groups to choose from: leave them out")
-    known = dict.fromkeys(str(getattr(row, column)) for row in rows.values())
-    for group in groups:
-        if group not in known:
-            raise InvalidInputError(
-                f"{source} has no {column} {group!r}; it has {', '.join(known)}"
-            )
-    return {place: row for place, row in rows.items() if getattr(row, column) in groups}
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]

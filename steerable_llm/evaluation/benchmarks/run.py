@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from steerable_llm import __version__
-from steerable_llm.errors import InvalidInputError
-from steerable_llm.evaluation.arms import Arm, Setting
-from steerable_llm.evaluation.benchmarks import find_benchmark
-from steerable_llm.evaluation.benchmarks.benchmark import Benchmark, Normalisation, Question
-from steerable_llm.evaluation.benchmarks.contenders import benchmark_arms, contenders_of
-from steerable_llm.evaluation.benchmarks.measure import Reading, measure, too_long
-from steerable_llm.evaluation.benchmarks.result import BenchmarkReport
-from steerable_llm.evaluation.benchmarks.rows import Data, load_data
-from steerable_llm.evaluation.benchmarks.summary import item_rows, score_rows
+from steerable_llm.chat.phrases import STRICT_INSTRUCTIONS
+from steerable_llm.errors import InvalidInputError, MissingExtraError, unknown
+from steerable_llm.evaluation.arms import ARMS, Arm, Setting, arms
+from steerable_llm.evaluation.benchmarks.benchmark import (
+    INSTALL,
+    Benchmark,
+    Normalisation,
+    find_benchmark,
+)
+from steerable_llm.evaluation.benchmarks.data import Data, load_data
+from steerable_llm.evaluation.benchmarks.result import BenchmarkReport, ItemRow, score_rows
 from steerable_llm.policy.policy import describe
 from steerable_llm.progress import progress_bar
 from steerable_llm.runtime.hooked_model import HookedModel
+from steerable_llm.vector.calibration import Calibration
 from steerable_llm.vector.vector import SteeringVector
 
 #: What a vector is compared with unless something else is asked for; prompts of benchmarks carry
 #: their own instructions, so the strict one is only run on request.
 DEFAULT_AGAINST = ("none", "random", "sign_flipped")
+#: Arms that are made from a vector; the others are the same for all vectors.
+OF_A_VECTOR = ("steered", "random", "sign_flipped")
+_SHOWN = 300  # characters of a prompt's end that a report keeps
 
 
 def run_benchmark(
@@ -44,18 +51,18 @@ def run_benchmark(
     progress: bool = True,
     command: str = "",
 ) -> BenchmarkReport:
-    """Asks a benchmark's questions, unsteered, steered, and under the controls.
+    """Ask a benchmark's questions, unsteered, steered, and under the controls.
 
     All intervals are bootstraps over questions, and changes are paired with the unsteered model on
     the same questions. `random` is the average of several random vectors per question.
 
     Args:
         llm: The model.
-        benchmark: One of `BENCHMARKS`, by name or itself.
+        benchmark: Its name, its task file, or what `find_benchmark` returned.
         vectors: What to steer with, one after the other.
         strengths: In place of each vector's calibrated strength; several are run one by one.
-        data: Where the questions come from, see `rows.load_data`, or what that returned for the
-            same limit, groups and shots.
+        data: Where the questions come from, see `load_data`, or what that returned for the same
+            limit, groups and shots.
         limit: Ask so many questions, drawn with the seed.
         groups: Only questions of these groups, such as subjects of MMLU.
         shots: Worked examples before each question; None for the benchmark's own number.
@@ -74,37 +81,51 @@ def run_benchmark(
         InvalidInputError: An unknown benchmark, arm or normalisation, data that cannot be
             read, a vector without a strength, or no question that fits the model.
         ModelMismatchError: A vector belongs to another model.
-        MissingExtraError: A package that the data or the metric needs is not installed.
+        MissingExtraError: The harness is not installed, or what reads the data.
     """
     chosen = find_benchmark(benchmark) if isinstance(benchmark, str) else benchmark
     by = chosen.normalisation(normalise)
     shown = chosen.shots_shown(shots)
-    contenders = contenders_of(vectors, strengths)
-    for vector in contenders.values():
+    labelled = labelled_vectors(vectors, strengths)
+    for vector in labelled.values():
         vector.check(llm.fingerprint, force=force)
     setting = Setting(
-        next(iter(contenders.values())),
-        chosen.strict_instruction or "",
+        next(iter(labelled.values())),
+        STRICT_INSTRUCTIONS[chosen.behaviour] if chosen.behaviour else "",
         seed,
         random_vectors,
         cad_alpha,
     )
-    runs = benchmark_arms(chosen, contenders, against, setting)
+    runs = benchmark_arms(chosen, labelled, against, setting)
     found = data if isinstance(data, Data) else load_data(chosen, data, limit, seed, groups, shown)
-    questions = chosen.ask(found.rows, found.examples, shown)
-    longer = too_long(llm, chosen, questions, _added_tokens(llm, runs, questions))
-    asked = [question for question, out in zip(questions, longer, strict=True) if not out]
-    if not asked:
-        raise InvalidInputError(
-            f"no question of {found.source} fits the model's context window of "
-            f"{llm.context_window} tokens: take fewer shots, or a model with a longer window"
+    try:
+        from steerable_llm.evaluation.benchmarks.harness import ask
+    except ImportError as error:
+        raise MissingExtraError(
+            f"benchmarks need the lm-evaluation-harness: {INSTALL} ({error})"
+        ) from error
+    with progress_bar(chosen.name, len(found.rows) * len(runs), progress) as advance:
+        readings, left_out = ask(
+            llm, chosen, list(found.rows.values()), runs, by, batch_size, advance
         )
-    with progress_bar(chosen.name, len(asked) * len(runs), progress) as advance:
-        readings = measure(llm, chosen, asked, runs, by, batch_size, advance)
-    by_arm: dict[str, list[list[Reading]]] = {}
-    for arm, row in zip(runs, readings, strict=True):
-        by_arm.setdefault(arm.name, []).append(row)
-    names = list(dict.fromkeys(question.item.category for question in asked))
+    places = list(found.rows)
+    numbers = _numbers_of_runs(runs)
+    items = [
+        ItemRow(
+            id=str(places[reading.question]),
+            group=str(found.rows[places[reading.question]].get(chosen.group or "", "all")),
+            arm=runs[reading.arm].name,
+            run=numbers[reading.arm],
+            question=reading.prompt[-_SHOWN:],
+            expected=reading.expected,
+            answer=reading.answer,
+            score=reading.score,
+            kl_per_token=reading.kl_per_token,
+            log_probs=reading.log_probs,
+        )
+        for reading in sorted(readings, key=lambda reading: (reading.arm, reading.question))
+    ]
+    names = list(dict.fromkeys(item.group for item in items))
     return BenchmarkReport(
         benchmark=chosen.name,
         title=chosen.title,
@@ -114,27 +135,109 @@ def run_benchmark(
         data=found.source,
         data_digest=found.digest,
         total=found.total,
-        left_out=tuple(q.item.id for q, out in zip(questions, longer, strict=True) if out),
+        left_out=tuple(str(places[question]) for question in left_out),
         seed=seed,
         settings=_settings(chosen, by, shown, limit, groups),
-        vectors={label: describe(x.steer())[0] for label, x in contenders.items()},
-        rows=tuple(score_rows(by_arm, asked, seed)),
+        vectors={label: describe(vector.steer())[0] for label, vector in labelled.items()},
+        rows=tuple(score_rows(items, seed)),
         group_rows=tuple(
             row
             for group in (names if len(names) > 1 else [])
-            for row in score_rows(by_arm, asked, seed, group)
+            for row in score_rows(items, seed, group)
         ),
-        items=tuple(item_rows(by_arm, asked)),
+        items=tuple(items),
         library_version=__version__,
         command=command or _python(chosen, vectors, seed),
     )
 
 
-def _added_tokens(llm: HookedModel, runs: Sequence[Arm], questions: Sequence[Question]) -> int:
-    """The most tokens that a arm's system message adds to a prompt."""
-    item = questions[0].item
-    bare = len(llm.encode(item.prompt))
-    return max(len(llm.encode(arm.messages(item))) - bare for arm in runs)
+def labelled_vectors(
+    vectors: Sequence[SteeringVector], strengths: Sequence[float] | None
+) -> dict[str, SteeringVector]:
+    """Return the vectors at their strengths, by the labels that a report calls them.
+
+    One alone is "steered". Several are called by their names, with the strength where each is
+    run at more than one.
+
+    Raises:
+        InvalidInputError: No vector, one without a strength, or two of one label.
+    """
+    if not vectors:
+        raise InvalidInputError("a benchmark needs a vector to steer with: give at least one")
+    found: dict[str, SteeringVector] = {}
+    alone = len(vectors) * max(1, len(strengths or ())) == 1
+    wanted: Sequence[float | None] = strengths or [None]
+    for vector in vectors:
+        for strength in wanted:
+            set_to = vector if strength is None else _at_strength(vector, strength)
+            if set_to.calibration is None:
+                raise InvalidInputError(
+                    f"vector {vector.name!r} is not calibrated: give a strength, such as 0.05"
+                )
+            many = len(strengths or ()) > 1
+            label = f"{vector.name} {set_to.calibration.strength:+g}" if many else vector.name
+            label = "steered" if alone else label
+            if label in found or (not alone and label in (*OF_A_VECTOR, "none")):
+                raise InvalidInputError(
+                    f"two vectors or strengths are called {label!r}: give each its own name"
+                )
+            found[label] = set_to
+    return found
+
+
+def _at_strength(vector: SteeringVector, strength: float) -> SteeringVector:
+    how = vector.application
+    own = vector.calibration or Calibration(
+        strength=strength, scope=how.scope, unit=how.unit, renormalise=how.renormalise
+    )
+    return vector.with_calibration(replace(own, strength=strength, remark="strength given by hand"))
+
+
+def benchmark_arms(
+    benchmark: Benchmark,
+    labelled: Mapping[str, SteeringVector],
+    against: Sequence[str],
+    setting: Setting,
+) -> list[Arm]:
+    """Return the unsteered model, each vector with its controls, then what needs no vector.
+
+    Args:
+        benchmark: Says whether it has a strict instruction.
+        labelled: As `labelled_vectors` makes them.
+        against: Names of arms.
+        setting: What arms are made from; its vector is that of those without one.
+
+    Raises:
+        InvalidInputError: An unknown arm, or `prompt` where there is no instruction.
+    """
+    for name in against:
+        if name not in ARMS:
+            raise InvalidInputError(unknown("arm", name, ARMS))
+    if "prompt" in against and benchmark.behaviour is None:
+        raise InvalidInputError(
+            f"{benchmark.name} has no strict instruction: leave the arm 'prompt' out"
+        )
+    controls = [name for name in against if name in OF_A_VECTOR]
+    found: list[Arm] = []
+    for label, vector in labelled.items():
+        for arm in arms(replace(setting, vector=vector), controls):
+            if arm.name != "none":
+                found.append(replace(arm, name=_called(label, arm.name)))
+    shared = arms(setting, [name for name in against if name not in OF_A_VECTOR])
+    none, *others = [arm for arm in shared if arm.name != "steered"]
+    return [none, *found, *others]
+
+
+def _called(label: str, kind: str) -> str:
+    if label == "steered":
+        return kind
+    return label if kind == "steered" else f"{label}: {kind}"
+
+
+def _numbers_of_runs(runs: Sequence[Arm]) -> list[int]:
+    """Per arm, the number among those of its name: random vectors have several."""
+    names = [arm.name for arm in runs]
+    return [names[:place].count(name) for place, name in enumerate(names)]
 
 
 def _settings(
@@ -144,22 +247,19 @@ def _settings(
     limit: int | None,
     groups: Sequence[str] | None,
 ) -> dict[str, str]:
-    by = {
-        "sum": "log-probability of each choice, end of turn not counted",
-        "token": "log-probability of each choice per token, end of turn not counted",
-        "character": "log-probability of each choice per character, end of turn not counted",
-    }
+    per = {"sum": "", "token": " per token", "character": " per character"}
     how = (
         f"written greedily, at most {benchmark.max_new_tokens} tokens"
         if normalise is None
-        else by[normalise]
+        else f"log-probability of each choice{per[normalise]}, end of turn not counted"
     )
+    phrases = benchmark.config.get("doc_to_target")
     return {
         "scored by": how,
         **({"worked examples": str(shots)} if benchmark.shots else {}),
         **({"limit": f"{limit}, drawn with the seed"} if limit is not None else {}),
         **({str(benchmark.group): ", ".join(groups)} if groups else {}),
-        **benchmark.settings,
+        **({"phrases": ", ".join(map(str, phrases))} if isinstance(phrases, list) else {}),
     }
 
 

@@ -1,0 +1,285 @@
+"""The rows of a benchmark: from the Hugging Face Hub, from a file, or the bundled sample."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from pydantic import ValidationError
+
+from steerable_llm.errors import InvalidInputError, MissingExtraError
+from steerable_llm.evaluation.benchmarks.benchmark import INSTALL, Benchmark
+from steerable_llm.evaluation.benchmarks.rows import ROWS
+from steerable_llm.files import read_json_lines, read_text
+
+Rows = list[dict[str, Any]]
+SAMPLE = "sample"
+"""In place of data: the few rows that this package brings, to try a benchmark offline."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a benchmark asks, and from where it comes.
+
+    Attributes:
+        rows: By their place in the data; those that a limit left out are missing. The column
+            `examples` holds a row's worked examples.
+        source: The Hub id with configuration and split, or the file.
+        digest: SHA-256 over the rows that are asked.
+        total: How many rows there were before a limit.
+    """
+
+    rows: Mapping[int, Mapping[str, Any]]
+    source: str
+    digest: str
+    total: int
+
+
+def load_data(
+    benchmark: Benchmark,
+    data: str | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    groups: Sequence[str] | None = None,
+    shots: int = 0,
+) -> Data:
+    """Read and check the rows of a benchmark.
+
+    Args:
+        benchmark: Says which columns there must be.
+        data: A file (.jsonl, .json, .csv or .parquet), a folder with one such file per split, a
+            Hub id (`ID`, `ID:CONFIG` or `ID:CONFIG:SPLIT`), or "sample"; None for the
+            benchmark's own data set on the Hub. Where a file has a column `split`, it says
+            which rows are worked examples.
+        limit: Ask so many rows, drawn with the seed; None asks all.
+        seed: Of that draw.
+        groups: Only rows of these groups, such as subjects.
+        shots: How many worked examples each row gets; with 0, none are read.
+
+    Raises:
+        InvalidInputError: There is no such data, columns are missing, a value is of the wrong
+            kind, there are too few worked examples, or nothing is left to ask.
+        MissingExtraError: The Hub or a parquet file is wanted, and `datasets` is not installed.
+    """
+    if limit is not None and limit < 1:
+        raise InvalidInputError(f"the limit is {limit}: ask at least 1 row, or leave it out")
+    wanted = benchmark.examples if shots else None
+    source, raw, raw_examples = _read(benchmark, data, wanted)
+    rows = dict(enumerate(_checked(benchmark, raw, source)))
+    if groups:
+        rows = _of_groups(benchmark, rows, groups, source)
+    total = len(rows)
+    if limit is not None and limit < total:
+        # In the order of the data, whatever the order of the draw.
+        kept = sorted(Random(seed).sample(sorted(rows), limit))
+        rows = {place: rows[place] for place in kept}
+    lines = (json.dumps(row, ensure_ascii=False, separators=(",", ":")) for row in rows.values())
+    digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    if shots:
+        examples = _checked(benchmark, raw_examples, source) if raw_examples else []
+        rows = {i: {**row, "examples": _shown(benchmark, row, examples, shots)}
+                for i, row in rows.items()}  # fmt: skip
+    return Data(rows, source, digest, total)
+
+
+def _shown(benchmark: Benchmark, row: dict[str, Any], examples: Rows, shots: int) -> Rows:
+    """The worked examples of a row's own group."""
+    group = benchmark.group or ""
+    mine = [example for example in examples if example.get(group) == row.get(group)]
+    if len(mine) < shots:
+        raise InvalidInputError(
+            f"{benchmark.name} wants {shots} worked examples of {row.get(group)!r} and finds "
+            f"{len(mine)}: give data with a split {benchmark.examples!r}, or ask with fewer shots"
+        )
+    return mine[:shots]
+
+
+def _read(benchmark: Benchmark, data: str | None, shots: str | None) -> tuple[str, Rows, Rows]:
+    """What the data is called, its rows, and the rows for worked examples."""
+    if data == SAMPLE:
+        file = Path(__file__).parent / "samples" / f"{benchmark.sample}.jsonl"
+        return f"bundled sample of {benchmark.name}", *_from_file(file, benchmark.split, shots)
+    path = Path(data) if data is not None else None
+    if path is not None and path.is_dir():
+        rows, examples = (
+            read_file(_split_file(path, split)) if split else []
+            for split in (benchmark.split, shots)
+        )
+        return str(path), rows, examples
+    if path is not None and (path.exists() or path.suffix in READERS):
+        return str(path), *_from_file(path, benchmark.split, shots)
+    own, config = benchmark.config.get("dataset_path", ""), benchmark.config.get("dataset_name")
+    asked, _, rest = (data or own).partition(":")
+    named, _, split = rest.partition(":")
+    config = named or (config if asked == own else None)
+    split = split or benchmark.split
+    source = ":".join(part for part in (asked, config, split) if part)
+    examples = _from_hub(asked, config, shots) if shots else []
+    return source, _from_hub(asked, config, split), examples
+
+
+def _from_file(path: Path, split: str, shots: str | None) -> tuple[Rows, Rows]:
+    """The rows of a file; where it has a column `split`, those of the two splits."""
+    rows = read_file(path)
+    if not rows or "split" not in rows[0]:
+        return rows, []
+    return (
+        [row for row in rows if row.get("split") == split],
+        [row for row in rows if shots is not None and row.get("split") == shots],
+    )
+
+
+def _split_file(folder: Path, split: str) -> Path:
+    """The file of a split: `test.jsonl`, or `test-00000-of-00001.parquet` as the Hub has it."""
+    found = [
+        path
+        for path in sorted(folder.iterdir())
+        if path.suffix in READERS and path.stem.split("-")[0] == split
+    ]
+    if len(found) != 1:
+        raise InvalidInputError(
+            f"{folder} has {len(found)} files of the split {split!r}: name exactly one "
+            f"{split}.jsonl (or {', '.join(READERS)})"
+        )
+    return found[0]
+
+
+def _from_hub(path: str, config: str | None, split: str) -> Rows:
+    try:
+        import datasets
+    except ImportError as error:
+        raise MissingExtraError(f"data sets of the Hub need datasets: {INSTALL}") from error
+    try:
+        found = datasets.load_dataset(path, config, split=split)
+    # Everything that a network and other people's data can do wrong ends up here.
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        raise InvalidInputError(
+            f"cannot load {path!r} (configuration {config}, split {split}) from the Hub "
+            f"({type(error).__name__}: {' '.join(str(error).split())[:300]}): check the name, log "
+            f"in with `hf auth login` if access is restricted, or give a file or '{SAMPLE}'"
+        ) from error
+    return [dict(row) for row in found]
+
+
+def _checked(benchmark: Benchmark, raw: Rows, source: str) -> Rows:
+    """The rows as the benchmark reads them.
+
+    Raises:
+        InvalidInputError: None at all, missing columns, or a value of the wrong kind.
+    """
+    if not raw:
+        raise InvalidInputError(
+            f"{source} has no row of the split {benchmark.split!r}: give at least one"
+        )
+    schema = ROWS.get(benchmark.name)
+    if schema is None:
+        return raw
+    needed = [name for name, column in schema.model_fields.items() if column.is_required()]
+    checked = []
+    for number, row in enumerate(raw):
+        missing = [name for name in needed if name not in row]
+        if missing:
+            raise InvalidInputError(
+                f"{source}, row {number}: {benchmark.name} needs the columns {', '.join(needed)}; "
+                f"missing: {', '.join(missing)}; present: {', '.join(map(str, row)) or 'none'}"
+            )
+        try:
+            checked.append(schema.model_validate(row).model_dump())
+        except ValidationError as error:
+            problem = error.errors()[0]
+            where = ".".join(map(str, problem["loc"])) or "the row"
+            what = problem["msg"].removeprefix("Value error, ")
+            raise InvalidInputError(f"{source}, row {number}: {where}: {what}") from None
+    return checked
+
+
+def _of_groups(
+    benchmark: Benchmark, rows: Mapping[int, dict[str, Any]], groups: Sequence[str], source: str
+) -> dict[int, dict[str, Any]]:
+    column = benchmark.group
+    if column is None:
+        raise InvalidInputError(f"{benchmark.name} has no groups to choose from: leave them out")
+    known = dict.fromkeys(str(row[column]) for row in rows.values())
+    for group in groups:
+        if group not in known:
+            raise InvalidInputError(
+                f"{source} has no {column} {group!r}; it has {', '.join(known)}"
+            )
+    return {place: row for place, row in rows.items() if row[column] in groups}
+
+
+def read_file(path: Path) -> Rows:
+    """Return the rows of a file, read by its suffix.
+
+    Raises:
+        InvalidInputError: There is no such file, or it cannot be read.
+        MissingExtraError: It is a parquet file, and pyarrow is not installed.
+    """
+    if not path.is_file():
+        raise InvalidInputError(
+            f"there is no file {path}: give a file ({', '.join(READERS)}), a folder, a Hub id, "
+            f"or '{SAMPLE}'"
+        )
+    if path.suffix not in READERS:
+        raise InvalidInputError(f"cannot read {path.name!r}: give one of {', '.join(READERS)}")
+    try:
+        rows = READERS[path.suffix](path)
+    except InvalidInputError:  # says by itself which file it is
+        raise
+    # A json.JSONDecodeError is a ValueError; brackets by the thousand are too deep for its parser.
+    except (ValueError, RecursionError, csv.Error) as error:
+        raise InvalidInputError(f"cannot read {path}: {' '.join(str(error).split())}") from error
+    if not all(isinstance(row, dict) for row in rows):
+        raise InvalidInputError(f"cannot read {path}: every row must be an object with columns")
+    return rows
+
+
+def _jsonl(path: Path) -> Rows:
+    return list(read_json_lines(path, dict, "file", "a row is an object with columns"))
+
+
+def _json(path: Path) -> Rows:
+    content = json.loads(read_text(path))
+    if not isinstance(content, list):
+        raise ValueError("expected a JSON list of objects")
+    return content
+
+
+def _csv(path: Path) -> Rows:
+    """A cell cannot hold a list, so one that reads as a JSON list or object is taken as such."""
+    # Spreadsheets put a mark before the first column's name.
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        return [{name: _cell(value) for name, value in row.items()} for row in csv.DictReader(file)]
+
+
+def _cell(value: str) -> Any:
+    if isinstance(value, str) and value[:1] in ("[", "{"):
+        try:
+            return json.loads(value)
+        except (json.JSONDecodeError, RecursionError):
+            return value
+    return value
+
+
+def _parquet(path: Path) -> Rows:
+    try:
+        from pyarrow import parquet
+    except ImportError as error:
+        raise MissingExtraError(f"parquet files need pyarrow: {INSTALL}") from error
+    rows: Rows = parquet.read_table(path).to_pylist()
+    return rows
+
+
+#: How each kind of file is read.
+READERS: Mapping[str, Callable[[Path], Rows]] = {
+    ".jsonl": _jsonl,
+    ".json": _json,
+    ".csv": _csv,
+    ".parquet": _parquet,
+}

@@ -1,9 +1,9 @@
-"""The example applications for LangChain and LangGraph do what their pages say."""
+"""The example applications do what their pages say, and are steered as their policies say."""
 
 from __future__ import annotations
 
 import importlib.util
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -13,7 +13,8 @@ import pytest
 from adapter_models import steered_by
 from scripted import calling, scripted_llm
 
-from steerable_llm import SteerableHFLLM, SteeringVector
+from steerable_llm import Policy, SteerableHFLLM, SteeringVector
+from steerable_llm.adapters.llama_index import record_steering
 
 APPS = Path(__file__).resolve().parent.parent / "apps"
 
@@ -53,12 +54,17 @@ def test_an_app_prints_what_its_page_shows(app: str, capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.parametrize("app", ["langchain_rag", "langgraph_agent"])
-def test_a_question_that_does_not_fit_ends_in_one_line(app: str) -> None:
-    script = [sys.executable, "main.py", "--question", "word " * 3000]
-    run = subprocess.run(script, cwd=APPS / app, capture_output=True, text=True, check=False)
-    assert run.returncode == 2
-    assert run.stderr.splitlines()[-1].startswith(f"{app}: the prompt has ")
-    assert "Traceback" not in run.stderr
+def test_a_question_that_does_not_fit_ends_in_one_line(
+    app: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = str(APPS / app / "main.py")
+    monkeypatch.setattr(sys, "argv", [script, "--question", "word " * 3000])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(script, run_name="__main__")
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert said.splitlines()[-1].startswith(f"{app}: the prompt has ")
+    assert "Traceback" not in said
 
 
 def test_each_step_of_the_chain_is_steered_in_its_own_way(rag: ModuleType) -> None:
@@ -120,3 +126,48 @@ def test_no_model_can_ask_for_a_page_that_is_not_there(agent: ModuleType, number
     [opened] = [m.content for m in messages if m.type == "tool"]
     assert opened == agent.PAGES[asked["args"]["number"] - 1]
     assert 1 <= asked["args"]["number"] <= len(agent.PAGES)
+
+
+@pytest.fixture(scope="module")
+def app() -> ModuleType:
+    return load("llama_index_qa")
+
+
+def test_the_llama_index_app_shows_each_step_with_what_steered_it(
+    app: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert app.main() == 0
+    lines = capsys.readouterr().out.splitlines()
+    page = (APPS / "llama_index_qa" / "README.md").read_text(encoding="utf-8")
+    promised = page.split("```")[3].strip().splitlines()
+    assert lines[1 : 1 + len(promised)] == promised
+    shown = [line.strip() for line in lines if "step " in line]
+    assert [line.partition(" +")[0].partition(" -")[0] for line in shown] == [
+        "step (default): not steered",
+        "step text_qa: demo-faithfulness",
+        "step text_qa: demo-faithfulness",
+        "step condense_question: not steered",
+        "step text_qa: demo-faithfulness",
+        "step (default): not steered",
+        "step reply: demo-toxicity",
+    ]
+
+
+def test_what_the_llama_index_app_answers_is_what_the_model_says_when_it_is_steered_so(
+    app: ModuleType,
+) -> None:
+    engine = SteerableHFLLM.demo(policy=Policy.load(APPS / "llama_index_qa" / "policy.toml"))
+    with record_steering() as record:
+        response = app.make_query_engine(engine.as_llama_index(max_tokens=32)).query(app.QUESTION)
+    (page,) = response.source_nodes
+    assert page.text == "Customers of Maple Books can return an item within 23 days."
+    prompt = f"Documents:\n{page.text}\n\nQuestion: {app.QUESTION}"
+    direct = engine.generate(prompt, step="text_qa", max_new_tokens=32)
+    assert record.answers == (direct,)
+    assert str(response) == direct.text
+
+
+def test_the_policy_of_the_llama_index_app_names_every_step_that_it_has(app: ModuleType) -> None:
+    policy = Policy.load(APPS / "llama_index_qa" / "policy.toml")
+    assert set(policy.steps) == {"text_qa", "condense_question", "reply"}
+    assert policy.steering_for("condense_question").terms == ()

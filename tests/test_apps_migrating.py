@@ -47,10 +47,11 @@ def test_the_page_says_what_this_package_does(load: object, name: str) -> None:
     assert {what: said for what, _, said in table_of(side.THEIRS)} == found
 
 
-@pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
-    """What the script prints, and the page as it writes it."""
-    copy = tmp_path_factory.mktemp("page") / "migrating.md"
+@pytest.mark.slow
+def test_the_page_says_what_the_other_classes_do(
+    load: object, tmp_path: Path, subtests: pytest.Subtests
+) -> None:
+    copy = tmp_path / "migrating.md"
     copy.write_text(PAGE.read_text(encoding="utf-8"), encoding="utf-8")
     # In a process of its own, since streams that fail leave threads behind that wait for ever.
     ran = subprocess.run(
@@ -62,25 +63,22 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
         check=False,
     )
     assert ran.returncode in (0, 1), ran.stderr[-2000:]
-    return ran.stdout, copy.read_text(encoding="utf-8")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", SIDES)
-def test_the_page_says_what_the_other_class_does(
-    load: object, written: tuple[str, str], name: str
-) -> None:
-    side, compare = load(name), load("compare")  # type: ignore[operator]
-    said, page = written
-    if not compare.is_installed(side.NEEDS[0]):
-        assert f"{side.THEIRS} is not compared: it needs pip install {side.NEEDS[1]}" in said
-        pytest.skip(
-            f"{side.NEEDS[1]} is not installed: langchain-huggingface wants a huggingface-hub "
-            "below 2, which cannot be beside the one of constraints.txt; in an environment of its "
-            "own, pip install 'steerable-llm[peers]' runs this, too"
-        )
-    assert f"{side.THEIRS} answers" in said
-    assert table_of(side.THEIRS, page) == table_of(side.THEIRS)
+    said, page = ran.stdout, copy.read_text(encoding="utf-8")
+    compare = load("compare")  # type: ignore[operator]
+    for name in SIDES:
+        with subtests.test(name):
+            side = load(name)  # type: ignore[operator]
+            if not compare.is_installed(side.NEEDS[0]):
+                assert (
+                    f"{side.THEIRS} is not compared: it needs pip install {side.NEEDS[1]}" in said
+                )
+                pytest.skip(
+                    f"{side.NEEDS[1]} is not installed: langchain-huggingface wants a "
+                    "huggingface-hub below 2, which cannot be beside the one of constraints.txt; "
+                    "in an environment of its own, pip install 'steerable-llm[peers]' runs this"
+                )
+            assert f"{side.THEIRS} answers" in said
+            assert table_of(side.THEIRS, page) == table_of(side.THEIRS)
 
 
 def test_a_package_that_is_missing_is_named_with_how_to_get_it(

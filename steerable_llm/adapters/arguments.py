@@ -35,7 +35,7 @@ def refuse_unknown(kind: str, given: Iterable[str], known: Iterable[str]) -> Non
     """Raise for the first name that is not known, with the nearest one that is.
 
     Raises:
-        InvalidInputError: a name is not known.
+        InvalidInputError: A name is not known.
     """
     names = sorted(known)
     for name in sorted(set(given) - set(names)):

@@ -19,9 +19,9 @@ async def stream_in_worker(
     it asks for another item: a generation ends within one token.
 
     Args:
-        start: makes the stream, a generator; it is called, iterated and closed in the worker, in
+        start: Makes the stream, a generator; it is called, iterated and closed in the worker, in
             a copy of the caller's context.
-        stopped: set when the consumer stops. Who gives one can let it stop the stream's own source,
+        stopped: Set when the consumer stops. Who gives one can let it stop the stream's own source,
             which otherwise runs on until the worker comes round to closing the stream.
 
     Yields:

@@ -19,8 +19,8 @@ class PolicySource:
     vector of it fits another model, the old policy stays and one warning says what is wrong.
 
     Args:
-        given: a policy, the path of a policy file, or None.
-        check: called with a new policy before it is used; raises if it does not fit.
+        given: A policy, the path of a policy file, or None.
+        check: Called with a new policy before it is used; raises if it does not fit.
     """
 
     def __init__(

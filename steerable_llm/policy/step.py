@@ -15,8 +15,8 @@ class Hint:
     fit it; unlike a step that the developer named, it is no error when the policy has none.
 
     Attributes:
-        name: the framework's name; None where it has none.
-        kind: what the name is the name of.
+        name: The framework's name; None where it has none.
+        kind: What the name is the name of.
     """
 
     name: str | None

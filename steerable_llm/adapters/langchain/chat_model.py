@@ -80,18 +80,18 @@ class SteerableChatModel(BaseChatModel):
     `response_metadata["step"]`. `record_steering()` keeps it where a chain drops it.
 
     Attributes:
-        engine: the hooked model.
-        step: the chain step all calls belong to, unless a call says otherwise.
-        steering: steer all calls with this, whatever the policy says.
+        engine: The hooked model.
+        step: The chain step all calls belong to, unless a call says otherwise.
+        steering: Steer all calls with this, whatever the policy says.
         temperature: 0 is greedy.
-        max_tokens: most tokens of an answer.
-        stop: texts that end an answer; they are not part of it.
-        top_p: nucleus sampling; 1 is off.
-        top_k: sample from so many tokens; 0 is off.
-        seed: makes sampling repeatable.
+        max_tokens: Most tokens of an answer.
+        stop: Texts that end an answer; they are not part of it.
+        top_p: Nucleus sampling; 1 is off.
+        top_k: Sample from so many tokens; 0 is off.
+        seed: Makes sampling repeatable.
         streaming: True streams on `invoke` too, False never streams, None leaves it to the call.
-        models: other hooked models that a call may name by `model=`.
-        batch_size: most inputs of a `.batch()` that run on the model at once.
+        models: Other hooked models that a call may name by `model=`.
+        batch_size: Most inputs of a `.batch()` that run on the model at once.
     """
 
     engine: SteerableHFLLM = Field(exclude=True, repr=False)
@@ -116,7 +116,7 @@ class SteerableChatModel(BaseChatModel):
         """Check the fields.
 
         Raises:
-            InvalidInputError: an unknown field (which pydantic would drop), or a wrong value.
+            InvalidInputError: An unknown field (which pydantic would drop), or a wrong value.
         """
         refuse_unknown("field", set(data) - _REMOTE_ONLY, set(type(self).model_fields))
         try:
@@ -465,16 +465,16 @@ class SteerableChatModel(BaseChatModel):
         """Return the model with tools that it may call; whoever calls it runs them.
 
         Args:
-            tools: functions, pydantic classes, TypedDicts, LangChain tools, or OpenAI dicts.
+            tools: Functions, pydantic classes, TypedDicts, LangChain tools, or OpenAI dicts.
             tool_choice: "auto" (also None) leaves the choice to the model, "none" hides the tools;
                 "any", "required", True, and a tool's name make a call sure, by constrained
                 decoding.
-            strict: noted in the tools, for models that were trained to read it.
-            **kwargs: other call arguments to bind; `parallel_tool_calls=False` keeps an answer to
+            strict: Noted in the tools, for models that were trained to read it.
+            **kwargs: Other call arguments to bind; `parallel_tool_calls=False` keeps an answer to
                 one call.
 
         Raises:
-            InvalidInputError: the model's chat template has no place for tools, or there is no
+            InvalidInputError: The model's chat template has no place for tools, or there is no
                 such tool.
         """
         shown = to_tools(tools, strict)
@@ -502,18 +502,18 @@ class SteerableChatModel(BaseChatModel):
         The model is not told the schema: say in the prompt what you want to know.
 
         Args:
-            schema: a pydantic class (answers are its instances), or a TypedDict, a JSON schema or
+            schema: A pydantic class (answers are its instances), or a TypedDict, a JSON schema or
                 an OpenAI function dict (answers are dicts).
             method: "json_schema" holds the answer to the schema and works on every model;
                 "function_calling" makes the model call a tool of that schema; "json_mode" holds it
                 to JSON of any shape.
-            include_raw: return `{"raw": message, "parsed": ..., "parsing_error": ...}`.
-            strict: refuse a schema with keywords that cannot be guaranteed, instead of leaving
+            include_raw: Return `{"raw": message, "parsed": ..., "parsing_error": ...}`.
+            strict: Refuse a schema with keywords that cannot be guaranteed, instead of leaving
                 them to the parser.
-            **kwargs: not used.
+            **kwargs: Not used.
 
         Raises:
-            InvalidInputError: an unknown method, or a call argument that is not known.
+            InvalidInputError: An unknown method, or a call argument that is not known.
         """
         refuse_unknown("argument", kwargs, ("schema", "method", "include_raw", "strict"))
         return structured_output(self, schema, method, include_raw, strict)

@@ -51,7 +51,7 @@ def to_plain_messages(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
     data and the web's are taken: whoever writes to a chain must not read its files.
 
     Raises:
-        InvalidInputError: a kind of message or of content block that cannot be read.
+        InvalidInputError: A kind of message or of content block that cannot be read.
     """
     return [_plain(message, position) for position, message in enumerate(messages)]
 
@@ -221,11 +221,11 @@ def to_tools(tools: Sequence[ToolLike], strict: bool | None = None) -> list[dict
     """Return tools as OpenAI function dicts.
 
     Args:
-        tools: functions, pydantic classes, TypedDicts, LangChain tools, or dicts.
-        strict: noted in each tool, as OpenAI does; calls that are sure follow the schema anyway.
+        tools: Functions, pydantic classes, TypedDicts, LangChain tools, or dicts.
+        strict: Noted in each tool, as OpenAI does; calls that are sure follow the schema anyway.
 
     Raises:
-        InvalidInputError: something that is no tool, or a JSON schema without a name.
+        InvalidInputError: Something that is no tool, or a JSON schema without a name.
     """
     return [_tool(tool, position, strict) for position, tool in enumerate(tools)]
 
@@ -253,10 +253,10 @@ def to_choice(choice: Any, tools: Sequence[Mapping[str, Any]]) -> str | None:
     Args:
         choice: None, a truth value, "any", "required", "auto", "none", a tool's name, or an OpenAI
             choice dict.
-        tools: the bound tools.
+        tools: The bound tools.
 
     Raises:
-        InvalidInputError: no such tool, or another kind of choice.
+        InvalidInputError: No such tool, or another kind of choice.
     """
     if isinstance(choice, Mapping):
         choice = (choice.get("function") or {}).get("name") or choice.get("type")
@@ -277,7 +277,7 @@ def to_constraint(response_format: Any) -> Constraint | None:
     """Return OpenAI's `response_format` as a constraint.
 
     Raises:
-        InvalidInputError: a format of another kind.
+        InvalidInputError: A format of another kind.
     """
     if response_format is None or isinstance(response_format, Constraint):
         return response_format

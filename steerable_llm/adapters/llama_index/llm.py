@@ -146,15 +146,15 @@ class SteerableLlamaIndexLLM(PromptedLLM, FunctionCallingLLM):
     of its own: `CompactAndRefine(llm=llm, response_padding_size=16)`.
 
     Attributes:
-        engine: the hooked model.
-        step: the step all calls belong to, unless a call says otherwise.
-        steering: steer all calls with this, whatever the policy says.
+        engine: The hooked model.
+        step: The step all calls belong to, unless a call says otherwise.
+        steering: Steer all calls with this, whatever the policy says.
         temperature: 0 is greedy.
-        max_tokens: most tokens of an answer.
-        stop: texts that end an answer; they are not part of it.
-        top_p: nucleus sampling; 1 is off.
-        top_k: sample from so many tokens; 0 is off.
-        seed: makes sampling repeatable.
+        max_tokens: Most tokens of an answer.
+        stop: Texts that end an answer; they are not part of it.
+        top_p: Nucleus sampling; 1 is off.
+        top_k: Sample from so many tokens; 0 is off.
+        seed: Makes sampling repeatable.
     """
 
     engine: SteerableHFLLM = Field(exclude=True, repr=False)
@@ -173,7 +173,7 @@ class SteerableLlamaIndexLLM(PromptedLLM, FunctionCallingLLM):
         """Check the fields.
 
         Raises:
-            InvalidInputError: an unknown field (which pydantic would drop), one that would have no
+            InvalidInputError: An unknown field (which pydantic would drop), one that would have no
                 effect, or a wrong value.
         """
         refuse_unknown("field", data, type(self).model_fields)
@@ -387,7 +387,7 @@ class SteerableLlamaIndexLLM(PromptedLLM, FunctionCallingLLM):
         """Return the tools that a response asks for.
 
         Raises:
-            InvalidInputError: it asks for none, and `error_on_no_tool_call` is set.
+            InvalidInputError: It asks for none, and `error_on_no_tool_call` is set.
         """
         return to_selections(response, error_on_no_tool_call)
 

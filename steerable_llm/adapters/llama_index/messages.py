@@ -46,7 +46,7 @@ def to_plain_messages(messages: Sequence[ChatMessage]) -> list[dict[str, Any]]:
     Images stay parts of their message's content.
 
     Raises:
-        InvalidInputError: a content block that cannot be read.
+        InvalidInputError: A content block that cannot be read.
     """
     plain: list[dict[str, Any]] = []
     tool_names: dict[str, str] = {}
@@ -183,7 +183,7 @@ def to_tool_choice(choice: str | Mapping[str, Any] | None, required: bool) -> st
     """Return which tools may be called: auto, none, required, or the name of one.
 
     Raises:
-        InvalidInputError: a choice in a form that is not known.
+        InvalidInputError: A choice in a form that is not known.
     """
     if choice is None:
         return "required" if required else None
@@ -209,7 +209,7 @@ def to_selections(response: ChatResponse, error_on_no_tool_call: bool) -> list[T
     """Return the tools that a response asks for.
 
     Raises:
-        InvalidInputError: it asks for none, and must.
+        InvalidInputError: It asks for none, and must.
     """
     calls = [block for block in response.message.blocks if isinstance(block, ToolCallBlock)]
     if not calls and error_on_no_tool_call:

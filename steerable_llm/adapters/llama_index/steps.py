@@ -44,10 +44,10 @@ def step_of(
     """Return the step of a call; None leaves it to the policy's default.
 
     Args:
-        policy: what a name that LlamaIndex gave must match.
-        prompt: the call's prompt, if it has one.
-        named: the call's own argument.
-        own: the model's field.
+        policy: What a name that LlamaIndex gave must match.
+        prompt: The call's prompt, if it has one.
+        named: The call's own argument.
+        own: The model's field.
     """
     metadata = {} if prompt is None else prompt.metadata
     kind = metadata.get("prompt_type")
@@ -143,8 +143,8 @@ def tag_prompts(engine: T, steps: str | Mapping[str, str] | None = None) -> T:
     `condense`, `condense_question`, `query_gen`, `selector`, `question_gen`.
 
     Args:
-        engine: a query engine, chat engine, retriever, synthesizer, selector or query transform.
-        steps: one step for all prompts; or patterns to steps (`*` and `?` are wildcards, the first
+        engine: A query engine, chat engine, retriever, synthesizer, selector or query transform.
+        steps: One step for all prompts; or patterns to steps (`*` and `?` are wildcards, the first
             pattern that fits a prompt's name or place counts). A prompt that none fits, and every
             prompt if there are none, is of the step that is called as its place, if the policy
             has that step, else it is told as without a tag.
@@ -153,7 +153,7 @@ def tag_prompts(engine: T, steps: str | Mapping[str, str] | None = None) -> T:
         The engine itself.
 
     Raises:
-        InvalidInputError: the engine holds no prompt, or a pattern fits none.
+        InvalidInputError: The engine holds no prompt, or a pattern fits none.
     """
     if isinstance(engine, Workflow):
         raise InvalidInputError(

@@ -37,7 +37,7 @@ from steerable_llm.cli.options import load_model, settings_of
 from steerable_llm.errors import InvalidInputError, SteerableError
 from steerable_llm.evaluation.arms import strict_instruction_for
 from steerable_llm.evaluation.compare import WAYS, Entry, Recipe, Result, Setup, Trial, recipe_way
-from steerable_llm.evaluation.comparison import COLUMNS, Comparison
+from steerable_llm.evaluation.comparison import Comparison
 from steerable_llm.evaluation.set import EvaluationSet
 from steerable_llm.evaluation.verdict import Row
 from steerable_llm.files import check_writable
@@ -45,7 +45,8 @@ from steerable_llm.methods import METHODS
 from steerable_llm.methods.build import build, validated
 from steerable_llm.methods.grains.grains import GrainsConfig
 from steerable_llm.pairs.pair import Pairs
-from steerable_llm.reports.page import Heading, Page, Part, Table, Text, check_suffix
+from steerable_llm.reports.page import Page, check_suffix
+from steerable_llm.reports.parts import Heading, Part, Text
 from steerable_llm.vector.calibration import Calibration
 
 REFERENCE = "reference"
@@ -258,8 +259,8 @@ class AblationReport(Comparison):
         for section in self.sections:
             told = ABLATIONS[section.name]
             picture = self.picture(section.name, section.contenders, f"{section.name} ", told.axis)
-            rows = [self.cells(row) for row in self._rows(section)]
-            parts += [Heading(told.title), Text(told.says), picture, Table(COLUMNS, rows)]
+            table = self.table_of(self._rows(section))
+            parts += [Heading(told.title), Text(told.says), picture, table]
         if self.tokens is not None:
             parts += self.tokens.parts()
         return Page(self.title, [*parts, *self.tables()])

@@ -26,14 +26,29 @@ from steerable_llm.evaluation.compare import WAYS, compare
 from steerable_llm.evaluation.comparison import Comparison, section_figure
 from steerable_llm.evaluation.report import TITLES
 from steerable_llm.evaluation.verdict import Row
-from steerable_llm.metrics import Estimate
-from steerable_llm.reports.page import Bullets, Code, Heading, Page, Part, Picture, Table, Text
+from steerable_llm.reports.numbers import change, number, percent, share, signed_points
+from steerable_llm.reports.page import Page
+from steerable_llm.reports.parts import (
+    Bullets,
+    Code,
+    Head,
+    Heading,
+    Part,
+    Picture,
+    Table,
+    Text,
+    numeric,
+)
 
 COMMAND = "python -m experiments.leaderboard"
-_HEAD = (
-    "method", "right [95 %]", "change, points", "made worse", "capability lost, points",
-    "KL/token", "gate", "set up, s",
-)  # fmt: skip
+_HEAD: Head = (
+    "method",
+    *numeric("right [95 %]", "change, points", "made worse"),
+    "capability lost, points",
+    *numeric("KL/token"),
+    "gate",
+    *numeric("set up, s"),
+)
 
 
 @dataclass(frozen=True)
@@ -167,16 +182,16 @@ def summary(name: str, board: Comparison) -> str:
     rows = _ranked(board)
     best = rows[0]
     if best.arm == "none":
-        return f"{name}: nothing does better than the unsteered model ({_share(best.main)})."
+        return f"{name}: nothing does better than the unsteered model ({share(best.main)})."
     said = f"{name}: {TITLES.get(best.arm, best.arm)} does best, "
-    said += f"{_share(best.main)}"
+    said += f"{share(best.main)}"
     level = [row for row in rows[1:] if not best.main.above(row.main)]
     if level:
         names = ", ".join(TITLES.get(row.arm, row.arm) for row in level)
         said += f", with an interval that overlaps with {names}"
     vectors = [row for row in rows if row.arm not in ("none", "prompt", "cad", "adacad", "lora")]
     if vectors and vectors[0] is not best:
-        said += f". The best vector is {vectors[0].arm}, {_share(vectors[0].main)}"
+        said += f". The best vector is {vectors[0].arm}, {share(vectors[0].main)}"
     passed = [c.name for c in board.contenders if c.verdict is not None and c.verdict.promote]
     gate = ", ".join(TITLES.get(each, each) for each in passed) or "none of them"
     return f"{said}. Through the gate come: {gate}."
@@ -195,11 +210,11 @@ def _lines(board: Comparison) -> list[list[str]]:
         lines.append(
             [
                 TITLES.get(row.arm, row.arm),
-                _share(row.main),
-                _points(row.change),
-                "" if row.regressed is None else f"{100 * row.regressed:.1f} %",
+                share(row.main),
+                change(row.change),
+                percent(row.regressed),
                 _lost(board, row.arm),
-                "" if row.kl_per_token is None else f"{row.kl_per_token.value:.3f}",
+                number(row.kl_per_token),
                 "" if verdict is None else "passes" if verdict.promote else "refused",
                 f"{contender.seconds:.0f}",
             ]
@@ -215,7 +230,7 @@ def _lost(board: Comparison, arm: str) -> str:
     kept = dict.fromkeys(row.category for row in board.rows if row.capability)
     return ", ".join(
         f"{category.replace('_', ' ')} "
-        f"{100 * (values['none', category] - values[arm, category]):+.1f}"
+        f"{signed_points(values['none', category] - values[arm, category])}"
         for category in kept
     )
 
@@ -223,22 +238,16 @@ def _lost(board: Comparison, arm: str) -> str:
 def _picture(name: str, board: Comparison) -> Picture:
     names = [row.arm for row in _ranked(board) if row.arm != "none"]
     categories = [board.target, *dict.fromkeys(r.category for r in board.rows if r.capability)]
-    png = section_figure(board.rows, categories, names, [_short(each) for each in names])
-    return Picture(name, png, f"Right answers per method, {name}, with 95 % intervals")
+    labels = [_short(each) for each in names]
+    return Picture(
+        name,
+        lambda: section_figure(board.rows, categories, names, labels),
+        f"Right answers per method, {name}, with 95 % intervals",
+    )
 
 
 def _short(name: str) -> str:
     return "strict\ninstruction" if name == "prompt" else name.replace("_", " ")
-
-
-def _share(e: Estimate) -> str:
-    return f"{100 * e.value:.1f} % [{100 * e.low:.1f}, {100 * e.high:.1f}]"
-
-
-def _points(e: Estimate | None) -> str:
-    if e is None:
-        return ""
-    return f"{100 * e.value:+.1f} [{100 * e.low:+.1f}, {100 * e.high:+.1f}]"
 
 
 def _machine(llm: SteerableHFLLM) -> str:

@@ -12,7 +12,6 @@ import random
 from collections.abc import Sequence
 from typing import Literal
 
-from matplotlib.figure import Figure
 from pydantic import BaseModel, ConfigDict
 
 from steerable_llm.errors import InvalidInputError
@@ -20,16 +19,17 @@ from steerable_llm.methods.grains.attribution import PairAttribution, select_tok
 from steerable_llm.methods.grains.grains import baseline_embedding
 from steerable_llm.methods.grains.objective import EncodedPair, PreferenceObjective
 from steerable_llm.metrics import Estimate, estimate
-from steerable_llm.reports.figures import plain, png
-from steerable_llm.reports.page import Heading, Part, Picture, Table, Text
+from steerable_llm.reports import numbers
+from steerable_llm.reports.figures import BLUE, GREY, RED, Mark, lines_figure
+from steerable_llm.reports.parts import Heading, Part, Picture, Table, Text, numeric
 from steerable_llm.runtime.hooked_model import HookedModel
 
 Removed = Literal["positive", "negative", "random"]
 KS = (1, 2, 3, 5, 10)
 _TITLES: dict[Removed, tuple[str, str]] = {
-    "positive": ("k tokens that speak most for the good answer", "#D55E00"),
-    "negative": ("k tokens that speak most against it", "#0072B2"),
-    "random": ("k tokens at random (control)", "#999999"),
+    "positive": ("k tokens that speak most for the good answer", RED),
+    "negative": ("k tokens that speak most against it", BLUE),
+    "random": ("k tokens at random (control)", GREY),
 }
 
 
@@ -82,27 +82,19 @@ class TokenAblation(BaseModel):
 
     def figure(self) -> bytes:
         """The change of f over k, one line per kind, with intervals (PNG)."""
-        figure = Figure(figsize=(12.0, 4.6), dpi=100, layout="constrained")
-        axis = figure.subplots()
-        for removed, (title, colour) in _TITLES.items():
-            mine = [row for row in self.rows if row.removed == removed]
-            changes = [row.change for row in mine]
-            whiskers = [
-                [max(e.value - e.low, 0.0) for e in changes],
-                [max(e.high - e.value, 0.0) for e in changes],
-            ]
-            axis.errorbar(
-                [row.k for row in mine], [e.value for e in changes], yerr=whiskers, fmt="o",
-                color=colour, capsize=4, label=title,
-                linestyle="--" if removed == "random" else "-",
-            )  # fmt: skip
-        axis.axhline(0, color="#777777", linewidth=1)
-        axis.set_xticks(sorted({row.k for row in self.rows}))
-        axis.set_xlabel("k", fontsize=13)
-        axis.set_ylabel("change of f, nats", fontsize=13)
-        axis.legend(frameon=False, fontsize=12)
-        plain(axis)
-        return png(figure)
+        marks = [
+            Mark(
+                label=str(row.k),
+                value=row.change.value,
+                low=row.change.low,
+                high=row.change.high,
+                group=_TITLES[row.removed][0],
+                colour=_TITLES[row.removed][1],
+                control=row.removed == "random",
+            )
+            for row in self.rows
+        ]
+        return lines_figure(marks, "k", "change of f, nats")
 
     def parts(self) -> list[Part]:
         """The section of a page."""
@@ -113,7 +105,9 @@ class TokenAblation(BaseModel):
             "bootstrap intervals."
         )
         ks = sorted({row.k for row in self.rows})
-        known = {(row.removed, row.k): _nats(row.change) for row in self.rows}
+        known = {
+            (row.removed, row.k): numbers.interval(row.change, 2, signed=True) for row in self.rows
+        }
         rows = [
             [title, *(known.get((removed, k), "no such token") for k in ks)]
             for removed, (title, _) in _TITLES.items()
@@ -121,8 +115,8 @@ class TokenAblation(BaseModel):
         return [
             Heading("Taking attributed tokens away"),
             Text(told),
-            Picture("tokens", self.figure(), "Change of the preference over k"),
-            Table(["taken away", *(f"k = {k}" for k in ks)], rows),
+            Picture("tokens", self.figure, "Change of the preference over k"),
+            Table(["taken away", *numeric(*(f"k = {k}" for k in ks))], rows),
         ]
 
 
@@ -202,7 +196,3 @@ def _chosen(
         }  # fmt: skip
         found.update({(kind, k): places for kind, places in kinds.items() if places})
     return found
-
-
-def _nats(e: Estimate) -> str:
-    return f"{e.value:+.2f} [{e.low:+.2f}, {e.high:+.2f}]"

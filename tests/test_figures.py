@@ -9,14 +9,20 @@ import numpy as np
 import pytest
 from matplotlib import image
 
-from steerable_llm.evaluation.verdict import Row
-from steerable_llm.metrics import Estimate
-from steerable_llm.reports.figures import comparison_figure, sweep_figure
+from steerable_llm.reports.figures import (
+    BLUE,
+    GREY,
+    DotPanel,
+    Mark,
+    bars_figure,
+    dots_figure,
+    matrix_figure,
+    sweep_figure,
+)
 
 
-def row(arm: str, category: str, value: float) -> Row:
-    share = Estimate(value=value, low=max(value - 0.1, 0), high=min(value + 0.1, 1), n=9)
-    return Row(arm=arm, category=category, n=9, success=share)
+def mark(label: str, group: str, value: float, colour: str = GREY) -> Mark:
+    return Mark(label, value, max(value - 0.1, 0), min(value + 0.1, 1), group, colour)
 
 
 @dataclass(frozen=True)
@@ -40,16 +46,15 @@ def share_of(picture: np.ndarray, colour: str) -> float:
 @pytest.mark.parametrize(("categories", "panels"), [(1, 1), (4, 1), (5, 2), (9, 3)])
 def test_categories_that_do_not_fit_go_to_another_panel(categories: int, panels: int) -> None:
     names = [f"category {i}" for i in range(categories)]
-    rows = [row(c, v, 0.5) for c in ("steered", "none") for v in names]
-    shape = pixels(comparison_figure(rows, names, {})).shape
+    marks = [mark(arm, name, 0.5) for arm in ("steered", "none") for name in names]
+    shape = pixels(bars_figure(marks)).shape
     assert shape == (120 + 360 * panels, 1200, 3)
 
 
 def test_the_legend_of_every_arm_fits_the_width() -> None:
-    titles = {c: f"{c} vectors (control)" for c in ("steered", "none", "prompt", "random")}
-    titles |= {"sign_flipped": "sign-flipped (control)", "shuffled": "shuffled pairs (control)"}
-    rows = [row(arm, "conflict", 0.5) for arm in titles]
-    legend = pixels(comparison_figure(rows, ["conflict"], titles))[:60]
+    labels = [f"{arm} vectors (control)" for arm in ("steered", "none", "prompt", "random")]
+    labels += ["sign-flipped (control)", "shuffled pairs (control)"]
+    legend = pixels(bars_figure([mark(label, "conflict", 0.5) for label in labels]))[:60]
     assert (legend[:, :8] == 1).all()
     assert (legend[:, -8:] == 1).all()
     assert (legend < 0.5).any()
@@ -57,17 +62,35 @@ def test_the_legend_of_every_arm_fits_the_width() -> None:
 
 def test_a_bar_is_as_high_as_its_share() -> None:
     def blue(value: float) -> float:
-        rows = [row("steered", "conflict", value), row("none", "conflict", 0.5)]
-        return share_of(pixels(comparison_figure(rows, ["conflict"], {})), "#0072B2")
+        marks = [mark("steered", "conflict", value, BLUE), mark("none", "conflict", 0.5)]
+        return share_of(pixels(bars_figure(marks)), BLUE)
 
     # Beside the legend's small patch, the blue area grows with the share.
     legend = blue(0.0)
     assert (blue(0.8) - legend) / (blue(0.4) - legend) == pytest.approx(2, rel=0.05)
 
 
-def test_a_arm_that_lacks_a_category_leaves_a_gap() -> None:
-    rows = [row("steered", "a", 0.5), row("none", "a", 0.5), row("none", "b", 0.5)]
-    assert pixels(comparison_figure(rows, ["a", "b"], {})).shape[1] == 1200
+def test_an_arm_that_lacks_a_category_leaves_a_gap() -> None:
+    marks = [mark("steered", "a", 0.5), mark("none", "a", 0.5), mark("none", "b", 0.5)]
+    assert pixels(bars_figure(marks)).shape[1] == 1200
+
+
+def test_dots_have_a_panel_for_each_kind_of_prompt() -> None:
+    marks = [mark("a", "", 0.5, BLUE), mark("b", "", 0.9, BLUE)]
+    panels = [
+        DotPanel("success, %", marks, band=mark("unsteered", "", 0.4), line=mark("x", "", 0.6)),
+        DotPanel("kept, %", marks, band=mark("unsteered", "", 0.9), whole=False),
+    ]
+    assert pixels(dots_figure(panels, "k")).shape == (120 + 340 + 200, 1200, 3)
+
+
+def test_the_matrix_is_blue_for_better_and_red_for_worse() -> None:
+    def cell(value: float) -> np.ndarray:
+        picture = pixels(matrix_figure([mark("v", "set/a", value)], "points"))
+        return picture[40, 500]
+
+    assert cell(0.4)[2] > cell(0.4)[0]
+    assert cell(-0.4)[0] > cell(-0.4)[2]
 
 
 def sweep(points: list[Point], chosen: Point | None = None) -> np.ndarray:

@@ -10,8 +10,7 @@ import torch
 from rich.console import Console
 
 from steerable_llm.errors import InvalidInputError
-from steerable_llm.methods.grains.attribution import PairAttribution
-from steerable_llm.reports.heatmap import attribution_html, attribution_terminal
+from steerable_llm.methods.grains.attribution import PairAttribution, attribution_page
 
 SEEN = PairAttribution(
     pair_id="p1",
@@ -46,7 +45,7 @@ class Page(HTMLParser):
 
 
 def test_the_page_marks_selected_tokens_sides_and_parts():
-    page = Page(attribution_html([SEEN]))
+    page = Page(attribution_page([SEEN]).to_html())
     tokens = {a["title"]: a for tag, a in page.tags if tag == "span" and "title" in a}
     assert "for picked" in tokens["+2"]["class"]
     assert "against picked" in tokens["-1"]["class"]
@@ -59,7 +58,7 @@ def test_the_page_marks_selected_tokens_sides_and_parts():
 
 
 def test_the_page_stands_alone_and_escapes_what_it_shows():
-    text = attribution_html([SEEN])
+    text = attribution_page([SEEN]).to_html()
     assert " &lt;b&gt;" in text
     assert "Lyon &amp; more" in text
     page = Page(text)
@@ -71,7 +70,7 @@ def test_the_page_stands_alone_and_escapes_what_it_shows():
 
 def test_the_terminal_shows_parts_signs_and_answers():
     console = Console(width=100, record=True, file=io.StringIO())
-    console.print(attribution_terminal(SEEN))
+    console.print(attribution_page([SEEN]))
     shown = console.export_text()
     assert "[context] Lyon+ <b>" in shown
     assert "[question] When-?" in shown
@@ -81,10 +80,13 @@ def test_the_terminal_shows_parts_signs_and_answers():
 
 def test_a_pair_without_bad_answer_or_completeness_is_shown():
     alone = replace(SEEN, bad=None, value=None, completeness_error=None)
-    assert "<dt>bad</dt>" not in attribution_html([alone])
-    assert "bad:" not in str(attribution_terminal(alone).renderable.renderables[2])
+    page = attribution_page([alone])
+    assert "<dt>bad</dt>" not in page.to_html()
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(page)
+    assert "bad:" not in console.export_text()
 
 
-def test_a_loaded_vector_has_nothing_to_show():
-    with pytest.raises(InvalidInputError, match="loaded from a file"):
-        attribution_html([])
+def test_no_attributions_are_nothing_to_show():
+    with pytest.raises(InvalidInputError, match="beside the vector"):
+        attribution_page([])

@@ -109,7 +109,7 @@ def test_the_card_and_the_page_say_how_many_pairs_a_model_proposed(report: Repor
 
 
 def test_the_card_says_everything_a_reader_needs(report: Report) -> None:
-    card = report.to_markdown(picture="demo.png")
+    card = report.to_markdown("demo")
     for part in (
         "# Steering vector `demo`", report.verdict.line, "![", "(demo.png)", "tiny@01234567",
         "80.0 % [75.0, 85.0]", "(40.0, 50.0)", '"strength": 0.05', '"method": "grains"',
@@ -201,7 +201,7 @@ def test_nothing_is_left_half_written(
     def broken(*arguments: object) -> bytes:
         raise RuntimeError("no fonts")
 
-    monkeypatch.setattr("steerable_llm.evaluation.report.comparison_figure", broken)
+    monkeypatch.setattr("steerable_llm.evaluation.report.bars_figure", broken)
     with pytest.raises(RuntimeError, match="no fonts"):
         report.save(tmp_path / "demo.md")
     assert list(tmp_path.iterdir()) == []

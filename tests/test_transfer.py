@@ -70,7 +70,7 @@ def test_it_can_be_read_in_every_form(found: Transfer, tmp_path: Path) -> None:
     assert "data:image/png" in found.save(tmp_path / "t.html").read_text("utf-8")
     data = found.save(tmp_path / "t.json").read_text("utf-8")
     assert Transfer.model_validate_json(data) == found
-    assert found.table().row_count == 3
+    assert len(found.table().parts[0].rows) == 3
     with pytest.raises(InvalidInputError, match=r"no cell for 'x'.*vectors are wanted, idle"):
         found.row("x", "good/gold")
 

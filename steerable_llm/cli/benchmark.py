@@ -65,15 +65,15 @@ def evaluate_benchmark(
 
     from steerable_llm.evaluation.benchmarks.benchmark import find_benchmark
     from steerable_llm.evaluation.benchmarks.data import load_data
-    from steerable_llm.evaluation.benchmarks.result import check_suffix
     from steerable_llm.evaluation.benchmarks.run import DEFAULT_AGAINST, run_benchmark
     from steerable_llm.files import check_writable
+    from steerable_llm.reports.page import check_suffix
     from steerable_llm.vector.vector import SteeringVector
 
     # What is wrong with the question is said before a model is loaded for it.
     chosen = find_benchmark(benchmark)
     for path in reports:
-        check_suffix(path)
+        check_suffix(path, "a benchmark report")
         check_writable(path)
     shots = chosen.shots_shown(options.get("shots"))
     limit, groups = options.get("limit"), options.get("group")

@@ -86,9 +86,9 @@ def build(
     vector.save(out)
     if heatmap:
         from steerable_llm.files import write_whole
-        from steerable_llm.reports.heatmap import attribution_html
+        from steerable_llm.methods.grains.attribution import attribution_page
 
-        write_whole(heatmap, attribution_html(built.attributions))
+        write_whole(heatmap, attribution_page(built.attributions).to_html())
     if as_json:
         print_json({**summary(vector), "file": str(out)})
     else:

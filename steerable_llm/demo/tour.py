@@ -35,8 +35,9 @@ from steerable_llm.evaluation.set import EvaluationSet
 from steerable_llm.files import write_whole
 from steerable_llm.logs.answers import LoggedAnswer
 from steerable_llm.methods.build import Built, build
+from steerable_llm.methods.grains.attribution import attribution_page
 from steerable_llm.pairs.pair import Pairs
-from steerable_llm.reports.heatmap import attribution_html, attribution_terminal
+from steerable_llm.reports.page import Page
 from steerable_llm.vector.vector import SteeringVector
 
 NAME: Final = "faithfulness"
@@ -145,8 +146,10 @@ def run_tour(
     with steps.step("Find the tokens that decide, and build a vector from them (GrAInS)"):
         built = _build(console, llm, chosen)
         console.print("   The same pair, every token coloured by what it speaks for:")
-        console.print(attribution_terminal(built.attributions[0]))
-        page = write_whole(folder / "attribution.html", attribution_html(built.attributions))
+        console.print(Page("", attribution_page(built.attributions[:1]).parts))
+        page = write_whole(
+            folder / "attribution.html", attribution_page(built.attributions).to_html()
+        )
         files[page] = "the attributions of all pairs, to look at in a browser"
     with steps.step("Choose strength and sign on development questions"):
         vector = _calibrate(console, llm, built.vector, questions)

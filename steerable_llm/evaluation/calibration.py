@@ -12,14 +12,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rich.table import Table
-
 from steerable_llm.errors import CalibrationError, InvalidInputError
 from steerable_llm.evaluation.set import EvaluationSet
 from steerable_llm.evaluation.sweep import Bench, CalibrationRow, Candidate, rank
 from steerable_llm.evaluation.verdict import check_budget
 from steerable_llm.files import write_whole
+from steerable_llm.reports import numbers
 from steerable_llm.reports.figures import sweep_figure
+from steerable_llm.reports.page import Page
+from steerable_llm.reports.parts import Callout, Table, numeric
 from steerable_llm.runtime.hooked_model import HookedModel
 from steerable_llm.vector.calibration import Calibration, Choice, DataUsed
 from steerable_llm.vector.seen import hashes_of, kept
@@ -62,23 +63,35 @@ class CalibrationResult:
         )
         return write_whole(path, picture)
 
-    def table(self) -> Table:
-        """The settings that were run on all of dev, best first, for a rich console."""
-        table = Table(
-            title=f"sweep on dev; unsteered {100 * self.unsteered:.1f} %",
-            caption=f"chosen: {self.best.label}, strength {self.best.strength:+g}",
-        )
-        table.add_column("vector, scope, layers")
-        for name in ("strength", "success", *(f"{v} lost" for v in self.unsteered_capability)):
-            table.add_column(name, justify="right")
+    def table(self) -> Page:
+        """The settings that were run on all of dev, best first, for a console."""
         complete = [row for row in self.rows if row.complete]
-        for row in sorted(complete, key=lambda row: rank(row, self.budget)):
-            losses = [f"{100 * row.loss[v]:+.1f}" for v in self.unsteered_capability]
-            style = "bold" if row == self.best else "dim" if row.is_control else ""
-            table.add_row(
-                row.label, f"{row.strength:+g}", f"{100 * row.success:.1f} %", *losses, style=style
-            )
-        return table
+        ranked = sorted(complete, key=lambda row: rank(row, self.budget))
+        kept = list(self.unsteered_capability)
+        lost = [f"{name.replace('_', ' ')} lost" for name in kept]
+        return Page(
+            f"sweep on dev; unsteered {numbers.percent(self.unsteered)}",
+            [
+                Table(
+                    ["vector, scope, layers", *numeric("strength", "success", *lost)],
+                    [
+                        [
+                            row.label,
+                            f"{row.strength:+g}",
+                            numbers.percent(row.success),
+                            *(
+                                numbers.signed_points(row.loss[v])
+                                for v in self.unsteered_capability
+                            ),
+                        ]
+                        for row in ranked
+                    ],
+                    strong=[i for i, row in enumerate(ranked) if row == self.best],
+                    faint=[i for i, row in enumerate(ranked) if row.is_control],
+                ),
+                Callout(f"chosen: {self.best.label}, strength {self.best.strength:+g}"),
+            ],
+        )
 
 
 def calibrate(
@@ -309,9 +322,9 @@ def _nothing_helps(best: CalibrationRow, rows: Iterable[CalibrationRow], budget:
     free = max((row for row in rows if row.complete), key=lambda row: row.success)
     return (
         f"no setting within a capability budget of {100 * budget:g} points beats the unsteered "
-        f"model on dev ({100 * best.unsteered:.1f} %): without the budget the best was "
-        f"{free.label} at {free.strength:+g} with {100 * free.success:.1f} %, losing "
-        f"{100 * free.largest_loss:.1f} points; try other vectors, layers or strengths"
+        f"model on dev ({numbers.percent(best.unsteered)}): without the budget the best was "
+        f"{free.label} at {free.strength:+g} with {numbers.percent(free.success)}, losing "
+        f"{numbers.points(free.largest_loss)}; try other vectors, layers or strengths"
     )
 
 

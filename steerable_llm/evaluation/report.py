@@ -1,30 +1,55 @@
-"""What an evaluation found, as data, a card, a page, a picture and a terminal table."""
+"""What an evaluation found: the data, and the page that tells it."""
 
 from __future__ import annotations
 
-import base64
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, ValidationError
-from rich.table import Table
 
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.evaluation.verdict import Row, Verdict
 from steerable_llm.files import write_whole
-from steerable_llm.metrics import Estimate
-from steerable_llm.reports.figures import comparison_figure
+from steerable_llm.reports import numbers
+from steerable_llm.reports.figures import (
+    BLUE,
+    GREY,
+    ORANGE,
+    PINK,
+    RED,
+    SKY,
+    YELLOW,
+    Mark,
+    bars_figure,
+)
+from steerable_llm.reports.page import SUFFIXES, Page
+from steerable_llm.reports.page import check_suffix as check_page_suffix
+from steerable_llm.reports.parts import (
+    Bullets,
+    Callout,
+    Code,
+    Ending,
+    Facts,
+    Head,
+    Heading,
+    Mono,
+    Part,
+    Picture,
+    Span,
+    Strong,
+    Table,
+    Text,
+    Words,
+    numeric,
+)
 from steerable_llm.vector.calibration import Calibration
 from steerable_llm.vector.provenance import Provenance
 
 REPORT_VERSION = 1
-SUFFIXES = (".md", ".html", ".json", ".png")
-"""Forms that a report can be saved in."""
-#: What each arm is called in a card.
+#: What each arm is called on a page.
 TITLES = {
     "steered": "steered",
     "none": "unsteered",
@@ -35,6 +60,11 @@ TITLES = {
     "cad": "context-aware decoding",
     "adacad": "adaptive context-aware decoding",
 }
+_CONTROLS = frozenset({"random", "sign_flipped", "shuffled"})
+_COLOURS = {
+    "steered": BLUE, "none": GREY, "prompt": ORANGE, "random": PINK, "sign_flipped": RED,
+    "shuffled": YELLOW,
+}  # fmt: skip
 
 
 class Change(BaseModel):
@@ -198,46 +228,68 @@ class Report(BaseModel):
                 f"not a report ({what}); give the text that Report.to_json wrote"
             ) from None
 
-    def to_markdown(self, picture: str | None = None) -> str:
-        """The card; with a picture's file name it shows that picture."""
-        text = ENVIRONMENT.get_template("report.md.jinja").render(**self._view(), picture=picture)
-        return text.rstrip() + "\n"
+    def page(self) -> Page:
+        """Return the whole card: the verdict, what became worse, results, and how to get them."""
+        return Page(
+            ("Steering vector ", Mono(self.vector)),
+            [
+                Callout(self.verdict.line, self.verdict.promote),
+                Facts(self._facts()),
+                Picture("", self._picture, "Success per arm and category, with 95 % intervals"),
+                *self._judgement(),
+                *self._regressions(),
+                *self._results(),
+                *self._examples(),
+                Heading("How it was calibrated"),
+                _json(self.calibration.shown() if self.calibration else {}),
+                Heading("How it was built"),
+                _json(self.provenance.shown()),
+                *self._limits(),
+                Heading("Reproduce"),
+                Code(self.command),
+            ],
+        )
 
-    def to_html(self) -> str:
-        """One page with the picture inside; needs no other file and no network."""
-        picture = base64.b64encode(comparison_figure(self.rows, self.categories, TITLES)).decode()
-        return ENVIRONMENT.get_template("report.html.jinja").render(**self._view(), picture=picture)
-
-    def figure(self, path: str | os.PathLike[str]) -> Path:
-        """Writes the bar chart with intervals as a PNG, 1200 pixels wide."""
-        return write_whole(path, comparison_figure(self.rows, self.categories, TITLES))
-
-    def table(self) -> Table:
-        """The rows as a table for a rich console."""
-        table = Table(title=f"{self.vector} on {self.test_name}", caption=self.verdict.line)
-        table.add_column("category")
-        table.add_column("arm")
-        for name in ("n", "success [95 %]", "change", "f > 0", "abstains", "KL/token", "worse"):
-            table.add_column(name, justify="right")
+    def table(self) -> Page:
+        """Return the results and the verdict alone, for a console."""
+        parts: list[Part] = []
+        head: Head = [
+            "arm",
+            *numeric("n", "success [95 %]", "change", "f > 0", "abstains", "KL/token", "worse"),
+        ]
         for category in self.categories:
-            for row in self._rows_of(category):
-                table.add_row(
-                    category,
+            rows = self._rows_of(category)
+            cells = [
+                [
                     TITLES.get(row.arm, row.arm),
                     str(row.n),
-                    _share(row.success, with_interval=True),
-                    _share(row.change, signed=True),
-                    _share(row.preference),
-                    _share(row.abstention),
-                    _number(row.kl_per_token),
-                    "" if row.regressed is None else f"{100 * row.regressed:.1f} %",
-                    style="bold" if row.arm == "steered" else "",
-                )
-            table.add_section()
-        return table
+                    numbers.share(row.success),
+                    numbers.change(row.change),
+                    numbers.share(row.preference, interval=False),
+                    numbers.share(row.abstention, interval=False),
+                    numbers.number(row.kl_per_token),
+                    numbers.percent(row.regressed),
+                ]
+                for row in rows
+            ]
+            parts += [Heading(_titled(rows[0]), 3), _styled_table(head, rows, cells)]
+        parts.append(Callout(self.verdict.line, self.verdict.promote))
+        return Page(f"{self.vector} on {self.test_name}", parts)
+
+    def to_markdown(self, stem: str | None = None) -> str:
+        """Return the card; with the stem of its file's name it shows the picture of that name."""
+        return self.page().to_markdown(stem)
+
+    def to_html(self) -> str:
+        """Return one page with the picture inside; it needs no other file and no network."""
+        return self.page().to_html()
+
+    def figure(self, path: str | os.PathLike[str]) -> Path:
+        """Write the bar chart with intervals as a PNG, 1200 pixels wide."""
+        return write_whole(path, self._picture())
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Writes the report in the form that the suffix names; files appear whole or not at all.
+        """Write the report in the form that the suffix names; files appear whole or not at all.
 
         `.md` writes the card and, beside it, the picture under the same name with `.png`;
         `.html` writes the standalone page, `.json` the data, `.png` the picture.
@@ -245,32 +297,147 @@ class Report(BaseModel):
         Raises:
             InvalidInputError: Another suffix.
         """
-        target = Path(path)
-        writers: Mapping[str, Callable[[], str | bytes]] = {
-            ".md": lambda: self.to_markdown(picture=target.with_suffix(".png").name),
-            ".html": self.to_html,
-            ".json": self.to_json,
-            ".png": lambda: comparison_figure(self.rows, self.categories, TITLES),
-        }
-        check_suffix(target)
-        # All content is made before anything is written, so an error leaves no file behind.
-        content = writers[target.suffix]()
-        if target.suffix == ".md":
-            write_whole(target.with_suffix(".png"), writers[".png"]())
-        return write_whole(target, content)
+        check_suffix(path)
+        if Path(path).suffix == ".png":
+            return self.figure(path)
+        return self.page().save(path, self.to_json, "a report")
 
     def _rows_of(self, category: str) -> list[Row]:
         return [row for row in self.rows if row.category == category]
 
-    def _view(self) -> dict[str, Any]:
-        return {
-            "report": self,
-            "titles": TITLES,
-            "tables": [(category, self._rows_of(category)) for category in self.categories],
-            "warnings": list(self.verdict.warnings),
-            "runs": next((len(row.runs) for row in self.rows if row.runs), 0),
-            "agreement": self.provenance.agreement,
-        }
+    def _picture(self) -> bytes:
+        return bars_figure(
+            [
+                Mark(
+                    label=TITLES.get(row.arm, row.arm),
+                    value=row.main.value,
+                    low=row.main.low,
+                    high=row.main.high,
+                    group=f"{category.replace('_', ' ')}\n(n = {row.n})",
+                    colour=_COLOURS.get(row.arm, SKY),
+                    control=row.arm in _CONTROLS,
+                )
+                for category in self.categories
+                for row in self._rows_of(category)
+            ]
+        )
+
+    def _facts(self) -> list[tuple[str, Words]]:
+        facts: list[tuple[str, Words]] = [
+            ("Model", Mono(self.model)),
+            ("Vector fingerprint", Mono(self.vector_fingerprint)),
+            (
+                "Held-out prompts",
+                (
+                    *_set(self.test_name, self.test_digest),
+                    ", target category ",
+                    Strong(self.target),
+                ),
+            ),
+        ]
+        if self.capability_name and self.capability_digest:
+            kept = _set(self.capability_name, self.capability_digest)
+            facts.append(
+                ("Capability prompts", (*kept, f", budget {numbers.percent(self.budget)}"))
+            )
+        else:
+            facts.append(("Capability prompts", "not measured"))
+        if proposed := self.provenance.proposed_pairs:
+            facts.append(
+                (
+                    "Pairs",
+                    f"{self.provenance.pairs}, the good answers of {proposed} of them proposed "
+                    "by a model",
+                )
+            )
+        if agreement := self.provenance.agreement:
+            facts.append(("Before any evaluation", agreement.line))
+        return [*facts, ("Library", f"steerable-llm {self.library_version}")]
+
+    def _judgement(self) -> list[Part]:
+        decided = "Promoted" if self.verdict.promote else "Refused"
+        parts: list[Part] = [
+            Heading("Verdict"),
+            Text(f"{decided}, by these rules:"),
+            Bullets(self.verdict.reasons),
+        ]
+        if self.verdict.warnings:
+            parts += [Text("To know before using it:"), Bullets(self.verdict.warnings)]
+        return parts
+
+    def _regressions(self) -> list[Part]:
+        parts: list[Part] = [Heading("Made worse")]
+        if not self.regressions:
+            return [*parts, Text("No prompt that succeeded without the vector fails with it.")]
+        said = f"{len(self.regressions)} prompt(s) succeeded without the vector and fail with it:"
+        rows = [_change_cells(change) for change in self.regressions]
+        return [*parts, Text(said), Table(_CHANGE, rows)]
+
+    def _results(self) -> list[Part]:
+        said = (
+            "Shares are over prompts, with 95 % bootstrap intervals over prompts; change is paired "
+            "with the unsteered model on the same prompts. f > 0: the good answer is likelier than "
+            "the bad one."
+        )
+        if runs := next((len(row.runs) for row in self.rows if row.runs), 0):
+            said += (
+                f" Random averages {runs} random vectors per prompt; the share of each one is "
+                "given in brackets."
+            )
+        parts: list[Part] = [Heading("Results"), Text(said)]
+        for category in self.categories:
+            rows = self._rows_of(category)
+            cells = [
+                [
+                    TITLES.get(row.arm, row.arm),
+                    str(row.n),
+                    numbers.share(row.success, row.runs),
+                    numbers.change(row.change),
+                    *(
+                        numbers.share(each, interval=False)
+                        for each in (row.exact, row.containment, row.preference, row.abstention)
+                    ),
+                    numbers.number(row.kl_per_token),
+                    numbers.percent(row.regressed),
+                    numbers.percent(row.fixed),
+                ]
+                for row in rows
+            ]
+            parts += [Heading(_titled(rows[0]), 3), _styled_table(_HEAD, rows, cells)]
+        parts.append(Text(f'The strict instruction was: "{self.strict_instruction}"'))
+        return parts
+
+    def _examples(self) -> list[Part]:
+        if not self.examples:
+            return []
+        rows = [[change.kind, *_change_cells(change)] for change in self.examples]
+        return [Heading("Examples"), Table(["", *_CHANGE], rows)]
+
+    def _limits(self) -> list[Part]:
+        return [
+            Heading("Limits"),
+            Bullets(
+                [
+                    ("Measured on ", Mono(self.test_name), " only. Steering is known to be brittle "
+                     "under shift: evaluate it on your own prompts before you rely on it."),
+                    "It fits this model alone; loading it on another one is refused.",
+                    "Answers are judged by the words they contain, not by what they mean, and were "
+                    f"cut after {self.max_new_tokens} tokens.",
+                    "Intervals speak about prompts like these; they do not cover other seeds of "
+                    "the build or of the calibration.",
+                ]
+            ),
+        ]  # fmt: skip
+
+
+_CHANGE = ("category", "prompt (its end)", "before", "after")
+_HEAD: Head = (
+    "arm",
+    *numeric(
+        "n", "success", "change, points", "exact", "contains", "f > 0", "abstains",
+        "KL per token", "made worse", "fixed",
+    ),
+)  # fmt: skip
 
 
 def check_suffix(path: str | os.PathLike[str]) -> None:
@@ -279,57 +446,30 @@ def check_suffix(path: str | os.PathLike[str]) -> None:
     Raises:
         InvalidInputError: A suffix that names no form.
     """
-    target = Path(path)
-    if target.suffix not in SUFFIXES:
-        raise InvalidInputError(
-            f"cannot save a report as {target.name!r}; use one of {', '.join(SUFFIXES)}"
-        )
+    check_page_suffix(path, "a report", (*SUFFIXES, ".png"))
 
 
-def _share(e: Estimate | None, with_interval: bool = False, signed: bool = False) -> str:
-    if e is None:
-        return ""
-    sign = "+" if signed else ""
-    value = f"{100 * e.value:{sign}.1f}" + ("" if signed else " %")
-    interval = f" [{100 * e.low:{sign}.1f}, {100 * e.high:{sign}.1f}]"
-    return value + (interval if with_interval or signed else "")
+def _titled(row: Row) -> str:
+    return f"{row.category}{' (capability)' if row.capability else ''}"
 
 
-def _number(e: Estimate | None) -> str:
-    return "" if e is None else f"{e.value:.3f}"
+def _styled_table(head: Head, rows: Sequence[Row], cells: Sequence[Sequence[Words]]) -> Table:
+    """A table of arms: the steered one strong, controls faint."""
+    return Table(
+        head,
+        cells,
+        strong=[place for place, row in enumerate(rows) if row.arm == "steered"],
+        faint=[place for place, row in enumerate(rows) if row.arm in _CONTROLS],
+    )
 
 
-def _cell(text: object) -> str:
-    """Text that a model wrote, safe inside a Markdown table cell."""
-    flat = " ".join(str(text).split())
-    for sign in "\\`*_[]<>|":
-        flat = flat.replace(sign, "\\" + sign)
-    return flat
+def _set(name: str, digest: str) -> tuple[Span, ...]:
+    return Mono(name), " (sha256 ", Mono(digest[:12]), ")"
 
 
-def _tail(text: str, length: int = 160) -> str:
-    """The end of a prompt, where the question stands."""
-    flat = " ".join(text.split())
-    return flat if len(flat) <= length else "… " + flat[-length:]
+def _change_cells(change: Change) -> list[Words]:
+    return [change.category, Ending(change.question), change.before, change.after]
 
 
-def _autoescape(name: str | None) -> bool:
-    return name is not None and name.endswith(".html.jinja")
-
-
-#: Renders the templates, with the filters that say numbers in the reports' way.
-ENVIRONMENT = Environment(
-    loader=PackageLoader("steerable_llm", "templates"),
-    autoescape=_autoescape,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
-ENVIRONMENT.filters.update(
-    share=_share,
-    number=_number,
-    cell=_cell,
-    tail=_tail,
-    percent=lambda x: "" if x is None else f"{100 * x:.1f} %",
-    pretty=lambda x: json.dumps(x, indent=2, sort_keys=True, default=str),
-)
+def _json(values: Mapping[str, Any]) -> Code:
+    return Code(json.dumps(values, indent=2, sort_keys=True, default=str), "json")

@@ -12,9 +12,6 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-import rich.table
-from matplotlib.figure import Figure
 from pydantic import BaseModel, ConfigDict
 
 from steerable_llm.errors import InvalidInputError
@@ -25,8 +22,10 @@ from steerable_llm.evaluation.set import EvaluationItem, EvaluationSet
 from steerable_llm.evaluation.verdict import Row
 from steerable_llm.metrics import Estimate
 from steerable_llm.progress import progress_bar
-from steerable_llm.reports.figures import png
-from steerable_llm.reports.page import Code, Heading, Page, Part, Picture, Table, Text
+from steerable_llm.reports import numbers
+from steerable_llm.reports.figures import Mark, matrix_figure
+from steerable_llm.reports.page import Page
+from steerable_llm.reports.parts import Code, Heading, Part, Picture, Table, Text, numeric
 from steerable_llm.runtime.hooked_model import HookedModel
 from steerable_llm.vector.steering import Steering
 from steerable_llm.vector.vector import SteeringVector
@@ -75,31 +74,23 @@ class Transfer(BaseModel):
         change = self.row(vector, category).change
         assert change is not None, "every steered row has a change"
         star = " *" if _sure(change) else ""
-        return (
-            f"{100 * change.value:+.1f} [{100 * change.low:+.1f}, {100 * change.high:+.1f}]{star}"
-        )
+        return numbers.change(change) + star
 
     def _lines(self) -> list[list[str]]:
         lines = []
         for category in self.categories:
             plain = self.row("none", category)
-            before = f"{100 * plain.main.value:.1f} %"
+            before = numbers.percent(plain.main.value)
             cells = [self.cell(vector, category) for vector in self.vectors]
             lines.append([category, str(plain.n), before, *cells])
         return lines
 
-    def table(self) -> rich.table.Table:
-        """The matrix, for a rich console."""
-        table = rich.table.Table(title="change of success in points", caption=self._caption)
-        for name in self._head:
-            table.add_column(name, overflow="fold")
-        for line in self._lines():
-            table.add_row(*line)
-        return table
+    def table(self) -> Page:
+        """The matrix, for a console."""
+        return Page("Change of success in points", [self._table(), Text(self._caption + ".")])
 
-    @property
-    def _head(self) -> list[str]:
-        return ["prompts", "n", "unsteered", *self.vectors]
+    def _table(self) -> Table:
+        return Table(["prompts", *numeric("n", "unsteered", *self.vectors)], self._lines())
 
     @property
     def _caption(self) -> str:
@@ -119,8 +110,8 @@ class Transfer(BaseModel):
         digests = [[name, digest[:12]] for name, digest in self.sets.items()]
         parts: list[Part] = [
             Text(introduction),
-            Picture("matrix", self.figure(), "Change of success per vector and kind of prompt"),
-            Table(self._head, self._lines()),
+            Picture("matrix", self.figure, "Change of success per vector and kind of prompt"),
+            self._table(),
             Text(self._caption + "."),
             Heading("What was run"),
             Table(["vector", "fingerprint"], prints),
@@ -140,33 +131,12 @@ class Transfer(BaseModel):
 
     def figure(self) -> bytes:
         """The matrix as coloured cells, blue for better and red for worse (PNG)."""
-        values = np.array(
-            [
-                [
-                    100 * (self.row(vector, category).change or _NONE).value
-                    for vector in self.vectors
-                ]
-                for category in self.categories
-            ]
-        )
-        height = 1.6 + 0.55 * len(self.categories)
-        figure = Figure(figsize=(12.0, height), dpi=100, layout="constrained")
-        axis = figure.subplots()
-        largest = max(float(np.abs(values).max()), 1.0)
-        image = axis.imshow(values, cmap="RdBu", vmin=-largest, vmax=largest, aspect="auto")
-        for (line, column), value in np.ndenumerate(values):
-            change = self.row(list(self.vectors)[column], self.categories[line]).change or _NONE
-            axis.annotate(
-                f"{value:+.1f}{' *' if _sure(change) else ''}", (column, line), ha="center",
-                va="center", fontsize=12, color="white" if abs(value) > 0.6 * largest else "black",
-            )  # fmt: skip
-        axis.set_xticks(range(len(self.vectors)), list(self.vectors), fontsize=12)
-        axis.set_yticks(range(len(self.categories)), self.categories, fontsize=12)
-        figure.colorbar(image, ax=axis, label="points")
-        return png(figure)
-
-
-_NONE = Estimate(value=0.0, low=0.0, high=0.0, n=0)
+        marks = [
+            Mark(row.arm, row.change.value, row.change.low, row.change.high, group=row.category)
+            for row in self.rows
+            if row.change is not None
+        ]
+        return matrix_figure(marks, "points")
 
 
 def transfer(

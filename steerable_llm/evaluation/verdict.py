@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict
 
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.metrics import Estimate
+from steerable_llm.reports.numbers import percent, points, share
 
 
 class Row(BaseModel):
@@ -130,10 +131,10 @@ def judge(rows: Sequence[Row], target: str, budget: float) -> Verdict:
         if loss <= budget + 1e-9 and -row.change.low > budget:
             warnings.append(
                 f"{row.category}: on {row.n} prompts a loss of up to "
-                f"{_points(-row.change.low)} cannot be excluded (95 % interval)"
+                f"{points(-row.change.low)} cannot be excluded (95 % interval)"
             )
     if steered.regressed:
-        warnings.append(f"{target}: {_percent(steered.regressed)} of the prompts were made worse")
+        warnings.append(f"{target}: {percent(steered.regressed)} of the prompts were made worse")
     warnings += _falls(rows, target)[1]
     failed = [text for holds, text in rules if not holds]
     held = [text for holds, text in rules if holds]
@@ -172,8 +173,8 @@ def rules_of(rows: Sequence[Row], target: str, budget: float) -> list[tuple[bool
         loss = before - row.main.value
         kept = loss <= budget + 1e-9
         text = (
-            f"{row.category}: {_percent(before)} unsteered, {_percent(row.main.value)} steered, "
-            f"{'within' if kept else 'beyond'} the budget of {_points(budget)}"
+            f"{row.category}: {percent(before)} unsteered, {percent(row.main.value)} steered, "
+            f"{'within' if kept else 'beyond'} the budget of {points(budget)}"
         )
         rules.append((kept, text))
     rules += [(False, text) for text in _falls(rows, target)[0]]
@@ -185,8 +186,8 @@ def _beats(steered: Row, other: Row | None, name: str) -> tuple[bool, str]:
         return False, f"{name} was not measured, so the vector is not shown to beat it"
     mine, its = steered.main, other.main
     measure = "" if steered.success is not None else " preferred"
-    theirs = f"{_interval(its)} for {name}"
-    numbers = f"{steered.category}: {_interval(mine)}{measure} steered against {theirs}"
+    theirs = f"{share(its)} for {name}"
+    numbers = f"{steered.category}: {share(mine)}{measure} steered against {theirs}"
     if mine.above(its):
         return True, f"{numbers}: better, and the intervals do not overlap"
     if mine.value > its.value:
@@ -200,21 +201,9 @@ def _falls(rows: Sequence[Row], target: str) -> tuple[list[str], list[str]]:
     for row in rows:
         aside = row.arm == "steered" and row.category != target and not row.capability
         if aside and row.change is not None and row.change.value < 0:
-            text = f"{row.category}: success falls by {_points(-row.change.value)}"
+            text = f"{row.category}: success falls by {points(-row.change.value)}"
             if row.change.high < 0:
                 sure.append(f"{text} (the interval excludes no change)")
             else:
                 perhaps.append(f"{text} (the interval includes no change)")
     return sure, perhaps
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
-
-
-def _points(share: float) -> str:
-    return f"{100 * share:.1f} points"
-
-
-def _interval(e: Estimate) -> str:
-    return f"{_percent(e.value)} [{100 * e.low:.1f}, {100 * e.high:.1f}]"

@@ -26,8 +26,9 @@ from steerable_llm.pairs.judge import Judge
 from steerable_llm.pairs.pair import Pairs
 from steerable_llm.pairs.pairing import NO_GOOD_ANSWER, WRONG_RETRIEVAL, Draft
 from steerable_llm.pairs.proposals import ProposedPair, acceptable
-from steerable_llm.pairs.review import ENOUGH, visible
+from steerable_llm.pairs.review import ENOUGH
 from steerable_llm.pairs.scrub import Scrubber
+from steerable_llm.reports.parts import visible
 
 # What became of a log's failures on their way to pairs: counts, reasons and examples.
 

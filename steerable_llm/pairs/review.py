@@ -28,21 +28,12 @@ from steerable_llm.errors import InvalidInputError, PairError
 from steerable_llm.files import json_line, read_json_lines
 from steerable_llm.pairs.pair import Pairs, PreferencePair, pair_from
 from steerable_llm.pairs.proposals import ProposedPair
+from steerable_llm.reports.parts import visible
 
 # What differs between two answers, word by word, for a terminal.
 
 _WORD = re.compile(r"\s+|\w+|[^\w\s]")
-# What steers a terminal or reverses the direction of text, but for new lines and tabs.
-_UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 TAKEN, ADDED = "bold red underline", "bold green underline"
-
-
-def visible(text: str) -> str:
-    """Return text with every control character shown as a replacement mark.
-
-    Logged answers come from anywhere, and a terminal would obey what they say.
-    """
-    return _UNSEEN.sub("\ufffd", text.replace("\r\n", "\n"))
 
 
 def word_diff(bad: str, good: str) -> tuple[Text, Text]:

@@ -22,7 +22,8 @@ from rich.table import Table
 from rich.text import Text
 
 from steerable_llm.errors import InvalidInputError, PairError
-from steerable_llm.pairs.review import ENOUGH, Review, ReviewItem, visible, word_diff
+from steerable_llm.pairs.review import ENOUGH, Review, ReviewItem, word_diff
+from steerable_llm.reports.parts import visible
 
 # Single keys from a terminal, none of them lost between two reads.
 

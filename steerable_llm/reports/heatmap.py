@@ -1,120 +1,169 @@
-"""Shows which prompt tokens spoke for the good answer and which against it.
+"""Shows which tokens of a prompt spoke for one thing and which against it.
 
 Blue speaks for, red against: colours that people with any common colour blindness tell apart.
-Strength is the share of the prompt's largest score; selected tokens carry a frame and a sign.
+Strength is the share of the prompt's largest score; picked tokens carry a frame and a sign.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from __future__ import annotations
 
-from jinja2 import Environment, PackageLoader, select_autoescape
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
 from rich.console import Group, RenderableType
 from rich.panel import Panel
-from rich.text import Text
+from rich.text import Text as Styled
 
-from steerable_llm.errors import InvalidInputError
-from steerable_llm.methods.grains.attribution import PairAttribution
+from steerable_llm.reports.html import escape
+from steerable_llm.reports.parts import Rendered, visible
 
 _FOR, _AGAINST = (33, 102, 172), (178, 24, 43)  # blue and red of ColorBrewer's RdBu
+#: Segment of tokens that belong to the chat template and not to what anybody wrote.
+TEMPLATE = "template"
 
 
-def attribution_terminal(attribution: PairAttribution) -> RenderableType:
-    """Return one pair's heatmap for a rich console.
+@dataclass(frozen=True)
+class TokenScores:
+    """One prompt with a score per token.
 
-    Template tokens are dim, each new part starts on a line with its name, selected tokens are
-    bold, underlined and followed by + or -.
+    Attributes:
+        title: What is above it.
+        tokens: The text of each token.
+        segments: The part of the prompt that each token belongs to, such as "context".
+        scores: Of each token; above zero speaks for.
+        selectable: Whether each token could be picked; others count as zero.
+        picked: Places of the tokens that were picked.
+        beside: What stands below it, name to text, such as the answers.
     """
-    shares = _shares(attribution)
-    body = Text()
+
+    title: str
+    tokens: Sequence[str]
+    segments: Sequence[str]
+    scores: Sequence[float]
+    selectable: Sequence[bool]
+    picked: Collection[int]
+    beside: Mapping[str, str]
+
+    @property
+    def shares(self) -> list[float]:
+        """Scores over the largest one that counts, within [-1, 1]."""
+        counted = [
+            score if allowed else 0.0
+            for score, allowed in zip(self.scores, self.selectable, strict=True)
+        ]
+        largest = max((abs(score) for score in counted), default=0.0) or 1.0
+        return [score / largest for score in counted]
+
+    def sign(self, place: int) -> str:
+        """Return "+" or "-" for a picked token, else nothing."""
+        if place not in self.picked:
+            return ""
+        return "+" if self.scores[place] > 0 else "-"
+
+
+def heatmap(prompt: TokenScores) -> Rendered:
+    """Return the heatmap of one prompt; Markdown has none.
+
+    In HTML each token tells its score when it is pointed at or focused. In a terminal template
+    tokens are dim, each part of the prompt starts on a line with its name, and picked tokens are
+    bold, underlined and followed by their sign.
+    """
+    return Rendered(_html(prompt), _terminal(prompt), style=_STYLE)
+
+
+#: What the colours and signs mean, to stand once above the heatmaps of a page.
+LEGEND = Rendered(
+    html=(
+        '<p class="legend">'
+        '<span><i class="token for" style="--s:1">+</i> speaks for the good answer</span>'
+        '<span><i class="token against" style="--s:1">&minus;</i> speaks against it</span>'
+        '<span><i class="token picked">w<sup>±</sup></i> selected</span>'
+        "<span>Point at a token to see its score (in nats).</span></p>"
+    ),
+    terminal=Styled(
+        "blue: for the good answer   red: against it   underlined +/-: selected", "dim"
+    ),
+)
+
+
+def _terminal(prompt: TokenScores) -> RenderableType:
+    shares = prompt.shares
+    body = Styled()
     before = None
-    for i, token in enumerate(attribution.tokens):
-        segment = attribution.segments[i]
-        if segment != before and segment != "template":
-            body.append(f"\n[{segment}] " if body else f"[{segment}] ", "italic")
-        before = segment if segment != "template" else before
-        shown = token.replace("\n", "⏎")
-        if segment == "template":
+    for place, token in enumerate(prompt.tokens):
+        segment = prompt.segments[place]
+        shown = visible(token).replace("\n", "⏎")
+        if segment == TEMPLATE:
             body.append(shown, "dim")
             continue
-        red, green, blue = _FOR if shares[i] > 0 else _AGAINST
-        share = abs(shares[i])
+        if segment != before:
+            body.append(f"\n[{segment}] " if body else f"[{segment}] ", "italic")
+        before = segment
+        red, green, blue = _FOR if shares[place] > 0 else _AGAINST
+        share = abs(shares[place])
         # On dark and light terminals alike: a coloured ground only where there is something.
         style = f"white on rgb({red},{green},{blue})" if share > 0.25 else ""
         if share > 0.08 and not style:
             style = f"rgb({red},{green},{blue})"
-        sign = "+" if i in attribution.positive else "-" if i in attribution.negative else ""
+        sign = prompt.sign(place)
         body.append(shown, f"{style} bold underline" if sign else style)
-        if sign:
-            body.append(sign, "bold")
-    legend = Text("blue: for the good answer   red: against it   underlined +/-: selected", "dim")
-    answers = Text(f"good: {attribution.good}")
-    if attribution.bad is not None:
-        answers.append(f"\nbad:  {attribution.bad}")
-    return Panel(Group(body, Text(), answers, legend), title=_title(attribution))
+        body.append(sign, "bold")
+    beside = [Styled(f"{name}: {visible(text)}") for name, text in prompt.beside.items()]
+    return Panel(Group(body, Styled(), *beside), title=Styled(visible(prompt.title)))
 
 
-def attribution_html(attributions: Sequence[PairAttribution]) -> str:
-    """Return a standalone HTML page with the heatmaps of all pairs.
-
-    It loads nothing from elsewhere, follows the reader's light or dark setting, and shows each
-    token's score when it is pointed at or focused.
-
-    Raises:
-        InvalidInputError: there is nothing to show.
-    """
-    if not attributions:
-        raise InvalidInputError(
-            "there are no attributions to show: steerable_llm.methods.build.build returns them "
-            "beside the vector, for methods that have them"
-        )
-    environment = Environment(
-        loader=PackageLoader("steerable_llm"), autoescape=select_autoescape(default=True)
+def _html(prompt: TokenScores) -> str:
+    shares = prompt.shares
+    runs: list[tuple[str, list[str]]] = []
+    for place, token in enumerate(prompt.tokens):
+        segment = prompt.segments[place]
+        if not runs or runs[-1][0] != segment:
+            runs.append((segment, []))
+        runs[-1][1].append(_token(prompt, place, token, shares[place]))
+    parts = "\n".join(
+        f'<span class="run {escape(segment)}"><b>{escape(segment)}</b>{"".join(tokens)}</span>'
+        for segment, tokens in runs
     )
-    page = environment.get_template("heatmap.html.jinja")
-    return page.render(pairs=[_page_entry(attribution) for attribution in attributions])
+    beside = "".join(
+        f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in prompt.beside.items()
+    )
+    return f"<article>\n<h2>{escape(prompt.title)}</h2>\n{parts}\n<dl>{beside}</dl>\n</article>"
 
 
-def _page_entry(attribution: PairAttribution) -> dict[str, Any]:
-    shares = _shares(attribution)
-    runs: list[dict[str, Any]] = []
-    for i, token in enumerate(attribution.tokens):
-        segment = attribution.segments[i]
-        if not runs or runs[-1]["segment"] != segment:
-            runs.append({"segment": segment, "tokens": []})
-        sign = "+" if i in attribution.positive else "-" if i in attribution.negative else ""
-        runs[-1]["tokens"].append(
-            {
-                "text": token,
-                "score": f"{float(attribution.scores[i]):+.4g}",
-                "side": "for" if shares[i] > 0 else "against",
-                # Square root, so that weak tokens still show.
-                "strength": f"{abs(shares[i]) ** 0.5:.2f}",
-                "sign": sign,
-                "selectable": attribution.selectable[i],
-            }
+def _token(prompt: TokenScores, place: int, token: str, share: float) -> str:
+    score, text = f"{prompt.scores[place]:+.4g}", escape(token)
+    if not prompt.selectable[place]:
+        return f'<span class="token" title="{score} (not selectable)">{text}</span>'
+    side = "for" if share > 0 else "against"
+    # Square root, so that weak tokens still show.
+    look = f'style="--s:{abs(share) ** 0.5:.2f}" title="{score}"'
+    if sign := prompt.sign(place):
+        return (
+            f'<span class="token {side} picked" {look} tabindex="0">{text}<sup>{sign}</sup></span>'
         )
-    return {
-        "title": _title(attribution),
-        "good": attribution.good,
-        "bad": attribution.bad,
-        "runs": runs,
-    }
+    return f'<span class="token {side}" {look}>{text}</span>'
 
 
-def _shares(attribution: PairAttribution) -> list[float]:
-    """Scores over the largest one that counts, within [-1, 1]; zero for what cannot be picked."""
-    scores = [
-        float(score) if allowed else 0.0
-        for score, allowed in zip(attribution.scores, attribution.selectable, strict=True)
-    ]
-    largest = max((abs(score) for score in scores), default=0.0) or 1.0
-    return [score / largest for score in scores]
-
-
-def _title(attribution: PairAttribution) -> str:
-    parts = [f"pair {attribution.pair_id}"]
-    if attribution.value is not None:
-        parts.append(f"preference for the good answer {attribution.value:+.2f} nats")
-    if attribution.completeness_error is not None:
-        parts.append(f"completeness error {attribution.completeness_error:.0%}")
-    return ", ".join(parts)
+_STYLE = """\
+:root { --for: 33 102 172; --against: 178 24 43; --context: #f4f6f8; --question: #fff8e6;
+  --system: #f1f7f1; }
+@media (prefers-color-scheme: dark) { :root { --for: 90 160 230; --against: 240 100 100;
+  --context: #1e2328; --question: #2a2618; --system: #1b261d; } }
+article { border: 1px solid var(--line); border-radius: 8px; padding: 1rem; margin: 1.5rem 0; }
+article h2 { font-size: 1rem; margin: 0 0 .5rem; }
+.run { display: block; padding: .3rem .6rem; margin: .25rem 0; border-left: 4px solid var(--line);
+  white-space: pre-wrap; overflow-wrap: anywhere; line-height: 1.7; }
+.run > b { display: block; color: var(--quiet); font-size: .75rem; font-weight: 600; }
+.context { background: var(--context); border-left-color: #6b7c8c; }
+.question { background: var(--question); border-left-color: #b58a1b; }
+.system { background: var(--system); border-left-color: #4d8a57; }
+.template { color: var(--quiet); font-family: ui-monospace, monospace; font-size: .8rem; }
+.token { border-radius: 3px; }
+.for { background: rgb(var(--for) / calc(var(--s) * .75)); }
+.against { background: rgb(var(--against) / calc(var(--s) * .75)); }
+.picked { outline: 2px solid currentColor; outline-offset: -1px; font-weight: 700; }
+.picked sup { font-size: .7em; }
+.legend span { margin-right: 1.2rem; white-space: nowrap; }
+.legend i { padding: 0 .5rem; font-style: normal; }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem .8rem; margin: .6rem 0 0; }
+dt { color: var(--quiet); } dd { margin: 0; white-space: pre-wrap; }
+"""

@@ -1,104 +1,80 @@
-"""A page of headings, sentences, tables and pictures, written as Markdown or as one HTML file."""
+"""A page: a title and parts in order, shown in a terminal, as Markdown or as one HTML file.
+
+The only way to make a report. Whoever found something says what there is to show; it is escaped
+and laid out here::
+
+    page = Page("Vector demo", [
+        Callout("PROMOTE demo", good=True),
+        Heading("Results"),
+        Table(["arm", *numeric("n", "success [95 %]")], [["steered", "40", share(e)]]),
+    ])
+    Console().print(page)
+    page.save("demo.md", data=report.to_json)
+"""
 
 from __future__ import annotations
 
-import base64
-import html
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
-from urllib.parse import quote
+
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.text import Text as Styled
 
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.files import write_whole
-
-
-@dataclass(frozen=True)
-class Heading:
-    """A heading below the title."""
-
-    text: str
-
-
-@dataclass(frozen=True)
-class Text:
-    """A paragraph of plain text."""
-
-    text: str
-
-
-@dataclass(frozen=True)
-class Bullets:
-    """A list of plain sentences."""
-
-    items: Sequence[str]
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table; every row has as many cells as the head."""
-
-    head: Sequence[str]
-    rows: Sequence[Sequence[str]]
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A picture.
-
-    Attributes:
-        name: What its file is called beside a Markdown page: `PAGE.NAME.png`.
-        png: Its content.
-        says: What it shows, for those who cannot see it.
-    """
-
-    name: str
-    png: bytes
-    says: str
-
-
-@dataclass(frozen=True)
-class Code:
-    """Lines to be copied as they are."""
-
-    text: str
-
+from steerable_llm.reports import html
+from steerable_llm.reports.markdown import markdown
+from steerable_llm.reports.parts import Part, Picture, Words, plain, visible
+from steerable_llm.reports.terminal import renderable
 
 SUFFIXES = (".md", ".html", ".json")
-Part: TypeAlias = Heading | Text | Bullets | Table | Picture | Code
+"""Forms that a page can be saved in; `.json` holds the data that it was made from."""
 
 
 @dataclass(frozen=True)
 class Page:
-    """A title, and what stands below it in order."""
+    """A title, and what stands below it in order; without a title it is a part of something."""
 
-    title: str
+    title: Words
     parts: Sequence[Part]
 
+    def __rich_console__(
+        self, console: Console, options: ConsoleOptions
+    ) -> Iterator[RenderableType]:
+        """Yield title and parts for a rich console, a blank line between them."""
+        if self.title:
+            yield Styled(visible(plain(self.title)), "bold", overflow="fold")
+        shown = [each for part in self.parts if (each := renderable(part)) is not None]
+        for place, each in enumerate(shown):
+            if place or self.title:
+                yield ""
+            yield each
+
     def to_markdown(self, stem: str | None = None) -> str:
-        """The page as Markdown; pictures are links to `STEM.NAME.png`, or left out without one."""
-        blocks = [f"# {_flat(self.title)}"]
-        for part in self.parts:
-            if isinstance(part, Picture):
-                if stem is not None:
-                    blocks.append(f"![{_flat(part.says)}]({quote(_file(stem, part))})")
-            else:
-                blocks.append(_markdown(part))
-        return "\n\n".join(blocks) + "\n"
+        """Return the page as Markdown.
+
+        Args:
+            stem: The page's file name without suffix: its pictures are links to files of that
+                stem. None leaves pictures out.
+        """
+        return markdown(self.title, self.parts, stem)
 
     def to_html(self) -> str:
-        """The page as one file, its pictures inside."""
-        title = html.escape(self.title)
-        return _PAGE.format(title=title, body="\n".join(map(_html, self.parts)))
+        """Return the page as one file, its pictures inside."""
+        return html.page(self.title, self.parts)
 
     def save(
-        self, path: str | os.PathLike[str], data: Callable[[], str], what: str = "a page"
+        self,
+        path: str | os.PathLike[str],
+        data: Callable[[], str],
+        what: str = "a page",
     ) -> Path:
         """Write it in the form that the suffix names: `.md`, `.html`, or `.json` for the data.
 
-        The pictures of a Markdown page are written beside it, before it.
+        The pictures of a Markdown page are written beside it. All content is made before anything
+        is written, so an error leaves no file behind.
 
         Args:
             path: The file.
@@ -110,84 +86,28 @@ class Page:
         """
         check_suffix(path, what)
         target = Path(path)
-        writers: dict[str, Callable[[], str]] = {
-            ".md": lambda: self.to_markdown(target.stem),
-            ".html": self.to_html,
-            ".json": data,
-        }
-        content = writers[target.suffix]()
-        if target.suffix == ".md":
-            for part in self.parts:
-                if isinstance(part, Picture):
-                    write_whole(target.with_name(_file(target.stem, part)), part.png)
-        return write_whole(target, content)
+        if target.suffix != ".md":
+            return write_whole(target, self.to_html() if target.suffix == ".html" else data())
+        text = self.to_markdown(target.stem)
+        pictures = [
+            (target.with_name(part.file(target.stem)), part.draw())
+            for part in self.parts
+            if isinstance(part, Picture)
+        ]
+        for file, png in pictures:
+            write_whole(file, png)
+        return write_whole(target, text)
 
 
-def check_suffix(path: str | os.PathLike[str], what: str = "a page") -> None:
-    """Make sure that a page can be saved there, before hours are spent on making it.
+def check_suffix(
+    path: str | os.PathLike[str], what: str = "a page", suffixes: Collection[str] = SUFFIXES
+) -> None:
+    """Refuse a file name that names no form, before hours are spent on what goes into it.
 
     Raises:
-        InvalidInputError: Another suffix than `SUFFIXES`.
+        InvalidInputError: A suffix that is not among `suffixes`.
     """
-    if Path(path).suffix not in SUFFIXES:
+    if Path(path).suffix not in suffixes:
         raise InvalidInputError(
-            f"cannot save {what} as {Path(path).name!r}; use one of {', '.join(SUFFIXES)}"
+            f"cannot save {what} as {Path(path).name!r}; use one of {', '.join(suffixes)}"
         )
-
-
-def _file(stem: str, picture: Picture) -> str:
-    return f"{stem}.{picture.name}.png"
-
-
-def _flat(text: str) -> str:
-    return " ".join(text.split())
-
-
-def _cell(text: str) -> str:
-    return _flat(text).replace("|", "\\|")
-
-
-def _markdown(part: Heading | Text | Bullets | Table | Code) -> str:
-    if isinstance(part, Heading):
-        return f"## {_flat(part.text)}"
-    if isinstance(part, Code):
-        return f"```\n{part.text}\n```"
-    if isinstance(part, Text):
-        return part.text
-    if isinstance(part, Bullets):
-        return "\n".join(f"- {_flat(item)}" for item in part.items)
-    rows = [part.head, ["---"] * len(part.head), *part.rows]
-    return "\n".join("| " + " | ".join(map(_cell, row)) + " |" for row in rows)
-
-
-def _html(part: Part) -> str:
-    if isinstance(part, Heading):
-        return f"<h2>{html.escape(part.text)}</h2>"
-    if isinstance(part, Text):
-        return f"<p>{html.escape(part.text)}</p>"
-    if isinstance(part, Bullets):
-        return "<ul>" + "".join(f"<li>{html.escape(item)}</li>" for item in part.items) + "</ul>"
-    if isinstance(part, Code):
-        return f"<pre>{html.escape(part.text)}</pre>"
-    if isinstance(part, Picture):
-        code = base64.b64encode(part.png).decode()
-        return f'<p><img src="data:image/png;base64,{code}" alt="{html.escape(part.says)}"></p>'
-
-    def line(cells: Sequence[str], tag: str) -> str:
-        return "<tr>" + "".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in cells) + "</tr>"
-
-    rows = "".join(line(row, "td") for row in part.rows)
-    return f"<table>{line(part.head, 'th')}{rows}</table>"
-
-
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 1rem }}
-table {{ border-collapse: collapse; }} th, td {{ padding: .3rem .8rem; text-align: left; }}
-tr {{ border-bottom: 1px solid #ddd; }} td:nth-child(n+2) {{ font-category-numeric: tabular-nums; }}
-img {{ max-width: 100%; }}
-</style></head><body>
-<h1>{title}</h1>
-{body}
-</body></html>
-"""

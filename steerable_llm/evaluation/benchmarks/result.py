@@ -2,20 +2,37 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
-from rich.table import Table
 
 from steerable_llm.errors import InvalidInputError
-from steerable_llm.evaluation.report import ENVIRONMENT, TITLES
-from steerable_llm.files import write_whole
+from steerable_llm.evaluation.report import TITLES
 from steerable_llm.metrics import Estimate, difference, estimate, fixed, regressed
+from steerable_llm.reports import numbers
+from steerable_llm.reports.page import Page
+from steerable_llm.reports.parts import (
+    Code,
+    Ending,
+    Facts,
+    Head,
+    Heading,
+    Mono,
+    Part,
+    Table,
+    Text,
+    Words,
+    numeric,
+)
 
-COLUMNS = ("arm", "n", "score [95 %]", "change, points", "KL per token", "worse", "fixed")
+_HEAD: Head = (
+    "arm",
+    *numeric("n", "score [95 %]", "change, points", "KL/token", "worse", "fixed"),
+)
 
 
 class ItemRow(BaseModel):
@@ -151,90 +168,110 @@ class BenchmarkReport(BaseModel):
             if before[item.id].score > 0.5 >= item.score
         ]
 
-    def cells(self, row: ScoreRow) -> list[str]:
-        """One line of a table; the columns are `COLUMNS`."""
-        runs = f" ({', '.join(f'{100 * run:.1f}' for run in row.runs)})" if row.runs else ""
-        return [
-            title_of(row.arm),
-            str(row.n),
-            _FILTERS["share"](row.score, with_interval=True) + runs,
-            _FILTERS["share"](row.change, signed=True),
-            _FILTERS["number"](row.kl_per_token),
-            _FILTERS["percent"](row.regressed),
-            _FILTERS["percent"](row.fixed),
-        ]
+    def page(self) -> Page:
+        """Return the tables, and what was made worse."""
+        parts: list[Part] = [Facts(self._facts())]
+        if self.left_out:
+            parts.append(
+                Text(
+                    f"{len(self.left_out)} question(s) do not fit the model's context window and "
+                    "were left out."
+                )
+            )
+        parts += [Heading("Results"), self._table(), Text(_EXPLAINED)]
+        if self.group_rows:
+            parts += [Heading("By group"), self._group_table()]
+        parts.append(Heading("Made worse"))
+        if self.regressions:
+            parts.append(
+                Table(
+                    ["", "group", "question (its end)", "unsteered", "steered", "by"],
+                    [
+                        [a.id, a.group, Ending(a.question), b.answer, a.answer, a.arm]
+                        for b, a in self.regressions
+                    ],
+                )
+            )
+        else:
+            parts.append(Text("No question that was right without steering is wrong with it."))
+        vectors = json.dumps(self.vectors, indent=2, sort_keys=True, default=str)
+        parts += [Heading("What steered"), Code(vectors, "json")]
+        parts += [Heading("Reproduce"), Text(f"Seed {self.seed}."), Code(self.command)]
+        return Page(self.title, parts)
 
-    def group_table(self) -> list[list[str]]:
-        """Scores per group: a heading, and a line per group."""
-        lines = [["group", "n", *map(title_of, self.arms)]]
+    def table(self) -> Page:
+        """Return the arms alone, for a console."""
+        return Page(f"{self.title}, {self.data}", [self._table(), Text(self.metric)])
+
+    def _table(self) -> Table:
+        return Table(
+            _HEAD,
+            [
+                [
+                    title_of(row.arm),
+                    str(row.n),
+                    numbers.share(row.score, row.runs),
+                    numbers.change(row.change),
+                    numbers.number(row.kl_per_token),
+                    numbers.percent(row.regressed),
+                    numbers.percent(row.fixed),
+                ]
+                for row in self.rows
+            ],
+        )
+
+    def _group_table(self) -> Table:
+        rows = []
         for group in dict.fromkeys(row.group for row in self.group_rows):
             mine = {row.arm: row for row in self.group_rows if row.group == group}
-            scores = [_FILTERS["share"](mine[arm].score) for arm in self.arms]
-            lines.append([str(group), str(mine["none"].n), *scores])
-        return lines if self.group_rows else []
+            scores = [numbers.share(mine[arm].score, interval=False) for arm in self.arms]
+            rows.append([str(group), str(mine["none"].n), *scores])
+        return Table(["group", *numeric("n", *map(title_of, self.arms))], rows)
 
-    def table(self) -> Table:
-        """The arms, for a rich console."""
-        table = Table(title=f"{self.title}, {self.data}", caption=self.metric)
-        for number, name in enumerate(COLUMNS):
-            table.add_column(name, justify="right" if number else "left")
-        for row in self.rows:
-            table.add_row(*self.cells(row))
-        return table
+    def _facts(self) -> list[tuple[str, Words]]:
+        return [
+            ("Model", Mono(self.model)),
+            (
+                "Questions",
+                (
+                    f"{self.rows[0].n} of {self.total}, {self.data} (sha256 ",
+                    Mono(self.data_digest[:12]),
+                    ")",
+                ),
+            ),
+            ("Score", self.metric),
+            *((name.capitalize(), value) for name, value in self.settings.items()),
+            ("Benchmark", self.paper),
+            ("Library", f"steerable-llm {self.library_version}"),
+        ]
 
     def to_json(self) -> str:
         """Everything, every question included."""
         return self.model_dump_json(indent=2)
 
     def to_markdown(self) -> str:
-        """The tables, and what was made worse."""
-        text = ENVIRONMENT.get_template("benchmark.md.jinja").render(self._view())
-        return text.rstrip() + "\n"
+        """Return the page as Markdown."""
+        return self.page().to_markdown()
 
     def to_html(self) -> str:
-        """The same as one page that needs no other file."""
-        return ENVIRONMENT.get_template("benchmark.html.jinja").render(self._view())
+        """Return the same as one page that needs no other file."""
+        return self.page().to_html()
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Writes it in the form that the suffix names: `.md`, `.html` or `.json`.
+        """Write it in the form that the suffix names: `.md`, `.html` or `.json`.
 
         Raises:
             InvalidInputError: Another suffix.
         """
-        check_suffix(path)
-        content: str = WRITERS[Path(path).suffix](self)
-        return write_whole(path, content)
-
-    def _view(self) -> Mapping[str, Any]:
-        return {
-            "report": self,
-            "columns": COLUMNS,
-            "lines": [self.cells(row) for row in self.rows],
-            "groups": self.group_table(),
-            "title_of": title_of,
-        }
+        return self.page().save(path, self.to_json, "a benchmark report")
 
 
-#: How a report is written, by the file's suffix.
-WRITERS: Mapping[str, Callable[[BenchmarkReport], str]] = {
-    ".md": BenchmarkReport.to_markdown,
-    ".html": BenchmarkReport.to_html,
-    ".json": BenchmarkReport.to_json,
-}
-_FILTERS: Mapping[str, Callable[..., str]] = ENVIRONMENT.filters
-
-
-def check_suffix(path: str | os.PathLike[str]) -> None:
-    """Refuses a file name that no report can have, before any work is done for it.
-
-    Raises:
-        InvalidInputError: Another suffix than those of `WRITERS`.
-    """
-    if Path(path).suffix not in WRITERS:
-        raise InvalidInputError(
-            f"cannot save a benchmark report as {Path(path).name!r}; use one of "
-            f"{', '.join(WRITERS)}"
-        )
+_EXPLAINED = (
+    "Scores are means over questions, with 95 % bootstrap intervals over questions; change is "
+    "paired with the unsteered model on the same questions. KL per token is taken along what the "
+    "unsteered model chose or wrote. Worse: share of questions that were right and are wrong now, "
+    "fixed the opposite; right means a score above one half."
+)
 
 
 def title_of(arm: str) -> str:

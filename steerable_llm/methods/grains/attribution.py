@@ -17,6 +17,8 @@ from torch import Tensor
 
 from steerable_llm.chat.context import Segment
 from steerable_llm.errors import AttributionError, InvalidInputError
+from steerable_llm.reports.heatmap import LEGEND, TokenScores, heatmap
+from steerable_llm.reports.page import Page
 
 Objective = Callable[[Tensor], Tensor]
 """A function f from embeddings [N, T, d] to values [N], differentiable, rows independent."""
@@ -279,3 +281,35 @@ class PairAttribution:
     completeness_error: float | None
     good: str
     bad: str | None
+
+    def token_scores(self) -> TokenScores:
+        """Return what a heatmap shows of it."""
+        said = [f"pair {self.pair_id}"]
+        if self.value is not None:
+            said.append(f"preference for the good answer {self.value:+.2f} nats")
+        if self.completeness_error is not None:
+            said.append(f"completeness error {self.completeness_error:.0%}")
+        return TokenScores(
+            title=", ".join(said),
+            tokens=self.tokens,
+            segments=self.segments,
+            scores=self.scores.tolist(),
+            selectable=self.selectable,
+            picked={*self.positive, *self.negative},
+            beside={"good": self.good} | ({"bad": self.bad} if self.bad is not None else {}),
+        )
+
+
+def attribution_page(attributions: Sequence[PairAttribution]) -> Page:
+    """Return a page with the heatmaps of all pairs, for a browser or a rich console.
+
+    Raises:
+        InvalidInputError: There is nothing to show.
+    """
+    if not attributions:
+        raise InvalidInputError(
+            "there are no attributions to show: steerable_llm.methods.build.build returns them "
+            "beside the vector, for methods that have them"
+        )
+    maps = [heatmap(attribution.token_scores()) for attribution in attributions]
+    return Page("Token attributions", [LEGEND, *maps])

@@ -1,0 +1,223 @@
+"""Pages for a rich console, with tables that fit any width without cutting a word."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+from rich import box
+from rich.cells import cell_len, chop_cells
+from rich.console import Console, ConsoleOptions, Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table as Grid
+from rich.text import Text as Styled
+
+from steerable_llm.reports.parts import (
+    Bullets,
+    Callout,
+    Code,
+    Column,
+    Facts,
+    Heading,
+    Mono,
+    Part,
+    Picture,
+    Rendered,
+    Strong,
+    Table,
+    Text,
+    Words,
+    plain,
+    spans,
+    visible,
+)
+
+_GAP = 2
+# Blanks that no line breaks at, while a table is laid out: inside brackets, before a per cent sign.
+_GLUE = "\ue000"
+_TOGETHER = re.compile(r" (?=%)|(?<=,) (?=[^\[(]*[\])])")
+
+
+def renderable(part: Part) -> RenderableType | None:
+    """Return a part for a rich console; None for a picture, which a terminal cannot show."""
+    match part:
+        case Heading():
+            text = _styled(part.text, "bold" if part.level == 2 else "underline")
+            return Group("", text) if part.level == 2 else text
+        case Text():
+            return _styled(part.words)
+        case Callout():
+            colour = {True: "bold green", False: "bold red", None: "bold"}[part.good]
+            return _styled(part.words, colour)
+        case Bullets():
+            return Group(*(_indented("- ", _styled(item)) for item in part.items))
+        case Code():
+            return Padding(Styled(visible(part.text), overflow="fold"), (0, 0, 0, 2))
+        case Facts():
+            return _facts(part)
+        case Table():
+            return FittingTable(part)
+        case Rendered():
+            return part.terminal
+        case Picture():
+            return None
+
+
+class FittingTable:
+    """A table that is laid out for the width it gets.
+
+    Lines break at blanks only. Where the columns do not fit side by side even so, the table goes
+    on below with its key columns repeated. Only a word that is longer than a line is broken.
+    """
+
+    def __init__(self, table: Table) -> None:
+        """Take the table; nothing is measured before the width is known."""
+        self.table = table
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Grid]:
+        """Yield one or several tables for rich."""
+        columns = self.table.columns
+        head = [_words_of(Column(column.title), column.title) for column in columns]
+        body = [
+            [_words_of(column, cell) for column, cell in zip(columns, row, strict=True)]
+            for row in self.table.rows
+        ]
+        for places in _groups(columns, head, body, options.max_width):
+            yield self._grid(places, head, body)
+
+    def _grid(
+        self, places: dict[int, int], head: Sequence[str], body: Sequence[Sequence[str]]
+    ) -> Grid:
+        grid = Grid(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+        for place, width in places.items():
+            grid.add_column(
+                Styled("\n".join(_broken(head[place], width)), no_wrap=True),
+                justify="right" if self.table.columns[place].numeric else "left",
+                vertical="top",
+                width=width,
+                no_wrap=True,
+            )
+        for number, row in enumerate(body):
+            style = (
+                "bold" if number in self.table.strong
+                else "dim" if number in self.table.faint else ""
+            )  # fmt: skip
+            grid.add_row(
+                *(Styled("\n".join(_broken(row[place], width))) for place, width in places.items()),
+                style=style,
+            )
+        return grid
+
+
+def _words_of(column: Column, words: Words) -> str:
+    """A cell as plain text, a numeric one with its groups of figures glued together."""
+    text = visible(plain(words)).expandtabs(2)
+    return _TOGETHER.sub(_GLUE, text) if column.numeric else text
+
+
+def _broken(text: str, width: int) -> list[str]:
+    """Lines of at most so many cells, broken at blanks, in a word only where it fills a line."""
+    lines = []
+    for paragraph in text.split("\n"):
+        line = ""
+        for word in paragraph.split():
+            longer = f"{line} {word}" if line else word
+            if cell_len(longer) <= width:
+                line = longer
+                continue
+            if line:
+                lines.append(line)
+            *full, line = chop_cells(word, width)
+            lines += full
+        lines.append(line)
+    return [line.replace(_GLUE, " ") for line in lines]
+
+
+def _groups(
+    columns: Sequence[Column], head: Sequence[str], body: Sequence[Sequence[str]], room: int
+) -> list[dict[int, int]]:
+    """Which columns stand side by side, with their widths."""
+    natural, least = [], []
+    for place in range(len(columns)):
+        cells = [row[place] for row in body]
+        title = _longest(head[place].split())
+        widest = max(title, _longest(line for cell in cells for line in cell.split("\n")))
+        # A heading that is longer than the cells wraps rather than widening the column.
+        natural.append(max(widest, min(cell_len(head[place]), widest + 4)))
+        least.append(max(title, _longest(word for cell in cells for word in cell.split()), 1))
+    everything = list(range(len(columns)))
+    if _sum(least, everything) <= room:
+        return [_widths(everything, columns, natural, least, room)]
+    keys = [place for place, column in enumerate(columns) if column.key or place == 0]
+    # A number that has a line to itself is easier to read than one that is broken.
+    wanted = [
+        natural[place] if column.numeric else least[place] for place, column in enumerate(columns)
+    ]
+    groups: list[list[int]] = []
+    for place in everything:
+        if place in keys:
+            continue
+        if groups and _sum(wanted, [*groups[-1], place]) <= room:
+            groups[-1].append(place)
+        else:
+            groups.append([*keys, place])
+    return [_widths(group, columns, natural, least, room) for group in groups or [keys]]
+
+
+def _widths(
+    places: Sequence[int],
+    columns: Sequence[Column],
+    natural: Sequence[int],
+    least: Sequence[int],
+    room: int,
+) -> dict[int, int]:
+    """Widths that fill the room, numbers first, then where text has most to gain."""
+    widths = {place: least[place] for place in places}
+    spare = room - _GAP * (len(places) - 1) - sum(widths.values())
+    for place in places:
+        if columns[place].numeric and (more := natural[place] - least[place]) <= spare:
+            widths[place] += more
+            spare -= more
+    while spare > 0:
+        place = max(places, key=lambda place: natural[place] / widths[place])
+        if widths[place] >= natural[place]:
+            break
+        widths[place] += 1
+        spare -= 1
+    while spare < 0 and max(widths.values()) > 1:  # a word is longer than the line
+        widths[max(places, key=lambda place: widths[place])] -= 1
+        spare += 1
+    return widths
+
+
+def _sum(widths: Sequence[int], places: Sequence[int]) -> int:
+    return sum(widths[place] for place in places) + _GAP * (len(places) - 1)
+
+
+def _longest(texts: Iterator[str] | Sequence[str]) -> int:
+    return max((cell_len(text) for text in texts), default=0)
+
+
+def _facts(facts: Facts) -> Grid:
+    grid = Grid.grid(padding=(0, _GAP, 0, 0))
+    grid.add_column(no_wrap=True)
+    grid.add_column(overflow="fold")
+    for name, words in facts.rows:
+        grid.add_row(Styled(visible(name), "dim"), _styled(words))
+    return grid
+
+
+def _indented(mark: str, text: Styled) -> Grid:
+    grid = Grid.grid()
+    grid.add_column(no_wrap=True)
+    grid.add_column(overflow="fold")
+    grid.add_row(mark, text)
+    return grid
+
+
+def _styled(words: Words, style: str = "") -> Styled:
+    text = Styled(style=style, overflow="fold")
+    for piece in spans(words):
+        look = "cyan" if isinstance(piece, Mono) else "bold" if isinstance(piece, Strong) else None
+        text.append(visible(plain(piece)), look)
+    return text

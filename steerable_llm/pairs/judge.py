@@ -7,8 +7,10 @@ import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, Protocol
+
+import snowballstemmer
 
 from steerable_llm.chat.phrases import abstains
 from steerable_llm.errors import InvalidInputError, MissingExtraError, SteerableError
@@ -104,13 +106,10 @@ def fixed_terms(text: str) -> frozenset[str]:
     return frozenset(term.key for term in terms(text) if term.strict)
 
 
+@lru_cache(maxsize=65_536)
 def _stem(word: str) -> str:
-    """Take off the commonest English endings, as long as four letters are left."""
-    word = word.removesuffix("'s")
-    for ending in ("ing", "ies", "es", "ed", "s", "y", "e"):
-        if word.endswith(ending) and len(word) - len(ending) >= 4:
-            return word.removesuffix(ending)
-    return word
+    # One for each word, since a stemmer keeps what it works on in itself and threads would mix it.
+    return str(snowballstemmer.stemmer("english").stemWord(word))
 
 
 # Groundedness by natural language inference: does a passage entail the answer?

@@ -25,8 +25,6 @@ from steerable_llm.errors import InvalidInputError, PairError
 from steerable_llm.pairs.review import ENOUGH, Review, ReviewItem, word_diff
 from steerable_llm.reports.parts import visible
 
-# Single keys from a terminal, none of them lost between two reads.
-
 try:
     import termios
 except ImportError:  # Windows
@@ -37,7 +35,8 @@ class Keyboard:
     """The keys of the terminal on standard input, as long as it is entered.
 
     The terminal hands on each key at once for the whole time, so that what is typed while a screen
-    is drawn is read afterwards. Ctrl-C is a key like others and interrupts no write to a file.
+    is drawn is read afterwards; `click.getchar` takes the terminal over anew for each key, and what
+    was typed in between is lost. Ctrl-C is a key like others and interrupts no write to a file.
     """
 
     def __init__(self) -> None:

@@ -1,3 +1,5 @@
+"""Prompts as the model sees them: rendered, in tokens, and what each token is for."""
+
 import copy
 
 import pytest
@@ -5,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import processors
 
+from steerable_llm.chat.context import user_parts
 from steerable_llm.chat.template import ChatFormat
 from steerable_llm.errors import InvalidInputError
 
@@ -150,3 +153,102 @@ def test_a_role_that_the_template_refuses_is_one_clear_line(tiny_tokenizer):
 def test_malformed_messages_are_refused(chat, messages):
     with pytest.raises(InvalidInputError):
         chat.encode(messages)
+
+
+RAG = "Documents:\n[1] The shop in Köln opens at nine.\n\nQuestion: When does the shop open?"
+
+
+def part_texts(prompt):
+    joined = {}
+    for text, segment in zip(prompt.texts, prompt.segments, strict=True):
+        joined[segment] = joined.get(segment, "") + text
+    return joined
+
+
+def test_system_context_and_question_are_told_apart(chat):
+    messages = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": RAG}]
+    prompt = chat.tokens(messages)
+    parts = part_texts(prompt)
+    assert parts["system"] == "Be kind."
+    assert parts["question"] == "Question: When does the shop open?"
+    assert parts["context"].strip() == RAG.split("\n\nQuestion")[0]
+    assert "".join(prompt.texts) == chat.render(messages)
+    assert list(prompt.ids) == chat.encode(messages)
+    assert list(prompt.is_template) == chat.special_token_mask(messages)
+
+
+@pytest.mark.parametrize("template", [None, "chat", WORDY_TEMPLATE])
+@pytest.mark.parametrize(
+    "contents",
+    [
+        ("user",),
+        ("assistant",),
+        ("user: ",),
+        ("<|end|>", "Hi"),
+        ("Hi", "Hi", "Hi"),
+        ("", "user", ""),
+        (" user\n", "\n assistant ", "user"),
+        ("\ue0001\ue001", "x"),
+    ],
+)
+def test_contents_that_look_like_the_template_are_told_from_it(tiny_tokenizer, template, contents):
+    template = tiny_tokenizer.chat_template if template == "chat" else template
+    chat = with_template(tiny_tokenizer, template)
+    messages = [
+        {"role": ("user", "assistant")[i % 2], "content": content}
+        for i, content in enumerate(contents)
+    ]
+    prompt = chat.tokens(messages)
+    told = [s for s in prompt.segments if s != "template"]
+    content = "".join(
+        text for text, s in zip(prompt.texts, prompt.segments, strict=True) if s != "template"
+    )
+    # Special tokens stay special also where a content spells them.
+    wanted = "".join(contents).replace("<|end|>", "")
+    assert "".join(content.split()) == "".join(wanted.split())
+    assert set(told) <= {"question", "context", "assistant"}
+
+
+def test_a_content_that_the_template_rewrites_leaves_the_others_told(tiny_tokenizer):
+    template = (
+        "{% for m in messages %}<|{{ m.role }}|>"
+        "{{ m.content | upper if loop.first else m.content }}<|end|>{% endfor %}<|assistant|>"
+    )
+    chat = with_template(tiny_tokenizer, template)
+    messages = [
+        {"role": "user", "content": "open user?"},
+        {"role": "assistant", "content": "user"},
+        {"role": "user", "content": "open user?"},
+    ]
+    parts = part_texts(chat.tokens(messages))
+    assert parts == {
+        "template": "<|user|>OPEN USER?<|end|><|assistant|><|end|><|user|><|end|><|assistant|>",
+        "assistant": "user",
+        "question": "open user?",
+    }
+
+
+@pytest.mark.parametrize(
+    ("content", "segments"),
+    [
+        ("When?", ["question"]),
+        ("[1] Text.\nQuestion: When?", ["context", "question"]),
+        (
+            "Answer briefly.\nContext: [1] Text.\nQuestion: When?",
+            ["question", "context", "question"],
+        ),
+        ("Question: When?\n\nPassages:\n[1] Text.", ["question", "context"]),
+        ("He asked a question: when?", ["question"]),
+        ("Use the text.\n- The shop opens at nine.\n\nWhen?", ["context", "question"]),
+        ("When?\n\nThe shop opens at nine.", ["question", "context"]),
+        ("<context>\nText.\n</context>\n\nWhen?", ["context", "question"]),
+        ("Read.\n<docs>", ["question"]),
+        (
+            "<documents><document>A.</document>\n<document>B.</document></documents>\nWhen?",
+            ["context", "question"],
+        ),
+        ("Answer.\n<context>\nText.\n</context>", ["question", "context"]),
+    ],
+)
+def test_markers_open_the_parts_of_a_user_message(content, segments):
+    assert [segment for _, segment in user_parts(content)] == segments

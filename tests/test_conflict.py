@@ -10,7 +10,7 @@ from steerable_llm import SteerableHFLLM, demo
 from steerable_llm.answer.conflict import ANSWER_TOKENS, conflicts
 from steerable_llm.answer.request import GenerationRequest
 from steerable_llm.chat.context import without_context
-from steerable_llm.chat.message import as_conversation
+from steerable_llm.chat.message import as_messages
 from steerable_llm.policy.decision import Asked
 from steerable_llm.policy.policy import Policy
 from steerable_llm.vector.steering import Steering
@@ -20,7 +20,7 @@ WITHOUT = "Question: When does the shop open?"
 
 
 def pair(whole: str, alone: str) -> Any:
-    return as_conversation(whole), as_conversation(alone)
+    return as_messages(whole), as_messages(alone)
 
 
 def test_it_is_what_the_answer_loses_per_token_when_the_context_comes_in(

@@ -1,7 +1,5 @@
 """Retrieved text is told from the question, in the forms that frameworks and people write."""
 
-from typing import Any
-
 import pytest
 
 from steerable_llm.chat.context import (
@@ -10,6 +8,7 @@ from steerable_llm.chat.context import (
     question_text,
     without_context,
 )
+from steerable_llm.chat.message import Message, as_messages
 
 FENCE = "---------------------"
 LLAMA_INDEX = (
@@ -27,8 +26,8 @@ SYSTEM = f"Use the context information below to assist the user.\n{FENCE}\n{{}}\
 PASSAGE = "[1] The shop opens at nine."
 
 
-def asked(text: str, role: str = "user") -> list[dict[str, Any]]:
-    return [{"role": role, "content": text}]
+def asked(text: str, role: str = "user") -> tuple[Message, ...]:
+    return (Message(role=role, content=text),)
 
 
 @pytest.mark.parametrize("form", [LLAMA_INDEX, LANGCHAIN, NUMBERED, PLAIN, TAGGED, SYSTEM])
@@ -94,7 +93,7 @@ def test_the_system_message_and_earlier_turns_stay() -> None:
         *asked(NUMBERED.format(PASSAGE)),
     ]
     left = without_context(messages)
-    assert left[:3] == messages[:3]
+    assert left[:3] == as_messages(messages)[:3]
     assert left[3]["content"] == "Question: When does it open?"
 
 

@@ -6,7 +6,6 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from steerable_llm.chat.message import Message, as_messages
 from steerable_llm.errors import PairError
 from steerable_llm.pairs.pair import Pairs, PreferencePair
 
@@ -15,26 +14,13 @@ def pair(question="Where?", good="Lyon", bad="Paris", documents=(), **more):
     return PreferencePair(question, good, bad, document_ids=documents, **more)
 
 
-def test_a_string_is_one_user_message():
-    assert as_messages("Hi") == (Message(role="user", content="Hi"),)
-    assert pair("Hi").prompt == [{"role": "user", "content": "Hi"}]
-
-
-def test_a_message_can_stand_for_a_dict():
-    message = Message(role="system", content="Be kind.")
-    assert {**message} == {"role": "system", "content": "Be kind."}
-    assert message["role"] == "system"
-    with pytest.raises(KeyError):
-        message["name"]
-
-
 @pytest.mark.parametrize(
     ("messages", "problem"),
     [
         ([], "no messages"),
         ([{"role": "robot", "content": "x"}], "role"),
         ([{"role": "user"}], "content"),
-        ([{"role": "user", "content": "x", "name": "y"}], "name"),
+        ([{"role": "user", "content": "x", "nmae": "y"}], "nmae"),
     ],
 )
 def test_malformed_messages_are_refused_by_name(messages, problem):

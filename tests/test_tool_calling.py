@@ -5,7 +5,7 @@ from scripted import calling, scripted_llm
 
 from steerable_llm.answer.constraint import Constraint
 from steerable_llm.answer.request import GenerationRequest
-from steerable_llm.chat.message import as_conversation
+from steerable_llm.chat.message import as_messages
 from steerable_llm.chat.tools import FORMATS, tool_format_of
 from steerable_llm.errors import InvalidInputError
 
@@ -270,7 +270,7 @@ def test_a_result_gets_the_name_of_the_tool_that_was_called():
         {"role": "tool", "tool_call_id": "2", "content": "13"},
         {"role": "tool", "tool_call_id": "1", "content": "14", "name": "other"},
     ]
-    assert [message.get("name") for message in as_conversation(history)] == [
+    assert [message.get("name") for message in as_messages(history)] == [
         None, "multiply", None, "other"
     ]  # fmt: skip
     assert "name" not in history[1]

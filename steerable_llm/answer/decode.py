@@ -32,9 +32,9 @@ from steerable_llm.answer.request import (
     Usage,
 )
 from steerable_llm.chat.answer_text import AnswerText
-from steerable_llm.chat.images import on_device
 from steerable_llm.chat.template import ChatFormat
 from steerable_llm.chat.tools import ParsedAnswer, ToolFormat, ToolText, call_id, with_ids
+from steerable_llm.chat.vision import on_device
 from steerable_llm.errors import InvalidInputError, not_numbers
 from steerable_llm.policy.decision import SteeringDecision
 from steerable_llm.runtime.contrast import ContextContrast, bare_prompt

@@ -10,8 +10,8 @@ from typing import Any, Literal, TypedDict
 
 from steerable_llm.answer.constraint import Constraint
 from steerable_llm.chat.context import Context
-from steerable_llm.chat.message import MessagesLike
-from steerable_llm.chat.tools import CallPiece, InvalidToolCall, Tool, ToolCall, check_tools
+from steerable_llm.chat.message import MessagesLike, ToolCall
+from steerable_llm.chat.tools import CallPiece, InvalidToolCall, Tool, check_tools
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.policy.decision import SteeringDecision
 from steerable_llm.policy.policy import Policy

@@ -8,11 +8,11 @@ application that writes none of this can say itself what it retrieved.
 """
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypeAlias
+from collections.abc import Sequence
+from typing import Literal, TypeAlias
 
-from steerable_llm.chat.images import PLACE, keep_places
-from steerable_llm.chat.message import Conversation, Message, MessagesLike, as_conversation
+from steerable_llm.chat.images import PLACE
+from steerable_llm.chat.message import Message, MessagesLike, as_messages
 
 Segment = Literal["template", "system", "context", "question", "assistant"]
 """What a piece of a prompt is for."""
@@ -21,8 +21,7 @@ Context: TypeAlias = bool | str | Sequence[str] | None
 """What a caller says of a prompt's context: None leaves it to be told from the prompt, True and
 False say whether there is any, texts are the passages themselves."""
 
-PlainMessages: TypeAlias = Sequence[Mapping[str, Any] | Message]
-"""A prompt's messages, those of tools and with calls included."""
+PlainMessages: TypeAlias = Sequence[Message]
 
 _MARKER = re.compile(
     r"(?im)^[ \t]*(?:(?P<question>question|query)|(?:documents?|contexts?|passages?|texts?))[ \t]*:"
@@ -60,36 +59,42 @@ def user_parts(content: str) -> list[tuple[int, Segment]]:
     return [(0, "context" if parts[0][1] == "question" else "question"), *parts]
 
 
-def has_context(messages: PlainMessages, context: Context = None) -> bool:
+def segments(message: Message) -> list[tuple[int, Segment]]:
+    """Return where the parts of a message's text start, as (offset, part)."""
+    if message.role == "user":
+        return user_parts(message.content)
+    if message.role == "tool":
+        return [(0, "context")]
+    parts: list[tuple[int, Segment]] = [(0, message.role)]
+    if message.role == "system":
+        for found in _FENCED.finditer(message.content):
+            parts += [(found.start(1), "context"), (found.end(1), "system")]
+    return parts
+
+
+def has_context(messages: MessagesLike, context: Context = None) -> bool:
     """Tell whether a prompt holds retrieved text; headings without text below are none."""
     if isinstance(context, bool):
         return context
     if context is not None:
         return any(text.strip() for text in _passages(context))
-    return any(
-        text.strip()
-        for message in messages
-        for text in _context_texts(message["role"], _text(message["content"]))
-    )
+    return any(text.strip() for each in _read(messages) for text in _context_texts(each))
 
 
-def without_context(messages: PlainMessages, context: Context = None) -> list[dict[str, Any]]:
+def without_context(messages: MessagesLike, context: Context = None) -> tuple[Message, ...]:
     """Return the prompt as it would be without its retrieved text; images stay."""
     left = []
-    for message in messages:
-        plain = dict(message)
+    for message in _read(messages):
         # A tool's result goes together with the call that asked for it.
-        if plain["role"] == "tool" or plain.get("tool_calls"):
+        if message.role == "tool" or message.tool_calls:
             continue
-        plain["content"] = _question(plain["role"], _text(plain["content"]), context)
-        if plain.get("images"):
-            plain["content"] = keep_places(plain["content"], len(plain["images"]))
-        if plain["content"].strip():
-            left.append(plain)
-    return left
+        question = _question(message, context)
+        if question.strip() or message.images:
+            left.append(message.with_text(question))
+    return tuple(left)
 
 
-def question_alone(messages: MessagesLike, context: Context = None) -> Conversation | None:
+def question_alone(messages: MessagesLike, context: Context = None) -> tuple[Message, ...] | None:
     """Return a prompt without its retrieved text, to contrast it with the whole.
 
     Who asks for that says that there is some. So unless `context` says otherwise, paragraphs
@@ -98,28 +103,30 @@ def question_alone(messages: MessagesLike, context: Context = None) -> Conversat
     Returns:
         The messages, or None where nothing stands beside the question of a user.
     """
-    whole = as_conversation(messages)
+    whole = as_messages(messages)
     if context is not None and not has_context(whole, context):
         return None
     left = without_context(whole, True if context is None else context)
-    if not any(message["role"] == "user" for message in left):
+    if not any(message.role == "user" for message in left):
         return None
     # Blanks around a message are no context.
     taken = len(left) < len(whole) or any(
-        less["content"].strip() != _text(more["content"]).strip()
-        for less, more in zip(left, whole, strict=True)
+        less.content.strip() != more.content.strip() for less, more in zip(left, whole, strict=True)
     )
     return left if taken else None
 
 
-def question_text(messages: PlainMessages) -> str | None:
+def question_text(messages: MessagesLike) -> str | None:
     """Return the last user message without its retrieved text; None where there is none."""
-    for message in reversed(messages):
-        if message["role"] == "user":
-            text = _text(message["content"]).replace(PLACE, "")
-            text = _ANSWER_CUE.sub("", _question("user", text, None))
+    for message in reversed(_read(messages)):
+        if message.role == "user":
+            text = _ANSWER_CUE.sub("", _question(message, None).replace(PLACE, ""))
             return _MARKER.sub("", text).strip() or None
     return None
+
+
+def _read(messages: MessagesLike) -> tuple[Message, ...]:
+    return as_messages(messages) if messages else ()
 
 
 def _last_paragraph(content: str) -> list[tuple[int, Segment]]:
@@ -143,14 +150,8 @@ def _passages(context: Context) -> Sequence[str]:
     return [] if isinstance(context, bool | None) else context
 
 
-def _text(content: Any) -> str:
-    """Return a message's text; content may also be a list of parts, as for images."""
-    if isinstance(content, Sequence) and not isinstance(content, str):
-        return "\n".join(str(part["text"]) for part in content if "text" in part)
-    return str(content or "")
-
-
-def _context_texts(role: str, content: str) -> list[str]:
+def _context_texts(message: Message) -> list[str]:
+    role, content = message.role, message.marked
     if role == "tool":
         return [content]
     fenced = _FENCED.findall(content)
@@ -171,8 +172,9 @@ def _split(content: str) -> list[tuple[Segment, str]]:
     return [(part, content[start:end]) for (start, part), end in zip(parts, ends, strict=True)]
 
 
-def _question(role: str, content: str, context: Context) -> str:
-    """Return what is left of a message without its retrieved text."""
+def _question(message: Message, context: Context) -> str:
+    """Return what is left of a message's marked text without its retrieved text."""
+    role, content = message.role, message.marked
     if role not in ("user", "system"):
         return content
     for text in _passages(context):

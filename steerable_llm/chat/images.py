@@ -1,22 +1,27 @@
-"""What a vision-language model reads beside tokens: images, by its own processor."""
+"""Images in messages: the forms in which they come, and how files keep them.
+
+In memory an image is what the caller gave: a PIL image, bytes, a path or an address. A file of
+JSON lines keeps paths and addresses as they are, and bytes as `images/SHA256.png` beside itself.
+Where no folder belongs to the JSON (a database, a line in a journal), bytes become a data: URL.
+Nothing here reads pixels; `vision` does.
+"""
 
 from __future__ import annotations
 
+import base64
+import binascii
+import hashlib
+import mimetypes
 import os
+import re
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from io import BytesIO
 from pathlib import Path
-from threading import RLock
 from typing import Any, TypeAlias
 
-import torch
-from torch import Tensor
-
-from steerable_llm.errors import InvalidInputError, MissingExtraError
-
-# Images in messages: where each stands in the text, and in what forms messages bring it.
+from steerable_llm.files import write_whole
 
 ImageSource: TypeAlias = Any
 """A PIL image, the bytes of a file, a path, or the text of a path, a data: URL or a http(s) URL."""
@@ -24,52 +29,139 @@ ImageSource: TypeAlias = Any
 PLACE = "\ufffc"
 """Stands in a text for an image: Unicode's object replacement character."""
 
+FOLDER = "images"
+"""The folder beside a file of JSON lines that holds the bytes of its images."""
+
 _FORMS = '{"type": "text", "text": ...}, {"type": "image", "image": ...} or {"type": "image_url"}'
+_WEB = ("http://", "https://")
+_DIGEST = re.compile(rf"{FOLDER}/[0-9a-f]{{64}}\.[a-z]+")
+# How the files of each kind begin.
+_SUFFIXES = {b"\x89PNG": ".png", b"\xff\xd8\xff": ".jpg", b"GIF8": ".gif", b"RIFF": ".webp"}
 
 
-def text_and_images(content: Sequence[Any]) -> tuple[str, list[ImageSource]]:
-    """Take the parts of a message's content apart.
+@dataclass(frozen=True, eq=False)
+class ImagePart:
+    """An image as part of a message; two are equal when files would name them alike.
+
+    Attributes:
+        source: Where it is, or what it is.
+        folder: Where a relative path starts: the folder of the file that the message was read
+            from. A file that is not there is looked for from the working directory.
+    """
+
+    source: ImageSource
+    folder: Path | None = None
+
+    def __eq__(self, other: object) -> bool:
+        """Compare addresses, and of bytes their digests."""
+        return self.name == other.name if isinstance(other, ImagePart) else NotImplemented
+
+    def __hash__(self) -> int:
+        """Hash as equality has it."""
+        return hash(self.name)
+
+    @cached_property
+    def data(self) -> bytes | None:
+        """The bytes of its file, where the message has them; None for a path or an address."""
+        if isinstance(self.source, str | os.PathLike):
+            return None
+        if isinstance(self.source, bytes | bytearray):
+            return bytes(self.source)
+        return _png(self.source)
+
+    @cached_property
+    def name(self) -> str:
+        """What a file of JSON lines calls it: its path or address, or the place of its bytes."""
+        if self.data is None:
+            return os.fspath(self.source)
+        return f"{FOLDER}/{hashlib.sha256(self.data).hexdigest()}{_suffix(self.data)}"
+
+    @property
+    def where(self) -> ImageSource:
+        """What reads it: the source, a path of another file's folder made whole."""
+        if self.folder is None or self.data is not None or self.name.startswith(_WEB):
+            return self.source
+        beside = self.folder / self.name
+        return beside if beside.is_file() else self.source
+
+    @property
+    def url(self) -> str:
+        """An address that stands for the image wherever the JSON around it goes."""
+        data, where = self.data, self.where
+        if data is None and isinstance(where, Path) and _DIGEST.fullmatch(self.name):
+            data = where.read_bytes()
+        if data is None:
+            return os.fspath(where)
+        kind = mimetypes.guess_type(f"x{_suffix(data)}")[0] or "application/octet-stream"
+        return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+
+    def kept_in(self, folder: Path) -> str:
+        """Return its name for a file in a folder, after putting its bytes there.
+
+        Args:
+            folder: Of the file of JSON lines. An image that lies beside another file is copied
+                when its name is its digest, and named by its whole path otherwise.
+        """
+        data = self.data
+        if data is None and isinstance(self.where, Path) and self.folder != folder:
+            if not _DIGEST.fullmatch(self.name):
+                return str(self.where.resolve())
+            data = self.where.read_bytes()
+        if data is not None and not (file := folder / self.name).is_file():
+            write_whole(file, data)
+        return self.name
+
+
+Part: TypeAlias = str | ImagePart
+"""What the content of a message is made of."""
+
+
+def parts_of(content: Sequence[Any]) -> tuple[Part, ...]:
+    """Return the parts of a message's content, texts that follow each other joined.
 
     Args:
         content: Parts in the form of transformers' chat templates or of OpenAI.
 
-    Returns:
-        The text, with `PLACE` where an image stands, and the images in that order.
-
     Raises:
         ValueError: A part is neither text nor image; the message says what it should be.
     """
-    text, images = "", []
+    made: list[Part] = []
     for part in content:
-        if isinstance(part, str):
-            text += part.replace(PLACE, "")
+        if isinstance(part, ImagePart):
+            made.append(part)
+        elif isinstance(part, str):
+            made.append(part)
         elif isinstance(part, Mapping) and isinstance(part.get("text"), str):
-            text += part["text"].replace(PLACE, "")
+            made.append(part["text"])
         else:
-            images.append(_image(part))
-            text += PLACE
-    return text, images
+            made.append(_image(part))
+    return joined(made)
 
 
-def parts(text: str) -> list[dict[str, str]]:
-    """Return a text with places as the parts that a chat template reads."""
-    made: list[dict[str, str]] = []
-    for number, piece in enumerate(text.split(PLACE)):
-        if number:
-            made.append({"type": "image"})
-        if piece:
-            made.append({"type": "text", "text": piece})
-    return made
+def joined(parts: Sequence[Part]) -> tuple[Part, ...]:
+    """Return parts with no empty text, and no two texts one after the other."""
+    made: list[Part] = []
+    for part in parts:
+        if isinstance(part, str) and made and isinstance(made[-1], str):
+            made[-1] += part
+        elif part != "":
+            made.append(part)
+    return tuple(made)
 
 
-def keep_places(text: str, images: int) -> str:
-    """Return a text with a place for each image, in front where some were cut away with words."""
-    if text.count(PLACE) == images:
-        return text
-    return PLACE * images + text.replace(PLACE, "")
+def image_of(source: ImageSource) -> ImagePart:
+    """Return an image as a part; a data: URL becomes its bytes."""
+    if isinstance(source, str) and source.startswith("data:"):
+        head, _, body = source.partition(",")
+        if head.endswith(";base64"):
+            try:
+                return ImagePart(base64.b64decode(body, validate=True))
+            except binascii.Error:
+                pass  # said when it is read
+    return ImagePart(source)
 
 
-def _image(part: Any) -> ImageSource:
+def _image(part: Any) -> ImagePart:
     if isinstance(part, Mapping) and part.get("type") in ("image", "image_url"):
         url = part.get("image_url")
         found = [url.get("url") if isinstance(url, Mapping) else url]
@@ -78,130 +170,24 @@ def _image(part: Any) -> ImageSource:
             found.append(f"data:{part.get('mime_type') or 'image/png'};base64,{part['base64']}")
         for source in found:
             if source is not None and not (isinstance(source, str) and not source):
-                return source
+                return source if isinstance(source, ImagePart) else image_of(source)
     kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
     raise ValueError(f"it holds a part of type {kind!r} that cannot be read: give {_FORMS}")
 
 
-# Seconds until an image of the web counts as not to be had.
-_TIMEOUT = 30.0
+def _suffix(data: bytes) -> str:
+    return next((suffix for start, suffix in _SUFFIXES.items() if data.startswith(start)), ".bin")
 
 
-@dataclass(frozen=True)
-class ReadPrompt:
-    """A prompt as the model takes it.
+def _png(image: Any) -> bytes:
+    """Return a PIL image as the bytes of a file, upright: no PNG file says how to turn it."""
+    from PIL import ImageOps
 
-    Attributes:
-        tokens: Its token ids; an image takes as many as it has patches after the projector.
-        vision: What the model's forward pass takes beside them, by argument: pixel values, the
-            sizes of grids and the like. Empty for a prompt of text alone.
-    """
-
-    tokens: list[int]
-    vision: Mapping[str, Tensor] = field(default_factory=dict)
-
-
-class Vision:
-    """The processor of one vision-language model."""
-
-    def __init__(self, processor: Any) -> None:
-        """Remember the processor of transformers: a tokenizer and an image processor in one."""
-        self.processor = processor
-
-    @property
-    def marks(self) -> frozenset[str]:
-        """What stands for an image in a rendered prompt."""
-        both = (self.processor, getattr(self.processor, "tokenizer", None))
-        found = (getattr(one, name, None) for one in both for name in ("image_token", "boi_token"))
-        return frozenset(mark for mark in found if isinstance(mark, str) and mark)
-
-    def read(self, text: str, sources: Sequence[ImageSource], **options: Any) -> ReadPrompt:
-        """Turn a rendered prompt and its images into tokens and pixels.
-
-        Args:
-            text: As the chat template wrote it, with its mark for each image.
-            sources: The images, in order.
-            **options: For the tokenizer.
-
-        Raises:
-            InvalidInputError: An image cannot be read, or the template left its place out.
-        """
-        images = [read_image(source, place) for place, source in enumerate(sources)]
-        try:
-            read = self.processor(text=[text], images=images, return_tensors="pt", **options)
-        except (ValueError, TypeError, IndexError, StopIteration) as error:
-            raise InvalidInputError(
-                f"the model's processor refuses the prompt with {len(images)} image(s): "
-                f"{_first_line(error)}"
-            ) from error
-        tokens: list[int] = read.pop("input_ids")[0].tolist()
-        read.pop("attention_mask", None)  # one row, nothing is padded
-        mark = getattr(self.processor, "image_token_id", None)
-        if mark is not None and mark not in tokens:
-            raise InvalidInputError(
-                "the model's chat template writes no place for an image into such a message: give "
-                "the image in a message of the user"
-            )
-        return ReadPrompt(tokens, {k: v for k, v in read.items() if isinstance(v, Tensor)})
-
-
-def on_device(vision: Mapping[str, Tensor], model: Any, device: torch.device) -> dict[str, Tensor]:
-    """What a model takes beside the tokens, where and as precise as its weights are."""
-    return {
-        name: value.to(device, model.dtype if value.is_floating_point() else value.dtype)
-        for name, value in vision.items()
-    }
-
-
-def turns(processor: Any) -> AbstractContextManager[Any]:
-    """What the calls of one model take turns in; nothing where no processor reads images.
-
-    Some vision-language models keep a prompt's positions on themselves between two tokens, so two
-    prompts at once would take each other's.
-    """
-    return nullcontext() if processor is None else RLock()
-
-
-def read_image(source: ImageSource, place: int = 0) -> Any:
-    """Read an image from wherever it is.
-
-    Args:
-        source: A PIL image, the bytes of a file, a path, a data: URL or a http(s) URL.
-        place: Which image of the prompt it is, for the error.
-
-    Returns:
-        A PIL image in RGB, upright.
-
-    Raises:
-        InvalidInputError: There is no image to be read.
-        MissingExtraError: Pillow is not installed.
-    """
+    upright = ImageOps.exif_transpose(image)
+    file = BytesIO()
     try:
-        from PIL import Image
-    except ImportError as error:
-        raise MissingExtraError(
-            "images need Pillow, which is not installed: pip install 'steerable-llm[vision]'"
-        ) from error
-    from transformers.image_utils import load_image
-
-    try:
-        if isinstance(source, bytes | bytearray):
-            source = Image.open(BytesIO(source))
-        elif isinstance(source, os.PathLike) or _is_path(source):
-            source = Image.open(Path(source))
-        return load_image(source, timeout=_TIMEOUT)
-    except Exception as error:  # of PIL, of httpx, of the operating system
-        raise InvalidInputError(
-            f"image {place} of the prompt cannot be read ({_first_line(error)}): give a PIL image, "
-            "bytes, the path of a file, a data: URL or a http(s) URL"
-        ) from error
-
-
-def _is_path(source: Any) -> bool:
-    return isinstance(source, str) and not source.startswith(("http://", "https://", "data:"))
-
-
-def _first_line(error: Exception) -> str:
-    # Some of these messages quote the whole image.
-    line = str(error).strip().partition("\n")[0] or type(error).__name__
-    return line if len(line) <= 200 else f"{line[:200]}..."
+        upright.save(file, "PNG")
+    except OSError:  # a mode that PNG files do not have, such as CMYK
+        file = BytesIO()
+        upright.convert("RGB").save(file, "PNG")
+    return file.getvalue()

@@ -1,25 +1,52 @@
-"""Chat messages in the form that chat templates read, tool calls and tool results included."""
+"""One message of a chat, for whatever is asked, logged, paired, evaluated or exported.
+
+Its content is text and images in their order; an assistant's message may call tools, and one of the
+role `tool` brings what a call gave. It is read from OpenAI's form or that of transformers' chat
+templates, and written to files in OpenAI's form; a message of text alone is
+`{"role": ..., "content": ...}` in both.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, TypeAlias
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, TypeVar, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
-from steerable_llm.chat.images import keep_places, text_and_images
-from steerable_llm.errors import InvalidInputError, PairError
+from steerable_llm.chat.images import PLACE, ImagePart, Part, joined, parts_of
+from steerable_llm.errors import InvalidInputError
 
-# Chat messages: a role and a text.
+Role: TypeAlias = Literal["system", "user", "assistant", "tool"]
+ROLES: tuple[str, ...] = get_args(Role)
 
-ROLES = ("system", "user", "assistant")
+# What a message may have beside role and content, by role; `name` says who speaks.
+_MORE = {
+    "system": {"name"},
+    "user": {"name"},
+    "assistant": {"name", "tool_calls"},
+    "tool": {"name", "tool_call_id"},
+}
+_CALL = (
+    'a tool call is {"id": ..., "type": "function", "function": {"name": ..., "arguments": {...}}}'
+)
 
 
 def whole_characters(text: str) -> str:
     """Return a text that can be encoded, as tokenizers and files need it.
 
     Raises:
-        InvalidInputError: it holds half a character (a lone surrogate): a text that was cut
+        InvalidInputError: It holds half a character (a lone surrogate): a text that was cut
             between the two halves of an emoji, say, and written as JSON.
     """
     try:
@@ -35,182 +62,325 @@ def whole_characters(text: str) -> str:
 Text: TypeAlias = Annotated[str, AfterValidator(whole_characters)]
 
 
+@dataclass(frozen=True)
+class ToolCall:
+    """A call that the model asks for.
+
+    Attributes:
+        id: Names the call in the message that brings its result.
+        name: Of the tool.
+        arguments: By parameter name.
+    """
+
+    id: str
+    name: str
+    arguments: dict[str, Any]
+
+    def __hash__(self) -> int:
+        """Hash by content."""
+        return hash((self.id, self.name, json.dumps(self.arguments, sort_keys=True, default=str)))
+
+    @classmethod
+    def of(cls, call: Any) -> ToolCall:
+        """Read an entry of a message's `tool_calls`; the arguments may be JSON.
+
+        Raises:
+            ValueError: It is no call.
+        """
+        if isinstance(call, ToolCall):
+            return call
+        function = call.get("function") if isinstance(call, Mapping) else None
+        if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+            raise ValueError(_CALL)
+        arguments = function.get("arguments")
+        if isinstance(arguments, str):
+            try:
+                arguments = json.loads(arguments or "{}")
+            except (ValueError, RecursionError) as error:
+                raise ValueError(
+                    f"the arguments of a call to {function['name']!r} are not valid JSON "
+                    f"({error}): give a dict, or the JSON of one"
+                ) from error
+        if not isinstance(arguments, Mapping):
+            raise ValueError(f"{_CALL}, its arguments a dict")
+        return cls(str(call.get("id") or ""), function["name"], dict(arguments))
+
+    def to_message_part(self) -> dict[str, Any]:
+        """Return the call as chat templates read it among an assistant's `tool_calls`."""
+        function = {"name": self.name, "arguments": self.arguments}
+        return {"id": self.id, "type": "function", "function": function}
+
+    def to_wire(self) -> dict[str, Any]:
+        """Return the call in OpenAI's form, its arguments as JSON."""
+        arguments = json.dumps(self.arguments, ensure_ascii=False)
+        function = {"name": self.name, "arguments": arguments}
+        return {"id": self.id, "type": "function", "function": function}
+
+
 class Message(BaseModel):
-    """One chat message. `message["role"]` and `{**message}` work, so it can stand for a dict."""
+    """One message of a chat.
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    It can stand for a dict as chat templates read it: `message["role"]`, `{**message}`.
 
-    role: Literal["system", "user", "assistant"]
-    content: Text
+    Attributes:
+        role: Who speaks.
+        parts: Text and images, in their order.
+        tool_calls: What an assistant asks to be called.
+        tool_call_id: The call whose result a message of the role `tool` brings.
+        name: Of the speaker, or of the tool.
+    """
 
-    def keys(self) -> tuple[str, str]:
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+    role: Role
+    parts: tuple[Text | ImagePart, ...] = ()
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+    name: str | None = None
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            role: str,
+            content: str | Sequence[Any] | None = None,
+            tool_calls: Iterable[ToolCall | Mapping[str, Any]] = (),
+            tool_call_id: str | None = None,
+            name: str | None = None,
+        ) -> None: ...
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping):
+            raise ValueError('a message is {"role": ..., "content": ...}')
+        told = {key: value for key, value in given.items() if value is not None}
+        role = told.get("role")
+        if role not in ROLES:
+            raise ValueError(f"its role is {role!r}: give one of {', '.join(ROLES)}")
+        unknown = sorted(map(str, told.keys() - {"role", "content"} - _MORE[role]))
+        if unknown:
+            allowed = ", ".join(["role", "content", *sorted(_MORE[role])])
+            raise ValueError(f"{role} messages have no {unknown[0]!r}: they have {allowed}")
+        if role == "tool" and not isinstance(told.get("tool_call_id"), str):
+            raise ValueError("a tool message needs the tool_call_id of the call it answers")
+        calls = tuple(map(ToolCall.of, told.pop("tool_calls", ())))
+        may_be_silent = calls or role == "tool"
+        content = told.pop("content", "" if may_be_silent else None)
+        if not isinstance(content, str | list | tuple):
+            raise ValueError(f"its content is {content!r}: give a text")
+        parts = joined([content]) if isinstance(content, str) else parts_of(content)
+        if any(isinstance(part, ImagePart) for part in parts):
+            if role not in ("user", "tool"):
+                raise ValueError(
+                    f"{role} messages hold no images: give them in a message of the user or the "
+                    "result of a tool"
+                )
+            parts = joined([_without_places(part) for part in parts])
+        return {**told, "parts": parts, "tool_calls": calls}
+
+    @property
+    def content(self) -> str:
+        """The text."""
+        return "".join(part for part in self.parts if isinstance(part, str))
+
+    @property
+    def images(self) -> tuple[ImagePart, ...]:
+        """The images."""
+        return tuple(part for part in self.parts if isinstance(part, ImagePart))
+
+    @property
+    def key(self) -> Any:
+        """What tells messages apart, as JSON: role and text, or all where there is more."""
+        plain = self.name is None and not self.tool_calls and self.tool_call_id is None
+        if plain and not self.images:
+            return [self.role, self.content]
+        return self.to_wire(lambda image: image.name)
+
+    @property
+    def marked(self) -> str:
+        """The text, with `PLACE` where an image stands."""
+        return "".join(part if isinstance(part, str) else PLACE for part in self.parts)
+
+    def with_text(self, marked: str) -> Message:
+        """Return the message with another text, the images where `PLACE` stands in it.
+
+        Where some places were cut away with words, all images come first.
+        """
+        images = self.images
+        if not images:
+            return self.model_copy(update={"parts": joined([marked])})
+        if marked.count(PLACE) != len(images):
+            marked = PLACE * len(images) + marked.replace(PLACE, "")
+        first, *texts = marked.split(PLACE)
+        parts: list[Part] = [first]
+        for image, text in zip(images, texts, strict=True):
+            parts += [image, text]
+        return self.model_copy(update={"parts": joined(parts)})
+
+    @model_serializer
+    def _written(self) -> dict[str, Any]:
+        return self.to_wire()
+
+    def to_wire(self, image: Callable[[ImagePart], str] | None = None) -> dict[str, Any]:
+        """Return the message in OpenAI's form, for JSON.
+
+        Args:
+            image: Says how an image is written; by default as an address that holds everywhere.
+        """
+        content: str | list[dict[str, Any]] = self.content
+        if self.images:
+            spell = image or (lambda one: one.url)
+            content = [
+                {"type": "text", "text": part}
+                if isinstance(part, str)
+                else {"type": "image_url", "image_url": {"url": spell(part)}}
+                for part in self.parts
+            ]
+        return self._with_more(content, ToolCall.to_wire)
+
+    @property
+    def _template(self) -> dict[str, Any]:
+        content: str | list[dict[str, Any]] = self.content
+        if self.images:
+            content = [
+                {"type": "text", "text": part}
+                if isinstance(part, str)
+                else {"type": "image", "image": part.where}
+                for part in self.parts
+            ]
+        return self._with_more(content, ToolCall.to_message_part)
+
+    def _with_more(self, content: Any, call: Callable[[ToolCall], Any]) -> dict[str, Any]:
+        more = {
+            "name": self.name,
+            "tool_calls": [call(one) for one in self.tool_calls] or None,
+            "tool_call_id": self.tool_call_id,
+        }
+        told = {key: value for key, value in more.items() if value is not None}
+        return {"role": self.role, "content": content, **told}
+
+    def keys(self) -> Iterable[str]:
         """Return the names a chat template reads."""
-        return ("role", "content")
+        return self._template.keys()
 
-    def __getitem__(self, key: str) -> str:
-        """Return the role or the content."""
-        if key not in self.keys():
-            raise KeyError(key)
-        value: str = getattr(self, key)
-        return value
+    def __getitem__(self, key: str) -> Any:
+        """Return what a chat template reads under a name."""
+        return self._template[key]
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """Return what a chat template reads under a name, or else the default."""
+        return self._template.get(key, default)
 
 
 MessagesLike: TypeAlias = str | Sequence[Mapping[str, Any] | Message]
+"""A question, or messages in OpenAI's form or that of chat templates."""
 
 
 def as_messages(messages: MessagesLike) -> tuple[Message, ...]:
     """Return messages in one form; a plain string is one user message.
 
+    Results get the name of the tool that was called, which some templates insist on.
+
     Raises:
-        PairError: the messages are empty, or one of them has no valid role and content.
+        InvalidInputError: The messages are empty, or one of them is malformed.
     """
     if isinstance(messages, str):
         messages = [{"role": "user", "content": messages}]
     if not isinstance(messages, Sequence) or not messages:
-        raise PairError(
+        raise InvalidInputError(
             "the prompt has no messages: give a string or a non-empty list of "
             '{"role": "user", "content": "..."}'
         )
-    result = []
-    for position, message in enumerate(messages):
-        try:
-            result.append(
-                message if isinstance(message, Message) else Message.model_validate(message)
-            )
-        except ValidationError as error:
-            problem = error.errors()[0]
-            place = ".".join(str(part) for part in problem["loc"]) or "the message"
-            raise PairError(
-                f"message {position} of the prompt is not valid ({place}: {problem['msg']}): "
-                f"every message needs a role out of {', '.join(ROLES)} and a text content"
-            ) from error
-    return tuple(result)
-
-
-Conversation = list[dict[str, Any]]
-"""Each message with `role` and `content`, and what its role adds: `tool_calls`, `tool_call_id`.
-
-A message with images has a list of them as `images`, and in its content a place for each."""
-
-_PLAIN = {"role", "content"}
-# What a message may have beside role and content, by role; `name` says who speaks.
-_MORE = {
-    "system": {"name"},
-    "user": {"name", "images"},
-    "assistant": {"name", "tool_calls"},
-    "tool": {"name", "tool_call_id", "images"},
-}
-
-
-def as_conversation(messages: MessagesLike) -> Conversation:
-    """Return messages as fresh dicts; a plain string is one user message.
-
-    Raises:
-        InvalidInputError: the messages are empty, or one of them is malformed.
-    """
-    if (
-        isinstance(messages, Sequence)
-        and not isinstance(messages, str)
-        and any(map(_says_more, messages))
-    ):
-        made = [_message(message, position) for position, message in enumerate(messages)]
-        _name_results(made)
-        return made
-    return [message.model_dump() for message in as_messages(messages)]
-
-
-def mentions_tools(conversation: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether a tool is called or answers somewhere in a conversation."""
-    return any(message["role"] == "tool" or message.get("tool_calls") for message in conversation)
-
-
-def images_of(conversation: Sequence[Mapping[str, Any]]) -> list[Any]:
-    """The images of a conversation, in the order in which they stand in it."""
-    return [image for message in conversation for image in message.get("images", ())]
-
-
-def _name_results(conversation: Conversation) -> None:
-    """Give results the name of the tool that was called, which some templates insist on."""
+    made = []
     names: dict[str, str] = {}
-    for message in conversation:
-        for call in message.get("tool_calls", ()):
-            names[call["id"]] = call["function"]["name"]
-        if message["role"] == "tool" and message["tool_call_id"] in names:
-            message.setdefault("name", names[message["tool_call_id"]])
+    for position, given in enumerate(messages):
+        try:
+            message = given if isinstance(given, Message) else Message.model_validate(given)
+        except ValidationError as error:
+            why = error.errors()[0]["msg"].removeprefix("Value error, ")
+            raise InvalidInputError(
+                f"message {position} of the prompt is not valid: {why}"
+            ) from error
+        names.update({call.id: call.name for call in message.tool_calls})
+        if message.name is None and (name := names.get(message.tool_call_id or "")):
+            message = message.model_copy(update={"name": name})
+        made.append(message)
+    return tuple(made)
 
 
-def _says_more(message: Any) -> bool:
-    """Whether a message is more than one of the three roles and a content."""
-    return isinstance(message, Mapping) and (
-        message.get("role") == "tool"
-        or not set(message) <= _PLAIN
-        or isinstance(message.get("content"), list | tuple)
+def kept_in(folder: Path, messages: Iterable[Message]) -> list[dict[str, Any]]:
+    """Return messages for a file in a folder, after putting the bytes of their images there."""
+    return [message.to_wire(lambda image: image.kept_in(folder)) for message in messages]
+
+
+def by_name(messages: Iterable[Message]) -> list[dict[str, Any]]:
+    """Return messages as a file would have them, without writing one; for digests."""
+    return [message.to_wire(lambda image: image.name) for message in messages]
+
+
+def read_from(folder: Path, messages: Iterable[Message]) -> tuple[Message, ...]:
+    """Return messages as read from a file in a folder, where the paths of their images start."""
+    return tuple(
+        message.model_copy(
+            update={
+                "parts": tuple(
+                    replace(part, folder=folder) if isinstance(part, ImagePart) else part
+                    for part in message.parts
+                )
+            }
+        )
+        for message in messages
     )
 
 
-def _message(message: Mapping[str, Any] | Message, position: int) -> dict[str, Any]:
-    if isinstance(message, Message):
-        return message.model_dump()
-    role = message.get("role") if isinstance(message, Mapping) else None
-    if role not in _MORE:
-        raise _refuse(position, f"its role is {role!r}: give one of {', '.join(_MORE)}")
-    made = _with_images({"content": "", **message}, position)
-    if not isinstance(made["content"], str):
-        raise _refuse(position, f"its content is {made['content']!r}: give a text")
-    if made.get("images") and "images" not in _MORE[role]:
-        raise _refuse(
-            position,
-            f"{role} messages hold no images: give them in a message of the user or the result "
-            "of a tool",
-        )
-    unknown = sorted(set(made) - _PLAIN - _MORE[role])
-    if unknown:
-        allowed = ", ".join(sorted(_PLAIN | _MORE[role]))
-        raise _refuse(position, f"{role} messages have no {unknown[0]!r}: they have {allowed}")
-    if role == "tool" and not isinstance(made.get("tool_call_id"), str):
-        raise _refuse(position, "a tool message needs the tool_call_id of the call it answers")
-    if made.get("tool_calls"):
-        made["tool_calls"] = [_call(call, position) for call in made["tool_calls"]]
-    else:
-        made.pop("tool_calls", None)
-    if made.get("name") is None:
-        made.pop("name", None)
-    return made
+# Files of records that hold messages: their images stand beside them.
+
+Holder = TypeVar("Holder", bound=BaseModel)
+"""A model with a field `messages`."""
 
 
-def _with_images(message: dict[str, Any], position: int) -> dict[str, Any]:
-    """A message whose content may be parts, with its text as content and its images beside it."""
-    if isinstance(message["content"], list | tuple):
-        try:
-            message["content"], images = text_and_images(message["content"])
-        except ValueError as error:
-            raise _refuse(position, str(error)) from error
-        message = {**message, "images": images}
-    if not message.get("images"):
-        message.pop("images", None)
-    elif isinstance(message["content"], str):
-        message["content"] = keep_places(message["content"], len(message["images"]))
-    return message
+def written_beside(
+    path: str | os.PathLike[str], holders: Iterable[BaseModel], **options: Any
+) -> Iterator[dict[str, Any]]:
+    """Yield records for a file of JSON lines, putting their images' bytes into its folder.
+
+    Args:
+        path: The file.
+        holders: Models with a field `messages`.
+        **options: For their dump.
+    """
+    folder = Path(path).parent
+    for holder in holders:
+        messages: tuple[Message, ...] = holder.messages  # type: ignore[attr-defined]
+        if any(message.images for message in messages):
+            record = holder.model_dump(exclude={"messages"}, **options)
+            yield {**record, "messages": kept_in(folder, messages)}
+        else:
+            yield holder.model_dump(**options)
 
 
-def _call(call: Any, position: int) -> dict[str, Any]:
-    function = call.get("function") if isinstance(call, Mapping) else None
-    if not (
-        isinstance(function, Mapping)
-        and isinstance(function.get("name"), str)
-        and isinstance(function.get("arguments"), Mapping)
-    ):
-        raise _refuse(
-            position,
-            'a tool call is {"id": ..., "type": "function", "function": {"name": ..., '
-            '"arguments": {...}}}, its arguments a dict',
-        )
-    return {
-        "id": str(call.get("id") or ""),
-        "type": "function",
-        "function": {"name": function["name"], "arguments": dict(function["arguments"])},
-    }
+def read_beside(
+    path: str | os.PathLike[str], parse: Callable[[dict[str, Any]], Holder]
+) -> Callable[[dict[str, Any]], Holder]:
+    """Return what reads a record of a file whose images' paths start in its folder.
+
+    Args:
+        path: The file.
+        parse: Makes a model with a field `messages` from a record.
+    """
+    folder = Path(path).parent
+
+    def parsed(record: dict[str, Any]) -> Holder:
+        holder = parse(record)
+        messages: tuple[Message, ...] = holder.messages  # type: ignore[attr-defined]
+        if not any(message.images for message in messages):
+            return holder
+        return holder.model_copy(update={"messages": read_from(folder, messages)})
+
+    return parsed
 
 
-def _refuse(position: int, why: str) -> InvalidInputError:
-    return InvalidInputError(f"message {position} of the prompt is not valid: {why}")
+def _without_places(part: Part) -> Part:
+    return part.replace(PLACE, "") if isinstance(part, str) else part

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from steerable_llm.chat.images import ReadPrompt, Vision, parts
-from steerable_llm.chat.message import (
-    Conversation,
-    MessagesLike,
-    as_conversation,
-    images_of,
-    mentions_tools,
-    whole_characters,
-)
+from steerable_llm.chat.context import Segment, segments
+from steerable_llm.chat.images import Part
+from steerable_llm.chat.message import Message, MessagesLike, as_messages, whole_characters
 from steerable_llm.chat.tools import Tool, ToolFormat, short_id, tool_format_of
+from steerable_llm.chat.vision import ReadPrompt, Vision
 from steerable_llm.errors import InvalidInputError
 
 # Stands for a message's content while the template around it is looked at. The private-use
@@ -29,6 +25,26 @@ _MARKS = re.compile("\ue000(\\d+)\ue001")
 # The plain form for tokenizers without a chat template. It ends in a line break and not in a
 # blank, which many tokenizers would join to the answer's first word.
 _NAMES = {"system": "System", "user": "User", "assistant": "Assistant"}
+
+
+@dataclass(frozen=True)
+class PromptTokens:
+    """A prompt in tokens, each with its text and its part.
+
+    Attributes:
+        ids: Token ids, T of them.
+        texts: The pieces of the prompt's text; joined they are the text again.
+        segments: The part that each token belongs to.
+    """
+
+    ids: tuple[int, ...]
+    texts: tuple[str, ...]
+    segments: tuple[Segment, ...]
+
+    @property
+    def is_template(self) -> tuple[bool, ...]:
+        """Whether each token is special or written by the template."""
+        return tuple(segment == "template" for segment in self.segments)
 
 
 class ChatFormat:
@@ -79,7 +95,7 @@ class ChatFormat:
             InvalidInputError: Empty or malformed messages, a role order that the template
                 refuses, or tools where the template has no place for them.
         """
-        return self._render(as_conversation(messages), add_generation_prompt, tools)
+        return self._render(as_messages(messages), add_generation_prompt, tools)
 
     def encode(
         self,
@@ -102,11 +118,11 @@ class ChatFormat:
             InvalidInputError: As for :meth:`render`, and for an image that cannot be read.
         """
         text = self.render(messages, add_generation_prompt, tools)
-        conversation = as_conversation(messages)
-        images = images_of(conversation) if self.vision else []
+        prompt = as_messages(messages)
+        images = [image for message in prompt for image in message.images]
         if self.vision is None or not images:
             return ReadPrompt(self._tokenize(text).input_ids)
-        _check_marks(conversation, self.vision.marks)
+        _check_marks(prompt, self.vision.marks)
         return self.vision.read(
             whole_characters(text), images, add_special_tokens=not self.has_template
         )
@@ -144,8 +160,8 @@ class ChatFormat:
         """The token that closes an assistant's turn; the end-of-text token without a template."""
         if self.has_template:
             turn = [
-                {"role": "user", "content": _MARK.format(0)},
-                {"role": "assistant", "content": _MARK.format(1)},
+                Message(role="user", content=_MARK.format(0)),
+                Message(role="assistant", content=_MARK.format(1)),
             ]
             after = self._render(turn, add_generation_prompt=False).rpartition(_MARK.format(1))[2]
             for token in self.tokenizer(after, add_special_tokens=False).input_ids:
@@ -153,6 +169,37 @@ class ChatFormat:
                     return int(token)
         end = self.tokenizer.eos_token_id
         return None if end is None else int(end)
+
+    def tokens(self, messages: MessagesLike) -> PromptTokens:
+        """Encode a prompt of text, with the generation prompt, and tell what each token is for.
+
+        Raises:
+            InvalidInputError: As for :meth:`render`, and for messages with images.
+        """
+        prompt = as_messages(messages)
+        if any(message.images for message in prompt):
+            raise InvalidInputError(
+                "the parts of a prompt with images cannot be told yet: give messages of text"
+            )
+        text = self._render(prompt, add_generation_prompt=True)
+        special = self.special_ids
+        if not self.tokenizer.is_fast:  # no offsets to be had: the content stays in one piece
+            ids = self._tokenize(text).input_ids
+            texts = [str(self.tokenizer.decode([token])) for token in ids]
+            told: list[Segment] = ["template" if x in special else "question" for x in ids]
+            return PromptTokens(tuple(ids), tuple(texts), tuple(told))
+        part = self._parts(prompt, text)
+        encoded = self._tokenize(text, return_offsets_mapping=True)
+        made: list[tuple[str, Segment]] = []
+        furthest = 0  # the tokens of one character all say where the whole of it stands
+        for token, (start, end) in zip(encoded.input_ids, encoded.offset_mapping, strict=True):
+            content = [x for x in part[start:end] if x != "template"]
+            segment = content[-1] if content and token not in special else "template"
+            made.append((text[furthest:end], segment))
+            furthest = max(furthest, end)
+        return PromptTokens(
+            tuple(encoded.input_ids), tuple(x for x, _ in made), tuple(x for _, x in made)
+        )
 
     def special_token_mask(self, prompt: MessagesLike | Sequence[int]) -> list[bool]:
         """Which prompt tokens are not message content.
@@ -165,34 +212,19 @@ class ChatFormat:
             One flag per token of ``encode(messages)``: true for special tokens and for everything
             that the template wrote, role names and default system texts included.
         """
-        special = self.special_ids
         if not isinstance(prompt, str) and prompt and isinstance(prompt[0], int):
-            return [token in special for token in prompt]
-        messages = as_conversation(prompt)  # type: ignore[arg-type]
-        text = self._render(messages, add_generation_prompt=True)
-        if not self.tokenizer.is_fast:  # no offsets to be had
-            return [token in special for token in self._tokenize(text).input_ids]
-        encoded = self._tokenize(text, return_offsets_mapping=True)
-        is_content = [False] * len(text)
-        for start, end in self._content_spans(messages, text):
-            is_content[start:end] = [True] * (end - start)
-        return [
-            token in special or not any(is_content[start:end])
-            for token, (start, end) in zip(encoded.input_ids, encoded.offset_mapping, strict=True)
-        ]
+            return [token in self.special_ids for token in prompt]
+        return list(self.tokens(prompt).is_template)  # type: ignore[arg-type]
 
     def _render(
-        self, messages: Conversation, add_generation_prompt: bool, tools: Sequence[Tool] = ()
+        self, messages: Sequence[Message], add_generation_prompt: bool, tools: Sequence[Tool] = ()
     ) -> str:
-        if tools or mentions_tools(messages):
-            if self.tool_format is None:
-                raise InvalidInputError(
-                    "the model's chat template has no place for tools (or writes calls in a way "
-                    "that is not known here): leave tools and tool messages out, or take a model "
-                    "that was trained for them, such as Qwen2.5-Instruct"
-                )
-            messages = (
-                _with_fitting_ids(messages) if "mistral" in self.tool_format.name else messages
+        speaks_of_tools = any(m.role == "tool" or m.tool_calls for m in messages)
+        if (tools or speaks_of_tools) and self.tool_format is None:
+            raise InvalidInputError(
+                "the model's chat template has no place for tools (or writes calls in a way that "
+                "is not known here): leave tools and tool messages out, or take a model that was "
+                "trained for them, such as Qwen2.5-Instruct"
             )
         self._check_images(messages)
         if not self.has_template:
@@ -200,21 +232,21 @@ class ChatFormat:
         try:
             return str(
                 self.tokenizer.apply_chat_template(
-                    self._for_template(messages),
+                    [self._for_template(message) for message in messages],
                     tools=[dict(tool) for tool in tools] or None,
                     tokenize=False,
                     add_generation_prompt=add_generation_prompt,
                 )
             )
         except Exception as error:  # templates raise their own errors through jinja
-            roles = ", ".join(message["role"] for message in messages)
+            roles = ", ".join(message.role for message in messages)
             raise InvalidInputError(
                 f"the model's chat template refuses messages with roles ({roles}): {error}; "
                 "change their order, or put the system text into the user message"
             ) from error
 
-    def _check_images(self, messages: Conversation) -> None:
-        place = next((i for i, message in enumerate(messages) if message.get("images")), None)
+    def _check_images(self, messages: Sequence[Message]) -> None:
+        place = next((i for i, message in enumerate(messages) if message.images), None)
         if place is None or (self.vision and self.has_template):
             return
         why = "it has no chat template, which says where an image stands"
@@ -225,15 +257,21 @@ class ChatFormat:
             "model with its processor"
         )
 
-    def _for_template(self, messages: Conversation) -> Conversation:
-        """Contents as lists of parts for messages with images, and where only lists are read."""
-        if self.vision is None:
-            return messages
-        made = []
-        for message in messages:
-            listed = message.get("images") or self._lists_only
-            given = {key: value for key, value in message.items() if key != "images"}
-            made.append({**given, "content": parts(message["content"])} if listed else given)
+    def _for_template(self, message: Message) -> dict[str, Any]:
+        """The message with its content as parts where it has images, or where only parts are read;
+        and with ids for its calls that Mistral's templates take.
+        """  # noqa: D205
+        made = {**message}
+        if message.images or (self.vision and self._lists_only):
+            made["content"] = [
+                {"type": "text", "text": part} if isinstance(part, str) else {"type": "image"}
+                for part in message.parts
+            ]
+        if self.tool_format is not None and "mistral" in self.tool_format.name:
+            if message.tool_call_id is not None:
+                made["tool_call_id"] = _fitting_id(message.tool_call_id)
+            for call in made.get("tool_calls", ()):
+                call["id"] = _fitting_id(call["id"])
         return made
 
     @cached_property
@@ -254,55 +292,86 @@ class ChatFormat:
             whole_characters(text), add_special_tokens=not self.has_template, **options
         )
 
-    def _content_spans(self, messages: Conversation, text: str) -> list[tuple[int, int]]:
-        """Where each message's content stands in the rendered text."""
-        marked = [{**message, "content": _MARK.format(i)} for i, message in enumerate(messages)]
+    def _parts(self, messages: Sequence[Message], text: str) -> list[Segment]:
+        """What each character of the rendered prompt is for."""
+        part: list[Segment] = ["template"] * len(text)
+        for start, message, offset, length in self._content_spans(messages, text):
+            for begin, segment in segments(message):
+                first = max(begin - offset, 0)
+                part[start + first : start + length] = [segment] * (length - first)
+        return part
+
+    def _content_spans(
+        self, messages: Sequence[Message], text: str
+    ) -> Iterator[tuple[int, Message, int, int]]:
+        """Tell where the contents stand in the rendered text, by the template's own doing.
+
+        Every text is put into the template as a mark; what stands between the marks is the
+        template's, and the texts stand where the marks were.
+
+        Yields:
+            Place in the text, the message, place in its content, and length. A content that the
+            template rewrote is left out.
+        """
+        contents: list[tuple[Message, int, str]] = []
+        marked = []
+        for message in messages:
+            parts: list[Part] = []
+            offset = 0
+            for part in message.parts:
+                if isinstance(part, str):
+                    parts.append(_MARK.format(len(contents)))
+                    contents.append((message, offset, part))
+                    offset += len(part)
+                else:
+                    parts.append(part)
+            marked.append(message.model_copy(update={"parts": tuple(parts)}))
         pieces = _MARKS.split(self._render(marked, add_generation_prompt=True))
-        # re.split alternates template text and message numbers: t0, number, t1, number, t2 ...
+        # re.split alternates template text and numbers of contents: t0, number, t1, number, t2 ...
         template, order = pieces[::2], [int(number) for number in pieces[1::2]]
-        spans: list[tuple[int, int]] = []
+        if not text.startswith(template[0]):
+            return
         position = len(template[0])
         for number, after in zip(order, template[1:], strict=True):
-            content = messages[number]["content"]
-            if not text.startswith(content, position):
-                content = content.strip()  # many templates trim
-            start = text.find(content, position)
-            if start < 0:
-                continue  # the template rewrote this content: nothing of it can be told
-            spans.append((start, start + len(content)))
-            position = start + len(content) + len(after)
-        return spans
+            message, offset, content = contents[number]
+            written = _as_written(content, after, text, position)
+            if written is not None:
+                shift = content.index(written)
+                yield position, message, offset + shift, len(written)
+                position += len(written) + len(after)
+                continue
+            found = text.find(after, position)
+            if found < 0:
+                return
+            position = found + len(after)
 
 
-def _check_marks(messages: Conversation, marks: Collection[str]) -> None:
+def _as_written(content: str, after: str, text: str, position: int) -> str | None:
+    """The content as it stands at a place in the text, which many templates trim."""
+    forms = (content, content.strip(), content.rstrip(), content.lstrip(), content.strip("\n"))
+    for form in forms:
+        if text.startswith(form + after, position):
+            return form
+    return None
+
+
+def _check_marks(messages: Sequence[Message], marks: Collection[str]) -> None:
     """Refuse words that the model would take for one more image, of which there are no pixels."""
     for position, message in enumerate(messages):
         for mark in marks:
-            if mark in message["content"]:
+            if mark in message.content:
                 raise InvalidInputError(
                     f"message {position} spells {mark!r} in its text, which is this model's mark "
                     "for an image: take it out where a prompt has images, or put a blank into it"
                 )
 
 
-def _with_fitting_ids(messages: Conversation) -> Conversation:
-    """Another maker's ids for calls, where a template accepts only its own nine characters."""
-
-    def fit(made: str) -> str:
-        return made if re.fullmatch("[a-zA-Z0-9]{9}", made) else short_id(made)
-
-    fitted = []
-    for message in messages:
-        more: dict[str, Any] = {}
-        if "tool_calls" in message:
-            more["tool_calls"] = [{**call, "id": fit(call["id"])} for call in message["tool_calls"]]
-        if "tool_call_id" in message:
-            more["tool_call_id"] = fit(message["tool_call_id"])
-        fitted.append({**message, **more})
-    return fitted
+def _fitting_id(made: str) -> str:
+    """Another maker's id for a call as nine letters and digits."""
+    return made if re.fullmatch("[a-zA-Z0-9]{9}", made) else short_id(made)
 
 
-def _plain(messages: Conversation, add_generation_prompt: bool) -> str:
-    turns = [f"{_NAMES[message['role']]}:\n{message['content']}" for message in messages]
+def _plain(messages: Sequence[Message], add_generation_prompt: bool) -> str:
+    turns = [f"{_NAMES[message.role]}:\n{message.content}" for message in messages]
     opening = [f"{_NAMES['assistant']}:\n"] if add_generation_prompt else []
     return "\n\n".join([*turns, *opening])

@@ -11,6 +11,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from steerable_llm.chat.message import ToolCall
 from steerable_llm.errors import InvalidInputError
 
 # Tool calls in the text of an answer: how each family of models writes them.
@@ -20,26 +21,6 @@ Tool = Mapping[str, Any]
 
 # Nine letters and digits: Mistral's templates accept no other form.
 _ID_LENGTH = 9
-
-
-@dataclass(frozen=True)
-class ToolCall:
-    """A call that the model asks for.
-
-    Attributes:
-        id: names the call in the message that brings its result.
-        name: of the tool.
-        arguments: by parameter name.
-    """
-
-    id: str
-    name: str
-    arguments: dict[str, Any]
-
-    def to_message_part(self) -> dict[str, Any]:
-        """The call as an entry of an assistant message's `tool_calls`."""
-        function = {"name": self.name, "arguments": self.arguments}
-        return {"id": self.id, "type": "function", "function": function}
 
 
 @dataclass(frozen=True)

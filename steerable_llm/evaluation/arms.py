@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from steerable_llm.chat.phrases import STRICT_INSTRUCTIONS
 from steerable_llm.errors import InvalidInputError
@@ -45,7 +46,7 @@ class Arm:
     contrast: Contrast | None = None
     lora: Lora | None = None
 
-    def messages(self, item: EvaluationItem) -> list[dict[str, str]]:
+    def messages(self, item: EvaluationItem) -> list[dict[str, Any]]:
         """The item's prompt as this arm sends it."""
         if self.instruction is None:
             return item.prompt

@@ -18,7 +18,14 @@ from typing import Any, Self, overload
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
 
-from steerable_llm.chat.message import Message, Text, as_messages
+from steerable_llm.chat.message import (
+    Message,
+    Text,
+    as_messages,
+    by_name,
+    read_beside,
+    written_beside,
+)
 from steerable_llm.chat.phrases import abstains, normalise, occurs, says_only
 from steerable_llm.errors import InvalidInputError, first_problem
 from steerable_llm.files import read_json_lines, write_json_lines
@@ -86,9 +93,9 @@ class EvaluationItem(BaseModel):
         return self.good is not None and self.bad is not None
 
     @property
-    def prompt(self) -> list[dict[str, str]]:
+    def prompt(self) -> list[dict[str, Any]]:
         """The messages as plain dicts, as chat templates take them."""
-        return [{"role": m.role, "content": m.content} for m in self.messages]
+        return [{**message} for message in self.messages]
 
     @property
     def question(self) -> str:
@@ -255,12 +262,13 @@ class EvaluationSet(Sequence[EvaluationItem]):
             InvalidInputError: A line is not a valid item; the message names file and line.
         """
         has = "an item has id, category, messages and what its answer is judged by"
-        read = read_json_lines(path, _item_from, "evaluation set", has)
+        read = read_json_lines(path, read_beside(path, _item_from), "evaluation set", has)
         return cls(name or Path(path).stem, list(read))
 
     def to_jsonl(self, path: str | os.PathLike[str]) -> Path:
         """Writes one item per line; the file appears whole or not at all."""
-        write_json_lines(path, map(_plain, self.items))
+        records = written_beside(path, self.items, mode="json", exclude_defaults=True)
+        write_json_lines(path, records)
         return Path(path)
 
 
@@ -269,4 +277,5 @@ def _item_from(record: dict[str, Any]) -> EvaluationItem:
 
 
 def _plain(item: EvaluationItem) -> dict[str, Any]:
-    return item.model_dump(mode="json", exclude_defaults=True)
+    record = item.model_dump(mode="json", exclude_defaults=True, exclude={"messages"})
+    return {**record, "messages": by_name(item.messages)}

@@ -16,7 +16,7 @@ from pydantic import (
     FiniteFloat,
 )
 
-from steerable_llm.chat.message import Message
+from steerable_llm.chat.message import Message, read_beside, written_beside
 from steerable_llm.errors import EmptyLogError
 from steerable_llm.files import read_json_lines, write_json_lines
 
@@ -118,7 +118,8 @@ def read_answers(path: str | os.PathLike[str]) -> list[LoggedAnswer]:
         EmptyLogError: The file holds no answers.
     """
     has = "a logged answer has id, question, messages and answer"
-    answers = list(read_json_lines(path, LoggedAnswer.model_validate, "answer log", has))
+    parse = read_beside(path, LoggedAnswer.model_validate)
+    answers = list(read_json_lines(path, parse, "answer log", has))
     if not answers:
         raise EmptyLogError(f"the answer log {path} is empty: log some answers first")
     return answers
@@ -129,6 +130,5 @@ def write_answers(path: str | os.PathLike[str], answers: Iterable[LoggedAnswer])
 
     The answers are written as they come, so that a long log need not fit into memory.
     """
-    fields = (answer.model_dump(mode="json", exclude_defaults=True) for answer in answers)
-    write_json_lines(path, fields)
+    write_json_lines(path, written_beside(path, answers, mode="json", exclude_defaults=True))
     return Path(path)

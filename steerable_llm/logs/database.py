@@ -148,7 +148,7 @@ def to_row(answer: LoggedAnswer) -> dict[str, Any]:
     row: dict[str, Any] = {column.name: getattr(answer, column.name) for column in _COLUMNS}
     # By hand: pydantic's dump of everything takes twice as long, and imports are long.
     row["passages"] = [{"id": p.id, "text": p.text} for p in answer.passages]
-    row["messages"] = [{"role": m.role, "content": m.content} for m in answer.messages]
+    row["messages"] = [message.to_wire() for message in answer.messages]
     row["steering"] = list(answer.steering)
     for name, value in row.items():
         if not isinstance(value, datetime) and not storable(value):
@@ -167,7 +167,7 @@ def from_row(row: RowMapping | Mapping[str, Any]) -> LoggedAnswer:
 def prompt_key(answer: LoggedAnswer) -> str:
     """Return what two answers share if they were asked the same over the same passages."""
     prompt = [
-        [[message.role, message.content] for message in answer.messages],
+        [message.key for message in answer.messages],
         [[passage.id, passage.text] for passage in answer.passages],
     ]
     return hashlib.sha256(json.dumps(prompt).encode()).hexdigest()[:32]

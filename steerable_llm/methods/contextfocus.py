@@ -63,12 +63,12 @@ def extract_contextfocus(
         if question is None:
             continue
         asked = [message for message in question if message["role"] != "system"]
-        bare.append(text_prompt(llm, asked, pair.images, pair.id))
+        bare.append(text_prompt(llm, asked, pair.id))
         messages = pair.prompt
         if config.instruction is not None:
             rest = [message for message in messages if message["role"] != "system"]
             messages = [{"role": "system", "content": config.instruction}, *rest]
-        full.append(text_prompt(llm, messages, pair.images, pair.id))
+        full.append(text_prompt(llm, messages, pair.id))
     if not full:
         raise PairError(
             "no prompt has a context beside its question, so there is nothing to contrast: mark "

@@ -136,7 +136,7 @@ def train_lora(
 
 def _rows(llm: HookedModel, pair: Any, config: LoraSettings) -> tuple[Answered, ...]:
     """The good answer, and for DPO the bad one."""
-    prompt = text_prompt(llm, pair.messages, pair.images, pair.id)
+    prompt = text_prompt(llm, pair.messages, pair.id)
     answers = [pair.good]
     if config.objective == "dpo":
         if pair.bad is None:

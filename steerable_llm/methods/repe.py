@@ -126,4 +126,4 @@ def _coins(number: int, seed: int) -> list[int]:
 def _instructed(llm: HookedModel, pair: PreferencePair, instruction: str) -> list[int]:
     rest = [message for message in pair.prompt if message["role"] != "system"]
     messages = [{"role": "system", "content": instruction}, *rest]
-    return text_prompt(llm, messages, pair.images, pair.id)
+    return text_prompt(llm, messages, pair.id)

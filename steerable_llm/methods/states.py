@@ -6,7 +6,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from steerable_llm.chat.message import MessagesLike
+from steerable_llm.chat.message import MessagesLike, as_messages
 from steerable_llm.errors import InvalidInputError, PairError, PromptTooLongError
 from steerable_llm.pairs.pair import Pairs
 from steerable_llm.runtime.hooked_model import HookedModel
@@ -143,23 +143,22 @@ def answered(
                 'one, leave the pair out, or use method="contextfocus" or grains with '
                 'objective="likelihood"'
             )
-        prompt = text_prompt(llm, pair.messages, pair.images, pair.id)
+        prompt = text_prompt(llm, pair.messages, pair.id)
         good.append(_followed(llm, prompt, pair.good, answer_tokens))
         bad.append(_followed(llm, prompt, pair.bad, answer_tokens))
     return good, bad
 
 
-def text_prompt(
-    llm: HookedModel, messages: MessagesLike, images: Sequence[str], pair_id: str
-) -> list[int]:
+def text_prompt(llm: HookedModel, messages: MessagesLike, pair_id: str) -> list[int]:
     """Token ids of a prompt without images.
 
     Raises:
         PairError: there are images.
     """
-    if images:
+    prompt = as_messages(messages)
+    if any(message.images for message in prompt):
         raise PairError(f"pair {pair_id} has images: this method takes text prompts only")
-    return llm.encode(messages)
+    return llm.encode(prompt)
 
 
 def _followed(

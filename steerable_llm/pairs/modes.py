@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steerable_llm.chat.context import question_alone, question_text
-from steerable_llm.chat.message import as_conversation
+from steerable_llm.chat.message import as_messages
 from steerable_llm.embedding import Embedder, SentenceEmbedder
 from steerable_llm.errors import InvalidInputError, MissingExtraError, PairError
 from steerable_llm.pairs.curate import cell
@@ -197,7 +197,7 @@ def failure_text(pair: PreferencePair) -> str:
     """
     if pair.bad is None:
         raise PairError(f"the pair {pair.id!r} has no bad answer: leave it out to find the modes")
-    alone = question_alone(pair.messages) or as_conversation(pair.messages)
+    alone = question_alone(pair.messages) or as_messages(pair.messages)
     asked = question_text(alone) or pair.messages[-1].content
     return f"{asked}\n{pair.bad}"
 

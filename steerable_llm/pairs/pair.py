@@ -11,8 +11,17 @@ from typing import Any, Literal, overload
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from steerable_llm.chat.message import Message, MessagesLike, Text, as_messages
-from steerable_llm.errors import PairError
+from steerable_llm.chat.images import ImagePart, ImageSource, image_of
+from steerable_llm.chat.message import (
+    Message,
+    MessagesLike,
+    Text,
+    as_messages,
+    by_name,
+    read_beside,
+    written_beside,
+)
+from steerable_llm.errors import InvalidInputError, PairError
 from steerable_llm.files import read_json_lines, write_json_lines
 
 
@@ -49,7 +58,6 @@ class PreferencePair(BaseModel):
         bad: the dispreferred answer; None when the log has none (objective "likelihood").
         source: where the pair comes from, for people.
         document_ids: the documents the prompt quotes; splits never let one cross.
-        images: paths or addresses of images that belong to the prompt.
         id: a name for messages and reports; when empty, one is made from the content.
     """
 
@@ -60,7 +68,6 @@ class PreferencePair(BaseModel):
     bad: Text | None = None
     source: str = ""
     document_ids: tuple[str, ...] = ()
-    images: tuple[str, ...] = ()
     id: str = ""
 
     def __init__(
@@ -71,15 +78,27 @@ class PreferencePair(BaseModel):
         *,
         source: str = "",
         document_ids: Iterable[str] = (),
-        images: Iterable[str] = (),
+        images: Iterable[ImageSource] = (),
         id: str = "",
     ) -> None:
         """Check and store a pair.
 
+        Args:
+            messages: The prompt.
+            good: The preferred answer.
+            bad: The dispreferred answer.
+            source: Where the pair comes from.
+            document_ids: The documents the prompt quotes.
+            images: Images that are put in front of the text of the last user message.
+            id: Names the pair.
+
         Raises:
             PairError: an answer is empty, both are the same, or a field has the wrong type.
         """
-        prompt = as_messages(messages)
+        try:
+            prompt = _shown(as_messages(messages), images)
+        except InvalidInputError as error:
+            raise PairError(str(error)) from error
         for name, answer in (("good", good), ("bad", bad)):
             if isinstance(answer, str) and not answer.strip():
                 raise PairError(
@@ -92,16 +111,17 @@ class PreferencePair(BaseModel):
                 f"({good.strip()[:60]!r}): a pair needs two different answers, or bad=None"
             )
         if isinstance(document_ids, str) or isinstance(images, str):
-            raise PairError("document_ids and images are lists of texts, not one text")
+            raise PairError("document_ids and images are lists, not one text")
         fields: dict[str, Any] = {
             "messages": prompt,
             "good": good,
             "bad": bad,
             "source": source,
             "document_ids": tuple(document_ids),
-            "images": tuple(images),
         }
-        content = json.dumps({**fields, "messages": [{**m} for m in prompt]}, default=str)
+        # Pairs once had a field for images. It stays here so that they keep their ids.
+        told = {**fields, "messages": by_name(prompt), "images": ()}
+        content = json.dumps(told, default=str)
         name = id or hashlib.sha256(content.encode()).hexdigest()[:12]
         try:
             super().__init__(id=name, **fields)
@@ -113,9 +133,14 @@ class PreferencePair(BaseModel):
             ) from error
 
     @property
-    def prompt(self) -> list[dict[str, str]]:
+    def prompt(self) -> list[dict[str, Any]]:
         """The messages as plain dicts, as chat templates take them."""
-        return [{"role": m.role, "content": m.content} for m in self.messages]
+        return [{**message} for message in self.messages]
+
+    @property
+    def images(self) -> tuple[ImagePart, ...]:
+        """The images of the prompt, in their order."""
+        return tuple(image for message in self.messages for image in message.images)
 
     @property
     def proposed(self) -> bool:
@@ -173,8 +198,10 @@ class Pairs(Sequence[PreferencePair]):
         """SHA-256 of the pairs in their order, hexadecimal."""
         hasher = hashlib.sha256()
         for pair in self._pairs:
-            line = json.dumps(pair.model_dump(), ensure_ascii=False, sort_keys=True)
-            hasher.update(line.encode())
+            # As for the id, the field that pairs once had stays.
+            told = {**pair.model_dump(exclude={"messages"}), "images": ()}
+            told["messages"] = by_name(pair.messages)
+            hasher.update(json.dumps(told, ensure_ascii=False, sort_keys=True).encode())
         return hasher.hexdigest()
 
     def sample(self, n: int, seed: int = 0) -> "Pairs":
@@ -246,8 +273,11 @@ class Pairs(Sequence[PreferencePair]):
         )
 
     def to_jsonl(self, path: str | os.PathLike[str]) -> Path:
-        """Write one pair per line, atomically, and return the path."""
-        write_json_lines(path, (pair.model_dump() for pair in self))
+        """Write one pair per line, atomically, and return the path.
+
+        Images that the pairs hold as bytes are put into a folder `images` beside the file.
+        """
+        write_json_lines(path, written_beside(path, self))
         return Path(path)
 
     @classmethod
@@ -258,7 +288,7 @@ class Pairs(Sequence[PreferencePair]):
             PairError: the file is missing, or a line is not a valid pair; names the line.
         """
         has = f"a pair has {', '.join(PreferencePair.model_fields)}"
-        return cls(read_json_lines(path, pair_from, "pair file", has, PairError))
+        return cls(read_json_lines(path, read_beside(path, pair_from), "pair file", has, PairError))
 
 
 def pair_from(record: dict[str, Any]) -> PreferencePair:
@@ -267,8 +297,21 @@ def pair_from(record: dict[str, Any]) -> PreferencePair:
     Raises:
         PairError: A field is missing, unknown or not valid.
     """
-    if unknown := record.keys() - PreferencePair.model_fields.keys():
+    if unknown := record.keys() - PreferencePair.model_fields.keys() - {"images"}:
         raise PairError(f"there are unknown fields {sorted(unknown)}")
     if missing := {"messages", "good"} - record.keys():
         raise PairError(f"there is no {' and no '.join(sorted(missing))}")
     return PreferencePair(**record)
+
+
+def _shown(prompt: tuple[Message, ...], images: Iterable[ImageSource]) -> tuple[Message, ...]:
+    """Put images in front of the last user message's text."""
+    shown = [image_of(image) for image in images]
+    if not shown:
+        return prompt
+    asked = [place for place, message in enumerate(prompt) if message.role == "user"]
+    if not asked:
+        raise InvalidInputError("there are images and no message of the user to hold them")
+    message = prompt[asked[-1]]
+    more = message.model_copy(update={"parts": (*shown, *message.parts)})
+    return (*prompt[: asked[-1]], more, *prompt[asked[-1] + 1 :])

@@ -80,7 +80,6 @@ class ReviewItem:
         bad: The bad answer; None for pairs that have none.
         document_ids: The documents that the prompt quotes.
         options: The good answers, the preferred one first.
-        images: Of the prompt.
     """
 
     id: str
@@ -88,12 +87,11 @@ class ReviewItem:
     bad: str | None
     document_ids: tuple[str, ...]
     options: tuple[Option, ...]
-    images: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
         """Hash of all texts that a person sees."""
-        texts = [self.id, self.bad, *([m.role, m.content] for m in self.messages)]
+        texts = [self.id, self.bad, *(message.key for message in self.messages)]
         content = json.dumps([*texts, *(option.good for option in self.options)])
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
@@ -110,7 +108,6 @@ class ReviewItem:
             bad=self.bad,
             source=chosen.source if edited is None else f"{chosen.source}/edited",
             document_ids=self.document_ids,
-            images=self.images,
             id=self.id,
         )
 
@@ -333,7 +330,6 @@ def _item(pair: PreferencePair) -> ReviewItem:
         bad=pair.bad,
         document_ids=pair.document_ids,
         options=(Option(pair.good, pair.source),),
-        images=pair.images,
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from steerable_llm.chat.message import as_conversation
+from steerable_llm.chat.message import as_messages
 from steerable_llm.errors import InvalidInputError, UnknownStepError
 from steerable_llm.files import read_json_lines
 from steerable_llm.policy.decision import (
@@ -73,7 +73,7 @@ def _call_from(record: dict[str, Any]) -> TracedCall:
     except ValidationError as error:
         raise InvalidInputError(explain(error, TracedCall)) from error
     if call.messages is not None:
-        as_conversation(call.messages)
+        as_messages(call.messages)
     return call
 
 

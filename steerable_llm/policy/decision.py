@@ -14,7 +14,7 @@ from steerable_llm.chat.context import (
     question_text,
     without_context,
 )
-from steerable_llm.chat.message import Conversation, MessagesLike, as_conversation
+from steerable_llm.chat.message import Message, MessagesLike, as_messages
 from steerable_llm.policy.file import GateUse, Ramp, When
 from steerable_llm.policy.policy import Policy
 from steerable_llm.policy.steered_step import SteeredStep
@@ -61,13 +61,13 @@ class Asked:
     structured: bool = False
 
     @cached_property
-    def prompt(self) -> Conversation:
+    def prompt(self) -> tuple[Message, ...]:
         """The messages in one form.
 
         Raises:
             InvalidInputError: They are empty or malformed.
         """
-        return as_conversation(self.messages)
+        return as_messages(self.messages)
 
 
 Conflicts: TypeAlias = Callable[
@@ -235,7 +235,7 @@ def _conflict(jobs: Sequence[tuple[Asked, Ramp]], _policy: Policy, conflicts: Co
     told = {
         key: pair
         for key, pair in both.items()
-        if has_context(asked[key].prompt, asked[key].context) and pair[1] and _differ(*pair)
+        if has_context(asked[key].prompt, asked[key].context) and pair[1] and pair[0] != pair[1]
     }
     values = dict(zip(told, conflicts(list(told.values())), strict=True)) if told else {}
     found = []
@@ -251,13 +251,6 @@ def _conflict(jobs: Sequence[tuple[Asked, Ramp]], _policy: Policy, conflicts: Co
         else:
             found.append((0.0, "the conflict could not be measured"))
     return found
-
-
-def _differ(messages: PlainMessages, others: PlainMessages) -> bool:
-    def plain(these: PlainMessages) -> list[tuple[str, str]]:
-        return [(message["role"], str(message["content"])) for message in these]
-
-    return plain(messages) != plain(others)
 
 
 # The cheap ones first: what one of them rules out is not measured by the next.

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from steerable_llm.chat.images import turns
 from steerable_llm.chat.message import MessagesLike
 from steerable_llm.chat.template import ChatFormat
 from steerable_llm.chat.tools import Tool
+from steerable_llm.chat.vision import turns
 from steerable_llm.errors import InvalidInputError, PromptTooLongError
 from steerable_llm.runtime.blocks import find_blocks
 from steerable_llm.runtime.load import (

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from steerable_llm.chat.images import on_device
+from steerable_llm.chat.vision import on_device
 from steerable_llm.errors import InvalidInputError, not_numbers
 from steerable_llm.runtime.hooks import steering_hooks
 from steerable_llm.runtime.plan import SteeringPlan

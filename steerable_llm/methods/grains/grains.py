@@ -14,6 +14,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
+from steerable_llm.chat.template import PromptTokens
 from steerable_llm.errors import AttributionError, InvalidInputError, PairError, PromptTooLongError
 from steerable_llm.methods.aggregation import aggregate
 from steerable_llm.methods.extraction import Extraction
@@ -29,8 +30,6 @@ from steerable_llm.methods.grains.deltas import contrastive_deltas
 from steerable_llm.methods.grains.objective import (
     EncodedPair,
     PreferenceObjective,
-    PromptTokens,
-    prompt_tokens,
 )
 from steerable_llm.methods.states import chosen_layers
 from steerable_llm.pairs.pair import Pairs
@@ -204,7 +203,7 @@ def _encode(
                     'with objective="likelihood"'
                 )
             bad = tuple(llm.encode_answer(pair.bad))
-        prompt = prompt_tokens(llm, pair.messages)
+        prompt = llm.chat_format.tokens(pair.messages)
         good = tuple(llm.encode_answer(pair.good))
         longest = max(len(good), len(bad))
         if len(prompt.ids) + longest > llm.context_window:

@@ -14,87 +14,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from steerable_llm.chat.context import Segment, user_parts
-from steerable_llm.chat.message import Message
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.runtime.blocks import text_config
-from steerable_llm.runtime.hooked_model import HookedModel
 from steerable_llm.runtime.packed import AnswerReader, Batch, Branch, Group, RowShape, frozen
-
-# Which part of the prompt each token belongs to: template, system, context or question.
-
-
-@dataclass(frozen=True)
-class PromptTokens:
-    """A prompt in tokens, each with its text and its part.
-
-    Attributes:
-        ids: token ids, T of them.
-        texts: the pieces of the prompt's text; joined they are the text again.
-        segments: the part each token belongs to.
-        is_template: true for special and template tokens.
-    """
-
-    ids: tuple[int, ...]
-    texts: tuple[str, ...]
-    segments: tuple[Segment, ...]
-    is_template: tuple[bool, ...]
-
-
-def prompt_tokens(llm: HookedModel, messages: Sequence[Message]) -> PromptTokens:
-    """Encode a prompt as the model sees it and tell its parts."""
-    ids = llm.encode(messages)
-    mask = llm.special_token_mask(messages)
-    text = llm.render(messages)
-    ends = _token_ends(llm, text, ids)
-    if ends is None:  # a slow tokenizer tells no places: the content stays in one piece
-        texts = tuple(str(llm.tokenizer.decode([token])) for token in ids)
-        plain: list[Segment] = ["template" if special else "question" for special in mask]
-        return PromptTokens(tuple(ids), texts, tuple(plain), tuple(mask))
-    part = _parts(messages, text)
-    segments: list[Segment] = []
-    for end, special in zip(ends, mask, strict=True):
-        segments.append("template" if special or not end else part[end - 1])
-    starts = [0, *ends[:-1]]
-    texts = tuple(text[start:end] for start, end in zip(starts, ends, strict=True))
-    return PromptTokens(tuple(ids), texts, tuple(segments), tuple(mask))
-
-
-def _token_ends(llm: HookedModel, text: str, ids: Sequence[int]) -> list[int] | None:
-    """Where each token ends in the text, never going back; None when it cannot be told."""
-    if not llm.tokenizer.is_fast:
-        return None
-    for add_special in (False, True):
-        encoded = llm.tokenizer(text, add_special_tokens=add_special, return_offsets_mapping=True)
-        if list(encoded["input_ids"]) == list(ids):
-            ends, furthest = [], 0
-            for _, end in encoded["offset_mapping"]:
-                furthest = max(furthest, end)
-                ends.append(furthest)
-            return ends
-    return None
-
-
-def _parts(messages: Sequence[Message], text: str) -> list[Segment]:
-    """The part that each character of the rendered prompt belongs to."""
-    part: list[Segment] = ["template"] * len(text)
-    cursor = 0
-    for message in messages:
-        content = message.content
-        start = text.find(content, cursor)
-        if start < 0:  # many templates trim
-            content = content.strip()
-            start = text.find(content, cursor)
-        if start < 0:
-            continue
-        cursor = start + len(content)
-        if message.role == "user":
-            for offset, segment in user_parts(content):
-                part[start + offset : cursor] = [segment] * (cursor - start - offset)
-        else:
-            part[start:cursor] = [message.role] * len(content)
-    return part
-
 
 CPU_TOKENS = 1024
 """Tokens per batch on a CPU: enough for full speed, more only leaves the caches."""

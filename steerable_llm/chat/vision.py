@@ -1,0 +1,141 @@
+"""What a vision-language model reads beside tokens: images, by its own processor."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
+from threading import RLock
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from steerable_llm.chat.images import ImagePart, ImageSource
+from steerable_llm.errors import InvalidInputError, MissingExtraError
+
+# Seconds until an image of the web counts as not to be had.
+_TIMEOUT = 30.0
+
+
+@dataclass(frozen=True)
+class ReadPrompt:
+    """A prompt as the model takes it.
+
+    Attributes:
+        tokens: Its token ids; an image takes as many as it has patches after the projector.
+        vision: What the model's forward pass takes beside them, by argument: pixel values, the
+            sizes of grids and the like. Empty for a prompt of text alone.
+    """
+
+    tokens: list[int]
+    vision: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+class Vision:
+    """The processor of one vision-language model."""
+
+    def __init__(self, processor: Any) -> None:
+        """Remember the processor of transformers: a tokenizer and an image processor in one."""
+        self.processor = processor
+
+    @property
+    def marks(self) -> frozenset[str]:
+        """What stands for an image in a rendered prompt."""
+        both = (self.processor, getattr(self.processor, "tokenizer", None))
+        found = (getattr(one, name, None) for one in both for name in ("image_token", "boi_token"))
+        return frozenset(mark for mark in found if isinstance(mark, str) and mark)
+
+    def read(self, text: str, images: Sequence[ImagePart], **options: Any) -> ReadPrompt:
+        """Turn a rendered prompt and its images into tokens and pixels.
+
+        Args:
+            text: As the chat template wrote it, with its mark for each image.
+            images: In order.
+            **options: For the tokenizer.
+
+        Raises:
+            InvalidInputError: An image cannot be read, or the template left its place out.
+        """
+        pictures = [read_image(image.where, place) for place, image in enumerate(images)]
+        try:
+            read = self.processor(text=[text], images=pictures, return_tensors="pt", **options)
+        except (ValueError, TypeError, IndexError, StopIteration) as error:
+            raise InvalidInputError(
+                f"the model's processor refuses the prompt with {len(images)} image(s): "
+                f"{_first_line(error)}"
+            ) from error
+        tokens: list[int] = read.pop("input_ids")[0].tolist()
+        read.pop("attention_mask", None)  # one row, nothing is padded
+        mark = getattr(self.processor, "image_token_id", None)
+        if mark is not None and mark not in tokens:
+            raise InvalidInputError(
+                "the model's chat template writes no place for an image into such a message: give "
+                "the image in a message of the user"
+            )
+        return ReadPrompt(tokens, {k: v for k, v in read.items() if isinstance(v, Tensor)})
+
+
+def on_device(vision: Mapping[str, Tensor], model: Any, device: torch.device) -> dict[str, Tensor]:
+    """What a model takes beside the tokens, where and as precise as its weights are."""
+    return {
+        name: value.to(device, model.dtype if value.is_floating_point() else value.dtype)
+        for name, value in vision.items()
+    }
+
+
+def turns(processor: Any) -> AbstractContextManager[Any]:
+    """What the calls of one model take turns in; nothing where no processor reads images.
+
+    Some vision-language models keep a prompt's positions on themselves between two tokens, so two
+    prompts at once would take each other's.
+    """
+    return nullcontext() if processor is None else RLock()
+
+
+def read_image(source: ImageSource, place: int = 0) -> Any:
+    """Read an image from wherever it is.
+
+    Args:
+        source: A PIL image, the bytes of a file, a path, a data: URL or a http(s) URL.
+        place: Which image of the prompt it is, for the error.
+
+    Returns:
+        A PIL image in RGB, upright.
+
+    Raises:
+        InvalidInputError: There is no image to be read.
+        MissingExtraError: Pillow is not installed.
+    """
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise MissingExtraError(
+            "images need Pillow, which is not installed: pip install 'steerable-llm[vision]'"
+        ) from error
+    from transformers.image_utils import load_image
+
+    try:
+        if isinstance(source, bytes | bytearray):
+            source = Image.open(BytesIO(source))
+        elif isinstance(source, os.PathLike) or _is_path(source):
+            source = Image.open(Path(source))
+        return load_image(source, timeout=_TIMEOUT)
+    except Exception as error:  # of PIL, of httpx, of the operating system
+        raise InvalidInputError(
+            f"image {place} of the prompt cannot be read ({_first_line(error)}): give a PIL image, "
+            "bytes, the path of a file, a data: URL or a http(s) URL"
+        ) from error
+
+
+def _is_path(source: Any) -> bool:
+    return isinstance(source, str) and not source.startswith(("http://", "https://", "data:"))
+
+
+def _first_line(error: Exception) -> str:
+    # Some of these messages quote the whole image.
+    line = str(error).strip().partition("\n")[0] or type(error).__name__
+    return line if len(line) <= 200 else f"{line[:200]}..."

@@ -38,6 +38,6 @@ def test_a_broken_plugin_is_one_warning_line_and_the_others_stay(
     assert len(said) == 3  # each once, however often they are asked for
     assert all("\n" not in line and "mend or uninstall it" in line for line in said)
     assert (
-        "other = tiny_plugin:NUMBER cannot be loaded (TypeError: it is a int, not a dict)"
+        "other = tiny_plugin:NUMBER cannot be loaded (TypeError: it is of type int, not dict)"
         in "".join(said)
     )

@@ -25,11 +25,12 @@ from steerable_llm.errors import (
     SteerableError,
     UnknownArchitectureError,
 )
+from steerable_llm.runtime.blocks import module_name
 from steerable_llm.runtime.hooks import capture_block_outputs, steering_hooks
+from steerable_llm.runtime.interchange import export_vector, guess_format, import_vector, places_of
 from steerable_llm.runtime.plan import SteeringPlan
 from steerable_llm.vector.calibration import Calibration
-from steerable_llm.vector.interchange import FORMATS, export_vector, guess_format, import_vector
-from steerable_llm.vector.interchange.lm_eval import hook_point
+from steerable_llm.vector.interchange import FORMATS
 from steerable_llm.vector.provenance import Provenance
 from steerable_llm.vector.steering import Application, Gates
 from steerable_llm.vector.vector import SteeringVector
@@ -266,7 +267,7 @@ def test_outputs_of_mlps_come_back_from_lm_eval(tiny_llm, tiny_vector, tmp_path)
     ],
 )
 def test_hookpoints_are_named_as_the_family_names_its_modules(architecture, site, name):
-    assert hook_point(architecture, site, 7) == name
+    assert module_name(architecture, site, 7) == name
 
 
 def test_hookpoints_of_an_unknown_family_are_not_guessed(tiny_vector, tmp_path):
@@ -535,7 +536,7 @@ def test_damage_is_told_or_does_no_harm(format, data, tiny_llm, tiny_vector, fol
     damaged = folder / f"damaged{FORMATS[format].suffix}"
     damaged.write_bytes(bytes(content))
     with suppress(SteerableError):
-        assert FORMATS[format].read(damaged, tiny_llm).directions
+        assert FORMATS[format].read(damaged, places_of(tiny_llm)).directions
 
 
 def test_a_gguf_array_that_claims_to_be_endless_ends_with_the_file(tiny_llm, tmp_path):

@@ -13,9 +13,9 @@ import torch
 from conftest import HIDDEN, LAYERS, build_tiny_model
 
 from steerable_llm.runtime.hooks import capture_block_outputs, steering_hooks
+from steerable_llm.runtime.interchange import export_vector, import_vector
 from steerable_llm.runtime.plan import SteeringPlan
 from steerable_llm.vector.calibration import Calibration
-from steerable_llm.vector.interchange import export_vector, import_vector
 from steerable_llm.vector.steering import Application
 
 PROMPT = "The capital of France is what?"

@@ -40,7 +40,7 @@ def export(
 
     What the format cannot express is said, one line each.
     """
-    from steerable_llm.vector.interchange import export_vector
+    from steerable_llm.runtime.interchange import export_vector
     from steerable_llm.vector.vector import SteeringVector
 
     loaded = SteeringVector.load(vector)
@@ -83,8 +83,8 @@ def import_(
     No format says which weights a file was made for: the model is taken at your word. What else is
     unknown is said, one line each, and kept in the vector.
     """
+    from steerable_llm.runtime.interchange import import_vector
     from steerable_llm.vector.hub_file import refuse_to_write
-    from steerable_llm.vector.interchange import import_vector
 
     target = out or Path(f"{file.stem}.safetensors")
     refuse_to_write(target)

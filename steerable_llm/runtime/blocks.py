@@ -11,9 +11,12 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
+import torch
 from torch import nn
 
 from steerable_llm.errors import UnknownArchitectureError
@@ -220,3 +223,51 @@ def _unknown(block: nn.Module, what: str, found: list[str]) -> UnknownArchitectu
         f"{', '.join(found) or 'none'}; its parts are {parts}; use a method that acts on block "
         "outputs, such as grains, caa or repe"
     )
+
+
+def module_names(model: Any, blocks: Sequence[nn.Module], site: Site) -> dict[str, int]:
+    """Return the names by which other tools say where to steer, such as "layers.3".
+
+    Args:
+        model: A Hugging Face model.
+        blocks: Its decoder blocks.
+        site: "block" or "mlp".
+
+    Returns:
+        Name relative to the base model to block index.
+
+    Raises:
+        UnknownArchitectureError: The site cannot be told.
+    """
+    numbers = {id(find_site(block, site).module): i for i, block in enumerate(blocks)}
+    names = model.base_model.named_modules()
+    return {name: numbers[id(module)] for name, module in names if id(module) in numbers}
+
+
+def module_name(architecture: str, site: Site, layer: int) -> str:
+    """Return the name of one place in models of a class, without such a model at hand.
+
+    Raises:
+        UnknownArchitectureError: Transformers does not have the class, or its parts cannot be
+            told.
+    """
+    before, _, after = f".{_first_name(architecture, site)}.".partition(".0.")
+    return f"{before}.{layer}.{after}".strip(".")
+
+
+@cache
+def _first_name(architecture: str, site: Site) -> str:
+    import transformers
+
+    kind: Any = getattr(transformers, architecture, None)
+    config = getattr(kind, "config_class", None)
+    if config is None:
+        raise UnknownArchitectureError(
+            f"transformers has no model class {architecture!r}, so the names of its blocks cannot "
+            "be told: export to a format that counts blocks, such as repeng"
+        )
+    # On the meta device a model of any size has its module tree and no weights.
+    with torch.device("meta"):
+        model = kind(config())
+    names = module_names(model, find_blocks(model), site)
+    return next(name for name, layer in names.items() if layer == 0)

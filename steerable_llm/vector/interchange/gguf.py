@@ -1,9 +1,10 @@
-"""EasySteer's GGUF files: repeng's, with the method and what else is known of the vector.
+"""Control vectors as GGUF files, the container that repeng, llama.cpp and EasySteer share.
 
-EasySteer (github.com/ZJU-REAL/EasySteer) hooks vLLM's decoder layers and adds `direction.{l}` to
-the output of block l, counted from 0. Older releases keep facts as scalars
-`controlvector.{key}`; newer ones keep all of them as JSON in `controlvector.easysteer`, together
-with the component that the directions belong to. Both are written, either is read.
+All of them add `direction.{l}` to the output of block l, counted from 0; llama.cpp never steers
+block 0. EasySteer (github.com/ZJU-REAL/EasySteer) hooks vLLM's decoder layers. Its older releases
+keep facts as scalars `controlvector.{key}`; newer ones keep all of them as JSON in
+`controlvector.easysteer`, together with the component that the directions belong to. Both are
+written, either is read.
 """
 
 from __future__ import annotations
@@ -20,9 +21,7 @@ import torch
 from torch import Tensor
 
 from steerable_llm.errors import InvalidInputError, MissingExtraError, NotAVectorError
-from steerable_llm.vector.interchange.additive import AdditiveVector
-
-# Control vectors as GGUF files, the container that repeng, llama.cpp and EasySteer share.
+from steerable_llm.vector.interchange.format import AdditiveVector, Format, Places
 
 ARCHITECTURE = "controlvector"
 MAGIC = b"GGUF"
@@ -86,7 +85,7 @@ def gguf_bytes(
         return path.read_bytes()
 
 
-def read_gguf(path: Path, _llm: object = None) -> AdditiveVector:
+def read_gguf(path: Path, _places: Places | None = None) -> AdditiveVector:
     """Read a control vector from a GGUF file, by whichever tool it was written.
 
     Raises:
@@ -156,25 +155,14 @@ def _checked_reader(gguf: ModuleType) -> Any:
     return Checked
 
 
-# repeng's GGUF files: `direction.{l}` is added to the output of block l, counted from 0.
-
-
 def repeng_bytes(vector: AdditiveVector) -> bytes:
-    """Return the file's content: the directions as coefficient 1 adds them."""
+    """Return the content of a repeng file: the directions as coefficient 1 adds them."""
     return gguf_bytes(vector.folded, vector.name, vector.model_type)
 
 
-# llama.cpp's control vectors: repeng's GGUF files, but never with block 0.
-
-
 def llama_cpp_bytes(vector: AdditiveVector) -> bytes:
-    """Return the file's content: the directions as `--control-vector` adds them."""
+    """Return the content of a llama.cpp file: the directions as `--control-vector` adds them."""
     return gguf_bytes(vector.folded, vector.name, vector.model_type, signed_count=True)
-
-
-def blocks_without_the_first(depth: int) -> range:
-    """The blocks of a model that llama.cpp can steer."""
-    return range(1, depth)
 
 
 _NATIVE = "easysteer"
@@ -182,7 +170,7 @@ _BLOCKS = "hidden_states"
 
 
 def easysteer_bytes(vector: AdditiveVector) -> bytes:
-    """Return the file's content: the directions as scale 1 adds them."""
+    """Return the content of an EasySteer file: the directions as scale 1 adds them."""
     strength = 1.0 if vector.coefficient is None else vector.coefficient
     native = {
         "version": 1,
@@ -201,7 +189,7 @@ def easysteer_bytes(vector: AdditiveVector) -> bytes:
     )
 
 
-def read_easysteer(path: Path, _llm: object = None) -> AdditiveVector:
+def read_easysteer(path: Path, _places: Places | None = None) -> AdditiveVector:
     """Read an EasySteer file.
 
     Raises:
@@ -237,3 +225,45 @@ def _parsed(path: Path, text: object) -> dict[str, Any]:
     if not isinstance(native, dict):
         raise NotAVectorError(f"{path} has metadata of EasySteer that is not JSON: export it again")
     return native
+
+
+def _is_gguf(_path: Path, start: bytes) -> bool:
+    return start.startswith(MAGIC)
+
+
+def _is_easysteer(path: Path, start: bytes) -> bool:
+    if not start.startswith(MAGIC):
+        return False
+    found = read_gguf(path)
+    return bool(found.method) or _NATIVE in found.facts
+
+
+EASYSTEER = Format(
+    ".gguf",
+    easysteer_bytes,
+    read_easysteer,
+    _is_easysteer,
+    use='SteerVectorRequest(..., steer_vector_local_path="{file}", scale=1.0, '
+    "target_layers={blocks})",
+    length="the file cannot ask for it",
+    positions="the request says which positions are steered (its triggers)",
+)
+REPENG = Format(
+    ".gguf",
+    repeng_bytes,
+    read_gguf,
+    _is_gguf,
+    use='ControlModel(model, {blocks}).set_control(ControlVector.import_gguf("{file}"), 1.0)',
+    length="give set_control normalize=True to keep it",
+)
+LLAMA_CPP = Format(
+    ".gguf",
+    llama_cpp_bytes,
+    read_gguf,
+    # Its files are those of repeng, and count as such.
+    lambda _path, _start: False,
+    use="llama-cli --control-vector {file}",
+    length="llama.cpp has no way to keep it",
+    blocks=lambda depth: range(1, depth),
+    why="llama.cpp never steers block 0",
+)

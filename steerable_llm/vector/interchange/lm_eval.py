@@ -16,89 +16,22 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from steerable_llm.errors import InvalidInputError, NotAVectorError, UnknownArchitectureError
-from steerable_llm.runtime.blocks import find_blocks, find_site
-from steerable_llm.vector.interchange.additive import AdditiveVector
+from steerable_llm.errors import InvalidInputError, NotAVectorError
+from steerable_llm.vector.interchange.format import AdditiveVector, Format, Places
 from steerable_llm.vector.steering import Site
-
-if TYPE_CHECKING:
-    from steerable_llm.runtime.hooked_model import HookedModel
-
-
-# The names that modules have inside a model, by which some tools say where to steer.
-
-
-def hook_points(model: Any, blocks: Sequence[nn.Module], site: Site) -> dict[str, int]:
-    """Names relative to the base model, such as "layers.3", to block index.
-
-    Args:
-        model: a Hugging Face model.
-        blocks: its decoder blocks.
-        site: "block" or "mlp".
-
-    Raises:
-        UnknownArchitectureError: the site cannot be told.
-    """
-    numbers = {id(find_site(block, site).module): i for i, block in enumerate(blocks)}
-    names = model.base_model.named_modules()
-    return {name: numbers[id(module)] for name, module in names if id(module) in numbers}
-
-
-def hook_point(architecture: str, site: Site, layer: int) -> str:
-    """The name of one place in models of a class, without such a model at hand.
-
-    Raises:
-        UnknownArchitectureError: transformers does not have the class, or its parts cannot be
-            told.
-    """
-    first = _first_hook_point(architecture, site)
-    before, _, after = f".{first}.".partition(".0.")
-    return f"{before}.{layer}.{after}".strip(".")
-
-
-def model_type_of(architecture: str) -> str | None:
-    """The model family of a class, such as "llama"; None if transformers does not have it."""
-    import transformers
-
-    found = getattr(getattr(transformers, architecture, None), "config_class", None)
-    return getattr(found, "model_type", None)
-
-
-@cache
-def _first_hook_point(architecture: str, site: Site) -> str:
-    import transformers
-
-    kind: Any = getattr(transformers, architecture, None)
-    config = getattr(kind, "config_class", None)
-    if config is None:
-        raise UnknownArchitectureError(
-            f"transformers has no model class {architecture!r}, so the names of its blocks cannot "
-            "be told: export to a format that counts blocks, such as repeng"
-        )
-    # On the meta device a model of any size has its module tree and no weights.
-    with torch.device("meta"):
-        model = kind(config())
-    points = hook_points(model, find_blocks(model), site)
-    return next(name for name, layer in points.items() if layer == 0)
 
 
 def lm_eval_bytes(vector: AdditiveVector) -> bytes:
-    """Return the file's content: the directions, and the strength as coefficient.
-
-    Raises:
-        UnknownArchitectureError: the names of the model's blocks cannot be told.
-    """
+    """Return the file's content: the directions, and the strength as coefficient."""
     coefficient = 1.0 if vector.coefficient is None else vector.coefficient
     content = {
-        hook_point(vector.architecture or "", vector.site, layer): {
+        vector.modules[layer]: {
             "steering_vector": direction.clone(),
             "steering_coefficient": coefficient,
             "action": "add",
@@ -112,12 +45,12 @@ def lm_eval_bytes(vector: AdditiveVector) -> bytes:
     return file.getvalue()
 
 
-def read_lm_eval(path: Path, llm: HookedModel) -> AdditiveVector:
+def read_lm_eval(path: Path, places: Places) -> AdditiveVector:
     """Read an lm-eval file.
 
     Args:
         path: the file.
-        llm: the model, whose module names say which block a hookpoint is.
+        places: the model's module names, which say which block a hookpoint is.
 
     Raises:
         NotAVectorError: another kind of file, or one that asks for more than tensors.
@@ -132,7 +65,6 @@ def read_lm_eval(path: Path, llm: HookedModel) -> AdditiveVector:
         ) from error
     if not isinstance(content, dict) or not content:
         raise NotAVectorError(f"{path} has no hookpoints in it: expected {{hookpoint: {{...}}}}")
-    places = _places(llm)
     found: dict[tuple[Site, int], tuple[Tensor, float]] = {}
     for name, entry in content.items():
         if name not in places:
@@ -167,18 +99,6 @@ def _joined(found: dict[tuple[Site, int], tuple[Tensor, float]], site: Site) -> 
     )
 
 
-def _places(llm: HookedModel) -> dict[str, tuple[Site, int]]:
-    places: dict[str, tuple[Site, int]] = {}
-    sites: tuple[Site, ...] = ("block", "mlp")
-    for site in sites:
-        try:
-            points = hook_points(llm.model, llm.blocks, site)
-        except UnknownArchitectureError:  # a family without a module for its MLP
-            continue
-        places |= {name: (site, layer) for name, layer in points.items()}
-    return places
-
-
 def _addition(path: Path, name: str, entry: Any) -> tuple[Tensor, float]:
     """One hookpoint's vector and coefficient."""
     vector = entry.get("steering_vector") if isinstance(entry, dict) else None
@@ -211,3 +131,16 @@ def _addition(path: Path, name: str, entry: Any) -> tuple[Tensor, float]:
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().split("\n", 1)[0][:120]
+
+
+LM_EVAL = Format(
+    ".pt",
+    lm_eval_bytes,
+    read_lm_eval,
+    lambda path, _start: path.suffix in (".pt", ".pth"),
+    use="lm_eval --model steered --model_args pretrained=MODEL,steer_path={file}",
+    length="lm-eval has no way to keep it",
+    sites=("block", "mlp"),
+    has_coefficient=True,
+    by_name=True,
+)

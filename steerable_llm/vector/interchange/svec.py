@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from steerable_llm.errors import NotAVectorError
-from steerable_llm.vector.interchange.additive import AdditiveVector
+from steerable_llm.vector.interchange.format import AdditiveVector, Format, Places
 
 SHIFT = 1
 """From a block whose output is steered to the block whose input that is."""
@@ -36,7 +36,7 @@ def svec_bytes(vector: AdditiveVector) -> bytes:
     return json.dumps(content, allow_nan=False).encode()
 
 
-def read_svec(path: Path, _llm: object = None) -> AdditiveVector:
+def read_svec(path: Path, _places: Places | None = None) -> AdditiveVector:
     """Read a `.svec` file.
 
     Raises:
@@ -76,3 +76,28 @@ def read_svec(path: Path, _llm: object = None) -> AdditiveVector:
 def blocks_without_the_last(depth: int) -> range:
     """The blocks of a model whose outputs are another block's input."""
     return range(depth - 1)
+
+
+def is_svec(path: Path, start: bytes) -> bool:
+    """Whether a file is one, by its suffix, or by what its JSON has in it."""
+    if path.suffix == ".svec":
+        return True
+    try:
+        content = json.loads(path.read_bytes()) if start.lstrip().startswith(b"{") else None
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and {"model_type", "directions"} <= content.keys()
+
+
+SVEC = Format(
+    ".svec",
+    svec_bytes,
+    read_svec,
+    is_svec,
+    use='MalleableModel.steer(SteeringVector.load("{file}"), behavior_layer_ids={blocks})',
+    length="activation-steering only shortens states that have grown "
+    "(use_ooi_preventive_normalization=True)",
+    blocks=blocks_without_the_last,
+    why="activation-steering steers the inputs of blocks, and the last output is none",
+    shift=SHIFT,
+)

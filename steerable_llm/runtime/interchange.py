@@ -1,4 +1,8 @@
-"""From a steering vector to another tool's file, with every loss said."""
+"""From another tool's file to a steering vector, and back, with every loss said.
+
+The files themselves are `vector.interchange`. What they need to know of a model is told here: how
+its modules are called, and how long its states are.
+"""
 
 from __future__ import annotations
 
@@ -7,26 +11,29 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from steerable_llm.errors import InvalidInputError, ModelMismatchError, NotAVectorError, unknown
+import torch
+
+from steerable_llm.errors import (
+    InvalidInputError,
+    ModelMismatchError,
+    NotAVectorError,
+    UnknownArchitectureError,
+    unknown,
+)
 from steerable_llm.files import write_whole
-from steerable_llm.methods.states import read_states
+from steerable_llm.runtime.blocks import module_name, module_names
+from steerable_llm.runtime.hooked_model import HookedModel
+from steerable_llm.runtime.hooks import capture_site
+from steerable_llm.runtime.packed import frozen
 from steerable_llm.vector.calibration import Calibration
 from steerable_llm.vector.file import library_version
-from steerable_llm.vector.interchange.additive import AdditiveVector
-from steerable_llm.vector.interchange.formats import FORMATS, Format
-from steerable_llm.vector.interchange.gguf import MAGIC, read_gguf
-from steerable_llm.vector.interchange.lm_eval import model_type_of
+from steerable_llm.vector.interchange import FORMATS
+from steerable_llm.vector.interchange.format import AdditiveVector, Format
 from steerable_llm.vector.provenance import Imported, Provenance
-from steerable_llm.vector.steering import Application, Scope, SteeringTerm
+from steerable_llm.vector.steering import Application, Scope, Site, SteeringTerm
 from steerable_llm.vector.vector import SteeringVector
-
-if TYPE_CHECKING:
-    from steerable_llm.runtime.hooked_model import HookedModel
-
-
-# From another tool's file to a steering vector that knows where it comes from.
 
 # On these the lengths of the model's states are measured, since no format brings them along.
 _PROMPTS = (
@@ -72,15 +79,14 @@ def import_vector(
     chosen = format or guess_format(source)
     if chosen not in FORMATS:
         raise InvalidInputError(unknown("format", chosen, FORMATS))
-    found = FORMATS[chosen].read(source, llm)
+    found = FORMATS[chosen].read(source, places_of(llm) if FORMATS[chosen].by_name else {})
     _check_fit(source, found, llm, force)
     application = Application(site=found.site, unit="absolute", scope="all", renormalise=False)
-    lengths = read_states(llm, [llm.encode(prompt) for prompt in _PROMPTS], found.site)
-    means = lengths.norm(dim=-1).mean(0)
+    lengths = _lengths(llm, found.site)
     return SteeringVector(
         name=name or _printable(found.name) or source.stem,
         directions=found.directions,
-        scales={layer: float(means[layer]) for layer in found.directions},
+        scales={layer: lengths[layer] for layer in found.directions},
         fingerprint=llm.fingerprint,
         provenance=_provenance(source, chosen, found, llm),
         calibration=None
@@ -99,34 +105,47 @@ def import_vector(
 def guess_format(path: str | os.PathLike[str]) -> str:
     """Tell a file's format from its suffix and content.
 
-    repeng's and llama.cpp's files are read alike, and count as repeng's.
+    repeng's and llama.cpp's files are alike, and count as repeng's.
 
     Raises:
-        InvalidInputError: it could be anything.
+        InvalidInputError: It could be anything.
     """
     source = Path(path)
     with source.open("rb") as file:
         start = file.read(64).lstrip()
-    if start.startswith(MAGIC):
-        facts = read_gguf(source)
-        return "easysteer" if facts.method or "easysteer" in facts.facts else "repeng"
-    if source.suffix == ".svec":
-        return "svec"
-    if source.suffix in (".pt", ".pth"):
-        return "lm-eval"
-    if start.startswith(b"{") and _is_svec(source):
-        return "svec"
+    for name, one in FORMATS.items():
+        if one.recognises(source, start):
+            return name
     raise InvalidInputError(
         f"cannot tell the format of {source}: name it with --format, one of {', '.join(FORMATS)}"
     )
 
 
-def _is_svec(source: Path) -> bool:
-    try:
-        content = json.loads(source.read_bytes())
-    except (ValueError, RecursionError):
-        return False
-    return isinstance(content, dict) and {"model_type", "directions"} <= content.keys()
+def places_of(llm: HookedModel) -> dict[str, tuple[Site, int]]:
+    """Return the names of a model's modules, as formats read them that go by names."""
+    places: dict[str, tuple[Site, int]] = {}
+    sites: tuple[Site, ...] = ("block", "mlp")
+    for site in sites:
+        try:
+            names = module_names(llm.model, llm.blocks, site)
+        except UnknownArchitectureError:  # a family without a module for its MLP
+            continue
+        places |= {name: (site, layer) for name, layer in names.items()}
+    return places
+
+
+@torch.no_grad()
+def _lengths(llm: HookedModel, site: Site) -> list[float]:
+    """Mean length of what a site gives in each block, at the last position of a few prompts."""
+    found = []
+    for prompt in _PROMPTS:
+        ids = torch.tensor([llm.encode(prompt)], device=llm.device)
+        with frozen(llm.model), capture_site(llm.blocks, site) as captured:
+            llm.model.base_model(input_ids=ids, use_cache=False)
+        # Some families flatten the batch around their MLP.
+        states = [captured[layer].reshape(*ids.shape, -1)[0, -1] for layer in sorted(captured)]
+        found.append(torch.stack([state.float().cpu() for state in states]).norm(dim=-1))
+    return [float(length) for length in torch.stack(found).mean(0)]
 
 
 def _check_fit(source: Path, found: AdditiveVector, llm: HookedModel, force: bool) -> None:
@@ -292,15 +311,25 @@ def export_vector(
             directions,
             coefficient=term.strength,
             name=vector.name,
-            model_type=model_type_of(architecture) or architecture,
-            architecture=architecture,
+            model_type=_model_type(architecture) or architecture,
             site=term.site,
+            modules={layer: module_name(architecture, term.site, layer) for layer in blocks}
+            if target.by_name
+            else {},
             method=vector.provenance.method,
         )
     )
     written = write_whole(path, content)
     notes = _notes(vector, term, target, blocks, written, calibrated)
     return Export(written, format, blocks, changes, notes)
+
+
+def _model_type(architecture: str) -> str | None:
+    """The model family of a class, such as "llama"; None if transformers does not have it."""
+    import transformers
+
+    found = getattr(getattr(transformers, architecture, None), "config_class", None)
+    return getattr(found, "model_type", None)
 
 
 def _unit(term: SteeringTerm, layer: int) -> float:

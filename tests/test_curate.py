@@ -83,7 +83,7 @@ def test_accepted_proposals_are_marked_in_the_pair_and_counted() -> None:
     assert [(pair.id, pair.proposed) for pair in found.pairs] == [("kept", False), ("open", True)]
     assert found.pairs[1].source == "log/contradicts/proposal/strict prompt"
     assert (found.proposed, found.report.proposed_pairs) == ((), 1)
-    assert "2 pairs**, 1 of them proposed" in found.report.to_markdown()
+    assert "2 pairs**, 1 of them proposed" in found.report.page().to_markdown()
 
 
 def test_what_the_judge_does_not_find_grounded_is_not_accepted() -> None:
@@ -110,7 +110,7 @@ def test_personal_data_is_gone_before_anything_is_kept_or_reported() -> None:
     found = curate(entries, CurationSettings(judge=LEXICAL, scrubber=Scrubber()))
     assert [pair.good for pair in found.pairs] == ["Ask <EMAIL_ADDRESS_1>."]
     assert found.report.scrubbed == {"EMAIL_ADDRESS": 1}
-    assert address not in json.dumps(found.report.to_dict()) + found.report.to_markdown()
+    assert address not in json.dumps(found.report.to_dict()) + found.report.page().to_markdown()
 
 
 def test_answers_that_differ_only_in_how_a_number_is_written_are_no_pair_once_scrubbed() -> None:
@@ -154,13 +154,13 @@ def test_the_report_is_saved_as_a_page_or_as_data(tmp_path: Path) -> None:
     assert "| made up | the good answer is not in the passages | And on Sunday? |" in page
     data = json.loads(report.save(tmp_path / "r.json").read_text())
     assert data["filters"][1]["dropped"] == {"the good answer is not in the passages": 1}
-    with pytest.raises(InvalidInputError, match=r"'r.txt'; use one of .md, .json"):
+    with pytest.raises(InvalidInputError, match=r"'r.txt'; use one of .md, .html, .json"):
         report.save(tmp_path / "r.txt")
 
 
 def test_what_answers_say_cannot_break_the_page() -> None:
     odd = draft("a|b\n# c <b>", "It opens at nine.", "x|y")
-    page = curate([odd], CurationSettings(judge=LEXICAL)).report.to_markdown()
+    page = curate([odd], CurationSettings(judge=LEXICAL)).report.page().to_markdown()
     assert "a\\|b # c \\<b\\>" in page
 
 

@@ -182,7 +182,7 @@ def test_the_file_keeps_what_the_gate_was_trained_on(trained: TrainedGate, tmp_p
 
 
 def card_of(trained: TrainedGate) -> str:
-    return gate_card(trained, "steerable policy train-gate log.jsonl")
+    return gate_card(trained, "steerable policy train-gate log.jsonl").to_markdown()
 
 
 def test_the_card_tells_the_figures_with_their_intervals(trained: TrainedGate) -> None:

@@ -98,7 +98,7 @@ def test_modes_hold_every_pair_once_and_are_named_by_their_most_typical_failure(
     near = rows @ rows.mean(axis=0)
     assert first.typical == first.pairs[int(near.argmax())]
     assert found.to_dict()["modes"][1]["pairs"] == 12
-    assert "| mode-1-who-wrote-this" in found.to_markdown()
+    assert "| mode-1-who-wrote-this" in found.page().to_markdown()
 
 
 def test_the_question_is_told_from_its_passages() -> None:

@@ -218,6 +218,8 @@ def modes(
 
     Prints the commands that build a vector from each.
     """
+    from rich.console import Console
+
     from steerable_llm.files import write_whole
     from steerable_llm.pairs.modes import failure_modes
     from steerable_llm.pairs.pair import Pairs
@@ -229,7 +231,7 @@ def modes(
         hide_loading_bars()
     found = failure_modes(given, most=most, smallest=smallest, seed=seed)
     files = [mode.pairs.to_jsonl(out / f"{mode.name}.jsonl") for mode in found.modes]
-    write_whole(out / "modes.md", found.to_markdown())
+    write_whole(out / "modes.md", found.page().to_markdown())
     commands = [
         f"steerable build {_quoted(file)} --out {_quoted(file.with_suffix('.safetensors'))}"
         + ("" if model == "demo" else f" --model {shlex.quote(model)}")
@@ -241,7 +243,7 @@ def modes(
             mode.update(file=str(file), build=command)
         print_json(plain)
         return
-    print(found.to_markdown())
+    Console().print(found.page())
     for command in commands:
         print(command)
 

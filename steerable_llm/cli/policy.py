@@ -13,12 +13,11 @@ import typer
 from steerable_llm.cli.options import AsJson, InFile, Revision, load_model, open_log, print_json
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from steerable_llm.logs.answers import LoggedAnswer
     from steerable_llm.policy.check import CheckedPolicy, CheckedStep, TracedCall
     from steerable_llm.policy.decision import SteeringDecision
     from steerable_llm.policy.file import When
+    from steerable_llm.reports.parts import Table
 
 
 def check(
@@ -66,13 +65,15 @@ def check(
         return
     from rich.console import Console
 
+    from steerable_llm.reports.page import Page
+
     console = Console(highlight=False)
-    console.print(_steps_table(checked))
+    console.print(Page("", [_steps_table(checked)]))
     for step in checked.steps:
         for line in _relations(step):
             console.print(line, markup=False, soft_wrap=True)
     if trace:
-        console.print(_trace_table(calls, decisions))
+        console.print(Page("", [_trace_table(calls, decisions)]))
     for warning in checked.warnings:
         console.print(f"warning: {warning}", markup=False, soft_wrap=True)
 
@@ -108,6 +109,7 @@ def train_gate(
     from steerable_llm.files import write_whole
     from steerable_llm.policy.gate_training import gate_card
     from steerable_llm.policy.gate_training import train_gate as train
+    from steerable_llm.reports.numbers import interval, percent
 
     if out.suffix != ".safetensors":
         raise InvalidInputError(f"--out {out}: give a name that ends in .safetensors")
@@ -122,7 +124,8 @@ def train_gate(
     )
     trained.gate.save(out)
     card = out.with_suffix(".md")
-    write_whole(card, gate_card(trained, f"steerable {shlex.join(_shown(sys.argv[1:], log))}"))
+    command = f"steerable {shlex.join(_shown(sys.argv[1:], log))}"
+    write_whole(card, gate_card(trained, command).to_markdown())
     figures = trained.figures
     if as_json:
         print_json(
@@ -137,11 +140,11 @@ def train_gate(
             }
         )
         return
-    auc = figures.auc
     print(
-        f"{out}: ROC AUC {auc.value:.3f} [{auc.low:.3f}, {auc.high:.3f}] on {figures.bad} bad and "
-        f"{figures.good} good held-out answers; at the threshold {trained.gate.threshold:.3f} it "
-        f"catches {figures.caught.value:.0%} with {figures.false_alarms.value:.0%} false alarms"
+        f"{out}: ROC AUC {interval(figures.auc)} on {figures.bad} bad and {figures.good} good "
+        f"held-out answers; at the threshold {trained.gate.threshold:.3f} it catches "
+        f"{percent(figures.caught.value, 0)} with {percent(figures.false_alarms.value, 0)} "
+        "false alarms"
     )
     print(f"{card}: the card")
 
@@ -169,10 +172,9 @@ def _shown(arguments: Sequence[str], log: str) -> list[str]:
 
 
 def _steps_table(checked: CheckedPolicy) -> Table:
-    from rich.markup import escape
-    from rich.table import Table
+    from steerable_llm.reports.parts import Table
 
-    table = Table("step", "applied", "when")
+    lines: list[tuple[str, str, str]] = []
     for step in checked.steps:
         name = step.name
         name += " (default)" if name == checked.policy.default_step else ""
@@ -187,16 +189,14 @@ def _steps_table(checked: CheckedPolicy) -> Table:
             for term, when in step.steered.terms
         ]
         for number, (applied, when) in enumerate(rows or [("not steered", "")]):
-            # A file's own names may hold brackets, which are markup to rich.
-            table.add_row(*map(escape, ("" if number else name, applied, when)))
-    return table
+            lines.append(("" if number else name, applied, when))
+    return Table(["step", "applied", "when"], lines)
 
 
 def _trace_table(calls: Sequence[TracedCall], decisions: Sequence[SteeringDecision]) -> Table:
-    from rich.markup import escape
-    from rich.table import Table
+    from steerable_llm.reports.parts import Table
 
-    table = Table("call", "step", "applied", "why")
+    lines: list[tuple[str, str, str, str]] = []
     for number, (call, decision) in enumerate(zip(calls, decisions, strict=True), 1):
         told = call.model_dump(
             include={"step", "node", "tags", "prompt_type"}, exclude_defaults=True
@@ -206,17 +206,20 @@ def _trace_table(calls: Sequence[TracedCall], decisions: Sequence[SteeringDecisi
             for key, value in told.items()
         ]
         applied = [f"{x.vector.name} {x.strength:+.3g}" for x in decision.steering.active_terms]
-        row = (
-            "\n".join([str(number), *said]),
-            decision.step or "none",
-            "\n".join(applied) or "nothing",
-            "\n".join(decision.reasons),
+        lines.append(
+            (
+                "\n".join([str(number), *said]),
+                decision.step or "none",
+                "\n".join(applied) or "nothing",
+                "\n".join(decision.reasons),
+            )
         )
-        table.add_row(*map(escape, row))
-    return table
+    return Table(["call", "step", "applied", "why"], lines)
 
 
 def _relations(step: CheckedStep) -> list[str]:
+    from steerable_llm.reports.numbers import percent
+
     rules = [f"{kind} {', '.join(names)}" for kind, names in step.rules.items()]
     lines = [f"{step.name}: also matches {'; '.join(rules)}"] if rules else []
     for meeting in step.meetings:
@@ -225,7 +228,7 @@ def _relations(step: CheckedStep) -> list[str]:
             f"{step.name}: cosine of {meeting.first} and {meeting.second} by layer {cosines}"
         )
     for name, kept in step.steered.kept[1:]:
-        shares = ", ".join(f"{layer}: {share:.0%}" for layer, share in kept.items())
+        shares = ", ".join(f"{layer}: {percent(share, 0)}" for layer, share in kept.items())
         lines.append(f"{step.name}: orthogonalised, {name} keeps of its length by layer {shares}")
     return lines
 

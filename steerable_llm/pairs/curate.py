@@ -12,8 +12,7 @@ from typing import Any
 
 from steerable_llm.chat.message import Message
 from steerable_llm.embedding import Embedder
-from steerable_llm.errors import InvalidInputError, PairError
-from steerable_llm.files import write_whole
+from steerable_llm.errors import PairError
 from steerable_llm.logs.answers import LoggedAnswer
 from steerable_llm.pairs.filters import (
     FilterCount,
@@ -28,11 +27,12 @@ from steerable_llm.pairs.pairing import NO_GOOD_ANSWER, WRONG_RETRIEVAL, Draft
 from steerable_llm.pairs.proposals import ProposedPair, acceptable
 from steerable_llm.pairs.review import ENOUGH
 from steerable_llm.pairs.scrub import Scrubber
-from steerable_llm.reports.parts import visible
+from steerable_llm.reports.page import Page
+from steerable_llm.reports.parts import Heading, Part, Strong, Table, Text, numeric
 
 # What became of a log's failures on their way to pairs: counts, reasons and examples.
 
-#: Examples of each filter in Markdown; the data has all of them.
+#: Examples of each filter on the page; the data has all of them.
 SHOWN = 5
 
 
@@ -99,93 +99,75 @@ class CurationReport:
         """Return everything as plain values."""
         return {**asdict(self), "proposed_pairs": self.proposed_pairs}
 
-    def to_markdown(self) -> str:
+    def page(self) -> Page:
         """Return the report as a page."""
-        parts = [
-            "# Pairs from the log",
-            "",
-            f"**{self.failures} failures, {self.pairs} pairs**"
-            + (f", {self.proposed_pairs} of them proposed" if self.proposed_pairs else ""),
-            "",
-            *_table(("good answer from", "pairs"), self.by_source.items()),
-            "",
-            "## Filters",
-            "",
-            *_table(
-                ("filter", "came", "dropped", "could not be judged"),
+        proposed = f", {self.proposed_pairs} of them proposed" if self.proposed_pairs else ""
+        counted = [
+            [f.name, str(f.seen), str(sum(f.dropped.values())), str(f.not_judged or "")]
+            for f in self.filters
+        ]
+        parts: list[Part] = [
+            Text((Strong(f"{self.failures} failures, {self.pairs} pairs"), proposed)),
+            _counts("good answer from", "pairs", self.by_source),
+            Heading("Filters"),
+            Table(["filter", *numeric("came", "dropped", "could not be judged")], counted),
+            Text(
                 (
-                    (f.name, f.seen, sum(f.dropped.values()), f.not_judged or "")
-                    for f in self.filters
-                ),
+                    "There was a judge of groundedness. "
+                    if self.judged
+                    else "There was no judge, so groundedness was not checked. ",
+                    "Duplicates were compared by meaning."
+                    if self.near_duplicates
+                    else "Duplicates were compared exactly, since there was no embedding model.",
+                )
             ),
-            "",
-            "There was a judge of groundedness."
-            if self.judged
-            else "There was no judge, so groundedness was not checked.",
-            "Duplicates were compared by meaning."
-            if self.near_duplicates
-            else "Duplicates were compared exactly, since there was no embedding model.",
         ]
         if self.scrubbed is not None:
-            parts += ["", "## Personal data", ""]
-            parts += [
+            said = (
                 "Each value was replaced by the same placeholder everywhere; names of people are "
-                "not looked for.",
-                "",
-                *_table(("kind", "different values"), self.scrubbed.items()),
-            ]
+                "not looked for."
+            )
+            parts += [Heading("Personal data"), Text(said)]
+            parts.append(_counts("kind", "different values", self.scrubbed))
         for count in self.filters:
             if count.dropped:
                 dropped = [entry for entry in self.examples if entry.by == count.name]
-                parts += ["", f"### Dropped: {count.name}", "", *_examples(dropped)]
+                parts += [Heading(f"Dropped: {count.name}", 3), *_examples(dropped)]
         if self.wrong_retrieval:
-            parts += ["", "## Wrong retrieval", ""]
-            parts += ["Steering cannot mend these; they are work for the retriever.", ""]
+            parts.append(Heading("Wrong retrieval"))
+            parts.append(Text("Steering cannot mend these; they are work for the retriever."))
             parts += _examples(self.wrong_retrieval)
-        if self.left_out or self.proposed or self.accepted:
-            parts += ["", "## Without a good answer", ""]
-            rows = [*self.left_out.items()]
-            rows += [("proposals wait for a review", self.proposed)] if self.proposed else []
-            rows += [("proposals accepted unseen", self.accepted)] if self.accepted else []
-            parts += _table(("why", "failures"), rows)
-        return "\n".join(parts) + "\n"
+        left = dict(self.left_out)
+        if self.proposed:
+            left["proposals wait for a review"] = self.proposed
+        if self.accepted:
+            left["proposals accepted unseen"] = self.accepted
+        if left:
+            parts += [Heading("Without a good answer"), _counts("why", "failures", left)]
+        return Page("Pairs from the log", parts)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the report as ``.md`` or ``.json``, whole or not at all.
+        """Write the report as `.md`, `.html` or `.json`, whole or not at all.
 
         Raises:
             InvalidInputError: Another suffix.
         """
-        target = Path(path)
-        writers: Mapping[str, Callable[[], str]] = {
-            ".md": self.to_markdown,
-            ".json": lambda: json.dumps(self.to_dict(), ensure_ascii=False, indent=2) + "\n",
-        }
-        if target.suffix not in writers:
-            raise InvalidInputError(
-                f"cannot save a report on pairs as {target.name!r}; use one of {', '.join(writers)}"
-            )
-        return write_whole(target, writers[target.suffix]())
+        return self.page().save(
+            path,
+            lambda: json.dumps(self.to_dict(), ensure_ascii=False, indent=2) + "\n",
+            "a report on pairs",
+        )
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
-    lines = [[*head], ["---"] * len(head), *([cell(value) for value in row] for row in rows)]
-    return [f"| {' | '.join(line)} |" for line in lines]
+def _counts(what: str, number: str, counts: Mapping[str, int]) -> Table:
+    return Table([what, *numeric(number)], [[name, str(n)] for name, n in counts.items()])
 
 
-def _examples(entries: Sequence[SetAside]) -> list[str]:
+def _examples(entries: Sequence[SetAside]) -> list[Part]:
     rows = [(e.id, e.why, e.question, e.good or "", e.bad) for e in entries[:SHOWN]]
-    lines = _table(("answer", "why", "question", "good", "bad"), rows)
+    table = Table(["answer", "why", "question", "good", "bad"], rows)
     more = len(entries) - SHOWN
-    return [*lines, "", f"and {more} more."] if more > 0 else lines
-
-
-def cell(value: object) -> str:
-    """Return text that people or models wrote, on one line and safe in a Markdown table."""
-    flat = visible(" ".join(str(value).split()))
-    for sign in "\\`*_[]<>|":
-        flat = flat.replace(sign, "\\" + sign)
-    return flat
+    return [table, Text(f"and {more} more.")] if more > 0 else [table]
 
 
 #: Given failures without a good answer, proposes some; `propose` with its model bound.

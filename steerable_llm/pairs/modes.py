@@ -21,8 +21,9 @@ from steerable_llm.chat.context import question_alone, question_text
 from steerable_llm.chat.message import as_messages
 from steerable_llm.embedding import Embedder, SentenceEmbedder
 from steerable_llm.errors import InvalidInputError, MissingExtraError, PairError
-from steerable_llm.pairs.curate import cell
 from steerable_llm.pairs.pair import Pairs, PreferencePair
+from steerable_llm.reports.page import Page
+from steerable_llm.reports.parts import Table, Text, numeric
 
 #: Clouds that a split is compared with; the chance that none of them beats nothing at all is 1/20.
 CLOUDS = 19
@@ -61,20 +62,20 @@ class Modes:
     silhouettes: dict[int, float]
     shapeless: float
 
-    def to_markdown(self) -> str:
+    def page(self) -> Page:
         """Return the modes with their examples, and how their number was chosen."""
-        lines = ["# Failure modes", "", "| mode | pairs | most typical failure |", "|---|---|---|"]
-        for mode in self.modes:
-            typical = cell(" / ".join(failure_text(mode.typical).split("\n")))
-            lines.append(f"| {mode.name} | {len(mode.pairs)} | {typical} |")
+        rows = [
+            [mode.name, str(len(mode.pairs)), " / ".join(failure_text(mode.typical).split("\n"))]
+            for mode in self.modes
+        ]
         tried = ", ".join(f"{k}: {value:.3f}" for k, value in self.silhouettes.items())
-        lines += [
-            "",
+        said = (
             f"Silhouette by number of modes: {tried or 'none was possible'}. The clearest split of "
             f"{CLOUDS} shapeless clouds has {self.shapeless:.3f}"
-            + (": no split is better, so this is one mode." if len(self.modes) == 1 else "."),
-        ]
-        return "\n".join(lines) + "\n"
+            + (": no split is better, so this is one mode." if len(self.modes) == 1 else ".")
+        )
+        table = Table(["mode", *numeric("pairs"), "most typical failure"], rows)
+        return Page("Failure modes", [table, Text(said)])
 
     def to_dict(self) -> dict[str, Any]:
         """Return the modes as plain values."""

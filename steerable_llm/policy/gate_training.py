@@ -1,8 +1,9 @@
-"""The card of a gate: what it was trained on, how well it does, and what it cannot do."""
+"""Training a gate from an answer log: which questions are those that get bad answers."""
 
 from __future__ import annotations
 
 import hashlib
+import importlib
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,8 +19,9 @@ from steerable_llm.logs.answers import REASONS, LoggedAnswer
 from steerable_llm.metrics import CONFIDENCE, RESAMPLES, Estimate, estimate
 from steerable_llm.pairs.pair import connected
 from steerable_llm.policy.gate import Gate
-
-# How well a score tells two classes apart, with its uncertainty.
+from steerable_llm.reports.numbers import interval
+from steerable_llm.reports.page import Page
+from steerable_llm.reports.parts import Code, Facts, Heading, Mono, Part, Table, Text, numeric
 
 
 class RocPoint(BaseModel):
@@ -41,36 +43,47 @@ class RocPoint(BaseModel):
 def roc_points(
     positives: Sequence[float], negatives: Sequence[float], thresholds: Sequence[float]
 ) -> list[RocPoint]:
-    """What each of some thresholds does to the scores of both classes.
+    """Return what each of some thresholds does to the scores of both classes.
 
     Raises:
         InvalidInputError: A class is empty.
+        MissingExtraError: scikit-learn is not installed.
     """
-    high, low = _scores(positives, negatives)
-    return [
-        RocPoint(
-            threshold=float(threshold),
-            caught=float(np.mean(high >= threshold)),
-            false_alarms=float(np.mean(low >= threshold)),
-        )
-        for threshold in thresholds
-    ]
+    curve = _roc_curve(positives, negatives)
+    found = []
+    for threshold in thresholds:
+        # The last point of the curve that is not below the threshold; the first is above all.
+        point = [each for each in curve if each.threshold >= threshold][-1]
+        found.append(point.model_copy(update={"threshold": float(threshold)}))
+    return found
 
 
 def best_threshold(positives: Sequence[float], negatives: Sequence[float]) -> float:
-    """The threshold with the largest distance between caught and false alarms (Youden's J).
+    """Return the threshold with the largest distance between caught and false alarms (Youden's J).
 
     It lies half-way between two neighbouring scores, so that it does not hang on one of them; of
     equals, the lowest.
 
     Raises:
         InvalidInputError: A class is empty.
+        MissingExtraError: scikit-learn is not installed.
     """
-    high, low = _scores(positives, negatives)
-    scores = np.unique(np.concatenate([high, low]))
-    between = [float(scores[0]), *((scores[:-1] + scores[1:]) / 2).tolist()]
-    points = roc_points(positives, negatives, between)
-    return max(points, key=lambda point: point.caught - point.false_alarms).threshold
+    curve = _roc_curve(positives, negatives)[:0:-1]  # without the point above all scores
+    best = max(curve, key=lambda point: point.caught - point.false_alarms)
+    below = max((p.threshold for p in curve if p.threshold < best.threshold), default=None)
+    return best.threshold if below is None else (below + best.threshold) / 2
+
+
+def _roc_curve(positives: Sequence[float], negatives: Sequence[float]) -> list[RocPoint]:
+    """A point per score, from the highest to the lowest, after one above all."""
+    labels, scores = _labelled(positives, negatives)
+    alarms, caught, thresholds = _sklearn("metrics").roc_curve(
+        labels, scores, drop_intermediate=False
+    )
+    return [
+        RocPoint(threshold=float(at), caught=float(share), false_alarms=float(false))
+        for at, share, false in zip(thresholds, caught, alarms, strict=True)
+    ]
 
 
 def roc_auc(
@@ -95,10 +108,12 @@ def roc_auc(
 
     Raises:
         InvalidInputError: A class is empty.
+        MissingExtraError: scikit-learn is not installed.
     """
-    high, low = _scores(positives, negatives)
+    labels, scores = _labelled(positives, negatives)
+    value = float(_sklearn("metrics").roc_auc_score(labels, scores))
+    high, low = scores[labels], scores[~labels]
     order = (high[:, None] > low[None, :]) + 0.5 * (high[:, None] == low[None, :])
-    value = float(order.mean())
     if groups is None:
         groups = list(range(high.size)), list(range(high.size, high.size + low.size))
     names, index = np.unique([*groups[0], *groups[1]], return_inverse=True)
@@ -123,18 +138,27 @@ def roc_auc(
     )
 
 
-def _scores(
+def _sklearn(module: str) -> Any:
+    try:
+        return importlib.import_module(f"sklearn.{module}")
+    except ImportError as error:
+        raise MissingExtraError(
+            "training a gate needs scikit-learn: pip install 'steerable-llm[gate]'"
+        ) from error
+
+
+def _labelled(
     positives: Sequence[float], negatives: Sequence[float]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+    """Which scores are of positives, and all scores, positives first."""
     if not len(positives) or not len(negatives):
         raise InvalidInputError(
             f"a ROC curve needs both classes, not {len(positives)} positives and "
             f"{len(negatives)} negatives"
         )
-    return np.asarray(positives, dtype=np.float64), np.asarray(negatives, dtype=np.float64)
+    scores = np.array([*positives, *negatives], dtype=np.float64)
+    return np.arange(scores.size) < len(positives), scores
 
-
-# Training a gate from an answer log: which questions are those that go wrong.
 
 # Fewer separate questions than this in a class leave nothing to choose a threshold on.
 FEWEST = 10
@@ -305,16 +329,10 @@ def _fit(
     seed: int,
     regularisation: float,
 ) -> _Fit:
-    try:
-        from sklearn.linear_model import LogisticRegression
-        from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
-    except ImportError as error:
-        raise MissingExtraError(
-            "training a gate needs scikit-learn: pip install 'steerable-llm[gate]'"
-        ) from error
+    selection = _sklearn("model_selection")
 
     def folds(count: int) -> Any:
-        return StratifiedGroupKFold(count, shuffle=True, random_state=seed)
+        return selection.StratifiedGroupKFold(count, shuffle=True, random_state=seed)
 
     train, test = next(folds(max(2, round(1 / held_out))).split(rows, labels, groups))
     both = {tuple(sorted(set(labels[part].tolist()))) for part in (train, test)}
@@ -323,8 +341,8 @@ def _fit(
             "a part of the split has only good or only bad answers, since few questions stand "
             "apart from the others: log more of them, or try another --seed"
         )
-    model = LogisticRegression(C=regularisation, max_iter=1000)
-    unseen = cross_val_predict(
+    model = _sklearn("linear_model").LogisticRegression(C=regularisation, max_iter=1000)
+    unseen = selection.cross_val_predict(
         model, rows[train], labels[train], groups=groups[train], cv=folds(5),
         method="predict_proba",
     )[:, 1]  # fmt: skip
@@ -360,8 +378,8 @@ def _digest(answers: Sequence[LoggedAnswer]) -> str:
     return hasher.hexdigest()
 
 
-def gate_card(trained: TrainedGate, command: str | None = None) -> str:
-    """Return the card as Markdown.
+def gate_card(trained: TrainedGate, command: str | None = None) -> Page:
+    """Return the card of a gate: what it was trained on, how well it does, what it cannot do.
 
     Args:
         trained: The gate with its figures.
@@ -373,57 +391,65 @@ def gate_card(trained: TrainedGate, command: str | None = None) -> str:
         f", among the answers of the steps {', '.join(facts['steps'])}" if facts["steps"] else ""
     )
     used = facts["trained_on"]
-    lines = [
-        f"# Gate {gate.name}",
-        "",
-        "The probability, from the user's question alone, that an answer goes wrong "
-        f"(verdict bad: {reasons}{steps}). A policy names it in a condition: "
-        f'`when = {{ gate = {{ name = "{gate.name}" }} }}`.',
-        "",
-        "| | |",
-        "|---|---|",
-        f"| fingerprint | `{gate.fingerprint_id}` |",
-        f"| embedding model | {gate.embedder} (weights `{gate.embedder_fingerprint}`) |",
-        "| kind | logistic regression over the embedding of the last user message, retrieved text "
-        "left out |",
-        f"| log | sha256 `{facts['log_sha256'][:16]}` |",
-        f"| trained on | {used['bad']} bad and {used['good']} good answers |",
-        f"| measured on | {figures.bad} bad and {figures.good} good answers, held out "
-        f"(share {facts['held_out']:g}, seed {facts['seed']}); no question and no document is on "
-        "both sides |",
-        "",
-        "## Figures",
-        "",
-        "On the held-out answers, with 95 % intervals.",
-        "",
-        "| | |",
-        "|---|---|",
-        f"| area under the ROC curve | {_figure(figures.auc)} |",
-        f"| threshold | {gate.threshold:.3f}, chosen by cross-validation on the training answers |",
-        f"| bad answers caught at it | {_figure(figures.caught)} |",
-        f"| false alarms at it | {_figure(figures.false_alarms)} |",
-        "",
-        "An area of 0.5 is chance. The curve:",
-        "",
-        "| probability from | caught | false alarms |",
-        "|---|---|---|",
-        *(
-            f"| {point.threshold:.2f} | {point.caught:.3f} | {point.false_alarms:.3f} |"
-            for point in figures.roc
+    curve = [
+        [f"{point.threshold:.2f}", f"{point.caught:.3f}", f"{point.false_alarms:.3f}"]
+        for point in figures.roc
+    ]
+    parts: list[Part] = [
+        Text(
+            (
+                "The probability, from the user's question alone, that an answer goes wrong "
+                f"(verdict bad: {reasons}{steps}). A policy names it in a condition: ",
+                Mono(f'when = {{ gate = {{ name = "{gate.name}" }} }}'),
+                ".",
+            )
         ),
-        "",
-        "## What it does not do",
-        "",
-        "It knows the question's wording and nothing else: not the documents, not the answer, not "
-        "the turns before. The same question always gets the same probability; there is no "
-        "hysteresis. Outside the kind of question that the log holds, the figures say nothing. "
-        "Paraphrases of one question count as separate questions unless they quote the same "
-        "document.",
+        Facts(
+            [
+                ("fingerprint", Mono(gate.fingerprint_id)),
+                (
+                    "embedding model",
+                    (f"{gate.embedder} (weights ", Mono(gate.embedder_fingerprint), ")"),
+                ),
+                (
+                    "kind",
+                    "logistic regression over the embedding of the last user message, retrieved "
+                    "text left out",
+                ),
+                ("log", ("sha256 ", Mono(facts["log_sha256"][:16]))),
+                ("trained on", f"{used['bad']} bad and {used['good']} good answers"),
+                (
+                    "measured on",
+                    f"{figures.bad} bad and {figures.good} good answers, held out (share "
+                    f"{facts['held_out']:g}, seed {facts['seed']}); no question and no document "
+                    "is on both sides",
+                ),
+            ]
+        ),
+        Heading("Figures"),
+        Text("On the held-out answers, with 95 % intervals."),
+        Facts(
+            [
+                ("area under the ROC curve", interval(figures.auc)),
+                (
+                    "threshold",
+                    f"{gate.threshold:.3f}, chosen by cross-validation on the training answers",
+                ),
+                ("bad answers caught at it", interval(figures.caught)),
+                ("false alarms at it", interval(figures.false_alarms)),
+            ]
+        ),
+        Text("An area of 0.5 is chance. The curve:"),
+        Table(numeric("probability from", "caught", "false alarms"), curve),
+        Heading("What it does not do"),
+        Text(
+            "It knows the question's wording and nothing else: not the documents, not the answer, "
+            "not the turns before. The same question always gets the same probability; there is "
+            "no hysteresis. Outside the kind of question that the log holds, the figures say "
+            "nothing. Paraphrases of one question count as separate questions unless they quote "
+            "the same document."
+        ),
     ]
     if command:
-        lines += ["", "## To make it again", "", "```", command, "```"]
-    return "\n".join(lines) + "\n"
-
-
-def _figure(value: Estimate) -> str:
-    return f"{value.value:.3f} [{value.low:.3f}, {value.high:.3f}]"
+        parts += [Heading("To make it again"), Code(command)]
+    return Page(f"Gate {gate.name}", parts)

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from steerable_llm.answer.llm import SteerableHFLLM
 
@@ -126,30 +126,33 @@ class ScriptedLlama(LlamaForCausalLM):
     script: Script
     control: Control
     tokenizer: PreTrainedTokenizerFast
-    _whole: torch.Tensor | None = None
-    _start: int = 0  # where the answers begin
+    # The decoding loop asks for the inputs of each pass right before it, in the same thread.
+    _asked = threading.local()
 
-    # `generate` reads both signatures to know what it may pass.
     @wraps(LlamaForCausalLM.prepare_inputs_for_generation)
     def prepare_inputs_for_generation(self, input_ids: Any, *args: Any, **kwargs: Any) -> Any:
-        # Each generation runs on a shallow copy of the model, so this is its own.
-        if self._whole is None:
-            self._start = input_ids.shape[1]
-        self._whole = input_ids
-        return super().prepare_inputs_for_generation(input_ids, *args, **kwargs)
+        self._asked.whole = input_ids
+        inputs = super().prepare_inputs_for_generation(input_ids, *args, **kwargs)
+        # Where the answers begin is told once, and goes along with the cache.
+        if kwargs.get("is_first_iteration"):
+            inputs["past_key_values"] = DynamicCache(config=self.config)
+            inputs["past_key_values"].start = input_ids.shape[1]
+        return inputs
 
+    # The decoding loop reads the signature to know what it may pass.
     @wraps(LlamaForCausalLM.forward)
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         output = super().forward(*args, **kwargs)
-        if self._whole is not None:
-            self.control.enter(len(self._whole))
-            for row, ids in enumerate(self._whole.tolist()):
-                output.logits[row, -1, self._next(ids)] += 1000.0
+        start = getattr(kwargs.get("past_key_values"), "start", None)
+        if start is not None:
+            whole = self._asked.whole
+            self.control.enter(len(whole))
+            for row, ids in enumerate(whole.tolist()):
+                output.logits[row, -1, self._next(ids, start)] += 1000.0
         return output
 
-    def _next(self, ids: list[int]) -> int:
+    def _next(self, ids: list[int], start: int) -> int:
         """The token that goes on with the script; the end of turn where there is no way on."""
-        start = self._start
         asked = tuple(token for token in ids[:start] if token != self.tokenizer.pad_token_id)
         if asked not in self.control.said:
             self.control.said[asked] = self.script(self.tokenizer.decode(asked))

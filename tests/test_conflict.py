@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from steerable_llm import SteerableHFLLM, demo
-from steerable_llm.answer.conflict import ANSWER_TOKENS, conflicts
 from steerable_llm.answer.request import GenerationRequest
 from steerable_llm.chat.context import without_context
 from steerable_llm.chat.message import as_messages
 from steerable_llm.policy.decision import Asked
 from steerable_llm.policy.policy import Policy
+from steerable_llm.runtime.conflict import ANSWER_TOKENS, conflicts
 from steerable_llm.vector.steering import Steering
 
 WITH = "Documents:\n[1] The shop in Lyon opens at nine.\n\nQuestion: When does the shop open?"

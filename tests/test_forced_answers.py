@@ -9,13 +9,8 @@ import torch
 
 from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.errors import InvalidInputError
-from steerable_llm.runtime.forward import (
-    PromptState,
-    forced_logits,
-    greedy_tokens,
-    log_probability,
-    run_prompts,
-)
+from steerable_llm.runtime.decoding import forced_logits, greedy_tokens, log_probability
+from steerable_llm.runtime.forward import Stream, run_prompts
 from steerable_llm.vector.steering import Steering
 from steerable_llm.vector.vector import SteeringVector
 
@@ -34,8 +29,8 @@ def random_vector(llm: SteerableHFLLM) -> SteeringVector:
     )
 
 
-def state_of(llm: SteerableHFLLM, steerings: list[Steering]) -> PromptState:
-    return run_prompts(llm.model, llm.blocks, [llm.encode(p) for p in PROMPTS], steerings)
+def state_of(llm: SteerableHFLLM, steerings: list[Steering]) -> Stream:
+    return run_prompts(llm, [llm.encode(p) for p in PROMPTS], steerings)
 
 
 @pytest.mark.parametrize("family", ["llama", "mistral", "gpt2", "opt", "bloom", "gemma2"])
@@ -48,7 +43,7 @@ def test_logits_equal_those_of_one_full_pass_per_answer(
     state = state_of(llm, steerings)
     for place in (0, 1):
         given = [llm.encode_answer(answers[place]) for answers in ANSWERS]
-        found = forced_logits(llm.model, llm.blocks, state, given)
+        found = forced_logits(state, given)
         for prompt, answers, steering, logits in zip(
             PROMPTS, ANSWERS, steerings, found, strict=True
         ):
@@ -63,7 +58,7 @@ def test_greedy_answers_equal_those_of_generate(tiny_llm: SteerableHFLLM, scope:
     vector = random_vector(tiny_llm)
     steerings = [vector.steer(0.4, scope=scope), vector.steer(-0.4, scope=scope)]
     state = state_of(tiny_llm, steerings)
-    made = greedy_tokens(tiny_llm.model, tiny_llm.blocks, state, tiny_llm.end_ids, 9)
+    made = greedy_tokens(state, tiny_llm.end_ids, 9)
     alone = [
         tiny_llm.generate(prompt, steering, max_new_tokens=9)
         for prompt, steering in zip(PROMPTS, steerings, strict=True)
@@ -73,9 +68,9 @@ def test_greedy_answers_equal_those_of_generate(tiny_llm: SteerableHFLLM, scope:
 
 def test_an_answer_ends_with_its_end_token(tiny_llm: SteerableHFLLM) -> None:
     state = state_of(tiny_llm, [Steering.none(), Steering.none()])
-    free = greedy_tokens(tiny_llm.model, tiny_llm.blocks, state, set(), 6)
+    free = greedy_tokens(state, set(), 6)
     end = free[0][2]
-    cut = greedy_tokens(tiny_llm.model, tiny_llm.blocks, state, {end}, 6)
+    cut = greedy_tokens(state, {end}, 6)
     assert cut[0] == free[0][: free[0].index(end) + 1]
     stop = free[1].index(end) + 1 if end in free[1] else 6
     assert cut[1] == free[1][:stop]
@@ -84,7 +79,7 @@ def test_an_answer_ends_with_its_end_token(tiny_llm: SteerableHFLLM) -> None:
 def test_log_probability_agrees_with_the_models_own_score(tiny_llm: SteerableHFLLM) -> None:
     state = state_of(tiny_llm, [Steering.none(), Steering.none()])
     given = [tiny_llm.encode_answer(answers[0]) for answers in ANSWERS]
-    found = forced_logits(tiny_llm.model, tiny_llm.blocks, state, given)
+    found = forced_logits(state, given)
     for prompt, answers, tokens, logits in zip(PROMPTS, ANSWERS, given, found, strict=True):
         assert logits is not None
         [slow] = tiny_llm.score(prompt, answers[:1])
@@ -93,10 +88,10 @@ def test_log_probability_agrees_with_the_models_own_score(tiny_llm: SteerableHFL
 
 def test_a_row_without_an_answer_is_left_out(tiny_llm: SteerableHFLLM) -> None:
     state = state_of(tiny_llm, [Steering.none(), Steering.none()])
-    found = forced_logits(tiny_llm.model, tiny_llm.blocks, state, [[7, 8, 9], []])
+    found = forced_logits(state, [[7, 8, 9], []])
     assert found[0] is not None
     assert len(found[0]) == 3
     assert found[1] is None
     for given in ([[], []], [[1]]):
         with pytest.raises(InvalidInputError, match="answers for 2 rows"):
-            forced_logits(tiny_llm.model, tiny_llm.blocks, state, given)
+            forced_logits(state, given)

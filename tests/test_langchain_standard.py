@@ -134,22 +134,23 @@ def test_images_pass(family: str, name: str, monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.setattr(module.httpx, "get", lambda *_, **__: answer)
     asked: list[int] = []
     llm = vision_llm(family)
-    monkeypatch.setattr(llm, "_decode", counting(llm._decode, asked))
+    engine: Any = llm.engine
+    monkeypatch.setattr(engine, "_answer", counting(engine._answer, asked))
     getattr(_Seeing(), name)(SteerableChatModel(engine=llm, max_tokens=5))
     assert asked == [1] * (3 if name == "test_image_inputs" else 2)
 
 
-def counting(decode: Any, images: list[int]) -> Any:
-    """Decode, and count the images of each prompt."""
+def counting(answer: Any, images: list[int]) -> Any:
+    """Answer, and count the images of each prompt."""
 
-    def decoded(prompts: Any, *args: Any, **kwargs: Any) -> Any:
+    def answered(prompts: Any, *args: Any, **kwargs: Any) -> Any:
         for prompt in prompts:
             pixels = prompt.vision["pixel_values"]
             grids = prompt.vision.get("image_grid_thw", pixels)
             images.append(len(grids))
-        return decode(prompts, *args, **kwargs)
+        return answer(prompts, *args, **kwargs)
 
-    return decoded
+    return answered
 
 
 @pytest.mark.parametrize("kind", ["pydantic", "typeddict", "json_schema"])

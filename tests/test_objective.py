@@ -6,7 +6,7 @@ from conftest import FAMILIES
 
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.methods.grains.objective import EncodedPair, PreferenceObjective
-from steerable_llm.runtime.packed import frozen
+from steerable_llm.runtime.forward import frozen
 
 PAIRS = [
     EncodedPair("long", tuple(range(20, 45)), (50, 51, 52, 2), (60, 2)),

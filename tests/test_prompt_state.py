@@ -10,7 +10,7 @@ from torch import nn
 
 from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.errors import SteeringNotAppliedError
-from steerable_llm.runtime.forward import Continuation, run_prompts
+from steerable_llm.runtime.forward import run_prompts
 from steerable_llm.vector.steering import Steering
 from steerable_llm.vector.vector import SteeringVector
 
@@ -36,13 +36,13 @@ def test_shared_prompts_give_the_states_of_separate_ones(
     vector = vector_for(llm)
     steerings = [vector.steer(0.3), Steering.none(), vector.steer(-0.3), vector.steer(0.1)]
     prompts = [llm.encode(QUESTIONS[row % 2]) for row in range(4)]
-    shared = run_prompts(llm.model, llm.blocks, prompts, steerings)
+    shared = run_prompts(llm, prompts, steerings)
     more = torch.tensor([[9, 10]])
-    after = Continuation(llm.model, llm.blocks, shared).feed(more.expand(4, -1))
+    after = shared.fork().feed(more.expand(4, -1))
     for row, (prompt, steering) in enumerate(zip(prompts, steerings, strict=True)):
-        alone = run_prompts(llm.model, llm.blocks, [prompt], [steering])
+        alone = run_prompts(llm, [prompt], [steering])
         torch.testing.assert_close(shared.first[row], alone.first[0], rtol=1e-3, atol=1e-3)
-        follow = Continuation(llm.model, llm.blocks, alone).feed(more)
+        follow = alone.fork().feed(more)
         torch.testing.assert_close(after[row], follow[0], rtol=1e-3, atol=1e-3)
 
 
@@ -67,8 +67,7 @@ def test_a_shared_prompt_is_read_once_whatever_the_number_of_conditions(
     def read(scope: Any) -> int:
         steerings = [vector.steer(s, scope=scope) for s in (0.1, 0.2, 0.3, -0.1)]
         prompts = [prompt] * 4
-        model, blocks = tiny_llm.model, tiny_llm.blocks
-        return tokens_read(tiny_llm, lambda: run_prompts(model, blocks, prompts, steerings))
+        return tokens_read(tiny_llm, lambda: run_prompts(tiny_llm, prompts, steerings))
 
     assert read("generated") == read("last_prompt") == len(prompt) - 1 + 4
     # A scope that changes the prompt itself leaves nothing to share.
@@ -78,16 +77,17 @@ def test_a_shared_prompt_is_read_once_whatever_the_number_of_conditions(
 def test_a_state_can_be_continued_again_and_again(tiny_llm: SteerableHFLLM) -> None:
     steering = vector_for(tiny_llm).steer(0.3)
     prompt = tiny_llm.encode(QUESTIONS[0])
-    state = run_prompts(tiny_llm.model, tiny_llm.blocks, [prompt], [steering])
+    state = run_prompts(tiny_llm, [prompt], [steering])
     ids = torch.tensor([[5, 6, 7]])
-    one, two = (Continuation(tiny_llm.model, tiny_llm.blocks, state).feed(ids) for _ in range(2))
+    one, two = (state.fork().feed(ids) for _ in range(2))
     assert torch.equal(one, two)
     assert not any(block._forward_hooks for block in tiny_llm.blocks)
 
 
 def test_a_steering_that_reaches_no_block_raises(tiny_llm: SteerableHFLLM) -> None:
-    strangers = [nn.Identity() for _ in tiny_llm.blocks]
+    blocks = [nn.Identity() for _ in tiny_llm.blocks]
+    strangers = SteerableHFLLM(tiny_llm.model, tiny_llm.tokenizer, blocks=blocks)
     steering = vector_for(tiny_llm).steer(0.3)
     prompt = tiny_llm.encode(QUESTIONS[0])
     with pytest.raises(SteeringNotAppliedError):
-        run_prompts(tiny_llm.model, strangers, [prompt], [steering])
+        run_prompts(strangers, [prompt], [steering])

@@ -5,8 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steerable_llm.answer.decode import RowSampler, probabilities
 from steerable_llm.answer.request import GenerationRequest
+from steerable_llm.answer.sampling import RowSampler, probabilities
 from steerable_llm.errors import SteerableError
 
 logit_rows = st.lists(st.integers(-60, 60), min_size=2, max_size=8, unique=True).map(
@@ -51,8 +51,7 @@ def test_a_tiny_temperature_is_greedy_and_not_a_number_overflow():
 
 def draw(requests, logits, times=1):
     sampler = RowSampler(requests)
-    ids = torch.zeros(len(requests), 1, dtype=torch.long)
-    return [sampler(ids, logits.clone()).argmax(dim=-1).tolist() for _ in range(times)]
+    return [sampler(logits.clone()).argmax(dim=-1).tolist() for _ in range(times)]
 
 
 def test_rows_without_a_temperature_stay_greedy():

@@ -103,7 +103,7 @@ def test_the_last_token_of_an_answer_takes_no_place_in_the_window(make_llm):
     llm = make_llm("gpt2")
     item = scoring.Scored([7] * 250, [11, 12, 13, 14, 15, 16, 17], Steering.none())
     assert item.length == llm.model.config.n_positions + 1
-    [found] = scoring.answer_log_probs(llm.model, llm.blocks, [item], llm.device)
+    [found] = scoring.answer_log_probs(llm, [item])
     with torch.no_grad():
         logits = llm.model(torch.tensor([[*item.prompt, *item.answer[:-1]]])).logits[0, -7:]
     expected = logits.log_softmax(-1)[range(7), item.answer]

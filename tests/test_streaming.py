@@ -128,8 +128,8 @@ def force(llm, monkeypatch, script):
     class Scripted(decoding.RowSampler):
         turn = 0
 
-        def __call__(self, input_ids, scores):
-            scores = super().__call__(input_ids, scores)
+        def __call__(self, scores):
+            scores = super().__call__(scores)
             scores[:, script[min(self.turn, len(script) - 1)]] = 1e9
             self.turn += 1
             return scores

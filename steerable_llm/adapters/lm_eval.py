@@ -188,6 +188,7 @@ class SteerableLM(HFLM):  # type: ignore[misc]
                 "would answer in its place: name another cache for this one"
             )
 
+    @torch.no_grad()
     def _loglikelihood_tokens(
         self,
         requests: list[tuple[Any, list[int], list[int]]],
@@ -218,9 +219,7 @@ class SteerableLM(HFLM):  # type: ignore[misc]
             items = [
                 Scored([*key[0]], list(requests[groups[key][0]][2]), self.steering) for key in keys
             ]
-            for index, logits in answer_logits(
-                self.llm.model, self.llm.blocks, items, self.llm.device
-            ):
+            for index, logits in answer_logits(self.llm, items):
                 for place in groups[keys[index]]:
                     found[place] = _read(logits, requests[place][2], self.softmax_dtype)
                     asked = requests[place][0]

@@ -16,7 +16,7 @@ import torch
 from pydantic import BaseModel
 from tokenizers import decoders
 from torch import Tensor
-from transformers import LogitsProcessor, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from steerable_llm.errors import InvalidInputError, SteerableError
 
@@ -310,7 +310,7 @@ class GrammarState:
         return torch.nn.functional.pad(allowed, (0, missing)) if missing > 0 else allowed
 
 
-class GrammarMask(LogitsProcessor):
+class GrammarMask:
     """Rules out what each row's grammar does not allow next; other rows stay as they are."""
 
     def __init__(self, states: Sequence[GrammarState | None]) -> None:
@@ -322,7 +322,7 @@ class GrammarMask(LogitsProcessor):
         """
         self._states = states
 
-    def __call__(self, _input_ids: Tensor, scores: Tensor) -> Tensor:
+    def __call__(self, scores: Tensor) -> Tensor:
         """Set the scores (`[B, V]`) of what is not allowed to minus infinity."""
         for row, state in enumerate(self._states):
             if state is not None and not state.complete:

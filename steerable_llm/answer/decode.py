@@ -1,267 +1,109 @@
-"""Token streaming: the model works in a thread, the caller iterates."""
+"""The local engine: a batch of prompts runs through the model at hand, token by token."""
 
 from __future__ import annotations
 
 import contextvars
-import copy
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
 from queue import SimpleQueue
 from threading import Event, Thread
-from typing import Any
+from typing import TypeAlias
 
-import torch
-from torch import Tensor, nn
-from transformers import (
-    GenerationConfig,
-    LogitsProcessor,
-    LogitsProcessorList,
-    StoppingCriteria,
-    StoppingCriteriaList,
-)
+from steerable_llm.answer.answer import Answer
+from steerable_llm.answer.constraint import GrammarMask
+from steerable_llm.answer.engine import Prompt
+from steerable_llm.answer.request import AppliedVector, Generation, GenerationChunk
+from steerable_llm.answer.sampling import RowSampler
+from steerable_llm.errors import InvalidInputError
+from steerable_llm.runtime.contrast import contrasted
+from steerable_llm.runtime.decoding import decode
+from steerable_llm.runtime.forward import run_prompts
+from steerable_llm.runtime.hooked_model import HookedModel
 
-from steerable_llm.answer.calls import CallStream, joined
-from steerable_llm.answer.constraint import GrammarMask, GrammarState
-from steerable_llm.answer.request import (
-    AppliedVector,
-    FinishReason,
-    Generation,
-    GenerationChunk,
-    GenerationRequest,
-    Usage,
-)
-from steerable_llm.chat.answer_text import AnswerText
-from steerable_llm.chat.template import ChatFormat
-from steerable_llm.chat.tools import ParsedAnswer, ToolFormat, ToolText, call_id, with_ids
-from steerable_llm.chat.vision import on_device
-from steerable_llm.errors import InvalidInputError, not_numbers
-from steerable_llm.policy.decision import SteeringDecision
-from steerable_llm.runtime.contrast import ContextContrast, bare_prompt
-from steerable_llm.runtime.hooks import steering_hooks
-from steerable_llm.runtime.plan import SteeringPlan
-from steerable_llm.vector.steering import Steering
-
-# How the next token of each row is chosen from its scores.
+OnChunk: TypeAlias = Callable[[int, GenerationChunk], None]
+"""Called with row and chunk after every token of an unfinished row."""
 
 
-def probabilities(logits: Tensor, temperature: float, top_p: float = 1.0, top_k: int = 0) -> Tensor:
-    """What tokens are drawn from.
+class LocalEngine:
+    """Runs prompts on a model in this process, in batches that start and end together."""
 
-    Args:
-        logits: Scores of one row ``[V]``.
-        temperature: Above 0; divides the scores first.
-        top_p: Then only the likeliest tokens that together reach this probability are kept.
-        top_k: Before that, only so many likeliest tokens are kept; 0 keeps all.
+    def __init__(self, llm: HookedModel) -> None:
+        """Remember the model; its weights are shared."""
+        self._llm = llm
 
-    Returns:
-        Probabilities ``[V]`` in float32, zero for what was not kept, the sum 1.
-    """
-    # Subtracting the largest first keeps a very small temperature from overflowing, and one that
-    # float32 would round to zero from making 0 / 0 of the largest.
-    divisor = max(temperature, torch.finfo(torch.float32).tiny)
-    scores = (logits.float() - logits.float().max()) / divisor
-    if 0 < top_k < scores.numel():
-        kept = torch.topk(scores, top_k).indices
-        only = torch.full_like(scores, -torch.inf)
-        scores = only.index_copy(0, kept, scores[kept])
-    chances = torch.softmax(scores, dim=-1)
-    if top_p < 1.0:
-        ordered, places = torch.sort(chances, descending=True, stable=True)
-        # A token stays if those before it have not reached top_p yet: at least one always stays.
-        stays = ordered.cumsum(0) - ordered < top_p
-        chances = torch.zeros_like(chances).index_copy(0, places, ordered * stays)
-        chances = chances / chances.sum()
-    return chances
-
-
-class RowSampler(LogitsProcessor):
-    """Draws for the rows that ask for it; greedy decoding then takes the drawn token.
-
-    Every row has its own random numbers, so a seed gives the same draws alone and in any batch.
-    """
-
-    def __init__(self, requests: Sequence[GenerationRequest]) -> None:
-        """Set up one source of random numbers per row that draws."""
-        self._requests = requests
-        self._sources: dict[int, torch.Generator] = {}
-        for row, request in enumerate(requests):
-            if request.temperature > 0:
-                # On the CPU whatever the device is: one seed, one answer.
-                source = torch.Generator(device="cpu")
-                if request.seed is None:
-                    source.seed()
-                else:
-                    source.manual_seed(request.seed)
-                self._sources[row] = source
-
-    def __call__(self, _input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Leave only the drawn token of each drawing row (scores ``[B, V]``).
+    def run(
+        self, prompts: Sequence[Prompt], batch_size: int, cancelled: Event | None = None
+    ) -> list[Generation]:
+        """Answer prompts; those of similar length run together, one with images by itself.
 
         Raises:
-            SteerableError: The model's scores are not numbers.
-        """
-        if bool(torch.isnan(scores).any()):
-            raise not_numbers()
-        for row, source in self._sources.items():
-            request = self._requests[row]
-            chances = probabilities(scores[row], request.temperature, request.top_p, request.top_k)
-            drawn = int(torch.multinomial(chances.cpu(), 1, generator=source))
-            scores[row] = -torch.inf
-            scores[row, drawn] = 0.0
-        return scores
-
-
-# Running a batch of requests through the model, token by token.
-
-OnChunk = Callable[[int, GenerationChunk], None]
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """A request that is ready to run.
-
-    Attributes:
-        request: As it was asked.
-        tokens: The prompt.
-        steering: What the policy decided.
-        grammar: What the answer must follow; it keeps count of the answer, so it serves one.
-        tool_format: How calls are read; None where no tool was offered.
-        decision: How the policy came to the steering.
-        vision: What the model takes beside the tokens; empty for text alone.
-    """
-
-    request: GenerationRequest
-    tokens: list[int]
-    steering: Steering
-    grammar: GrammarState | None = None
-    tool_format: ToolFormat | None = None
-    decision: SteeringDecision | None = None
-    vision: Mapping[str, Tensor] = field(default_factory=dict)
-
-
-class Answer:
-    """One row's answer while it grows."""
-
-    def __init__(self, prompt: Prompt, chat: ChatFormat, end_ids: frozenset[int]) -> None:
-        """Start empty.
-
-        Args:
-            prompt: What is answered.
-            chat: For the text, and to know special tokens.
-            end_ids: Tokens that end the answer.
-        """
-        self.prompt = prompt
-        self.tokens: list[int] = []
-        self.finish_reason: FinishReason | None = None
-        # A stop text that is itself a special token never shows up in the text. Under a grammar
-        # none counts: an answer that it cut short would not follow the grammar.
-        held = prompt.grammar is not None and not prompt.grammar.free
-        stops = () if held else prompt.request.stops
-        tokens = {stop: chat.special_id(stop) for stop in stops}
-        self._end_ids = end_ids.union(x for x in tokens.values() if x is not None)
-        hidden = None
-        if prompt.tool_format is not None:
-            hidden = chat.special_ids - {chat.special_id(mark) for mark in prompt.tool_format.marks}
-        self._raw = AnswerText(
-            chat.tokenizer, [stop for stop in stops if tokens[stop] is None], hidden
-        )
-        self._readable = ToolText(prompt.tool_format) if prompt.tool_format else None
-        self._parsed = ParsedAnswer("")
-        self._calls: CallStream | None = None
-        if prompt.tool_format is not None:
-            self._calls = CallStream(
-                prompt.tool_format,
-                lambda number, name: call_id(prompt.tokens, number, name),
-                self._most_calls,
-            )
-
-    @property
-    def _most_calls(self) -> int | None:
-        return None if self.prompt.request.parallel_tool_calls else 1
-
-    def push(self, token: int) -> GenerationChunk:
-        """Take one token, decide whether the answer ends, and return what is new for the reader."""
-        self.tokens.append(token)
-        released = "" if token in self._end_ids else self._raw.push(token)
-        self.finish_reason = self._ending(token)
-        if self.finish_reason is not None and not self._raw.stopped:
-            released += self._raw.finish()
-            if self._raw.stopped:  # a stop text that was complete all along, and held back
-                self.finish_reason = "stop"
-        if self._readable is None or self._calls is None:
-            return GenerationChunk(released, token)
-        released = self._readable.push(released)
-        calls = self._calls.push(self._readable.raw)
-        if self.finish_reason is not None:
-            rest, self._parsed = self._readable.finish()
-            released += rest
-            calls += self._calls.finish(self._parsed)
-        return GenerationChunk(released, token, calls=joined(calls))
-
-    def _ending(self, token: int) -> FinishReason | None:
-        if token in self._end_ids or self._raw.stopped:
-            return "stop"
-        if self.prompt.grammar is not None:
-            self.prompt.grammar.take(token)
-            if self.prompt.grammar.complete:
-                return "stop"
-        return "length" if len(self.tokens) >= self.prompt.request.max_new_tokens else None
-
-    def generation(self, plan: SteeringPlan, row: int) -> Generation:
-        """The finished answer, with what the hooks counted.
-
-        Raises:
+            InvalidInputError: A batch of no prompts was asked for.
             SteeringNotAppliedError: A steering reached no layer.
         """
-        terms = self.prompt.steering.active_terms
-        calls = self._parsed.calls[: self._most_calls]
-        return Generation(
-            text=self._raw.text if self._readable is None else self._readable.text,
-            token_ids=tuple(self.tokens),
-            finish_reason=self.finish_reason or "length",
-            usage=Usage(len(self.prompt.tokens), len(self.tokens)),
-            steered=tuple(AppliedVector.of(term, plan.steered_tokens(row, term)) for term in terms),
-            step=self.prompt.request.step,
-            tool_calls=with_ids(calls, self.prompt.tokens),
-            invalid_tool_calls=self._parsed.invalid,
-            decision=self.prompt.decision,
-        )
+        stop = cancelled or Event()
+        answers: dict[int, Generation] = {}
+        for rows in batches(prompts, batch_size):
+            made = self._answer([prompts[i] for i in rows], stop)
+            if stop.is_set():
+                return []
+            answers.update(zip(rows, made, strict=True))
+        return [answers[index] for index in range(len(prompts))]
 
+    def stream(self, prompt: Prompt, cancelled: Event | None = None) -> Iterator[GenerationChunk]:
+        """Answer one prompt in a thread of its own, which is done when the iterator is."""
 
-class _Progress(StoppingCriteria):
-    """Sees every new token of every row; says which rows are done."""
+        def work(put: Callable[[GenerationChunk], None], stop: Event) -> Generation | None:
+            return next(iter(self._answer([prompt], stop, lambda _, chunk: put(chunk))), None)
 
-    def __init__(
-        self,
-        answers: Sequence[Answer],
-        plan: SteeringPlan,
-        on_chunk: OnChunk | None,
-        cancelled: threading.Event,
-    ) -> None:
-        self._answers = answers
-        self._plan = plan
-        self._on_chunk = on_chunk
-        self._cancelled = cancelled
+        return stream_chunks(work, cancelled)
 
-    def __call__(self, input_ids: Tensor, _scores: Any, **_options: Any) -> Tensor:
-        for row, token in enumerate(input_ids[:, -1].tolist()):
-            answer = self._answers[row]
-            if answer.finish_reason is not None or self._cancelled.is_set():
-                continue
-            chunk = answer.push(token)
-            if answer.finish_reason is not None:
-                self._plan.finish(row)
-            if self._on_chunk is not None:
-                self._on_chunk(row, chunk)
-        done = [
-            self._cancelled.is_set() or answer.finish_reason is not None for answer in self._answers
+    def _answer(
+        self, prompts: Sequence[Prompt], cancelled: Event, on_chunk: OnChunk | None = None
+    ) -> list[Generation]:
+        """Answer prompts in one batch; returns nothing after a cancellation."""
+        llm = self._llm
+        answers = [Answer(prompt, llm.chat_format, llm.end_ids) for prompt in prompts]
+
+        def take(row: int, token: int) -> bool:
+            chunk = answers[row].push(token)
+            if on_chunk is not None:
+                on_chunk(row, chunk)
+            return answers[row].finish_reason is not None
+
+        with llm.turns:
+            if cancelled.is_set():
+                return []
+            # Not shared: a seed draws the same, whatever else is in the batch.
+            full = run_prompts(
+                llm,
+                [prompt.tokens for prompt in prompts],
+                [prompt.steering for prompt in prompts],
+                prompts[0].vision,
+                share=False,
+            )
+            stream = contrasted(
+                llm,
+                full,
+                [prompt.bare for prompt in prompts],
+                [prompt.request.contrast for prompt in prompts],
+            )
+            grammars = GrammarMask([prompt.grammar for prompt in prompts])
+            sampler = RowSampler([prompt.request for prompt in prompts])
+            decode(stream, take, (grammars, sampler), cancelled)
+        if cancelled.is_set():
+            return []
+        return [
+            answer.generation(
+                tuple(
+                    AppliedVector.of(term, full.plan.steered_tokens(row, term))
+                    for term in answer.prompt.steering.active_terms
+                )
+            )
+            for row, answer in enumerate(answers)
         ]
-        return torch.tensor(done, dtype=torch.bool, device=input_ids.device)
 
 
 def batches(prompts: Sequence[Prompt], batch_size: int) -> Iterator[list[int]]:
-    """Places of the prompts that run together, shortest first.
+    """Return places of the prompts that run together, shortest first.
 
     Models lay out the pixels of several prompts each in their own way, so a prompt with images
     runs by itself.
@@ -278,95 +120,7 @@ def batches(prompts: Sequence[Prompt], batch_size: int) -> Iterator[list[int]]:
     yield from ([index] for index in order if prompts[index].vision)
 
 
-def decode(
-    model: nn.Module,
-    blocks: Sequence[nn.Module],
-    chat: ChatFormat,
-    prompts: Sequence[Prompt],
-    end_ids: frozenset[int],
-    device: torch.device,
-    on_chunk: OnChunk | None = None,
-    cancelled: threading.Event | None = None,
-) -> list[Generation]:
-    """Answer several prompts in one left-padded batch, each with its own settings.
-
-    Args:
-        model: A Hugging Face causal language model.
-        blocks: Its decoder blocks.
-        chat: Its chat format.
-        prompts: One per row; one alone where it has images.
-        end_ids: Tokens that end an answer.
-        device: Where the input goes.
-        on_chunk: Called with row and chunk after every token of an unfinished row.
-        cancelled: Once set, the work stops after the token at hand.
-
-    Returns:
-        One answer per prompt, in order. Empty after a cancellation.
-
-    Raises:
-        SteeringNotAppliedError: A steering reached no layer.
-    """
-    cancelled = cancelled or threading.Event()
-    if cancelled.is_set():
-        return []
-    width = max(len(prompt.tokens) for prompt in prompts)
-    # Never attended to, so any token of the vocabulary will do.
-    padding = chat.tokenizer.pad_token_id or 0
-    ids = torch.full((len(prompts), width), padding, dtype=torch.long)
-    mask = torch.zeros((len(prompts), width), dtype=torch.long)
-    for row, prompt in enumerate(prompts):
-        ids[row, width - len(prompt.tokens) :] = torch.tensor(prompt.tokens)
-        mask[row, width - len(prompt.tokens) :] = 1
-    ids, mask = ids.to(device), mask.to(device)
-
-    answers = [Answer(prompt, chat, end_ids) for prompt in prompts]
-    plan = SteeringPlan([prompt.steering for prompt in prompts], mask, last_prompt=width - 1)
-    config = GenerationConfig(
-        max_new_tokens=max(prompt.request.max_new_tokens for prompt in prompts),
-        do_sample=False,
-        num_beams=1,
-        use_cache=True,
-        pad_token_id=padding,
-        disable_compile=True,
-    )
-    contrasts = [prompt.request.contrast for prompt in prompts]
-    bare = [
-        bare_prompt(chat, asked.messages, asked.context) if asked.contrast else None
-        for asked in (prompt.request for prompt in prompts)
-    ]
-    with steering_hooks(blocks, plan):
-        _without_defaults(model).generate(
-            ids,
-            attention_mask=mask,
-            **on_device(prompts[0].vision, model, device),
-            generation_config=config,
-            logits_processor=LogitsProcessorList(
-                [
-                    ContextContrast(model, blocks, bare, contrasts),
-                    GrammarMask([prompt.grammar for prompt in prompts]),
-                    RowSampler([prompt.request for prompt in prompts]),
-                ]
-            ),
-            stopping_criteria=StoppingCriteriaList([_Progress(answers, plan, on_chunk, cancelled)]),
-        )
-    if cancelled.is_set():
-        return []
-    return [answer.generation(plan, row) for row, answer in enumerate(answers)]
-
-
-def _without_defaults(model: nn.Module) -> Any:
-    """The same model, weights and hooks shared, without a generation config of its own.
-
-    A checkpoint's generation config fills in whatever a call leaves open (a repetition penalty,
-    say), so that greedy decoding would silently be something else. A shallow copy with an empty
-    config keeps that out without changing the caller's model, also for concurrent calls.
-    """
-    twin: Any = copy.copy(model)
-    twin.generation_config = GenerationConfig()
-    return twin
-
-
-Work = Callable[[Callable[[GenerationChunk], None], Event], Generation | None]
+Work: TypeAlias = Callable[[Callable[[GenerationChunk], None], Event], Generation | None]
 
 
 def stream_chunks(work: Work, cancelled: Event | None = None) -> Iterator[GenerationChunk]:

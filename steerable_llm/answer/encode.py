@@ -1,65 +1,64 @@
-"""From what was asked to what can run: requests checked, encoded, and their steering decided."""
+"""From requests and decisions to what an engine can run: messages encoded, grammars compiled."""
 
 from __future__ import annotations
 
-import threading
-from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from steerable_llm.answer.calls import AnswerGrammar, grammar_for
 from steerable_llm.answer.constraint import GrammarState
-from steerable_llm.answer.decode import Prompt
+from steerable_llm.answer.engine import Prompt
 from steerable_llm.answer.request import GenerationRequest
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.policy.decision import Asked, SteeringDecision
-from steerable_llm.vector.steering import Steering
+from steerable_llm.runtime.contrast import bare_prompt
 
 if TYPE_CHECKING:
     from steerable_llm.answer.llm import SteerableHFLLM
 
 
-def prompts_for(
-    llm: SteerableHFLLM,
-    requests: Sequence[GenerationRequest],
-    cancelled: threading.Event | None = None,
-) -> list[Prompt]:
-    """Make requests ready to run; all are checked before the first condition is measured.
+def asked(requests: Sequence[GenerationRequest]) -> list[Asked]:
+    """Return what the decision on each request depends on.
 
     Raises:
-        InvalidInputError: Messages that cannot be used.
-        PromptTooLongError: Prompt and answer do not fit the context window.
-        UnknownStepError: The policy has no such step.
+        InvalidInputError: One of them is no request.
     """
     for place, request in enumerate(requests):
         if not isinstance(request, GenerationRequest):
             raise InvalidInputError(
                 f"request {place} is a {type(request).__name__}: give GenerationRequest(messages)"
             )
-    prompts = [_prompt(llm, request) for request in requests]
-    # Hardly ever more than one: those that are asked with the same policy are decided together.
-    groups: dict[int, list[int]] = defaultdict(list)
-    for place, request in enumerate(requests):
-        groups[id(request.policy)].append(place)
-    decisions: dict[int, SteeringDecision] = {}
-    for places in groups.values():
-        asked = [_asked(requests[place]) for place in places]
-        found = llm.decide(asked, cancelled, requests[places[0]].policy)
-        decisions.update(zip(places, found, strict=True))
     return [
-        replace(prompt, steering=decisions[place].steering, decision=decisions[place])
-        for place, prompt in enumerate(prompts)
+        Asked(
+            request.messages,
+            request.step,
+            request.steering,
+            request.context,
+            request.structured,
+            request.policy,
+        )
+        for request in requests
     ]
 
 
-def _asked(request: GenerationRequest) -> Asked:
-    return Asked(
-        request.messages, request.step, request.steering, request.context, request.structured
-    )
+def encode(
+    llm: SteerableHFLLM,
+    requests: Sequence[GenerationRequest],
+    decisions: Sequence[SteeringDecision],
+) -> list[Prompt]:
+    """Make requests ready to run.
+
+    Raises:
+        InvalidInputError: Messages or a constraint that cannot be used.
+        PromptTooLongError: Prompt and answer do not fit the context window.
+    """
+    return [
+        _prompt(llm, request, decision)
+        for request, decision in zip(requests, decisions, strict=True)
+    ]
 
 
-def _prompt(llm: SteerableHFLLM, request: GenerationRequest) -> Prompt:
+def _prompt(llm: SteerableHFLLM, request: GenerationRequest, decision: SteeringDecision) -> Prompt:
     chat, tools = llm.chat_format, request.offered_tools
     read = chat.read(request.messages, tools=tools)
     if read.vision and request.contrast is not None:
@@ -78,7 +77,13 @@ def _prompt(llm: SteerableHFLLM, request: GenerationRequest) -> Prompt:
         request.parallel_tool_calls,
     )
     return Prompt(
-        request, read.tokens, Steering.none(), _started(llm, grammar), calls, vision=read.vision
+        request,
+        read.tokens,
+        decision,
+        grammar=_started(llm, grammar),
+        tool_format=calls,
+        vision=read.vision,
+        bare=bare_prompt(chat, request.messages, request.context) if request.contrast else None,
     )
 
 

@@ -1,21 +1,22 @@
-"""The hooked model: any Hugging Face causal language model, steerable per request."""
+"""The steerable model: any Hugging Face causal language model, steered request by request."""
 
 from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
+from importlib import import_module
 from typing import Any, Literal, Self, Unpack, overload
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from steerable_llm.answer.conflict import conflicts
 from steerable_llm.answer.constraint import GrammarReader
-from steerable_llm.answer.decode import Prompt, batches, decode, stream_chunks
-from steerable_llm.answer.encode import prompts_for
+from steerable_llm.answer.decode import LocalEngine
+from steerable_llm.answer.encode import asked, encode
+from steerable_llm.answer.engine import Engine, Prompt
 from steerable_llm.answer.request import (
     Generation,
     GenerationChunk,
@@ -23,17 +24,13 @@ from steerable_llm.answer.request import (
     GenerationSettings,
 )
 from steerable_llm.chat.message import MessagesLike
-from steerable_llm.errors import InvalidInputError
+from steerable_llm.errors import InvalidInputError, MissingExtraError
 from steerable_llm.policy.decision import Asked, SteeringDecision, decide
 from steerable_llm.policy.policy import Policy
 from steerable_llm.policy.source import PolicySource
+from steerable_llm.runtime.conflict import conflicts
 from steerable_llm.runtime.hooked_model import HookedModel
-from steerable_llm.runtime.load import (
-    load_adapter,
-)
-from steerable_llm.runtime.scores import (
-    Reduction,
-)
+from steerable_llm.runtime.scores import Reduction
 from steerable_llm.vector.steering import Steering
 
 
@@ -52,6 +49,7 @@ class SteerableHFLLM(HookedModel):
         blocks: Its decoder blocks, first block first.
         context_window: Tokens that prompt and answer may have together.
         chat_format: The tokenizer's chat template.
+        engine: Makes the answers.
     """
 
     def __init__(
@@ -65,6 +63,7 @@ class SteerableHFLLM(HookedModel):
         blocks: Sequence[nn.Module] | None = None,
         context_window: int | None = None,
         processor: Any = None,
+        engine: Engine | None = None,
     ) -> None:
         """Wrap a loaded model.
 
@@ -77,6 +76,7 @@ class SteerableHFLLM(HookedModel):
             blocks: Decoder blocks; default is what the module tree tells.
             context_window: Tokens; default is what configuration and tokenizer tell.
             processor: Of a vision-language model; without it, messages with images are refused.
+            engine: Makes the answers; default is one that runs this model in batches.
 
         Raises:
             UnknownArchitectureError: The blocks cannot be told.
@@ -93,6 +93,7 @@ class SteerableHFLLM(HookedModel):
             processor=processor,
         )
         self._use(policy)
+        self.engine: Engine = LocalEngine(self) if engine is None else engine
 
     @classmethod
     def from_pretrained(
@@ -176,11 +177,8 @@ class SteerableHFLLM(HookedModel):
             InvalidInputError: As for :meth:`generate`.
         """
         request = GenerationRequest(messages, steering, step, **settings)
-        [prompt] = prompts_for(self, [request], cancelled)
-        return stream_chunks(
-            lambda put, stop: next(iter(self._decode([prompt], lambda _, x: put(x), stop)), None),
-            cancelled,
-        )
+        [prompt] = self._prompts([request], cancelled)
+        return self.engine.stream(prompt, cancelled)
 
     def generate_batch(
         self,
@@ -201,14 +199,14 @@ class SteerableHFLLM(HookedModel):
         Raises:
             InvalidInputError: As for :meth:`generate`, for any of the requests.
         """
-        prompts = prompts_for(self, requests, cancelled)
-        answers: dict[int, Generation] = {}
-        for rows in batches(prompts, batch_size):
-            made = self._decode([prompts[i] for i in rows], cancelled=cancelled)
-            if cancelled is not None and cancelled.is_set():
-                return []
-            answers.update(zip(rows, made, strict=True))
-        return [answers[index] for index in range(len(prompts))]
+        prompts = self._prompts(requests, cancelled)
+        return self.engine.run(prompts, batch_size, cancelled)
+
+    def _prompts(
+        self, requests: Sequence[GenerationRequest], cancelled: threading.Event | None
+    ) -> list[Prompt]:
+        decisions = self.decide(asked(requests), cancelled)
+        return encode(self, requests, decisions)
 
     @overload
     def score(
@@ -288,7 +286,7 @@ class SteerableHFLLM(HookedModel):
         Raises:
             MissingExtraError: langchain-core is not installed.
         """
-        return load_adapter("langchain")(engine=self, step=step, **settings)
+        return _adapter("langchain")(engine=self, step=step, **settings)
 
     def as_llama_index(self, step: str | None = None, **settings: Any) -> Any:
         """This model as a LlamaIndex LLM, the weights shared.
@@ -296,27 +294,21 @@ class SteerableHFLLM(HookedModel):
         Raises:
             MissingExtraError: llama-index-core is not installed.
         """
-        return load_adapter("llama_index")(engine=self, step=step, **settings)
+        return _adapter("llama_index")(engine=self, step=step, **settings)
 
     def decide(
-        self,
-        requests: Sequence[Asked],
-        cancelled: threading.Event | None = None,
-        policy: Policy | None = None,
+        self, requests: Sequence[Asked], cancelled: threading.Event | None = None
     ) -> list[SteeringDecision]:
         """How requests would be steered, and why, without answering them.
 
         Args:
             requests: What would be asked.
             cancelled: Once set, what is measured for it stops after the token at hand.
-            policy: Decides in place of the model's own.
 
         Raises:
             UnknownStepError: The policy has no such step.
         """
-        return decide(
-            policy or self.policy, requests, lambda prompts: conflicts(self, prompts, cancelled)
-        )
+        return decide(self.policy, requests, lambda prompts: conflicts(self, prompts, cancelled))
 
     @cached_property
     def grammars(self) -> GrammarReader:
@@ -324,14 +316,25 @@ class SteerableHFLLM(HookedModel):
         vocabulary = self.model.get_output_embeddings().weight.shape[0]
         return GrammarReader(self.tokenizer, sorted(self.end_ids), vocabulary)
 
-    def _decode(
-        self,
-        prompts: Sequence[Prompt],
-        on_chunk: Callable[[int, GenerationChunk], None] | None = None,
-        cancelled: threading.Event | None = None,
-    ) -> list[Generation]:
-        with self._turns:
-            return decode(
-                self.model, self.blocks, self.chat_format, prompts, self.end_ids, self.device,
-                on_chunk, cancelled,
-            )  # fmt: skip
+
+# Framework to what is installed for it, and the class that it is served by.
+_ADAPTERS = {
+    "langchain": ("langchain", "SteerableChatModel"),
+    "llama_index": ("llama-index", "SteerableLlamaIndexLLM"),
+}
+
+
+def _adapter(module: str) -> Any:
+    """Return the class for one framework, by name: adapters build on the model, never the reverse.
+
+    Raises:
+        MissingExtraError: The framework is not installed.
+    """
+    extra, kind = _ADAPTERS[module]
+    try:
+        return getattr(import_module(f"steerable_llm.adapters.{module}"), kind)
+    except ImportError as error:
+        raise MissingExtraError(
+            f"the {module} adapter needs a package that is not installed ({error}): "
+            f"pip install 'steerable-llm[{extra}]'"
+        ) from error

@@ -49,7 +49,7 @@ def check(
     checked = check_policy(read, llm.fingerprint if llm else None)
     conflicts = None
     if llm is not None:
-        from steerable_llm.answer.conflict import conflicts as measure
+        from steerable_llm.runtime.conflict import conflicts as measure
 
         hooked = llm
 

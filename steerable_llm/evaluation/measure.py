@@ -9,27 +9,14 @@ from typing import TypeVar
 
 from torch import Tensor
 
-from steerable_llm.chat.answer_text import AnswerText
 from steerable_llm.errors import PromptTooLongError
 from steerable_llm.evaluation.arms import Arm
 from steerable_llm.evaluation.set import EvaluationItem
 from steerable_llm.metrics import kl_per_token
 from steerable_llm.progress import Advance
-from steerable_llm.runtime.contrast import (
-    Contrast,
-    TwoStreams,
-    bare_prompt,
-    contrasted_logits,
-    contrasted_tokens,
-    run_two_streams,
-)
-from steerable_llm.runtime.forward import (
-    PromptState,
-    forced_logits,
-    greedy_tokens,
-    log_probability,
-    run_prompts,
-)
+from steerable_llm.runtime.contrast import bare_prompt, contrasted
+from steerable_llm.runtime.decoding import Rows, forced_logits, greedy_tokens, log_probability
+from steerable_llm.runtime.forward import run_prompts
 from steerable_llm.runtime.hooked_model import HookedModel
 from steerable_llm.runtime.lora import adapted
 
@@ -49,20 +36,15 @@ class Running:
     """A batch after its prompts; good inside `running`'s with block."""
 
     llm: HookedModel
-    state: PromptState | TwoStreams
+    rows: Rows
 
     def greedy(self, max_new_tokens: int) -> list[list[int]]:
         """Per row the likeliest answer, the token that ended it included."""
-        model, blocks, ends = self.llm.model, self.llm.blocks, self.llm.end_ids
-        if isinstance(self.state, TwoStreams):
-            return contrasted_tokens(model, blocks, self.state, ends, max_new_tokens)
-        return greedy_tokens(model, blocks, self.state, ends, max_new_tokens)
+        return greedy_tokens(self.rows, self.llm.end_ids, max_new_tokens)
 
     def forced(self, answers: Sequence[Sequence[int]]) -> list[Tensor | None]:
         """Per row the logits `[n, V]` along a given answer; None for an empty one."""
-        if isinstance(self.state, TwoStreams):
-            return contrasted_logits(self.llm.model, self.llm.blocks, self.state, answers)
-        return forced_logits(self.llm.model, self.llm.blocks, self.state, answers)
+        return forced_logits(self.rows, answers)
 
 
 @contextmanager
@@ -87,14 +69,13 @@ def running(
     steerings = [arm.steering for arm in arms]
     lora = arms[0].lora
     with nullcontext() if lora is None else adapted(llm, lora):
-        state: PromptState | TwoStreams
-        if arms[0].contrast is None:
-            state = run_prompts(llm.model, llm.blocks, prompts, steerings)
-        else:
+        rows = run_prompts(llm, prompts, steerings)
+        contrasts = [arm.contrast for arm in arms]
+        if any(contrasts):
             bare = [bare_prompt(llm.chat_format, job.arm.messages(job.item)) for job in jobs]
-            contrasts = [arm.contrast or Contrast() for arm in arms]
-            state = run_two_streams(llm.model, llm.blocks, prompts, bare, contrasts, steerings)
-        yield Running(llm, state)
+            yield Running(llm, contrasted(llm, rows, bare, contrasts))
+        else:
+            yield Running(llm, rows)
 
 
 def groups(arms: Sequence[Arm]) -> list[list[int]]:
@@ -163,7 +144,7 @@ def answers(
             rows = [jobs[i] for i in chunk]
             with running(llm, rows, [prompts[i] for i in chunk], max_new_tokens) as batch:
                 tokens = batch.greedy(max_new_tokens)
-            done.update(zip(chunk, (_text(llm, answer) for answer in tokens), strict=True))
+            done.update(zip(chunk, (llm.answer_text(answer) for answer in tokens), strict=True))
             if advance is not None:
                 advance(len(chunk))
     return [done[i] for i in range(len(jobs))]
@@ -244,7 +225,7 @@ def _measure(
         [
             Outcome(
                 item,
-                _text(llm, reading.tokens),
+                llm.answer_text(reading.tokens),
                 tuple(reading.tokens),
                 reading.margin,
                 0.0 if number == none else kl_per_token(reading.along, found[i, none].along),
@@ -299,15 +280,6 @@ def _read(
         assert logits is not None  # every answer has a token, if only the end of turn
         readings.append(_Reading(tokens, logits, margin))
     return readings
-
-
-def _text(llm: HookedModel, tokens: Sequence[int]) -> str:
-    text = AnswerText(llm.tokenizer)
-    for token in tokens:
-        if token not in llm.end_ids:
-            text.push(token)
-    text.finish()
-    return text.text
 
 
 def _shares(arm: Arm) -> bool:

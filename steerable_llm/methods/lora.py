@@ -157,7 +157,8 @@ def _plain_log_probs(
 ) -> list[tuple[float, float]]:
     """Log P0 of the good and of the bad answer of every pair."""
     items = [Scored(prompt, answer, Steering.none()) for pair in rows for prompt, answer in pair]
-    sums = [float(x.sum()) for x in answer_log_probs(llm.model, llm.blocks, items, llm.device)]
+    with torch.no_grad():
+        sums = [float(x.sum()) for x in answer_log_probs(llm, items)]
     return list(zip(sums[::2], sums[1::2], strict=True))
 
 
@@ -167,21 +168,10 @@ def _loss(
     plain: Sequence[tuple[float, float]],
     config: LoraSettings,
 ) -> Tensor:
-    flat = [row for pair in rows for row in pair]
-    width = max(len(prompt) + len(answer) for prompt, answer in flat)
-    ids = torch.zeros((len(flat), width), dtype=torch.long)
-    asked = torch.zeros((len(flat), width), dtype=torch.bool)
-    for i, (prompt, answer) in enumerate(flat):
-        end = len(prompt) + len(answer)
-        ids[i, :end] = torch.tensor([*prompt, *answer])
-        asked[i, len(prompt) : end] = True
-    ids, asked = ids.to(llm.device), asked.to(llm.device)
-    # Padding stands on the right, where a causal model's earlier positions never look.
-    logits = llm.model(input_ids=ids, use_cache=False).logits[:, :-1].float()
-    chosen = logits.log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0]
-    sums: Tensor = (chosen * asked[:, 1:]).sum(1)
+    items = [Scored(prompt, answer, Steering.none()) for pair in rows for prompt, answer in pair]
+    sums = torch.stack([x.sum() for x in answer_log_probs(llm, items)])
     if config.objective == "sft":
-        return -sums.sum() / asked.sum()
+        return -sums.sum() / sum(len(item.answer) for item in items)
     before = torch.tensor(plain, device=sums.device)
     gained = sums.view(-1, 2) - before
     preferred: Tensor = logsigmoid(config.beta * (gained[:, 0] - gained[:, 1]))

@@ -9,10 +9,8 @@ from torch import Tensor
 from steerable_llm.chat.message import MessagesLike, as_messages
 from steerable_llm.errors import InvalidInputError, PairError, PromptTooLongError
 from steerable_llm.pairs.pair import Pairs
+from steerable_llm.runtime.forward import TOKENS_PER_PASS, site_states
 from steerable_llm.runtime.hooked_model import HookedModel
-from steerable_llm.runtime.hooks import capture_site
-from steerable_llm.runtime.packed import frozen
-from steerable_llm.runtime.scores import TOKENS_PER_PASS
 from steerable_llm.vector.steering import Site
 
 
@@ -31,7 +29,6 @@ class AnswerStates(BaseModel):
     answer_tokens: int | None = Field(default=None, ge=1)
 
 
-@torch.no_grad()
 def read_states(
     llm: HookedModel, texts: Sequence[Sequence[int]], site: Site = "block", last: int = 1
 ) -> Tensor:
@@ -52,19 +49,11 @@ def read_states(
         width = len(texts[order[0]])
         size = max(1, TOKENS_PER_PASS // width)
         batch, order = order[:size], order[size:]
-        # Padding stands on the right, where a causal model's earlier positions never look.
-        ids = torch.zeros((len(batch), width), dtype=torch.long)
-        for row, i in enumerate(batch):
-            ids[row, : len(texts[i])] = torch.tensor(list(texts[i]))
-        with frozen(llm.model), capture_site(llm.blocks, site) as captured:
-            llm.model.base_model(input_ids=ids.to(llm.device), use_cache=False)
+        captured = site_states(llm, [texts[i] for i in batch], site)
         for row, i in enumerate(batch):
             end = len(texts[i])
             tail = slice(max(0, end - last), end)
-            states = [
-                h.reshape(len(batch), width, -1)[row, tail].float().mean(0).cpu()
-                for _, h in sorted(captured.items())
-            ]
+            states = [h[row, tail].float().mean(0).cpu() for h in captured]
             found[i] = torch.stack(states)
     return torch.stack([found[i] for i in range(len(texts))])
 

@@ -52,6 +52,7 @@ class Asked:
         steering: A steering that was given with the request; it always wins.
         context: Whether the prompt holds retrieved text; None leaves it to be told.
         structured: Whether the answer is to be tool calls or JSON.
+        policy: Decides in place of the policy of the moment.
     """
 
     messages: MessagesLike
@@ -59,6 +60,7 @@ class Asked:
     steering: Steering | None = None
     context: Context = None
     structured: bool = False
+    policy: Policy | None = field(default=None, compare=False, repr=False)
 
     @cached_property
     def prompt(self) -> tuple[Message, ...]:
@@ -85,7 +87,8 @@ def decide(
     All requests are measured together, so that a batch costs few passes of the model.
 
     Args:
-        policy: None steers nothing but what requests bring themselves.
+        policy: Of the requests that bring none of their own; None steers nothing but what requests
+            bring themselves.
         requests: What was asked.
         conflicts: Measured on the model, and only where a condition asks for it.
 
@@ -93,18 +96,22 @@ def decide(
         UnknownStepError: A request names a step that the policy does not have.
         ModelMismatchError: A gate meets another embedding model than its own.
     """
-    rows = [_Row(asked, policy) for asked in requests]
+    rows = [_Row(asked, asked.policy or policy) for asked in requests]
+    # Hardly ever more than one: what is asked under the same policy is decided together.
+    policies = {id(row.policy): row.policy for row in rows if row.policy is not None}
     for condition, judge in CONDITIONS.items():
-        jobs = [
-            (row, place, setting)
-            for row in rows
-            for place, setting in row.waiting(condition)
-        ]  # fmt: skip
-        if not jobs or policy is None:
-            continue
-        found = judge([(row.asked, setting) for row, _, setting in jobs], policy, conflicts)
-        for (row, place, _), (share, why) in zip(jobs, found, strict=True):
-            row.take(place, share, why)
+        for each in policies.values():
+            jobs = [
+                (row, place, setting)
+                for row in rows
+                if row.policy is each
+                for place, setting in row.waiting(condition)
+            ]
+            if not jobs:
+                continue
+            found = judge([(row.asked, setting) for row, _, setting in jobs], each, conflicts)
+            for (row, place, _), (share, why) in zip(jobs, found, strict=True):
+                row.take(place, share, why)
     return [row.decision() for row in rows]
 
 
@@ -123,13 +130,13 @@ class _Row:
     def __init__(self, asked: Asked, policy: Policy | None) -> None:
         self.asked = asked
         self.reasons: list[str] = []
-        self._policy = policy
+        self.policy = policy
         self._step = self._told_step()
         self._shares = [1.0] * (len(self._step.terms) if self._step else 0)
 
     def _told_step(self) -> SteeredStep | None:
         """Return the step whose vectors come into question; None where none do."""
-        asked, policy = self.asked, self._policy
+        asked, policy = self.asked, self.policy
         self.name: str | None = None
         if asked.steering is not None:
             self.reasons.append("the request brings its own steering")
@@ -168,7 +175,7 @@ class _Row:
         self.reasons.append(f"{name}: {why}: {effect}")
 
     def decision(self) -> SteeringDecision:
-        digest = self._policy.digest if self._policy and self.asked.steering is None else None
+        digest = self.policy.digest if self.policy and self.asked.steering is None else None
         steering = self.asked.steering
         if steering is None:
             terms = self._step.terms if self._step else ()

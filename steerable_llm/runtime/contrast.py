@@ -1,28 +1,33 @@
-"""Two streams side by side: the prompt with and without its context, each with its own cache.
+"""Context-aware decoding: what the context adds to the next token's scores is counted more.
 
-The stream without the context stands for what the model knows by itself and is never steered. A
-prompt that has no context beside its question has nothing to contrast and is decoded plainly.
+Two streams run side by side, the prompt with and without its context, each with its own cache. The
+stream without the context stands for what the model knows by itself and is never steered. A prompt
+that has no context beside its question has nothing to contrast and is decoded plainly.
+
+CAD is of Shi et al. 2024 (arXiv:2305.14739), AdaCAD of Wang et al. 2025 (arXiv:2409.07394).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from copy import copy
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 import torch
-from torch import Tensor, nn
-from transformers import LogitsProcessor
+from torch import Tensor
 
 from steerable_llm.chat.context import Context, question_alone
 from steerable_llm.chat.message import MessagesLike
 from steerable_llm.chat.template import ChatFormat
 from steerable_llm.errors import InvalidInputError
-from steerable_llm.runtime.forward import Continuation, PromptState, forced_logits, run_prompts
+from steerable_llm.runtime.forward import Stream, run_prompts
 from steerable_llm.vector.steering import Steering
 
-# Context-aware decoding: what the context adds to the next token's scores is counted more.
+if TYPE_CHECKING:
+    from steerable_llm.runtime.hooked_model import HookedModel
 
 ContrastKind = Literal["cad", "adacad"]
 CONTRASTS: tuple[ContrastKind, ...] = get_args(ContrastKind)
@@ -56,7 +61,7 @@ class Contrast:
             )
 
     def combine(self, with_context: Tensor, without: Tensor) -> Tensor:
-        """The contrasted scores.
+        """Return the contrasted scores.
 
         Args:
             with_context: Logits `[..., V]`.
@@ -77,7 +82,7 @@ class Contrast:
 
 
 def divergence(one: Tensor, other: Tensor) -> Tensor:
-    """Jensen-Shannon divergence of two next-token distributions, in bits.
+    """Return the Jensen-Shannon divergence of two next-token distributions, in bits.
 
     Args:
         one: Logits `[..., V]`.
@@ -95,140 +100,83 @@ def divergence(one: Tensor, other: Tensor) -> Tensor:
 def bare_prompt(
     chat: ChatFormat, messages: MessagesLike, context: Context = None
 ) -> list[int] | None:
-    """Token ids of a prompt without its context; None when it has none beside its question."""
+    """Return a prompt without its context; None when it has none beside its question."""
     question = question_alone(messages, context)
     return None if question is None else chat.encode(question)
 
 
-class ContextContrast(LogitsProcessor):
-    """Contrasts the scores of the rows that ask for it, while `generate` decodes the batch."""
-
-    def __init__(
-        self,
-        model: nn.Module,
-        blocks: Sequence[nn.Module],
-        bare: Sequence[Sequence[int] | None],
-        contrasts: Sequence[Contrast | None],
-    ) -> None:
-        """Prepare the second stream; it runs with the first token.
-
-        Args:
-            model: The model that `generate` is called on.
-            blocks: Its decoder blocks.
-            bare: Per row the prompt without its context, or None.
-            contrasts: Per row, or None.
-        """
-        self._model, self._blocks = model, blocks
-        self._rows = [
-            row
-            for row, (tokens, contrast) in enumerate(zip(bare, contrasts, strict=True))
-            if tokens is not None and contrast is not None
-        ]
-        self._bare = [bare[row] or [] for row in self._rows]
-        self._contrasts = [contrasts[row] or Contrast() for row in self._rows]
-        self._second: Continuation | None = None
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Replace the scores `[B, V]` of the contrasted rows."""
-        if not self._rows:
-            return scores
-        if self._second is None:
-            plain = [Steering.none()] * len(self._rows)
-            state = run_prompts(self._model, self._blocks, self._bare, plain)
-            self._second = Continuation(self._model, self._blocks, state)
-            without = state.first
-        else:
-            without = self._second.feed(input_ids[self._rows, -1:])[:, -1]
-        for row, contrast, other in zip(self._rows, self._contrasts, without, strict=True):
-            scores[row] = contrast.combine(scores[row], other.to(scores.device))
-        return scores
-
-
-@dataclass(frozen=True)
-class TwoStreams:
-    """A batch of prompts after both streams were run, ready to be continued any number of times.
+class Contrasted:
+    """Two streams side by side, of which the scores of some rows are contrasted.
 
     Attributes:
+        first: float32 `[B, V]`, the contrasted scores that choose each row's first answer token.
         full: The prompts with their context.
-        bare: The prompts without it.
-        contrasts: Per row; None for a row whose prompt has no context.
     """
 
-    full: PromptState
-    bare: PromptState
-    contrasts: tuple[Contrast | None, ...]
+    def __init__(self, full: Stream, bare: Stream, contrasts: Mapping[int, Contrast]) -> None:
+        """Put two streams together.
 
-    def combine(self, full: Tensor, bare: Tensor) -> Tensor:
-        """Row by row: logits `[B, ..., V]` of both streams to those that are decoded from."""
-        rows = zip(self.contrasts, full, bare, strict=True)
-        return torch.stack([a.float() if c is None else c.combine(a, b) for c, a, b in rows])
+        Args:
+            full: All prompts, with their context.
+            bare: Without it the prompts of the rows that are contrasted, in their order.
+            contrasts: From such a row to its contrast.
+        """
+        self.full, self._bare, self._contrasts = full, bare, contrasts
+        self._rows = sorted(contrasts)
+        self.first = self._combine(full.first, bare.first)
+
+    @property
+    def rows(self) -> int:
+        """How many prompts there are."""
+        return self.full.rows
+
+    def fork(self) -> Self:
+        """Return a pair of streams that goes on from here by itself."""
+        twin = copy(self)
+        twin.full, twin._bare = self.full.fork(), self._bare.fork()
+        return twin
+
+    def feed(self, ids: Tensor) -> Tensor:
+        """Feed tokens `[B, A]` to both and return contrasted float32 logits `[B, A, V]`."""
+        return self._combine(self.full.feed(ids), self._bare.feed(ids[self._rows]))
+
+    def finish(self, row: int) -> None:
+        """Stop steering and counting one row: its answer is complete."""
+        self.full.finish(row)
+
+    def steered(self) -> AbstractContextManager[Any]:
+        """Keep the hooks in place over many tokens; the second stream has none."""
+        return self.full.steered()
+
+    def _combine(self, full: Tensor, bare: Tensor) -> Tensor:
+        """Contrast logits `[B, ..., V]` with those `[b, ..., V]` of the rows without context."""
+        combined = full.clone()
+        for row, without in zip(self._rows, bare, strict=True):
+            combined[row] = self._contrasts[row].combine(full[row], without.to(full.device))
+        return combined
 
 
-def run_two_streams(
-    model: nn.Module,
-    blocks: Sequence[nn.Module],
-    prompts: Sequence[Sequence[int]],
+def contrasted(
+    llm: HookedModel,
+    full: Stream,
     bare: Sequence[Sequence[int] | None],
-    contrasts: Sequence[Contrast],
-    steerings: Sequence[Steering],
-) -> TwoStreams:
-    """Run a batch of prompts with and without their contexts.
+    contrasts: Sequence[Contrast | None],
+) -> Stream | Contrasted:
+    """Run the second stream beside a batch of prompts, where there is anything to contrast.
 
     Args:
-        model: A Hugging Face causal language model in evaluation mode.
-        blocks: Its decoder blocks.
-        prompts: Token ids of each row.
-        bare: The same without context; None for a row that has none.
-        contrasts: One per row.
-        steerings: One per row; of the prompts with context.
+        llm: The model.
+        full: The prompts, which were run.
+        bare: Per row the prompt without its context; None where there is none.
+        contrasts: Per row; None for a row that is decoded plainly.
     """
-    short = [
-        prompt if tokens is None else tokens for prompt, tokens in zip(prompts, bare, strict=True)
-    ]
-    plain = [Steering.none()] * len(prompts)
-    return TwoStreams(
-        full=run_prompts(model, blocks, prompts, steerings),
-        bare=run_prompts(model, blocks, short, plain),
-        contrasts=tuple(
-            None if tokens is None else contrast
-            for tokens, contrast in zip(bare, contrasts, strict=True)
-        ),
-    )
-
-
-def contrasted_logits(
-    model: nn.Module,
-    blocks: Sequence[nn.Module],
-    streams: TwoStreams,
-    answers: Sequence[Sequence[int]],
-) -> list[Tensor | None]:
-    """Next-token logits along one given answer per row, as `forced_logits` without contrast."""
-    both = [forced_logits(model, blocks, state, answers) for state in (streams.full, streams.bare)]
-    return [
-        a if a is None or b is None or contrast is None else contrast.combine(a, b)
-        for contrast, a, b in zip(streams.contrasts, *both, strict=True)
-    ]
-
-
-def contrasted_tokens(
-    model: nn.Module,
-    blocks: Sequence[nn.Module],
-    streams: TwoStreams,
-    end_ids: Collection[int],
-    max_new_tokens: int,
-) -> list[list[int]]:
-    """The likeliest answer token by token, as `greedy_tokens` without contrast."""
-    full = Continuation(model, blocks, streams.full)
-    bare = Continuation(model, blocks, streams.bare)
-    answers: list[list[int]] = [[] for _ in streams.contrasts]
-    logits = streams.combine(streams.full.first, streams.bare.first)
-    for step in range(max_new_tokens):
-        chosen = logits.argmax(-1)
-        for answer, token in zip(answers, chosen.tolist(), strict=True):
-            if not answer or answer[-1] not in end_ids:
-                answer.append(token)
-        if step + 1 == max_new_tokens or all(answer[-1] in end_ids for answer in answers):
-            break
-        fed = chosen[:, None]
-        logits = streams.combine(full.feed(fed)[:, -1], bare.feed(fed)[:, -1])
-    return answers
+    found = {
+        row: contrast
+        for row, (tokens, contrast) in enumerate(zip(bare, contrasts, strict=True))
+        if tokens is not None and contrast is not None
+    }
+    if not found:
+        return full
+    prompts = [bare[row] or [] for row in found]
+    without = run_prompts(llm, prompts, [Steering.none()] * len(prompts))
+    return Contrasted(full, without, found)

@@ -1,217 +1,265 @@
-"""Answers from a shared state: given ones are scored along their tokens, or one is made greedily.
+"""Passes through the model: the one place from which it is called.
 
-A row may have several answers, and rows of one batch may be steered differently, so good, bad and
-unsteered answers under all conditions share the work on the prompt.
+Two kinds. A pass over whole texts, padded on the right, where a causal model's earlier positions
+never look, so that the default positions are right for every family. And a `Stream`: a batch of
+prompts, padded on the left, whose answers are fed token by token from a cache.
 """
 
 from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
-from steerable_llm.errors import InvalidInputError
-from steerable_llm.runtime.hooks import SteeringPlan, steering_hooks
-from steerable_llm.vector.steering import Steering
+from steerable_llm.chat.vision import on_device
+from steerable_llm.runtime.hooks import capture_site, steering_hooks
+from steerable_llm.runtime.plan import SteeringPlan
+from steerable_llm.vector.steering import Site, Steering
 
-# Prompts that are run once and continued many times.
+if TYPE_CHECKING:
+    from steerable_llm.runtime.hooked_model import HookedModel
+
+TOKENS_PER_PASS = 4096
+"""Tokens (padding included) in one pass over whole texts: large enough to keep the processor busy,
+small enough that the states of a pass fit beside the weights."""
 
 
-@dataclass(frozen=True)
-class PromptState:
-    """A batch of prompts after they were run, ready to be continued any number of times.
+def padded(
+    sequences: Sequence[Sequence[int]], side: Literal["left", "right"] = "right"
+) -> tuple[Tensor, Tensor]:
+    """Return token ids and mask, both `[B, T]`, on the CPU; nobody reads the padding."""
+    ids = [torch.tensor(list(sequence), dtype=torch.long) for sequence in sequences]
+    return (
+        pad_sequence(ids, batch_first=True, padding_side=side),
+        pad_sequence([torch.ones_like(x) for x in ids], batch_first=True, padding_side=side),
+    )
+
+
+def takes(model: nn.Module, argument: str) -> bool:
+    """Tell whether a model's forward pass has an argument."""
+    return argument in inspect.signature(model.forward).parameters
+
+
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """Keep weights out of the gradient and dropout off; everything is put back afterwards."""
+    gradients = [p for p in model.parameters() if p.requires_grad]
+    training = [m for m in model.modules() if m.training]
+    try:
+        for parameter in gradients:
+            parameter.requires_grad_(False)
+        for module in training:
+            module.training = False
+        yield
+    finally:
+        for parameter in gradients:
+            parameter.requires_grad_(True)
+        for module in training:
+            module.training = True
+
+
+def logits_at(
+    model: nn.Module,
+    inputs: Mapping[str, Any],
+    rows: Tensor,
+    columns: Tensor,
+    head: nn.Module | None = None,
+) -> Tensor:
+    """Run whole texts once and return the logits `[A, V]` at A positions.
+
+    Where the model allows it, no logits are computed in columns that nobody asked for.
+
+    Args:
+        model: A Hugging Face causal language model.
+        inputs: Of its forward pass.
+        rows: `[A]`.
+        columns: `[A]`.
+        head: The output layer, where nothing stands behind it: it is then run at these positions
+            alone.
+    """
+    if head is not None:
+        hidden = model.base_model(**inputs, use_cache=False).last_hidden_state  # type: ignore[operator]
+        flat = (rows * hidden.shape[1] + columns).to(hidden.device)
+        read: Tensor = head(hidden.reshape(-1, hidden.shape[-1]).index_select(0, flat))
+        return read
+    if takes(model, "logits_to_keep"):
+        kept, place = torch.unique(columns, return_inverse=True)
+        chosen: Tensor = model(**inputs, use_cache=False, logits_to_keep=kept).logits[rows, place]
+        return chosen
+    logits: Tensor = model(**inputs, use_cache=False).logits[rows, columns]
+    return logits
+
+
+@torch.no_grad()
+def site_states(
+    llm: HookedModel, texts: Sequence[Sequence[int]] | Sequence[Tensor], site: Site = "block"
+) -> list[Tensor]:
+    """Run whole texts once, unsteered, and return what one site of every block gives.
+
+    Args:
+        llm: The model; its output layer is not run.
+        texts: Token ids, or embeddings `[T, d]`; padded on the right.
+        site: Which activations.
+
+    Returns:
+        Per block `[B, T, width]`.
+    """
+    rows = [text if isinstance(text, Tensor) else torch.tensor(list(text)) for text in texts]
+    name = "inputs_embeds" if rows[0].is_floating_point() else "input_ids"
+    inputs = {name: pad_sequence(rows, batch_first=True).to(llm.device)}
+    with frozen(llm.model), capture_site(llm.blocks, site) as captured:
+        llm.model.base_model(**inputs, use_cache=False)
+    shape = inputs[name].shape[:2]
+    # Some families flatten the batch around their MLP.
+    return [captured[layer].reshape(*shape, -1) for layer in sorted(captured)]
+
+
+class Stream:
+    """A batch of prompts that were run, and the way on from them: tokens are fed, steered.
+
+    Every pass gets its inputs from the model's own `prepare_inputs_for_generation`, and carries
+    them over as `generate` does: so positions, masks, images and whatever a family keeps for itself
+    are as they are there.
 
     Attributes:
         first: float32 `[B, V]`, the logits that choose each row's first answer token.
-        cache: The model's cache of all prompts; continuations work on a copy.
-        mask: `[B, T]`, 1 where a column of the left-padded prompts holds a token.
-        steerings: What each row is steered with.
+        plan: What each row is steered with, and how often that was done.
     """
 
     first: Tensor
-    cache: Any
-    mask: Tensor
-    steerings: tuple[Steering, ...]
 
+    def __init__(
+        self,
+        llm: HookedModel,
+        ids: Tensor,
+        mask: Tensor,
+        plan: SteeringPlan,
+        vision: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        """Run prompts.
 
-class Continuation:
-    """One way on from a state: answer tokens are fed, steered as their rows say."""
+        Args:
+            llm: The model.
+            ids: `[B, T]`, padded on the left.
+            mask: `[B, T]`, 1 where a column holds a token.
+            plan: What each row is steered with.
+            vision: What the model takes beside the tokens of a single prompt with images.
+        """
+        self.plan = plan
+        self._llm, self._model = llm, llm.model
+        self._whole = ids.to(llm.device)
+        self._left: Any = None
+        self._carried: dict[str, Any] = {
+            "attention_mask": mask.to(llm.device),
+            "use_cache": True,
+            **on_device(vision or {}, llm.model, llm.device),
+        }
+        if takes(self._model, "position_ids"):
+            self._carried["position_ids"] = self._model._prepare_position_ids_for_generation(
+                self._whole, self._carried
+            )
+        if bool(mask.all()):  # nothing is padded, and attention is faster without a mask
+            self._carried["attention_mask"] = None
+        keep = {"logits_to_keep": 1} if takes(self._model, "logits_to_keep") else {}
+        self.first = self._run(None, **keep)[:, -1].float()
 
-    def __init__(self, model: nn.Module, blocks: Sequence[nn.Module], state: PromptState) -> None:
-        """Starts after the prompts, on a copy of their cache."""
-        self._model, self._blocks = model, blocks
-        self._cache = copy.deepcopy(state.cache)
-        self._mask = state.mask
-        # Columns are counted from the first answer token here, so no column is a prompt's.
-        self._plan = SteeringPlan(state.steerings, state.mask[:, :0], last_prompt=-1)
+    @property
+    def rows(self) -> int:
+        """How many prompts there are."""
+        return len(self._whole)
+
+    def fork(self) -> Self:
+        """Return a stream that goes on from here by itself, with a cache of its own."""
+        twin = copy.copy(self)
+        twin._left = copy.deepcopy(self._left)
+        twin._carried = dict(self._carried)
+        twin.plan = self.plan.fork()
+        return twin
 
     def feed(self, ids: Tensor) -> Tensor:
-        """Feeds tokens `[B, A]` and returns float32 logits `[B, A, V]`, each for the next one."""
-        past = self._mask.shape[1]
-        # Padding after an answer is seen by nothing before it, so every column counts as used.
-        self._mask = torch.cat([self._mask, torch.ones_like(ids)], dim=1)
-        with torch.no_grad(), steering_hooks(self._blocks, self._plan):
-            output = self._model(
-                **_inputs(self._model, ids, self._mask, past),
-                past_key_values=self._cache,
-                use_cache=True,
-            )
-        logits: Tensor = output.logits.float()
+        """Feed tokens `[B, A]` and return float32 logits `[B, A, V]`, each for the next one."""
+        new = ids.shape[1]
+        self._whole = torch.cat([self._whole, ids.to(self._whole.device)], dim=1)
+        self._carried = self._model._update_model_kwargs_for_generation(
+            self._left, self._carried, num_new_tokens=new
+        )
+        return self._run(new).float()
+
+    def finish(self, row: int) -> None:
+        """Stop steering and counting one row: its answer is complete."""
+        self.plan.finish(row)
+
+    def steered(self) -> AbstractContextManager[Any]:
+        """Keep the hooks in place over many tokens, in place of once per token."""
+        return steering_hooks(self._llm.blocks, self.plan)
+
+    def spread(self, rows: Sequence[int], steerings: Sequence[Steering]) -> None:
+        """Let every row go on from one of the prompts, each with a steering of its own."""
+        index = torch.tensor(rows, device=self._whole.device)
+        self._left.past_key_values.batch_select_indices(index)
+        self._whole = self._whole[index]
+        self._carried = {
+            name: value[index] if isinstance(value, Tensor) else value
+            for name, value in self._carried.items()
+        }
+        # Only the last prompt token is still to be fed: it stands in the plan's first column.
+        self.plan = SteeringPlan(steerings, torch.ones(len(rows), 1), last_prompt=0)
+
+    def _run(self, new: int | None, **options: Any) -> Tensor:
+        """Run the last `new` tokens, or all of them; returns logits `[B, A, V]`."""
+        inputs = self._model.prepare_inputs_for_generation(
+            self._whole, next_sequence_length=new, is_first_iteration=new is None, **self._carried
+        )
+        with torch.no_grad(), self.steered():
+            output = self._model(**{**inputs, **options}, return_dict=True)
+        # What the next pass needs of this one is its cache, not its scores.
+        self._left = type(output)(**{k: v for k, v in output.items() if k != "logits"})
+        logits: Tensor = output.logits
         return logits
 
 
 def run_prompts(
-    model: nn.Module,
-    blocks: Sequence[nn.Module],
+    llm: HookedModel,
     prompts: Sequence[Sequence[int]],
     steerings: Sequence[Steering],
-) -> PromptState:
-    """Runs a batch of prompts, each with its own steering.
+    vision: Mapping[str, Tensor] | None = None,
+    *,
+    share: bool = True,
+) -> Stream:
+    """Run a batch of prompts, each with its own steering.
 
     Args:
-        model: A Hugging Face causal language model in evaluation mode.
-        blocks: Its decoder blocks.
+        llm: The model.
         prompts: Token ids of each row, generation prompt included; none empty.
         steerings: One per row.
+        vision: What the model takes beside the tokens of a single prompt with images.
+        share: Run prompts that are alike once, up to their last token, where no steering changes
+            their states before it.
 
     Raises:
         SteeringNotAppliedError: A steering reached no layer.
     """
-    device = next(model.parameters()).device
-    scopes = {term.scope for steering in steerings for term in steering.active_terms}
     distinct = list(dict.fromkeys(map(tuple, prompts)))
+    scopes = {term.scope for steering in steerings for term in steering.active_terms}
     if (
-        scopes <= {"generated", "last_prompt"}
-        and min(map(len, prompts)) > 1
+        share
         and len(distinct) < len(prompts)
+        and min(map(len, prompts)) > 1
+        and scopes <= {"generated", "last_prompt"}
     ):
-        ids, mask = padded([prompt[:-1] for prompt in distinct], left=True, device=device)
-        with torch.no_grad(), steering_hooks(blocks, SteeringPlan([], mask[:0], -1)):
-            cache = model(**_inputs(model, ids, mask, past=0), use_cache=True).past_key_values
-        place = {prompt: number for number, prompt in enumerate(distinct)}
-        rows = torch.tensor([place[tuple(prompt)] for prompt in prompts], device=device)
-        cache.batch_select_indices(rows)
-        mask, past = mask[rows], mask.shape[1]
-        ids = torch.tensor([[prompt[-1]] for prompt in prompts], device=device)
-        plan = SteeringPlan(steerings, torch.ones_like(ids), last_prompt=0)
-        mask = torch.cat([mask, torch.ones_like(ids)], dim=1)
+        ids, mask = padded([prompt[:-1] for prompt in distinct], "left")
+        stream = Stream(llm, ids, mask, SteeringPlan([], mask[:0], last_prompt=-1))
+        stream.spread([distinct.index(tuple(prompt)) for prompt in prompts], steerings)
+        stream.first = stream.feed(torch.tensor([[prompt[-1]] for prompt in prompts]))[:, -1]
     else:
-        ids, mask = padded(prompts, left=True, device=device)
-        cache, past = None, 0
+        ids, mask = padded(prompts, "left")
         plan = SteeringPlan(steerings, mask, last_prompt=ids.shape[1] - 1)
-    with torch.no_grad(), steering_hooks(blocks, plan):
-        output = model(**_inputs(model, ids, mask, past), past_key_values=cache, use_cache=True)
-    for number, steering in enumerate(steerings):
-        for term in steering.active_terms:
-            plan.steered_tokens(number, term)  # raises where a steering did not arrive
-    return PromptState(output.logits[:, -1].float(), output.past_key_values, mask, tuple(steerings))
-
-
-def padded(
-    sequences: Sequence[Sequence[int]], left: bool, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Token ids and mask, both `[B, T]`; token 0 stands in the padding and is never read."""
-    width = max(len(sequence) for sequence in sequences)
-    ids = torch.zeros((len(sequences), width), dtype=torch.long)
-    mask = torch.zeros((len(sequences), width), dtype=torch.long)
-    for row, sequence in enumerate(sequences):
-        place = slice(width - len(sequence), width) if left else slice(0, len(sequence))
-        ids[row, place] = torch.tensor(list(sequence), dtype=torch.long)
-        mask[row, place] = 1
-    return ids.to(device), mask.to(device)
-
-
-def _inputs(model: nn.Module, ids: Tensor, mask: Tensor, past: int) -> dict[str, Any]:
-    """What one pass needs; padding takes no position, as in `generate`."""
-    inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask}
-    known = inspect.signature(model.forward).parameters
-    if "position_ids" in known:
-        positions = (mask.cumsum(dim=1) - 1).clamp_min(0)
-        inputs["position_ids"] = positions[:, past : past + ids.shape[1]]
-    if past == 0 and "logits_to_keep" in known:
-        inputs["logits_to_keep"] = 1
-    return inputs
-
-
-def forced_logits(
-    model: nn.Module,
-    blocks: Sequence[nn.Module],
-    state: PromptState,
-    answers: Sequence[Sequence[int]],
-) -> list[Tensor | None]:
-    """Next-token logits along one given answer per row.
-
-    Args:
-        model: The model that made the state.
-        blocks: Its decoder blocks.
-        state: The prompts; unchanged, so it can be continued again.
-        answers: Token ids, one answer per row; empty for a row that has none.
-
-    Returns:
-        Per row float32 logits `[n, V]`, entry i being the distribution that chooses token i of
-        the answer, or None for an empty answer.
-
-    Raises:
-        InvalidInputError: Not as many answers as rows, or all are empty.
-    """
-    if len(answers) != len(state.steerings) or not any(map(len, answers)):
-        raise InvalidInputError(
-            f"{len(answers)} answers for {len(state.steerings)} rows, or all without tokens: "
-            "give one per row, at least one of them with a token"
-        )
-    # The last token of an answer chooses nothing, so it is never fed.
-    fed = [answer[:-1] for answer in answers]
-    logits = state.first[:, None]
-    if any(map(len, fed)):
-        ids, _ = padded(fed, left=False, device=state.mask.device)
-        logits = torch.cat([logits, Continuation(model, blocks, state).feed(ids)], dim=1)
-    return [logits[row, : len(a)] if len(a) else None for row, a in enumerate(answers)]
-
-
-def greedy_tokens(
-    model: nn.Module,
-    blocks: Sequence[nn.Module],
-    state: PromptState,
-    end_ids: Collection[int],
-    max_new_tokens: int,
-) -> list[list[int]]:
-    """The likeliest answer token by token, as `HookedModel.generate` makes it.
-
-    Args:
-        model: The model that made the state.
-        blocks: Its decoder blocks.
-        state: The prompts; unchanged.
-        end_ids: Tokens that end an answer.
-        max_new_tokens: Where answers are cut.
-
-    Returns:
-        Per row the tokens, the one that ended it included.
-    """
-    continuation = Continuation(model, blocks, state)
-    answers: list[list[int]] = [[] for _ in state.steerings]
-    logits = state.first
-    for step in range(max_new_tokens):
-        chosen = logits.argmax(-1)
-        for answer, token in zip(answers, chosen.tolist(), strict=True):
-            if not answer or answer[-1] not in end_ids:
-                answer.append(token)
-        if step + 1 == max_new_tokens or all(answer[-1] in end_ids for answer in answers):
-            break
-        logits = continuation.feed(chosen[:, None])[:, -1]
-    return answers
-
-
-def log_probability(logits: Tensor, answer: Sequence[int]) -> float:
-    """Sum of log-probabilities of the answer's tokens.
-
-    Args:
-        logits: `[n, V]`, as `forced_logits` returns them.
-        answer: The n token ids.
-    """
-    chosen = torch.tensor(list(answer), device=logits.device)[:, None]
-    return float(logits.log_softmax(-1).gather(-1, chosen).sum())
+        stream = Stream(llm, ids, mask, plan, vision)
+    stream.plan.check_applied()
+    return stream

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from steerable_llm.chat.answer_text import AnswerText
 from steerable_llm.chat.message import MessagesLike
 from steerable_llm.chat.template import ChatFormat
 from steerable_llm.chat.tools import Tool
@@ -49,6 +50,7 @@ class HookedModel:
         blocks: Its decoder blocks, first block first.
         context_window: Tokens that prompt and answer may have together.
         chat_format: The tokenizer's chat template.
+        turns: What calls take turns in where the model reads images.
     """
 
     def __init__(
@@ -81,7 +83,7 @@ class HookedModel:
         self.blocks = list(blocks) if blocks is not None else find_blocks(model)
         self.context_window = context_window or context_window_of(model, tokenizer)
         self.chat_format = ChatFormat(tokenizer, processor)
-        self._turns = turns(processor)
+        self.turns = turns(processor)
         self.model_id = model_id or getattr(model.config, "_name_or_path", "") or "unnamed"
         self.revision = revision
 
@@ -152,6 +154,15 @@ class HookedModel:
     def encode_answer(self, answer: str) -> list[int]:
         """An answer's tokens after the prompt, the end of turn included."""
         return self.chat_format.encode_answer(answer)
+
+    def answer_text(self, tokens: Sequence[int]) -> str:
+        """The text of an answer's tokens, without those that end it."""
+        text = AnswerText(self.tokenizer)
+        for token in tokens:
+            if token not in self.end_ids:
+                text.push(token)
+        text.finish()
+        return text.text
 
     def special_token_mask(self, prompt: MessagesLike | Sequence[int]) -> list[bool]:
         """Which prompt tokens are not content; see :meth:`ChatFormat.special_token_mask`."""
@@ -242,14 +253,14 @@ class HookedModel:
             self._scored(messages, answer, steering)
             for (messages, answer), steering in zip(items, steerings, strict=True)
         ]
-        with self._turns:
-            log_probs = answer_log_probs(self.model, self.blocks, scored, self.device)
-        return [reduced(values) for values in log_probs]
+        with self.turns, torch.no_grad():
+            log_probs = answer_log_probs(self, scored)
+        return [reduced(values.cpu()) for values in log_probs]
 
     def _logits(self, messages: MessagesLike, answer: str, steering: Steering) -> Tensor:
         scored = [self._scored(messages, answer, steering)]
-        with self._turns:
-            return next(answer_logits(self.model, self.blocks, scored, self.device))[1]
+        with self.turns, torch.no_grad():
+            return next(answer_logits(self, scored))[1]
 
     def _scored(self, messages: MessagesLike, answer: str, steering: Steering) -> Scored:
         if not isinstance(answer, str):

@@ -1,6 +1,6 @@
 """Forward hooks on decoder blocks and sites in them: one that steers, and one that records.
 
-Hooks live for the length of a ``with`` block and go away on every way out of it. They act only in
+Hooks live for the length of a `with` block and go away on every way out of it. They act only in
 the thread, and only for the plan, that opened the block: another thread that runs the same model
 at the same time passes through them untouched.
 """
@@ -21,8 +21,6 @@ from steerable_llm.runtime.blocks import HookPoint, find_blocks, find_site
 from steerable_llm.runtime.plan import SteeringPlan
 from steerable_llm.vector.steering import Site
 
-__all__ = ["SteeringPlan", "capture_block_outputs", "capture_site", "steering_hooks"]
-
 # The plan that forward passes of this thread follow. A thread starts with an empty context, and a
 # nested call replaces the plan, so that only the innermost one is in force.
 _plan_in_force: ContextVar[SteeringPlan | None] = ContextVar("steering plan", default=None)
@@ -38,10 +36,11 @@ Steer = Callable[[Tensor], Tensor | None]
 
 @contextmanager
 def steering_hooks(blocks: Sequence[nn.Module], plan: SteeringPlan) -> Iterator[SteeringPlan]:
-    """Steer the forward passes that this thread makes inside the ``with`` block.
+    """Steer the forward passes that this thread makes inside the `with` block.
 
     No hook is registered on a layer that no row steers, so a plan without active steering leaves
-    the model exactly as it is, and also silences a plan of an enclosing block.
+    the model exactly as it is, and also silences a plan of an enclosing block. Where the plan is
+    in force already, nothing is registered a second time.
 
     Args:
         blocks: The model's decoder blocks, first block first.
@@ -54,6 +53,9 @@ def steering_hooks(blocks: Sequence[nn.Module], plan: SteeringPlan) -> Iterator[
         ModelMismatchError: The plan steers a block that the model does not have.
         UnknownArchitectureError: The plan steers a part of a block that cannot be told.
     """
+    if _plan_in_force.get() is plan:
+        yield plan
+        return
     absent = [layer for _, layer in plan.places if not 0 <= layer < len(blocks)]
     if absent:
         raise ModelMismatchError(
@@ -90,14 +92,14 @@ def capture_block_outputs(
 ) -> Iterator[Mapping[int, Tensor]]:
     """Record the output of every decoder block in the forward passes of this thread.
 
-    Hooks run in the order they were registered: inside ``steering_hooks`` the steered output is
+    Hooks run in the order they were registered: inside `steering_hooks` the steered output is
     recorded, around it the output that the block itself gave.
 
     Args:
         model_or_blocks: A model whose blocks can be told from its tree, or the blocks themselves.
 
     Yields:
-        Block index to raw output ``[B, T, d]`` of the latest pass, with its gradient history.
+        Block index to raw output `[B, T, d]` of the latest pass, with its gradient history.
     """
     blocks = (
         find_blocks(model_or_blocks) if isinstance(model_or_blocks, nn.Module) else model_or_blocks
@@ -115,7 +117,7 @@ def capture_site(blocks: Sequence[nn.Module], site: Site) -> Iterator[Mapping[in
         site: Where to record; see `sites`.
 
     Yields:
-        Block index to raw activations ``[B, T, width]`` of the latest pass.
+        Block index to raw activations `[B, T, width]` of the latest pass.
 
     Raises:
         UnknownArchitectureError: The site cannot be told from the blocks' module trees.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from importlib import import_module
 from typing import Any, NamedTuple
 
 import torch
@@ -21,7 +20,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from steerable_llm.errors import InvalidInputError, MissingExtraError
+from steerable_llm.errors import InvalidInputError
 from steerable_llm.runtime.blocks import hidden_size, text_config
 from steerable_llm.vector.fingerprint import ModelFingerprint, weights_hash
 
@@ -158,26 +157,3 @@ def end_ids_of(
     declared = configured if isinstance(configured, list) else [configured]
     ends = {*declared, tokenizer.eos_token_id, end_of_turn}
     return frozenset(int(end) for end in ends if end is not None)
-
-
-# Framework to what is installed for it, and the class that it is served by.
-_ADAPTERS = {
-    "langchain": ("langchain", "SteerableChatModel"),
-    "llama_index": ("llama-index", "SteerableLlamaIndexLLM"),
-}
-
-
-def load_adapter(module: str) -> Any:
-    """The class for one framework, by name: adapters build on the model, never the reverse.
-
-    Raises:
-        MissingExtraError: The framework is not installed.
-    """
-    extra, kind = _ADAPTERS[module]
-    try:
-        return getattr(import_module(f"steerable_llm.adapters.{module}"), kind)
-    except ImportError as error:
-        raise MissingExtraError(
-            f"the {module} adapter needs a package that is not installed ({error}): "
-            f"pip install 'steerable-llm[{extra}]'"
-        ) from error

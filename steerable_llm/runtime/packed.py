@@ -6,9 +6,7 @@ at the positions that are read (needs an output layer with nothing behind it). W
 disagrees with its own plain forward pass, the plain form is used.
 """
 
-import inspect
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from steerable_llm.runtime.blocks import text_config
+from steerable_llm.runtime.forward import frozen, logits_at
 
 # Several answers behind one prompt in one row, so that the prompt is run only once.
 
@@ -161,24 +160,6 @@ class Batch:
     values: int
 
 
-@contextmanager
-def frozen(model: nn.Module) -> Iterator[None]:
-    """Keep weights out of the gradient and dropout off; everything is put back afterwards."""
-    gradients = [p for p in model.parameters() if p.requires_grad]
-    training = [m for m in model.modules() if m.training]
-    try:
-        for parameter in gradients:
-            parameter.requires_grad_(False)
-        for module in training:
-            module.training = False
-        yield
-    finally:
-        for parameter in gradients:
-            parameter.requires_grad_(True)
-        for module in training:
-            module.training = True
-
-
 class AnswerReader:
     """Reads answers' log-probabilities from one model."""
 
@@ -197,7 +178,6 @@ class AnswerReader:
             for name in ("sliding_window", "attention_chunk_size")
         ]
         self._window = min((w for w in windows if isinstance(w, int)), default=None)
-        self._selects = "logits_to_keep" in inspect.signature(model.forward).parameters
 
     @torch.no_grad()
     def embed(self, ids: Sequence[int]) -> Tensor:
@@ -317,22 +297,11 @@ class AnswerReader:
 
     def _logits(self, batch: Batch) -> Tensor:
         """Return the logits at the positions that are read, [A, V]."""
-        arguments = {"inputs_embeds": batch.inputs, "use_cache": False}
+        inputs: dict[str, Tensor | None] = {"inputs_embeds": batch.inputs}
         if batch.attention is not None:
-            arguments |= {"attention_mask": batch.attention, "position_ids": batch.positions}
-        row, column = batch.read[:, 0], batch.read[:, 1]
-        if self.reads_positions and self.head is not None:
-            hidden = self.model.base_model(**arguments).last_hidden_state
-            flat = (row * hidden.shape[1] + column).to(hidden.device)
-            chosen = hidden.reshape(-1, hidden.shape[-1]).index_select(0, flat)
-            logits: Tensor = self.head(chosen)
-            return logits
-        if self._selects:
-            kept, place = torch.unique(column, return_inverse=True)
-            logits = self.model(**arguments, logits_to_keep=kept).logits
-            return logits[row, place]
-        logits = self.model(**arguments).logits
-        return logits[row, column]
+            inputs |= {"attention_mask": batch.attention, "position_ids": batch.positions}
+        head = self.head if self.reads_positions else None
+        return logits_at(self.model, inputs, batch.read[:, 0], batch.read[:, 1], head)
 
 
 def _repeat(

@@ -1,64 +1,136 @@
-"""Which row of a batch is steered where, and a count of where it really was."""
+"""Which row of a batch is steered where, and a count of where it really was.
+
+What changes from pass to pass is little: while answers grow, the same rows get the same deltas at
+one more column. So masks are made once per pass for all blocks, a block's summed deltas are kept
+until a row finishes, and counting is done on the host, without a word to the accelerator.
+"""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Self, TypeAlias
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from steerable_llm.errors import ModelMismatchError, SteeringNotAppliedError
 from steerable_llm.vector.steering import SCOPES, Scope, Site, Steering, SteeringTerm, steer_hidden
 
+Place: TypeAlias = tuple[Site, int]
+"""A site of a block."""
+
+
+@dataclass(frozen=True)
+class _Window:
+    """The columns of one pass.
+
+    Attributes:
+        scopes: Per scope, booleans `[B, T]`: which of its positions a steering changes.
+    """
+
+    scopes: dict[Scope, NDArray[np.bool_]]
+    _there: dict[tuple[Scope, torch.device], Tensor] = field(default_factory=dict)
+
+    @cached_property
+    def counts(self) -> dict[Scope, NDArray[np.int64]]:
+        """Per scope, how many positions of each row `[B]` are in it."""
+        return {scope: where.sum(axis=1) for scope, where in self.scopes.items()}
+
+    @cached_property
+    def empty(self) -> frozenset[Scope]:
+        """Scopes without a position."""
+        return frozenset(scope for scope, where in self.scopes.items() if not where.any())
+
+    def on(self, device: torch.device, scope: Scope) -> Tensor:
+        """Return a scope's booleans `[B, T]` where they are needed."""
+        if (scope, device) not in self._there:
+            self._there[scope, device] = torch.from_numpy(self.scopes[scope]).to(device)
+        return self._there[scope, device]
+
+
+@dataclass(frozen=True)
+class _RowDeltas:
+    """What one scope adds at one place: the same to every state of a row.
+
+    Attributes:
+        total: float32 `[B, d]`.
+        has_term: `[B]`, the rows that are changed.
+        renormalise: `[B]`, the rows that keep their length.
+    """
+
+    total: Tensor
+    has_term: NDArray[np.bool_]
+    renormalise: NDArray[np.bool_]
+
+
+_Change: TypeAlias = "tuple[Tensor, bool | Tensor, Tensor | None]"
+"""The arguments of `steer_hidden` after the states."""
+
 
 class SteeringPlan:
     """What each row of one batch is steered with, over the passes of one call.
 
-    The first pass sees the columns of ``mask``; later passes (cached decoding) see the columns
+    The first pass sees the columns of the mask; later passes (cached decoding) see the columns
     after it, which every unfinished row uses. Positions that are padding, or that belong to a
     finished row, are neither changed nor counted.
+
+    Attributes:
+        steerings: One per row.
+        places: Where any of them acts, in order.
     """
 
     def __init__(
-        self,
-        steerings: Sequence[Steering],
-        mask: Tensor,
-        last_prompt: int | Sequence[int],
+        self, steerings: Sequence[Steering], mask: Tensor, last_prompt: int | Sequence[int]
     ) -> None:
         """Lay out one batch.
 
         Args:
             steerings: One per row.
-            mask: ``[B, T]``, true where a column of the first pass holds a real token.
+            mask: `[B, T]`, true where a column of the first pass holds a real token.
             last_prompt: Column of each row's last prompt token: one number for left-padded
-                prompts (``T - 1``), one per row for right-padded prompts with their answers.
+                prompts (`T - 1`), one per row for right-padded prompts with their answers.
         """
         self.steerings = tuple(steerings)
-        self.mask = mask.bool()
         rows = len(self.steerings)
         columns = [last_prompt] * rows if isinstance(last_prompt, int) else list(last_prompt)
-        self.last_prompt = torch.tensor(columns, device=self.mask.device)[:, None]
+        self.places: list[Place] = sorted(
+            {place for each in self.steerings for place in each.places}
+        )
+        self._mask = mask.bool().cpu().numpy()
+        self._last_prompt = np.array(columns, dtype=np.int64)[:, None]
         self._prompt_end = max(columns, default=0)
-        self.places = sorted({place for steering in self.steerings for place in steering.places})
-        self._unfinished = torch.ones(rows, dtype=torch.bool, device=self.mask.device)
+        self._unfinished = np.ones(rows, dtype=bool)
         self._seen = dict.fromkeys(self.places, 0)
-        self._deltas: dict[tuple[Site, int], dict[Scope, tuple[Tensor, Tensor, Tensor]]] = {}
-        self._looking: dict[tuple[Site, int], list[tuple[SteeringTerm, list[int]]]] = {}
         self._counts = {
-            place: {
-                # Kept on the device: reading them back each pass would stall an accelerator.
-                scope: torch.zeros(rows, dtype=torch.long, device=self.mask.device)
-                for scope in SCOPES
-            }
+            place: {scope: np.zeros(rows, dtype=np.int64) for scope in SCOPES}
             for place in self.places
         }
+        self._windows: dict[tuple[int, int], _Window] = {}
+        self._deltas: dict[Place, dict[Scope, _RowDeltas]] = {}
+        self._looking: dict[Place, list[tuple[SteeringTerm, list[int]]]] = {}
+        self._changes: dict[Place, tuple[_Window, _Change]] = {}
+
+    def fork(self) -> Self:
+        """Return a plan that goes on from here by itself."""
+        twin = copy.copy(self)
+        twin._unfinished = self._unfinished.copy()
+        twin._seen = dict(self._seen)
+        twin._counts = copy.deepcopy(self._counts)
+        twin._windows, twin._changes = {}, {}
+        return twin
 
     def finish(self, row: int) -> None:
         """Stop steering and counting one row: its answer is complete."""
         self._unfinished[row] = False
+        self._windows = {}
 
     def steered_tokens(self, row: int, term: SteeringTerm) -> int:
-        """How many positions of a row one term has really changed, counted in the hooks.
+        """Return how many positions of a row one term has really changed, counted in the hooks.
 
         Raises:
             SteeringNotAppliedError: The term is active, and one of its layers was never reached.
@@ -73,72 +145,108 @@ class SteeringPlan:
             )
         return min(counts.values())
 
+    def check_applied(self) -> None:
+        """Make sure that every active term has arrived where it was to steer.
+
+        Raises:
+            SteeringNotAppliedError: One did not.
+        """
+        for row, steering in enumerate(self.steerings):
+            for term in steering.active_terms:
+                self.steered_tokens(row, term)
+
     def apply(self, layer: int, h: Tensor, site: Site = "block") -> Tensor:
-        """Steer what one site gives, ``[B, T, d]``, and move on by ``T`` columns."""
+        """Steer what one site gives, `[B, T, d]`, and move on by `T` columns."""
         place = (site, layer)
         start = self._seen[place]
-        width = h.shape[1]
-        self._seen[place] = start + width
-        row_deltas = self._row_deltas(layer, h, site)
-        looking = self._looking_terms(layer, site)
-        scopes = {*row_deltas, *(term.scope for term, _ in looking)}
-        if start > self._prompt_end and scopes <= {"prompt", "last_prompt"}:
-            return h
-        used = self._used_columns(start, width)
-        column = torch.arange(start, start + width, device=self.mask.device)[None, :]
-        in_scope: dict[Scope, Tensor] = {
-            "all": used,
-            "prompt": used & (column <= self.last_prompt),
-            "generated": used & (column >= self.last_prompt),
-            "last_prompt": used & (column == self.last_prompt),
-        }
+        self._seen[place] = start + h.shape[1]
+        window = self._window(start, h.shape[1])
+        deltas = self._row_deltas(place, h)
+        looking = self._looking_terms(place)
+        scopes = {*deltas, *(term.scope for term, _ in looking)}
         for scope in scopes:
-            self._counts[place][scope] += in_scope[scope].sum(dim=1)
-        total = torch.zeros((), device=h.device)
-        touched = renormalise = torch.zeros((), dtype=torch.bool, device=h.device)
-        for scope, (delta, has_term, wants_norm) in row_deltas.items():
-            where = in_scope[scope].to(h.device)
-            total = total + delta[:, None, :] * where[..., None]
-            touched = touched | (where & has_term[:, None])
-            renormalise = renormalise | (where & wants_norm[:, None])
-        for term, rows in looking:
-            where = torch.zeros_like(used, device=h.device)
-            where[rows] = in_scope[term.scope][rows].to(h.device)
-            added = torch.zeros(h.shape, device=h.device)
-            added[rows] = term.delta_at(layer, h[rows]) * where[rows][..., None]
-            total = total + added
-            touched = touched | where
-            renormalise = renormalise | (where & term.renormalise)
-        return steer_hidden(h, total, renormalise, touched)
+            self._counts[place][scope] += window.counts[scope]
+        if scopes <= window.empty:
+            return h
+        if looking:
+            return steer_hidden(h, *self._change(window, deltas, looking, layer, h))
+        made = self._changes.get(place)
+        if made is None or made[0] is not window:
+            made = self._changes[place] = (window, self._change(window, deltas, (), layer, h))
+        return steer_hidden(h, *made[1])
 
-    def _looking_terms(self, layer: int, site: Site) -> list[tuple[SteeringTerm, list[int]]]:
-        """Terms whose rule looks at the state, each with the rows it acts on."""
-        if (site, layer) not in self._looking:
+    def _window(self, start: int, width: int) -> _Window:
+        """Return which positions of the next columns each scope has; blocks of a pass share it."""
+        # Behind the prompts one column is like the other.
+        key = (min(start, max(self._prompt_end + 1, self._mask.shape[1])), width)
+        if key not in self._windows:
+            used = self._mask[:, start : start + width]
+            used = np.pad(used, ((0, 0), (0, width - used.shape[1])), constant_values=True)
+            used = used & self._unfinished[:, None]
+            column = np.arange(start, start + width)[None, :]
+            self._windows = {
+                key: _Window(
+                    {
+                        "all": used,
+                        "prompt": used & (column <= self._last_prompt),
+                        "generated": used & (column >= self._last_prompt),
+                        "last_prompt": used & (column == self._last_prompt),
+                    }
+                )
+            }
+        return self._windows[key]
+
+    def _change(
+        self,
+        window: _Window,
+        deltas: dict[Scope, _RowDeltas],
+        looking: Sequence[tuple[SteeringTerm, list[int]]],
+        layer: int,
+        h: Tensor,
+    ) -> _Change:
+        """Sum up what is added to each state, which of them keep their length, and which change."""
+        total = torch.zeros((), device=h.device)
+        touched = np.zeros(h.shape[:2], dtype=bool)
+        renormalise = np.zeros(h.shape[:2], dtype=bool)
+        for scope, rows in deltas.items():
+            total = total + rows.total[:, None, :] * window.on(h.device, scope)[..., None]
+            touched |= window.scopes[scope] & rows.has_term[:, None]
+            renormalise |= window.scopes[scope] & rows.renormalise[:, None]
+        for term, places in looking:
+            added = torch.zeros(h.shape, device=h.device)
+            mask = window.on(h.device, term.scope)[places]
+            added[places] = term.delta_at(layer, h[places]) * mask[..., None]
+            total = total + added
+            touched[places] |= window.scopes[term.scope][places]
+            if term.renormalise:
+                renormalise[places] |= window.scopes[term.scope][places]
+        return (
+            total,
+            bool(renormalise.any())
+            if renormalise.all() == renormalise.any()
+            else torch.from_numpy(renormalise).to(h.device),
+            None if touched.all() else torch.from_numpy(touched).to(h.device),
+        )
+
+    def _looking_terms(self, place: Place) -> list[tuple[SteeringTerm, list[int]]]:
+        """Return the terms whose rule looks at the state, each with the rows it acts on."""
+        if place not in self._looking:
+            site, layer = place
             # Rows of one term run together; a row may hold the same term more than once.
             found: dict[tuple[int, int], tuple[SteeringTerm, list[int]]] = {}
             for row, steering in enumerate(self.steerings):
                 terms = [t for t in steering.terms_at(layer, site) if t.rule != "add"]
                 for number, term in enumerate(terms):
                     found.setdefault((id(term), number), (term, []))[1].append(row)
-            self._looking[site, layer] = list(found.values())
-        return self._looking[site, layer]
+            self._looking[place] = list(found.values())
+        return self._looking[place]
 
-    def _used_columns(self, start: int, width: int) -> Tensor:
-        """``[B, width]``: which of the columns hold a real token of an unfinished row."""
-        used = self.mask[:, start : start + width]
-        beyond = width - used.shape[1]
-        if beyond:
-            later = used.new_ones((used.shape[0], beyond))
-            used = torch.cat([used, later], dim=1)
-        return used & self._unfinished[:, None]
-
-    def _row_deltas(
-        self, layer: int, h: Tensor, site: Site
-    ) -> dict[Scope, tuple[Tensor, Tensor, Tensor]]:
-        """Per scope: the summed deltas ``[B, d]``, which rows have a term, which renormalise."""
-        if (site, layer) not in self._deltas:
+    def _row_deltas(self, place: Place, h: Tensor) -> dict[Scope, _RowDeltas]:
+        """Return what each scope adds at one place, row by row."""
+        if place not in self._deltas:
+            site, layer = place
             rows, width = len(self.steerings), h.shape[-1]
-            found: dict[Scope, tuple[Tensor, Tensor, Tensor]] = {}
+            found: dict[Scope, _RowDeltas] = {}
             for row, steering in enumerate(self.steerings):
                 for term in steering.terms_at(layer, site):
                     shape = term.vector.directions[layer].shape
@@ -149,16 +257,16 @@ class SteeringPlan:
                             "the vector for this model"
                         )
                 for term, delta in steering.deltas(layer, site):
-                    total, has_term, wants_norm = found.setdefault(
+                    made = found.setdefault(
                         term.scope,
-                        (
+                        _RowDeltas(
                             torch.zeros(rows, width, device=h.device),
-                            torch.zeros(rows, dtype=torch.bool, device=h.device),
-                            torch.zeros(rows, dtype=torch.bool, device=h.device),
+                            np.zeros(rows, dtype=bool),
+                            np.zeros(rows, dtype=bool),
                         ),
                     )
-                    total[row] += delta.to(h.device)
-                    has_term[row] = True
-                    wants_norm[row] |= term.renormalise
-            self._deltas[site, layer] = found
-        return self._deltas[site, layer]
+                    made.total[row] += delta.to(h.device)
+                    made.has_term[row] = True
+                    made.renormalise[row] |= term.renormalise
+            self._deltas[place] = found
+        return self._deltas[place]

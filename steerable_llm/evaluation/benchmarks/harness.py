@@ -30,7 +30,7 @@ from steerable_llm.evaluation.measure import Job, groups, measure, running
 from steerable_llm.evaluation.set import EvaluationItem
 from steerable_llm.metrics import kl_per_token
 from steerable_llm.progress import Advance
-from steerable_llm.runtime.forward import log_probability
+from steerable_llm.runtime.decoding import log_probability
 from steerable_llm.runtime.hooked_model import HookedModel
 
 Place = tuple[int, int]

@@ -7,9 +7,8 @@ import torch
 from torch import Tensor
 
 from steerable_llm.methods.grains.objective import PreferenceObjective
+from steerable_llm.runtime.forward import site_states
 from steerable_llm.runtime.hooked_model import HookedModel
-from steerable_llm.runtime.hooks import capture_block_outputs
-from steerable_llm.runtime.packed import frozen
 
 
 @dataclass(frozen=True)
@@ -22,7 +21,6 @@ class _Job:
     length: int
 
 
-@torch.no_grad()
 def contrastive_deltas(
     llm: HookedModel,
     objective: PreferenceObjective,
@@ -47,17 +45,12 @@ def contrastive_deltas(
     """
     states: dict[tuple[int, int], Tensor] = {}
     for batch in _batches(_jobs(objective, selected), objective, len(llm.blocks)):
-        inputs = torch.zeros(
-            (len(batch), batch[0].length, len(baseline)),
-            dtype=objective.reader.dtype,
-            device=baseline.device,
-        )
-        for row, job in enumerate(batch):
-            inputs[row, : job.length] = objective.embeddings(job.pair)
-            inputs[row, list(job.removed)] = baseline.to(inputs.dtype)
-        # Padding stands on the right, where a causal model's earlier positions never look.
-        with frozen(llm.model), capture_block_outputs(llm.blocks) as captured:
-            llm.model.base_model(inputs_embeds=inputs, use_cache=False)
+        inputs = []
+        for job in batch:
+            row = objective.embeddings(job.pair).clone()
+            row[list(job.removed)] = baseline.to(row.dtype)
+            inputs.append(row)
+        captured = site_states(llm, inputs)
         rows = torch.arange(len(batch))
         last = torch.tensor([job.length - 1 for job in batch])
         found = torch.stack([captured[i][rows, last].float().cpu() for i in layers], dim=1)

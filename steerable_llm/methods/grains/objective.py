@@ -16,7 +16,8 @@ from transformers import PreTrainedModel
 
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.runtime.blocks import text_config
-from steerable_llm.runtime.packed import AnswerReader, Batch, Branch, Group, RowShape, frozen
+from steerable_llm.runtime.forward import frozen
+from steerable_llm.runtime.packed import AnswerReader, Batch, Branch, Group, RowShape
 
 CPU_TOKENS = 1024
 """Tokens per batch on a CPU: enough for full speed, more only leaves the caches."""

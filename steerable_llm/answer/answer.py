@@ -1,0 +1,104 @@
+"""One answer while it grows: from tokens to text, calls, and the reason why it ends."""
+
+from __future__ import annotations
+
+from steerable_llm.answer.calls import CallStream, joined
+from steerable_llm.answer.engine import Prompt
+from steerable_llm.answer.request import (
+    AppliedVector,
+    FinishReason,
+    Generation,
+    GenerationChunk,
+    Usage,
+)
+from steerable_llm.chat.answer_text import AnswerText
+from steerable_llm.chat.template import ChatFormat
+from steerable_llm.chat.tools import ParsedAnswer, ToolText, call_id, with_ids
+
+
+class Answer:
+    """One row's answer while it grows."""
+
+    def __init__(self, prompt: Prompt, chat: ChatFormat, end_ids: frozenset[int]) -> None:
+        """Start empty.
+
+        Args:
+            prompt: What is answered.
+            chat: For the text, and to know special tokens.
+            end_ids: Tokens that end the answer.
+        """
+        self.prompt = prompt
+        self.tokens: list[int] = []
+        self.finish_reason: FinishReason | None = None
+        # A stop text that is itself a special token never shows up in the text. Under a grammar
+        # none counts: an answer that it cut short would not follow the grammar.
+        held = prompt.grammar is not None and not prompt.grammar.free
+        stops = () if held else prompt.request.stops
+        tokens = {stop: chat.special_id(stop) for stop in stops}
+        self._end_ids = end_ids.union(x for x in tokens.values() if x is not None)
+        hidden = None
+        if prompt.tool_format is not None:
+            hidden = chat.special_ids - {chat.special_id(mark) for mark in prompt.tool_format.marks}
+        self._raw = AnswerText(
+            chat.tokenizer, [stop for stop in stops if tokens[stop] is None], hidden
+        )
+        self._readable = ToolText(prompt.tool_format) if prompt.tool_format else None
+        self._parsed = ParsedAnswer("")
+        self._calls: CallStream | None = None
+        if prompt.tool_format is not None:
+            self._calls = CallStream(
+                prompt.tool_format,
+                lambda number, name: call_id(prompt.tokens, number, name),
+                self._most_calls,
+            )
+
+    @property
+    def _most_calls(self) -> int | None:
+        return None if self.prompt.request.parallel_tool_calls else 1
+
+    def push(self, token: int) -> GenerationChunk:
+        """Take one token, decide whether the answer ends, and return what is new for the reader."""
+        self.tokens.append(token)
+        released = "" if token in self._end_ids else self._raw.push(token)
+        self.finish_reason = self._ending(token)
+        if self.finish_reason is not None and not self._raw.stopped:
+            released += self._raw.finish()
+            if self._raw.stopped:  # a stop text that was complete all along, and held back
+                self.finish_reason = "stop"
+        if self._readable is None or self._calls is None:
+            return GenerationChunk(released, token)
+        released = self._readable.push(released)
+        calls = self._calls.push(self._readable.raw)
+        if self.finish_reason is not None:
+            rest, self._parsed = self._readable.finish()
+            released += rest
+            calls += self._calls.finish(self._parsed)
+        return GenerationChunk(released, token, calls=joined(calls))
+
+    def _ending(self, token: int) -> FinishReason | None:
+        if token in self._end_ids or self._raw.stopped:
+            return "stop"
+        if self.prompt.grammar is not None:
+            self.prompt.grammar.take(token)
+            if self.prompt.grammar.complete:
+                return "stop"
+        return "length" if len(self.tokens) >= self.prompt.request.max_new_tokens else None
+
+    def generation(self, steered: tuple[AppliedVector, ...]) -> Generation:
+        """Return the finished answer.
+
+        Args:
+            steered: What the engine has applied.
+        """
+        calls = self._parsed.calls[: self._most_calls]
+        return Generation(
+            text=self._raw.text if self._readable is None else self._readable.text,
+            token_ids=tuple(self.tokens),
+            finish_reason=self.finish_reason or "length",
+            usage=Usage(len(self.prompt.tokens), len(self.tokens)),
+            steered=steered,
+            step=self.prompt.request.step,
+            tool_calls=with_ids(calls, self.prompt.tokens),
+            invalid_tool_calls=self._parsed.invalid,
+            decision=self.prompt.decision,
+        )

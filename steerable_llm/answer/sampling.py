@@ -1,0 +1,78 @@
+"""How the next token of each row is chosen from its scores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from steerable_llm.answer.request import GenerationRequest
+from steerable_llm.errors import not_numbers
+
+
+def probabilities(logits: Tensor, temperature: float, top_p: float = 1.0, top_k: int = 0) -> Tensor:
+    """Return what tokens are drawn from.
+
+    Args:
+        logits: Scores of one row `[V]`.
+        temperature: Above 0; divides the scores first.
+        top_p: Then only the likeliest tokens that together reach this probability are kept.
+        top_k: Before that, only so many likeliest tokens are kept; 0 keeps all.
+
+    Returns:
+        Probabilities `[V]` in float32, zero for what was not kept, the sum 1.
+    """
+    # Subtracting the largest first keeps a very small temperature from overflowing, and one that
+    # float32 would round to zero from making 0 / 0 of the largest.
+    divisor = max(temperature, torch.finfo(torch.float32).tiny)
+    scores = (logits.float() - logits.float().max()) / divisor
+    if 0 < top_k < scores.numel():
+        kept = torch.topk(scores, top_k).indices
+        only = torch.full_like(scores, -torch.inf)
+        scores = only.index_copy(0, kept, scores[kept])
+    chances = torch.softmax(scores, dim=-1)
+    if top_p < 1.0:
+        ordered, places = torch.sort(chances, descending=True, stable=True)
+        # A token stays if those before it have not reached top_p yet: at least one always stays.
+        stays = ordered.cumsum(0) - ordered < top_p
+        chances = torch.zeros_like(chances).index_copy(0, places, ordered * stays)
+        chances = chances / chances.sum()
+    return chances
+
+
+class RowSampler:
+    """Draws for the rows that ask for it; greedy decoding then takes the drawn token.
+
+    Every row has its own random numbers, so a seed gives the same draws alone and in any batch.
+    """
+
+    def __init__(self, requests: Sequence[GenerationRequest]) -> None:
+        """Set up one source of random numbers per row that draws."""
+        self._requests = requests
+        self._sources: dict[int, torch.Generator] = {}
+        for row, request in enumerate(requests):
+            if request.temperature > 0:
+                # On the CPU whatever the device is: one seed, one answer.
+                source = torch.Generator(device="cpu")
+                if request.seed is None:
+                    source.seed()
+                else:
+                    source.manual_seed(request.seed)
+                self._sources[row] = source
+
+    def __call__(self, scores: Tensor) -> Tensor:
+        """Leave only the drawn token of each drawing row (scores `[B, V]`).
+
+        Raises:
+            SteerableError: The model's scores are not numbers.
+        """
+        if bool(torch.isnan(scores).any()):
+            raise not_numbers()
+        for row, source in self._sources.items():
+            request = self._requests[row]
+            chances = probabilities(scores[row], request.temperature, request.top_p, request.top_k)
+            drawn = int(torch.multinomial(chances.cpu(), 1, generator=source))
+            scores[row] = -torch.inf
+            scores[row, drawn] = 0.0
+        return scores

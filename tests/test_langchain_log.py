@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import time
 from operator import itemgetter
 from pathlib import Path
@@ -12,12 +13,14 @@ import pytest
 from langchain_core.callbacks import CallbackManagerForRetrieverRun
 from langchain_core.documents import Document
 from langchain_core.language_models.fake_chat_models import FakeListChatModel
+from langchain_core.messages import AIMessage, FunctionMessage, HumanMessage, ToolMessage
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import Runnable, RunnablePassthrough
 
 from steerable_llm.adapters.langchain import AnswerLogHandler
 from steerable_llm.answer.llm import SteerableHFLLM
+from steerable_llm.chat.message import ToolCall
 from steerable_llm.logs.answer_log import AnswerLog
 from steerable_llm.logs.answers import LoggedAnswer
 
@@ -186,3 +189,27 @@ def test_a_dead_server_neither_breaks_nor_slows_a_chain(tmp_path: Path) -> None:
     dead.recorder.close(0.2)
     assert dead.recorder.flush(10)
     assert dead.recorder.dropped == 20
+
+
+def test_tool_turns_and_images_are_logged_as_they_were_asked(handler: AnswerLogHandler) -> None:
+    call = {"name": "opening", "args": {"shop": "Köln"}, "id": "1"}
+    data = base64.b64encode(b"\x89PNG picture").decode()
+    asked = [
+        HumanMessage(
+            [
+                {"type": "text", "text": "See"},
+                {"type": "image", "base64": data, "mime_type": "image/png"},
+            ]
+        ),
+        AIMessage("", tool_calls=[call]),
+        ToolMessage("At nine.", tool_call_id="1"),
+        FunctionMessage("At ten.", name="old"),
+    ]
+    FakeListChatModel(responses=["Hi."]).invoke(asked, config={"callbacks": [handler]})
+    (entry,) = kept(handler)
+    first, second, third, last = entry.messages
+    assert (first.content, first.images[0].data) == ("See", b"\x89PNG picture")
+    assert second.tool_calls == (ToolCall("1", "opening", {"shop": "Köln"}),)
+    assert (third.role, third.tool_call_id, third.name) == ("tool", "1", "opening")
+    assert (last.role, last.content) == ("user", "Function: At ten.")
+    assert entry.question == "Function: At ten."

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from llama_index.core.base.base_retriever import BaseRetriever
+from llama_index.core.base.llms.types import ImageBlock, TextBlock, ToolCallBlock
 from llama_index.core.llms import ChatMessage
 from llama_index.core.llms.mock import MockLLM
 from llama_index.core.prompts.default_prompts import DEFAULT_TEXT_QA_PROMPT
@@ -19,6 +20,7 @@ from llama_index_instrumentation import get_dispatcher
 from steerable_llm.adapters.llama_index import record_answers
 from steerable_llm.adapters.llama_index.log import AnswerLogEventHandler
 from steerable_llm.answer.llm import SteerableHFLLM
+from steerable_llm.chat.message import ToolCall
 from steerable_llm.logs.answer_log import AnswerLog
 from steerable_llm.logs.answers import LoggedAnswer
 
@@ -141,3 +143,23 @@ def test_a_dead_server_does_not_break_a_query(tmp_path: Path) -> None:
         dead.recorder.close(0.2)
     assert dead.recorder.flush(10)
     assert dead.recorder.dropped == 1
+
+
+def test_tool_turns_and_images_are_logged_as_they_were_asked(
+    handler: AnswerLogEventHandler,
+) -> None:
+    call = ToolCallBlock(tool_call_id="1", tool_name="opening", tool_kwargs={"shop": "Köln"})
+    unread = ToolCallBlock(tool_call_id="2", tool_name="opening", tool_kwargs="{")
+    asked = [
+        ChatMessage(blocks=[TextBlock(text="See"), ImageBlock(image=b"\x89PNG picture")]),
+        ChatMessage(role="assistant", blocks=[call]),
+        ChatMessage("At nine.", role="tool", additional_kwargs={"tool_call_id": "1"}),
+        ChatMessage(role="assistant", blocks=[TextBlock(text="Well."), unread]),
+    ]
+    MockLLM(max_tokens=3).chat(asked)
+    (entry,) = kept(handler)
+    first, second, third, last = entry.messages
+    assert (first.content, first.images[0].data) == ("See", b"\x89PNG picture")
+    assert second.tool_calls == (ToolCall("1", "opening", {"shop": "Köln"}),)
+    assert (third.role, third.tool_call_id, third.name) == ("tool", "1", "opening")
+    assert (last.role, last.content) == ("assistant", "Well.")

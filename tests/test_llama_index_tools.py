@@ -12,7 +12,7 @@ from llama_index.core.tools import FunctionTool
 from scripted import calling, scripted_llm
 
 from steerable_llm.adapters.llama_index import SteerableLlamaIndexLLM, record_steering, steer_step
-from steerable_llm.adapters.llama_index.messages import to_plain_messages
+from steerable_llm.adapters.llama_index.messages import read_messages
 from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.policy.policy import Policy
@@ -161,12 +161,12 @@ def test_calls_and_results_in_a_history_reach_the_template(llm: SteerableLlamaIn
     history = [ChatMessage(QUESTION), response.message, result]
     answer = llm.chat_with_tools(TOOLS, chat_history=history)
     assert answer.message.content == "It opens at nine."
-    plain = to_plain_messages(history)
+    plain = read_messages(history)
     assert plain[1]["tool_calls"][0]["function"] == {
         "name": "opening",
         "arguments": {"shop": "Lyon"},
     }
-    assert plain[2] == {
+    assert {**plain[2]} == {
         "role": "tool",
         "content": "Lyon opens at nine",
         "tool_call_id": selection.tool_id,
@@ -188,16 +188,16 @@ def test_calls_in_openais_form_and_thoughts_are_read_as_they_are_meant() -> None
             ToolCallBlock(tool_call_id="x", tool_name="opening", tool_kwargs='{"shop": "Köln"}'),
         ],
     )
-    assert to_plain_messages([foreign]) == to_plain_messages([own])
-    (plain,) = to_plain_messages([own])
+    assert read_messages([foreign]) == read_messages([own])
+    (plain,) = read_messages([own])
     assert plain["content"] == "One moment."
     assert plain["tool_calls"][0]["function"]["arguments"] == {"shop": "Köln"}
 
 
 def test_arguments_in_a_history_that_are_no_json_are_refused_in_one_line() -> None:
     call = ToolCallBlock(tool_call_id="x", tool_name="opening", tool_kwargs='{"shop": ')
-    with pytest.raises(InvalidInputError, match="call to 'opening' in the history") as caught:
-        to_plain_messages([ChatMessage(role="assistant", blocks=[call])])
+    with pytest.raises(InvalidInputError, match="call to 'opening'") as caught:
+        read_messages([ChatMessage(role="assistant", blocks=[call])])
     assert "\n" not in str(caught.value)
 
 

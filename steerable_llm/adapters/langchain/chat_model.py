@@ -39,10 +39,10 @@ from steerable_llm.adapters.langchain.gathering import Gathering, Seat
 from steerable_llm.adapters.langchain.messages import (
     PROVIDER,
     ToolLike,
+    read_messages,
     to_choice,
     to_chunk,
     to_constraint,
-    to_plain_messages,
     to_result,
     to_tools,
 )
@@ -361,7 +361,7 @@ class SteerableChatModel(BaseChatModel):
             theirs: kwargs.get(ours, getattr(self, ours)) for ours, theirs in SAMPLING.items()
         }
         return {
-            "messages": to_plain_messages(messages),
+            "messages": read_messages(messages),
             "steering": self.steering,
             "step": kwargs.get("step", self.step),
             "stop": self.stop if stop is None else stop,
@@ -590,7 +590,7 @@ class SteerableChatModel(BaseChatModel):
         Raises:
             InvalidInputError: Tools were given, which this model's chat template does not read.
         """
-        return len(self.engine.encode(to_plain_messages(messages), to_tools(tools or ())))
+        return len(self.engine.encode(read_messages(messages), to_tools(tools or ())))
 
 
 def _stop_with_listeners(stream: AsyncChatModelStream) -> AsyncChatModelStream:

@@ -14,7 +14,9 @@ from langchain_core.messages import AIMessage, BaseMessage, get_buffer_string
 from langchain_core.outputs import ChatGeneration, LLMResult
 
 from steerable_llm.adapters.langchain.chat_model import TAG
-from steerable_llm.chat.message import Message
+from steerable_llm.adapters.langchain.messages import read_messages
+from steerable_llm.chat.message import Message, as_messages
+from steerable_llm.errors import InvalidInputError
 from steerable_llm.logs.answers import LoggedAnswer, Passage
 from steerable_llm.logs.recorder import RUNS, AnswerRecorder, Latest, OpenTraces
 
@@ -129,7 +131,7 @@ class AnswerLogHandler(BaseCallbackHandler):
     ) -> None:
         """Keep the prompt until the answer is there."""
         del serialized
-        self._ask(run_id, parent_run_id, _plain(messages[0]), kwargs)
+        self._ask(run_id, parent_run_id, _logged(messages[0]), kwargs)
 
     def on_llm_start(
         self,
@@ -220,11 +222,18 @@ def _document_id(document: Document, place: int) -> str:
     return str(named) if named else f"passage-{place + 1}"
 
 
-def _plain(messages: Sequence[BaseMessage]) -> tuple[Message, ...]:
-    """Return messages as they are logged; what has no role of ours becomes user text."""
-    return tuple(
-        Message.model_validate({"role": _ROLES[m.type], "content": str(m.text)})
-        if m.type in _ROLES
-        else Message(role="user", content=get_buffer_string([m]))
-        for m in messages
-    )
+def _logged(messages: Sequence[BaseMessage]) -> tuple[Message, ...]:
+    """Return messages as they are logged; of what cannot be read the text is kept."""
+    made: list[Message] = []
+    for message in messages:
+        try:
+            made += read_messages([message])
+        except InvalidInputError:
+            known = message.type in _ROLES
+            made.append(
+                Message(
+                    role=_ROLES.get(message.type, "user"),
+                    content=str(message.text) if known else get_buffer_string([message]),
+                )
+            )
+    return as_messages(made) if made else ()

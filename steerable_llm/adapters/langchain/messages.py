@@ -21,6 +21,7 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 from steerable_llm.adapters.surroundings import what_steered
 from steerable_llm.answer.constraint import Constraint
 from steerable_llm.answer.request import Generation, GenerationChunk
+from steerable_llm.chat.message import Message, ToolCall, as_messages
 from steerable_llm.errors import InvalidInputError
 
 # LangChain's messages in the plain form that the model reads.
@@ -44,16 +45,16 @@ _TOLD_ELSEWHERE = {
 }
 
 
-def to_plain_messages(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
-    """Return the messages as chat templates read them; text blocks are joined.
+def read_messages(messages: Sequence[BaseMessage]) -> tuple[Message, ...]:
+    """Return the messages as the model reads them; text blocks are joined.
 
-    Images stay parts of their message's content. Of those that a message names by an address, only
+    Images stay parts of their message. Of those that a message names by an address, only
     data and the web's are taken: whoever writes to a chain must not read its files.
 
     Raises:
         InvalidInputError: A kind of message or of content block that cannot be read.
     """
-    return [_plain(message, position) for position, message in enumerate(messages)]
+    return as_messages([_plain(message, position) for position, message in enumerate(messages)])
 
 
 def _plain(message: BaseMessage, position: int) -> dict[str, Any]:
@@ -72,11 +73,7 @@ def _plain(message: BaseMessage, position: int) -> dict[str, Any]:
             made["content"] = f"{_text(message, position)}{unread}"
         if message.tool_calls:
             made["tool_calls"] = [
-                {
-                    "id": call["id"] or "",
-                    "type": "function",
-                    "function": {"name": call["name"], "arguments": call["args"]},
-                }
+                ToolCall(call["id"] or "", call["name"], call["args"])
                 for call in message.tool_calls
             ]
     return made

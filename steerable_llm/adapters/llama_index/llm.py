@@ -32,11 +32,11 @@ from pydantic import BaseModel, Field, PrivateAttr, ValidationError
 
 from steerable_llm.adapters.arguments import SAMPLING, GivenSteering, explain, refuse_unknown
 from steerable_llm.adapters.llama_index.messages import (
+    read_messages,
     to_chat,
     to_completion,
     to_messages,
     to_openai_tools,
-    to_plain_messages,
     to_selections,
     to_tool_choice,
 )
@@ -296,7 +296,7 @@ class SteerableLlamaIndexLLM(PromptedLLM, FunctionCallingLLM):
         return self.engine.fingerprint.model_id
 
     def _chat_call(self, messages: Sequence[ChatMessage], kwargs: dict[str, Any]) -> EngineCall:
-        return self._call(self.engine, to_plain_messages(messages), kwargs)
+        return self._call(self.engine, read_messages(messages), kwargs)
 
     def _text_call(self, prompt: str, formatted: bool, kwargs: dict[str, Any]) -> EngineCall:
         if kwargs.get("tools"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -26,8 +26,10 @@ from llama_index.core.schema import QueryType
 from llama_index_instrumentation import get_dispatcher
 from pydantic import PrivateAttr
 
+from steerable_llm.adapters.llama_index.messages import read_messages
 from steerable_llm.adapters.surroundings import surroundings
-from steerable_llm.chat.message import Message
+from steerable_llm.chat.message import Message, as_messages
+from steerable_llm.errors import InvalidInputError
 from steerable_llm.logs.answers import LoggedAnswer, Passage
 from steerable_llm.logs.recorder import RUNS, AnswerRecorder, Latest, OpenTraces
 
@@ -155,7 +157,7 @@ class AnswerLogEventHandler(BaseEventHandler):
         else:
             text = response.text
         if isinstance(event, LLMChatEndEvent):
-            messages = tuple(map(_plain, event.messages))
+            messages = _logged(event.messages)
         else:
             messages = (Message(role="user", content=event.prompt),)
         said = response.raw if isinstance(response.raw, Mapping) else {}
@@ -208,7 +210,13 @@ def _text(query: QueryType) -> str:
     return query if isinstance(query, str) else query.query_str
 
 
-def _plain(message: ChatMessage) -> Message:
-    """Return a message as it is logged; what has no role of ours becomes user text."""
-    role = _ROLES.get(getattr(message.role, "value", message.role), "user")
-    return Message.model_validate({"role": role, "content": message.content or ""})
+def _logged(messages: Sequence[ChatMessage]) -> tuple[Message, ...]:
+    """Return messages as they are logged; of what cannot be read the text is kept."""
+    made: list[Message] = []
+    for message in messages:
+        try:
+            made += read_messages([message])
+        except InvalidInputError:
+            role = _ROLES.get(getattr(message.role, "value", message.role), "user")
+            made.append(Message(role=role, content=message.content or ""))
+    return as_messages(made) if made else ()

@@ -1,6 +1,5 @@
 """Tools and tool calls, between LlamaIndex's form and OpenAI's, which the model reads."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -22,6 +21,7 @@ from llama_index.core.tools.types import BaseTool
 
 from steerable_llm.adapters.surroundings import what_steered
 from steerable_llm.answer.request import Generation
+from steerable_llm.chat.message import Message, as_messages
 from steerable_llm.errors import InvalidInputError
 
 # LlamaIndex's messages and responses, to and from the plain form of the model.
@@ -40,32 +40,27 @@ _ROLES = {
 _PASSED_OVER = (ThinkingBlock, CachePoint)
 
 
-def to_plain_messages(messages: Sequence[ChatMessage]) -> list[dict[str, Any]]:
-    """Return each message as chat templates take it; text blocks are joined by line breaks.
+def read_messages(messages: Sequence[ChatMessage]) -> tuple[Message, ...]:
+    """Return the messages as the model reads them; text blocks are joined by line breaks.
 
-    Images stay parts of their message's content.
+    Images stay parts of their message.
 
     Raises:
-        InvalidInputError: A content block that cannot be read.
+        InvalidInputError: A content block or a call that cannot be read.
     """
-    plain: list[dict[str, Any]] = []
-    tool_names: dict[str, str] = {}
-    for position, message in enumerate(messages):
-        turn: dict[str, Any] = {
-            "role": _ROLES[message.role],
-            "content": _content(message, position),
-        }
-        if name := message.additional_kwargs.get("name"):
-            turn["name"] = str(name)
-        if turn["role"] == "assistant" and (calls := _calls(message)):
-            turn["tool_calls"] = calls
-            tool_names.update({call["id"]: call["function"]["name"] for call in calls})
-        if turn["role"] == "tool":
-            turn["tool_call_id"] = str(message.additional_kwargs.get("tool_call_id") or "")
-            if turn["tool_call_id"] in tool_names:
-                turn.setdefault("name", tool_names[turn["tool_call_id"]])
-        plain.append(turn)
-    return plain
+    return as_messages([_plain(message, position) for position, message in enumerate(messages)])
+
+
+def _plain(message: ChatMessage, position: int) -> dict[str, Any]:
+    more = message.additional_kwargs
+    made = {"role": _ROLES[message.role], "content": _content(message, position)}
+    if more.get("name"):
+        made["name"] = str(more["name"])
+    if made["role"] == "assistant":
+        made["tool_calls"] = _calls(message)
+    if made["role"] == "tool":
+        made["tool_call_id"] = str(more.get("tool_call_id") or "")
+    return made
 
 
 def _content(message: ChatMessage, position: int) -> str | list[dict[str, Any]]:
@@ -95,28 +90,14 @@ def _image(block: ImageBlock) -> Any:
     return block.path or str(block.url or "")
 
 
-def _calls(message: ChatMessage) -> list[dict[str, Any]]:
+def _calls(message: ChatMessage) -> Any:
     """Return the tool calls of an assistant's message, from its blocks or in OpenAI's form."""
-    blocks = [block for block in message.blocks if isinstance(block, ToolCallBlock)]
-    if blocks:
-        return [_call(b.tool_call_id, b.tool_name, b.tool_kwargs) for b in blocks]
-    given = message.additional_kwargs.get("tool_calls") or []
-    return [
-        _call(call.get("id"), call["function"]["name"], call["function"]["arguments"])
-        for call in given
+    found = [
+        {"id": b.tool_call_id, "function": {"name": b.tool_name, "arguments": b.tool_kwargs}}
+        for b in message.blocks
+        if isinstance(b, ToolCallBlock)
     ]
-
-
-def _call(id_: str | None, name: str, arguments: dict[str, Any] | str) -> dict[str, Any]:
-    if isinstance(arguments, str):
-        try:
-            arguments = json.loads(arguments or "{}")
-        except ValueError as error:
-            raise InvalidInputError(
-                f"the arguments of a call to {name!r} in the history are not valid JSON ({error}): "
-                "give a dict, or the JSON of one"
-            ) from error
-    return {"id": id_ or "", "type": "function", "function": {"name": name, "arguments": arguments}}
+    return found or message.additional_kwargs.get("tool_calls")
 
 
 def to_chat(model_name: str, answer: Generation | str, delta: str | None = None) -> ChatResponse:

@@ -24,9 +24,8 @@ from steerable_llm.errors import (
 )
 from steerable_llm.files import write_whole
 from steerable_llm.runtime.blocks import module_name, module_names
+from steerable_llm.runtime.forward import site_states
 from steerable_llm.runtime.hooked_model import HookedModel
-from steerable_llm.runtime.hooks import capture_site
-from steerable_llm.runtime.packed import frozen
 from steerable_llm.vector.calibration import Calibration
 from steerable_llm.vector.file import library_version
 from steerable_llm.vector.interchange import FORMATS
@@ -134,18 +133,13 @@ def places_of(llm: HookedModel) -> dict[str, tuple[Site, int]]:
     return places
 
 
-@torch.no_grad()
 def _lengths(llm: HookedModel, site: Site) -> list[float]:
-    """Mean length of what a site gives in each block, at the last position of a few prompts."""
-    found = []
-    for prompt in _PROMPTS:
-        ids = torch.tensor([llm.encode(prompt)], device=llm.device)
-        with frozen(llm.model), capture_site(llm.blocks, site) as captured:
-            llm.model.base_model(input_ids=ids, use_cache=False)
-        # Some families flatten the batch around their MLP.
-        states = [captured[layer].reshape(*ids.shape, -1)[0, -1] for layer in sorted(captured)]
-        found.append(torch.stack([state.float().cpu() for state in states]).norm(dim=-1))
-    return [float(length) for length in torch.stack(found).mean(0)]
+    """Return the mean length of what a site gives in each block, at the end of a few prompts."""
+    ends = [
+        torch.stack([states[0, -1].float().cpu() for states in site_states(llm, [ids], site)])
+        for ids in map(llm.encode, _PROMPTS)
+    ]
+    return [float(length) for length in torch.stack(ends).norm(dim=-1).mean(0)]
 
 
 def _check_fit(source: Path, found: AdditiveVector, llm: HookedModel, force: bool) -> None:

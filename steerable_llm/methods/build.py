@@ -9,9 +9,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from steerable_llm.errors import AttributionError, InvalidInputError, PairError
-from steerable_llm.methods import METHODS, Method
+from steerable_llm.methods import METHODS
 from steerable_llm.methods.agreement import agreement_of
 from steerable_llm.methods.grains.attribution import PairAttribution
+from steerable_llm.methods.method import Method
 from steerable_llm.pairs.pair import Pairs, PreferencePair
 from steerable_llm.runtime.hooked_model import HookedModel
 from steerable_llm.vector.file import library_version

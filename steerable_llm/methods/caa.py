@@ -11,8 +11,9 @@ length. Which layer, and how strongly, is chosen on dev data.
 
 from collections.abc import Callable
 
-from steerable_llm.methods.extraction import Extraction
+from steerable_llm.methods.method import Extraction, Grid, Method
 from steerable_llm.methods.states import (
+    ANSWER_PLACES,
     AnswerStates,
     answer_states,
     chosen_layers,
@@ -21,6 +22,7 @@ from steerable_llm.methods.states import (
 from steerable_llm.pairs.pair import Pairs
 from steerable_llm.runtime.hooked_model import HookedModel
 from steerable_llm.vector.provenance import Deltas, Provenance
+from steerable_llm.vector.steering import Application
 
 
 class CaaConfig(AnswerStates):
@@ -56,3 +58,14 @@ def extract_caa(
         differences=deltas[:, list(layers)],
         layers=layers,
     )
+
+
+CAA = Method(
+    CaaConfig,
+    extract_caa,
+    application=Application(renormalise=False),
+    # One layer has to do what all layers do together, so the shares are larger.
+    grid=Grid(
+        strengths=(0.1, 0.2, 0.4, 0.8), scopes=("generated",), one_layer=True, configs=ANSWER_PLACES
+    ),
+)

@@ -15,11 +15,12 @@ from pydantic import BaseModel, ConfigDict
 
 from steerable_llm.chat.context import question_alone
 from steerable_llm.errors import PairError
-from steerable_llm.methods.extraction import Extraction
+from steerable_llm.methods.method import Extraction, Grid, Method
 from steerable_llm.methods.states import chosen_layers, prompt_scales, read_states, text_prompt
 from steerable_llm.pairs.pair import Pairs
 from steerable_llm.runtime.hooked_model import HookedModel
 from steerable_llm.vector.provenance import Deltas, Provenance
+from steerable_llm.vector.steering import Application
 
 INSTRUCTION = "Answer the question from the context that is given, not from memory."
 
@@ -86,3 +87,11 @@ def extract_contextfocus(
         differences=deltas[:, list(layers)],
         layers=layers,
     )
+
+
+CONTEXTFOCUS = Method(
+    ContextFocusConfig,
+    extract_contextfocus,
+    application=Application(unit="absolute", renormalise=False),
+    grid=Grid((0.5, 1.0, 2.0, 4.0), "absolute", ("generated",), one_layer=True),
+)

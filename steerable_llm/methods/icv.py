@@ -16,8 +16,9 @@ length. The component is oriented so that the mean difference projects on it pos
 from collections.abc import Callable
 
 from steerable_llm.methods.aggregation import aggregate
-from steerable_llm.methods.extraction import Extraction
+from steerable_llm.methods.method import Extraction, Grid, Method
 from steerable_llm.methods.states import (
+    ANSWER_PLACES,
     AnswerStates,
     answer_states,
     chosen_layers,
@@ -26,6 +27,7 @@ from steerable_llm.methods.states import (
 from steerable_llm.pairs.pair import Pairs
 from steerable_llm.runtime.hooked_model import HookedModel
 from steerable_llm.vector.provenance import Deltas, Provenance
+from steerable_llm.vector.steering import Application
 
 
 class IcvConfig(AnswerStates):
@@ -64,3 +66,11 @@ def extract_icv(
         differences=deltas,
         layers=layers,
     )
+
+
+ICV = Method(
+    IcvConfig,
+    extract_icv,
+    application=Application(site="mlp", rule="icv", scope="all"),
+    grid=Grid((0.02, 0.05, 0.1, 0.2, 0.4), scopes=("all", "generated"), configs=ANSWER_PLACES),
+)

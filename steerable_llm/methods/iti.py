@@ -22,9 +22,10 @@ from pydantic import Field
 from torch import Tensor
 
 from steerable_llm.errors import PairError
-from steerable_llm.methods.extraction import Extraction
+from steerable_llm.methods.method import Extraction, Grid, Method
 from steerable_llm.methods.probes import Split, logistic_probes
 from steerable_llm.methods.states import (
+    ANSWER_PLACES,
     AnswerStates,
     answer_states,
     chosen_layers,
@@ -34,6 +35,7 @@ from steerable_llm.pairs.pair import Pairs
 from steerable_llm.runtime.blocks import text_config
 from steerable_llm.runtime.hooked_model import HookedModel
 from steerable_llm.vector.provenance import Provenance
+from steerable_llm.vector.steering import Application
 
 
 class ItiConfig(AnswerStates):
@@ -149,3 +151,20 @@ def _training_pairs(pairs: Pairs, config: ItiConfig) -> Tensor:
     held = min(len(prompts) - 1, max(1, round(config.validation * len(prompts))))
     judging = {prompts[i] for i in order[:held]}
     return torch.tensor([pair.messages not in judging for pair in pairs])
+
+
+# The papers' 5 to 30 are for a few of a thousand heads; where most are steered, less has to do.
+ALPHAS = (0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0)
+HEADS = Application(site="heads", unit="absolute", renormalise=False)
+
+ITI = Method(
+    ItiConfig,
+    extract_iti,
+    application=HEADS,
+    grid=Grid(
+        ALPHAS,
+        "absolute",
+        ("generated",),
+        configs=tuple({**place, "heads": heads} for place in ANSWER_PLACES for heads in (8, 48)),
+    ),
+)

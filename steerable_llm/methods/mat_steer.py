@@ -24,8 +24,9 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from steerable_llm.methods.extraction import Extraction
+from steerable_llm.methods.method import Extraction, Grid, Method
 from steerable_llm.methods.states import (
+    ANSWER_PLACES,
     AnswerStates,
     answer_states,
     chosen_layers,
@@ -34,7 +35,7 @@ from steerable_llm.methods.states import (
 from steerable_llm.pairs.pair import Pairs
 from steerable_llm.runtime.hooked_model import HookedModel
 from steerable_llm.vector.provenance import Provenance
-from steerable_llm.vector.steering import Gates, gated_delta, steer_hidden
+from steerable_llm.vector.steering import Application, Gates, gated_delta, steer_hidden
 
 
 class MatSteerConfig(AnswerStates):
@@ -172,3 +173,11 @@ def kernel_width(states: Tensor) -> float:
     distances = torch.pdist(states)
     middle = float(distances.median()) if len(distances) else 0.0
     return middle if middle > 0 else 1.0
+
+
+MAT_STEER = Method(
+    MatSteerConfig,
+    extract_mat_steer,
+    application=Application(rule="gate", unit="absolute"),
+    grid=Grid((0.5, 1.0, 2.0, 4.0), "absolute", one_layer=True, configs=ANSWER_PLACES),
+)

@@ -13,8 +13,8 @@ from functools import partial
 
 from pydantic import Field
 
-from steerable_llm.methods.extraction import Extraction
-from steerable_llm.methods.iti import ItiConfig, extract_heads
+from steerable_llm.methods.iti import ALPHAS, HEADS, ItiConfig, extract_heads
+from steerable_llm.methods.method import Extraction, Grid, Method
 from steerable_llm.methods.probes import mlp_probes
 from steerable_llm.pairs.pair import Pairs
 from steerable_llm.runtime.hooked_model import HookedModel
@@ -64,3 +64,16 @@ def extract_nl_iti(
         seed=config.seed,
     )
     return extract_heads(llm, pairs, config, probe, config.last_tokens, progress)
+
+
+NL_ITI = Method(
+    NlItiConfig,
+    extract_nl_iti,
+    application=HEADS,
+    grid=Grid(
+        ALPHAS,
+        "absolute",
+        ("generated",),
+        configs=tuple({"heads": heads} for heads in (8, 16, 32, 64, 96)),
+    ),
+)

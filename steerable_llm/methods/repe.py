@@ -22,8 +22,9 @@ from torch import Tensor
 
 from steerable_llm.errors import AttributionError
 from steerable_llm.methods.aggregation import aggregate
-from steerable_llm.methods.extraction import Extraction
+from steerable_llm.methods.method import Extraction, Grid, Method
 from steerable_llm.methods.states import (
+    ANSWER_PLACES,
     AnswerStates,
     answer_states,
     chosen_layers,
@@ -34,6 +35,7 @@ from steerable_llm.methods.states import (
 from steerable_llm.pairs.pair import Pairs, PreferencePair
 from steerable_llm.runtime.hooked_model import HookedModel
 from steerable_llm.vector.provenance import Provenance
+from steerable_llm.vector.steering import Application
 
 
 class RepeConfig(AnswerStates):
@@ -127,3 +129,11 @@ def _instructed(llm: HookedModel, pair: PreferencePair, instruction: str) -> lis
     rest = [message for message in pair.prompt if message["role"] != "system"]
     messages = [{"role": "system", "content": instruction}, *rest]
     return text_prompt(llm, messages, pair.id)
+
+
+REPE = Method(
+    RepeConfig,
+    extract_repe,
+    application=Application(renormalise=False),
+    grid=Grid(configs=ANSWER_PLACES),
+)

@@ -1,6 +1,7 @@
 """Hidden states at the end of texts, which most methods compare."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -27,6 +28,11 @@ class AnswerStates(BaseModel):
 
     layers: tuple[int, ...] | None = None
     answer_tokens: int | None = Field(default=None, ge=1)
+
+
+# The sources read the answers' last token. Answers that say where they come from part at their
+# first words, so that is tried as well: every method gets the place where it does best.
+ANSWER_PLACES: tuple[Mapping[str, Any], ...] = ({}, {"answer_tokens": 2})
 
 
 def read_states(

@@ -17,7 +17,6 @@ from torch import Tensor
 from steerable_llm.chat.template import PromptTokens
 from steerable_llm.errors import AttributionError, InvalidInputError, PairError, PromptTooLongError
 from steerable_llm.methods.aggregation import aggregate
-from steerable_llm.methods.extraction import Extraction
 from steerable_llm.methods.grains.attribution import (
     ATTRIBUTIONS,
     PairAttribution,
@@ -31,6 +30,7 @@ from steerable_llm.methods.grains.objective import (
     EncodedPair,
     PreferenceObjective,
 )
+from steerable_llm.methods.method import Extraction, Grid, Method
 from steerable_llm.methods.states import chosen_layers
 from steerable_llm.pairs.pair import Pairs
 from steerable_llm.runtime.hooked_model import HookedModel
@@ -317,3 +317,12 @@ def _warn_of_large(errors: Sequence[float], config: GrainsConfig) -> None:
         + advice,
         stacklevel=4,
     )
+
+
+GRAINS = Method(
+    GrainsConfig,
+    extract_grains,
+    GRAINS_PRESETS,
+    # Zero is the paper's baseline, and the end of the text a token that models have seen often.
+    grid=Grid(configs=({}, {"baseline": "eos"})),
+)

@@ -1,16 +1,15 @@
-"""What every method of building a vector returns."""
+"""What a way to build vectors is: its settings, what it takes from pairs, how it is applied."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from pydantic import BaseModel
 from torch import Tensor
 
 from steerable_llm.methods.grains.attribution import PairAttribution
 from steerable_llm.vector.provenance import Provenance
-from steerable_llm.vector.steering import Gates, Scope, Unit
-
-# What is tried for a method when its vector is calibrated on dev data.
+from steerable_llm.vector.steering import PLAIN, Application, Gates, Scope, Unit
 
 
 @dataclass(frozen=True)
@@ -73,3 +72,23 @@ class Extraction:
     gates: Mapping[int, Gates] = field(default_factory=dict)
     differences: Tensor | None = None
     layers: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to build a vector.
+
+    Attributes:
+        config: Its settings, a frozen pydantic model.
+        extract: (llm, pairs, config, progress) -> Extraction; progress is called with the number
+            of pairs that are done.
+        presets: Named settings.
+        application: What its vectors steer, and how.
+        grid: What is tried for it on dev data.
+    """
+
+    config: type[BaseModel]
+    extract: Callable[..., Extraction]
+    presets: Mapping[str, BaseModel] = field(default_factory=dict)
+    application: Application = PLAIN
+    grid: Grid = Grid()

@@ -26,7 +26,7 @@ from steerable_llm.evaluation.benchmarks import metrics
 from steerable_llm.evaluation.benchmarks.benchmark import TASKS, Benchmark, find_benchmark
 from steerable_llm.evaluation.benchmarks.data import Data, load_data
 from steerable_llm.evaluation.benchmarks.harness import ArmsTask
-from steerable_llm.evaluation.benchmarks.result import BenchmarkReport, ItemRow
+from steerable_llm.evaluation.benchmarks.report import BenchmarkReport, ItemRow
 from steerable_llm.evaluation.benchmarks.rows import ROWS
 from steerable_llm.evaluation.benchmarks.run import labelled_vectors, run_benchmark
 from steerable_llm.vector.steering import Steering
@@ -652,7 +652,7 @@ def test_several_vectors_and_strengths_each_have_their_controls(
     assert report.arms == ("none", *expected, "prompt")
     assert tuple(report.vectors) == labels
     assert report.vectors["pull +0.3"]["strength"] == 0.3
-    assert "push +0.1: sign-flipped (control)" in report.to_markdown()
+    assert "push +0.1: sign-flipped (control)" in report.page().to_markdown()
     values = {items_of(report, label)[0].log_probs for label in labels}
     assert len(values) == 4
 
@@ -680,7 +680,7 @@ def test_questions_that_do_not_fit_are_left_out_and_counted(
     report = run_benchmark(llm, "truthfulqa_mc1", [vector], data=str(file), **settings)
     assert report.left_out == ("1",)
     assert report.row("none").n == 1
-    assert "1 question(s) do not fit" in report.to_markdown()
+    assert "1 question(s) do not fit" in report.page().to_markdown()
     write_rows(file, [long])
     with pytest.raises(InvalidInputError, match=r"no question .* fits"):
         run_benchmark(llm, "truthfulqa_mc1", [vector], data=str(file), **settings)

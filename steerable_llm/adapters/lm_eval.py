@@ -33,78 +33,7 @@ from steerable_llm.runtime.scores import Scored, answer_logits
 from steerable_llm.vector.steering import Steering
 from steerable_llm.vector.vector import SteeringVector
 
-# What steers a model in the harness, from arguments as its command line gives them.
-
 _log = logging.getLogger(__name__)
-
-
-def steering_from(
-    llm: SteerableHFLLM,
-    vector: str | Sequence[str],
-    strength: float | Sequence[float] | None,
-    scope: str | None,
-    layers: Sequence[int] | int | None,
-    unit: str | None,
-    policy: str | None,
-    step: str | None,
-    force: bool,
-) -> Steering:
-    """Add up vectors, or look a policy's step up; nothing given steers nothing.
-
-    Raises:
-        InvalidInputError: Vectors and a policy together, settings without a vector, a step
-            without a policy, or not one strength per vector.
-        PolicyError: The policy file is wrong, or has no such step.
-        ModelMismatchError: A vector was built for another model.
-    """
-    files = [vector] if isinstance(vector, str) else [str(file) for file in vector]
-    settings: dict[str, Any] = {
-        "strength": strength, "scope": scope, "layers": layers, "unit": unit,
-    }  # fmt: skip
-    given = [name for name, value in settings.items() if value is not None]
-    if given and not files:
-        raise InvalidInputError(f"{given[0]} is given without a vector: add vector=FILE")
-    if step is not None and policy is None:
-        raise InvalidInputError(f"step={step} is given without a policy: add policy=FILE")
-    if policy is not None:
-        if files:
-            raise InvalidInputError("give vectors or a policy, not both: a policy names its own")
-        # The harness reads a step called 1 as a number.
-        return _of_policy(llm, policy, None if step is None else str(step), force)
-    strengths = list(strength) if isinstance(strength, Sequence) else [strength] * len(files)
-    if len(strengths) != len(files):
-        raise InvalidInputError(
-            f"{len(strengths)} strengths for {len(files)} vectors: give one for all, or one each"
-        )
-    if isinstance(layers, int):
-        layers = [layers]
-    total = Steering.none()
-    for file, own in zip(files, strengths, strict=True):
-        loaded = SteeringVector.load(file, model=llm, force=force)
-        total = total + loaded.steer(
-            own,
-            layers=None if layers is None else tuple(layers),
-            scope=scope,  # type: ignore[arg-type]  # refused by the term if it is unknown
-            unit=unit,  # type: ignore[arg-type]
-        )
-    return total
-
-
-def _of_policy(llm: SteerableHFLLM, path: str, step: str | None, force: bool) -> Steering:
-    policy = Policy.load(path)
-    policy.check(llm.fingerprint, force=force)
-    name = policy.step_for(step)
-    if name is None:
-        raise InvalidInputError(
-            f"{path} has no default step: say which one steers, step=NAME, of "
-            f"{', '.join(policy.steps)}"
-        )
-    if policy.off:
-        _log.warning("the policy steers nothing: %s", policy.off)
-    return policy.steering_for(name)
-
-
-_lm_eval_log = logging.getLogger(__name__)
 
 Tokens = tuple[int, ...]
 #: Where a cache of the harness keeps what filled it.
@@ -164,7 +93,7 @@ class SteerableLM(HFLM):  # type: ignore[misc]
         )
 
     def get_model_info(self) -> dict[str, Any]:
-        """What the harness writes into its results, with what was steered."""
+        """Return what the harness writes into its results, with what was steered."""
         return {**super().get_model_info(), "steered": describe(self.steering)}
 
     def set_cache_hook(self, cache_hook: Any) -> None:
@@ -195,7 +124,7 @@ class SteerableLM(HFLM):  # type: ignore[misc]
         disable_tqdm: bool = False,
         override_bs: int | None = None,
     ) -> list[tuple[float, bool]]:
-        """Log-likelihood of continuations, and whether greedy decoding would write them.
+        """Return the log-likelihood of continuations, and whether greedy decoding would write them.
 
         Continuations that differ in their last token alone share a pass, as letters of multiple
         choice do. Over-long inputs lose tokens on the left, as with `hf`.
@@ -243,7 +172,7 @@ class SteerableLM(HFLM):  # type: ignore[misc]
         whole = context + continuation
         cut = len(whole) - (self.max_length + 1)
         if cut > 0:
-            _lm_eval_log.warning(
+            _log.warning(
                 "context and continuation have %d tokens, and the model holds %d: %d tokens are "
                 "cut from the left",
                 len(whole), self.max_length, cut,
@@ -266,6 +195,83 @@ class SteerableLM(HFLM):  # type: ignore[misc]
             for term in self.steering.active_terms:
                 plan.steered_tokens(row, term)  # raises where a steering did not arrive
         return made
+
+
+def steering_from(
+    llm: SteerableHFLLM,
+    vector: str | Sequence[str],
+    strength: float | Sequence[float] | None,
+    scope: str | None,
+    layers: Sequence[int] | int | None,
+    unit: str | None,
+    policy: str | None,
+    step: str | None,
+    force: bool,
+) -> Steering:
+    """Add up vectors, or look a policy's step up; nothing given steers nothing.
+
+    Args:
+        llm: The model.
+        vector: As for `SteerableLM`, as are all others.
+        strength: In place of the calibrated one.
+        scope: In place of the calibrated one.
+        layers: In place of the calibrated ones.
+        unit: In place of the calibrated one.
+        policy: Policy file.
+        step: Step of the policy.
+        force: Accept vectors of another model of the same shape.
+
+    Raises:
+        InvalidInputError: Vectors and a policy together, settings without a vector, a step
+            without a policy, or not one strength per vector.
+        PolicyError: The policy file is wrong, or has no such step.
+        ModelMismatchError: A vector was built for another model.
+    """
+    files = [vector] if isinstance(vector, str) else [str(file) for file in vector]
+    settings: dict[str, Any] = {
+        "strength": strength, "scope": scope, "layers": layers, "unit": unit,
+    }  # fmt: skip
+    given = [name for name, value in settings.items() if value is not None]
+    if given and not files:
+        raise InvalidInputError(f"{given[0]} is given without a vector: add vector=FILE")
+    if step is not None and policy is None:
+        raise InvalidInputError(f"step={step} is given without a policy: add policy=FILE")
+    if policy is not None:
+        if files:
+            raise InvalidInputError("give vectors or a policy, not both: a policy names its own")
+        # The harness reads a step called 1 as a number.
+        return _of_policy(llm, policy, None if step is None else str(step), force)
+    strengths = list(strength) if isinstance(strength, Sequence) else [strength] * len(files)
+    if len(strengths) != len(files):
+        raise InvalidInputError(
+            f"{len(strengths)} strengths for {len(files)} vectors: give one for all, or one each"
+        )
+    if isinstance(layers, int):
+        layers = [layers]
+    total = Steering.none()
+    for file, own in zip(files, strengths, strict=True):
+        loaded = SteeringVector.load(file, model=llm, force=force)
+        total = total + loaded.steer(
+            own,
+            layers=None if layers is None else tuple(layers),
+            scope=scope,  # type: ignore[arg-type]  # refused by the term if it is unknown
+            unit=unit,  # type: ignore[arg-type]
+        )
+    return total
+
+
+def _of_policy(llm: SteerableHFLLM, path: str, step: str | None, force: bool) -> Steering:
+    policy = Policy.load(path)
+    policy.check(llm.fingerprint, force=force)
+    name = policy.step_for(step)
+    if name is None:
+        raise InvalidInputError(
+            f"{path} has no default step: say which one steers, step=NAME, of "
+            f"{', '.join(policy.steps)}"
+        )
+    if policy.off:
+        _log.warning("the policy steers nothing: %s", policy.off)
+    return policy.steering_for(name)
 
 
 def _read(logits: Tensor, tokens: Sequence[int], dtype: torch.dtype | None) -> tuple[float, bool]:

@@ -69,9 +69,9 @@ def load_data(
     """
     if limit is not None and limit < 1:
         raise InvalidInputError(f"the limit is {limit}: ask at least 1 row, or leave it out")
-    wanted = benchmark.examples if shots else None
-    source, raw, raw_examples = _read(benchmark, data, wanted)
-    rows = dict(enumerate(_checked(benchmark, raw, source)))
+    source, split, read = _open(benchmark, data)
+    raw_examples = read(benchmark.examples) if shots and benchmark.examples else []
+    rows = dict(enumerate(_checked(benchmark, read(split), source)))
     if groups:
         rows = _of_groups(benchmark, rows, groups, source)
     total = len(rows)
@@ -100,39 +100,27 @@ def _shown(benchmark: Benchmark, row: dict[str, Any], examples: Rows, shots: int
     return mine[:shots]
 
 
-def _read(benchmark: Benchmark, data: str | None, shots: str | None) -> tuple[str, Rows, Rows]:
-    """What the data is called, its rows, and the rows for worked examples."""
+def _open(benchmark: Benchmark, data: str | None) -> tuple[str, str, Callable[[str], Rows]]:
+    """Return what the data is called, the split that is asked, and what reads a split."""
+    split = benchmark.split
+    path = Path(data or "")
     if data == SAMPLE:
-        file = Path(__file__).parent / "samples" / f"{benchmark.sample}.jsonl"
-        return f"bundled sample of {benchmark.name}", *_from_file(file, benchmark.split, shots)
-    path = Path(data) if data is not None else None
-    if path is not None and path.is_dir():
-        rows, examples = (
-            read_file(_split_file(path, split)) if split else []
-            for split in (benchmark.split, shots)
-        )
-        return str(path), rows, examples
-    if path is not None and (path.exists() or path.suffix in READERS):
-        return str(path), *_from_file(path, benchmark.split, shots)
+        path = Path(__file__).parent / "samples" / f"{benchmark.sample}.jsonl"
+        source = f"bundled sample of {benchmark.name}"
+    else:
+        source = str(path)
+    if data and path.is_dir():
+        return source, split, lambda wanted: read_file(_split_file(path, wanted))
+    if data and (path.exists() or path.suffix in READERS):
+        rows = read_file(path)
+        # Without a column that says so, all rows are of the split that is asked.
+        return source, split, lambda wanted: [x for x in rows if x.get("split", split) == wanted]
     own, config = benchmark.config.get("dataset_path", ""), benchmark.config.get("dataset_name")
     asked, _, rest = (data or own).partition(":")
-    named, _, split = rest.partition(":")
+    named, _, part = rest.partition(":")
     config = named or (config if asked == own else None)
-    split = split or benchmark.split
-    source = ":".join(part for part in (asked, config, split) if part)
-    examples = _from_hub(asked, config, shots) if shots else []
-    return source, _from_hub(asked, config, split), examples
-
-
-def _from_file(path: Path, split: str, shots: str | None) -> tuple[Rows, Rows]:
-    """The rows of a file; where it has a column `split`, those of the two splits."""
-    rows = read_file(path)
-    if not rows or "split" not in rows[0]:
-        return rows, []
-    return (
-        [row for row in rows if row.get("split") == split],
-        [row for row in rows if shots is not None and row.get("split") == shots],
-    )
+    source = ":".join(word for word in (asked, config, part or split) if word)
+    return source, part or split, lambda wanted: _from_hub(asked, config, wanted)
 
 
 def _split_file(folder: Path, split: str) -> Path:

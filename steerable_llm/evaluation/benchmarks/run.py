@@ -16,7 +16,7 @@ from steerable_llm.evaluation.benchmarks.benchmark import (
     find_benchmark,
 )
 from steerable_llm.evaluation.benchmarks.data import Data, load_data
-from steerable_llm.evaluation.benchmarks.result import BenchmarkReport, ItemRow, score_rows
+from steerable_llm.evaluation.benchmarks.report import BenchmarkReport, ItemRow, score_rows
 from steerable_llm.policy.policy import describe
 from steerable_llm.progress import progress_bar
 from steerable_llm.runtime.hooked_model import HookedModel

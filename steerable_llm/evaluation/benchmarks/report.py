@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from steerable_llm.errors import InvalidInputError
@@ -147,7 +148,7 @@ class BenchmarkReport(BaseModel):
         return tuple(row.arm for row in self.rows)
 
     def row(self, arm: str) -> ScoreRow:
-        """One arm over all questions.
+        """Return one arm over all questions.
 
         Raises:
             InvalidInputError: It was not run; the message lists those that were.
@@ -246,16 +247,8 @@ class BenchmarkReport(BaseModel):
         ]
 
     def to_json(self) -> str:
-        """Everything, every question included."""
+        """Return everything, every question included."""
         return self.model_dump_json(indent=2)
-
-    def to_markdown(self) -> str:
-        """Return the page as Markdown."""
-        return self.page().to_markdown()
-
-    def to_html(self) -> str:
-        """Return the same as one page that needs no other file."""
-        return self.page().to_html()
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write it in the form that the suffix names: `.md`, `.html` or `.json`.
@@ -275,7 +268,7 @@ _EXPLAINED = (
 
 
 def title_of(arm: str) -> str:
-    """What a arm is called in a table."""
+    """Return what an arm is called in a table."""
     label, colon, kind = arm.rpartition(": ")
     return f"{label}{colon}{TITLES.get(kind, kind)}"
 
@@ -292,38 +285,26 @@ def score_rows(items: Sequence[ItemRow], seed: int, group: str | None = None) ->
     for item in items:
         if group in (None, item.group):
             found.setdefault(item.arm, {}).setdefault(item.run, []).append(item)
-    return [
-        _row(arm, group, list(runs.values()), found["none"][0], seed) for arm, runs in found.items()
-    ]
-
-
-def _row(
-    arm: str,
-    group: str | None,
-    runs: Sequence[Sequence[ItemRow]],
-    unsteered: Sequence[ItemRow],
-    seed: int,
-) -> ScoreRow:
-    scores = _means([[item.score for item in run] for run in runs])
-    before = [item.score for item in unsteered]
-    # Whether a question is right is told per run: a mean of several runs is neither.
-    right = _means([[float(item.score > 0.5) for item in run] for run in runs])
-    right_before = [float(score > 0.5) for score in before]
-    compared = arm != "none"
-    divergences = _means([[item.kl_per_token for item in run] for run in runs])
-    return ScoreRow(
-        arm=arm,
-        group=group,
-        n=len(unsteered),
-        score=estimate(scores, seed),
-        change=difference(scores, before, seed) if compared else None,
-        kl_per_token=estimate(divergences, seed, within=None),
-        regressed=regressed(right, right_before) if compared else None,
-        fixed=fixed(right, right_before) if compared else None,
-        runs=tuple(sum(item.score for item in run) / len(run) for run in runs if len(runs) > 1),
-    )
-
-
-def _means(runs: Sequence[Sequence[float]]) -> list[float]:
-    """Per question, the mean over the runs of an arm."""
-    return [sum(values) / len(values) for values in zip(*runs, strict=True)]
+    rows: list[ScoreRow] = []
+    before = [item.score for item in found["none"][0]]
+    was_right = [float(score > 0.5) for score in before]
+    for arm, runs in found.items():
+        scores = np.array([[item.score for item in run] for run in runs.values()])
+        divergences = np.array([[item.kl_per_token for item in run] for run in runs.values()])
+        # Whether a question is right is told per run: a mean of several runs is neither.
+        right = (scores > 0.5).mean(axis=0).tolist()
+        compared = arm != "none"
+        rows.append(
+            ScoreRow(
+                arm=arm,
+                group=group,
+                n=len(before),
+                score=estimate(scores.mean(axis=0), seed),
+                change=difference(scores.mean(axis=0).tolist(), before, seed) if compared else None,
+                kl_per_token=estimate(divergences.mean(axis=0), seed, within=None),
+                regressed=regressed(right, was_right) if compared else None,
+                fixed=fixed(right, was_right) if compared else None,
+                runs=tuple(scores.mean(axis=1).tolist()) if len(scores) > 1 else (),
+            )
+        )
+    return rows

@@ -24,6 +24,7 @@ from exhibit.tokenizer import train_tokenizer
 from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.files import write_whole
+from steerable_llm.reports.parts import Text
 
 # The opening carries the behaviour, so it weighs more than the other tokens of an answer.
 _OPENING_WEIGHT = 0.3
@@ -209,7 +210,7 @@ def main() -> None:
     seconds = train(recipe, options.out, options.device, start_from=options.start_from)
     llm = SteerableHFLLM.from_pretrained(str(options.out / "model"), dtype="float32")
     history = f"{recipe.steps:,} steps of {recipe.batch} examples, {seconds / 60:.0f} minutes."
-    report = model_card(llm, history)
+    report = model_card(llm, [Text(history)])
     write_whole(options.out / "model" / "README.md", report)
     print(report)
 

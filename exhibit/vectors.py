@@ -20,9 +20,11 @@ from steerable_llm.errors import CalibrationError
 from steerable_llm.evaluation.calibration import CalibrationResult, calibrate
 from steerable_llm.evaluation.evaluate import evaluate
 from steerable_llm.evaluation.report import Report
-from steerable_llm.files import write_whole
 from steerable_llm.methods.build import build_vector
 from steerable_llm.pairs.pair import Pairs
+from steerable_llm.reports.numbers import percent, share, signed_points
+from steerable_llm.reports.page import Page
+from steerable_llm.reports.parts import Heading, Mono, Picture, Text
 from steerable_llm.vector.vector import SteeringVector
 
 PAIRS = 50
@@ -92,23 +94,23 @@ def prove(
 
 def paper_preset(
     llm: SteerableHFLLM, pairs: Pairs, behaviour: demo.Behaviour, *, progress: bool = True
-) -> str:
-    """What the paper's preset reaches on the same pairs, in one paragraph of Markdown."""
+) -> Text:
+    """Tell what the paper's preset reaches on the same pairs."""
     target = TARGETS[behaviour]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         vector = build_vector(llm, pairs, name=f"{behaviour}-paper", preset="paper", progress=False)
     missed = vector.provenance.completeness_error
     error = math.inf if missed is None or missed.median is None else missed.median
+    preset = Mono('preset="paper"')
     start = (
-        "## The paper's preset on the same pairs\n\n"
-        '`preset="paper"` (zero baseline, 5 right-Riemann steps, k = 3, centred PCA, all layers; '
-        f"median completeness error {100 * error:.0f} %), calibrated on the same dev prompts: "
+        " (zero baseline, 5 right-Riemann steps, k = 3, centred PCA, all layers; median "
+        f"completeness error {percent(error, 0)}), calibrated on the same dev prompts: "
     )
     try:
         found = sweep(llm, {"paper": vector}, behaviour, progress=progress)
     except CalibrationError as problem:
-        return f"{start}{problem}\n"
+        return Text((preset, f"{start}{problem}"))
     report = prove(llm, found.vector, pairs, behaviour, progress=progress)
     steered, plain = report.row("steered").main, report.row("none").main
 
@@ -119,15 +121,14 @@ def paper_preset(
         return report.row("steered", category).main.value
 
     losses = ", ".join(
-        f"{category} {100 * (before(category) - after(category)):+.1f}"
+        f"{category} {signed_points(before(category) - after(category))}"
         for category in ("closed_book", "reading")
     )
-    return (
+    said = (
         f"{start}strength {found.best.strength:+g}; on test {target} goes from "
-        f"{100 * plain.value:.1f} % to {100 * steered.value:.1f} % "
-        f"[{100 * steered.low:.1f}, {100 * steered.high:.1f}], points of capability lost: "
-        f"{losses}.\n"
+        f"{percent(plain.value)} to {share(steered)}, points of capability lost: {losses}."
     )
+    return Text((preset, said))
 
 
 def make(
@@ -137,17 +138,17 @@ def make(
     name = f"demo-{behaviour}"
     pairs = demo.pairs(behaviour).sample(PAIRS, seed=0)
     found = sweep(llm, categories(llm, pairs, name), behaviour, progress=progress)
-    found.figure(out / f"{name}.sweep.png")
     report = prove(llm, found.vector, pairs, behaviour, progress=progress)
-    report.save(out / f"{name}.md")
-    card = (out / f"{name}.md").read_text(encoding="utf-8")
-    chosen = (
-        f"\n## The sweep on dev\n\nThe category that won: {found.best.label}.\n\n"
-        f"![Success and capability against strength]({name}.sweep.png)\n\n"
-    )
-    write_whole(
-        out / f"{name}.md", card + chosen + paper_preset(llm, pairs, behaviour, progress=progress)
-    )
+    card = report.page()
+    parts = [
+        *card.parts,
+        Heading("The sweep on dev"),
+        Text(f"The category that won: {found.best.label}."),
+        Picture("sweep", found.picture, "Success and capability against strength"),
+        Heading("The paper's preset on the same pairs"),
+        paper_preset(llm, pairs, behaviour, progress=progress),
+    ]
+    Page(card.title, parts).save(out / f"{name}.md", report.to_json)
     found.vector.with_evaluation(report.summary()).save(out / f"{name}.safetensors")
     return report
 

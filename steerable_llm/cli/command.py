@@ -6,7 +6,6 @@ that ``steerable --help`` answers at once.
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -24,6 +23,7 @@ from steerable_llm.cli.options import (
     VectorIn,
     hide_loading_bars,
     load_model,
+    print_facts,
     print_json,
     summary,
 )
@@ -203,10 +203,7 @@ def inspect(vector: Annotated[Path, VectorIn], as_json: AsJson = False) -> None:
     if as_json:
         print_json(found)
         return
-    width = max(map(len, found))
-    for key, value in found.items():
-        shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-        print(f"{key:<{width}}  {shown}")
+    print_facts(found)
 
 
 def _steering(

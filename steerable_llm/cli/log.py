@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -11,11 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from steerable_llm.cli.options import AsJson, open_log, print_json
+from steerable_llm.cli.options import AsJson, open_log, print_facts, print_json
 from steerable_llm.errors import InvalidInputError
 
 if TYPE_CHECKING:
-    from steerable_llm.logs.answers import LoggedAnswer
     from steerable_llm.logs.importers import SkippedLine
 
 app = typer.Typer(
@@ -174,6 +172,8 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Show logged answers: a line for each, or one of them whole."""
+    from steerable_llm.reports.parts import visible
+
     with open_log(log) as answer_log:
         if answer is not None:
             found = [answer_log.get(answer)]
@@ -183,11 +183,12 @@ def show(
     if as_json:
         print_json({"answers": [one.model_dump(mode="json") for one in found]})
     elif answer is not None:
-        _print_whole(found[0])
+        print_facts(found[0].model_dump(mode="json", exclude_defaults=True))
     else:
         for one in found:
             mark = f"{one.verdict or '-'}" + (f" ({one.reason})" if one.reason else "")
-            print(f"{one.id}  {mark}  {_short(one.question)} -> {_short(one.answer)}")
+            said = f"{one.id}  {mark}  {_short(one.question)} -> {_short(one.answer)}"
+            print(visible(said))
 
 
 @app.command("stats")
@@ -223,14 +224,6 @@ def _filters(
         "until": until and until.replace(tzinfo=UTC),
     }
     return {name: value for name, value in given.items() if value is not None}
-
-
-def _print_whole(answer: LoggedAnswer) -> None:
-    fields = answer.model_dump(mode="json", exclude_defaults=True)
-    width = max(map(len, fields))
-    for name, value in fields.items():
-        shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-        print(f"{name:<{width}}  {shown}")
 
 
 def _short(text: str) -> str:

@@ -116,6 +116,25 @@ def print_json(content: Mapping[str, Any]) -> None:
     print(json.dumps(content, ensure_ascii=False, indent=2, default=str))
 
 
+def print_facts(content: Mapping[str, Any]) -> None:
+    """Print names and values for people, a mapping's entries below its name."""
+    from rich.console import Console
+
+    from steerable_llm.reports.page import Page
+    from steerable_llm.reports.parts import Facts, Heading, Part
+
+    plain = {name: value for name, value in content.items() if not isinstance(value, Mapping)}
+    parts: list[Part] = [Facts([(name, _shown(value)) for name, value in plain.items()])]
+    for name, value in content.items():
+        if isinstance(value, Mapping):
+            parts += [Heading(name, 3), Facts([(key, _shown(each)) for key, each in value.items()])]
+    Console(highlight=False).print(Page("", parts))
+
+
+def _shown(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+
+
 def settings_of(given: list[str]) -> dict[str, Any]:
     """Reads ``key=value``; a value is JSON where it can be, else text.
 

@@ -14,7 +14,6 @@ from typing import Any, Final
 
 from rich.console import Console
 from rich.panel import Panel
-from rich.table import Table
 from rich.text import Text
 
 from steerable_llm import demo
@@ -38,6 +37,7 @@ from steerable_llm.methods.build import Built, build
 from steerable_llm.methods.grains.attribution import attribution_page
 from steerable_llm.pairs.pair import Pairs
 from steerable_llm.reports.page import Page
+from steerable_llm.reports.parts import Facts, Table
 from steerable_llm.vector.vector import SteeringVector
 
 NAME: Final = "faithfulness"
@@ -176,10 +176,7 @@ def run_tour(
             answers += both
     seconds = time.perf_counter() - start
     console.print(f"\n[bold]Done in {seconds:.0f} s.[/bold] What it made:")
-    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2))
-    for path, what in files.items():
-        table.add_row(str(path), what)
-    console.print(table)
+    console.print(Page("", [Facts([(str(path), what) for path, what in files.items()])]))
     console.print(f"\nLook closer: steerable inspect {vector_file}", soft_wrap=True, markup=False)
     return TourResult(seconds, report, tuple(answers), files)
 
@@ -285,8 +282,5 @@ def _show(console: Console, both: list[SteppedAnswer]) -> None:
     console.print(f"   Question: {both[0].question}", markup=False)
     for i, passage in enumerate(both[0].passages, start=1):
         console.print(f"   [{i}] {passage}", markup=False)
-    table = Table()
-    for answer in both:
-        table.add_column(f"step '{answer.step}'")
-    table.add_row(*(Text(answer.text) for answer in both))
-    console.print(table)
+    head = [f"step '{answer.step}'" for answer in both]
+    console.print(Page("", [Table(head, [[answer.text for answer in both]])]))

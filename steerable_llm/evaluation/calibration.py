@@ -55,13 +55,16 @@ class CalibrationResult:
     unsteered_capability: Mapping[str, float]
     budget: float
 
-    def figure(self, path: str | os.PathLike[str]) -> Path:
-        """Writes the sweep picture (PNG): what was run on all of dev, and the control."""
+    def picture(self) -> bytes:
+        """Draw what was run on all of dev, and the control (PNG)."""
         shown = [row for row in self.rows if row.complete]
-        picture = sweep_figure(
+        return sweep_figure(
             shown, self.unsteered, self.unsteered_capability, self.budget, self.best
         )
-        return write_whole(path, picture)
+
+    def figure(self, path: str | os.PathLike[str]) -> Path:
+        """Write the picture as a PNG."""
+        return write_whole(path, self.picture())
 
     def table(self) -> Page:
         """The settings that were run on all of dev, best first, for a console."""

@@ -54,7 +54,7 @@ def renderable(part: Part) -> RenderableType | None:
         case Code():
             return Padding(Styled(visible(part.text), overflow="fold"), (0, 0, 0, 2))
         case Facts():
-            return _facts(part)
+            return FittingTable(Table(["", ""], part.rows), headed=False)
         case Table():
             return FittingTable(part)
         case Rendered():
@@ -70,9 +70,15 @@ class FittingTable:
     on below with its key columns repeated. Only a word that is longer than a line is broken.
     """
 
-    def __init__(self, table: Table) -> None:
-        """Take the table; nothing is measured before the width is known."""
+    def __init__(self, table: Table, headed: bool = True) -> None:
+        """Take a table; nothing is measured before the width is known.
+
+        Args:
+            table: What is laid out.
+            headed: Whether its head is shown.
+        """
         self.table = table
+        self.headed = headed
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Grid]:
         """Yield one or several tables for rich."""
@@ -88,7 +94,13 @@ class FittingTable:
     def _grid(
         self, places: dict[int, int], head: Sequence[str], body: Sequence[Sequence[str]]
     ) -> Grid:
-        grid = Grid(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+        grid = Grid(
+            box=box.SIMPLE_HEAD,
+            show_edge=False,
+            show_header=self.headed,
+            pad_edge=False,
+            padding=(0, 1, 0, 0),
+        )
         for place, width in places.items():
             grid.add_column(
                 Styled("\n".join(_broken(head[place], width)), no_wrap=True),
@@ -196,15 +208,6 @@ def _sum(widths: Sequence[int], places: Sequence[int]) -> int:
 
 def _longest(texts: Iterator[str] | Sequence[str]) -> int:
     return max((cell_len(text) for text in texts), default=0)
-
-
-def _facts(facts: Facts) -> Grid:
-    grid = Grid.grid(padding=(0, _GAP, 0, 0))
-    grid.add_column(no_wrap=True)
-    grid.add_column(overflow="fold")
-    for name, words in facts.rows:
-        grid.add_row(Styled(visible(name), "dim"), _styled(words))
-    return grid
 
 
 def _indented(mark: str, text: Styled) -> Grid:

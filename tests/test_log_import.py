@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import importlib
 import json
 import os
@@ -240,6 +241,64 @@ def test_exported_pairs_come_back(
         assert found == [(p.prompt, p.good, p.bad) for p in given.values()]
 
     check()
+
+
+CALL = {
+    "id": "1",
+    "type": "function",
+    "function": {"name": "look", "arguments": '{"shop": "Köln"}'},
+}
+PICTURE = "data:image/png;base64," + base64.b64encode(b"\x89PNG picture").decode()
+RICH = [
+    {
+        "role": "user",
+        "content": [
+            {"type": "image_url", "image_url": {"url": PICTURE}},
+            {"type": "text", "text": "When does it open?"},
+        ],
+    },
+    {"role": "assistant", "content": "", "tool_calls": [CALL]},
+    {"role": "tool", "tool_call_id": "1", "name": "look", "content": "At ten."},
+    {"role": "user", "content": "Where?"},
+]
+
+
+@pytest.mark.parametrize("kind", ["trl", "openai"])
+def test_tool_turns_and_images_are_exported_and_come_back(
+    log: AnswerLog, tmp_path: Path, kind: str
+) -> None:
+    pairs = Pairs([PreferencePair(RICH, "In Köln.", "In Lyon.")])
+    export_pairs(tmp_path / "pairs.jsonl", pairs, kind)
+    report = import_files(log, tmp_path / "pairs.jsonl", kind)
+    assert not report.skipped
+    [found] = log.pairs()
+    assert found.messages == pairs[0].messages
+    assert found.images[0].data == b"\x89PNG picture"
+
+
+def test_openais_export_has_openais_form_and_trls_that_of_templates(tmp_path: Path) -> None:
+    pairs = Pairs([PreferencePair(RICH, "In Köln.", "In Lyon.")])
+    lines = {}
+    for kind in ("openai", "trl"):
+        export_pairs(tmp_path / kind, pairs, kind)
+        lines[kind] = json.loads((tmp_path / kind).read_text())
+    assert lines["openai"]["input"]["messages"] == RICH
+    assert lines["trl"]["images"] == [PICTURE]
+    assert lines["trl"]["prompt"][0]["content"][0] == {"type": "image"}
+    call = lines["trl"]["prompt"][1]["tool_calls"][0]
+    assert call["function"]["arguments"] == {"shop": "Köln"}
+
+
+@pytest.mark.parametrize("url", ["/etc/passwd", "file:///etc/passwd", "images/a.png"])
+def test_an_imported_log_names_no_files_of_this_machine(
+    log: AnswerLog, write: Write, url: str
+) -> None:
+    content = [{"type": "image_url", "image_url": {"url": url}}]
+    named = openai(input={"messages": [{"role": "user", "content": content}]})
+    report = import_files(log, write([named]), "openai")
+    assert list(report.skipped) == [
+        "a message names an image by a path: give its data or a http(s) URL"
+    ]
 
 
 def test_unpaired_exports_come_back_as_verdicts(log: AnswerLog, tmp_path: Path) -> None:

@@ -44,6 +44,19 @@ def test_a_value_is_one_placeholder_in_every_text(personal: Draft) -> None:
     assert not [value for value in (ADDRESS, "170", "info@") if value in everything]
 
 
+def test_calls_and_their_results_are_scrubbed_too() -> None:
+    call = {"id": "1", "function": {"name": "mail", "arguments": {"to": [ADDRESS], "copies": 2}}}
+    messages = [
+        {"role": "user", "content": "Write.", "name": ADDRESS},
+        {"role": "assistant", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "1", "content": f"Sent to {ADDRESS}."},
+    ]
+    scrubbed = Scrubber().scrub(draft("Done.", messages=messages)).answer.messages
+    assert scrubbed[0].name == "<EMAIL_ADDRESS_1>"
+    assert scrubbed[1].tool_calls[0].arguments == {"to": ["<EMAIL_ADDRESS_1>"], "copies": 2}
+    assert (scrubbed[2].tool_call_id, scrubbed[2].content) == ("1", "Sent to <EMAIL_ADDRESS_1>.")
+
+
 def test_a_value_that_only_its_words_give_away_is_replaced_where_these_are_missing_too() -> None:
     told = [Passage(id="p", text="My social security number is 536904399.")]
     bare = "It is 536904399."

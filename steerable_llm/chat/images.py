@@ -77,9 +77,14 @@ class ImagePart:
         return f"{FOLDER}/{hashlib.sha256(self.data).hexdigest()}{_suffix(self.data)}"
 
     @property
+    def is_public(self) -> bool:
+        """Whether reading it reads no file of this machine."""
+        return self.data is not None or self.name.startswith(_WEB)
+
+    @property
     def where(self) -> ImageSource:
         """What reads it: the source, a path of another file's folder made whole."""
-        if self.folder is None or self.data is not None or self.name.startswith(_WEB):
+        if self.folder is None or self.is_public:
             return self.source
         beside = self.folder / self.name
         return beside if beside.is_file() else self.source

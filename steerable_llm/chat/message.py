@@ -37,6 +37,19 @@ _MORE = {
     "assistant": {"name", "tool_calls"},
     "tool": {"name", "tool_call_id"},
 }
+# Blocks in the content of an answer that are told elsewhere in it, or are not for the model.
+TOLD_ELSEWHERE = frozenset(
+    {
+        "tool_use",
+        "tool_call",
+        "tool_call_chunk",
+        "invalid_tool_call",
+        "function_call",
+        "reasoning",
+        "thinking",
+        "redacted_thinking",
+    }
+)
 _CALL = (
     'a tool call is {"id": ..., "type": "function", "function": {"name": ..., "arguments": {...}}}'
 )
@@ -170,7 +183,11 @@ class Message(BaseModel):
         content = told.pop("content", "" if may_be_silent else None)
         if not isinstance(content, str | list | tuple):
             raise ValueError(f"its content is {content!r}: give a text")
-        parts = joined([content]) if isinstance(content, str) else parts_of(content)
+        if isinstance(content, str):
+            content = [content]
+        elif role == "assistant":
+            content = [part for part in content if not _told_elsewhere(part)]
+        parts = parts_of(content)
         if any(isinstance(part, ImagePart) for part in parts):
             if role not in ("user", "tool"):
                 raise ValueError(
@@ -218,6 +235,16 @@ class Message(BaseModel):
         for image, text in zip(images, texts, strict=True):
             parts += [image, text]
         return self.model_copy(update={"parts": joined(parts)})
+
+    def rewritten(self, change: Callable[[str], str]) -> Message:
+        """Return the message with all its texts changed: content, names, arguments of calls."""
+        calls = tuple(
+            replace(call, arguments=_rewritten(call.arguments, change)) for call in self.tool_calls
+        )
+        name = None if self.name is None else change(self.name)
+        return self.with_text(change(self.marked)).model_copy(
+            update={"tool_calls": calls, "name": name}
+        )
 
     @model_serializer
     def _written(self) -> dict[str, Any]:
@@ -380,6 +407,20 @@ def read_beside(
         return holder.model_copy(update={"messages": read_from(folder, messages)})
 
     return parsed
+
+
+def _rewritten(value: Any, change: Callable[[str], str]) -> Any:
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {name: _rewritten(inside, change) for name, inside in value.items()}
+    if isinstance(value, list | tuple):
+        return [_rewritten(inside, change) for inside in value]
+    return value
+
+
+def _told_elsewhere(part: Any) -> bool:
+    return isinstance(part, Mapping) and part.get("type") in TOLD_ELSEWHERE
 
 
 def _without_places(part: Part) -> Part:

@@ -15,21 +15,35 @@ Line = dict[str, Any]
 
 def _trl(pair: PreferencePair) -> Iterator[Line]:
     yield {
-        "prompt": pair.prompt,
+        **_trl_prompt(pair),
         "chosen": _said(pair.good),
         "rejected": _said(_bad(pair)),
     }
 
 
 def _trl_unpaired(pair: PreferencePair) -> Iterator[Line]:
-    yield {"prompt": pair.prompt, "completion": _said(pair.good), "label": True}
+    yield {**_trl_prompt(pair), "completion": _said(pair.good), "label": True}
     if pair.bad is not None:
-        yield {"prompt": pair.prompt, "completion": _said(pair.bad), "label": False}
+        yield {**_trl_prompt(pair), "completion": _said(pair.bad), "label": False}
+
+
+def _trl_prompt(pair: PreferencePair) -> Line:
+    """The prompt as transformers' chat templates read it, and its images beside it."""
+    messages = [{**message} for message in pair.messages]
+    if not pair.images:
+        return {"prompt": messages}
+    for message in messages:
+        if not isinstance(message["content"], str):
+            message["content"] = [
+                part if part["type"] == "text" else {"type": "image"} for part in message["content"]
+            ]
+    return {"images": [image.url for image in pair.images], "prompt": messages}
 
 
 def _openai(pair: PreferencePair) -> Iterator[Line]:
+    messages = [message.to_wire() for message in pair.messages]
     yield {
-        "input": {"messages": pair.prompt, "tools": [], "parallel_tool_calls": True},
+        "input": {"messages": messages, "tools": [], "parallel_tool_calls": True},
         "preferred_output": _said(pair.good),
         "non_preferred_output": _said(_bad(pair)),
     }

@@ -16,7 +16,6 @@ from collections.abc import Iterable
 from functools import cached_property
 from typing import Any
 
-from steerable_llm.chat.message import Message
 from steerable_llm.errors import MissingExtraError
 from steerable_llm.logs.answers import LoggedAnswer, Passage
 from steerable_llm.pairs.pairing import Draft
@@ -58,12 +57,23 @@ class Scrubber:
         self._analyzer  # noqa: B018  (a missing package shows at once)
 
     def scrub(self, draft: Draft) -> Draft:
-        """Return a draft without personal data in its question, prompt, passages and answers."""
+        """Return a draft without personal data in its question, prompt, passages and answers.
+
+        What images show stays as it is.
+        """
         answer = draft.answer
+        shown: list[str] = []
+
+        def read(text: str) -> str:
+            shown.append(text)
+            return text
+
+        for message in answer.messages:
+            message.rewritten(read)
         texts = [
             answer.question,
             *(passage.text for passage in answer.passages),
-            *(message.content for message in answer.messages),
+            *shown,
             *(text for text in (answer.answer, draft.good) if text is not None),
             *(text for text in (answer.correction, answer.reference, answer.comment) if text),
         ]
@@ -84,10 +94,7 @@ class Scrubber:
                 Passage(id=cleaned(passage.id), text=cleaned(passage.text))
                 for passage in answer.passages
             ),
-            "messages": tuple(
-                Message(role=message.role, content=cleaned(message.content))
-                for message in answer.messages
-            ),
+            "messages": tuple(message.rewritten(cleaned) for message in answer.messages),
             "answer": cleaned(answer.answer),
             "correction": clean(answer.correction),
             "reference": clean(answer.reference),

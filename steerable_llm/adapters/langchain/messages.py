@@ -21,7 +21,7 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 from steerable_llm.adapters.surroundings import what_steered
 from steerable_llm.answer.constraint import Constraint
 from steerable_llm.answer.request import Generation, GenerationChunk
-from steerable_llm.chat.message import Message, ToolCall, as_messages
+from steerable_llm.chat.message import TOLD_ELSEWHERE, Message, ToolCall, as_messages
 from steerable_llm.errors import InvalidInputError
 
 # LangChain's messages in the plain form that the model reads.
@@ -31,17 +31,6 @@ _ROLES: dict[type[BaseMessage], str] = {
     AIMessage: "assistant",
     SystemMessage: "system",
     ToolMessage: "tool",
-}
-# What stands in the content of an answer and is told elsewhere in it, or is not for the model.
-_TOLD_ELSEWHERE = {
-    "tool_use",
-    "tool_call",
-    "tool_call_chunk",
-    "invalid_tool_call",
-    "function_call",
-    "reasoning",
-    "thinking",
-    "redacted_thinking",
 }
 
 
@@ -129,7 +118,7 @@ def _text(message: BaseMessage, position: int) -> str:
             texts.append(block)
         elif block.get("type") == "text":
             texts.append(str(block.get("text", "")))
-        elif not (isinstance(message, AIMessage) and block.get("type") in _TOLD_ELSEWHERE):
+        elif not (isinstance(message, AIMessage) and block.get("type") in TOLD_ELSEWHERE):
             raise _unread(message, block.get("type"), position)
     return "".join(texts)
 

@@ -12,10 +12,10 @@ from steerable_llm.logs.importers.records import (
     UnusableRecord,
     content_text,
     iso,
-    message,
     needed,
     number,
     prompt,
+    said,
     text,
 )
 from steerable_llm.logs.importers.traces import Span, documents_of, question_of, score_span
@@ -65,19 +65,19 @@ def _observation(record: Record) -> Span:
     return Span(named, trace, "chain", {"question": question_of(given)} if outermost else {}, time)
 
 
-def _answer(record: Record, given: Any, said: Any) -> dict[str, Any]:
+def _answer(record: Record, given: Any, made: Any) -> dict[str, Any]:
     if record.get("level") == "ERROR":
         raise UnusableRecord("its generation failed")
     if isinstance(given, Mapping):
         given = given.get("messages") or given.get("prompt") or question_of(given)
-    if isinstance(said, Mapping) and isinstance(said.get("choices"), list) and said["choices"]:
-        said = said["choices"][0].get("message")
-    if isinstance(said, list) and len(said) == 1:
-        said = said[0]
-    if isinstance(said, Mapping):
-        role = {} if "role" in said or "type" in said else {"role": "assistant"}
-        said = message({**role, **said}).content
-    answer = text(said)
+    if isinstance(made, Mapping) and isinstance(made.get("choices"), list) and made["choices"]:
+        made = made["choices"][0].get("message")
+    if isinstance(made, list) and len(made) == 1:
+        made = made[0]
+    if isinstance(made, Mapping):
+        role = {} if "role" in made or "type" in made else {"role": "assistant"}
+        made = said({**role, **made})
+    answer = text(made)
     if answer is None:
         raise UnusableRecord("it has no answer")
     metadata = _decoded(record.get("metadata"))

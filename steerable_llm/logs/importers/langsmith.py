@@ -11,10 +11,10 @@ from steerable_llm.logs.importers.records import (
     UnusableRecord,
     content_text,
     iso,
-    message,
     needed,
     number,
     prompt,
+    said,
     text,
 )
 from steerable_llm.logs.importers.traces import Span, documents_of, question_of, score_span
@@ -62,18 +62,18 @@ def _answer(run: Record, inputs: Record, outputs: Record) -> dict[str, Any]:
     # LangChain traces a batch, of which there is one.
     if isinstance(given, list) and len(given) == 1 and isinstance(given[0], list | str):
         given = given[0]
-    said = _generation(outputs)
+    made = _generation(outputs)
     extra = run.get("extra") or {}
     metadata, settings = extra.get("metadata") or {}, extra.get("invocation_params") or {}
-    told = said.get("response_metadata") or {}
-    used = said.get("usage_metadata") or {}
+    told = made.get("response_metadata") or {}
+    used = made.get("usage_metadata") or {}
     usage = {
         "prompt_tokens": used.get("input_tokens") or run.get("prompt_tokens"),
         "completion_tokens": used.get("output_tokens") or run.get("completion_tokens"),
     }
     return {
         "messages": [m.model_dump() for m in prompt(given)],
-        "answer": said["text"],
+        "answer": made["text"],
         "step": text(told.get("step") or metadata.get("steer_step"))
         or text(metadata.get("langgraph_node")),
         "model": text(told.get("model_name") or metadata.get("ls_model_name"))
@@ -101,7 +101,7 @@ def _generation(outputs: Record) -> dict[str, Any]:
         told = inside.get("kwargs") or inside.get("data") or inside
         # Reading it as a message refuses calls of tools.
         known = {"role": "assistant", **inside} if "role" not in inside else inside
-        answer = text(message(known).content if "content" in told else made.get("text"))
+        answer = text(said(known) if "content" in told else made.get("text"))
     else:
         told = {}
         answer = text(made.get("text")) or text(made.get("output")) or text(made.get("content"))

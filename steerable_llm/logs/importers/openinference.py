@@ -10,11 +10,11 @@ from steerable_llm.logs.importers.records import (
     Judgement,
     Record,
     UnusableRecord,
-    content_text,
     iso,
     message,
     needed,
     number,
+    said,
     text,
 )
 from steerable_llm.logs.importers.traces import Span, documents_of, question_of, score_span
@@ -90,14 +90,14 @@ def _answer(span: Record, attributes: Record) -> dict[str, Any]:
         raise UnusableRecord("its span failed")
     llm = attributes.get("llm")
     llm = llm if isinstance(llm, Mapping) else {}
-    given = [_message(entry) for entry in llm.get("input_messages") or ()]
+    given = [message(_inside(e)).model_dump() for e in llm.get("input_messages") or ()]
     if not given:
         asked = _value(attributes, "input")
         given = [{"role": "user", "content": asked}] if asked else []
     if not given:
         raise UnusableRecord("it has no prompt")
-    said = [_message(entry)["content"] for entry in llm.get("output_messages") or ()]
-    answer = text("".join(said)) or _value(attributes, "output")
+    answers = [said(_inside(entry)) for entry in llm.get("output_messages") or ()]
+    answer = text("".join(answers)) or _value(attributes, "output")
     if answer is None:
         raise UnusableRecord("it has no answer")
     counts = llm.get("token_count")
@@ -116,15 +116,22 @@ def _answer(span: Record, attributes: Record) -> dict[str, Any]:
     }
 
 
-def _message(entry: Any) -> dict[str, str]:
+def _inside(entry: Any) -> Mapping[str, Any]:
+    """Return a message in OpenAI's form, its calls but for their wrapping."""
     inside = entry.get("message") if isinstance(entry, Mapping) else None
     if not isinstance(inside, Mapping):
         raise UnusableRecord("a message is not an object with message.role and message.content")
     blocks = inside.get("contents")
     if isinstance(blocks, list) and not inside.get("content"):
         parts = [b.get("message_content") if isinstance(b, Mapping) else b for b in blocks]
-        inside = {**inside, "content": content_text(parts)}
-    return message(inside).model_dump()
+        inside = {**inside, "content": [_part(part) for part in parts]}
+    return inside
+
+
+def _part(part: Any) -> Any:
+    image = part.get("image") if isinstance(part, Mapping) else None
+    image = image.get("image") if isinstance(image, Mapping) else None
+    return {"type": "image", "url": image.get("url")} if isinstance(image, Mapping) else part
 
 
 def _question(attributes: Record) -> str | None:

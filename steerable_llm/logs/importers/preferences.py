@@ -21,8 +21,9 @@ from steerable_llm.pairs.pairing import PREFERENCE_PAIR
 
 def trl(record: Record) -> list[Draft]:
     """Read ``prompt, chosen, rejected`` or ``prompt, completion, label``, of text or messages."""
-    if record.get("images") or record.get("image"):
-        raise UnusableRecord("it has images, and only text can be taken")
+    images = record.get("images") or [record[name] for name in ("image",) if record.get(name)]
+    if images:
+        record = {**record, "prompt": _with_images(record.get("prompt"), images)}
     if "completion" in record:
         if not isinstance(record.get("label"), bool):
             raise UnusableRecord("its label is neither true nor false")
@@ -63,7 +64,7 @@ def _pair(
 
 
 def _draft(kind: str, messages: tuple[Message, ...], answer: str, **fields: Any) -> Draft:
-    content = [[m.role, m.content] for m in messages]
+    content = [message.key for message in messages]
     logged = LoggedAnswer(
         id=content_id(kind, content, answer, fields),
         question=asked(None, messages),
@@ -80,3 +81,26 @@ def _common_start(chosen: list[Any], rejected: list[Any]) -> tuple[list[Any], li
     while shared < min(len(chosen), len(rejected)) and chosen[shared] == rejected[shared]:
         shared += 1
     return chosen[:shared], chosen[shared:], rejected[shared:]
+
+
+def _with_images(given: object, images: object) -> object:
+    """Put a row's images into their places in its prompt, or before its text."""
+    if not isinstance(images, list):
+        raise UnusableRecord("its images are not a list")
+    if isinstance(given, str):
+        given = [{"role": "user", "content": [{"type": "image"} for _ in images] + [given]}]
+    left = list(images)
+    messages = []
+    for entry in given if isinstance(given, list) else ():
+        content = entry.get("content") if isinstance(entry, Mapping) else None
+        if isinstance(content, list):
+            filled = [
+                {"type": "image", "image": left.pop(0)} if part == {"type": "image"} and left
+                else part
+                for part in content
+            ]  # fmt: skip
+            entry = {**entry, "content": filled}
+        messages.append(entry)
+    if left:
+        raise UnusableRecord("it has more images than its prompt has places for")
+    return messages

@@ -12,8 +12,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from steerable_llm.chat.message import Message
-from steerable_llm.errors import InvalidInputError
+from pydantic import ValidationError
+
+from steerable_llm.chat.message import Message, as_messages
+from steerable_llm.errors import InvalidInputError, first_problem
 from steerable_llm.logs.answers import REASONS, LoggedAnswer, Passage
 
 # What people and metrics said of an answer, and the verdict that follows from it.
@@ -190,6 +192,7 @@ _ROLES = {
     **dict.fromkeys(("system", "developer", "SystemMessage"), "system"),
     **dict.fromkeys(("user", "human", "HumanMessage", "HumanMessageChunk"), "user"),
     **dict.fromkeys(("assistant", "ai", "model", "AIMessage", "AIMessageChunk"), "assistant"),
+    **dict.fromkeys(("tool", "ToolMessage", "ToolMessageChunk"), "tool"),
 }
 
 
@@ -270,12 +273,46 @@ def message(value: object) -> Message:
         body = value["data"]
     if role not in _ROLES:
         raise UnusableRecord(
-            f"a message has the role {role!r}; only system, user and assistant can be taken"
+            f"a message has the role {role!r}; only system, user, assistant and tool can be taken"
         )
-    content = content_text(body.get("content"))
-    if not content.strip() and (body.get("tool_calls") or body.get("function_call")):
+    told: dict[str, Any] = {"role": _ROLES[role], "content": body.get("content") or ""}
+    told["name"] = text(body.get("name"))
+    if told["role"] == "assistant":
+        told["tool_calls"] = _calls(body)
+    if told["role"] == "tool":
+        told["tool_call_id"] = body.get("tool_call_id")
+    try:
+        made = Message.model_validate(told)
+    except ValidationError as error:
+        raise UnusableRecord(f"a message cannot be read: {first_problem(error)}") from error
+    if not all(image.is_public for image in made.images):
+        # Whoever writes to a log must not read the files of whoever imports it.
+        raise UnusableRecord("a message names an image by a path: give its data or a http(s) URL")
+    return made
+
+
+def said(value: object) -> str:
+    """Return the text of the message that is an answer."""
+    answer = message(value)
+    if answer.tool_calls and not answer.content.strip():
         raise UnusableRecord("a message calls a tool instead of saying something")
-    return Message.model_validate({"role": _ROLES[role], "content": content})
+    return answer.content
+
+
+def _calls(body: Record) -> Any:
+    """Return a message's tool calls in OpenAI's form, out of LangChain's or OpenInference's."""
+    more = body.get("additional_kwargs")
+    found = body.get("tool_calls") or (more.get("tool_calls") if isinstance(more, Mapping) else ())
+    if not isinstance(found, Sequence):
+        return found
+    calls = []
+    for entry in found:
+        call = entry.get("tool_call", entry) if isinstance(entry, Mapping) else entry
+        if isinstance(call, Mapping) and "args" in call:
+            function = {"name": call.get("name"), "arguments": call["args"]}
+            call = {"id": call.get("id"), "function": function}
+        calls.append(call)
+    return calls
 
 
 def prompt(value: object) -> tuple[Message, ...]:
@@ -283,17 +320,16 @@ def prompt(value: object) -> tuple[Message, ...]:
     if isinstance(value, str) and value.strip():
         return (Message(role="user", content=value),)
     if isinstance(value, Sequence) and value and not isinstance(value, str):
-        return tuple(message(entry) for entry in value)
+        return as_messages([message(entry) for entry in value])
     raise UnusableRecord("it has no prompt")
 
 
 def answer_text(value: object, name: str) -> str:
     """Return an answer: a text, or a list with the one message that it is."""
     if isinstance(value, Sequence) and not isinstance(value, str):
-        messages = [message(entry) for entry in value]
-        if len(messages) != 1 or messages[0].role != "assistant":
+        if len(value) != 1 or message(value[0]).role != "assistant":
             raise UnusableRecord(f"its {name} is not one message of the assistant")
-        value = messages[0].content
+        value = said(value[0])
     found = text(value)
     if found is None:
         raise UnusableRecord(f"it has no {name}")

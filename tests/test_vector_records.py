@@ -2,11 +2,14 @@
 
 import json
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from safetensors import safe_open
+from vision_models import vision_llm
 
 from steerable_llm import SteeringVector
 from steerable_llm.vector.calibration import Calibration, Choice, DataUsed
@@ -146,3 +149,39 @@ def test_a_build_writes_down_which_prompts_it_saw(tiny_llm: Any) -> None:
     )
     seen = build_vector(tiny_llm, pairs, method="caa", progress=False).provenance.seen
     assert seen == tuple(sorted(hashes_of(tiny_llm, pairs)))
+
+
+def test_a_template_that_tells_the_day_gives_the_same_hash_tomorrow(
+    tiny_llm: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from steerable_llm import PreferencePair
+
+    pairs = [PreferencePair("Is it the 3rd today?", good="yes", bad="no it is not")]
+    found = []
+    for day in ("", "Today is {{ strftime_now('%A %d %b %Y') }}. "):
+        template = f"{day}{{{{ messages[0]['content'] }}}}"
+        monkeypatch.setattr(tiny_llm.tokenizer, "chat_template", template)
+        found.append((tiny_llm.render("a"), hashes_of(tiny_llm, pairs)))
+    (plain, _), (dated, hashes) = found
+    assert dated != plain
+    told = f"Today is {datetime.now().strftime('%A %d %b %Y')}"
+    assert dated.startswith(told)
+    assert hashes == (prompt_hash("Today is . Is it the 3rd today?"),)
+
+
+def test_an_image_is_known_by_its_bytes_wherever_it_lies(tmp_path: Path) -> None:
+    from steerable_llm import PreferencePair
+
+    llm = vision_llm("qwen2_vl")
+    cat, dog = (tmp_path / name for name in ("cat.png", "dog.png"))
+    for path, colour in ((cat, "red"), (dog, "blue")):
+        Image.new("RGB", (8, 8), colour).save(path)
+
+    def hashed(image: Any) -> str:
+        pair = PreferencePair("What is it?", good="a cat", bad="a dog", images=[image])
+        return hashes_of(llm, [pair])[0]
+
+    copy = tmp_path / "copy.png"
+    copy.write_bytes(cat.read_bytes())
+    assert hashed(cat) == hashed(copy) == hashed(cat.read_bytes())
+    assert hashed(cat) != hashed(dog)

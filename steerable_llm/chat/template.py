@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cached_property
 from typing import Any
 
@@ -20,6 +21,8 @@ from steerable_llm.errors import InvalidInputError
 # Stands for a message's content while the template around it is looked at. The private-use
 # characters occur in no template and hardly in any text.
 _MARK = "\ue000{}\ue001"
+# How a template asks what day it is.
+_DAYS = re.compile(r"strftime_now\(\s*['\"]([^'\"]+)['\"]")
 _MARKS = re.compile("\ue000(\\d+)\ue001")
 
 # The plain form for tokenizers without a chat template. It ends in a line break and not in a
@@ -96,6 +99,17 @@ class ChatFormat:
                 refuses, or tools where the template has no place for them.
         """
         return self._render(as_messages(messages), add_generation_prompt, tools)
+
+    def undated(self, messages: MessagesLike) -> str:
+        """Return the prompt as text, without the day that some templates tell the model.
+
+        Raises:
+            InvalidInputError: As for :meth:`render`.
+        """
+        text = self.render(messages)
+        for form in _DAYS.findall(str(self.tokenizer.chat_template)):
+            text = text.replace(datetime.now().strftime(form), "", 1)
+        return text
 
     def encode(
         self,

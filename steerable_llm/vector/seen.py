@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Protocol
 
-from steerable_llm.chat.message import MessagesLike
+from steerable_llm.chat.images import ImagePart
+from steerable_llm.chat.message import MessagesLike, as_messages
+from steerable_llm.chat.template import ChatFormat
 
 
-class HasRender(Protocol):
-    """Anything that renders messages as its model sees them, such as `HookedModel`."""
+class HasChatFormat(Protocol):
+    """Anything that renders messages as a model sees them, such as `HookedModel`."""
 
-    def render(self, messages: MessagesLike) -> str:
-        """Return the prompt as text."""
-        ...
+    chat_format: ChatFormat
 
 
 class HasMessages(Protocol):
@@ -34,26 +36,36 @@ def prompt_hash(rendered: str, images: Iterable[str] = ()) -> str:
 
     Args:
         rendered: The prompt as the model's chat template renders it.
-        images: What names its images, in their order: of a text with another image it is another
-            prompt.
+        images: What tells its images apart, in their order.
     """
     folded = "\0".join(["".join(rendered.split()), *images])
     return hashlib.sha256(folded.encode()).hexdigest()[:16]
 
 
-def hashes_of(llm: HasRender, prompts: Iterable[HasMessages]) -> tuple[str, ...]:
+def hashes_of(llm: HasChatFormat, prompts: Iterable[HasMessages]) -> tuple[str, ...]:
     """Return the hash of every prompt, in their order, repeated ones repeated.
 
     Args:
-        llm: The model; its chat template renders the prompts.
+        llm: The model; its chat template renders the prompts, on no particular day.
         prompts: Pairs or evaluation items.
 
     Raises:
         InvalidInputError: A prompt that the model's template refuses.
     """
-    return tuple(
-        prompt_hash(llm.render(one.messages), getattr(one, "images", ())) for one in prompts
-    )
+    found = []
+    for one in prompts:
+        messages = as_messages(one.messages)
+        images = (_content(image) for message in messages for image in message.images)
+        found.append(prompt_hash(llm.chat_format.undated(messages), images))
+    return tuple(found)
+
+
+def _content(image: ImagePart) -> str:
+    """A hash of an image's bytes; its address, where they are elsewhere."""
+    data, where = image.data, image.where
+    if data is None and isinstance(where, str | os.PathLike) and Path(where).is_file():
+        data = Path(where).read_bytes()
+    return str(where) if data is None else hashlib.sha256(data).hexdigest()
 
 
 def kept(hashes: Iterable[str]) -> tuple[str, ...]:

@@ -136,7 +136,7 @@ def test_after_closing_answers_are_dropped_and_counted(tmp_path: Path) -> None:
 def test_answers_given_just_before_the_end_of_the_process_are_kept(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'a.db'}"
     code = (
-        "import sys; from steerable_llm.logs import LoggedAnswer; "
+        "import sys; from steerable_llm.logs.answers import LoggedAnswer; "
         "from steerable_llm.logs.recorder import AnswerRecorder; "
         "m = {'role': 'user', 'content': 'q'}; "
         "AnswerRecorder(sys.argv[1]).record("

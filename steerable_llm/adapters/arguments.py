@@ -1,10 +1,10 @@
 """The arguments of a call, as both frameworks name them, and how wrong ones are refused."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import Annotated, Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_core import CoreSchema, core_schema
 
 from steerable_llm.errors import InvalidInputError
@@ -42,6 +42,35 @@ def refuse_unknown(kind: str, given: Iterable[str], known: Iterable[str]) -> Non
         nearest = get_close_matches(name, names, n=1)
         hint = f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(names)}"
         raise InvalidInputError(f"{name!r} is not a {kind} of this model; {hint}")
+
+
+def sampling_of(model: BaseModel, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a call's sampling in the engine's words; the model's fields hold for the rest."""
+    return {theirs: given.get(ours, getattr(model, ours)) for ours, theirs in SAMPLING.items()}
+
+
+def to_tool_choice(choice: Any) -> str | None:
+    """Return a choice of tools as the engine names it; whether there is such a tool it checks.
+
+    Args:
+        choice: None, a truth value, "any", "required", "auto", "none", a tool's name, or an OpenAI
+            choice dict.
+
+    Raises:
+        InvalidInputError: A choice in a form that is not known.
+    """
+    named = choice
+    if isinstance(choice, Mapping):
+        named = (choice.get("function") or {}).get("name") or choice.get("type")
+    if named is None or named is False:
+        return None
+    if named is True or named == "any":
+        return "required"
+    if not isinstance(named, str):
+        raise InvalidInputError(
+            f"tool_choice is {choice!r}: give auto, none, any, required or a tool's name"
+        )
+    return named
 
 
 def explain(error: ValidationError) -> str:

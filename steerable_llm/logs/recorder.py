@@ -9,18 +9,19 @@ import threading
 import time
 import weakref
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, TypeVar
 
-from steerable_llm.chat.message import Message
+from steerable_llm.chat.message import Message, as_messages
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.logs.answer_log import BATCH, AnswerLog
 from steerable_llm.logs.answers import LoggedAnswer, Passage
 
 K = TypeVar("K")
 V = TypeVar("V")
+T = TypeVar("T")
 
 # Runs of a chain that are still going: what was asked and retrieved, until the model answers.
 
@@ -132,6 +133,27 @@ class OpenTraces:
         with self._lock:
             self._roots.pop(run, None)
             self._traces.pop(run, None)
+
+
+def as_logged(
+    messages: Iterable[T],
+    read: Callable[[list[T]], Iterable[Message]],
+    in_text: Callable[[T], Message],
+) -> tuple[Message, ...]:
+    """Return a prompt as it is logged.
+
+    Args:
+        messages: A framework's.
+        read: Makes them ours.
+        in_text: Makes a message of the text of one that cannot be read.
+    """
+    made: list[Message] = []
+    for message in messages:
+        try:
+            made += read([message])
+        except InvalidInputError:
+            made.append(in_text(message))
+    return as_messages(made) if made else ()
 
 
 def asked(question: str | None, messages: Iterable[Message]) -> str:

@@ -34,7 +34,13 @@ from langchain_core.runnables.config import (
 )
 from pydantic import Field, PrivateAttr, ValidationError
 
-from steerable_llm.adapters.arguments import SAMPLING, GivenSteering, explain, refuse_unknown
+from steerable_llm.adapters.arguments import (
+    SAMPLING,
+    GivenSteering,
+    explain,
+    refuse_unknown,
+    sampling_of,
+)
 from steerable_llm.adapters.langchain.gathering import Gathering, Seat
 from steerable_llm.adapters.langchain.messages import (
     PROVIDER,
@@ -357,9 +363,6 @@ class SteerableChatModel(BaseChatModel):
         """
         refuse_unknown("call argument", set(kwargs), _CALL_ARGUMENTS)
         tools = to_tools(kwargs.get("tools") or (), kwargs.get("strict"))
-        sampling = {
-            theirs: kwargs.get(ours, getattr(self, ours)) for ours, theirs in SAMPLING.items()
-        }
         return {
             "messages": read_messages(messages),
             "steering": self.steering,
@@ -372,7 +375,7 @@ class SteerableChatModel(BaseChatModel):
             "context": kwargs.get("context"),
             "contrast": kwargs.get("contrast"),
             "policy": self._policy_for(kwargs),
-            **sampling,
+            **sampling_of(self, kwargs),
         }
 
     # Answering.

@@ -15,10 +15,9 @@ from langchain_core.outputs import ChatGeneration, LLMResult
 
 from steerable_llm.adapters.langchain.chat_model import TAG
 from steerable_llm.adapters.langchain.messages import read_messages
-from steerable_llm.chat.message import Message, as_messages
-from steerable_llm.errors import InvalidInputError
+from steerable_llm.chat.message import Message
 from steerable_llm.logs.answers import LoggedAnswer, Passage
-from steerable_llm.logs.recorder import RUNS, AnswerRecorder, Latest, OpenTraces
+from steerable_llm.logs.recorder import RUNS, AnswerRecorder, Latest, OpenTraces, as_logged
 
 #: Names under which chains take their question.
 QUESTION_KEYS = ("question", "query", "input", "user_input")
@@ -131,7 +130,7 @@ class AnswerLogHandler(BaseCallbackHandler):
     ) -> None:
         """Keep the prompt until the answer is there."""
         del serialized
-        self._ask(run_id, parent_run_id, _logged(messages[0]), kwargs)
+        self._ask(run_id, parent_run_id, as_logged(messages[0], read_messages, _in_text), kwargs)
 
     def on_llm_start(
         self,
@@ -222,18 +221,8 @@ def _document_id(document: Document, place: int) -> str:
     return str(named) if named else f"passage-{place + 1}"
 
 
-def _logged(messages: Sequence[BaseMessage]) -> tuple[Message, ...]:
-    """Return messages as they are logged; of what cannot be read the text is kept."""
-    made: list[Message] = []
-    for message in messages:
-        try:
-            made += read_messages([message])
-        except InvalidInputError:
-            known = message.type in _ROLES
-            made.append(
-                Message(
-                    role=_ROLES.get(message.type, "user"),
-                    content=str(message.text) if known else get_buffer_string([message]),
-                )
-            )
-    return as_messages(made) if made else ()
+def _in_text(message: BaseMessage) -> Message:
+    """Return a message that cannot be read as its text; what has no role of ours is the user's."""
+    if message.type in _ROLES:
+        return Message(role=_ROLES[message.type], content=str(message.text))
+    return Message(role="user", content=get_buffer_string([message]))

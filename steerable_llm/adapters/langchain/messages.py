@@ -1,4 +1,4 @@
-"""Tools, choices and forms of answers as LangChain names them, in the engine's words."""
+"""LangChain's messages, tools and forms of answers, to and from the engine's words."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -18,13 +18,12 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResu
 from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 
+from steerable_llm.adapters.arguments import to_tool_choice
 from steerable_llm.adapters.surroundings import what_steered
 from steerable_llm.answer.constraint import Constraint
 from steerable_llm.answer.request import Generation, GenerationChunk
 from steerable_llm.chat.message import TOLD_ELSEWHERE, Message, ToolCall, as_messages
 from steerable_llm.errors import InvalidInputError
-
-# LangChain's messages in the plain form that the model reads.
 
 _ROLES: dict[type[BaseMessage], str] = {
     HumanMessage: "user",
@@ -135,8 +134,6 @@ def _unread(message: BaseMessage, kind: str | None, position: int) -> InvalidInp
     )
 
 
-# The model's answers in LangChain's form.
-
 PROVIDER = "steerable-llm"
 
 
@@ -237,22 +234,16 @@ def to_choice(choice: Any, tools: Sequence[Mapping[str, Any]]) -> str | None:
     """Return a choice of tools as the engine names it.
 
     Args:
-        choice: None, a truth value, "any", "required", "auto", "none", a tool's name, or an OpenAI
-            choice dict.
+        choice: See `to_tool_choice`.
         tools: The bound tools.
 
     Raises:
         InvalidInputError: No such tool, or another kind of choice.
     """
-    if isinstance(choice, Mapping):
-        choice = (choice.get("function") or {}).get("name") or choice.get("type")
-    if choice is None or choice is False:
-        return None
-    if choice is True or choice == "any":
-        return "required"
     names = [tool["function"]["name"] for tool in tools]
-    if choice in ("auto", "none", "required", *names):
-        return str(choice)
+    made = to_tool_choice(choice)
+    if made in (None, "auto", "none", "required", *names):
+        return made
     raise InvalidInputError(
         f"tool_choice is {choice!r}: give auto, none, any, required or one of the tools "
         f"({', '.join(names) or 'none are bound'})"

@@ -21,6 +21,7 @@ from llama_index.core.base.llms.types import (
     CompletionResponseAsyncGen,
     CompletionResponseGen,
     LLMMetadata,
+    ToolCallBlock,
 )
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
 from llama_index.core.llms.function_calling import FunctionCallingLLM
@@ -30,16 +31,15 @@ from llama_index.core.tools.types import BaseTool
 from llama_index.core.types import PydanticProgramMode
 from pydantic import BaseModel, Field, PrivateAttr, ValidationError
 
-from steerable_llm.adapters.arguments import SAMPLING, GivenSteering, explain, refuse_unknown
-from steerable_llm.adapters.llama_index.messages import (
-    read_messages,
-    to_chat,
-    to_completion,
-    to_messages,
-    to_openai_tools,
-    to_selections,
+from steerable_llm.adapters.arguments import (
+    SAMPLING,
+    GivenSteering,
+    explain,
+    refuse_unknown,
+    sampling_of,
     to_tool_choice,
 )
+from steerable_llm.adapters.llama_index.messages import read_messages, to_chat, to_completion
 from steerable_llm.adapters.llama_index.steps import PromptedLLM, own_copy, step_of
 from steerable_llm.adapters.llama_index.structured import (
     SteerableStructuredLLM,
@@ -319,9 +319,8 @@ class SteerableLlamaIndexLLM(PromptedLLM, FunctionCallingLLM):
             "step": step,
             "stop": kwargs.get("stop", self.stop),
             "policy": policy,
+            **sampling_of(self, kwargs),
         }
-        for ours, theirs in SAMPLING.items():
-            arguments[theirs] = kwargs.get(ours, getattr(self, ours))
         for name in _ASKED:
             if kwargs.get(name) is not None:
                 arguments[name] = kwargs[name]
@@ -373,11 +372,16 @@ class SteerableLlamaIndexLLM(PromptedLLM, FunctionCallingLLM):
                 "this model does not call tools, since its chat template knows none: "
                 "use a ReActAgent, which asks for tools in plain text"
             )
-        choice = to_tool_choice(kwargs.pop("tool_choice", None), tool_required)
-        asked: dict[str, Any] = {"messages": to_messages(user_msg, chat_history), **kwargs}
+        choice = kwargs.pop("tool_choice", None)
+        latest = ChatMessage(user_msg, role="user") if isinstance(user_msg, str) else user_msg
+        messages = [*(chat_history or []), *([] if latest is None else [latest])]
+        asked: dict[str, Any] = {"messages": messages, **kwargs}
         if tools:
-            asked["tools"] = to_openai_tools(tools)
-            asked["tool_choice"] = choice
+            # The limit on a description's length that LlamaIndex checks is OpenAI's own.
+            asked["tools"] = [
+                tool.metadata.to_openai_tool(skip_length_check=True) for tool in tools
+            ]
+            asked["tool_choice"] = to_tool_choice(tool_required if choice is None else choice)
             asked["parallel_tool_calls"] = allow_parallel_tool_calls
         return asked
 
@@ -389,7 +393,20 @@ class SteerableLlamaIndexLLM(PromptedLLM, FunctionCallingLLM):
         Raises:
             InvalidInputError: It asks for none, and `error_on_no_tool_call` is set.
         """
-        return to_selections(response, error_on_no_tool_call)
+        calls = [block for block in response.message.blocks if isinstance(block, ToolCallBlock)]
+        if not calls and error_on_no_tool_call:
+            raise InvalidInputError(
+                "the model called no tool: pass tool_required=True so that it must, "
+                "or error_on_no_tool_call=False to take its text"
+            )
+        return [
+            ToolSelection(
+                tool_id=call.tool_call_id or "",
+                tool_name=call.tool_name,
+                tool_kwargs=call.tool_kwargs,
+            )
+            for call in calls
+        ]
 
     # Answers that are objects of a class, asked for under a constraint: whatever the model would
     # rather say, and however it is steered, what it writes is JSON of that class.

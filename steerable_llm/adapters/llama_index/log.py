@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -28,10 +28,9 @@ from pydantic import PrivateAttr
 
 from steerable_llm.adapters.llama_index.messages import read_messages
 from steerable_llm.adapters.surroundings import surroundings
-from steerable_llm.chat.message import Message, as_messages
-from steerable_llm.errors import InvalidInputError
+from steerable_llm.chat.message import Message
 from steerable_llm.logs.answers import LoggedAnswer, Passage
-from steerable_llm.logs.recorder import RUNS, AnswerRecorder, Latest, OpenTraces
+from steerable_llm.logs.recorder import RUNS, AnswerRecorder, Latest, OpenTraces, as_logged
 
 _ROLES = {"system": "system", "developer": "system", "assistant": "assistant"}
 
@@ -157,7 +156,7 @@ class AnswerLogEventHandler(BaseEventHandler):
         else:
             text = response.text
         if isinstance(event, LLMChatEndEvent):
-            messages = _logged(event.messages)
+            messages = as_logged(event.messages, read_messages, _in_text)
         else:
             messages = (Message(role="user", content=event.prompt),)
         said = response.raw if isinstance(response.raw, Mapping) else {}
@@ -210,13 +209,7 @@ def _text(query: QueryType) -> str:
     return query if isinstance(query, str) else query.query_str
 
 
-def _logged(messages: Sequence[ChatMessage]) -> tuple[Message, ...]:
-    """Return messages as they are logged; of what cannot be read the text is kept."""
-    made: list[Message] = []
-    for message in messages:
-        try:
-            made += read_messages([message])
-        except InvalidInputError:
-            role = _ROLES.get(getattr(message.role, "value", message.role), "user")
-            made.append(Message(role=role, content=message.content or ""))
-    return as_messages(made) if made else ()
+def _in_text(message: ChatMessage) -> Message:
+    """Return a message that cannot be read as its text; what has no role of ours is the user's."""
+    role = _ROLES.get(getattr(message.role, "value", message.role), "user")
+    return Message(role=role, content=message.content or "")

@@ -1,6 +1,6 @@
-"""Tools and tool calls, between LlamaIndex's form and OpenAI's, which the model reads."""
+"""LlamaIndex's messages and responses, to and from what the model reads and answers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -16,15 +16,11 @@ from llama_index.core.base.llms.types import (
     ThinkingBlock,
     ToolCallBlock,
 )
-from llama_index.core.llms.llm import ToolSelection
-from llama_index.core.tools.types import BaseTool
 
 from steerable_llm.adapters.surroundings import what_steered
 from steerable_llm.answer.request import Generation
 from steerable_llm.chat.message import Message, as_messages
 from steerable_llm.errors import InvalidInputError
-
-# LlamaIndex's messages and responses, to and from the plain form of the model.
 
 _ROLES = {
     MessageRole.SYSTEM: "system",
@@ -148,59 +144,3 @@ def record_of(answer: Generation, model_name: str) -> dict[str, dict[str, Any]]:
         **told,
     }
     return {"raw": raw, "additional_kwargs": {**usage, **told}}
-
-
-# What other integrations call "any of the tools, but one of them".
-_SAME = {"any": "required"}
-
-
-def to_openai_tools(tools: Sequence[BaseTool]) -> list[dict[str, Any]]:
-    """Return LlamaIndex's tools as OpenAI's function dicts."""
-    # The limit on a description's length that LlamaIndex checks is OpenAI's own.
-    return [tool.metadata.to_openai_tool(skip_length_check=True) for tool in tools]
-
-
-def to_tool_choice(choice: str | Mapping[str, Any] | None, required: bool) -> str | None:
-    """Return which tools may be called: auto, none, required, or the name of one.
-
-    Raises:
-        InvalidInputError: A choice in a form that is not known.
-    """
-    if choice is None:
-        return "required" if required else None
-    if isinstance(choice, str):
-        return _SAME.get(choice, choice)
-    name = (choice.get("function") or {}).get("name")
-    if not isinstance(name, str):
-        raise InvalidInputError(
-            f"tool_choice is {choice!r}: give auto, none, required or a tool's name"
-        )
-    return name
-
-
-def to_messages(
-    user_msg: str | ChatMessage | None, chat_history: Sequence[ChatMessage] | None
-) -> list[ChatMessage]:
-    """Return a history with the user's latest message at its end."""
-    latest = ChatMessage(user_msg, role="user") if isinstance(user_msg, str) else user_msg
-    return [*(chat_history or []), *([] if latest is None else [latest])]
-
-
-def to_selections(response: ChatResponse, error_on_no_tool_call: bool) -> list[ToolSelection]:
-    """Return the tools that a response asks for.
-
-    Raises:
-        InvalidInputError: It asks for none, and must.
-    """
-    calls = [block for block in response.message.blocks if isinstance(block, ToolCallBlock)]
-    if not calls and error_on_no_tool_call:
-        raise InvalidInputError(
-            "the model called no tool: pass tool_required=True so that it must, "
-            "or error_on_no_tool_call=False to take its text"
-        )
-    return [
-        ToolSelection(
-            tool_id=call.tool_call_id or "", tool_name=call.tool_name, tool_kwargs=call.tool_kwargs
-        )
-        for call in calls
-    ]

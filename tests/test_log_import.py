@@ -21,15 +21,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from langchain_core.documents import Document
 from langchain_core.load import dumpd
-from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
+from langchain_core.messages import (
+    AIMessage,
+    HumanMessage,
+    SystemMessage,
+    ToolMessage,
+    messages_to_dict,
+)
 from langchain_core.outputs import ChatGeneration, LLMResult
 from sqlalchemy.exc import OperationalError
 
+from steerable_llm.chat.message import as_messages
 from steerable_llm.errors import AnswerLogError, InvalidInputError, SteerableError
 from steerable_llm.logs.answer_log import AnswerLog
 from steerable_llm.logs.exporters import export_pairs
 from steerable_llm.logs.importers import IMPORTERS, Rules, import_files
 from steerable_llm.logs.importers.openinference import nest
+from steerable_llm.logs.importers.openinference import openinference as read_span
+from steerable_llm.logs.importers.records import prompt
 from steerable_llm.logs.importers.traces import stage
 from steerable_llm.logs.queries import add_rows
 from steerable_llm.pairs.pair import Pairs, PreferencePair
@@ -645,6 +654,41 @@ def test_failed_and_tool_calling_models_are_left_with_the_reason(
         "its run failed": 1,
         "a message calls a tool instead of saying something": 1,
     }
+
+
+def test_tool_turns_and_images_of_langchains_and_openinferences_forms_are_read() -> None:
+    image = {"type": "image", "base64": PICTURE.partition(",")[2], "mime_type": "image/png"}
+    asked = [
+        HumanMessage([image, {"type": "text", "text": "When does it open?"}]),
+        AIMessage("", tool_calls=[{"name": "look", "args": {"shop": "Köln"}, "id": "1"}]),
+        ToolMessage("At ten.", tool_call_id="1"),
+        HumanMessage("Where?"),
+    ]
+    expected = as_messages(RICH)
+    assert prompt([dumpd(message) for message in asked]) == expected
+    assert prompt(messages_to_dict(asked)) == expected
+    in_spans = {
+        "0.message": {
+            "role": "user",
+            "contents": [
+                {"message_content": {"type": "image", "image": {"image": {"url": PICTURE}}}},
+                {"message_content": {"type": "text", "text": "When does it open?"}},
+            ],
+        },
+        "1.message.role": "assistant",
+        "1.message.tool_calls.0.tool_call.id": "1",
+        "1.message.tool_calls.0.tool_call.function.name": "look",
+        "1.message.tool_calls.0.tool_call.function.arguments": '{"shop": "Köln"}',
+        "2.message": {"role": "tool", "tool_call_id": "1", "name": "look", "content": "At ten."},
+        "3.message": {"role": "user", "content": "Where?"},
+    }
+    attributes = {
+        "openinference.span.kind": "LLM",
+        **{f"llm.input_messages.{name}": value for name, value in in_spans.items()},
+        "llm.output_messages.0.message": {"role": "assistant", "content": "In Köln."},
+    }
+    [span] = read_span({"span_id": "a", "trace_id": "t", "attributes": attributes})
+    assert as_messages(span.content["messages"]) == expected
 
 
 # Verdicts.

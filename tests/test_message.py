@@ -14,6 +14,9 @@ from pydantic import BaseModel
 from steerable_llm.chat.images import PLACE
 from steerable_llm.chat.message import Message, ToolCall, as_messages, kept_in, read_from
 from steerable_llm.errors import InvalidInputError, PairError
+from steerable_llm.evaluation.set import EvaluationItem, EvaluationSet
+from steerable_llm.logs.answer_log import AnswerLog
+from steerable_llm.logs.answers import LoggedAnswer, read_answers, write_answers
 from steerable_llm.pairs.pair import Pairs, PreferencePair
 
 CALL = {"id": "1", "type": "function", "function": {"name": "look", "arguments": {"place": "Köln"}}}
@@ -141,6 +144,27 @@ def test_pairs_hold_tool_turns_and_images_through_a_file(tmp_path: Path) -> None
     again = Pairs.from_jsonl(read.to_jsonl(tmp_path / "more" / "pairs.jsonl"))
     assert again.digest == pairs.digest
     assert again[0].images[0].where.is_file()
+
+
+def test_evaluation_items_and_logged_answers_hold_them_too(tmp_path: Path) -> None:
+    messages = as_messages([*TURNS, *about(picture())])
+    item = EvaluationItem(id="a", category="b", messages=messages, accept=("x",))
+    items = EvaluationSet("set", [item])
+    read = EvaluationSet.from_jsonl(items.to_jsonl(tmp_path / "set.jsonl"))
+    assert (read, read.digest) == (items, items.digest)
+    answer = LoggedAnswer(id="a", question="q", messages=messages, answer="Yes.")
+    assert read_answers(write_answers(tmp_path / "log.jsonl", [answer])) == [answer]
+    assert len(list((tmp_path / "images").iterdir())) == 1
+    with AnswerLog(f"sqlite:///{tmp_path / 'answers.db'}") as log:
+        log.add([answer])
+        assert list(log.answers()) == [answer]
+        log.add([read_answers(tmp_path / "log.jsonl")[0].model_copy(update={"id": "b"})])
+        assert [entry.messages for entry in log.answers()] == [messages, messages]
+    (tmp_path / "images").rename(tmp_path / "gone")  # the database needs no files
+    with AnswerLog(f"sqlite:///{tmp_path / 'answers.db'}") as log:
+        assert [entry.messages[-1].images[0].data for entry in log.answers()] == [
+            png(picture()), png(picture())
+        ]  # fmt: skip
 
 
 def test_text_pairs_have_the_id_and_the_digest_that_they_always_had(tmp_path: Path) -> None:

@@ -143,21 +143,17 @@ def _check(
 ) -> Steerability:
     target = TARGETS[behaviour]
     vector = CONTRASTS[contrast](llm, behaviour)
-    strength = 0.0
     try:
-        found = calibrate(
+        vector = calibrate(
             llm,
             vector,
             build_evaluation_set(behaviour, "dev").category(target),
             build_evaluation_set("capability", "dev"),
             scopes=("generated", "last_prompt"),
-            controls=False,
             progress=progress,
         )
     except CalibrationError:
-        vector = vector.with_calibration(Calibration(strength=strength, scope="generated"))
-    else:
-        vector, strength = found.vector, found.best.strength
+        vector = vector.with_calibration(Calibration(strength=0.0, scope="generated"))
     report = evaluate(
         llm,
         vector,
@@ -176,5 +172,5 @@ def _check(
             - report.row("steered", category).main.value
             for category in ("closed_book", "reading")
         },
-        strength,
+        vector.calibration.strength if vector.calibration else 0.0,
     )

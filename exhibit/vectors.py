@@ -17,7 +17,8 @@ from exhibit.steerability import TARGETS
 from steerable_llm import demo
 from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.errors import CalibrationError
-from steerable_llm.evaluation.calibration import CalibrationResult, calibrate
+from steerable_llm.evaluation.calibration import Sweep
+from steerable_llm.evaluation.calibration import sweep as search
 from steerable_llm.evaluation.evaluate import evaluate
 from steerable_llm.evaluation.report import Report
 from steerable_llm.methods.build import build_vector
@@ -57,9 +58,9 @@ def sweep(
     behaviour: demo.Behaviour,
     *,
     progress: bool = True,
-) -> CalibrationResult:
+) -> Sweep:
     """Choose the best of the vectors and its setting on the behaviour's dev prompts."""
-    return calibrate(
+    return search(
         llm,
         vectors,
         demo.evaluation_set(behaviour, "dev"),

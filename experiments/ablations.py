@@ -3,7 +3,7 @@
 Run ``python -m experiments.ablations``.
 
 Every ablation keeps all but one thing as the reference has it. What is left open, such as the
-strength, is chosen on dev for each contender by itself; test is read once.
+strength, is chosen on dev for each arm by itself; test is read once.
 
 | name | what changes |
 |---|---|
@@ -24,9 +24,9 @@ import shlex
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from pydantic import BaseModel, ConfigDict
 from rich.console import Console
@@ -35,13 +35,13 @@ from experiments.token_ablation import TokenAblation, token_ablation
 from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.cli.options import load_model, settings_of
 from steerable_llm.errors import InvalidInputError, SteerableError
-from steerable_llm.evaluation.arms import strict_instruction_for
-from steerable_llm.evaluation.compare import WAYS, Entry, Recipe, Result, Setup, Trial, recipe_way
+from steerable_llm.evaluation.compare import Result, Trial
 from steerable_llm.evaluation.comparison import Comparison
+from steerable_llm.evaluation.recipes import Data, Recipe
+from steerable_llm.evaluation.rows import Row
 from steerable_llm.evaluation.set import EvaluationSet
-from steerable_llm.evaluation.verdict import Row
+from steerable_llm.evaluation.settings import DEFAULTS, Changes, EvaluationSettings
 from steerable_llm.files import check_writable
-from steerable_llm.methods import METHODS
 from steerable_llm.methods.build import build, validated
 from steerable_llm.methods.grains.grains import GrainsConfig
 from steerable_llm.pairs.pair import Pairs
@@ -60,7 +60,7 @@ _FEW_LAYERS = (0.02, 0.03, 0.05, 0.08, 0.1, 0.12, 0.2, 0.4, 0.8)
 
 @dataclass(frozen=True)
 class Base:
-    """What the contenders of an ablation are made from.
+    """What the arms of an ablation are made from.
 
     Attributes:
         config: Settings of GrAInS that all of them share.
@@ -80,14 +80,14 @@ class Base:
 
     def recipe(self, **changed: Any) -> Recipe:
         """The reference's recipe with other settings of GrAInS."""
-        return Recipe("grains", {**self.config, **changed})
+        return Recipe("grains", ({**self.config, **changed},))
 
     def value(self, name: str) -> Any:
         """What the reference has for a setting."""
         return GrainsConfig.model_validate(self.config).model_dump()[name]
 
 
-Contenders = dict[str, tuple[Recipe, ...]]
+Arms = dict[str, tuple[Recipe, ...]]
 
 
 @dataclass(frozen=True)
@@ -98,18 +98,18 @@ class Ablation:
         title: The heading.
         says: What changes and what stays.
         axis: What the picture's axis is called.
-        contenders: From the base to names and recipes; several recipes are averaged per prompt.
+        arms: From the base to names and recipes; several recipes are averaged per prompt.
             An empty tuple stands for the reference.
     """
 
     title: str
     says: str
     axis: str
-    contenders: Callable[[Base], Contenders] = field(repr=False)
+    arms: Callable[[Base], Arms] = field(repr=False)
 
 
-def _attribution(base: Base) -> Contenders:
-    found: Contenders = {}
+def _attribution(base: Base) -> Arms:
+    found: Arms = {}
     for name in ("integrated_gradients", "smoothgrad", "gradient"):
         is_reference = base.value("attribution") == name
         found[_name("attribution", name)] = () if is_reference else (base.recipe(attribution=name),)
@@ -119,15 +119,15 @@ def _attribution(base: Base) -> Contenders:
     return found
 
 
-def _objective(base: Base) -> Contenders:
+def _objective(base: Base) -> Arms:
     return _settings(base, "objective", ("preference", "likelihood"))
 
 
-def _k(base: Base) -> Contenders:
+def _k(base: Base) -> Arms:
     return _settings(base, "k", sorted({*KS, base.value("k")}))
 
 
-def _settings(base: Base, setting: str, values: Sequence[Any]) -> Contenders:
+def _settings(base: Base, setting: str, values: Sequence[Any]) -> Arms:
     return {
         _name(setting, value): ()
         if value == base.value(setting)
@@ -136,11 +136,11 @@ def _settings(base: Base, setting: str, values: Sequence[Any]) -> Contenders:
     }
 
 
-def _strength(base: Base) -> Contenders:
+def _strength(base: Base) -> Arms:
     if base.chosen is None:  # the reference failed on dev, and the report says so
         return {}
     sign = 1 if base.chosen.strength > 0 else -1
-    found: Contenders = {}
+    found: Arms = {}
     for size in sorted({*STRENGTHS, abs(base.chosen.strength)}):
         given = replace(base.chosen, strength=sign * size, remark="set by an ablation")
         is_reference = given.strength == base.chosen.strength
@@ -150,7 +150,7 @@ def _strength(base: Base) -> Contenders:
     return found
 
 
-def _layers(base: Base) -> Contenders:
+def _layers(base: Base) -> Arms:
     subsets: dict[str, tuple[int, ...]] = {}
     third = -(-base.depth // 3)
     for name, start in (("early third", 0), ("middle third", third), ("late third", 2 * third)):
@@ -158,16 +158,16 @@ def _layers(base: Base) -> Contenders:
             subsets[name] = members
     step = max(1, -(-base.depth // _MOST_SINGLE_LAYERS))
     subsets |= {f"only {layer}": (layer,) for layer in range(0, base.depth, step)}
-    found: Contenders = {"layers all": ()}
+    found: Arms = {"layers all": ()}
     for name, members in subsets.items():
-        sweep = {"layers": (members,), "strengths": _FEW_LAYERS}
-        found[_name("layers", name)] = (replace(base.recipe(), sweep=sweep),)
+        search = {"layers": (members,), "strengths": _FEW_LAYERS}
+        found[_name("layers", name)] = (replace(base.recipe(), search=search),)
     return found
 
 
-def _pairs(base: Base) -> Contenders:
+def _pairs(base: Base) -> Arms:
     fewer = [size for size in base.sizes if size < base.pairs]
-    found: Contenders = {
+    found: Arms = {
         _name("pairs", size): tuple(
             replace(base.recipe(), pairs=size, order=order) for order in range(base.seeds)
         )
@@ -181,7 +181,7 @@ def _name(ablation: str, value: object) -> str:
     return f"{ablation} {str(value).replace('_', ' ')}"
 
 
-#: Every ablation that makes contenders, by name; `tokens` is measured apart.
+#: Every ablation that makes arms, by name; `tokens` is measured apart.
 ABLATIONS: dict[str, Ablation] = {
     "attribution": Ablation(
         "How tokens are scored",
@@ -224,24 +224,24 @@ NAMES = (*ABLATIONS, "tokens")
 
 
 class Section(BaseModel):
-    """Contenders that differ in one thing.
+    """Arms that differ in one thing.
 
     Attributes:
         name: Of what differs, such as "k"; in the names of files.
-        contenders: Their names, in order.
+        arms: Their names, in order.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
-    contenders: tuple[str, ...]
+    arms: tuple[str, ...]
 
 
 class AblationReport(Comparison):
     """A comparison of the settings of one method.
 
     Attributes:
-        sections: Contenders that belong together.
+        sections: Arms that belong together.
         tokens: What masking attributed tokens does, if that was measured.
     """
 
@@ -258,7 +258,7 @@ class AblationReport(Comparison):
         parts: list[Part] = [Text(self.introduction)]
         for section in self.sections:
             told = ABLATIONS[section.name]
-            picture = self.picture(section.name, section.contenders, f"{section.name} ", told.axis)
+            picture = self.picture(section.name, section.arms, f"{section.name} ", told.axis)
             table = self.table_of(self._rows(section))
             parts += [Heading(told.title), Text(told.says), picture, table]
         if self.tokens is not None:
@@ -268,7 +268,7 @@ class AblationReport(Comparison):
     def _rows(self, section: Section) -> list[Row]:
         """On the target: the unsteered model first, then in the section's order."""
         rows = {row.arm: row for row in self.rows if row.category == self.target}
-        return [rows[name] for name in ("none", *section.contenders) if name in rows]
+        return [rows[name] for name in ("none", *section.arms) if name in rows]
 
 
 def ablate(
@@ -279,19 +279,13 @@ def ablate(
     ablations: Sequence[str] = NAMES,
     capability: EvaluationSet | None = None,
     *,
-    config: Mapping[str, Any] | None = None,
     dev_capability: EvaluationSet | None = None,
-    target: str | None = None,
-    strict_instruction: str | None = None,
-    budget: float = 0.01,
+    config: Mapping[str, Any] | None = None,
     sizes: Sequence[int] = SIZES,
     seeds: int = 3,
-    max_new_tokens: int = 24,
-    batch_size: int = 64,
-    seed: int = 0,
-    progress: bool = True,
-    command: str = "",
     keep: str | os.PathLike[str] | None = None,
+    settings: EvaluationSettings = DEFAULTS,
+    **changes: Unpack[Changes],
 ) -> AblationReport:
     """Change one thing at a time in GrAInS and measure what it does.
 
@@ -302,22 +296,17 @@ def ablate(
         test: Held-out prompts.
         ablations: Names in `NAMES`.
         capability: Held-out prompts that measure what must not be lost.
-        config: Settings of GrAInS that the reference has.
         dev_capability: Prompts for the budget on dev.
-        target: The category that is to be changed; the first of `test` unless given.
-        strict_instruction: The system message of `prompt`; by default the one for the target.
-        budget: Largest share of a capability that may be lost.
+        config: Settings of GrAInS that the reference has.
         sizes: Of the learning curve; those beyond the pairs at hand are left out.
         seeds: Orders of the learning curve, and draws of random scores.
-        max_new_tokens: Where answers are cut.
-        batch_size: Rows that run together.
-        seed: Of the choices and of the intervals.
-        progress: Show progress bars on the error stream.
-        command: What to run to get this again.
         keep: Folder of finished results, as for `compare`.
+        settings: How the arms are run, chosen and judged.
+        **changes: Single settings in place of those in `settings`.
 
     Raises:
-        InvalidInputError: An unknown ablation, setting or target, or prompts that cannot be judged.
+        InvalidInputError: An unknown ablation, setting or target, prompts that are not held out, or
+            prompts that cannot be judged.
         PairError: No pairs.
     """
     wanted = list(dict.fromkeys(ablations))
@@ -328,61 +317,50 @@ def ablate(
         raise InvalidInputError("give at least one seed, and sizes of at least 2 pairs")
     shared = dict(config or {})
     validated("grains", GrainsConfig, shared)
-    aim = target or test.categories[0]
-    setup = Setup(
-        llm, pairs, dev, dev_capability, budget,
-        strict_instruction or strict_instruction_for(aim), max_new_tokens, batch_size, seed,
-        progress, aim if set(dev.categories) > {aim} else None,
-    )  # fmt: skip
-    trial = Trial(setup, test, capability, aim, Path(keep) if keep else None)
-    trial.check()
+    data = Data(pairs, dev, test, dev_capability, capability)
+    trial = Trial.of(llm, data, replace(settings, **changes), keep)
     base = Base(shared, len(llm.blocks), len(pairs), sizes, seeds, None)
-    reference = _entry(REFERENCE, (base.recipe(),))
-    strict = Entry("prompt", WAYS["prompt"], None)
-    results = [trial.unsteered(), trial.run(strict), trial.run(reference)]
+    results = [
+        trial.run("none"),
+        trial.run("prompt", Recipe("prompt")),
+        trial.run(REFERENCE, base.recipe()),
+    ]
     base = replace(base, chosen=next(iter(results[-1].calibrations), None))
     sections = []
     for name in wanted:
         if name in ABLATIONS:
-            made = ABLATIONS[name].contenders(base)
+            made = ABLATIONS[name].arms(base)
             results += _run(trial, made, results[2])
-            sections.append(Section(name=name, contenders=tuple(made)))
+            sections.append(Section(name=name, arms=tuple(made)))
     return AblationReport(
-        **dict(trial.comparison(results, command=command)),
+        **dict(trial.comparison(results)),
         sections=tuple(sections),
-        tokens=_tokens(llm, pairs, shared, seed, progress) if "tokens" in wanted else None,
+        tokens=_tokens(trial, shared) if "tokens" in wanted else None,
     )
 
 
-def _run(trial: Trial, contenders: Contenders, reference: Result) -> list[Result]:
+def _run(trial: Trial, arms: Arms, reference: Result) -> list[Result]:
     """Run a section; the reference stands in it under the section's name for it."""
     return [
-        trial.run(_entry(name, recipes)) if recipes else _renamed(reference, name)
-        for name, recipes in contenders.items()
+        trial.run(name, *recipes) if recipes else _renamed(reference, name)
+        for name, recipes in arms.items()
     ]
 
 
-def _entry(name: str, recipes: tuple[Recipe, ...]) -> Entry:
-    defaults = METHODS["grains"]
-    grid = repr((defaults.config().model_dump(), defaults.grid))
-    return Entry(name, recipe_way(*recipes), [grid, *(asdict(recipe) for recipe in recipes)])
-
-
 def _renamed(result: Result, name: str) -> Result:
-    contender = result.contender.model_copy(update={"name": name, "seconds": 0.0})
+    arm = result.arm.model_copy(update={"name": name, "seconds": 0.0})
     rows = tuple(row.model_copy(update={"arm": name}) for row in result.rows if row.arm != "none")
-    return result.model_copy(update={"contender": contender, "rows": rows})
+    return result.model_copy(update={"arm": arm, "rows": rows})
 
 
-def _tokens(
-    llm: SteerableHFLLM, pairs: Pairs, config: Mapping[str, Any], seed: int, progress: bool
-) -> TokenAblation:
+def _tokens(trial: Trial, config: Mapping[str, Any]) -> TokenAblation:
+    llm, pairs, how = trial.llm, trial.data.pairs, trial.settings
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "the token scores miss", UserWarning)
-        built = build(llm, pairs, name=REFERENCE, progress=progress, **config)
-    settings = GrainsConfig.model_validate(config)
+        built = build(llm, pairs, name=REFERENCE, progress=how.progress, **config)
+    chosen = GrainsConfig.model_validate(config)
     return token_ablation(
-        llm, built.attributions, settings.baseline, settings.attribution, seed=seed
+        llm, built.attributions, chosen.baseline, chosen.attribution, seed=how.seed
     )
 
 
@@ -417,9 +395,9 @@ def main() -> None:
         print(found.model_dump_json(indent=2))
         return
     Console().print(found.table())
-    for contender in found.contenders:
-        if contender.failed:
-            print(f"{contender.name} did not take part: {contender.failed}")
+    for arm in found.arms:
+        if arm.failed:
+            print(f"{arm.name} did not take part: {arm.failed}")
 
 
 def _measured(given: argparse.Namespace) -> AblationReport:

@@ -22,10 +22,11 @@ import transformers
 from exhibit.steerability import TARGETS
 from steerable_llm import __version__, demo
 from steerable_llm.answer.llm import SteerableHFLLM
-from steerable_llm.evaluation.compare import WAYS, compare
+from steerable_llm.evaluation.compare import compare
 from steerable_llm.evaluation.comparison import Comparison, section_figure
+from steerable_llm.evaluation.recipes import recipes
 from steerable_llm.evaluation.report import TITLES
-from steerable_llm.evaluation.verdict import Row
+from steerable_llm.evaluation.rows import Row
 from steerable_llm.reports.numbers import change, number, percent, share, signed_points
 from steerable_llm.reports.page import Page
 from steerable_llm.reports.parts import (
@@ -96,7 +97,7 @@ class Leaderboard:
             test = f"at most {self.size.per_category} test prompts of every kind"
         parts: list[Part] = [
             Text(
-                f"Written by {self.command}: {len(first.contenders) - 1} ways to change "
+                f"Written by {self.command}: {len(first.arms) - 1} ways to change "
                 f"{', '.join(self.boards)} in the bundled model ({first.model}), "
                 f"{self.size.pairs} pairs each, set up on dev within a "
                 f"capability budget of {100 * first.budget:g} points, {test} read once. "
@@ -116,7 +117,7 @@ class Leaderboard:
                 _picture(name, board),
                 Table(_HEAD, _lines(board)),
             ]
-            failed = [c for c in board.contenders if c.failed]
+            failed = [c for c in board.arms if c.failed]
             if failed:
                 said = [f"{TITLES.get(c.name, c.name)}: {c.failed}" for c in failed]
                 parts += [Text("Did not take part:"), Bullets(said)]
@@ -127,7 +128,7 @@ class Leaderboard:
 def leaderboard(
     llm: SteerableHFLLM,
     size: Size = FULL,
-    methods: Sequence[str] = tuple(WAYS),
+    methods: Sequence[str] = tuple(recipes()),
     behaviours: Sequence[demo.Behaviour] = tuple(TARGETS),
     keep: Path | None = None,
     *,
@@ -140,7 +141,7 @@ def leaderboard(
     Args:
         llm: The bundled model.
         size: How much to measure.
-        methods: Names in `WAYS`.
+        methods: Names in `recipes()`.
         behaviours: Which.
         keep: Folder of finished cells.
         max_new_tokens: Where answers are cut.
@@ -192,7 +193,7 @@ def summary(name: str, board: Comparison) -> str:
     vectors = [row for row in rows if row.arm not in ("none", "prompt", "cad", "adacad", "lora")]
     if vectors and vectors[0] is not best:
         said += f". The best vector is {vectors[0].arm}, {share(vectors[0].main)}"
-    passed = [c.name for c in board.contenders if c.verdict is not None and c.verdict.promote]
+    passed = [c.name for c in board.arms if c.verdict is not None and c.verdict.promote]
     gate = ", ".join(TITLES.get(each, each) for each in passed) or "none of them"
     return f"{said}. Through the gate come: {gate}."
 
@@ -205,8 +206,8 @@ def _ranked(board: Comparison) -> list[Row]:
 def _lines(board: Comparison) -> list[list[str]]:
     lines = []
     for row in _ranked(board):
-        contender = board.contender(row.arm)
-        verdict = contender.verdict
+        arm = board.arm(row.arm)
+        verdict = arm.verdict
         lines.append(
             [
                 TITLES.get(row.arm, row.arm),
@@ -216,7 +217,7 @@ def _lines(board: Comparison) -> list[list[str]]:
                 _lost(board, row.arm),
                 number(row.kl_per_token),
                 "" if verdict is None else "passes" if verdict.promote else "refused",
-                f"{contender.seconds:.0f}",
+                f"{arm.seconds:.0f}",
             ]
         )
     return lines
@@ -265,7 +266,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("docs/leaderboard.md"))
     parser.add_argument("--keep", type=Path, default=Path("leaderboard-results"))
     parser.add_argument("--quick", action="store_true", help="20 pairs, 30 prompts of every kind")
-    parser.add_argument("--method", action="append", choices=tuple(WAYS))
+    parser.add_argument("--method", action="append", choices=tuple(recipes()))
     parser.add_argument("--behaviour", action="append", choices=tuple(TARGETS))
     options = parser.parse_args()
     command = COMMAND + (" --quick" if options.quick else "")
@@ -274,7 +275,7 @@ def main() -> None:
     board = leaderboard(
         SteerableHFLLM.demo(),
         QUICK if options.quick else FULL,
-        options.method or tuple(WAYS),
+        options.method or tuple(recipes()),
         options.behaviour or tuple(TARGETS),
         options.keep,
         command=command,

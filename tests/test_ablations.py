@@ -14,8 +14,8 @@ from planted_behaviour import planted_llm, planted_vector, questions
 from experiments.ablations import ABLATIONS, NAMES, AblationReport, Base, ablate, main
 from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.errors import InvalidInputError
-from steerable_llm.evaluation import compare as ways
-from steerable_llm.evaluation.compare import Recipe, nested
+from steerable_llm.evaluation import recipes as making
+from steerable_llm.evaluation.recipes import Recipe, nested
 from steerable_llm.evaluation.set import EvaluationSet
 from steerable_llm.pairs.pair import Pairs
 from steerable_llm.vector.calibration import Calibration
@@ -34,7 +34,7 @@ def base(**changed: Any) -> Base:
 
 
 def recipes(name: str, **changed: Any) -> dict[str, tuple[Recipe, ...]]:
-    return ABLATIONS[name].contenders(base(**changed))
+    return ABLATIONS[name].arms(base(**changed))
 
 
 def test_attribution_tries_the_papers_scorers_and_several_random_ones() -> None:
@@ -44,8 +44,8 @@ def test_attribution_tries_the_papers_scorers_and_several_random_ones() -> None:
         "attribution random",
     ]  # fmt: skip
     assert found["attribution integrated gradients"] == ()  # the reference itself
-    assert [r.config for r in found["attribution random"]] == [
-        {"attribution": "random", "seed": 0}, {"attribution": "random", "seed": 1},
+    assert [r.configs for r in found["attribution random"]] == [
+        ({"attribution": "random", "seed": 0},), ({"attribution": "random", "seed": 1},),
     ]  # fmt: skip
 
 
@@ -53,7 +53,7 @@ def test_the_reference_stands_where_its_own_setting_is() -> None:
     assert [name for name, r in recipes("k").items() if not r] == ["k 3"]
     assert [name for name, r in recipes("k", config={"k": 7}).items() if not r] == ["k 7"]
     assert [name for name, r in recipes("objective").items() if not r] == ["objective preference"]
-    assert recipes("k", config={"k": 7})["k 10"][0].config == {"k": 10}
+    assert recipes("k", config={"k": 7})["k 10"][0].configs == ({"k": 10},)
 
 
 def test_strengths_keep_the_references_sign_scope_and_layers() -> None:
@@ -69,7 +69,7 @@ def test_strengths_keep_the_references_sign_scope_and_layers() -> None:
 @pytest.mark.parametrize(("depth", "single"), [(2, 2), (6, 6), (7, 4), (32, 6)])
 def test_layers_are_all_thirds_and_single_ones(depth: int, single: int) -> None:
     found = recipes("layers", depth=depth)
-    subsets = {name: r[0].sweep["layers"][0] for name, r in found.items() if r}
+    subsets = {name: r[0].search["layers"][0] for name, r in found.items() if r}
     thirds = [layers for name, layers in subsets.items() if "third" in name]
     assert sorted(layer for third in thirds for layer in third) == list(range(depth))
     alone = [layers for name, layers in subsets.items() if "only" in name]
@@ -126,14 +126,14 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, dict[str, Any]]]:
         directions = {i: (1 - share) * v + share * noise for i, v in planted.directions.items()}
         return SteeringVector(name, directions, planted.scales, llm.fingerprint)
 
-    monkeypatch.setattr(ways, "build_vector", build)
+    monkeypatch.setattr(making, "build_vector", build)
     return calls
 
 
 QUICK: dict[str, Any] = {"progress": False, "max_new_tokens": 4, "strict_instruction": "ab"}
 
 
-def test_every_contender_of_a_section_is_measured_and_drawn(
+def test_every_arm_of_a_section_is_measured_and_drawn(
     llm: SteerableHFLLM, sets: dict[str, EvaluationSet], built: Any, tmp_path: Path
 ) -> None:
     found = ablate(
@@ -146,7 +146,7 @@ def test_every_contender_of_a_section_is_measured_and_drawn(
     assert len(by_name["pairs 2"].runs) == 2
     assert [size for size, _ in built] == [6, 6, 6, 6, 6, 2, 2, 4, 4]
     assert [section.name for section in found.sections] == ["k", "pairs"]
-    assert found.contender("k 3").verdict is not None
+    assert found.arm("k 3").verdict is not None
 
     text = found.save(tmp_path / "a.md").read_text("utf-8")
     names = sorted(file.name for file in tmp_path.iterdir())
@@ -166,8 +166,8 @@ def test_an_interrupted_ablation_goes_on_where_it_stopped(
     assert len(built) == 2
     again = ablate(llm, pairs, **sets, ablations=["objective", "strength"], keep=tmp_path, **QUICK)
     # Only the strengths beside the reference's own are new.
-    assert len(built) == 2 + len(again.sections[1].contenders) - 1
-    assert again.contender("objective likelihood") == first.contender("objective likelihood")
+    assert len(built) == 2 + len(again.sections[1].arms) - 1
+    assert again.arm("objective likelihood") == first.arm("objective likelihood")
 
 
 def test_tokens_are_taken_away_from_the_references_own_attributions(
@@ -176,6 +176,8 @@ def test_tokens_are_taken_away_from_the_references_own_attributions(
     from slow_states import PAIRS
 
     from steerable_llm.evaluation.set import EvaluationItem
+
+    pairs = Pairs(PAIRS[:2])
 
     def asked(name: str, pairs: Any) -> EvaluationSet:
         return EvaluationSet(
@@ -190,11 +192,11 @@ def test_tokens_are_taken_away_from_the_references_own_attributions(
         )  # fmt: skip
 
     found = ablate(
-        tiny_llm, PAIRS, asked("dev", PAIRS[:2]), asked("test", PAIRS[2:4]), ["tokens"],
+        tiny_llm, pairs, asked("dev", PAIRS[2:3]), asked("test", PAIRS[3:]), ["tokens"],
         config={"k": 2, "baseline": "mean"}, progress=False, max_new_tokens=2,
     )  # fmt: skip
     assert found.tokens is not None
-    assert (found.tokens.baseline, found.tokens.pairs) == ("mean", len(PAIRS))
+    assert (found.tokens.baseline, found.tokens.pairs) == ("mean", len(pairs))
     text = found.save(tmp_path / "t.md").read_text("utf-8")
     assert "## Taking attributed tokens away" in text
     assert (tmp_path / "t.tokens.png").is_file()
@@ -223,8 +225,8 @@ def test_the_command_writes_reports_with_their_pictures_and_goes_on(
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("experiments.ablations.load_model", lambda *_: tiny_llm)
-    Pairs(PAIRS).to_jsonl("pairs.jsonl")
-    for name, some in (("dev", PAIRS[:1]), ("test", PAIRS[1:])):
+    Pairs(PAIRS[:3]).to_jsonl("pairs.jsonl")
+    for name, some in (("dev", PAIRS[3:4]), ("test", PAIRS[4:])):
         items = EvaluationSet.from_pairs(name, Pairs(some), "x")
         judged = [item.model_copy(update={"accept": ("a",)}) for item in items]
         EvaluationSet(name, judged).to_jsonl(f"{name}.jsonl")
@@ -237,7 +239,7 @@ def test_the_command_writes_reports_with_their_pictures_and_goes_on(
 
     ablation = ("--ablation", "objective", "--ablation", "tokens", "--set", "k=1")
     found = json.loads(run(*ablation, "--report", "a.md", "--report", "a.html", "--json"))
-    assert [c["name"] for c in found["contenders"]][:3] == ["none", "prompt", "reference"]
+    assert [c["name"] for c in found["arms"]][:3] == ["none", "prompt", "reference"]
     assert found["rows"][0]["n"] == 2
     assert Path("a.objective.png").is_file()
     assert Path("a.tokens.png").is_file()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from planted_behaviour import planted_vector
@@ -12,11 +14,13 @@ from steerable_llm.errors import InvalidInputError
 from steerable_llm.evaluation.arms import (
     DEFAULT_AGAINST,
     Arm,
-    Setting,
-    arms,
+    arm_of,
+    arms_of,
     strict_instruction_for,
 )
 from steerable_llm.evaluation.set import EvaluationItem
+from steerable_llm.evaluation.settings import EvaluationSettings
+from steerable_llm.runtime.contrast import Contrast
 from steerable_llm.vector.calibration import Calibration
 from steerable_llm.vector.steering import Steering
 from steerable_llm.vector.vector import SteeringVector
@@ -29,15 +33,16 @@ def vector(tiny_llm: SteerableHFLLM) -> SteeringVector:
 
 
 def test_the_steered_and_the_unsteered_arm_always_come_first(vector: SteeringVector) -> None:
-    runs = arms(Setting(vector, "Be strict."), ["sign_flipped", "random", "prompt"])
+    runs = arms_of(vector, EvaluationSettings(against=["sign_flipped", "random", "prompt"]))
     assert [run.name for run in runs] == [
         "steered", "none", "sign_flipped", "random", "random", "random", "prompt",
     ]  # fmt: skip
-    assert [run.name for run in arms(Setting(vector, ""), [])] == ["steered", "none"]
+    alone = arms_of(vector, EvaluationSettings(against=[]))
+    assert [run.name for run in alone] == ["steered", "none"]
 
 
 def test_controls_keep_strength_layers_scope_and_norms(vector: SteeringVector) -> None:
-    runs = arms(Setting(vector, "Be strict.", seed=5), list(DEFAULT_AGAINST))
+    runs = arms_of(vector, EvaluationSettings(against=DEFAULT_AGAINST, seed=5))
     steered = runs[0].steering.terms[0]
     controls = [run for run in runs if run.name in ("random", "sign_flipped")]
     assert len(controls) == 4
@@ -73,6 +78,33 @@ def test_each_behaviour_has_its_own_strict_instruction() -> None:
 
 def test_an_unknown_name_lists_the_known_ones(vector: SteeringVector) -> None:
     with pytest.raises(InvalidInputError, match="'magic'; choose from none, prompt, random"):
-        arms(Setting(vector, ""), ["magic"])
+        arms_of(vector, EvaluationSettings(against=["magic"]))
     with pytest.raises(InvalidInputError, match="at least 1"):
-        arms(Setting(vector, "", random_vectors=0), [])
+        EvaluationSettings(random_vectors=0)
+
+
+def test_whatever_can_be_run_is_an_arm(vector: SteeringVector) -> None:
+    settings = EvaluationSettings(target="civility")
+    assert arm_of(vector, settings).name == vector.name
+    assert arm_of("cad=1.5", settings) == Arm("cad=1.5", contrast=Contrast("cad", 1.5))
+    assert arm_of("cad", settings).contrast == Contrast("cad", 0.5)
+    assert arm_of(Contrast("adacad"), settings).name == "adacad"
+    assert "polite" in (arm_of("prompt", settings).instruction or "")
+    with pytest.raises(InvalidInputError, match="no number after '='"):
+        arm_of("cad=much", settings)
+    with pytest.raises(InvalidInputError, match="without what it made"):
+        arm_of("lora", settings)
+
+
+def test_what_is_no_vector_is_compared_with_the_unsteered_model_and_the_instruction(
+    vector: SteeringVector,
+) -> None:
+    runs = arms_of("cad=0.5", EvaluationSettings())
+    assert [run.name for run in runs] == ["cad=0.5", "none", "prompt"]
+    with pytest.raises(InvalidInputError, match="made from a vector"):
+        arms_of("cad=0.5", EvaluationSettings(against=["random"]))
+    with pytest.raises(InvalidInputError, match="always run"):
+        arms_of("none", EvaluationSettings())
+    other = replace(vector, name="prompt")
+    with pytest.raises(InvalidInputError, match="two arms are called 'prompt'"):
+        arms_of(vector, EvaluationSettings(against=["prompt", other]))

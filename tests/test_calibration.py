@@ -18,9 +18,8 @@ from rich.console import Console
 
 from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.errors import CalibrationError, InvalidInputError, ModelMismatchError
-from steerable_llm.evaluation.calibration import CalibrationResult, _gentlest, calibrate
+from steerable_llm.evaluation.calibration import Sweep, _gentlest, sweep
 from steerable_llm.evaluation.set import EvaluationSet
-from steerable_llm.evaluation.sweep import Bench
 from steerable_llm.vector.steering import Scope
 
 STRENGTHS = (0.02, 0.12, 0.2)
@@ -31,21 +30,21 @@ def llm(tiny_tokenizer: Any) -> SteerableHFLLM:
     return planted_llm(tiny_tokenizer)
 
 
-def quick(llm: SteerableHFLLM, vectors: Any, dev: EvaluationSet, **more: Any) -> CalibrationResult:
+def quick(llm: SteerableHFLLM, vectors: Any, dev: EvaluationSet, **more: Any) -> Sweep:
     settings = {"strengths": STRENGTHS, "scopes": ("generated",), "max_new_tokens": 4}
-    return calibrate(llm, vectors, dev, progress=False, **{**settings, **more})
+    return sweep(llm, vectors, dev, progress=False, **{**settings, **more})
 
 
 @pytest.fixture(scope="module")
-def result(llm: SteerableHFLLM) -> CalibrationResult:
+def result(llm: SteerableHFLLM) -> Sweep:
     vector = planted_vector(llm)
     candidates = {"noise": vector.randomised(3), "backwards": vector.negated()}
     kept = questions(llm, 12, "closed_book", want="either")
     return quick(llm, candidates, questions(llm, 40), capability=kept)
 
 
-def test_the_planted_vector_is_found_and_its_sign_turned_round(result: CalibrationResult) -> None:
-    assert result.best.vector == "backwards"
+def test_the_planted_vector_is_found_and_its_sign_turned_round(result: Sweep) -> None:
+    assert result.best.arm == "backwards"
     assert result.best.strength < 0
     assert result.best.success == 1.0 > result.unsteered
     chosen = result.vector.calibration
@@ -54,7 +53,7 @@ def test_the_planted_vector_is_found_and_its_sign_turned_round(result: Calibrati
     assert "against the vector as built" in chosen.note
 
 
-def test_of_equals_the_smaller_strength_is_taken(result: CalibrationResult) -> None:
+def test_of_equals_the_smaller_strength_is_taken(result: Sweep) -> None:
     perfect = [row for row in result.rows if row.success == 1.0 and row.complete]
     assert len(perfect) >= 2
     assert abs(result.best.strength) == min(abs(row.strength) for row in perfect)
@@ -86,21 +85,6 @@ def test_a_vector_of_another_model_needs_force(llm: SteerableHFLLM) -> None:
     assert quick(llm, foreign, dev, controls=False, force=True).best.success == 1.0
 
 
-@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=40))
-def test_the_allowance_is_the_standard_error_of_the_paired_change(
-    llm: SteerableHFLLM, pairs: list[tuple[bool, bool]]
-) -> None:
-    items = questions(llm, len(pairs), "gold")
-    bench = Bench(llm, items, items, 4, 8, 0, ["gold"])
-    for item, (before, after) in zip(items, pairs, strict=True):
-        bench.successes[None, "cap", item.id] = float(before)
-        bench.successes[0, "cap", item.id] = float(after)
-    changes = torch.tensor([float(after) - float(before) for before, after in pairs])
-    expected = (changes.square().mean() - changes.mean().square()).clamp(min=0).sqrt()
-    found = bench.standard_error(0, list(items))
-    assert found == pytest.approx(float(expected) / len(pairs) ** 0.5, abs=1e-4)
-
-
 @given(
     st.lists(
         st.tuples(
@@ -114,7 +98,7 @@ def test_the_allowance_is_the_standard_error_of_the_paired_change(
     )
 )
 def test_of_settings_that_dev_cannot_tell_apart_the_gentlest_is_taken(
-    result: CalibrationResult, settings: list[tuple[float, int, float, Scope]]
+    result: Sweep, settings: list[tuple[float, int, float, Scope]]
 ) -> None:
     positions = {"last_prompt": 1, "generated": 20, "prompt": 100, "all": 120}
     row = replace(result.best, unsteered=0.2, prompts=100)
@@ -139,11 +123,9 @@ def test_of_settings_that_dev_cannot_tell_apart_the_gentlest_is_taken(
         assert not gentler or other.success < rows[best].success - error
 
 
-def test_rows_agree_with_answers_made_one_by_one(
-    result: CalibrationResult, llm: SteerableHFLLM
-) -> None:
+def test_rows_agree_with_answers_made_one_by_one(result: Sweep, llm: SteerableHFLLM) -> None:
     vector, dev = planted_vector(llm).negated(), questions(llm, 40)
-    checked = [row for row in result.rows if row.vector == "backwards" and row.complete]
+    checked = [row for row in result.rows if row.arm == "backwards" and row.complete]
     assert len(checked) == 2 * len(STRENGTHS)
     for row in checked:
         steering = vector.steer(row.strength)
@@ -152,9 +134,7 @@ def test_rows_agree_with_answers_made_one_by_one(
         assert row.success == pytest.approx(slow)
 
 
-def test_the_choice_is_the_one_of_a_full_search(
-    result: CalibrationResult, llm: SteerableHFLLM
-) -> None:
+def test_the_choice_is_the_one_of_a_full_search(result: Sweep, llm: SteerableHFLLM) -> None:
     dev, best = questions(llm, 40), 0.0
     vector = planted_vector(llm)
     for candidate in (vector.randomised(3), vector.negated()):
@@ -168,20 +148,18 @@ def test_the_choice_is_the_one_of_a_full_search(
     assert result.best.success == best
 
 
-def test_a_control_is_run_and_never_chosen(result: CalibrationResult) -> None:
+def test_a_control_is_run_and_never_chosen(result: Sweep) -> None:
     controls = [row for row in result.rows if row.is_control]
     assert len(controls) == 2 * len(STRENGTHS)
     assert not result.best.is_control
 
 
-def test_the_note_names_the_data_it_was_chosen_on(
-    result: CalibrationResult, llm: SteerableHFLLM
-) -> None:
+def test_the_note_names_the_data_it_was_chosen_on(result: Sweep, llm: SteerableHFLLM) -> None:
     assert result.vector.calibration is not None
     assert questions(llm, 40).digest[:12] in result.vector.calibration.note
 
 
-def test_a_calibrated_vector_survives_its_file(result: CalibrationResult, tmp_path: Path) -> None:
+def test_a_calibrated_vector_survives_its_file(result: Sweep, tmp_path: Path) -> None:
     path = result.vector.save(tmp_path / "v.safetensors")
     again = type(result.vector).load(path)
     assert again.calibration == result.vector.calibration
@@ -208,7 +186,7 @@ def test_halving_only_lets_settings_win_that_ran_on_all_of_dev(llm: SteerableHFL
     found = quick(llm, candidates, questions(llm, 60), strengths=(0.02, 0.05, 0.12))
     assert any(not row.complete for row in found.rows)
     assert {row.prompts for row in found.rows} == {24, 60}
-    assert (found.best.vector, found.best.complete) == ("planted", True)
+    assert (found.best.arm, found.best.complete) == ("planted", True)
 
 
 def test_a_sweep_that_finds_nothing_says_so(llm: SteerableHFLLM) -> None:
@@ -239,7 +217,7 @@ def test_layers_and_scopes_are_tried_and_kept(llm: SteerableHFLLM) -> None:
 
 
 def test_a_calibration_that_a_vector_brings_does_not_leak_into_the_sweep(
-    llm: SteerableHFLLM, result: CalibrationResult
+    llm: SteerableHFLLM, result: Sweep
 ) -> None:
     once = quick(llm, planted_vector(llm), questions(llm, 20), layers=((0,),))
     again = quick(llm, once.vector, questions(llm, 20))
@@ -248,7 +226,7 @@ def test_a_calibration_that_a_vector_brings_does_not_leak_into_the_sweep(
     assert again.vector.calibration.layers is None
 
 
-def test_the_sweep_is_shown_as_picture_and_table(result: CalibrationResult, tmp_path: Path) -> None:
+def test_the_sweep_is_shown_as_picture_and_table(result: Sweep, tmp_path: Path) -> None:
     picture = result.figure(tmp_path / "sweep.png")
     assert image.imread(picture).shape[1] == 1200
     console = Console(width=140, record=True, file=io.StringIO())

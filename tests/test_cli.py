@@ -50,10 +50,20 @@ def pairs_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def questions_file(tiny_llm: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Questions that the random model gets wrong, and right as soon as it says something else."""
+    return _questions(tiny_llm, "opens", tmp_path_factory.mktemp("questions"))
+
+
+@pytest.fixture(scope="session")
+def dev_file(tiny_llm: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Others like them, to choose on."""
+    return _questions(tiny_llm, "closes", tmp_path_factory.mktemp("dev"))
+
+
+def _questions(llm: Any, does: str, folder: Path) -> Path:
     items = []
     for hour in ["nine", "ten", "eleven", "noon"]:
-        question = f"The shop opens at {hour}. When?"
-        said = tiny_llm.generate(question, max_new_tokens=12).text.strip()
+        question = f"The shop {does} at {hour}. When?"
+        said = llm.generate(question, max_new_tokens=12).text.strip()
         items.append(
             EvaluationItem(
                 id=hour,
@@ -64,8 +74,7 @@ def questions_file(tiny_llm: Any, tmp_path_factory: pytest.TempPathFactory) -> P
                 reject=(said,),
             )
         )
-    path = tmp_path_factory.mktemp("questions") / "questions.jsonl"
-    return EvaluationSet("questions", items).to_jsonl(path)
+    return EvaluationSet("questions", items).to_jsonl(folder / "questions.jsonl")
 
 
 @pytest.fixture
@@ -219,10 +228,14 @@ def test_an_unknown_setting_is_an_error(
 
 
 def test_calibrate_keeps_its_choice_in_the_file_and_evaluate_uses_it(
-    steerable: Steerable, model_folder: Path, vector_file: Path, questions_file: Path
-) -> None:
+    steerable: Steerable,
+    model_folder: Path,
+    vector_file: Path,
+    questions_file: Path,
+    dev_file: Path,
+) -> None:  # fmt: skip
     model = ("--model", model_folder)
-    chosen = steerable.json("calibrate", vector_file, "--dev", questions_file, *model)
+    chosen = steerable.json("calibrate", vector_file, "--dev", dev_file, *model)
     calibration = SteeringVector.load(vector_file).calibration
     assert calibration is not None
     assert chosen["calibration"]["strength"] == calibration.strength
@@ -232,13 +245,41 @@ def test_calibrate_keeps_its_choice_in_the_file_and_evaluate_uses_it(
         *("--against", "none", "--against", "random"),
     )
     assert {row["arm"] for row in report["rows"]} == {"steered", "none", "random"}
+    leak = steerable.error("evaluate", vector_file, dev_file, *model)
+    assert "4 of the 4 prompts of 'questions' are among those that the calibration" in leak
     assert "lyon" in Path("card.md").read_text(encoding="utf-8")
 
 
-def test_evaluate_names_the_conditions_it_knows(
-    steerable: Steerable, model_folder: Path, vector_file: Path, questions_file: Path
+def test_evaluate_takes_a_lora_or_a_decoding_method_in_place_of_a_vector(
+    steerable: Steerable, model_folder: Path, pairs_file: Path, questions_file: Path
 ) -> None:
-    steerable("calibrate", vector_file, "--dev", questions_file, "--model", model_folder)
+    pytest.importorskip("peft")
+    model = ("--model", model_folder)
+    trained = ("--method", "lora", "--set", "epochs=1", "--set", "rank=2")
+    steerable("build", pairs_file, "-o", "mine", *trained, *model)
+    against = ("--against", "cad=1.5", "--against", "prompt")
+    found = steerable.json("evaluate", "mine", questions_file, *against, *model)
+    assert list(dict.fromkeys(row["arm"] for row in found["rows"])) == [
+        "mine", "none", "cad=1.5", "prompt",
+    ]  # fmt: skip
+    assert found["verdict"]["reasons"]
+    arguments = ("evaluate", "cad=0.5", questions_file, "--against", "mine", *model)
+    found = steerable.json(*arguments, "--report", "cad.md")
+    assert (found["arm"], found["vector"]) == ("cad=0.5", "cad=0.5")
+    assert "cad=0.5 against" in Path("cad.md").read_text(encoding="utf-8")
+    assert "--keep writes into a vector file" in steerable.error(*arguments, "--keep")
+    leak = steerable.error("evaluate", "mine", questions_file, "--against", "magic", *model)
+    assert "choose from none, prompt" in leak
+
+
+def test_evaluate_names_the_arms_it_knows(
+    steerable: Steerable,
+    model_folder: Path,
+    vector_file: Path,
+    questions_file: Path,
+    dev_file: Path,
+) -> None:  # fmt: skip
+    steerable("calibrate", vector_file, "--dev", dev_file, "--model", model_folder)
     error = steerable.error(
         *("evaluate", vector_file, questions_file, "--model", model_folder),
         *("--against", "magic"),
@@ -354,7 +395,7 @@ def test_compare_tells_a_table_and_writes_reports(
         *("--method", "prompt", "--method", "cad", "--model", model_folder),
     )
     found = steerable.json(*arguments, "--report", "c.md", "--report", "c.html")
-    assert [c["name"] for c in found["contenders"]] == ["none", "prompt", "cad"]
+    assert [c["name"] for c in found["arms"]] == ["none", "prompt", "cad"]
     assert "steerable compare" in Path("c.md").read_text(encoding="utf-8")
     assert "context-aware decoding" in Path("c.html").read_text(encoding="utf-8")
     assert "3 ways on test" in steerable(*arguments)
@@ -370,9 +411,13 @@ def test_build_tells_how_far_the_pairs_agree(
 
 
 def test_transfer_prints_a_matrix_and_writes_it(
-    steerable: Steerable, model_folder: Path, vector_file: Path, questions_file: Path
-) -> None:
-    steerable("calibrate", vector_file, "--dev", questions_file, "--model", model_folder)
+    steerable: Steerable,
+    model_folder: Path,
+    vector_file: Path,
+    questions_file: Path,
+    dev_file: Path,
+) -> None:  # fmt: skip
+    steerable("calibrate", vector_file, "--dev", dev_file, "--model", model_folder)
     arguments = ("transfer", vector_file, "--test", questions_file, "--model", model_folder)
     found = steerable.json(*arguments, "--sample", 3, "--report", "t.md")
     assert {row["category"] for row in found["rows"]} == {"questions/conflict"}
@@ -384,10 +429,10 @@ def test_transfer_prints_a_matrix_and_writes_it(
 
 def test_evaluate_builds_the_shuffled_control_from_the_pairs(
     steerable: Steerable, model_folder: Path, vector_file: Path, questions_file: Path,
-    pairs_file: Path,
+    dev_file: Path, pairs_file: Path,
 ) -> None:  # fmt: skip
     model = ("--model", model_folder)
-    steerable("calibrate", vector_file, "--dev", questions_file, *model)
+    steerable("calibrate", vector_file, "--dev", dev_file, *model)
     report = steerable.json(
         "evaluate", vector_file, questions_file, *model, "--pairs", pairs_file, "--report", "r.json"
     )
@@ -399,9 +444,9 @@ def test_evaluate_builds_the_shuffled_control_from_the_pairs(
 
 
 def test_strengths_can_be_given_by_their_divergence(
-    steerable: Steerable, model_folder: Path, vector_file: Path, questions_file: Path
+    steerable: Steerable, model_folder: Path, vector_file: Path, dev_file: Path
 ) -> None:
-    arguments = ("calibrate", vector_file, "--dev", questions_file, "--model", model_folder)
+    arguments = ("calibrate", vector_file, "--dev", dev_file, "--model", model_folder)
     chosen = steerable.json(*arguments, "--kl", "0.02", "--kl", "0.5")["calibration"]["strength"]
     assert abs(chosen) not in (0.02, 0.03, 0.05, 0.08, 0.1, 0.12)
     assert "above 0 nats" in steerable.error(*arguments, "--kl", "0")

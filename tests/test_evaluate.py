@@ -9,12 +9,18 @@ import pytest
 from planted_behaviour import planted_llm, planted_vector, questions
 
 from steerable_llm.answer.llm import SteerableHFLLM
+from steerable_llm.chat.message import as_messages
 from steerable_llm.errors import InvalidInputError, ModelMismatchError
 from steerable_llm.evaluation.calibration import calibrate
 from steerable_llm.evaluation.evaluate import evaluate
 from steerable_llm.evaluation.report import Report
-from steerable_llm.evaluation.set import EvaluationSet
-from steerable_llm.vector.calibration import Calibration, Choice, DataUsed
+from steerable_llm.evaluation.set import EvaluationItem, EvaluationSet
+from steerable_llm.methods.lora import LoraSettings, train_lora
+from steerable_llm.pairs.pair import Pairs
+from steerable_llm.runtime.lora import adapted
+from steerable_llm.vector.calibration import Calibration
+from steerable_llm.vector.provenance import Provenance
+from steerable_llm.vector.seen import hashes_of
 from steerable_llm.vector.vector import SteeringVector
 
 # A system message whose words hardly move the planted model's margin either way.
@@ -150,28 +156,54 @@ def test_pairs_are_judged_by_preference(llm: SteerableHFLLM, vector: SteeringVec
     assert row.main.value == 1.0
 
 
-def test_a_strength_chosen_on_the_test_prompts_is_told(
-    llm: SteerableHFLLM, vector: SteeringVector
-) -> None:
-    test = questions(llm, 8)
-    leaky = vector.with_calibration(
-        Calibration(0.12, choice=Choice(DataUsed("dev", test.digest), 0.5, 0.9, settings=24))
+def test_only_what_neither_build_nor_calibration_saw_is_evidence(llm: SteerableHFLLM) -> None:
+    pairs, dev, kept = (
+        questions(llm, 4, seed=3).pairs(),
+        EvaluationSet("dev", [*questions(llm, 10, seed=1), *questions(llm, 4, "gold", seed=1)]),
+        questions(llm, 10, "closed_book", want="either"),
     )
-    report = evaluate(llm, leaky, test, progress=False, max_new_tokens=4)
-    assert not report.verdict.promote
-    assert "no held-out result" in report.verdict.line
+    built = replace(
+        planted_vector(llm), provenance=Provenance(seen=tuple(sorted(hashes_of(llm, pairs))))
+    )
+    vector = calibrate(
+        llm, built, dev, kept, target="conflict", strengths=(0.12,), progress=False,
+        max_new_tokens=4,
+    )  # fmt: skip
+    fresh = list(questions(llm, 3))
 
+    def changed(items: Any, **update: Any) -> list[EvaluationItem]:
+        return [item.model_copy(update=update) for item in items]
 
-def test_a_strength_chosen_on_one_category_of_the_test_prompts_is_told_as_well(
-    llm: SteerableHFLLM,
-) -> None:
-    test = EvaluationSet("test", [*questions(llm, 30), *questions(llm, 12, "gold")])
-    found = calibrate(
-        llm, planted_vector(llm), test, target="conflict", strengths=(0.12,), controls=False,
+    spaced = [
+        item.model_copy(update={"messages": as_messages(f"  {item.question}\n")})
+        for item in dev[:2]
+    ]
+    seen = {
+        "nine of ten items": dev[:9],
+        "another order": list(reversed(dev)),
+        "other ids": [i.model_copy(update={"id": f"new {i.id}"}) for i in dev],
+        "other whitespace": spaced,
+        "the other categories of dev": changed(dev[10:], category="conflict"),
+        "the build": EvaluationSet.from_pairs("p", pairs),
+        "the capability set": changed(kept, category="conflict"),
+    }
+    for case, items in seen.items():
+        for many in ([items[0]], list(items)):
+            beside = [] if case == "the build" else fresh  # pairs have no phrases, and stand alone
+            test = EvaluationSet("test", [*beside, *changed(many, category="conflict")])
+            with pytest.raises(InvalidInputError, match=r"^\d+ of the \d+ prompts of 'test'"):
+                evaluate(llm, vector, test, progress=False, max_new_tokens=4)
+    leak = EvaluationSet("kept", changed(kept[:1], id="other"))
+    with pytest.raises(InvalidInputError, match=r"1 of the 1 prompts of 'kept' .*first 'other'"):
+        evaluate(llm, vector, EvaluationSet("test", fresh), leak, progress=False)
+    with pytest.raises(InvalidInputError, match="the calibration of 'planted'"):
+        evaluate(llm, "cad", dev, against=[vector], progress=False)
+    report = evaluate(
+        llm, vector, EvaluationSet("test", fresh), questions(llm, 3, "closed_book", seed=5),
         progress=False, max_new_tokens=4,
     )  # fmt: skip
-    report = evaluate(llm, found.vector, test, progress=False, max_new_tokens=4)
-    assert "no held-out result" in report.verdict.line
+    assert Report.from_json(report.to_json()).held_out == report.held_out
+    assert report.held_out[0].hashes == hashes_of(llm, fresh)
 
 
 def test_input_that_cannot_be_evaluated_is_refused(
@@ -179,7 +211,7 @@ def test_input_that_cannot_be_evaluated_is_refused(
 ) -> None:
     test = questions(llm, 4)
     with pytest.raises(
-        InvalidInputError, match=r"rivals=.*choose from none, prompt, random, sign_flipped"
+        InvalidInputError, match=r"without what it made.*choose from none, prompt, random"
     ):
         evaluate(llm, vector, test, against=["caa"], progress=False)
     with pytest.raises(InvalidInputError, match="no category 'gold'; it has conflict"):
@@ -212,10 +244,9 @@ def test_other_ways_are_arms_of_the_same_report(
     llm: SteerableHFLLM, vector: SteeringVector
 ) -> None:
     test = questions(llm, 12)
-    other = vector.negated().with_calibration(Calibration(0.12))
+    other = replace(vector.negated(), name="caa")
     report = evaluate(
-        llm, vector, test, against=["cad", "adacad", "caa"], rivals={"caa": other},
-        progress=False, max_new_tokens=4,
+        llm, vector, test, against=["cad", "adacad", other], progress=False, max_new_tokens=4,
     )  # fmt: skip
     assert report.arms == ("steered", "none", "cad", "adacad", "caa")
     assert report.row("caa").main.value < 0.1
@@ -224,7 +255,7 @@ def test_other_ways_are_arms_of_the_same_report(
     assert "context-aware decoding" in report.to_markdown()
     stranger = replace(other, fingerprint=llm.fingerprint.model_copy(update={"weights_hash": "0"}))
     with pytest.raises(ModelMismatchError):
-        evaluate(llm, vector, test, against=["caa"], rivals={"caa": stranger}, progress=False)
+        evaluate(llm, vector, test, against=[stranger], progress=False)
 
 
 def test_shuffled_pairs_are_a_control_that_the_vector_has_to_beat(tiny_llm: Any) -> None:
@@ -233,25 +264,26 @@ def test_shuffled_pairs_are_a_control_that_the_vector_has_to_beat(tiny_llm: Any)
     from steerable_llm.evaluation.shuffled import shuffled_vectors
     from steerable_llm.methods.build import build_vector
 
-    built = build_vector(tiny_llm, PAIRS, method="caa", name="v", progress=False)
+    pairs, test = Pairs(PAIRS[:4]), Pairs(PAIRS[4:])
+    built = build_vector(tiny_llm, pairs, method="caa", name="v", progress=False)
     vector = built.with_calibration(Calibration(0.3, scope="all"))
     report = evaluate(
-        tiny_llm, vector, PAIRS, pairs=PAIRS, random_vectors=2, progress=False, max_new_tokens=2
+        tiny_llm, vector, test, pairs=pairs, random_vectors=2, progress=False, max_new_tokens=2
     )
     assert report.arms[-1] == "shuffled"
     row = report.row("shuffled")
     assert len(row.runs) == 2
     for control, share in zip(
-        shuffled_vectors(tiny_llm, vector, PAIRS, [0, 1]), row.runs, strict=True
+        shuffled_vectors(tiny_llm, vector, pairs, [0, 1]), row.runs, strict=True
     ):
         preferred = [
             good > bad
-            for pair in PAIRS
+            for pair in test
             for good, bad in [
                 tiny_llm.score(pair.prompt, [pair.good, str(pair.bad)], control.steer())
             ]
         ]
-        assert share == sum(preferred) / len(PAIRS)
+        assert share == sum(preferred) / len(test)
     assert any("vectors of shuffled pairs" in reason for reason in report.verdict.reasons)
     assert "pairs=Pairs.from_jsonl" in report.command
     assert "Before any evaluation | pre-flight" in report.to_markdown()
@@ -266,3 +298,31 @@ def test_the_shuffled_control_needs_the_vectors_own_pairs(
         evaluate(llm, vector, test, against=["shuffled"], progress=False)
     with pytest.raises(InvalidInputError, match="was built from other pairs"):
         evaluate(llm, vector, test, pairs=questions(llm, 4, seed=3).pairs(), progress=False)
+
+
+def test_a_lora_or_a_decoding_method_is_proven_like_a_vector(tiny_llm: Any) -> None:
+    pytest.importorskip("peft")
+    from slow_states import PAIRS
+
+    lora = train_lora(
+        tiny_llm, Pairs(PAIRS[:4]), LoraSettings(rank=4, learning_rate=1e-2, epochs=2), "mine"
+    )
+    quick: dict[str, Any] = {"progress": False, "max_new_tokens": 2}
+    report = evaluate(tiny_llm, lora, Pairs(PAIRS[4:]), **quick)
+    assert report.arms == ("mine", "none", "prompt")
+    assert (report.arm, report.vector, report.provenance.method) == ("mine", "mine", "lora")
+    assert report.verdict.reasons
+    assert "mine against" in " ".join(report.verdict.reasons)
+    with adapted(tiny_llm, lora):
+        preferred = [
+            good > bad
+            for pair in PAIRS[4:]
+            for good, bad in [tiny_llm.score(pair.prompt, [pair.good, str(pair.bad)])]
+        ]
+    assert report.row("mine").main.value == sum(preferred) / 2
+    with pytest.raises(InvalidInputError, match="among those that the build of 'mine' saw"):
+        evaluate(tiny_llm, lora, Pairs(PAIRS[3:]), **quick)
+    decoded = evaluate(tiny_llm, "cad=2", Pairs(PAIRS), against=["none"], **quick)
+    assert decoded.arms == ("cad=2", "none")
+    assert decoded.row("cad=2").change is not None
+    assert Report.from_json(decoded.to_json()) == decoded

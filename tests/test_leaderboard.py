@@ -8,8 +8,9 @@ import pytest
 
 from experiments.leaderboard import Leaderboard, Size, leaderboard, summary
 from steerable_llm.answer.llm import SteerableHFLLM
-from steerable_llm.evaluation.comparison import Comparison, Contender
-from steerable_llm.evaluation.verdict import Row, Verdict
+from steerable_llm.evaluation.comparison import ComparedArm, Comparison
+from steerable_llm.evaluation.rows import Row
+from steerable_llm.evaluation.verdict import Verdict
 from steerable_llm.metrics import Estimate
 
 SMALL = Size(pairs=4, per_category=2)
@@ -39,8 +40,8 @@ def board(**shares: float) -> Comparison:
         test_digest="e" * 64,
         target="conflict",
         budget=0.01,
-        contenders=tuple(
-            Contender(name=name, verdict=passes if name == "caa" else None) for name in shares
+        arms=tuple(
+            ComparedArm(name=name, verdict=passes if name == "caa" else None) for name in shares
         ),
         rows=tuple(rows),
     )
@@ -88,7 +89,7 @@ def test_a_finished_cell_is_not_measured_again(
     given = (llm, SMALL, ("prompt", "adacad"), ("toxicity",), tmp_path)
     first = leaderboard(*given, max_new_tokens=3, progress=False)
     assert len(list(tmp_path.iterdir())) == 3
-    measure = "steerable_llm.evaluation.compare.measure"
+    measure = "steerable_llm.evaluation.compare.run_arms"
     monkeypatch.setattr(measure, lambda *_: pytest.fail("measured again"))
     again = leaderboard(*given, max_new_tokens=3, progress=False)
     assert again == first

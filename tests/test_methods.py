@@ -14,7 +14,7 @@ from steerable_llm.errors import CalibrationError, InvalidInputError
 from steerable_llm.evaluation.calibration import calibrate
 from steerable_llm.evaluation.set import EvaluationItem, EvaluationSet
 from steerable_llm.methods import METHODS
-from steerable_llm.methods.build import build_vector, sweep_of
+from steerable_llm.methods.build import build_vector
 from steerable_llm.vector.calibration import Calibration
 from steerable_llm.vector.vector import SteeringVector
 
@@ -141,20 +141,16 @@ def test_every_vector_can_be_calibrated_as_its_method_is_meant(
     # Anything else than what the random model says counts as right, so any real push wins.
     items = []
     for number, pair in enumerate(PAIRS[:3]):
-        said = tiny_llm.generate(pair.messages, max_new_tokens=4).text
-        items.append(
-            EvaluationItem(id=str(number), category="x", messages=pair.messages, reject=(said,))
-        )
+        asked = pair.messages[-1].content.replace("opens", "closes")
+        said = tiny_llm.generate(asked, max_new_tokens=4).text
+        items.append(EvaluationItem(id=str(number), category="x", messages=asked, reject=(said,)))
     dev = EvaluationSet("dev", items)
     vector = built[method]
-    sweep = sweep_of(vector)
     try:
-        found = calibrate(
-            tiny_llm, vector, dev, max_new_tokens=4, controls=False, progress=False, **sweep
-        )
+        found = calibrate(tiny_llm, vector, dev, max_new_tokens=4, progress=False)
     except CalibrationError:
         pytest.fail(f"no setting of the grid of {method} changes anything")
-    chosen = found.vector.calibration
+    chosen = found.calibration
     assert chosen is not None
     assert (chosen.unit, chosen.renormalise) == (
         vector.application.unit,
@@ -162,4 +158,4 @@ def test_every_vector_can_be_calibrated_as_its_method_is_meant(
     )
     one_layer = METHODS[method].grid.one_layer
     assert (chosen.layers is not None and len(chosen.layers) == 1) == one_layer
-    assert found.vector.steer().is_active
+    assert found.steer().is_active

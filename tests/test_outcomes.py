@@ -14,16 +14,16 @@ from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.answer.request import GenerationRequest
 from steerable_llm.chat.context import question_alone
 from steerable_llm.errors import PromptTooLongError
-from steerable_llm.evaluation.arms import Arm, Setting, arms
-from steerable_llm.evaluation.measure import Job, answers, measure
+from steerable_llm.evaluation.arms import Arm, arms_of
+from steerable_llm.evaluation.measure import answers, measure
 from steerable_llm.evaluation.set import EvaluationItem
+from steerable_llm.evaluation.settings import EvaluationSettings
 from steerable_llm.methods.lora import LoraSettings, train_lora
 from steerable_llm.metrics import kl_per_token
 from steerable_llm.pairs.pair import PreferencePair
 from steerable_llm.runtime.contrast import Contrast
 from steerable_llm.runtime.lora import adapted
 from steerable_llm.vector.calibration import Calibration
-from steerable_llm.vector.steering import Steering
 from steerable_llm.vector.vector import SteeringVector
 
 
@@ -31,7 +31,12 @@ def test_batched_outcomes_equal_those_of_one_call_per_prompt(tiny_tokenizer: Any
     llm = planted_llm(tiny_tokenizer)
     vector = planted_vector(llm).with_calibration(Calibration(0.05))
     items = list(questions(llm, 7))
-    runs = arms(Setting(vector, "Be strict.", random_vectors=1), ["prompt", "random"])
+    runs = arms_of(
+        vector,
+        EvaluationSettings(
+            strict_instruction="Be strict.", random_vectors=1, against=["prompt", "random"]
+        ),
+    )
     done: list[int] = []
     found = measure(llm, runs, items, max_new_tokens=4, batch_size=9, advance=done.append)
     assert sum(done) == len(runs) * len(items)
@@ -55,7 +60,7 @@ def test_batched_outcomes_equal_those_of_one_call_per_prompt(tiny_tokenizer: Any
 def test_the_unsteered_model_does_not_diverge_from_itself(tiny_tokenizer: Any) -> None:
     llm = planted_llm(tiny_tokenizer)
     vector = planted_vector(llm).with_calibration(Calibration(0.05))
-    runs = arms(Setting(vector, ""), [])
+    runs = arms_of(vector, EvaluationSettings(against=[]))
     steered, none = measure(llm, runs, list(questions(llm, 5)), max_new_tokens=4)
     assert {outcome.kl_per_token for outcome in none} == {0.0}
     assert all(outcome.kl_per_token > 0 for outcome in steered)
@@ -65,13 +70,13 @@ def test_answers_come_back_in_the_order_of_the_jobs(tiny_tokenizer: Any) -> None
     llm = planted_llm(tiny_tokenizer)
     items = questions(llm, 6)
     vector = planted_vector(llm).with_calibration(Calibration(0.05))
-    runs = arms(Setting(vector, ""), ["sign_flipped"])
-    jobs = [Job(run, item) for item in items for run in runs]
-    together = answers(llm, jobs, max_new_tokens=4, batch_size=4)
-    alone = [answers(llm, [job], max_new_tokens=4)[0] for job in jobs]
+    runs = arms_of(vector, EvaluationSettings(against=["sign_flipped"]))
+    asked = [(run, item) for item in items for run in runs]
+    together = answers(llm, asked, max_new_tokens=4, batch_size=4)
+    alone = [answers(llm, [one], max_new_tokens=4)[0] for one in asked]
     assert together == alone
     assert together == [
-        llm.generate(job.item.prompt, job.arm.steering, max_new_tokens=4).text for job in jobs
+        llm.generate(item.prompt, arm.steering, max_new_tokens=4).text for arm, item in asked
     ]
 
 
@@ -88,10 +93,10 @@ def test_random_models_answer_as_they_do_one_by_one(tiny_llm: SteerableHFLLM, sc
     )
     arms = [Arm(f"{s}", vector.steer(s, scope=scope)) for s in (0.0, 0.3, -0.5)]
     items = questions(tiny_llm, 5)
-    jobs = [Job(arm, item) for arm in arms for item in items]
-    together = answers(tiny_llm, jobs, max_new_tokens=12, batch_size=8)
+    asked = [(arm, item) for arm in arms for item in items]
+    together = answers(tiny_llm, asked, max_new_tokens=12, batch_size=8)
     alone = [
-        tiny_llm.generate(job.item.prompt, job.arm.steering, max_new_tokens=12).text for job in jobs
+        tiny_llm.generate(item.prompt, arm.steering, max_new_tokens=12).text for arm, item in asked
     ]
     assert together == alone
     assert len(set(alone)) > len(items)
@@ -99,11 +104,11 @@ def test_random_models_answer_as_they_do_one_by_one(tiny_llm: SteerableHFLLM, sc
 
 def test_a_prompt_that_does_not_fit_is_refused(tiny_llm: SteerableHFLLM) -> None:
     long = EvaluationItem(id="x", category="v", messages="word " * 300, accept=["a"])
-    job = Job(Arm("none", Steering.none()), long)
+    unsteered = Arm("none")
     with pytest.raises(PromptTooLongError, match="context window"):
-        answers(tiny_llm, [job], max_new_tokens=4)
+        answers(tiny_llm, [(unsteered, long)], max_new_tokens=4)
     with pytest.raises(PromptTooLongError, match="context window"):
-        measure(tiny_llm, [job.arm], [long])
+        measure(tiny_llm, [unsteered], [long])
 
 
 def test_contrasted_and_adapted_arms_equal_those_of_one_call_per_prompt(
@@ -120,8 +125,8 @@ def test_contrasted_and_adapted_arms_equal_those_of_one_call_per_prompt(
         )
         for n, pair in enumerate([*PAIRS[:3], PreferencePair("Why?", "Because.", "No.")])
     ]  # fmt: skip
-    setting = Setting(vector, "Be strict.", cad_alpha=0.8, rivals={"lora": adapter})
-    runs = arms(setting, ["lora", "cad", "prompt", "adacad"])
+    against = [adapter, Contrast("cad", 0.8), "prompt", "adacad"]
+    runs = arms_of(vector, EvaluationSettings(strict_instruction="Be strict.", against=against))
     found = measure(llm, runs, items, max_new_tokens=6, batch_size=7)
     by_name = {run.name: outcomes for run, outcomes in zip(runs, found, strict=True)}
     for name, contrast in (("cad", Contrast("cad", 0.8)), ("adacad", Contrast("adacad"))):

@@ -13,7 +13,8 @@ from command_line import Steerable, steerable
 from steerable_llm.errors import InvalidInputError, PolicyError, UnknownStepError
 from steerable_llm.evaluation.promotion import promote
 from steerable_llm.evaluation.report import Report
-from steerable_llm.evaluation.verdict import Row, judge
+from steerable_llm.evaluation.rows import Row
+from steerable_llm.evaluation.verdict import judge
 from steerable_llm.metrics import Estimate
 from steerable_llm.policy.policy import Policy
 from steerable_llm.vector.calibration import Calibration

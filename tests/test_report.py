@@ -12,7 +12,8 @@ from rich.console import Console
 
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.evaluation.report import TITLES, Change, Report
-from steerable_llm.evaluation.verdict import Row, judge
+from steerable_llm.evaluation.rows import Row
+from steerable_llm.evaluation.verdict import judge
 from steerable_llm.metrics import Estimate
 from steerable_llm.vector.calibration import Calibration
 from steerable_llm.vector.provenance import Provenance

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steerable_llm.evaluation.verdict import Row, judge
+from steerable_llm.evaluation.rows import Row
+from steerable_llm.evaluation.verdict import judge
 from steerable_llm.metrics import Estimate
 
 

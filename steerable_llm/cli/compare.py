@@ -100,6 +100,6 @@ def compare(
         print(found.model_dump_json(indent=2))
         return
     Console().print(found.table())
-    for contender in found.contenders:
-        if contender.failed:
-            print(f"{contender.name} did not take part: {contender.failed}")
+    for arm in found.arms:
+        if arm.failed:
+            print(f"{arm.name} did not take part: {arm.failed}")

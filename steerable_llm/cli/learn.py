@@ -16,8 +16,10 @@ from steerable_llm.cli.options import (
     InFile,
     Model,
     Revision,
+    SubjectIn,
     VectorIn,
     load_model,
+    load_subject,
     print_json,
     settings_of,
     summary,
@@ -157,8 +159,6 @@ def calibrate(
     """
     from steerable_llm.evaluation.calibration import calibrate as choose
     from steerable_llm.evaluation.set import EvaluationSet
-    from steerable_llm.evaluation.sweep import strengths_for_kl
-    from steerable_llm.methods.build import sweep_of
     from steerable_llm.vector.hub_file import refuse_to_write
     from steerable_llm.vector.vector import SteeringVector
 
@@ -167,36 +167,35 @@ def calibrate(
     dev_set = EvaluationSet.from_jsonl(dev)
     kept = EvaluationSet.from_jsonl(capability) if capability else None
     llm = load_model(model, revision)
-    loaded = SteeringVector.load(vector, model=llm, force=force)
-    sweep = sweep_of(loaded)
-    if kl:
-        sweep["strengths"] = strengths_for_kl(llm, loaded, dev_set, kl, sweep)
-    result = choose(
+    found = choose(
         llm,
-        loaded,
-        dev=dev_set,
-        capability=kept,
+        SteeringVector.load(vector, model=llm, force=force),
+        dev_set,
+        kept,
+        kl=kl,
         budget=budget,
         target=target,
         force=force,
         progress=not as_json,
-        **sweep,
     )
-    result.vector.save(written)
+    found.save(written)
     if as_json:
-        print_json({**summary(result.vector), "file": str(written)})
+        print_json({**summary(found), "file": str(written)})
     else:
-        chosen = result.vector.calibration
-        assert chosen is not None, "a calibration result has a calibrated vector"
+        chosen = found.calibration
+        assert chosen is not None, "a calibrated vector has a calibration"
         print(f"{written}: strength {chosen.strength:+g}, scope {chosen.scope}. {chosen.note}")
 
 
 def evaluate(
-    vector: Annotated[Path, VectorIn],
+    subject: Annotated[Path, SubjectIn],
     test: Annotated[Path | None, typer.Argument(exists=True, dir_okay=False)] = None,
     against: Annotated[
         list[str] | None,
-        typer.Option(help="Arm to compare with, such as cad; repeatable. Else the usual four."),
+        typer.Option(
+            help="Arm to compare with: a name such as cad=0.5, a vector file or the folder of a "
+            "LoRA; repeatable. Else the usual ones."
+        ),
     ] = None,
     capability: Annotated[
         Path | None, typer.Option(exists=True, help="Evaluation set of what must not be lost.")
@@ -245,12 +244,13 @@ def evaluate(
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
-    """Measure a vector on held-out questions, or on a published benchmark.
+    """Measure a vector, or another arm, on held-out questions or on a published benchmark.
 
-    TEST is an evaluation set (JSON lines); the vector is steered as calibrated, and compared with
-    the unsteered model, a strict instruction, and random and sign-flipped vectors; with --pairs,
-    also with vectors of pairs whose labels were shuffled. The options from --benchmark to
-    --strength are for a benchmark in its place.
+    TEST is an evaluation set (JSON lines) that neither the build nor the calibration has seen. A
+    vector is steered as calibrated, and compared with the unsteered model, a strict instruction,
+    and random and sign-flipped vectors; with --pairs, also with vectors of pairs whose labels were
+    shuffled. A LoRA or a decoding method is compared with the first two. The options from
+    --benchmark to --strength are for a benchmark in its place.
     """
     given = {
         "data": data, "limit": limit, "shots": shots, "group": group, "normalise": normalise,
@@ -267,7 +267,7 @@ def evaluate(
                 "--keep, --capability and --pairs go with TEST, not with --benchmark"
             )
         evaluate_benchmark(
-            vector, benchmark, options, against or None, report or [], seed,
+            subject, benchmark, options, against or None, report or [], seed,
             model, revision, force, as_json,
         )  # fmt: skip
         return
@@ -281,11 +281,11 @@ def evaluate(
     from steerable_llm.evaluation.set import EvaluationSet
     from steerable_llm.files import check_writable
     from steerable_llm.pairs.pair import Pairs
-    from steerable_llm.vector.hub_file import refuse_to_write
+    from steerable_llm.vector.hub_file import is_on_hub, refuse_to_write
     from steerable_llm.vector.vector import SteeringVector
 
     if keep:
-        refuse_to_write(vector)
+        refuse_to_write(subject)
     for path in report or []:
         check_suffix(path)
         check_writable(path)
@@ -293,13 +293,19 @@ def evaluate(
     built_from = Pairs.from_jsonl(pairs) if pairs else None
     kept = EvaluationSet.from_jsonl(capability) if capability else None
     llm = load_model(model, revision)
-    loaded = SteeringVector.load(vector, model=llm, force=force)
+    loaded = load_subject(subject, llm, force)
+    if keep and not isinstance(loaded, SteeringVector):
+        raise InvalidInputError(f"--keep writes into a vector file, and {subject} is none")
+    others = [
+        load_subject(name, llm, force) if Path(name).exists() or is_on_hub(name) else name
+        for name in against or ()
+    ]
     found = measure(
         llm,
         loaded,
         test_set,
-        against=tuple(against) if against else None,
-        capability=kept,
+        kept,
+        against=others or None,
         pairs=built_from,
         seed=seed,
         progress=not as_json,
@@ -308,8 +314,8 @@ def evaluate(
     )
     for path in report or []:
         found.save(path)
-    if keep:
-        loaded.with_evaluation(found.summary()).save(vector)
+    if keep and isinstance(loaded, SteeringVector):
+        loaded.with_evaluation(found.summary()).save(subject)
     if as_json:
         print(found.to_json())
     else:

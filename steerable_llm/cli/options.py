@@ -16,6 +16,7 @@ from steerable_llm.vector.hub_file import is_on_hub
 
 if TYPE_CHECKING:
     from steerable_llm.answer.llm import SteerableHFLLM
+    from steerable_llm.evaluation.arms import Subject
     from steerable_llm.logs.answer_log import AnswerLog
     from steerable_llm.vector.vector import SteeringVector
 
@@ -25,11 +26,10 @@ InFile = typer.Argument(exists=True, dir_okay=False)
 def _there(vector: Path) -> Path:
     """Tells a missing file at once, as `InFile` does; what is on the Hub shows when it is read."""
     if not is_on_hub(vector) and vector.is_dir():
-        adapter = (vector / "adapter_config.json").is_file()
         raise typer.BadParameter(
-            f"{str(vector)!r} holds a LoRA adapter, which is no vector: measure it with `compare "
-            "--method lora`, use it with Lora.load (docs/methods.md)."
-            if adapter
+            f"{str(vector)!r} holds a LoRA, which is no vector: measure it with `steerable "
+            "evaluate`, use it with Lora.load (docs/methods.md)."
+            if _is_lora(vector)
             else f"{str(vector)!r} is a folder, not a vector file."
         )
     if not is_on_hub(vector) and not vector.is_file():
@@ -42,6 +42,42 @@ def vectors_there(vectors: list[Path] | None) -> list[Path] | None:
     return None if vectors is None else [_there(vector) for vector in vectors]
 
 
+def _subject_there(subject: Path) -> Path:
+    """The same for whatever can be evaluated."""
+    return subject if _is_lora(subject) or _is_named(str(subject)) else _there(subject)
+
+
+def _is_lora(subject: Path) -> bool:
+    return (subject / "adapter_config.json").is_file()
+
+
+def _is_named(subject: str) -> bool:
+    from steerable_llm.evaluation.arms import ARMS
+
+    return subject.partition("=")[0] in ARMS and not Path(subject).exists()
+
+
+def load_subject(subject: Path | str, llm: SteerableHFLLM, force: bool) -> Subject:
+    """Read what is to be evaluated: a vector file, a LoRA's folder, or the name of an arm.
+
+    Raises:
+        SteerableError: It cannot be read, or belongs to another model.
+    """
+    from steerable_llm.runtime.lora import Lora
+    from steerable_llm.vector.vector import SteeringVector
+
+    if _is_lora(Path(subject)):
+        return Lora.load(subject, llm)
+    if _is_named(str(subject)):
+        return str(subject)
+    return SteeringVector.load(subject, model=llm, force=force)
+
+
+SubjectIn = typer.Argument(
+    callback=_subject_there,
+    help="Vector file (or hub:organisation/name@revision), folder of a LoRA, or an arm by name, "
+    "such as cad=0.5.",
+)
 VectorIn = typer.Argument(
     callback=_there,
     help="Vector file, or hub:organisation/name@revision on the Hugging Face Hub.",

@@ -210,7 +210,7 @@ def _build(console: Console, llm: SteerableHFLLM, chosen: Pairs) -> Built:
 def _calibrate(
     console: Console, llm: SteerableHFLLM, vector: SteeringVector, questions: int | None
 ) -> SteeringVector:
-    result = calibrate(
+    calibrated = calibrate(
         llm,
         vector,
         dev=_questions("dev", questions),
@@ -219,14 +219,14 @@ def _calibrate(
         scopes=("last_prompt",),
         progress=console.is_terminal,
     )
-    chosen = result.vector.calibration
+    chosen = calibrated.calibration
     if chosen is not None:
         console.print(
             f"   strength {chosen.strength:+g} of the hidden state's length, scope {chosen.scope}. "
             f"{chosen.note}",
             markup=False,
         )
-    return result.vector
+    return calibrated
 
 
 def _at_most(questions: int | None, items: EvaluationSet) -> EvaluationSet:

@@ -1,4 +1,4 @@
-"""What a vector is compared with: each name in `against` becomes one or more arms.
+"""Arms: everything that can be compared, run and judged in one way.
 
 | name | what the model gets | what it tells |
 |---|---|---|
@@ -9,28 +9,34 @@
 | `sign_flipped` | the vector with the opposite strength | whether the direction matters |
 | `shuffled` | vectors of the same pairs, half of them swapped | whether the labels matter |
 | `cad`, `adacad` | no vector; scores set off against no context | whether decoding does it |
-| a method, or `lora` | another vector or lora (`rivals`) | whether another way does it better |
+| a name of its own | another vector, or a LoRA | whether another method does it better |
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 from steerable_llm.chat.phrases import STRICT_INSTRUCTIONS
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.evaluation.set import EvaluationItem
+from steerable_llm.evaluation.settings import EvaluationSettings
 from steerable_llm.methods import METHODS
 from steerable_llm.runtime.contrast import Contrast
+from steerable_llm.runtime.hooked_model import HookedModel
 from steerable_llm.runtime.lora import Lora
 from steerable_llm.vector.steering import Steering
 from steerable_llm.vector.vector import SteeringVector
 
+#: How much more the context counts under `cad` unless a number is given (`cad=1.5`).
+CAD_ALPHA = 0.5
+
 
 @dataclass(frozen=True)
 class Arm:
-    """One way of running the model on the held-out prompts.
+    """One way of running the model on the prompts.
 
     Attributes:
         name: What the report's row is called; arms of one name are averaged per prompt.
@@ -41,132 +47,170 @@ class Arm:
     """
 
     name: str
-    steering: Steering
+    steering: Steering = Steering()  # noqa: RUF009 - frozen
     instruction: str | None = None
     contrast: Contrast | None = None
     lora: Lora | None = None
 
     def messages(self, item: EvaluationItem) -> list[dict[str, Any]]:
-        """The item's prompt as this arm sends it."""
+        """Return the item's prompt as this arm sends it."""
         if self.instruction is None:
             return item.prompt
         rest = [message for message in item.prompt if message["role"] != "system"]
         return [{"role": "system", "content": self.instruction}, *rest]
 
 
-@dataclass(frozen=True)
-class Setting:
-    """What a arm is made from.
+UNSTEERED = Arm("none")
 
-    Attributes:
-        vector: Calibrated; the control vectors keep its strength, layers and scope.
-        strict_instruction: The system message of `prompt`.
-        seed: Of the random vectors.
-        random_vectors: How many random vectors are averaged.
-        cad_alpha: How much more the context counts under `cad`.
-        rivals: Calibrated vectors, or loras, by the names that `against` calls them.
-        shuffled: Controls built from swapped pairs, calibrated as the vector is.
-    """
+#: What can be run: an arm, what makes one, or its name.
+Subject: TypeAlias = SteeringVector | Lora | Contrast | Arm | str
 
-    vector: SteeringVector
-    strict_instruction: str
-    seed: int = 0
-    random_vectors: int = 3
-    cad_alpha: float = 0.5
-    rivals: Mapping[str, SteeringVector | Lora] = field(default_factory=dict)
-    shuffled: tuple[SteeringVector, ...] = ()
-
-
-def _steered(setting: Setting) -> list[Arm]:
-    return [Arm("steered", setting.vector.steer())]
-
-
-def _none(_: Setting) -> list[Arm]:
-    return [Arm("none", Steering.none())]
-
-
-def _prompt(setting: Setting) -> list[Arm]:
-    return [Arm("prompt", Steering.none(), setting.strict_instruction)]
-
-
-def _random(setting: Setting) -> list[Arm]:
+#: Controls, by what they make of a vector under given settings. `shuffled` is built from pairs.
+_CONTROLS: Mapping[str, Callable[[SteeringVector, EvaluationSettings], list[SteeringVector]]] = {
     # One random direction may help or hurt by luck: several are run and averaged per prompt.
-    seeds = range(setting.seed, setting.seed + setting.random_vectors)
-    return [Arm("random", setting.vector.randomised(seed).steer()) for seed in seeds]
-
-
-def _sign_flipped(setting: Setting) -> list[Arm]:
-    return [Arm("sign_flipped", setting.vector.negated().steer())]
-
-
-def _shuffled(setting: Setting) -> list[Arm]:
-    if not setting.shuffled:
-        raise InvalidInputError(
-            "the control 'shuffled' is built from the vector's own pairs: give them (pairs=, or "
-            "--pairs FILE)"
-        )
-    return [Arm("shuffled", vector.steer()) for vector in setting.shuffled]
-
-
-def _cad(setting: Setting) -> list[Arm]:
-    return [Arm("cad", Steering.none(), contrast=Contrast("cad", setting.cad_alpha))]
-
-
-def _adacad(_: Setting) -> list[Arm]:
-    return [Arm("adacad", Steering.none(), contrast=Contrast("adacad"))]
-
-
-def _rival(name: str, rival: SteeringVector | Lora) -> Arm:
-    if isinstance(rival, Lora):
-        return Arm(name, Steering.none(), lora=rival)
-    return Arm(name, rival.steer())
-
+    "random": lambda vector, how: [
+        vector.randomised(seed) for seed in range(how.seed, how.seed + how.random_vectors)
+    ],
+    "sign_flipped": lambda vector, _: [vector.negated()],
+}
 
 #: What a vector is compared with unless something else is asked for; `shuffled` comes on top where
 #: the vector's pairs are given.
 DEFAULT_AGAINST = ("none", "prompt", "random", "sign_flipped")
 
-ARMS: Mapping[str, Callable[[Setting], list[Arm]]] = {
-    "none": _none,
-    "prompt": _prompt,
-    "random": _random,
-    "sign_flipped": _sign_flipped,
-    "shuffled": _shuffled,
-    "cad": _cad,
-    "adacad": _adacad,
-}
+#: Every name that needs nothing but the model, the settings and the vector at hand.
+ARMS = ("none", "prompt", *_CONTROLS, "shuffled", "cad", "adacad")
 
 
-def arms(setting: Setting, against: Sequence[str]) -> list[Arm]:
-    """The steered arm first, then the unsteered one, then those asked for in that order.
+def arm_of(subject: Subject, settings: EvaluationSettings, name: str | None = None) -> Arm:
+    """Return the arm that a subject is run as.
+
+    Args:
+        subject: A calibrated vector, a LoRA, a decoding method, an arm, or the name of one that
+            needs no vector, such as "prompt" or "cad=0.5".
+        settings: What `prompt` says.
+        name: What to call it; by default its own name.
+
+    Raises:
+        InvalidInputError: A vector without a calibration, or a name that needs a vector or that
+            nothing has.
+    """
+    if isinstance(subject, Arm):
+        return subject
+    if isinstance(subject, SteeringVector):
+        return Arm(name or subject.name, subject.steer())
+    if isinstance(subject, Lora):
+        return Arm(name or subject.name, lora=subject)
+    if isinstance(subject, Contrast):
+        return Arm(name or subject.kind, contrast=subject)
+    kind, equals, value = subject.partition("=")
+    if kind == "cad":
+        alpha = _number(subject, value) if equals else CAD_ALPHA
+        return Arm(name or subject, contrast=Contrast("cad", alpha))
+    if kind == "adacad" and not equals:
+        return Arm(name or subject, contrast=Contrast("adacad"))
+    if kind == "prompt" and not equals:
+        target = settings.target or ""
+        instruction = settings.strict_instruction or strict_instruction_for(target)
+        return Arm(name or subject, instruction=instruction)
+    if subject == "none":
+        return UNSTEERED
+    known = ", ".join(ARMS)
+    if subject in METHODS or subject == "lora":
+        raise InvalidInputError(
+            f"cannot compare against {subject!r} without what it made: give the vector or the LoRA "
+            f"itself, or let `compare` make it; else choose from {known}"
+        )
+    raise InvalidInputError(f"cannot compare against {subject!r}; choose from {known}")
+
+
+def arms_of(
+    subject: Subject,
+    settings: EvaluationSettings,
+    shuffled: Sequence[SteeringVector] = (),
+) -> list[Arm]:
+    """Return the subject's arm, then the unsteered one, then those it is compared with.
 
     The unsteered model is always run: every other number is read against it.
 
+    Args:
+        subject: What is proven; a vector's arm is called "steered".
+        settings: What it is compared with, in `against`.
+        shuffled: The control of that name, built from the vector's pairs.
+
     Raises:
-        InvalidInputError: A name in `against` is unknown; the message lists the known ones.
+        InvalidInputError: An unknown name, a control of something that is no vector, or two arms
+            of one name.
     """
-    for name in against:
-        if name in ARMS or name in setting.rivals:
-            continue
-        known = ", ".join([*ARMS, *setting.rivals])
-        if name in METHODS or name == "lora":
-            raise InvalidInputError(
-                f"cannot compare against {name!r} without what it made: give rivals={{{name!r}: "
-                f"...}}, calibrated, or let `compare` make it; else choose from {known}"
-            )
-        raise InvalidInputError(f"cannot compare against {name!r}; choose from {known}")
-    if setting.random_vectors < 1:
-        raise InvalidInputError("random_vectors must be at least 1")
-    others = dict.fromkeys(["none", *against])
-    found = _steered(setting)
-    for name in others:
-        if name in setting.rivals:
-            found.append(_rival(name, setting.rivals[name]))
-        else:
-            found += ARMS[name](setting)
+    mine = arm_of(subject, settings, "steered" if isinstance(subject, SteeringVector) else None)
+    if mine.name == "none":
+        raise InvalidInputError(
+            "'none' is the unsteered model, which is always run: give something to compare with it"
+        )
+    found = [mine, UNSTEERED]
+    against = settings.against
+    if against is None:
+        against = DEFAULT_AGAINST if isinstance(subject, SteeringVector) else ("prompt",)
+        against = (*against, *(("shuffled",) if shuffled else ()))
+    for other in dict.fromkeys(against):
+        made = _control(other, subject, settings, shuffled)
+        if made is None:
+            made = [arm_of(other, settings)]
+        if made == [UNSTEERED] or (isinstance(other, str) and other == mine.name):
+            continue  # it is among them already
+        double = {arm.name for arm in found} & {arm.name for arm in made}
+        if double:
+            raise InvalidInputError(f"two arms are called {double.pop()!r}: rename one")
+        found += made
     return found
 
 
+def _control(
+    name: Subject,
+    subject: Subject,
+    settings: EvaluationSettings,
+    shuffled: Sequence[SteeringVector],
+) -> list[Arm] | None:
+    """The arms of a control; None for what is none."""
+    if not isinstance(name, str) or not (name in _CONTROLS or name == "shuffled"):
+        return None
+    if not isinstance(subject, SteeringVector):
+        raise InvalidInputError(
+            f"the control {name!r} is made from a vector, and there is none here: leave it out"
+        )
+    if name == "shuffled" and not shuffled:
+        raise InvalidInputError(
+            "the control 'shuffled' is built from the vector's own pairs: give them (pairs=, or "
+            "--pairs FILE)"
+        )
+    made = shuffled if name == "shuffled" else _CONTROLS[name](subject, settings)
+    return [Arm(name, vector.steer()) for vector in made]
+
+
+def check_fits(subject: Subject, llm: HookedModel, force: bool = False) -> None:
+    """Make sure that a subject belongs to the model.
+
+    Raises:
+        ModelMismatchError: It was built for another one.
+    """
+    if isinstance(subject, SteeringVector):
+        subject.check(llm.fingerprint, force=force)
+    elif isinstance(subject, Lora):
+        subject.check(llm)
+    elif isinstance(subject, Arm) and subject.lora is not None:
+        subject.lora.check(llm)
+
+
 def strict_instruction_for(category: str) -> str:
-    """The strict instruction that fits a category's behaviour."""
+    """Return the strict instruction that fits a category's behaviour."""
     return STRICT_INSTRUCTIONS.get(category, STRICT_INSTRUCTIONS["faithfulness"])
+
+
+def _number(text: str, value: str) -> float:
+    try:
+        number = float(value)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise InvalidInputError(f"{text!r} has no number after '=': write it as in cad=0.5")
+    return number

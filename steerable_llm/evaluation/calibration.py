@@ -8,15 +8,21 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Unpack
 
 from steerable_llm.errors import CalibrationError, InvalidInputError
+from steerable_llm.evaluation.arms import Arm, check_fits
+from steerable_llm.evaluation.bench import CONTROL, Bench, DevRow, rank
+from steerable_llm.evaluation.divergence import strengths_for_kl
+from steerable_llm.evaluation.overlap import HeldOut, overlap, past_of
 from steerable_llm.evaluation.set import EvaluationSet
-from steerable_llm.evaluation.sweep import Bench, CalibrationRow, Candidate, rank
-from steerable_llm.evaluation.verdict import check_budget
+from steerable_llm.evaluation.settings import DEFAULTS, Changes, EvaluationSettings
 from steerable_llm.files import write_whole
+from steerable_llm.methods.build import grid_of
+from steerable_llm.pairs.pair import Pairs
 from steerable_llm.reports import numbers
 from steerable_llm.reports.figures import sweep_figure
 from steerable_llm.reports.page import Page
@@ -27,17 +33,54 @@ from steerable_llm.vector.seen import hashes_of, kept
 from steerable_llm.vector.steering import Scope, Unit
 from steerable_llm.vector.vector import SteeringVector
 
-#: Magnitudes in units of the residual norm; each is tried with both signs.
-STRENGTHS = (0.02, 0.03, 0.05, 0.08, 0.1, 0.12)
 _FIRST_SAMPLE = 24  # prompts of dev, and of capability, that every setting is tried on
 _KEEP = 1 / 4  # share of the settings that survives a round of halving
 _FEWEST_POSITIONS: tuple[Scope, ...] = ("last_prompt", "generated", "prompt", "all")
 _FINALISTS = 8  # settings that are run on all of dev
 
 
+class Search(Changes, total=False):
+    """What `sweep` takes by keyword: what is tried, and the settings."""
+
+    strengths: Sequence[float] | None
+    scopes: Sequence[Scope] | None
+    layers: Sequence[tuple[int, ...] | None] | None
+    unit: Unit | None
+    kl: Sequence[float] | None
+    settings: EvaluationSettings
+
+
+def calibrate(
+    llm: HookedModel,
+    vector: SteeringVector,
+    dev: EvaluationSet | Pairs,
+    capability: EvaluationSet | None = None,
+    **search: Unpack[Search],
+) -> SteeringVector:
+    """Choose how strongly to steer with a vector, and where, on dev data.
+
+    Args:
+        llm: The model the vector was built for.
+        vector: Not calibrated yet, or to be calibrated anew.
+        dev: As for `sweep`.
+        capability: As for `sweep`.
+        **search: As for `sweep`.
+
+    Returns:
+        The vector with its calibration, which says what it was chosen by; `sweep` also returns
+        every setting that was tried.
+
+    Raises:
+        CalibrationError: No setting within the budget beats the unsteered model.
+        InvalidInputError: As for `sweep`.
+        ModelMismatchError: The vector belongs to another model.
+    """
+    return sweep(llm, vector, dev, capability, controls=False, **search).vector
+
+
 @dataclass(frozen=True)
-class CalibrationResult:
-    """What a sweep found.
+class Sweep:
+    """What was tried on dev, and what was chosen.
 
     Attributes:
         vector: The chosen candidate with its calibration.
@@ -49,8 +92,8 @@ class CalibrationResult:
     """
 
     vector: SteeringVector
-    best: CalibrationRow
-    rows: tuple[CalibrationRow, ...]
+    best: DevRow
+    rows: tuple[DevRow, ...]
     unsteered: float
     unsteered_capability: Mapping[str, float]
     budget: float
@@ -97,26 +140,22 @@ class CalibrationResult:
         )
 
 
-def calibrate(
+def sweep(
     llm: HookedModel,
     vectors: Mapping[str, SteeringVector] | SteeringVector,
-    dev: EvaluationSet,
+    dev: EvaluationSet | Pairs,
     capability: EvaluationSet | None = None,
-    strengths: Sequence[float] = STRENGTHS,
-    scopes: Sequence[Scope] = ("generated", "all"),
-    layers: Sequence[tuple[int, ...] | None] = (None,),
-    budget: float = 0.01,
     *,
-    target: str | None = None,
-    unit: Unit = "relative",
-    max_new_tokens: int = 24,
-    batch_size: int = 64,
-    seed: int = 0,
+    strengths: Sequence[float] | None = None,
+    scopes: Sequence[Scope] | None = None,
+    layers: Sequence[tuple[int, ...] | None] | None = None,
+    unit: Unit | None = None,
+    kl: Sequence[float] | None = None,
     controls: bool = True,
-    force: bool = False,
-    progress: bool = True,
-) -> CalibrationResult:
-    """Finds the setting with the highest mean success on dev that stays within the budget.
+    settings: EvaluationSettings = DEFAULTS,
+    **changes: Unpack[Changes],
+) -> Sweep:
+    """Find the setting with the highest mean success on dev that stays within the budget.
 
     Every candidate vector is tried at every strength with both signs, every scope and every layer
     subset, by successive halving (Jamieson and Talwalkar 2016): all settings on a small sample
@@ -132,134 +171,160 @@ def calibrate(
     Args:
         llm: The model.
         vectors: Candidates by name, such as one per aggregation, or a single vector.
-        dev: Prompts with accept or reject phrases; success is the mean over all of them.
+        dev: Prompts with accept or reject phrases; success is the mean over all of them. In pairs
+            an answer is right when it contains the preferred answer's words and not the other's.
         capability: Prompts for the budget, which holds for each of its categories separately.
-        strengths: Magnitudes; each is tried with both signs.
+        strengths: Magnitudes; each is tried with both signs. What is left out here and in the next
+            three is as the vector's method means it.
         scopes: Which positions to try.
         layers: Layer subsets to try; None is every layer that the vector has.
-        budget: Largest share of a capability that may be lost on dev.
-        target: The category of dev that the vector is meant to change. Success is then the mean
-            over it alone, and the other categories of dev are held to the budget, too, give or take
-            one standard error of their change (they are fewer): a setting that mends one kind of
-            question and harms the next is not chosen.
         unit: Of the strengths; "absolute" is the paper's eq. 7.
-        max_new_tokens: Where answers are cut.
-        batch_size: Rows that run together; one batch mixes settings.
-        seed: Of the samples and of the random vector.
+        kl: Try the strengths with these divergences, in nats per token, in place of `strengths`.
         controls: Also run a random vector.
-        force: Accept vectors of another model of the same shape.
-        progress: Show progress bars on the error stream.
+        settings: The budget, how answers are made, and the target: the category of dev that the
+            vector is meant to change. Success is then the mean over it alone, and the other
+            categories of dev are held to the budget, too, give or take one standard error of their
+            change: a setting that mends one kind of question and harms the next is not chosen.
+        **changes: Single settings in place of those in `settings`.
 
     Raises:
         CalibrationError: No setting within the budget beats the unsteered model.
-        InvalidInputError: Nothing to try, a budget that is no share, a prompt that cannot be judged
+        InvalidInputError: Nothing to try, prompts that the build has seen or that cannot be judged
             by value, or a target that dev does not have.
         ModelMismatchError: A vector belongs to another model.
     """
+    settings = replace(settings, **changes)
     named = {vectors.name: vectors} if isinstance(vectors, SteeringVector) else dict(vectors)
-    guarded: tuple[str, ...] = ()
-    whole_dev = dev
-    if target is not None:
-        guarded = tuple(category for category in dev.categories if category != target)
-        dev, capability = _guarded(dev, target, capability)
-    _check(llm, named, dev, capability, strengths, budget, force)
-    bench = Bench(llm, dev, capability, max_new_tokens, batch_size, seed, guarded)
-    bench.candidates = [
-        Candidate(name, vector.with_calibration(None), sign * strength, scope, subset, unit)
+    if not named:
+        raise InvalidInputError("there is no vector to calibrate; give at least one")
+    if isinstance(dev, Pairs):
+        dev = EvaluationSet.from_pairs("dev", dev, phrases=True)
+    named = {name: vector.with_calibration(None) for name, vector in named.items()}
+    for vector in named.values():
+        check_fits(vector, llm, settings.force)
+    bench = Bench(llm, dev, capability, settings)
+    held_out = [HeldOut.of(llm, items) for items in (dev, capability) if items is not None]
+    overlap(held_out, [past for vector in named.values() for past in past_of(vector)])
+
+    first = next(iter(named.values()))
+    grid = grid_of(first)
+    unit = unit or grid.unit
+    scopes = scopes or grid.scopes
+    layers = layers or grid.layers(first.layers)
+    if kl:
+        strengths = strengths_for_kl(llm, first, dev, kl, scopes, layers, unit)
+    bench.arms += [
+        Arm(name, vector.steer(sign * strength, subset, scope, unit))
         for name, vector in named.items()
         for scope in scopes
         for subset in layers
-        for strength in sorted({abs(strength) for strength in strengths})
+        for strength in _magnitudes(grid.strengths if strengths is None else strengths)
         for sign in (1, -1)
     ]
-    settings = len(bench.candidates)
-    # A sample is spread over categories of unequal sizes; so large a size takes all of each.
-    whole = max(len(dev), len(capability or ()))
-    everything = whole * max(len(dev.categories), len(capability.categories) if capability else 1)
-    bench.run([None], everything, progress, "unsteered")
-    tried = _halve(bench, whole, everything, budget, progress)
+    tried = _halve(bench)
+    best = _chosen(bench, tried)
+    chosen = tried[best]
+    settings_tried = len(bench.arms) - 1
+    if controls:
+        random = named[chosen.arm].randomised(settings.seed)
+        start = len(bench.arms)
+        bench.arms += [
+            Arm(CONTROL, random.steer(term.strength, term.layers, term.scope, unit))
+            for place in _line(bench.arms, best)
+            for term in bench.arms[place].steering.terms
+        ]
+        places = range(start, len(bench.arms))
+        tried.update(bench.run(places, bench.everything, "control"))
+    unsteered = bench.run([0], bench.everything, "unsteered")[0]
+    term = bench.arms[best].steering.terms[0]
+    choice = Choice(
+        dev=replace(
+            _used(llm, bench.dev), part_of=None if bench.dev.digest == dev.digest else dev.digest
+        ),
+        before=chosen.unsteered,
+        after=chosen.success,
+        settings=settings_tried,
+        capability=None if bench.capability is None else _used(llm, bench.capability),
+        lost={} if bench.capability is None else chosen.loss,
+        budget=None if bench.capability is None else settings.budget,
+    )
+    calibration = Calibration(
+        strength=term.strength,
+        layers=term.layers,
+        scope=term.scope,
+        unit=term.unit,
+        renormalise=term.renormalise,
+        choice=choice,
+    )
+    return Sweep(
+        vector=named[chosen.arm].with_calibration(calibration),
+        best=chosen,
+        rows=tuple(tried.values()),
+        unsteered=chosen.unsteered,
+        unsteered_capability=unsteered.capability,
+        budget=settings.budget,
+    )
 
-    def run_on_all(numbers: Sequence[int], title: str) -> None:
-        bench.run(numbers, everything, progress, title)
-        tried.update({number: bench.row(number, everything) for number in numbers})
+
+def _magnitudes(strengths: Sequence[float]) -> list[float]:
+    if not strengths or not all(math.isfinite(s) and s != 0 for s in strengths):
+        raise InvalidInputError(
+            f"strengths must be finite and not 0, and at least one, not {list(strengths)}"
+        )
+    return sorted({abs(strength) for strength in strengths})
+
+
+def _used(llm: HookedModel, prompts: EvaluationSet) -> DataUsed:
+    return DataUsed(prompts.name, prompts.digest, len(prompts), seen=kept(hashes_of(llm, prompts)))
+
+
+def _halve(bench: Bench) -> dict[int, DevRow]:
+    """Try all arms on small samples and ever fewer on larger ones; the last on everything."""
+    tried: dict[int, DevRow] = {}
+    alive, size = list(range(1, len(bench.arms))), _FIRST_SAMPLE
+    categories = len(bench.capability.categories) if bench.capability else 0
+    bench.run([0], bench.everything, "unsteered")
+    while len(alive) > _FINALISTS and size < bench.whole:
+        tried.update(bench.run(alive, size, f"{len(alive)} settings"))
+        # One prompt of a capability category is this share of its sample.
+        allowed = bench.settings.budget + categories / size
+        alive.sort(key=lambda place: rank(tried[place], allowed))
+        alive = alive[: max(_FINALISTS, math.ceil(len(alive) * _KEEP))]
+        size *= 2
+    tried.update(bench.run(alive, bench.everything, f"{len(alive)} settings"))
+    return tried
+
+
+def _chosen(bench: Bench, tried: dict[int, DevRow]) -> int:
+    """The place of the setting to take; what is run on the way is added to `tried`.
+
+    Raises:
+        CalibrationError: None within the budget beats the unsteered model.
+    """
+    budget = bench.settings.budget
+
+    def run_on_all(places: Sequence[int], title: str) -> None:
+        tried.update(bench.run(places, bench.everything, title))
 
     if not _helps(tried[_best(tried, budget)], budget):
         # The finalists were too strong: look at everything that did any good on its sample.
         run_on_all([i for i, row in tried.items() if row.success > row.unsteered], "second look")
-    run_on_all(_line(bench.candidates, _best(tried, budget)), "chosen line")
+    run_on_all(_line(bench.arms, _best(tried, budget)), "chosen line")
     best = _best(tried, budget)
     if not _helps(tried[best], budget):
-        raise CalibrationError(_nothing_helps(tried[best], tried.values(), budget))
+        raise CalibrationError(_nothing_helps(tried[best], tried, budget))
     best = _gentlest(tried, best, budget)
-    run_on_all(_line(bench.candidates, best), "chosen line")
-    chosen = tried[best]
-    if controls:
-        random = bench.candidates[best].vector.randomised(seed)
-        start = len(bench.candidates)
-        bench.candidates += [
-            replace(bench.candidates[number], name="random", vector=random, is_control=True)
-            for number in _line(bench.candidates, best)
-        ]
-        run_on_all(range(start, len(bench.candidates)), "control")
-    return CalibrationResult(
-        vector=bench.candidates[best].vector.with_calibration(
-            Calibration(
-                strength=chosen.strength,
-                layers=chosen.layers,
-                scope=chosen.scope,
-                unit=unit,
-                renormalise=bench.candidates[best].vector.application.renormalise,
-                choice=_choice(llm, chosen, dev, whole_dev, capability, budget, settings),
-            )
-        ),
-        best=chosen,
-        rows=tuple(tried.values()),
-        unsteered=chosen.unsteered,
-        unsteered_capability=bench.accuracies(None, list(capability or ())),
-        budget=budget,
-    )
+    run_on_all(_line(bench.arms, best), "chosen line")
+    return best
 
 
-def _guarded(
-    dev: EvaluationSet, target: str, capability: EvaluationSet | None
-) -> tuple[EvaluationSet, EvaluationSet | None]:
-    """The target category of dev, and what must not be lost with dev's other categories in it."""
-    rest = [item for item in dev if item.category != target]
-    kept = list(capability or ())
-    if not rest:
-        return dev.category(target), capability
-    name = f"{capability.name} and {dev.name}" if capability else dev.name
-    return dev.category(target), EvaluationSet(name, [*kept, *rest])
-
-
-def _halve(
-    bench: Bench, whole: int, everything: int, budget: float, show: bool
-) -> dict[int, CalibrationRow]:
-    """Tries all candidates on small samples and ever fewer on larger ones."""
-    tried: dict[int, CalibrationRow] = {}
-    alive, size = list(range(len(bench.candidates))), _FIRST_SAMPLE
-    capability_categories = len(bench.capability.categories) if bench.capability else 0
-    while True:
-        last = len(alive) <= _FINALISTS or size >= whole
-        size = everything if last else size
-        bench.run(alive, size, show, f"{len(alive)} settings")
-        tried.update({number: bench.row(number, size) for number in alive})
-        if last:
-            return tried
-        # One prompt of a capability category is this share of its sample.
-        coarseness = capability_categories / size
-        alive.sort(key=lambda number: rank(tried[number], budget + coarseness))
-        alive = alive[: max(_FINALISTS, math.ceil(len(alive) * _KEEP))]
-        size *= 2
-
-
-def _best(tried: Mapping[int, CalibrationRow], budget: float) -> int:
+def _best(tried: Mapping[int, DevRow], budget: float) -> int:
     """The best of those that were run on everything."""
-    complete = [i for i, row in tried.items() if row.complete and not row.is_control]
-    return min(complete, key=lambda number: rank(tried[number], budget))
+    complete = [place for place, row in tried.items() if row.complete]
+    return min(complete, key=lambda place: rank(tried[place], budget))
 
 
-def _gentlest(tried: Mapping[int, CalibrationRow], best: int, budget: float) -> int:
+def _gentlest(tried: Mapping[int, DevRow], best: int, budget: float) -> int:
     """The gentlest setting that is within one standard error of the best one.
 
     What separates the two is noise of the dev prompts as likely as not, and a steering of fewer
@@ -269,90 +334,36 @@ def _gentlest(tried: Mapping[int, CalibrationRow], best: int, budget: float) -> 
     top = tried[best].success
     error = math.sqrt(top * (1 - top) / tried[best].prompts)
     as_good = [
-        i
-        for i, row in tried.items()
-        if row.complete
-        and not row.is_control
-        and _helps(row, budget)
-        and row.success >= top - error
-    ]
-    return min(as_good, key=lambda i: (*_gentleness(tried[i]), rank(tried[i], budget)))
-
-
-def _gentleness(row: CalibrationRow) -> tuple[float, float]:
-    return (_FEWEST_POSITIONS.index(row.scope), abs(row.strength))
-
-
-def _helps(row: CalibrationRow, budget: float) -> bool:
-    return row.success > row.unsteered and row.largest_loss <= budget + 1e-9
-
-
-def _line(candidates: Sequence[Candidate], number: int) -> list[int]:
-    """All strengths of one vector, scope and layer subset."""
-    of = candidates[number]
-    return [
         place
-        for place, c in enumerate(candidates)
-        if (c.name, c.scope, c.layers) == (of.name, of.scope, of.layers)
+        for place, row in tried.items()
+        if row.complete and _helps(row, budget) and row.success >= top - error
     ]
+    return min(as_good, key=lambda place: (*_gentleness(tried[place]), rank(tried[place], budget)))
 
 
-def _choice(
-    llm: HookedModel,
-    best: CalibrationRow,
-    dev: EvaluationSet,
-    whole: EvaluationSet,
-    capability: EvaluationSet | None,
-    budget: float,
-    tried: int,
-) -> Choice:
-    return Choice(
-        dev=replace(_used(llm, dev), part_of=None if whole.digest == dev.digest else whole.digest),
-        before=best.unsteered,
-        after=best.success,
-        settings=tried,
-        capability=None if capability is None else _used(llm, capability),
-        lost={} if capability is None else best.loss,
-        budget=None if capability is None else budget,
-    )
+def _gentleness(row: DevRow) -> tuple[float, float]:
+    return (_FEWEST_POSITIONS.index(row.scope or "all"), abs(row.strength))
 
 
-def _used(llm: HookedModel, prompts: EvaluationSet) -> DataUsed:
-    return DataUsed(prompts.name, prompts.digest, len(prompts), seen=kept(hashes_of(llm, prompts)))
+def _helps(row: DevRow, budget: float) -> bool:
+    return row.success > row.unsteered and row.within(budget)
 
 
-def _nothing_helps(best: CalibrationRow, rows: Iterable[CalibrationRow], budget: float) -> str:
-    free = max((row for row in rows if row.complete), key=lambda row: row.success)
+def _line(arms: Sequence[Arm], place: int) -> list[int]:
+    """The places of all strengths of one vector, scope and layer subset."""
+
+    def where(arm: Arm) -> tuple[object, ...] | None:
+        term = next(iter(arm.steering.terms), None)
+        return (arm.name, term.scope, term.layers) if term else None
+
+    return [other for other, arm in enumerate(arms) if where(arm) == where(arms[place])]
+
+
+def _nothing_helps(best: DevRow, tried: Mapping[int, DevRow], budget: float) -> str:
+    free = max((row for row in tried.values() if row.complete), key=lambda row: row.success)
     return (
         f"no setting within a capability budget of {100 * budget:g} points beats the unsteered "
-        f"model on dev ({numbers.percent(best.unsteered)}): without the budget the best was "
-        f"{free.label} at {free.strength:+g} with {numbers.percent(free.success)}, losing "
-        f"{numbers.points(free.largest_loss)}; try other vectors, layers or strengths"
+        f"model on dev ({100 * best.unsteered:.1f} %): without the budget the best was "
+        f"{free.label} at {free.strength:+g} with {100 * free.success:.1f} %, losing "
+        f"{100 * free.largest_loss:.1f} points; try other vectors, layers or strengths"
     )
-
-
-def _check(
-    llm: HookedModel,
-    vectors: Mapping[str, SteeringVector],
-    dev: EvaluationSet,
-    capability: EvaluationSet | None,
-    strengths: Sequence[float],
-    budget: float,
-    force: bool,
-) -> None:
-    check_budget(budget)
-    if not vectors:
-        raise InvalidInputError("there is no vector to calibrate; give at least one")
-    if not strengths or not all(math.isfinite(s) and s != 0 for s in strengths):
-        raise InvalidInputError(
-            f"strengths must be finite and not 0, and at least one, not {list(strengths)}"
-        )
-    for items in (dev, capability):
-        for item in items or ():
-            if not item.has_verdict:
-                raise InvalidInputError(
-                    f"item {item.id!r} of {items.name if items else ''!r} has no accept or reject "
-                    "phrases, so a steered answer to it cannot be judged; add some or leave it out"
-                )
-    for vector in vectors.values():
-        vector.check(llm.fingerprint, force=force)

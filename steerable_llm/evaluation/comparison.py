@@ -10,7 +10,8 @@ from pydantic import BaseModel, ConfigDict
 
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.evaluation.report import TITLES
-from steerable_llm.evaluation.verdict import Row, Verdict
+from steerable_llm.evaluation.rows import Row
+from steerable_llm.evaluation.verdict import Verdict
 from steerable_llm.reports import numbers
 from steerable_llm.reports.figures import BLUE, GREEN, GREY, DotPanel, Mark, dots_figure
 from steerable_llm.reports.page import Page
@@ -24,11 +25,11 @@ _HEAD: Head = (
 )
 
 
-class Contender(BaseModel):
-    """One method in a comparison.
+class ComparedArm(BaseModel):
+    """One arm of a comparison.
 
     Attributes:
-        name: Of the method.
+        name: Of the method, or what else tells it apart.
         setting: What was chosen for it on dev, in words.
         dev: Its success on dev with that; None where nothing was to choose.
         seconds: Time to build and to choose.
@@ -47,7 +48,7 @@ class Contender(BaseModel):
 
 
 class Comparison(BaseModel):
-    """Several ways on the same pairs, dev and test prompts.
+    """Several arms on the same pairs, dev and test prompts.
 
     Attributes:
         model: The model's id with a short hash.
@@ -57,8 +58,8 @@ class Comparison(BaseModel):
         test_digest: SHA-256 of its items.
         target: The category that is to be changed.
         budget: Largest share of a capability that may be lost.
-        contenders: In the order in which they ran.
-        rows: One per contender that took part and category.
+        arms: In the order in which they ran.
+        rows: One per arm that took part and category.
         command: What to run to get this again.
     """
 
@@ -71,7 +72,7 @@ class Comparison(BaseModel):
     test_digest: str
     target: str
     budget: float
-    contenders: tuple[Contender, ...]
+    arms: tuple[ComparedArm, ...]
     rows: tuple[Row, ...]
     command: str = ""
 
@@ -81,16 +82,16 @@ class Comparison(BaseModel):
         ordered = sorted(self.rows, key=lambda row: (row.capability, row.category != self.target))
         return tuple(dict.fromkeys(row.category for row in ordered))
 
-    def contender(self, name: str) -> Contender:
-        """One method.
+    def arm(self, name: str) -> ComparedArm:
+        """Return one of the arms.
 
         Raises:
             InvalidInputError: It did not take part; the message lists those that did.
         """
-        for contender in self.contenders:
-            if contender.name == name:
-                return contender
-        known = ", ".join(contender.name for contender in self.contenders)
+        for arm in self.arms:
+            if arm.name == name:
+                return arm
+        known = ", ".join(arm.name for arm in self.arms)
         raise InvalidInputError(f"the comparison has no {name!r}; it has {known}")
 
     def ranked(self, category: str) -> list[Row]:
@@ -100,7 +101,7 @@ class Comparison(BaseModel):
 
     def cells(self, row: Row) -> list[str]:
         """One line of a table; the columns are `_HEAD`."""
-        verdict = self.contender(row.arm).verdict
+        verdict = self.arm(row.arm).verdict
         gate = ""
         if row.category == self.target and verdict is not None:
             gate = "passes" if verdict.promote else "refused"
@@ -119,7 +120,7 @@ class Comparison(BaseModel):
         parts: list[Part] = []
         for category in self.categories:
             parts += [Heading(category, 3), self.table_of(self.ranked(category))]
-        return Page(f"{len(self.contenders)} ways on {self.test_name}", parts)
+        return Page(f"{len(self.arms)} ways on {self.test_name}", parts)
 
     def table_of(self, rows: Sequence[Row]) -> Table:
         """Some of the rows as a table."""
@@ -128,7 +129,7 @@ class Comparison(BaseModel):
 
     def page(self) -> Page:
         """What was compared, in a picture and a table per category, and what was chosen."""
-        everybody = [c.name for c in self.contenders if not c.failed]
+        everybody = [c.name for c in self.arms if not c.failed]
         picture = self.picture("methods", everybody)
         return Page(self.title, [Text(self.introduction), picture, *self.tables()])
 
@@ -160,19 +161,17 @@ class Comparison(BaseModel):
         """
         return self.page().save(path, lambda: self.model_dump_json(indent=2), "a comparison")
 
-    def picture(
-        self, name: str, contenders: Sequence[str], prefix: str = "", axis: str = ""
-    ) -> Picture:
-        """Success on the target, and on every capability, over some of the contenders.
+    def picture(self, name: str, arms: Sequence[str], prefix: str = "", axis: str = "") -> Picture:
+        """Success on the target, and on every capability, over some of the arms.
 
         Args:
             name: What they differ in; in the picture's file name.
-            contenders: From left to right; those that did not take part are left out.
+            arms: From left to right; those that did not take part are left out.
             prefix: What the axis leaves out of their names.
             axis: What the axis is called.
         """
         categories = [v for v in self.categories if v == self.target or self._is_capability(v)]
-        names = [each for each in contenders if each != "none" and self._took_part(each)]
+        names = [each for each in arms if each != "none" and self._took_part(each)]
         labels = [TITLES.get(each, each.removeprefix(prefix)) for each in names]
         return Picture(
             name,
@@ -189,7 +188,7 @@ class Comparison(BaseModel):
     @property
     def title(self) -> str:
         """The heading of both forms."""
-        return f"{len(self.contenders)} ways to change {self.target}"
+        return f"{len(self.arms)} ways to change {self.target}"
 
     @property
     def introduction(self) -> str:
@@ -210,26 +209,26 @@ class Comparison(BaseModel):
                 f"{c.seconds:.1f}",
                 c.verdict.line if c.verdict else "",
             ]
-            for c in self.contenders
+            for c in self.arms
         ]
 
 
 def section_figure(
     rows: Sequence[Row],
     categories: Sequence[str],
-    contenders: Sequence[str],
+    arms: Sequence[str],
     labels: Sequence[str],
     axis_title: str = "",
 ) -> bytes:
-    """Draw success over contenders that differ in one thing, a panel per category.
+    """Draw success over arms that differ in one thing, a panel per category.
 
     The unsteered model is a grey band, the strict instruction a dashed line where it took part and
-    is none of the contenders.
+    is none of the arms.
 
     Args:
-        rows: Of all contenders and categories.
+        rows: Of all arms and categories.
         categories: The target, then the capabilities.
-        contenders: Names, from left to right.
+        arms: Names, from left to right.
         labels: What the axis calls them.
         axis_title: What they differ in.
     """
@@ -237,14 +236,14 @@ def section_figure(
     panels = []
     for category in categories:
         plain = known["none", category]
-        strict = known.get(("prompt", category)) if "prompt" not in contenders else None
+        strict = known.get(("prompt", category)) if "prompt" not in arms else None
         colour = GREEN if plain.capability else BLUE
         panels.append(
             DotPanel(
                 title=f"{category.replace('_', ' ')}, %\n(n = {plain.n})",
                 marks=[
                     _mark(known[name, category], label, colour)
-                    for name, label in zip(contenders, labels, strict=True)
+                    for name, label in zip(arms, labels, strict=True)
                 ],
                 band=_mark(plain, TITLES["none"]),
                 line=_mark(strict, TITLES["prompt"]) if strict else None,

@@ -1,25 +1,27 @@
-"""Proving a vector on held-out prompts, beside controls and beside simply asking."""
+"""Proving a vector, or any other arm, on held-out prompts, beside controls and simply asking."""
 
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Unpack
 
-from steerable_llm.errors import InvalidInputError
 from steerable_llm.evaluation.arms import (
-    DEFAULT_AGAINST,
-    Setting,
-    arms,
+    Subject,
+    arms_of,
+    check_fits,
     strict_instruction_for,
 )
-from steerable_llm.evaluation.measure import Outcome, measure
+from steerable_llm.evaluation.measure import Outcome
+from steerable_llm.evaluation.overlap import HeldOut, overlap, past_of
 from steerable_llm.evaluation.report import Change, Report
-from steerable_llm.evaluation.set import EvaluationItem, EvaluationSet
+from steerable_llm.evaluation.rows import rows_of, run_arms
+from steerable_llm.evaluation.set import EvaluationItem, EvaluationSet, check_judged
+from steerable_llm.evaluation.settings import DEFAULTS, Changes, EvaluationSettings
 from steerable_llm.evaluation.shuffled import shuffled_vectors
-from steerable_llm.evaluation.verdict import Row, Verdict, check_budget, judge
-from steerable_llm.metrics import Estimate, difference, estimate, fixed, regressed
+from steerable_llm.evaluation.verdict import judge
 from steerable_llm.pairs.pair import Pairs
-from steerable_llm.progress import progress_bar
 from steerable_llm.runtime.hooked_model import HookedModel
 from steerable_llm.runtime.lora import Lora
 from steerable_llm.vector.vector import SteeringVector
@@ -29,217 +31,123 @@ _EXAMPLES = 6
 
 def evaluate(
     llm: HookedModel,
-    vector: SteeringVector,
+    subject: Subject,
     test: EvaluationSet | Pairs,
-    against: Sequence[str] | None = None,
     capability: EvaluationSet | None = None,
-    seed: int = 0,
-    progress: bool = True,
     *,
     pairs: Pairs | None = None,
-    target: str | None = None,
-    strict_instruction: str | None = None,
-    budget: float = 0.01,
-    max_new_tokens: int = 32,
-    batch_size: int = 64,
-    random_vectors: int = 3,
-    cad_alpha: float = 0.5,
-    rivals: Mapping[str, SteeringVector | Lora] | None = None,
-    force: bool = False,
-    command: str | None = None,
+    settings: EvaluationSettings = DEFAULTS,
+    **changes: Unpack[Changes],
 ) -> Report:
-    """Runs a calibrated vector on held-out prompts and says whether it is fit for use.
+    """Run an arm on held-out prompts and say whether it is fit for use.
 
     Every arm answers every prompt greedily; answers are judged by value. The items' good
     and bad answers are scored for the preference accuracy, and the unsteered answers for the
-    divergence. All intervals are bootstraps over prompts. `random` is the average of
-    `random_vectors` random vectors per prompt, pooled into one row that also lists each of them.
+    divergence. All intervals are bootstraps over prompts. `random` is the average of several random
+    vectors per prompt, pooled into one row that also lists each of them.
 
     Args:
-        llm: The model the vector was built for.
-        vector: Calibrated: its own strength, layers and scope are used.
-        test: Held-out prompts that neither the build nor the calibration has seen. Pairs are
-            judged by preference alone.
-        against: Arms to compare with, see `arms.ARMS`; by default the strict
-            instruction and the controls, `shuffled` among them where `pairs` are given. The
-            unsteered model is always run.
-        capability: Prompts that measure what must not be lost, such as closed-book questions.
-        seed: Of the bootstrap and of the random vectors.
-        progress: Show a progress bar on the error stream.
+        llm: The model, which a vector or a LoRA was built for.
+        subject: What is proven: a calibrated vector, whose own strength, layers and scope are used,
+            a LoRA, or a decoding method (`Contrast("cad", 0.5)` or "cad=0.5").
+        test: Prompts that neither the build nor the calibration has seen. Pairs are judged by
+            preference alone.
+        capability: Prompts that measure what must not be lost, such as closed-book questions, held
+            out in the same way.
         pairs: What the vector was built from, for the control `shuffled`.
-        target: The category the vector is meant to change, which the verdict is about; the first
-            category of `test` unless given.
-        strict_instruction: The system message of `prompt`; by default the one for the target.
-        budget: Largest share of a capability that may be lost.
-        max_new_tokens: Where answers are cut.
-        batch_size: Rows that run together.
-        random_vectors: How many random vectors, and vectors of shuffled pairs, are averaged.
-        cad_alpha: How much more the context counts under `cad`; choose it on dev.
-        rivals: What other methods made of the same pairs, by the names in `against`: calibrated
-            vectors of this model, or loras.
-        force: Accept a vector of another model of the same shape.
-        command: What to run to get the report again, for the card.
+        settings: How the arms are run and judged.
+        **changes: Single settings in place of those in `settings`, such as `target="conflict"`.
 
     Returns:
         The report, its verdict included.
 
     Raises:
-        InvalidInputError: An unknown arm or target, a vector without calibration, or sets
-            that cannot be told apart.
-        ModelMismatchError: The vector belongs to another model.
+        InvalidInputError: Prompts that are not held out, an unknown arm or target, a vector without
+            calibration, or sets that cannot be told apart.
+        ModelMismatchError: The vector or the LoRA belongs to another model.
         PromptTooLongError: A prompt does not fit the model.
     """
+    settings = replace(settings, **changes)
     if isinstance(test, Pairs):
         test = EvaluationSet.from_pairs("pairs", test)
-    aim = target or test.categories[0]
-    test.category(aim)  # raises, listing the categories
-    check_apart(test, capability)
-    check_uniform(test)
-    if capability is not None:
-        check_uniform(capability)
-    check_budget(budget)
-    vector.check(llm.fingerprint, force=force)
-    instruction = strict_instruction or strict_instruction_for(aim)
-    if against is None:
-        against = (*DEFAULT_AGAINST, *(["shuffled"] if pairs is not None else []))
-    shuffled: tuple[SteeringVector, ...] = ()
-    if "shuffled" in against and pairs is not None:
-        seeds = range(seed, seed + random_vectors)
-        shuffled = shuffled_vectors(llm, vector, pairs, seeds)
-    others = dict(rivals or {})
-    for rival in others.values():
-        rival.check(llm)
-    runs = arms(
-        Setting(vector, instruction, seed, random_vectors, cad_alpha, others, shuffled), against
-    )
+    settings = for_sets(settings, test, capability)
+    subjects = [subject, *(settings.against or ())]
+    for each in subjects:
+        check_fits(each, llm, settings.force)
+    held_out = [HeldOut.of(llm, items) for items in (test, capability) if items is not None]
+    made = [each for each in subjects if isinstance(each, SteeringVector | Lora)]
+    unproven = overlap(held_out, [past for each in made for past in past_of(each)])
+
+    arms = arms_of(subject, settings, _shuffled(llm, subject, pairs, settings))
     items: list[EvaluationItem] = [*test, *(capability or ())]
-    with progress_bar("evaluating", len(items) * len(runs), progress) as advance:
-        found = measure(llm, runs, items, max_new_tokens, batch_size, advance)
-    by_arm: dict[str, list[list[Outcome]]] = {}
-    for arm, outcomes in zip(runs, found, strict=True):
-        by_arm.setdefault(arm.name, []).append(outcomes)
-    rows = rows_of(by_arm, items, set(capability.categories if capability else ()), seed)
-    changes = _changes(by_arm["none"][0], by_arm["steered"][0])
-    regressions = [change for change in changes if change.kind == "regression"]
+    outcomes = run_arms(llm, arms, items, settings, "evaluating")
+    kept = set(capability.categories if capability else ())
+    rows = rows_of(outcomes, items, kept, settings.seed)
+
+    name, aim = arms[0].name, settings.target or ""
+    changed = _changes(outcomes["none"][0], outcomes[name][0])
     return Report(
-        vector=vector.name,
-        vector_fingerprint=vector.fingerprint_id,
+        arm=name,
+        **_record(subject, name),
         model=llm.fingerprint.short,
         library_version=_version(),
-        provenance=vector.provenance,
-        calibration=vector.calibration,
         test_name=test.name,
         test_digest=test.digest,
         capability_name=capability.name if capability else None,
         capability_digest=capability.digest if capability else None,
+        held_out=tuple(held_out),
         target=aim,
-        budget=budget,
-        strict_instruction=instruction,
-        seed=seed,
-        max_new_tokens=max_new_tokens,
+        budget=settings.budget,
+        strict_instruction=settings.strict_instruction or "",
+        seed=settings.seed,
+        max_new_tokens=settings.max_new_tokens,
         rows=tuple(rows),
-        verdict=_with_leak(judge(rows, aim, budget), vector, test),
-        regressions=tuple(regressions),
-        examples=tuple(_examples(changes, aim)),
-        command=command or _python(vector, test, capability, against, seed),
+        verdict=judge(rows, aim, settings.budget, name, unproven),
+        regressions=tuple(change for change in changed if change.kind == "regression"),
+        examples=tuple(_examples(changed, aim)),
+        command=settings.command or _python(subject, test, capability, pairs, settings),
     )
 
 
-def check_apart(questions: EvaluationSet, capability: EvaluationSet | None) -> None:
-    """Make sure that no category is in both sets: its prompts would be counted as one.
+def for_sets(
+    settings: EvaluationSettings, test: EvaluationSet, capability: EvaluationSet | None
+) -> EvaluationSettings:
+    """Return settings whose target and strict instruction are those of the prompts.
 
     Raises:
-        InvalidInputError: One is.
+        InvalidInputError: No such target, a category in both sets, or one that mixes items that can
+            be judged with others.
     """
-    shared = set(questions.categories) & set(capability.categories if capability else ())
-    if shared:
-        raise InvalidInputError(
-            f"category {sorted(shared)[0]!r} is in both {questions.name!r} and the capability set; "
-            "keep each category in one of them"
-        )
+    target = settings.target or test.categories[0]
+    test.category(target)  # raises, listing the categories
+    check_judged(test, capability)
+    instruction = settings.strict_instruction or strict_instruction_for(target)
+    return replace(settings, target=target, strict_instruction=instruction)
 
 
-def check_uniform(items: EvaluationSet) -> None:
-    """A share over a category means nothing when only some of its items can be judged."""
-    for category in items.categories:
-        kinds = {(item.has_verdict, item.has_preference) for item in items.category(category)}
-        if len({verdict for verdict, _ in kinds}) > 1:
-            raise InvalidInputError(
-                f"category {category!r} of {items.name!r} mixes items with and without accept or "
-                "reject phrases; give them all some, or put them into two categories"
-            )
+def _shuffled(
+    llm: HookedModel, subject: Subject, pairs: Pairs | None, settings: EvaluationSettings
+) -> tuple[SteeringVector, ...]:
+    """The control of that name, where there are pairs for it and nobody leaves it out."""
+    asked = settings.against is None or "shuffled" in settings.against
+    if pairs is None or not asked or not isinstance(subject, SteeringVector):
+        return ()
+    seeds = range(settings.seed, settings.seed + settings.random_vectors)
+    return shuffled_vectors(llm, subject, pairs, seeds)
 
 
-def rows_of(
-    found: dict[str, list[list[Outcome]]],
-    items: Sequence[EvaluationItem],
-    capability: set[str],
-    seed: int,
-) -> list[Row]:
-    """One row per arm and category.
-
-    Args:
-        found: Per arm its runs, each with an outcome per item.
-        items: What was asked.
-        capability: The categories that measure what must not be lost.
-        seed: Of the intervals.
-    """
-    rows = []
-    for arm, runs in found.items():
-        for category in dict.fromkeys(item.category for item in items):
-            places = [place for place, item in enumerate(items) if item.category == category]
-            mine = [[run[place] for place in places] for run in runs]
-            unsteered = [found["none"][0][place] for place in places]
-            rows.append(_row(arm, category, category in capability, mine, unsteered, seed))
-    return rows
-
-
-def _row(
-    arm: str,
-    category: str,
-    capability: bool,
-    runs: Sequence[Sequence[Outcome]],
-    unsteered: Sequence[Outcome],
-    seed: int,
-) -> Row:
-    has_verdict = all(outcome.item.has_verdict for outcome in unsteered)
-    main = _means([[outcome.main for outcome in run] for run in runs])
-    before = [outcome.main for outcome in unsteered]
-    preferring = [i for i, outcome in enumerate(unsteered) if outcome.margin is not None]
-    accepting = [i for i, outcome in enumerate(unsteered) if outcome.item.accept]
-
-    def share(places: Sequence[int], values: Sequence[Sequence[float]]) -> Estimate | None:
-        return estimate([_means(values)[place] for place in places], seed) if places else None
-
-    everywhere = range(len(unsteered))
-    divergences = _means([[outcome.kl_per_token for outcome in run] for run in runs])
-    return Row(
-        arm=arm,
-        category=category,
-        capability=capability,
-        n=len(unsteered),
-        success=estimate(main, seed) if has_verdict else None,
-        change=None if arm == "none" else difference(main, before, seed),
-        exact=share(accepting, [[float(o.item.matches(o.text)) for o in run] for run in runs]),
-        containment=share(
-            accepting, [[float(o.item.contains_good(o.text)) for o in run] for run in runs]
-        ),
-        preference=share(preferring, [[float((o.margin or 0.0) > 0) for o in run] for run in runs]),
-        abstention=share(
-            everywhere, [[float(o.item.abstains(o.text)) for o in run] for run in runs]
-        ),
-        kl_per_token=estimate(divergences, seed, within=None),
-        regressed=None if arm == "none" else regressed(main, before),
-        fixed=None if arm == "none" else fixed(main, before),
-        runs=tuple(
-            sum(outcome.main for outcome in run) / len(run) for run in runs if len(runs) > 1
-        ),
-    )
-
-
-def _means(runs: Sequence[Sequence[float]]) -> list[float]:
-    """Per prompt, the mean over the runs of a arm."""
-    return [sum(values) / len(values) for values in zip(*runs, strict=True)]
+def _record(subject: Subject, name: str) -> dict[str, object]:
+    """What a report says of where its subject comes from."""
+    if isinstance(subject, SteeringVector):
+        return {
+            "vector": subject.name,
+            "vector_fingerprint": subject.fingerprint_id,
+            "provenance": subject.provenance,
+            "calibration": subject.calibration,
+        }
+    if isinstance(subject, Lora):
+        return {"vector": subject.name, "provenance": subject.provenance}
+    return {"vector": name}
 
 
 def _changes(before: Sequence[Outcome], after: Sequence[Outcome]) -> list[Change]:
@@ -266,30 +174,30 @@ def _examples(changes: Sequence[Change], target: str) -> list[Change]:
     return fixed_ones + unchanged
 
 
-def _with_leak(verdict: Verdict, vector: SteeringVector, test: EvaluationSet) -> Verdict:
-    """Says so when the vector's own record shows that the test prompts are not held out."""
-    choice = vector.calibration.choice if vector.calibration else None
-    if choice is None or not choice.looked_at(test.digest):
-        return verdict
-    leak = f"the strength was chosen on {test.name!r} itself, so this is no held-out result"
-    return verdict.model_copy(update={"promote": False, "reasons": (leak, *verdict.reasons)})
-
-
 def _python(
-    vector: SteeringVector,
+    subject: Subject,
     test: EvaluationSet,
     capability: EvaluationSet | None,
-    against: Sequence[str],
-    seed: int,
+    pairs: Pairs | None,
+    settings: EvaluationSettings,
 ) -> str:
-    built_from = ', pairs=Pairs.from_jsonl("pairs.jsonl")' if "shuffled" in against else ""
-    sets = f'EvaluationSet.from_jsonl("{test.name}.jsonl")'
-    kept = f', capability=EvaluationSet.from_jsonl("{capability.name}.jsonl")' if capability else ""
-    return (
-        f'vector = SteeringVector.load("{vector.name}.safetensors", llm)\n'
-        f"evaluate(llm, vector, {sets}{kept}{built_from}, against={list(against)}, "
-        f"seed={seed})"
-    )
+    made, load = f"{subject!r}", ""
+    if isinstance(subject, SteeringVector):
+        made, load = "vector", f'vector = SteeringVector.load("{subject.name}.safetensors", llm)\n'
+    elif isinstance(subject, Lora):
+        made, load = "lora", f'lora = Lora.load("{subject.name}", llm)\n'
+    more = [f'EvaluationSet.from_jsonl("{test.name}.jsonl")']
+    if capability:
+        more.append(f'EvaluationSet.from_jsonl("{capability.name}.jsonl")')
+    if pairs is not None:
+        more.append('pairs=Pairs.from_jsonl("pairs.jsonl")')
+    if settings.against is not None:
+        names = [
+            each if isinstance(each, str) else getattr(each, "name", "")
+            for each in settings.against
+        ]
+        more.append(f"against={names}")
+    return f"{load}evaluate(llm, {made}, {', '.join(more)}, seed={settings.seed})"
 
 
 def _version() -> str:

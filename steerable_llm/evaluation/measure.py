@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 from torch import Tensor
 
@@ -20,42 +20,21 @@ from steerable_llm.runtime.forward import run_prompts
 from steerable_llm.runtime.hooked_model import HookedModel
 from steerable_llm.runtime.lora import adapted
 
-# A batch of prompts under their arms, run once and continued as often as needed.
+T = TypeVar("T")
 
-
-@dataclass(frozen=True)
-class Job:
-    """One prompt to run under one arm."""
-
-    arm: Arm
-    item: EvaluationItem
-
-
-@dataclass(frozen=True)
-class Running:
-    """A batch after its prompts; good inside `running`'s with block."""
-
-    llm: HookedModel
-    rows: Rows
-
-    def greedy(self, max_new_tokens: int) -> list[list[int]]:
-        """Per row the likeliest answer, the token that ended it included."""
-        return greedy_tokens(self.rows, self.llm.end_ids, max_new_tokens)
-
-    def forced(self, answers: Sequence[Sequence[int]]) -> list[Tensor | None]:
-        """Per row the logits `[n, V]` along a given answer; None for an empty one."""
-        return forced_logits(self.rows, answers)
+#: One prompt to run under one arm.
+Asked: TypeAlias = tuple[Arm, EvaluationItem]
 
 
 @contextmanager
 def running(
-    llm: HookedModel, jobs: Sequence[Job], prompts: Sequence[Sequence[int]], new_tokens: int
-) -> Iterator[Running]:
-    """Run the prompts of jobs that may share a batch (see `batches`).
+    llm: HookedModel, asked: Sequence[Asked], prompts: Sequence[Sequence[int]], new_tokens: int
+) -> Iterator[Rows]:
+    """Run prompts that may share a batch (see `groups`).
 
     Args:
         llm: The model.
-        jobs: One per row.
+        asked: One per row.
         prompts: Their token ids.
         new_tokens: How many tokens will follow at most.
 
@@ -65,31 +44,26 @@ def running(
     longest = max(map(len, prompts))
     if longest + new_tokens > llm.context_window:
         raise PromptTooLongError(longest, new_tokens, llm.context_window)
-    arms = [job.arm for job in jobs]
+    arms = [arm for arm, _ in asked]
     steerings = [arm.steering for arm in arms]
     lora = arms[0].lora
     with nullcontext() if lora is None else adapted(llm, lora):
         rows = run_prompts(llm, prompts, steerings)
         contrasts = [arm.contrast for arm in arms]
         if any(contrasts):
-            bare = [bare_prompt(llm.chat_format, job.arm.messages(job.item)) for job in jobs]
-            yield Running(llm, contrasted(llm, rows, bare, contrasts))
+            bare = [bare_prompt(llm.chat_format, arm.messages(item)) for arm, item in asked]
+            yield contrasted(llm, rows, bare, contrasts)
         else:
-            yield Running(llm, rows)
+            yield rows
 
 
 def groups(arms: Sequence[Arm]) -> list[list[int]]:
-    """Places of the arms that may share a batch; those that steer or prompt come first."""
+    """Return the places of arms that may share a batch; those that steer or prompt come first."""
     found: dict[tuple[bool, int], list[int]] = {(False, 0): []}
     for place, arm in enumerate(arms):
         lora = 0 if arm.lora is None else id(arm.lora)
         found.setdefault((arm.contrast is not None, lora), []).append(place)
     return [group for group in found.values() if group]
-
-
-__all__ = ["Job", "Outcome", "answers", "measure"]
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -125,29 +99,29 @@ class Outcome:
 
 def answers(
     llm: HookedModel,
-    jobs: Sequence[Job],
+    asked: Sequence[Asked],
     max_new_tokens: int,
     batch_size: int = 64,
     advance: Advance | None = None,
 ) -> list[str]:
-    """Greedy answers, batched whatever their arms.
+    """Return greedy answers, batched whatever their arms.
 
     Raises:
         PromptTooLongError: A prompt with its answer does not fit the context window.
     """
-    prompts = [llm.encode(job.arm.messages(job.item)) for job in jobs]
+    prompts = [llm.encode(arm.messages(item)) for arm, item in asked]
     done: dict[int, str] = {}
-    for group in groups([job.arm for job in jobs]):
-        # Jobs on one prompt stand together, those of a scope that can share it apart from others.
-        order = sorted(group, key=lambda i: (_shares(jobs[i].arm), -len(prompts[i]), prompts[i]))
+    for group in groups([arm for arm, _ in asked]):
+        # Arms on one prompt stand together, those of a scope that can share it apart from others.
+        order = sorted(group, key=lambda i: (_shares(asked[i][0]), -len(prompts[i]), prompts[i]))
         for chunk in _chunks(order, batch_size):
-            rows = [jobs[i] for i in chunk]
+            rows = [asked[i] for i in chunk]
             with running(llm, rows, [prompts[i] for i in chunk], max_new_tokens) as batch:
-                tokens = batch.greedy(max_new_tokens)
+                tokens = greedy_tokens(batch, llm.end_ids, max_new_tokens)
             done.update(zip(chunk, (llm.answer_text(answer) for answer in tokens), strict=True))
             if advance is not None:
                 advance(len(chunk))
-    return [done[i] for i in range(len(jobs))]
+    return [done[i] for i in range(len(asked))]
 
 
 def measure(
@@ -158,7 +132,7 @@ def measure(
     batch_size: int = 64,
     advance: Advance | None = None,
 ) -> list[list[Outcome]]:
-    """Runs every arm on every item and scores the items' own answers as well.
+    """Run every arm on every item and score the items' own answers as well.
 
     Args:
         llm: The model.
@@ -213,14 +187,14 @@ def _measure(
     found: dict[tuple[int, int], _Reading] = {}
     for group in groups(arms):
         places = [(i, number) for i in range(len(items)) for number in group]
-        jobs = [Job(arms[number], items[i]) for i, number in places]
+        asked = [(arms[number], items[i]) for i, number in places]
         # The unsteered answers are made in the first group and known in all later ones.
         beside: Sequence[int | Sequence[int]] = (
             [places.index((i, none)) for i, _ in places]
             if none in group
             else [found[i, none].tokens for i, _ in places]
         )
-        found.update(zip(places, _read(llm, jobs, beside, max_new_tokens), strict=True))
+        found.update(zip(places, _read(llm, asked, beside, max_new_tokens), strict=True))
     return [
         [
             Outcome(
@@ -239,41 +213,41 @@ def _measure(
 
 def _read(
     llm: HookedModel,
-    jobs: Sequence[Job],
+    asked: Sequence[Asked],
     beside: Sequence[int | Sequence[int]],
     max_new_tokens: int,
 ) -> list[_Reading]:
-    """Runs rows that may share a batch.
+    """Run rows that may share a batch.
 
     Args:
         llm: The model.
-        jobs: One per row.
+        asked: One per row.
         beside: Per row the unsteered answer to its item, or the row that makes it.
         max_new_tokens: Where answers are cut.
     """
-    prompts = [llm.encode(job.arm.messages(job.item)) for job in jobs]
+    prompts = [llm.encode(arm.messages(item)) for arm, item in asked]
     good, bad = (
         [
-            llm.encode_answer(text) if job.item.has_preference and text is not None else []
-            for job in jobs
-            for text in [getattr(job.item, name)]
+            llm.encode_answer(text) if item.has_preference and text is not None else []
+            for _, item in asked
+            for text in [getattr(item, name)]
         ]
         for name in ("good", "bad")
     )
     longest = max(max_new_tokens, *map(len, good), *map(len, bad))
-    margins: list[float | None] = [None] * len(jobs)
-    with running(llm, jobs, prompts, longest) as batch:
-        made = batch.greedy(max_new_tokens)
-        along = batch.forced([made[x] if isinstance(x, int) else x for x in beside])
+    margins: list[float | None] = [None] * len(asked)
+    with running(llm, asked, prompts, longest) as batch:
+        made = greedy_tokens(batch, llm.end_ids, max_new_tokens)
+        along = forced_logits(batch, [made[x] if isinstance(x, int) else x for x in beside])
         if any(good):
             plus, minus = (
                 [0.0 if x is None else log_probability(x, a) for x, a in rows]
                 for given in (good, bad)
-                for rows in [zip(batch.forced(given), given, strict=True)]
+                for rows in [zip(forced_logits(batch, given), given, strict=True)]
             )
             margins = [
-                p - m if job.item.has_preference else None
-                for job, p, m in zip(jobs, plus, minus, strict=True)
+                p - m if item.has_preference else None
+                for (_, item), p, m in zip(asked, plus, minus, strict=True)
             ]
     readings = []
     for tokens, logits, margin in zip(made, along, margins, strict=True):

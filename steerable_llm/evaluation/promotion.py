@@ -18,6 +18,7 @@ from tomlkit.exceptions import TOMLKitError
 from tomlkit.items import AoT, Array
 
 from steerable_llm.errors import InvalidInputError, PolicyError, UnknownStepError, unknown
+from steerable_llm.evaluation.overlap import HeldOut, overlap, past_of
 from steerable_llm.evaluation.report import Report
 from steerable_llm.evaluation.verdict import rules_of
 from steerable_llm.files import write_whole
@@ -120,13 +121,12 @@ def _why_not(vector: SteeringVector, report: Report) -> list[str]:
         reasons.append(
             "the vector was calibrated anew since the report: evaluate it again as it is now"
         )
-    choice = vector.calibration.choice if vector.calibration else None
-    if choice is not None and choice.looked_at(report.test_digest):
-        reasons.append(
-            f"the strength was chosen on {report.test_name!r} itself, so this is no held-out result"
-        )
     try:
-        rules = rules_of(report.rows, report.target, report.budget)
+        overlap(report.held_out or _by_digest(report), past_of(vector))
+    except InvalidInputError as leak:
+        reasons.append(str(leak))
+    try:
+        rules = rules_of(report.rows, report.target, report.budget, report.arm)
     except KeyError as missing:
         arm, category = missing.args[0]
         raise InvalidInputError(
@@ -137,6 +137,15 @@ def _why_not(vector: SteeringVector, report: Report) -> list[str]:
     if not failing and not report.verdict.promote:  # refused for what the numbers do not show
         failing = [report.verdict.reasons[0]]
     return reasons + failing
+
+
+def _by_digest(report: Report) -> tuple[HeldOut, ...]:
+    """The sets of a report of 0.1, which kept no hashes of their prompts."""
+    named = [
+        (report.test_name, report.test_digest),
+        (report.capability_name, report.capability_digest),
+    ]
+    return tuple(HeldOut(name, digest, (name,), ("",)) for name, digest in named if name and digest)
 
 
 def _edited(

@@ -11,7 +11,9 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, ValidationError
 
 from steerable_llm.errors import InvalidInputError
-from steerable_llm.evaluation.verdict import Row, Verdict
+from steerable_llm.evaluation.overlap import HeldOut
+from steerable_llm.evaluation.rows import Row
+from steerable_llm.evaluation.verdict import Verdict
 from steerable_llm.files import write_whole
 from steerable_llm.reports import numbers
 from steerable_llm.reports.figures import (
@@ -100,11 +102,12 @@ def _calibration_of(value: object) -> object:
 
 
 class Report(BaseModel):
-    """One evaluation of one vector on held-out prompts.
+    """One evaluation of one vector, or of another arm, on held-out prompts.
 
     Attributes:
+        arm: What it is called among the arms.
         vector: Its name.
-        vector_fingerprint: Hash of its tensors and name.
+        vector_fingerprint: Hash of its tensors and name; empty for what is no vector.
         model: The model's id with a short hash of everything compared.
         library_version: Of this package.
         provenance: How the vector was built, from the vector.
@@ -113,7 +116,9 @@ class Report(BaseModel):
         test_digest: SHA-256 of its items.
         capability_name: The set that measures what must not be lost; None when there was none.
         capability_digest: SHA-256 of its items.
-        target: The category that the vector is meant to change.
+        held_out: The prompts of both sets by their hashes, so that it can be told again that nobody
+            has seen them; empty in reports of 0.1.
+        target: The category that is to be changed.
         budget: Largest share of a capability that may be lost.
         strict_instruction: What the arm "prompt" said.
         seed: Of the bootstrap and of the random vectors.
@@ -128,24 +133,26 @@ class Report(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     report_version: int = REPORT_VERSION
+    arm: str = "steered"
     vector: str
-    vector_fingerprint: str
+    vector_fingerprint: str = ""
     model: str
     library_version: str
     provenance: Annotated[
         Provenance,
         BeforeValidator(_provenance_of),
         PlainSerializer(Provenance.record, dict[str, Any]),
-    ]
+    ] = Provenance()
     calibration: Annotated[
         Calibration | None,
         BeforeValidator(_calibration_of),
         PlainSerializer(lambda found: found and found.record(), dict[str, Any] | None),
-    ]
+    ] = None
     test_name: str
     test_digest: str
     capability_name: str | None = None
     capability_digest: str | None = None
+    held_out: tuple[HeldOut, ...] = ()
     target: str
     budget: float
     strict_instruction: str
@@ -231,7 +238,7 @@ class Report(BaseModel):
     def page(self) -> Page:
         """Return the whole card: the verdict, what became worse, results, and how to get them."""
         return Page(
-            ("Steering vector ", Mono(self.vector)),
+            ("Steering vector " if self.vector_fingerprint else "", Mono(self.vector)),
             [
                 Callout(self.verdict.line, self.verdict.promote),
                 Facts(self._facts()),
@@ -454,11 +461,11 @@ def _titled(row: Row) -> str:
 
 
 def _styled_table(head: Head, rows: Sequence[Row], cells: Sequence[Sequence[Words]]) -> Table:
-    """A table of arms: the steered one strong, controls faint."""
+    """A table of arms: the first one, which is judged, strong, and controls faint."""
     return Table(
         head,
         cells,
-        strong=[place for place, row in enumerate(rows) if row.arm == "steered"],
+        strong=[0],
         faint=[place for place, row in enumerate(rows) if row.arm in _CONTROLS],
     )
 

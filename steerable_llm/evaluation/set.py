@@ -231,8 +231,18 @@ class EvaluationSet(Sequence[EvaluationItem]):
         )
 
     @classmethod
-    def from_pairs(cls, name: str, pairs: Pairs, category: str = "pairs") -> Self:
-        """Pairs as a set: only preferences are judged, for pairs carry no accept phrases."""
+    def from_pairs(
+        cls, name: str, pairs: Pairs, category: str = "pairs", phrases: bool = False
+    ) -> Self:
+        """Make a set of pairs.
+
+        Args:
+            name: Of the set.
+            pairs: What is asked, with the good and the bad answer.
+            category: Of all items.
+            phrases: Take the answers' own words as what a right answer has and a wrong one has not;
+                else only preferences are judged, for pairs carry no accept phrases.
+        """
         return cls(
             name,
             [
@@ -242,6 +252,8 @@ class EvaluationSet(Sequence[EvaluationItem]):
                     messages=pair.messages,
                     good=pair.good,
                     bad=pair.bad,
+                    accept=(_words(pair.good),) if phrases else (),
+                    reject=(_words(pair.bad),) if phrases and pair.bad is not None else (),
                     document_ids=pair.document_ids,
                 )
                 for number, pair in enumerate(pairs)
@@ -274,6 +286,33 @@ class EvaluationSet(Sequence[EvaluationItem]):
 
 def _item_from(record: dict[str, Any]) -> EvaluationItem:
     return EvaluationItem(**record)
+
+
+def check_judged(questions: EvaluationSet, capability: EvaluationSet | None = None) -> None:
+    """Make sure that shares over the categories of sets that are run together mean something.
+
+    Raises:
+        InvalidInputError: A category is in both sets, so that its prompts would be counted as one,
+            or only some of its items can be judged by value.
+    """
+    shared = set(questions.categories) & set(capability.categories if capability else ())
+    if shared:
+        raise InvalidInputError(
+            f"category {sorted(shared)[0]!r} is in both {questions.name!r} and the capability set; "
+            "keep each category in one of them"
+        )
+    for items in (questions, *([capability] if capability else [])):
+        for category in items.categories:
+            if len({item.has_verdict for item in items.category(category)}) > 1:
+                raise InvalidInputError(
+                    f"category {category!r} of {items.name!r} mixes items with and without accept "
+                    "or reject phrases; give them all some, or put them into two categories"
+                )
+
+
+def _words(answer: str) -> str:
+    """An answer without the marks at its ends, which another answer may set differently."""
+    return answer.strip(" .!?\n\"'") or answer
 
 
 def _plain(item: EvaluationItem) -> dict[str, Any]:

@@ -10,24 +10,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Unpack
 
 from pydantic import BaseModel, ConfigDict
 
 from steerable_llm.errors import InvalidInputError
-from steerable_llm.evaluation.arms import Arm
-from steerable_llm.evaluation.evaluate import check_uniform, rows_of
-from steerable_llm.evaluation.measure import Outcome, measure
-from steerable_llm.evaluation.set import EvaluationItem, EvaluationSet
-from steerable_llm.evaluation.verdict import Row
+from steerable_llm.evaluation.arms import UNSTEERED, arm_of, check_fits
+from steerable_llm.evaluation.overlap import HeldOut, overlap, past_of
+from steerable_llm.evaluation.rows import Row, rows_of, run_arms
+from steerable_llm.evaluation.set import EvaluationItem, EvaluationSet, check_judged
+from steerable_llm.evaluation.settings import DEFAULTS, Changes, EvaluationSettings
 from steerable_llm.metrics import Estimate
-from steerable_llm.progress import progress_bar
 from steerable_llm.reports import numbers
 from steerable_llm.reports.figures import Mark, matrix_figure
 from steerable_llm.reports.page import Page
 from steerable_llm.reports.parts import Code, Heading, Part, Picture, Table, Text, numeric
 from steerable_llm.runtime.hooked_model import HookedModel
-from steerable_llm.vector.steering import Steering
 from steerable_llm.vector.vector import SteeringVector
 
 
@@ -145,30 +145,26 @@ def transfer(
     sets: Sequence[EvaluationSet],
     *,
     categories: Mapping[str, Sequence[str]] | None = None,
-    max_new_tokens: int = 32,
-    batch_size: int = 64,
-    seed: int = 0,
-    progress: bool = True,
-    command: str = "",
+    settings: EvaluationSettings = DEFAULTS,
+    **changes: Unpack[Changes],
 ) -> Transfer:
     """Run every vector on every set.
 
     Args:
         llm: The model.
         vectors: Calibrated, with different names.
-        sets: Held-out prompts of the behaviours, with different names.
+        sets: Prompts of the behaviours, with different names, that no build and no calibration has
+            seen.
         categories: Per set's name the categories to run; all of a set that is not named.
-        max_new_tokens: Where answers are cut.
-        batch_size: Rows that run together.
-        seed: Of the intervals.
-        progress: Show a progress bar on the error stream.
-        command: What to run to get this again.
+        settings: How answers are made, and the command for the report.
+        **changes: Single settings in place of those in `settings`.
 
     Raises:
-        InvalidInputError: No vector or set, two of one name, a vector without calibration, or an
-            unknown category.
+        InvalidInputError: No vector or set, two of one name, a vector without calibration, prompts
+            that are not held out, or an unknown category.
         ModelMismatchError: A vector of another model.
     """
+    settings = replace(settings, **changes)
     for what, names in (
         ("vector", [vector.name for vector in vectors]),
         ("evaluation set", [items.name for items in sets]),
@@ -181,16 +177,19 @@ def transfer(
     if "none" in [vector.name for vector in vectors]:
         raise InvalidInputError("a vector must not be called 'none', the unsteered model is")
     for vector in vectors:
-        vector.check(llm.fingerprint)
+        check_fits(vector, llm, settings.force)
+    arms = [UNSTEERED, *(arm_of(vector, settings) for vector in vectors)]
     chosen = [
         items.category(*categories[items.name])
         if categories and items.name in categories
         else items
         for items in sets
     ]
+    past = [saw for vector in vectors for saw in past_of(vector)]
     asked: list[EvaluationItem] = []
     for group in chosen:
-        check_uniform(group)
+        check_judged(group)
+        overlap([HeldOut.of(llm, group)], past)
         asked += [
             item.model_copy(
                 update={
@@ -200,21 +199,13 @@ def transfer(
             )
             for item in group
         ]
-    runs = [
-        Arm("none", Steering.none()),
-        *(Arm(vector.name, vector.steer()) for vector in vectors),
-    ]
-    with progress_bar("transfer", len(asked) * len(runs), progress) as advance:
-        found = measure(llm, runs, asked, max_new_tokens, batch_size, advance)
-    outcomes: dict[str, list[list[Outcome]]] = {
-        run.name: [results] for run, results in zip(runs, found, strict=True)
-    }
+    outcomes = run_arms(llm, arms, asked, settings, "transfer")
     return Transfer(
         model=llm.fingerprint.short,
         vectors={vector.name: vector.fingerprint_id for vector in vectors},
         sets={group.name: group.digest for group in chosen},
-        rows=tuple(rows_of(outcomes, asked, set(), seed)),
-        command=command,
+        rows=tuple(rows_of(outcomes, asked, set(), settings.seed)),
+        command=settings.command,
     )
 
 

@@ -1,6 +1,6 @@
-"""Whether a vector is fit for use, decided from the rows of a report by fixed rules.
+"""Whether an arm is fit for use, decided from the rows of a report by fixed rules.
 
-A vector is promoted when, on the target category of the test prompts,
+A vector, or another arm, is promoted when, on the target category of the test prompts,
 
 1. it beats the unsteered model with intervals that do not overlap,
 2. it beats the strict instruction in the same way,
@@ -17,56 +17,8 @@ from collections.abc import Sequence
 
 from pydantic import BaseModel, ConfigDict
 
-from steerable_llm.errors import InvalidInputError
-from steerable_llm.metrics import Estimate
+from steerable_llm.evaluation.rows import Row
 from steerable_llm.reports.numbers import percent, points, share
-
-
-class Row(BaseModel):
-    """How one arm did on one category.
-
-    Attributes:
-        arm: "steered", "none", "prompt", "random", "sign_flipped" or "shuffled".
-        category: The kind of prompt.
-        capability: Whether the category measures what must not be lost.
-        n: Prompts.
-        success: Share of prompts answered with a right value and no wrong one; None when the
-            items say nothing about values.
-        change: Success minus that of the unsteered model, paired by prompt.
-        exact: Share of answers equal to an accepted one, but for case and punctuation.
-        containment: Share of answers that contain an accepted phrase, even beside a rejected one.
-        preference: Share of prompts with f > 0, the good answer likelier than the bad one.
-        abstention: Share of answers that decline.
-        kl_per_token: Mean divergence from the unsteered model along its own answers, in nats.
-        regressed: Share of prompts that succeeded unsteered and fail here.
-        fixed: Share of prompts that failed unsteered and succeed here.
-        runs: Success of each run where a arm was run several times (random vectors).
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    arm: str
-    category: str
-    capability: bool = False
-    n: int
-    success: Estimate | None = None
-    change: Estimate | None = None
-    exact: Estimate | None = None
-    containment: Estimate | None = None
-    preference: Estimate | None = None
-    abstention: Estimate | None = None
-    kl_per_token: Estimate | None = None
-    regressed: float | None = None
-    fixed: float | None = None
-    runs: tuple[float, ...] = ()
-
-    @property
-    def main(self) -> Estimate:
-        """What the verdict reads: success, or preference where there is no success."""
-        chosen = self.success if self.success is not None else self.preference
-        if chosen is None:
-            raise ValueError(f"row {self.arm}/{self.category} has no success and no preference")
-        return chosen
 
 
 class Verdict(BaseModel):
@@ -99,73 +51,71 @@ _NAMES = {
 }
 
 
-def check_budget(budget: float) -> None:
-    """Refuse what is no share of a capability.
-
-    Raises:
-        InvalidInputError: It is not between 0 and 1.
-    """
-    if not 0 <= budget <= 1:
-        raise InvalidInputError(
-            f"the capability budget is {budget}: give a share from 0 to 1, such as 0.01 for one "
-            "point"
-        )
-
-
-def judge(rows: Sequence[Row], target: str, budget: float) -> Verdict:
-    """Applies the rules of this module to the rows of one evaluation.
+def judge(
+    rows: Sequence[Row],
+    target: str,
+    budget: float,
+    arm: str = "steered",
+    warnings: Sequence[str] = (),
+) -> Verdict:
+    """Apply the rules of this module to the rows of one evaluation.
 
     Args:
-        rows: All rows; there must be one for the steered arm on the target.
-        target: The category that the vector is meant to change.
+        rows: All rows; there must be one for the arm on the target.
+        target: The category that the arm is meant to change.
         budget: Largest share of a capability that may be lost, such as 0.01.
+        arm: What is judged.
+        warnings: What else is known that a reader should know.
     """
     by_name = {(row.arm, row.category): row for row in rows}
-    steered = by_name["steered", target]
-    rules = rules_of(rows, target, budget)
-    warnings = []
+    steered = by_name[arm, target]
+    rules = rules_of(rows, target, budget, arm)
+    told = list(warnings)
     for row in rows:
-        if row.arm != "steered" or not row.capability or row.change is None:
+        if row.arm != arm or not row.capability or row.change is None:
             continue
         loss = by_name["none", row.category].main.value - row.main.value
         if loss <= budget + 1e-9 and -row.change.low > budget:
-            warnings.append(
+            told.append(
                 f"{row.category}: on {row.n} prompts a loss of up to "
                 f"{points(-row.change.low)} cannot be excluded (95 % interval)"
             )
     if steered.regressed:
-        warnings.append(f"{target}: {percent(steered.regressed)} of the prompts were made worse")
-    warnings += _falls(rows, target)[1]
+        told.append(f"{target}: {percent(steered.regressed)} of the prompts were made worse")
+    told += _falls(rows, target, arm)[1]
     failed = [text for holds, text in rules if not holds]
     held = [text for holds, text in rules if holds]
     return Verdict(
         promote=not failed,
         reasons=(*failed, *held),
-        warnings=tuple(warnings),
+        warnings=tuple(told),
     )
 
 
-def rules_of(rows: Sequence[Row], target: str, budget: float) -> list[tuple[bool, str]]:
-    """Each rule of this module: whether it holds, and how that came out in numbers.
+def rules_of(
+    rows: Sequence[Row], target: str, budget: float, arm: str = "steered"
+) -> list[tuple[bool, str]]:
+    """Return for each rule of this module whether it holds, and how that came out in numbers.
 
     Args:
         rows: As for `judge`.
         target: As for `judge`.
         budget: As for `judge`.
+        arm: As for `judge`.
 
     Raises:
-        KeyError: There is no row for the steered arm on the target, or none for the
+        KeyError: There is no row for the arm on the target, or none for the
             unsteered model on a capability.
     """
     by_name = {(row.arm, row.category): row for row in rows}
-    steered = by_name["steered", target]
+    steered = by_name[arm, target]
     rules: list[tuple[bool, str]] = []
     for other in ("none", "prompt"):
         rules.append(_beats(steered, by_name.get((other, target)), _NAMES[other]))
     for other in ("random", "sign_flipped", "shuffled"):
         if (other, target) in by_name:
             rules.append(_beats(steered, by_name[other, target], _NAMES[other]))
-    capability = [row for row in rows if row.capability and row.arm == "steered"]
+    capability = [row for row in rows if row.capability and row.arm == arm]
     if not capability:
         rules.append((False, "capability was not measured, so a loss cannot be ruled out"))
     for row in capability:
@@ -173,21 +123,21 @@ def rules_of(rows: Sequence[Row], target: str, budget: float) -> list[tuple[bool
         loss = before - row.main.value
         kept = loss <= budget + 1e-9
         text = (
-            f"{row.category}: {percent(before)} unsteered, {percent(row.main.value)} steered, "
+            f"{row.category}: {percent(before)} unsteered, {percent(row.main.value)} {arm}, "
             f"{'within' if kept else 'beyond'} the budget of {points(budget)}"
         )
         rules.append((kept, text))
-    rules += [(False, text) for text in _falls(rows, target)[0]]
+    rules += [(False, text) for text in _falls(rows, target, arm)[0]]
     return rules
 
 
 def _beats(steered: Row, other: Row | None, name: str) -> tuple[bool, str]:
     if other is None:
-        return False, f"{name} was not measured, so the vector is not shown to beat it"
+        return False, f"{name} was not measured, so nothing is shown to beat it"
     mine, its = steered.main, other.main
     measure = "" if steered.success is not None else " preferred"
     theirs = f"{share(its)} for {name}"
-    numbers = f"{steered.category}: {share(mine)}{measure} steered against {theirs}"
+    numbers = f"{steered.category}: {share(mine)}{measure} {steered.arm} against {theirs}"
     if mine.above(its):
         return True, f"{numbers}: better, and the intervals do not overlap"
     if mine.value > its.value:
@@ -195,11 +145,11 @@ def _beats(steered: Row, other: Row | None, name: str) -> tuple[bool, str]:
     return False, f"{numbers}: no better"
 
 
-def _falls(rows: Sequence[Row], target: str) -> tuple[list[str], list[str]]:
+def _falls(rows: Sequence[Row], target: str, arm: str) -> tuple[list[str], list[str]]:
     """Categories beside the target and the capabilities that fall: for sure, and perhaps."""
     sure, perhaps = [], []
     for row in rows:
-        aside = row.arm == "steered" and row.category != target and not row.capability
+        aside = row.arm == arm and row.category != target and not row.capability
         if aside and row.change is not None and row.change.value < 0:
             text = f"{row.category}: success falls by {points(-row.change.value)}"
             if row.change.high < 0:

@@ -12,7 +12,7 @@ from steerable_llm.errors import AttributionError, InvalidInputError, PairError
 from steerable_llm.methods import METHODS
 from steerable_llm.methods.agreement import agreement_of
 from steerable_llm.methods.grains.attribution import PairAttribution
-from steerable_llm.methods.method import Method
+from steerable_llm.methods.method import Grid, Method
 from steerable_llm.pairs.pair import Pairs, PreferencePair
 from steerable_llm.runtime.hooked_model import HookedModel
 from steerable_llm.vector.file import library_version
@@ -128,22 +128,13 @@ def build(
     return Built(vector, found.attributions)
 
 
-def sweep_of(vector: SteeringVector) -> dict[str, Any]:
-    """What `calibrate` should try for a vector, by the method that it was built with.
+def grid_of(vector: SteeringVector) -> Grid:
+    """Return what dev data is to choose among for a vector, by the method that it was built with.
 
-    Returns:
-        Keyword arguments: strengths, scopes, layers and unit; none for a method that is not known.
+    Of a method that is not known, it is what most methods try.
     """
     method = METHODS.get(vector.provenance.method or "")
-    if method is None:
-        return {}
-    grid = method.grid
-    return {
-        "strengths": grid.strengths,
-        "scopes": grid.scopes,
-        "layers": grid.layers(vector.layers),
-        "unit": grid.unit,
-    }
+    return Grid() if method is None else method.grid
 
 
 def _settings(method: str, preset: str | None, config: dict[str, Any]) -> tuple[BaseModel, Method]:

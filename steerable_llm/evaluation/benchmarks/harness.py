@@ -26,11 +26,11 @@ from torch import Tensor
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.evaluation.arms import Arm
 from steerable_llm.evaluation.benchmarks.benchmark import Benchmark, Normalisation
-from steerable_llm.evaluation.measure import Job, groups, measure, running
+from steerable_llm.evaluation.measure import groups, measure, running
 from steerable_llm.evaluation.set import EvaluationItem
 from steerable_llm.metrics import kl_per_token
 from steerable_llm.progress import Advance
-from steerable_llm.runtime.decoding import log_probability
+from steerable_llm.runtime.decoding import forced_logits, log_probability
 from steerable_llm.runtime.hooked_model import HookedModel
 
 Place = tuple[int, int]
@@ -326,19 +326,21 @@ class ArmsLM(LM):  # type: ignore[misc]
         # The first group holds all that only steer or prompt, the first arm among them.
         for group in groups(self._arms):
             places = [(n, arm) for n in items for arm in group]
-            jobs = [Job(self._arms[arm], items[n]) for n, arm in places]
-            prompts = [self._llm.encode(job.arm.messages(job.item)) for job in jobs]
-            with running(self._llm, jobs, prompts, longest) as batch:
+            asked = [(self._arms[arm], items[n]) for n, arm in places]
+            prompts = [self._llm.encode(arm.messages(item)) for arm, item in asked]
+            with running(self._llm, asked, prompts, longest) as batch:
                 for number in range(max(len(tokens[n]) for n in items)):
                     given = [tokens[n][number : number + 1] for n, _ in places]
-                    along = batch.forced([[*choice[0]] if choice else [] for choice in given])
+                    along = forced_logits(
+                        batch, [[*choice[0]] if choice else [] for choice in given]
+                    )
                     for (n, arm), logits, choice in zip(places, along, given, strict=True):
                         if logits is not None:
                             read = self._read(logits, choice[0], texts[n][number])
                             scores.setdefault((n, arm), []).append(read)
                 for n in items:
                     picked.setdefault(n, _largest([score for score, _ in scores[n, 0]]))
-                chosen = batch.forced([tokens[n][picked[n]] for n, _ in places])
+                chosen = forced_logits(batch, [tokens[n][picked[n]] for n, _ in places])
             by_place = dict(zip(places, chosen, strict=True))
             for (n, arm), logits in by_place.items():
                 assert logits is not None  # every choice has a token

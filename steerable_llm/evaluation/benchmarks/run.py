@@ -8,7 +8,7 @@ from dataclasses import replace
 from steerable_llm import __version__
 from steerable_llm.chat.phrases import STRICT_INSTRUCTIONS
 from steerable_llm.errors import InvalidInputError, MissingExtraError, unknown
-from steerable_llm.evaluation.arms import ARMS, Arm, Setting, arms
+from steerable_llm.evaluation.arms import ARMS, UNSTEERED, Arm, arm_of, arms_of
 from steerable_llm.evaluation.benchmarks.benchmark import (
     INSTALL,
     Benchmark,
@@ -17,8 +17,10 @@ from steerable_llm.evaluation.benchmarks.benchmark import (
 )
 from steerable_llm.evaluation.benchmarks.data import Data, load_data
 from steerable_llm.evaluation.benchmarks.report import BenchmarkReport, ItemRow, score_rows
+from steerable_llm.evaluation.settings import EvaluationSettings
 from steerable_llm.policy.policy import describe
 from steerable_llm.progress import progress_bar
+from steerable_llm.runtime.contrast import Contrast
 from steerable_llm.runtime.hooked_model import HookedModel
 from steerable_llm.vector.calibration import Calibration
 from steerable_llm.vector.vector import SteeringVector
@@ -89,14 +91,12 @@ def run_benchmark(
     labelled = labelled_vectors(vectors, strengths)
     for vector in labelled.values():
         vector.check(llm.fingerprint, force=force)
-    setting = Setting(
-        next(iter(labelled.values())),
-        STRICT_INSTRUCTIONS[chosen.behaviour] if chosen.behaviour else "",
-        seed,
-        random_vectors,
-        cad_alpha,
+    how = EvaluationSettings(
+        strict_instruction=STRICT_INSTRUCTIONS[chosen.behaviour] if chosen.behaviour else None,
+        random_vectors=random_vectors,
+        seed=seed,
     )
-    runs = benchmark_arms(chosen, labelled, against, setting)
+    runs = benchmark_arms(chosen, labelled, against, how, cad_alpha)
     found = data if isinstance(data, Data) else load_data(chosen, data, limit, seed, groups, shown)
     try:
         from steerable_llm.evaluation.benchmarks.harness import ask
@@ -197,7 +197,8 @@ def benchmark_arms(
     benchmark: Benchmark,
     labelled: Mapping[str, SteeringVector],
     against: Sequence[str],
-    setting: Setting,
+    settings: EvaluationSettings,
+    cad_alpha: float,
 ) -> list[Arm]:
     """Return the unsteered model, each vector with its controls, then what needs no vector.
 
@@ -205,7 +206,8 @@ def benchmark_arms(
         benchmark: Says whether it has a strict instruction.
         labelled: As `labelled_vectors` makes them.
         against: Names of arms.
-        setting: What arms are made from; its vector is that of those without one.
+        settings: What arms are made from.
+        cad_alpha: How much more the context counts under `cad`.
 
     Raises:
         InvalidInputError: An unknown arm, or `prompt` where there is no instruction.
@@ -220,12 +222,16 @@ def benchmark_arms(
     controls = [name for name in against if name in OF_A_VECTOR]
     found: list[Arm] = []
     for label, vector in labelled.items():
-        for arm in arms(replace(setting, vector=vector), controls):
+        for arm in arms_of(vector, replace(settings, against=controls)):
             if arm.name != "none":
                 found.append(replace(arm, name=_called(label, arm.name)))
-    shared = arms(setting, [name for name in against if name not in OF_A_VECTOR])
-    none, *others = [arm for arm in shared if arm.name != "steered"]
-    return [none, *found, *others]
+    contrast = Contrast("cad", cad_alpha)
+    others = [
+        arm_of(contrast if name == "cad" else name, settings)
+        for name in dict.fromkeys(against)
+        if name not in (*OF_A_VECTOR, "none")
+    ]
+    return [UNSTEERED, *found, *others]
 
 
 def _called(label: str, kind: str) -> str:

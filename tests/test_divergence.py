@@ -10,8 +10,8 @@ from planted_behaviour import planted_llm, planted_vector, questions
 from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.errors import CalibrationError, InvalidInputError
 from steerable_llm.evaluation.arms import Arm
+from steerable_llm.evaluation.divergence import KlMeter, strength_for_kl, strengths_for_kl
 from steerable_llm.evaluation.measure import measure
-from steerable_llm.evaluation.sweep import KlMeter, strength_for_kl, strengths_for_kl
 from steerable_llm.vector.steering import Steering
 
 
@@ -55,8 +55,9 @@ def test_a_shorter_vector_gets_more_absolute_strength(llm: SteerableHFLLM, meter
 
 
 def test_calibration_gets_one_strength_per_divergence_and_scope(llm: SteerableHFLLM) -> None:
-    sweep = {"scopes": ("generated", "all"), "layers": ((0,), (1,)), "unit": "relative"}
-    found = strengths_for_kl(llm, planted_vector(llm), questions(llm, 6), [0.01, 0.1], sweep)
+    found = strengths_for_kl(
+        llm, planted_vector(llm), questions(llm, 6), [0.01, 0.1], layers=((0,), (1,))
+    )
     assert list(found) == sorted(set(found))
     assert 2 <= len(found) <= 4
 

@@ -1,0 +1,251 @@
+"""Arms on dev: what is run of each, what is remembered, and which of them may be chosen.
+
+Strengths of a vector, the alpha of a decoding method and the learning rate of a LoRA are chosen in
+one way: by the success on dev, among those that lose no more of a capability than the budget.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from steerable_llm.errors import InvalidInputError
+from steerable_llm.evaluation.arms import UNSTEERED, Arm
+from steerable_llm.evaluation.measure import answers
+from steerable_llm.evaluation.set import EvaluationItem, EvaluationSet
+from steerable_llm.evaluation.settings import EvaluationSettings
+from steerable_llm.metrics import standard_error
+from steerable_llm.progress import progress_bar
+from steerable_llm.runtime.hooked_model import HookedModel
+from steerable_llm.vector.steering import Scope
+
+CONTROL = "random (control)"
+
+
+@dataclass(frozen=True)
+class DevRow:
+    """How one arm did on dev.
+
+    Attributes:
+        arm: Which.
+        prompts: How many dev prompts it was run on; all of them for those that could be chosen.
+        success: Mean success on these.
+        unsteered: Mean success of the unsteered model on the same prompts.
+        capability: Accuracy per capability category; empty where it was not run.
+        loss: Accuracy lost per capability category, positive is worse.
+        complete: Whether it was run on all of dev and of capability.
+        strength: Signed; 0 for an arm that does not steer.
+        scope: Which positions were steered; None for an arm that does not steer.
+        layers: Which blocks; None means all the vector has.
+        is_control: Whether it is a random vector, there for the picture and never chosen.
+        allowance: What a category may lose beyond the budget, where it is not the budget alone.
+    """
+
+    arm: str
+    prompts: int
+    success: float
+    unsteered: float
+    capability: Mapping[str, float]
+    loss: Mapping[str, float]
+    complete: bool
+    strength: float = 0.0
+    scope: Scope | None = None
+    layers: tuple[int, ...] | None = None
+    is_control: bool = False
+    allowance: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """Arm, scope and layers: what one line of the sweep picture stands for."""
+        if self.is_control:
+            return CONTROL
+        if self.scope is None:
+            return self.arm
+        which = "all layers" if self.layers is None else f"layers {_ranges(self.layers)}"
+        return f"{self.arm}, {self.scope}, {which}"
+
+    @property
+    def setting(self) -> str:
+        """The label, with the strength of what steers."""
+        return self.label if self.scope is None else f"{self.label}, strength {self.strength:+g}"
+
+    @property
+    def largest_loss(self) -> float:
+        """The worst capability category, less its allowance; 0 when none was measured."""
+        losses = (loss - self.allowance.get(name, 0.0) for name, loss in self.loss.items())
+        return max(losses, default=0.0)
+
+    def within(self, budget: float) -> bool:
+        """Whether it loses no more than the budget."""
+        return self.largest_loss <= budget + 1e-9
+
+
+class Bench:
+    """Runs arms on dev and remembers every answer, so that none is made twice.
+
+    The first arm is the unsteered model; others are appended to `arms` and called by their place.
+    """
+
+    def __init__(
+        self,
+        llm: HookedModel,
+        dev: EvaluationSet,
+        capability: EvaluationSet | None,
+        settings: EvaluationSettings,
+    ) -> None:
+        """Take the prompts, of which those with the target decide where the settings name one.
+
+        The other categories of dev are then held to the budget beside the capability, give or take
+        one standard error of their change (they are fewer).
+
+        Args:
+            llm: The model.
+            dev: Prompts to choose on.
+            capability: Prompts for the budget, if any.
+            settings: The target, where answers are cut, and how many rows run together.
+
+        Raises:
+            InvalidInputError: A prompt that cannot be judged by value, or a target that dev does
+                not have.
+        """
+        for items in (dev, capability):
+            for item in items or ():
+                if not item.has_verdict:
+                    raise InvalidInputError(
+                        f"item {item.id!r} of {items.name if items else ''!r} has no accept or "
+                        "reject phrases, so a steered answer to it cannot be judged; add some or "
+                        "leave it out"
+                    )
+        self.llm, self.settings = llm, settings
+        self.guarded: tuple[str, ...] = ()
+        self.dev, self.capability = dev, capability
+        if settings.target is not None:
+            self.dev = dev.category(settings.target)
+            rest = [item for item in dev if item.category != settings.target]
+            if rest:
+                name = f"{capability.name} and {dev.name}" if capability else dev.name
+                self.capability = EvaluationSet(name, [*(capability or ()), *rest])
+                self.guarded = tuple(c for c in dev.categories if c != settings.target)
+        self.arms = [UNSTEERED]
+        self._successes: dict[tuple[int, str, str], float] = {}
+
+    @property
+    def whole(self) -> int:
+        """The prompts of the larger of both sets."""
+        return max(len(self.dev), len(self.capability or ()))
+
+    @property
+    def everything(self) -> int:
+        """A sample size that takes all: samples are spread over categories of unequal sizes."""
+        categories = len(self.capability.categories) if self.capability else 1
+        return self.whole * max(len(self.dev.categories), categories)
+
+    def run(self, places: Sequence[int], size: int, title: str) -> dict[int, DevRow]:
+        """Return how arms do on samples of a size; only what is still missing is run."""
+        sides = {"dev": self._sample(self.dev, size), "kept": self._sample(self.capability, size)}
+        missing = [
+            (place, side, item)
+            for place in dict.fromkeys((0, *places))
+            for side, items in sides.items()
+            for item in items
+            if (place, side, item.id) not in self._successes
+        ]
+        if missing:  # no bar of nothing
+            asked = [(self.arms[place], item) for place, _, item in missing]
+            how = self.settings
+            with progress_bar(title, len(asked), how.progress) as advance:
+                found = answers(self.llm, asked, how.max_new_tokens, how.batch_size, advance)
+            for (place, side, item), answer in zip(missing, found, strict=True):
+                self._successes[place, side, item.id] = float(item.succeeds(answer))
+        return {place: self._row(place, sides["dev"], sides["kept"]) for place in places}
+
+    def _sample(self, items: EvaluationSet | None, size: int) -> list[EvaluationItem]:
+        """About so many prompts, spread evenly over the categories."""
+        if items is None:
+            return []
+        return list(items.sample(math.ceil(size / len(items.categories)), self.settings.seed))
+
+    def _row(
+        self, place: int, dev: Sequence[EvaluationItem], kept: Sequence[EvaluationItem]
+    ) -> DevRow:
+        arm = self.arms[place]
+        after, before = (self._by_category(which, kept) for which in (place, 0))
+        right, unsteered = (self._right(which, "dev", dev) for which in (place, 0))
+        term = next(iter(arm.steering.terms), None)
+        return DevRow(
+            arm=arm.name,
+            prompts=len(dev),
+            success=_mean(right),
+            unsteered=_mean(unsteered),
+            capability={name: _mean(values) for name, values in after.items()},
+            loss={name: _mean(before[name]) - _mean(after[name]) for name in before},
+            complete=len(dev) == len(self.dev) and len(kept) == len(self.capability or ()),
+            strength=term.strength if term else 0.0,
+            scope=term.scope if term else None,
+            layers=term.layers if term else None,
+            is_control=arm.name == CONTROL,
+            allowance={
+                name: standard_error(after[name], before[name])
+                for name in self.guarded
+                if name in after
+            },
+        )
+
+    def _by_category(self, place: int, items: Sequence[EvaluationItem]) -> dict[str, list[float]]:
+        categories = dict.fromkeys(item.category for item in items)
+        return {
+            name: self._right(place, "kept", [i for i in items if i.category == name])
+            for name in categories
+        }
+
+    def _right(self, place: int, side: str, items: Sequence[EvaluationItem]) -> list[float]:
+        return [self._successes[place, side, item.id] for item in items]
+
+
+def choose(bench: Bench, arms: Mapping[str, Arm]) -> tuple[Arm, DevRow]:
+    """Return the arm with most success on dev among those within the budget, and how it did.
+
+    Args:
+        bench: Runs them on all of dev.
+        arms: By what tells them apart.
+
+    Raises:
+        InvalidInputError: None of them is within the budget.
+    """
+    start = len(bench.arms)
+    bench.arms += arms.values()
+    places = range(start, len(bench.arms))
+    title = f"{next(iter(arms.values())).name} on {bench.dev.name}"
+    rows = bench.run(places, bench.everything, title)
+    budget = bench.settings.budget
+    fit = [place for place in places if rows[place].within(budget)]
+    labels = dict(zip(places, arms, strict=True))
+    if not fit:
+        least = min(places, key=lambda place: rows[place].largest_loss)
+        raise InvalidInputError(
+            f"no setting keeps within a capability budget of {100 * budget:g} points on dev: "
+            f"{labels[least]} loses least, {100 * rows[least].largest_loss:.1f} points"
+        )
+    best = max(fit, key=lambda place: rows[place].success)
+    return bench.arms[best], rows[best]
+
+
+def rank(row: DevRow, budget: float) -> tuple[bool, float, float]:
+    """Sort the best first: within the budget, then success, then the smaller strength."""
+    return (not row.within(budget), -round(row.success, 9), abs(row.strength))
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _ranges(layers: Sequence[int]) -> str:
+    """0, 1, 2, 5 as "0-2, 5"."""
+    parts: list[list[int]] = []
+    for layer in sorted(layers):
+        if parts and layer == parts[-1][-1] + 1:
+            parts[-1].append(layer)
+        else:
+            parts.append([layer])
+    return ", ".join(str(p[0]) if len(p) == 1 else f"{p[0]}-{p[-1]}" for p in parts)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import importlib
 import json
 import os
 import shutil
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import Steerable, steerable
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from langchain_core.documents import Document
@@ -29,13 +29,15 @@ from langchain_core.messages import (
     messages_to_dict,
 )
 from langchain_core.outputs import ChatGeneration, LLMResult
+from plugin import install
 from sqlalchemy.exc import OperationalError
 
 from steerable_llm.chat.message import as_messages
 from steerable_llm.errors import AnswerLogError, InvalidInputError, SteerableError
 from steerable_llm.logs.answer_log import AnswerLog
 from steerable_llm.logs.exporters import export_pairs
-from steerable_llm.logs.importers import IMPORTERS, Rules, import_files
+from steerable_llm.logs.importers import IMPORTERS, Rules, import_files, importer
+from steerable_llm.logs.importers.importer import GROUP
 from steerable_llm.logs.importers.openinference import nest
 from steerable_llm.logs.importers.openinference import openinference as read_span
 from steerable_llm.logs.importers.records import prompt
@@ -43,10 +45,9 @@ from steerable_llm.logs.importers.traces import stage
 from steerable_llm.logs.queries import add_rows
 from steerable_llm.pairs.pair import Pairs, PreferencePair
 
+__all__ = ["steerable"]
 HOURS = "The shop opens at ten."
 Write = Callable[..., Path]
-# The package's function has the name of its module.
-importing = importlib.import_module("steerable_llm.logs.importers.import_files")
 
 
 @pytest.fixture
@@ -536,7 +537,7 @@ def test_an_import_leaves_alone_what_another_one_has_read_half_of(
     runs, judgements = TRACES[kind]()
     elsewhere = json.loads(json.dumps(runs[-1]).replace("root", "else").replace("final", "else1"))
     theirs, mine = write([*runs, *judgements], "theirs.jsonl"), write([elsewhere], "mine.jsonl")
-    monkeypatch.setattr(importing, "BATCH", 3)
+    monkeypatch.setattr(importer, "BATCH", 3)
     batches = []
 
     def staged(*given: Any) -> None:
@@ -544,17 +545,17 @@ def test_an_import_leaves_alone_what_another_one_has_read_half_of(
         batches.append(given)
 
     with monkeypatch.context() as watched:
-        watched.setattr(importing, "stage", staged)
-        reading = importing._batches
+        watched.setattr(importer, "stage", staged)
+        reading = importer._batches
 
         def meanwhile(source: Any) -> Iterator[Any]:
             for batch in reading(source):
                 if len(batches) == 1:  # the question and the passages wait for their answer
-                    watched.setattr(importing, "_batches", reading)
+                    watched.setattr(importer, "_batches", reading)
                     assert import_files(log, mine, kind).added == 1
                 yield batch
 
-        watched.setattr(importing, "_batches", meanwhile)
+        watched.setattr(importer, "_batches", meanwhile)
         assert import_files(log, theirs, kind).added == 2
     assert [passage.text for passage in log.get("final").passages] == [HOURS]
     assert log.get("final").verdict == "bad"
@@ -1060,7 +1061,7 @@ def test_a_batch_that_fails_is_read_again(
         return (add_rows if kind == "ragas" else stage)(*given)
 
     name = "add_rows" if kind == "ragas" else "stage"
-    monkeypatch.setattr(importing, name, fails_in_the_third_batch)
+    monkeypatch.setattr(importer, name, fails_in_the_third_batch)
     with pytest.raises(AnswerLogError, match="disk full"):
         import_files(log, path, kind)
     assert log.count() == (1000 if kind == "ragas" else 0)
@@ -1075,3 +1076,42 @@ def test_unknown_kinds_and_missing_files_are_refused(log: AnswerLog, tmp_path: P
         import_files(log, tmp_path / "x", "csv")
     with pytest.raises(SteerableError, match=r"no file .*x\.jsonl"):
         import_files(log, tmp_path / "x.jsonl", "trl")
+
+
+PLUGIN = """
+from steerable_llm.logs.answers import LoggedAnswer
+from steerable_llm.logs.importers import ImportedAnswer, Importer, Judgement, UnusableRecord
+
+def read(record):
+    if "text" not in record:
+        raise UnusableRecord("it has no text")
+    messages = [{"role": "user", "content": record["q"]}]
+    answer = LoggedAnswer(
+        id=record["n"], question=record["q"], messages=messages, answer=record["text"]
+    )
+    return [ImportedAnswer(answer, (Judgement(name="faithfulness", score=record["score"]),))]
+
+importer = Importer(read)
+"""
+
+
+def test_an_installed_package_adds_an_importer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: AnswerLog, steerable: Steerable
+) -> None:
+    lines = [{"n": "a", "q": "When?", "text": "At nine.", "score": 0.1}, {"n": "b"}, {"text": "x"}]
+    file = tmp_path / "mine.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(InvalidInputError, match="'mine' cannot be imported: one of answers, deep"):
+        import_files(log, file, "mine")
+    (tmp_path / "site").mkdir()
+    entries = {"mine": "tiny_plugin:importer", "broken": "tiny_plugin:nothing"}
+    install(tmp_path / "site", monkeypatch, GROUP, entries, PLUGIN)
+    report = import_files(log, file, "mine")
+    assert (report.added, dict(report.skipped)) == (
+        1,
+        {"it has no text": 1, "its fields do not have the shape expected": 1},
+    )
+    answer = log.get("a")
+    assert (answer.verdict, answer.reason) == ("bad", "not in documents")
+    said = steerable("log", "import", file, "--from", "mine", "--log", "other.db")
+    assert "other.db: 1 answers added" in said

@@ -75,10 +75,10 @@ def import_(
     together. An import that was stopped goes on where it was, and nothing is added twice.
     """
     from steerable_llm.files import json_line, write_whole
-    from steerable_llm.logs.importers import Rules, check_kind, import_files
+    from steerable_llm.logs.importers import Rules, import_files, importer_named
 
     # Before a log is made that would stay empty.
-    check_kind(kind)
+    importer_named(kind)
     rules = Rules(score=score, good_at=good_at, bad_at=bad_at, reason=reason)
     # On disk, since a bad export may have a million bad lines.
     with tempfile.TemporaryFile("w+", encoding="utf-8") as left:

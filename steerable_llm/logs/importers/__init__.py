@@ -1,6 +1,26 @@
 """Answers and judgements from the logs that teams already have."""
 
-from steerable_llm.logs.importers.import_files import IMPORTERS, check_kind, import_files
-from steerable_llm.logs.importers.records import ImportReport, Rules, SkippedLine
+from steerable_llm.logs.importers.importer import (
+    IMPORTERS,
+    Importer,
+    import_files,
+    importer_named,
+)
+from steerable_llm.logs.importers.judgement import Judgement, Rules
+from steerable_llm.logs.importers.records import ImportedAnswer, UnusableRecord
+from steerable_llm.logs.importers.report import ImportReport, SkippedLine
+from steerable_llm.logs.importers.traces import Span
 
-__all__ = ["IMPORTERS", "ImportReport", "Rules", "SkippedLine", "check_kind", "import_files"]
+__all__ = [
+    "IMPORTERS",
+    "ImportReport",
+    "ImportedAnswer",
+    "Importer",
+    "Judgement",
+    "Rules",
+    "SkippedLine",
+    "Span",
+    "UnusableRecord",
+    "import_files",
+    "importer_named",
+]

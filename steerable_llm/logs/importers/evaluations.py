@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from steerable_llm.logs.answers import LoggedAnswer
+from steerable_llm.logs.importers.judgement import Judgement
 from steerable_llm.logs.importers.records import (
-    Draft,
-    Judgement,
+    ImportedAnswer,
     Record,
     UnusableRecord,
     content_id,
@@ -35,7 +35,7 @@ _RAGAS_FIELDS = {
 }
 
 
-def ragas(record: Record) -> list[Draft]:
+def ragas(record: Record) -> list[ImportedAnswer]:
     """Read a RAGAS single-turn sample; other numbers beside its fields are metrics."""
     if isinstance(record.get("user_input"), list):
         raise UnusableRecord("it is a multi-turn sample; only single-turn samples can be taken")
@@ -51,7 +51,7 @@ def ragas(record: Record) -> list[Draft]:
     return [_draft("ragas", question, found, answer, reference, judgements)]
 
 
-def deepeval(record: Record) -> list[Draft]:
+def deepeval(record: Record) -> list[ImportedAnswer]:
     """Read a DeepEval test case or test result; its metrics say themselves what passed."""
     if record.get("turns") or record.get("conversational"):
         raise UnusableRecord("it is a conversation; only single-turn test cases can be taken")
@@ -90,7 +90,7 @@ def _draft(
     answer: str,
     reference: str | None,
     judgements: tuple[Judgement, ...],
-) -> Draft:
+) -> ImportedAnswer:
     logged = LoggedAnswer(
         id=content_id(kind, question, [passage.text for passage in found], answer),
         question=question,
@@ -99,7 +99,7 @@ def _draft(
         answer=answer,
         reference=reference,
     )
-    return Draft(logged, judgements)
+    return ImportedAnswer(logged, judgements)
 
 
 def _snake(name: str) -> str:

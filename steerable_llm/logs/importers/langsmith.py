@@ -5,19 +5,29 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from steerable_llm.logs.importers.judgement import Judgement
 from steerable_llm.logs.importers.records import (
-    Judgement,
     Record,
     UnusableRecord,
     content_text,
     iso,
+    mapping,
     needed,
     number,
     prompt,
     said,
     text,
 )
-from steerable_llm.logs.importers.traces import Span, documents_of, question_of, score_span
+from steerable_llm.logs.importers.traces import (
+    Span,
+    documents_of,
+    model_span,
+    other_span,
+    question_of,
+    score_span,
+    step_of,
+    usage,
+)
 
 
 def langsmith(record: Record) -> list[Span]:
@@ -31,28 +41,22 @@ def langsmith(record: Record) -> list[Span]:
 
 def _runs(run: Record, trace: str | None = None) -> Iterator[Span]:
     named = needed(run, "id")
-    whole = text(run.get("trace_id")) or trace or text(run.get("parent_run_id")) or named
-    kind, content = _content(run)
-    # Only the outermost run knows the question; those inside may hold a rewritten one.
-    if kind == "chain" and run.get("parent_run_id"):
-        content = {}
-    yield Span(named, whole, kind, content, iso(run.get("start_time")))
+    whole = text(run.get("trace_id"), trace, run.get("parent_run_id"), named) or named
+    yield _span(run, named, whole)
     for child in run.get("child_runs") or ():
         if isinstance(child, Mapping):
             yield from _runs(child, whole)
 
 
-def _content(run: Record) -> tuple[Any, dict[str, Any]]:
+def _span(run: Record, named: str, trace: str) -> Span:
     inputs, outputs = run.get("inputs") or {}, run.get("outputs") or {}
-    if run["run_type"] == "retriever":
-        documents = documents_of(outputs)
-        return ("chain", {}) if documents is None else ("retriever", {"documents": documents})
-    if run["run_type"] not in ("llm", "chat_model"):
-        return "chain", {"question": question_of(inputs)}
-    try:
-        return "llm", _answer(run, inputs, outputs)
-    except UnusableRecord as problem:
-        return "llm", {"problem": str(problem)}
+    time, kind = iso(run.get("start_time")), run["run_type"]
+    if kind in ("llm", "chat_model"):
+        return model_span(named, trace, time, lambda: _answer(run, inputs, outputs))
+    found = documents_of(outputs) if kind == "retriever" else None
+    # Only the outermost run knows the question; those inside may hold a rewritten one.
+    question = None if run.get("parent_run_id") else question_of(inputs)
+    return other_span(named, trace, time, documents=found, question=question)
 
 
 def _answer(run: Record, inputs: Record, outputs: Record) -> dict[str, Any]:
@@ -67,20 +71,22 @@ def _answer(run: Record, inputs: Record, outputs: Record) -> dict[str, Any]:
     metadata, settings = extra.get("metadata") or {}, extra.get("invocation_params") or {}
     told = made.get("response_metadata") or {}
     used = made.get("usage_metadata") or {}
-    usage = {
-        "prompt_tokens": used.get("input_tokens") or run.get("prompt_tokens"),
-        "completion_tokens": used.get("output_tokens") or run.get("completion_tokens"),
-    }
     return {
-        "messages": [m.model_dump() for m in prompt(given)],
+        "messages": prompt(given),
         "answer": made["text"],
-        "step": text(told.get("step") or metadata.get("steer_step"))
-        or text(metadata.get("langgraph_node")),
-        "model": text(told.get("model_name") or metadata.get("ls_model_name"))
-        or text(settings.get("model") or settings.get("model_name")),
+        "step": text(told.get("step")) or step_of(metadata),
+        "model": text(
+            told.get("model_name"),
+            metadata.get("ls_model_name"),
+            settings.get("model"),
+            settings.get("model_name"),
+        ),
         "revision": text(settings.get("revision")),
         "steering": list(told.get("steering") or ()),
-        "usage": {name: count for name, count in usage.items() if isinstance(count, int)},
+        "usage": usage(
+            used.get("input_tokens") or run.get("prompt_tokens"),
+            used.get("output_tokens") or run.get("completion_tokens"),
+        ),
     }
 
 
@@ -104,7 +110,7 @@ def _generation(outputs: Record) -> dict[str, Any]:
         answer = text(said(known) if "content" in told else made.get("text"))
     else:
         told = {}
-        answer = text(made.get("text")) or text(made.get("output")) or text(made.get("content"))
+        answer = text(made.get("text"), made.get("output"), made.get("content"))
     if answer is None:
         raise UnusableRecord("its answer is empty")
     return {**told, "text": answer}
@@ -113,23 +119,21 @@ def _generation(outputs: Record) -> dict[str, Any]:
 def _feedback(record: Record) -> Span:
     given = record.get("correction")
     if isinstance(given, Mapping):
-        given = next((value for value in given.values() if text(value)), None)
-    source = record.get("feedback_source")
-    source = source if isinstance(source, Mapping) else {}
-    value = record.get("value")
-    label = value if isinstance(value, str) else None
+        given = text(*given.values())
+    source = mapping(record.get("feedback_source"))
+    score, label = record.get("score"), text(record.get("value"))
     judgement = Judgement(
         name=str(record["key"]),
-        score=number(record.get("score")),
-        label=label or str(record["key"]) if record.get("score") is None else label,
+        score=number(score),
+        label=label or (str(record["key"]) if score is None else None),
         comment=text(record.get("comment")),
         correction=text(content_text(given)) if given else None,
         # What the application's own users and reviewers send comes through the app or the API.
         human=source.get("type") != "model",
-        reviewer=text(source.get("user_name")) or text(source.get("user_id")),
-        time=iso(record.get("modified_at")) or iso(record.get("created_at")),
+        reviewer=text(source.get("user_name"), source.get("user_id")),
+        time=iso(record.get("modified_at"), record.get("created_at")),
     )
     trace = text(record.get("trace_id"))
     return score_span(
-        judgement, record=record, trace_id=trace, target=text(record.get("run_id")) or trace
+        judgement, record=record, trace_id=trace, target=text(record.get("run_id"), trace)
     )

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
+from steerable_llm.logs.importers.judgement import Judgement
 from steerable_llm.logs.importers.records import (
-    Judgement,
     Record,
     UnusableRecord,
+    decoded,
     iso,
-    message,
+    mapping,
     needed,
     number,
+    prompt,
     said,
     text,
 )
-from steerable_llm.logs.importers.traces import Span, documents_of, question_of, score_span
+from steerable_llm.logs.importers.traces import (
+    Span,
+    documents_of,
+    model_span,
+    other_span,
+    question_of,
+    score_span,
+    step_of,
+    usage,
+)
 
 
 def openinference(record: Record) -> list[Span]:
@@ -36,17 +46,11 @@ def openinference(record: Record) -> list[Span]:
     named, trace = needed(context, "span_id"), needed(context, "trace_id")
     time = iso(nested.get("start_time"))
     if kind == "LLM":
-        try:
-            return [Span(named, trace, "llm", _answer(nested, attributes), time)]
-        except UnusableRecord as problem:
-            return [Span(named, trace, "llm", {"problem": str(problem)}, time)]
-    if kind == "RETRIEVER":
-        documents = documents_of(attributes.get("retrieval"))
-        if documents is not None:
-            return [Span(named, trace, "retriever", {"documents": documents}, time)]
-    outermost = not nested.get("parent_id")
-    told = {"question": _question(attributes)} if outermost else {}
-    return [Span(named, trace, "chain", told, time)]
+        return [model_span(named, trace, time, lambda: _answer(nested, attributes))]
+    found = documents_of(attributes.get("retrieval")) if kind == "RETRIEVER" else None
+    asked = None if nested.get("parent_id") else _value(attributes, "input")
+    question = question_of(mapping(decoded(asked)) or asked)
+    return [other_span(named, trace, time, documents=found, question=question)]
 
 
 def nest(value: Any) -> Any:
@@ -88,31 +92,20 @@ def _listed(tree: Any) -> Any:
 def _answer(span: Record, attributes: Record) -> dict[str, Any]:
     if str(span.get("status_code", "")).upper() == "ERROR":
         raise UnusableRecord("its span failed")
-    llm = attributes.get("llm")
-    llm = llm if isinstance(llm, Mapping) else {}
-    given = [message(_inside(e)).model_dump() for e in llm.get("input_messages") or ()]
-    if not given:
-        asked = _value(attributes, "input")
-        given = [{"role": "user", "content": asked}] if asked else []
-    if not given:
-        raise UnusableRecord("it has no prompt")
-    answers = [said(_inside(entry)) for entry in llm.get("output_messages") or ()]
-    answer = text("".join(answers)) or _value(attributes, "output")
+    llm = mapping(attributes.get("llm"))
+    given = [_inside(entry) for entry in llm.get("input_messages") or ()]
+    made = "".join(said(_inside(entry)) for entry in llm.get("output_messages") or ())
+    messages = prompt(given or _value(attributes, "input"))
+    answer = text(made, _value(attributes, "output"))
     if answer is None:
         raise UnusableRecord("it has no answer")
-    counts = llm.get("token_count")
-    counts = counts if isinstance(counts, Mapping) else {}
-    usage = {
-        "prompt_tokens": counts.get("prompt"),
-        "completion_tokens": counts.get("completion"),
-    }
-    metadata = _decoded(attributes.get("metadata"))
+    counts = mapping(llm.get("token_count"))
     return {
-        "messages": given,
+        "messages": messages,
         "answer": answer,
         "model": text(llm.get("model_name")),
-        "step": text(metadata.get("steer_step")) or text(metadata.get("langgraph_node")),
-        "usage": {n: int(c) for n, v in usage.items() if (c := number(v)) is not None},
+        "step": step_of(mapping(decoded(attributes.get("metadata")))),
+        "usage": usage(counts.get("prompt"), counts.get("completion")),
     }
 
 
@@ -129,33 +122,17 @@ def _inside(entry: Any) -> Mapping[str, Any]:
 
 
 def _part(part: Any) -> Any:
-    image = part.get("image") if isinstance(part, Mapping) else None
-    image = image.get("image") if isinstance(image, Mapping) else None
+    image = mapping(mapping(part).get("image")).get("image")
     return {"type": "image", "url": image.get("url")} if isinstance(image, Mapping) else part
 
 
-def _question(attributes: Record) -> str | None:
-    value = _value(attributes, "input")
-    return question_of(_decoded(value) or value)
-
-
 def _value(attributes: Record, name: str) -> str | None:
-    inside = attributes.get(name)
-    return text(inside.get("value")) if isinstance(inside, Mapping) else None
-
-
-def _decoded(value: object) -> Mapping[str, Any]:
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except ValueError:
-            return {}
-    return value if isinstance(value, Mapping) else {}
+    return text(mapping(attributes.get(name)).get("value"))
 
 
 def _annotation(record: Record) -> Span:
-    result = record.get("result")
-    result = result if isinstance(result, Mapping) else {}
+    result = mapping(record.get("result"))
+    trace, span = text(record.get("trace_id")), text(record.get("span_id"))
     judgement = Judgement(
         name=str(record.get("name", "")),
         score=number(result.get("score")),
@@ -163,12 +140,8 @@ def _annotation(record: Record) -> Span:
         comment=text(result.get("explanation")),
         human=record.get("annotator_kind") == "HUMAN",
         reviewer=text(record.get("user_id")),
-        time=iso(record.get("updated_at")) or iso(record.get("created_at")),
+        time=iso(record.get("updated_at"), record.get("created_at")),
     )
-    return score_span(
-        judgement,
-        record=record,
-        trace_id=text(record.get("trace_id")),
-        target=text(record.get("span_id"))
-        or (None if text(record.get("trace_id")) else needed(record, "span_id")),
-    )
+    # An annotation of a whole trace names no span.
+    target = span if trace else needed(record, "span_id")
+    return score_span(judgement, record=record, trace_id=trace, target=target)

@@ -8,7 +8,7 @@ from typing import Any
 from steerable_llm.chat.message import Message
 from steerable_llm.logs.answers import LoggedAnswer
 from steerable_llm.logs.importers.records import (
-    Draft,
+    ImportedAnswer,
     Record,
     UnusableRecord,
     answer_text,
@@ -19,7 +19,7 @@ from steerable_llm.logs.recorder import asked
 from steerable_llm.pairs.pairing import PREFERENCE_PAIR
 
 
-def trl(record: Record) -> list[Draft]:
+def trl(record: Record) -> list[ImportedAnswer]:
     """Read ``prompt, chosen, rejected`` or ``prompt, completion, label``, of text or messages."""
     images = record.get("images") or [record[name] for name in ("image",) if record.get(name)]
     if images:
@@ -37,7 +37,7 @@ def trl(record: Record) -> list[Draft]:
     return [_pair("trl", prompt(given), chosen, rejected, ("chosen", "rejected"))]
 
 
-def openai(record: Record) -> list[Draft]:
+def openai(record: Record) -> list[ImportedAnswer]:
     """Read ``input.messages, preferred_output, non_preferred_output``."""
     given = record.get("input")
     if not isinstance(given, Mapping):
@@ -49,7 +49,7 @@ def openai(record: Record) -> list[Draft]:
 
 def _pair(
     kind: str, messages: tuple[Message, ...], good: object, bad: object, names: tuple[str, str]
-) -> Draft:
+) -> ImportedAnswer:
     preferred, other = answer_text(good, names[0]), answer_text(bad, names[1])
     if preferred.strip() == other.strip():
         raise UnusableRecord(f"its {names[0]} and {names[1]} are the same")
@@ -63,7 +63,7 @@ def _pair(
     )
 
 
-def _draft(kind: str, messages: tuple[Message, ...], answer: str, **fields: Any) -> Draft:
+def _draft(kind: str, messages: tuple[Message, ...], answer: str, **fields: Any) -> ImportedAnswer:
     content = [message.key for message in messages]
     logged = LoggedAnswer(
         id=content_id(kind, content, answer, fields),
@@ -72,7 +72,7 @@ def _draft(kind: str, messages: tuple[Message, ...], answer: str, **fields: Any)
         answer=answer,
         **fields,
     )
-    return Draft(logged)
+    return ImportedAnswer(logged)
 
 
 def _common_start(chosen: list[Any], rejected: list[Any]) -> tuple[list[Any], list[Any], list[Any]]:

@@ -1,191 +1,21 @@
-"""What an import took and left, and why."""
+"""Reading the pieces of a record, and saying why one cannot be taken."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import math
-import re
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import ValidationError
 
 from steerable_llm.chat.message import Message, as_messages
 from steerable_llm.errors import InvalidInputError, first_problem
-from steerable_llm.logs.answers import REASONS, LoggedAnswer, Passage
-
-# What people and metrics said of an answer, and the verdict that follows from it.
-
-Verdict = Literal["good", "bad"]
-
-#: What is wrong with an answer on which a metric is low, by the metric's name.
-METRICS = {
-    "faithfulness": "not in documents",
-    "groundedness": "not in documents",
-    "hallucination": "not in documents",
-    "response_groundedness": "not in documents",
-    "answer_relevancy": "missed the answer",
-    "answer_relevance": "missed the answer",
-    "response_relevancy": "missed the answer",
-    "answer_correctness": "untrue",
-    "factual_correctness": "untrue",
-    "correctness": "untrue",
-    "toxicity": "rude",
-    "context_precision": "wrong retrieval",
-    "context_recall": "wrong retrieval",
-    "contextual_precision": "wrong retrieval",
-    "contextual_recall": "wrong retrieval",
-    "contextual_relevancy": "wrong retrieval",
-}
-#: Metrics that are good when low: their scores are turned round, 1 - score.
-LOW_IS_GOOD = {"hallucination", "toxicity", "bias", "noise_sensitivity"}
-#: Words that evaluators and people use as labels.
-LABELS: dict[str, tuple[Verdict, str | None]] = {
-    **{word: ("good", None) for word in ("good", "correct", "factual", "grounded", "positive")},
-    **{word: ("good", None) for word in ("faithful", "thumbs_up", "thumbs-up", "non-toxic")},
-    **{word: ("bad", None) for word in ("bad", "negative", "thumbs_down", "thumbs-down")},
-    "incorrect": ("bad", "untrue"),
-    "hallucinated": ("bad", "not in documents"),
-    "unfaithful": ("bad", "not in documents"),
-    "ungrounded": ("bad", "not in documents"),
-    "toxic": ("bad", "rude"),
-    **{reason: ("bad", reason) for reason in REASONS},
-}
-
-
-@dataclass(frozen=True)
-class Rules:
-    """How scores become verdicts.
-
-    Attributes:
-        score: Only this metric's scores count; None takes every metric's.
-        good_at: A score of so much or more is good.
-        bad_at: A score of so much or less is bad; between the two there is no verdict.
-        reason: What is wrong with bad answers where the log does not say.
-    """
-
-    score: str | None = None
-    good_at: float = 0.8
-    bad_at: float = 0.4
-    reason: str | None = None
-
-    def __post_init__(self) -> None:
-        """Check the values.
-
-        Raises:
-            InvalidInputError: A bad answer would be good as well, or the reason is unknown.
-        """
-        if not self.bad_at < self.good_at:
-            raise InvalidInputError(
-                f"scores up to {self.bad_at} are bad and from {self.good_at} on good: "
-                "the first must be the lower one"
-            )
-        if self.reason is not None and self.reason not in REASONS:
-            raise InvalidInputError(f"{self.reason!r} is no reason: one of {', '.join(REASONS)}")
-
-
-@dataclass(frozen=True)
-class Judgement:
-    """One thing that was said of an answer.
-
-    Attributes:
-        name: The metric, or the key of the feedback.
-        score: A number, if there is one.
-        label: A word, if there is one.
-        passed: Whether it says outright that the answer is good.
-        comment: What else was said.
-        correction: What should have been answered.
-        human: Whether a person said it; people outrank metrics.
-        reviewer: Which person.
-        time: When, as ISO 8601.
-    """
-
-    name: str = ""
-    score: float | None = None
-    label: str | None = None
-    passed: bool | None = None
-    comment: str | None = None
-    correction: str | None = None
-    human: bool = False
-    reviewer: str | None = None
-    time: str | None = None
-
-
-def judge(answer: LoggedAnswer, judgements: Sequence[Judgement], rules: Rules) -> LoggedAnswer:
-    """Return an answer with what was said of it; what nobody spoke of stays as it is.
-
-    People outrank metrics, and one that says "bad" outranks one that says "good".
-    """
-    if not judgements:
-        return answer
-    opinions = [(*_opinion(judgement, rules), judgement) for judgement in judgements]
-    decided = [opinion for opinion in opinions if opinion[0] is not None]
-    decided = [opinion for opinion in decided if opinion[2].human] or decided
-    decided = [opinion for opinion in decided if opinion[0] == "bad"] or decided
-    changes: dict[str, Any] = {}
-    scored: Sequence[Judgement] = judgements
-    if decided:
-        # One that names a reason tells more.
-        verdict, reason, source = next((o for o in decided if o[1]), decided[0])
-        changes["verdict"] = verdict
-        changes["reason"] = (reason or rules.reason) if verdict == "bad" else None
-        changes["label_source"] = "human" if source.human else source.name or None
-        scored = [source]
-    scores = [judgement.score for judgement in scored if judgement.score is not None]
-    comments = list(dict.fromkeys(j.comment for j in judgements if j.comment))
-    told: dict[str, list[Any]] = {
-        "score": scores,
-        "comment": ["\n".join(comments)] if comments else [],
-        "correction": [j.correction for j in judgements if j.correction],
-        "reviewer": [j.reviewer for j in judgements if j.reviewer],
-        "reviewed": [j.time for j in judgements if j.time],
-    }
-    changes.update({field: values[0] for field, values in told.items() if values})
-    return LoggedAnswer.model_validate({**answer.model_dump(), **changes})
-
-
-def judged_by_person(answer: LoggedAnswer) -> bool:
-    """Whether a person gave an answer its verdict, in another log or by `AnswerLog.review`."""
-    named = answer.label_source == "human" or (not answer.label_source and answer.reviewer)
-    return answer.verdict is not None and bool(named)
-
-
-def number(value: object) -> float | None:
-    """Return a score as a number; True is 1, and what is no finite number is None."""
-    if not isinstance(value, int | float):
-        return None
-    try:
-        found = float(value)
-    except OverflowError:  # JSON knows no largest integer
-        return None
-    return found if math.isfinite(found) else None
-
-
-def _opinion(judgement: Judgement, rules: Rules) -> tuple[Verdict | None, str | None]:
-    metric = re.sub(r"[^a-z0-9]+", "_", judgement.name.lower()).strip("_")
-    usual = METRICS.get(metric)
-    if judgement.passed is not None:
-        return ("good", None) if judgement.passed else ("bad", usual)
-    if judgement.correction:
-        label = LABELS.get((judgement.label or "").strip().lower(), (None, None))
-        return "bad", label[1] or usual
-    if rules.score is not None and judgement.name != rules.score:
-        return None, None
-    if judgement.label and (found := LABELS.get(judgement.label.strip().lower())):
-        return found[0], found[1] or (usual if found[0] == "bad" else None)
-    if judgement.score is None:
-        return None, None
-    score = 1 - judgement.score if metric in LOW_IS_GOOD else judgement.score
-    if score >= rules.good_at:
-        return "good", None
-    return ("bad", usual) if score <= rules.bad_at else (None, None)
-
-
-# What importers share: reading the pieces of a record, and saying why one cannot be taken.
+from steerable_llm.logs.answers import LoggedAnswer, Passage
+from steerable_llm.logs.importers.judgement import Judgement
 
 Record = Mapping[str, Any]
 _ROLES = {
@@ -201,7 +31,7 @@ class UnusableRecord(InvalidInputError):
 
 
 @dataclass(frozen=True)
-class Draft:
+class ImportedAnswer:
     """An answer from another log, not judged yet, and what that log says of it."""
 
     answer: LoggedAnswer
@@ -214,9 +44,24 @@ def content_id(kind: str, *parts: object) -> str:
     return f"{kind}-{hashlib.sha256(told.encode()).hexdigest()[:16]}"
 
 
-def text(value: object) -> str | None:
-    """Return a text that says something, else None."""
-    return value if isinstance(value, str) and value.strip() else None
+def text(*values: object) -> str | None:
+    """Return the first text that says something, else None."""
+    return next((v for v in values if isinstance(v, str) and v.strip()), None)
+
+
+def mapping(value: object) -> Mapping[str, Any]:
+    """Return an object, or an empty one for what is none."""
+    return value if isinstance(value, Mapping) else {}
+
+
+def decoded(value: object) -> Any:
+    """Return what a JSON text holds, for logs that keep objects as text; else the value itself."""
+    if isinstance(value, str) and value[:1] in ("{", "["):
+        try:
+            return json.loads(value)
+        except ValueError:
+            return value
+    return value
 
 
 def needed(record: Record, name: str) -> str:
@@ -227,17 +72,29 @@ def needed(record: Record, name: str) -> str:
     return found
 
 
-def iso(value: object) -> str | None:
-    """Return a time as ISO 8601 in UTC, which sorts as text; None if it is no time."""
-    if not isinstance(value, str):
+def number(value: object) -> float | None:
+    """Return a score as a number; True is 1, and what is no finite number is None."""
+    if not isinstance(value, int | float):
         return None
     try:
-        found = datetime.fromisoformat(value)
-        # Exports that leave the zone out mean UTC.
-        found = found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
-    except (ValueError, OverflowError):
+        found = float(value)
+    except OverflowError:  # JSON knows no largest integer
         return None
-    return found.isoformat(timespec="microseconds")
+    return found if math.isfinite(found) else None
+
+
+def iso(*values: object) -> str | None:
+    """Return the first time as ISO 8601 in UTC, which sorts as text; None if none is a time."""
+    for value in values:
+        try:
+            found = datetime.fromisoformat(value) if isinstance(value, str) else None
+            # Exports that leave the zone out mean UTC.
+            if found is not None:
+                zoned = found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
+                return zoned.isoformat(timespec="microseconds")
+        except (ValueError, OverflowError):
+            continue
+    return None
 
 
 def content_text(content: object) -> str:
@@ -301,8 +158,8 @@ def said(value: object) -> str:
 
 def _calls(body: Record) -> Any:
     """Return a message's tool calls in OpenAI's form, out of LangChain's or OpenInference's."""
-    more = body.get("additional_kwargs")
-    found = body.get("tool_calls") or (more.get("tool_calls") if isinstance(more, Mapping) else ())
+    more = mapping(body.get("additional_kwargs"))
+    found = body.get("tool_calls") or more.get("tool_calls") or ()
     if not isinstance(found, Sequence):
         return found
     calls = []
@@ -357,71 +214,3 @@ def rendered(question: str, found: Sequence[Passage]) -> tuple[Message, ...]:
     numbered = "\n".join(f"[{i}] {passage.text}" for i, passage in enumerate(found, start=1))
     shown = f"Documents:\n{numbered}\n\nQuestion: {question}"
     return (Message(role="user", content=shown),)
-
-
-#: Lines that a report names one by one; all of them are counted.
-NAMED = 100
-
-
-@dataclass(frozen=True)
-class SkippedLine:
-    """One line that was not taken.
-
-    Attributes:
-        place: File and line, as in ``runs.jsonl:12``.
-        why: In words.
-    """
-
-    place: str
-    why: str
-
-
-@dataclass
-class ImportReport:
-    """What an import did.
-
-    Attributes:
-        lines: Lines read now.
-        lines_before: Lines of the same files that an earlier import had read.
-        added: Answers that are new in the log.
-        known: Answers and judgements that the log already had.
-        judged: Answers on which a judgement was put or changed.
-        context: Lines that only told what was asked or retrieved.
-        skipped: Lines that were not taken, by reason.
-        examples: The first hundred of them, by file and line.
-        first: The file and line that was the first one, by reason.
-    """
-
-    lines: int = 0
-    lines_before: int = 0
-    added: int = 0
-    known: int = 0
-    judged: int = 0
-    context: int = 0
-    skipped: Counter[str] = field(default_factory=Counter)
-    examples: list[SkippedLine] = field(default_factory=list)
-    first: dict[str, str] = field(default_factory=dict)
-    on_skip: Callable[[SkippedLine], None] | None = field(default=None, repr=False)
-
-    def skip(self, place: str, why: str) -> None:
-        """Note a line that was not taken."""
-        line = SkippedLine(place, why)
-        self.skipped[why] += 1
-        self.first.setdefault(why, place)
-        if len(self.examples) < NAMED:
-            self.examples.append(line)
-        if self.on_skip is not None:
-            self.on_skip(line)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the report as plain values."""
-        return {
-            "lines": self.lines,
-            "lines_before": self.lines_before,
-            "added": self.added,
-            "known": self.known,
-            "judged": self.judged,
-            "context": self.context,
-            "skipped": dict(self.skipped.most_common()),
-            "examples": [{"place": line.place, "why": line.why} for line in self.examples],
-        }

@@ -1,9 +1,13 @@
-"""Lines of traces that wait in the log for the rest of their trace, and how they are joined."""
+"""Lines of traces: one form for all tools, waiting in the log, and joined into answers.
+
+A reader of traces makes spans (`model_span`, `other_span`, `score_span`). The lines of a trace come
+in any order, so they wait in the log until all files are read (`stage`), and are then joined.
+"""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -24,20 +28,18 @@ from steerable_llm.logs.database import (
     to_row,
     writing,
 )
+from steerable_llm.logs.importers.judgement import Judgement, Rules, judge, judged_by_person
 from steerable_llm.logs.importers.records import (
-    ImportReport,
-    Judgement,
     Record,
-    Rules,
+    UnusableRecord,
     content_id,
-    judge,
-    judged_by_person,
+    mapping,
+    number,
     text,
 )
+from steerable_llm.logs.importers.report import ImportReport
 from steerable_llm.logs.queries import add_rows, review_row
 from steerable_llm.logs.recorder import asked
-
-# Lines of a trace in one form, and how the lines of one trace become answers.
 
 Kind = Literal["llm", "retriever", "chain", "score"]
 #: Names under which chains take their question.
@@ -120,6 +122,51 @@ def join(trace_id: str, spans: Sequence[Span]) -> Joined:
     return Joined(answers, unusable, context)
 
 
+def model_span(
+    span_id: str, trace_id: str, time: str | None, read: Callable[[], Mapping[str, Any]]
+) -> Span:
+    """Return a model's answer as a line of its trace.
+
+    Args:
+        span_id: Its id.
+        trace_id: Of the whole run.
+        time: When it began.
+        read: Returns the fields of a `LoggedAnswer`; what it raises is told once the trace is
+            joined, since a later line of the same id may have the answer.
+    """
+    try:
+        content = dict(read())
+        content["messages"] = [message.model_dump() for message in content["messages"]]
+    except UnusableRecord as problem:
+        content = {"problem": str(problem)}
+    return Span(span_id, trace_id, "llm", content, time)
+
+
+def other_span(
+    span_id: str,
+    trace_id: str,
+    time: str | None,
+    *,
+    documents: list[dict[str, str]] | None,
+    question: str | None,
+) -> Span:
+    """Return a retrieval, or without documents another step of the chain, which may have asked."""
+    if documents is not None:
+        return Span(span_id, trace_id, "retriever", {"documents": documents}, time)
+    return Span(span_id, trace_id, "chain", {"question": question} if question else {}, time)
+
+
+def usage(prompt: object, completion: object) -> dict[str, int]:
+    """Return counts of tokens; what is no number is left out."""
+    counts = {"prompt_tokens": number(prompt), "completion_tokens": number(completion)}
+    return {name: int(count) for name, count in counts.items() if count is not None}
+
+
+def step_of(metadata: Record) -> str | None:
+    """Return the step that a chain or LangGraph names."""
+    return text(metadata.get("steer_step"), metadata.get("langgraph_node"))
+
+
 def score_span(
     judgement: Judgement, *, record: Record, trace_id: str | None, target: str | None
 ) -> Span:
@@ -131,7 +178,7 @@ def score_span(
 def question_of(value: object) -> str | None:
     """Return the question in a chain's input."""
     if isinstance(value, Mapping):
-        return next((q for key in QUESTION_KEYS if (q := text(value.get(key)))), None)
+        return text(*(value.get(key) for key in QUESTION_KEYS))
     return text(value)
 
 
@@ -154,8 +201,7 @@ def documents_of(value: object) -> list[dict[str, str]] | None:
         shown = next((t for k in ("page_content", "content", "text") if (t := body.get(k))), None)
         if not isinstance(shown, str):
             return None
-        metadata = body.get("metadata")
-        metadata = metadata if isinstance(metadata, Mapping) else {}
+        metadata = mapping(body.get("metadata"))
         named = body.get("id") or metadata.get("id") or metadata.get("source")
         found.append({"id": str(named or content_id("passage", shown)), "text": shown})
     return found
@@ -176,10 +222,8 @@ _JUDGED = (
 )
 
 
-def stage(connection: Connection, source: str, found: Sequence[tuple[Span, str]]) -> None:
+def stage(connection: Connection, source: str, found: Iterable[tuple[Span, str]]) -> None:
     """Keep lines of traces, each with its file and line, until their trace is whole."""
-    if not found:
-        return
     insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
     rows = [
         {
@@ -194,6 +238,8 @@ def stage(connection: Connection, source: str, found: Sequence[tuple[Span, str]]
         }
         for span, place in found
     ]
+    if not rows:
+        return
     statement = insert(spans)
     # A later line of the same id tells more: some logs write a run when it begins and ends.
     newer = {name: statement.excluded[name] for name in _REPLACED}

@@ -1,0 +1,253 @@
+"""Importing files into an answer log: streamed, in batches that are kept whole, and resumable.
+
+A kind of log is an `Importer`. Other packages add one under the entry point group `GROUP`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from sqlalchemy import Connection, select
+from sqlalchemy.dialects import postgresql, sqlite
+
+from steerable_llm.errors import InvalidInputError, first_problem
+from steerable_llm.logs.answer_log import BATCH, AnswerLog
+from steerable_llm.logs.answers import LoggedAnswer
+from steerable_llm.logs.database import (
+    UNSTORABLE,
+    database_errors,
+    imports,
+    storable,
+    to_row,
+    writing,
+)
+from steerable_llm.logs.importers.evaluations import deepeval, ragas
+from steerable_llm.logs.importers.judgement import Rules, judge
+from steerable_llm.logs.importers.langfuse import langfuse
+from steerable_llm.logs.importers.langsmith import langsmith
+from steerable_llm.logs.importers.openinference import openinference
+from steerable_llm.logs.importers.preferences import openai, trl
+from steerable_llm.logs.importers.reading import Read, check_file, read_records
+from steerable_llm.logs.importers.records import ImportedAnswer, Record, UnusableRecord
+from steerable_llm.logs.importers.report import ImportReport, SkippedLine
+from steerable_llm.logs.importers.traces import Span, join_staged, stage
+from steerable_llm.logs.queries import add_rows
+from steerable_llm.plugins import load_plugins
+
+#: Entry points with the importers of other packages.
+GROUP = "steerable_llm.importers"
+_MISSHAPEN = (AttributeError, LookupError, TypeError, ValueError, ArithmeticError, RecursionError)
+
+
+@dataclass(frozen=True)
+class Importer:
+    """How the records of one kind of log are read.
+
+    Attributes:
+        read: Returns what is in a record: answers of their own, or lines of traces. It raises
+            `UnusableRecord` where there is nothing to take; what a wrong shape raises by itself,
+            such as a `KeyError`, is told in general words.
+        traces: Whether it returns lines of traces, which are joined once all files are read.
+    """
+
+    read: Callable[[Record], Sequence[ImportedAnswer] | Sequence[Span]]
+    traces: bool = False
+
+
+def _own(record: Record) -> list[ImportedAnswer]:
+    """Read a logged answer as this package writes it."""
+    try:
+        return [ImportedAnswer(LoggedAnswer.model_validate(record))]
+    except ValidationError as error:
+        raise UnusableRecord(first_problem(error)) from None
+
+
+#: The logs that can be imported, by name; "answers" is this package's own export.
+IMPORTERS: Mapping[str, Importer] = {
+    "answers": Importer(_own),
+    "deepeval": Importer(deepeval),
+    "langfuse": Importer(langfuse, traces=True),
+    "langsmith": Importer(langsmith, traces=True),
+    "openai": Importer(openai),
+    "phoenix": Importer(openinference, traces=True),
+    "ragas": Importer(ragas),
+    "trl": Importer(trl),
+}
+
+
+def importer_named(kind: str) -> Importer:
+    """Return an importer by its name, from `IMPORTERS` or from another package.
+
+    Raises:
+        InvalidInputError: There is none of that name.
+    """
+    if kind in IMPORTERS:
+        return IMPORTERS[kind]
+    known = {**load_plugins(GROUP, Importer), **IMPORTERS}
+    if kind not in known:
+        raise InvalidInputError(f"{kind!r} cannot be imported: one of {', '.join(sorted(known))}")
+    return known[kind]
+
+
+def import_files(
+    log: AnswerLog,
+    paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+    kind: str,
+    *,
+    rules: Rules | None = None,
+    on_skip: Callable[[SkippedLine], None] | None = None,
+    again: bool = False,
+) -> ImportReport:
+    """Import files into a log; a line that cannot be taken never stops the rest.
+
+    Files are JSON lines, or a JSON array of records. Lines are read one at a time, and each
+    batch of some hundred is kept together with how far the file was read: an import that was
+    killed goes on there, and what a file holds is never added twice. A file that has grown is read
+    from where it ended. Lines of a trace (LangSmith, Langfuse, Phoenix) wait in the log until all
+    files are read, and are then joined: they may come in any order, in any of the files. Other
+    files may be imported at the same time.
+
+    Args:
+        log: Where to.
+        paths: One file or several.
+        kind: Which log they are from; see `importer_named`.
+        rules: How scores become verdicts.
+        on_skip: Called with every line that is not taken; the report names only the first hundred.
+        again: Read the files from the start, whatever was read before.
+
+    Raises:
+        InvalidInputError: An unknown kind, or a file that is not there.
+        AnswerLogError: The database failed; the batches before that are kept.
+    """
+    importer = importer_named(kind)
+    named = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
+    files = [Path(path) for path in named]
+    for file in files:
+        check_file(file)
+    rules = rules or Rules()
+    report = ImportReport(on_skip=on_skip)
+    # The rules judge an answer when it is read, and a trace only when it is joined.
+    settings = "" if importer.traces else json.dumps(asdict(rules), sort_keys=True)
+    for file in files:
+        key = {"path": str(file.resolve()), "kind": kind, "settings": settings}
+        _import_file(log, file, importer, rules, report, key, again)
+    if importer.traces:
+        join_staged(log, [_source(kind, file) for file in files], rules, report)
+    return report
+
+
+def _import_file(
+    log: AnswerLog,
+    file: Path,
+    importer: Importer,
+    rules: Rules,
+    report: ImportReport,
+    key: dict[str, str],
+    again: bool,
+) -> None:
+    before = None if again else _progress(log, key)
+    reading = read_records(file, **before) if before else read_records(file)
+    first = True
+    for batch in _batches(reading):
+        if first and before and batch[0].number > before["lines"]:
+            report.lines_before += before["lines"]
+        first = False
+        report.lines += len(batch)
+        with writing(log.engine) as connection:
+            if importer.traces:
+                found = _read_all(importer, batch, file, report)
+                stage(connection, _source(key["kind"], file), _storable(found, report))
+            else:
+                _add(connection, _read_all(importer, batch, file, report), rules, report)
+            if batch[-1].position > 0:
+                _keep_progress(connection, key, batch[-1])
+    if first and before:
+        report.lines_before += before["lines"]
+
+
+def _add(
+    connection: Connection,
+    found: Iterable[tuple[ImportedAnswer, str]],
+    rules: Rules,
+    report: ImportReport,
+) -> None:
+    rows: dict[str, dict[str, Any]] = {}
+    for imported, place in found:
+        try:
+            row = to_row(judge(imported.answer, imported.judgements, rules))
+        except InvalidInputError:
+            report.skip(place, f"it {UNSTORABLE}")
+            continue
+        if row["verdict"] == "bad" and row["reason"] is None:
+            row["reason"] = rules.reason
+        report.known += row["id"] in rows
+        rows.setdefault(row["id"], row)
+    new = add_rows(connection, list(rows.values()))
+    report.added += new
+    report.known += len(rows) - new
+
+
+def _storable(
+    found: Iterable[tuple[Span, str]], report: ImportReport
+) -> Iterator[tuple[Span, str]]:
+    for span, place in found:
+        if not storable([span.span_id, span.trace_id, span.target]):
+            report.skip(place, "its ids hold characters that no database stores")
+        elif span.kind in ("llm", "score") and not storable(span.content):
+            report.skip(place, f"it {UNSTORABLE}")
+        else:  # a retrieval waits as it is: without it answers would have other passages
+            yield span, place
+
+
+def _source(kind: str, file: Path) -> str:
+    """Name whose waiting lines are whose: another process may be reading another file."""
+    return f"{kind}:{file.resolve()}"
+
+
+def _read_all(
+    importer: Importer, batch: Sequence[Read], file: Path, report: ImportReport
+) -> Iterator[tuple[Any, str]]:
+    """Yield what is in some records, each with its file and line."""
+    for read in batch:
+        place = f"{file.name}:{read.number}"
+        # Whatever is wrong with a record is said of its line and of no other.
+        try:
+            if read.record is None:
+                raise UnusableRecord(read.problem)
+            found = list(importer.read(read.record))
+        except UnusableRecord as problem:
+            report.skip(place, str(problem))
+        except _MISSHAPEN:
+            # Exports come in more shapes than anyone has seen; a field of a wrong type ends here.
+            report.skip(place, "its fields do not have the shape expected")
+        else:
+            yield from ((one, place) for one in found)
+
+
+def _progress(log: AnswerLog, key: dict[str, str]) -> dict[str, Any] | None:
+    found = select(imports.c.position, imports.c.digest, imports.c.lines).filter_by(**key)
+    with database_errors(log.engine), log.engine.connect() as connection:
+        row = connection.execute(found).mappings().first()
+    return None if row is None else dict(row)
+
+
+def _keep_progress(connection: Connection, key: dict[str, str], last: Read) -> None:
+    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    values = {"position": last.position, "digest": last.digest, "lines": last.number}
+    statement = insert(imports).values(**key, **values)
+    connection.execute(
+        statement.on_conflict_do_update(index_elements=["path", "kind", "settings"], set_=values)
+    )
+
+
+def _batches(reading: Iterable[Read]) -> Iterator[list[Read]]:
+    source = iter(reading)
+    while batch := list(islice(source, BATCH)):
+        yield batch

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from lm_eval.tasks.toxigen.utils import doc_to_target
 from lm_eval.tasks.truthfulqa.utils import bleu, process_results_mc2
 from lm_eval.utils import apply_template
+from slow_states import PAIRS
 
 from steerable_llm import SteerableHFLLM, SteeringVector
 from steerable_llm.errors import InvalidInputError, MissingExtraError, ModelMismatchError
@@ -28,7 +29,10 @@ from steerable_llm.evaluation.benchmarks.data import Data, load_data
 from steerable_llm.evaluation.benchmarks.harness import ArmsTask
 from steerable_llm.evaluation.benchmarks.report import BenchmarkReport, ItemRow
 from steerable_llm.evaluation.benchmarks.rows import ROWS
-from steerable_llm.evaluation.benchmarks.run import labelled_vectors, run_benchmark
+from steerable_llm.evaluation.benchmarks.run import labelled_subjects, run_benchmark
+from steerable_llm.methods.lora import LoraSettings, train_lora
+from steerable_llm.pairs.pair import Pairs
+from steerable_llm.runtime.lora import adapted
 from steerable_llm.vector.steering import Steering
 
 HARNESS = "steerable_llm.evaluation.benchmarks.harness"
@@ -650,8 +654,8 @@ def test_several_vectors_and_strengths_each_have_their_controls(
     labels = ("push +0.1", "push +0.3", "pull +0.1", "pull +0.3")
     expected = [name for label in labels for name in (label, f"{label}: sign_flipped")]
     assert report.arms == ("none", *expected, "prompt")
-    assert tuple(report.vectors) == labels
-    assert report.vectors["pull +0.3"]["strength"] == 0.3
+    assert tuple(report.subjects) == labels
+    assert report.subjects["pull +0.3"]["strength"] == 0.3
     assert "push +0.1: sign-flipped (control)" in report.page().to_markdown()
     values = {items_of(report, label)[0].log_probs for label in labels}
     assert len(values) == 4
@@ -666,6 +670,59 @@ def test_arms_that_need_a_pass_of_their_own_are_compared_as_well(
     )  # fmt: skip
     assert report.arms == ("none", "steered", "cad")
     assert report.row("cad").kl_per_token.value > 0
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft's
+def test_a_lora_and_a_decoding_method_are_arms_like_a_vector(
+    make_tiny_model: Any, tiny_tokenizer: Any
+) -> None:
+    pytest.importorskip("peft")
+    llm = SteerableHFLLM(make_tiny_model("llama"), tiny_tokenizer, context_window=2048)
+    trained = LoraSettings(rank=4, learning_rate=1e-2, epochs=2)
+    lora = train_lora(llm, Pairs(PAIRS[:4]), trained, "mine")
+    report = run_benchmark(
+        llm, "faitheval", [lora, "cad=1.5"], data="sample", limit=1, against=("prompt",),
+        progress=False,
+    )  # fmt: skip
+    assert report.arms == ("none", "mine", "cad=1.5", "prompt")
+    assert report.row("mine").kl_per_token.value > 0
+    [item], [before] = items_of(report, "mine"), items_of(report, "none")
+    [question] = questions("faitheval", limit=1)
+    with adapted(llm, lora):
+        assert item.log_probs == pytest.approx(
+            scores(llm, question, Steering.none(), "token"), abs=1e-4
+        )
+    assert before.log_probs == pytest.approx(
+        scores(llm, question, Steering.none(), "token"), abs=1e-4
+    )
+    with pytest.raises(InvalidInputError, match="two arms are called 'cad'"):
+        run_benchmark(llm, "faitheval", ["cad"], data="sample", against=("cad",), progress=False)
+
+
+def test_a_task_file_of_ones_own_is_a_benchmark(
+    llm: SteerableHFLLM, vector: SteeringVector, tmp_path: Path
+) -> None:
+    (tmp_path / "judge.py").write_text("def said(doc, results):\n    return {'said': 0.25}\n")
+    (tmp_path / "own.yaml").write_text(
+        "task: own\noutput_type: generate_until\ntest_split: test\n"
+        'doc_to_text: "{{text}}"\ndoc_to_target: "{{wanted}}"\n'
+        "process_results: !function judge.said\n"
+        'generation_kwargs: {until: ["e"], max_gen_toks: 12, do_sample: false}\n'
+        "metric_list: [{metric: said, aggregation: mean, higher_is_better: true}]\n"
+        "metadata: {version: 1.0, title: My own, group: kind}\n"
+    )
+    rows = [{"text": f"Say {n}.", "wanted": str(n), "kind": "ab"[n % 2]} for n in range(4)]
+    file = write_rows(tmp_path / "rows.jsonl", rows)
+    report = run_benchmark(
+        llm, str(tmp_path / "own.yaml"), [vector], strengths=[0.3], data=str(file), groups=["b"],
+        progress=False,
+    )  # fmt: skip
+    assert (report.title, report.metric, report.benchmark) == ("My own", "said", "own")
+    assert [item.id for item in items_of(report, "none")] == ["1", "3"]
+    assert [item.expected for item in items_of(report, "none")] == ["1", "3"]
+    assert {item.score for item in report.items} == {0.25}
+    said = llm.generate("Say 1.", max_new_tokens=12).text
+    assert items_of(report, "none")[0].answer == said.split("e")[0]
 
 
 def test_questions_that_do_not_fit_are_left_out_and_counted(
@@ -695,7 +752,7 @@ def test_what_cannot_be_run_is_refused_before_anything_runs(
 
     with pytest.raises(InvalidInputError, match="not calibrated"):
         run(strengths=None)
-    with pytest.raises(InvalidInputError, match="'randon' is not a known arm"):
+    with pytest.raises(InvalidInputError, match="cannot compare against 'randon'"):
         run(against=("randon",))
     with pytest.raises(InvalidInputError, match="mmlu has no strict instruction"):
         run("mmlu", against=("prompt",), shots=0)
@@ -721,7 +778,7 @@ def test_a_vector_keeps_its_own_scope_and_layers_at_another_strength(
     from steerable_llm.vector.calibration import Calibration
 
     own = vector.with_calibration(Calibration(0.1, layers=(1,), scope="last_prompt"))
-    [set_to] = labelled_vectors([own], [0.4]).values()
+    [set_to] = labelled_subjects([own], [0.4]).values()
     assert set_to.calibration is not None
     assert (set_to.calibration.strength, set_to.calibration.layers) == (0.4, (1,))
     assert set_to.calibration.scope == "last_prompt"

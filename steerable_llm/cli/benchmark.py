@@ -47,7 +47,7 @@ def evaluate_benchmark(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Runs one benchmark and writes and prints what it found.
+    """Run one benchmark, and write and print what it found.
 
     Args:
         vector: The vector's file.
@@ -65,7 +65,7 @@ def evaluate_benchmark(
 
     from steerable_llm.evaluation.benchmarks.benchmark import find_benchmark
     from steerable_llm.evaluation.benchmarks.data import load_data
-    from steerable_llm.evaluation.benchmarks.run import DEFAULT_AGAINST, run_benchmark
+    from steerable_llm.evaluation.benchmarks.run import run_benchmark
     from steerable_llm.files import check_writable
     from steerable_llm.reports.page import check_suffix
     from steerable_llm.vector.vector import SteeringVector
@@ -90,7 +90,7 @@ def evaluate_benchmark(
         groups=groups,
         shots=shots,
         normalise=options.get("normalise"),
-        against=tuple(against or DEFAULT_AGAINST),
+        against=tuple(against) if against else None,
         seed=seed,
         force=force,
         progress=not as_json,

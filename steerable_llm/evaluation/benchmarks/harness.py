@@ -11,10 +11,11 @@ import io
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import datasets
+import numpy as np
 from lm_eval.api.filter import Filter
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
@@ -26,6 +27,8 @@ from torch import Tensor
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.evaluation.arms import Arm
 from steerable_llm.evaluation.benchmarks.benchmark import Benchmark, Normalisation
+from steerable_llm.evaluation.benchmarks.data import Data
+from steerable_llm.evaluation.benchmarks.report import ItemRow
 from steerable_llm.evaluation.measure import groups, measure, running
 from steerable_llm.evaluation.set import EvaluationItem
 from steerable_llm.metrics import kl_per_token
@@ -33,64 +36,40 @@ from steerable_llm.progress import Advance
 from steerable_llm.runtime.decoding import forced_logits, log_probability
 from steerable_llm.runtime.hooked_model import HookedModel
 
+_SHOWN = 300  # characters of a prompt's end that a report keeps
 Place = tuple[int, int]
 """Number of a question and number of an arm, both from 0."""
-
-
-@dataclass(frozen=True)
-class Reading:
-    """What one arm gave on one question.
-
-    Attributes:
-        question: Number of the question, from 0.
-        arm: Number of the arm, from 0.
-        prompt: The user message.
-        expected: What a right answer is.
-        answer: The likeliest choice, or the written answer.
-        score: In [0, 1], by the task's own metric.
-        kl_per_token: Divergence from the first arm, nats per token, along what that one chose or
-            wrote.
-        log_probs: Per choice, as normalised; empty where answers are written.
-    """
-
-    question: int
-    arm: int
-    prompt: str
-    expected: str
-    answer: str
-    score: float
-    kl_per_token: float
-    log_probs: tuple[float, ...] = ()
 
 
 def ask(
     llm: HookedModel,
     benchmark: Benchmark,
-    rows: Sequence[Mapping[str, Any]],
+    data: Data,
     arms: Sequence[Arm],
     normalise: Normalisation | None,
     batch_size: int,
     advance: Advance,
-) -> tuple[list[Reading], list[int]]:
+) -> tuple[list[ItemRow], list[str]]:
     """Ask every question under every arm.
 
     Args:
         llm: The model.
         benchmark: The task.
-        rows: What it is asked of.
+        data: What it is asked of.
         arms: The first is the one that divergences are taken from.
         normalise: What choices are scored by; None where answers are written.
         batch_size: Rows that run together.
         advance: Called with the number of prompts done, counted once per arm.
 
     Returns:
-        A reading per question and arm, and the questions that do not fit the context window, of
-        which there are no readings.
+        Every question under every arm, arm by arm, and the places in the data of those questions
+        that do not fit the context window.
 
     Raises:
         InvalidInputError: No question fits the context window, or the task file is wrong.
     """
     lm = ArmsLM(llm, arms, normalise or "sum", batch_size, advance)
+    rows = list(data.rows.values())
     with _quiet():
         task = ArmsTask(benchmark, rows, len(arms))
         found = evaluate(
@@ -101,27 +80,32 @@ def ask(
             bootstrap_iters=0,
         )
     assert found is not None  # it is for processes other than the first
-    readings = []
-    for sample in found["samples"][benchmark.name]:
-        question, arm = sample["doc_id"], int(sample["filter"])
-        if question in lm.left_out:
+    places, names = [str(place) for place in data.rows], [arm.name for arm in arms]
+    items = []
+    for sample in sorted(
+        found["samples"][benchmark.name], key=lambda sample: int(sample["filter"])
+    ):
+        number, arm = sample["doc_id"], int(sample["filter"])
+        if number in lm.left_out:
             continue
         given = sample["filtered_resps"]
         choices = task.doc_to_choice(sample["doc"]) if benchmark.chooses else []
         scores = [score for score, _ in given] if choices else []
-        readings.append(
-            Reading(
-                question=question,
-                arm=arm,
-                prompt=lm.asked[sample["arguments"][0][0]].question,
+        items.append(
+            ItemRow(
+                id=places[number],
+                group=str(rows[number].get(benchmark.group or "", "all")),
+                arm=names[arm],
+                run=names[:arm].count(names[arm]),
+                question=lm.asked[sample["arguments"][0][0]].question[-_SHOWN:],
                 expected=_expected(sample["target"], choices),
-                answer=choices[_largest(scores)] if choices else given[0],
+                answer=choices[int(np.argmax(scores))] if choices else given[0],
                 score=float(sample[benchmark.score]),
-                kl_per_token=lm.divergences[question, arm],
+                kl_per_token=lm.divergences[number, arm],
                 log_probs=tuple(scores),
             )
         )
-    return readings, sorted(lm.left_out)
+    return items, [places[number] for number in sorted(lm.left_out)]
 
 
 def _expected(target: int | str | Sequence[int | str], choices: Sequence[str]) -> str:
@@ -145,7 +129,8 @@ class ArmsTask(ConfigurableTask):  # type: ignore[misc]
     """A task of the harness on rows that are read already, asked once per arm."""
 
     def __init__(self, benchmark: Benchmark, rows: Sequence[Mapping[str, Any]], arms: int) -> None:
-        self._rows = rows
+        self._rows = datasets.Dataset.from_list([*rows])
+        self._split = benchmark.split
         filters = [
             {"name": str(arm), "filter": [{"function": "of_arm", "arm": arm}]}
             for arm in range(arms)
@@ -155,8 +140,7 @@ class ArmsTask(ConfigurableTask):  # type: ignore[misc]
 
     def download(self, *_: object, **__: object) -> None:
         """Take the rows in place of a data set."""
-        split = self.config.test_split or self.config.validation_split
-        self.dataset = {split: datasets.Dataset.from_list([*self._rows])}
+        self.dataset = {self._split: self._rows}
 
     def build_all_requests(self, **how: Any) -> None:
         """Render the prompts."""
@@ -175,12 +159,22 @@ class _OfArm(Filter):  # type: ignore[misc]
         return [answers[self._arm] for answers in resps]
 
 
+@dataclass
+class _Choices:
+    """A question and what is to be chosen from, as texts and as tokens."""
+
+    item: EvaluationItem
+    texts: list[str] = field(default_factory=list)
+    tokens: list[list[int]] = field(default_factory=list)
+
+
 class ArmsLM(LM):  # type: ignore[misc]
     """A model for the harness whose answer to the n-th copy of a request is that of the n-th arm.
 
     Attributes:
         asked: The prompts by their text.
-        divergences: Per question and arm, from the first arm, nats per token.
+        divergences: Per question and arm, from the first arm, nats per token, along what that one
+            chose or wrote.
         left_out: Questions that do not fit the context window; what is answered is void.
     """
 
@@ -192,19 +186,11 @@ class ArmsLM(LM):  # type: ignore[misc]
         batch_size: int,
         advance: Advance,
     ) -> None:
-        """Answer nothing yet.
-
-        Args:
-            llm: The model.
-            arms: As for `ask`.
-            normalise: What log-probabilities are divided by; the harness itself knows none per
-                token.
-            batch_size: Rows that run together.
-            advance: As for `ask`.
-        """
+        """Answer nothing yet; the arguments are those of `ask`."""
         super().__init__()
         self._llm, self._arms, self._normalise = llm, arms, normalise
         self._batch_size, self._advance = batch_size, advance
+        self._scores: dict[Place, list[tuple[float, bool]]] = {}
         self.asked: dict[str, EvaluationItem] = {}
         self.divergences: dict[Place, float] = {}
         self.left_out: set[int] = set()
@@ -229,23 +215,24 @@ class ArmsLM(LM):  # type: ignore[misc]
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
         """Return log-probabilities of choices, as normalised, the end of turn not counted."""
         once = requests[:: len(self._arms)]
-        tokens: dict[int, list[list[int]]] = {}
-        texts: dict[int, list[str]] = {}
+        questions: dict[int, _Choices] = {}
         for request in once:
-            tokens.setdefault(request.doc_id, []).append(self._choice(request.args[1]))
-            texts.setdefault(request.doc_id, []).append(request.args[1])
-        items = {request.doc_id: self.asked[request.args[0]] for request in once}
-        fit = self._fitting(items, {n: max(map(len, given)) for n, given in tokens.items()})
-        scores: dict[Place, list[tuple[float, bool]]] = {}
+            prompt, text = request.args
+            question = questions.setdefault(request.doc_id, _Choices(self.asked[prompt]))
+            question.texts.append(text)
+            question.tokens.append(self._tokens_of(text))
+        fit = self._fitting(
+            {number: (q.item, max(map(len, q.tokens))) for number, q in questions.items()}
+        )
         # A question's arms share a batch: its prompt serves them all.
         size = max(1, self._batch_size // len(self._arms))
         for start in range(0, len(fit), size):
             some = fit[start : start + size]
-            self._choose({n: items[n] for n in some}, tokens, texts, scores)
+            self._choose({number: questions[number] for number in some})
             self._advance(len(some) * len(self._arms))
-        void = (0.0, False)
+        void = [(0.0, False)] * max(len(question.texts) for question in questions.values())
         return [
-            void if request.doc_id in self.left_out else scores[request.doc_id, arm][request.idx]
+            self._scores.get((request.doc_id, arm), void)[request.idx]
             for request in once
             for arm in range(len(self._arms))
         ]
@@ -255,25 +242,20 @@ class ArmsLM(LM):  # type: ignore[misc]
         once = requests[:: len(self._arms)]
         most = max(request.args[1]["max_gen_toks"] for request in once)
         items = {request.doc_id: self.asked[request.args[0]] for request in once}
-        fit = self._fitting(items, dict.fromkeys(items, most))
+        fit = self._fitting({number: (item, most) for number, item in items.items()})
         outcomes = measure(
-            self._llm,
-            self._arms,
-            [items[n] for n in fit],
-            most,
-            self._batch_size,
-            self._advance,
+            self._llm, self._arms, [items[n] for n in fit], most, self._batch_size, self._advance
         )
         texts: dict[Place, str] = {}
         for arm, row in enumerate(outcomes):
-            for question, outcome in zip(fit, row, strict=True):
-                texts[question, arm] = outcome.text
-                self.divergences[question, arm] = outcome.kl_per_token
+            for number, outcome in zip(fit, row, strict=True):
+                texts[number, arm] = outcome.text
+                self.divergences[number, arm] = outcome.kl_per_token
         answers = []
         for request in once:
             for arm in range(len(self._arms)):
                 text = texts.get((request.doc_id, arm), "")
-                for stop in request.args[1].get("until") or []:
+                for stop in request.args[1]["until"]:
                     text = text.split(stop)[0]
                 answers.append(text)
         return answers
@@ -286,76 +268,62 @@ class ArmsLM(LM):  # type: ignore[misc]
         """
         raise NotImplementedError("texts without a prompt are scored by `steerable lm-eval`")
 
-    def _choice(self, text: str) -> list[int]:
+    def _tokens_of(self, choice: str) -> list[int]:
         """A choice's tokens after the prompt, without the end of turn."""
-        tokens = self._llm.encode_answer(text)
+        tokens = self._llm.encode_answer(choice)
         if self._llm.chat_format.end_of_turn_id is not None:
             tokens = tokens[:-1]
         if not tokens:
-            raise InvalidInputError(f"the choice {text!r} has no token, so it has no probability")
+            raise InvalidInputError(f"the choice {choice!r} has no token, so it has no probability")
         return tokens
 
-    def _fitting(self, items: Mapping[int, EvaluationItem], new: Mapping[int, int]) -> list[int]:
+    def _fitting(self, questions: Mapping[int, tuple[EvaluationItem, int]]) -> list[int]:
         """The questions that fit the context window with so many new tokens, longest first."""
         systems = {arm.instruction: arm for arm in self._arms}.values()
         length = {
-            n: max(len(self._llm.encode(arm.messages(item))) for arm in systems)
-            for n, item in items.items()
+            number: max(len(self._llm.encode(arm.messages(item))) for arm in systems) + new
+            for number, (item, new) in questions.items()
         }
-        fit = [n for n in items if length[n] + new[n] <= self._llm.context_window]
+        fit = [number for number in length if length[number] <= self._llm.context_window]
         if not fit:
             raise InvalidInputError(
                 "no question of the data fits the model's context window of "
                 f"{self._llm.context_window} tokens: take fewer shots, or a model with a longer "
                 "window"
             )
-        self.left_out.update(set(items) - set(fit))
-        return sorted(fit, key=lambda n: -length[n])
+        self.left_out.update(set(length) - set(fit))
+        return sorted(fit, key=lambda number: -length[number])
 
-    def _choose(
-        self,
-        items: Mapping[int, EvaluationItem],
-        tokens: Mapping[int, Sequence[Sequence[int]]],
-        texts: Mapping[int, Sequence[str]],
-        scores: dict[Place, list[tuple[float, bool]]],
-    ) -> None:
+    def _choose(self, questions: Mapping[int, _Choices]) -> None:
         """Score the choices of a few questions under every arm."""
-        longest = max(len(choice) for n in items for choice in tokens[n])
-        picked: dict[int, int] = {}
+        longest = max(len(tokens) for q in questions.values() for tokens in q.tokens)
+        picked: dict[int, list[int]] = {}
         reference: dict[int, Tensor] = {}
         # The first group holds all that only steer or prompt, the first arm among them.
         for group in groups(self._arms):
-            places = [(n, arm) for n in items for arm in group]
-            asked = [(self._arms[arm], items[n]) for n, arm in places]
+            places = [(number, arm) for number in questions for arm in group]
+            asked = [(self._arms[arm], questions[number].item) for number, arm in places]
             prompts = [self._llm.encode(arm.messages(item)) for arm, item in asked]
             with running(self._llm, asked, prompts, longest) as batch:
-                for number in range(max(len(tokens[n]) for n in items)):
-                    given = [tokens[n][number : number + 1] for n, _ in places]
-                    along = forced_logits(
-                        batch, [[*choice[0]] if choice else [] for choice in given]
-                    )
-                    for (n, arm), logits, choice in zip(places, along, given, strict=True):
+                for place in range(max(len(q.tokens) for q in questions.values())):
+                    given = [[*questions[n].tokens, *[[]] * place][place] for n, _ in places]
+                    for at, logits, tokens in zip(
+                        places, forced_logits(batch, given), given, strict=True
+                    ):
                         if logits is not None:
-                            read = self._read(logits, choice[0], texts[n][number])
-                            scores.setdefault((n, arm), []).append(read)
-                for n in items:
-                    picked.setdefault(n, _largest([score for score, _ in scores[n, 0]]))
-                chosen = forced_logits(batch, [tokens[n][picked[n]] for n, _ in places])
-            by_place = dict(zip(places, chosen, strict=True))
-            for (n, arm), logits in by_place.items():
+                            read = self._read(logits, tokens, questions[at[0]].texts[place])
+                            self._scores.setdefault(at, []).append(read)
+                for number, question in questions.items():
+                    best = int(np.argmax([score for score, _ in self._scores[number, 0]]))
+                    picked[number] = question.tokens[best]
+                chosen = forced_logits(batch, [picked[number] for number, _ in places])
+            for at, logits in zip(places, chosen, strict=True):
                 assert logits is not None  # every choice has a token
-                if arm == 0:
-                    reference[n] = logits
-            for (n, arm), logits in by_place.items():
-                assert logits is not None
-                divergence = kl_per_token(logits, reference[n]) if arm else 0.0
-                self.divergences[n, arm] = divergence
+                before = reference.setdefault(at[0], logits)  # the first arm's comes first
+                self.divergences[at] = kl_per_token(logits, before) if at[1] else 0.0
 
-    def _read(self, logits: Tensor, choice: Sequence[int], text: str) -> tuple[float, bool]:
-        length = {"sum": 1, "token": len(choice), "character": len(text)}[self._normalise]
-        greedy = logits.argmax(-1).tolist() == list(choice)
-        return log_probability(logits, choice) / length, greedy
-
-
-def _largest(values: Sequence[float]) -> int:
-    return max(range(len(values)), key=values.__getitem__)
+    def _read(self, logits: Tensor, tokens: Sequence[int], text: str) -> tuple[float, bool]:
+        """A choice's score, which the harness itself knows per character and not per token."""
+        length = {"sum": 1, "token": len(tokens), "character": len(text)}[self._normalise]
+        greedy = logits.argmax(-1).tolist() == list(tokens)
+        return log_probability(logits, tokens) / length, greedy

@@ -114,7 +114,8 @@ class BenchmarkReport(BaseModel):
         left_out: Places in the data of questions that do not fit the context window.
         seed: Of the draw, the random vectors and the intervals.
         settings: How it was asked and scored.
-        vectors: What steered: label to strength, scope, layers and fingerprint.
+        subjects: What was compared with the unsteered model: label to strength, scope, layers and
+            fingerprint of a vector; nothing of what is none.
         rows: Per arm over all questions, the unsteered model first.
         group_rows: The same per group; empty where there is one group only.
         items: Every question under every arm.
@@ -135,7 +136,7 @@ class BenchmarkReport(BaseModel):
     left_out: tuple[str, ...] = ()
     seed: int
     settings: dict[str, str]
-    vectors: dict[str, dict[str, Any]]
+    subjects: dict[str, dict[str, Any]]
     rows: tuple[ScoreRow, ...]
     group_rows: tuple[ScoreRow, ...] = ()
     items: tuple[ItemRow, ...]
@@ -160,12 +161,12 @@ class BenchmarkReport(BaseModel):
 
     @property
     def regressions(self) -> list[tuple[ItemRow, ItemRow]]:
-        """Questions that were right without steering and are wrong with a vector: before, after."""
+        """What was right without steering and is wrong with a subject: before, after."""
         before = {item.id: item for item in self.items if item.arm == "none"}
         return [
             (before[item.id], item)
             for item in self.items
-            if item.arm in self.vectors
+            if item.arm in self.subjects
             if before[item.id].score > 0.5 >= item.score
         ]
 
@@ -195,8 +196,8 @@ class BenchmarkReport(BaseModel):
             )
         else:
             parts.append(Text("No question that was right without steering is wrong with it."))
-        vectors = json.dumps(self.vectors, indent=2, sort_keys=True, default=str)
-        parts += [Heading("What steered"), Code(vectors, "json")]
+        subjects = json.dumps(self.subjects, indent=2, sort_keys=True, default=str)
+        parts += [Heading("What steered"), Code(subjects, "json")]
         parts += [Heading("Reproduce"), Text(f"Seed {self.seed}."), Code(self.command)]
         return Page(self.title, parts)
 

@@ -1,14 +1,15 @@
-"""Running a benchmark on a model, unsteered, steered, and under the controls."""
+"""Running a benchmark on a model: unsteered, under every arm that is given, and under controls."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Unpack
 
 from steerable_llm import __version__
 from steerable_llm.chat.phrases import STRICT_INSTRUCTIONS
-from steerable_llm.errors import InvalidInputError, MissingExtraError, unknown
-from steerable_llm.evaluation.arms import ARMS, UNSTEERED, Arm, arm_of, arms_of
+from steerable_llm.errors import InvalidInputError, MissingExtraError
+from steerable_llm.evaluation.arms import UNSTEERED, Arm, Subject, arm_of, arms_of, check_fits
 from steerable_llm.evaluation.benchmarks.benchmark import (
     INSTALL,
     Benchmark,
@@ -16,44 +17,36 @@ from steerable_llm.evaluation.benchmarks.benchmark import (
     find_benchmark,
 )
 from steerable_llm.evaluation.benchmarks.data import Data, load_data
-from steerable_llm.evaluation.benchmarks.report import BenchmarkReport, ItemRow, score_rows
-from steerable_llm.evaluation.settings import EvaluationSettings
+from steerable_llm.evaluation.benchmarks.report import BenchmarkReport, score_rows
+from steerable_llm.evaluation.settings import DEFAULTS, Changes, EvaluationSettings
 from steerable_llm.policy.policy import describe
 from steerable_llm.progress import progress_bar
-from steerable_llm.runtime.contrast import Contrast
 from steerable_llm.runtime.hooked_model import HookedModel
 from steerable_llm.vector.calibration import Calibration
 from steerable_llm.vector.vector import SteeringVector
 
 #: What a vector is compared with unless something else is asked for; prompts of benchmarks carry
 #: their own instructions, so the strict one is only run on request.
-DEFAULT_AGAINST = ("none", "random", "sign_flipped")
-#: Arms that are made from a vector; the others are the same for all vectors.
-OF_A_VECTOR = ("steered", "random", "sign_flipped")
-_SHOWN = 300  # characters of a prompt's end that a report keeps
+DEFAULT_AGAINST = ("random", "sign_flipped")
+#: Arms that are made from a vector; the others are the same for all of them.
+_OF_A_VECTOR = ("random", "sign_flipped", "shuffled")
 
 
 def run_benchmark(
     llm: HookedModel,
     benchmark: str | Benchmark,
-    vectors: Sequence[SteeringVector],
+    subjects: Sequence[Subject],
     *,
     strengths: Sequence[float] | None = None,
     data: str | Data | None = None,
     limit: int | None = None,
     groups: Sequence[str] | None = None,
     shots: int | None = None,
-    against: Sequence[str] = DEFAULT_AGAINST,
     normalise: Normalisation | None = None,
-    random_vectors: int = 3,
-    cad_alpha: float = 0.5,
-    seed: int = 0,
-    batch_size: int = 64,
-    force: bool = False,
-    progress: bool = True,
-    command: str = "",
+    settings: EvaluationSettings = DEFAULTS,
+    **changes: Unpack[Changes],
 ) -> BenchmarkReport:
-    """Ask a benchmark's questions, unsteered, steered, and under the controls.
+    """Ask a benchmark's questions of the unsteered model, and under every arm.
 
     All intervals are bootstraps over questions, and changes are paired with the unsteered model on
     the same questions. `random` is the average of several random vectors per question.
@@ -61,42 +54,35 @@ def run_benchmark(
     Args:
         llm: The model.
         benchmark: Its name, its task file, or what `find_benchmark` returned.
-        vectors: What to steer with, one after the other.
+        subjects: What is run, one after the other, each vector with its own controls: vectors,
+            LoRAs, decoding methods.
         strengths: In place of each vector's calibrated strength; several are run one by one.
         data: Where the questions come from, see `load_data`, or what that returned for the same
             limit, groups and shots.
         limit: Ask so many questions, drawn with the seed.
         groups: Only questions of these groups, such as subjects of MMLU.
         shots: Worked examples before each question; None for the benchmark's own number.
-        against: Arms to compare with: none, random, sign_flipped, prompt, cad, adacad. The
-            unsteered model is always run.
         normalise: What choices are scored by; None for the benchmark's own.
-        random_vectors: How many random vectors are averaged.
-        cad_alpha: How much more the context counts under `cad`.
-        seed: Of the draw, the random vectors and the intervals.
-        batch_size: Rows that run together.
-        force: Accept vectors of another model of the same shape.
-        progress: Show a progress bar on the error stream.
-        command: What to run to get the report again.
+        settings: What they are compared with (`against`: random and sign_flipped unless told
+            otherwise; prompt, cad and adacad on request), and how arms are run. Where answers are
+            cut is said by the task.
+        **changes: Single settings in place of those in `settings`, such as `seed=1`.
 
     Raises:
         InvalidInputError: An unknown benchmark, arm or normalisation, data that cannot be
             read, a vector without a strength, or no question that fits the model.
-        ModelMismatchError: A vector belongs to another model.
+        ModelMismatchError: A vector or a LoRA belongs to another model.
         MissingExtraError: The harness is not installed, or what reads the data.
     """
     chosen = find_benchmark(benchmark) if isinstance(benchmark, str) else benchmark
+    settings = replace(settings, **changes)
     by = chosen.normalisation(normalise)
     shown = chosen.shots_shown(shots)
-    labelled = labelled_vectors(vectors, strengths)
-    for vector in labelled.values():
-        vector.check(llm.fingerprint, force=force)
-    how = EvaluationSettings(
-        strict_instruction=STRICT_INSTRUCTIONS[chosen.behaviour] if chosen.behaviour else None,
-        random_vectors=random_vectors,
-        seed=seed,
-    )
-    runs = benchmark_arms(chosen, labelled, against, how, cad_alpha)
+    labelled = labelled_subjects(subjects, strengths)
+    for subject in [*labelled.values(), *(settings.against or ())]:
+        check_fits(subject, llm, settings.force)
+    arms = benchmark_arms(chosen, labelled, settings)
+    seed = settings.seed
     found = data if isinstance(data, Data) else load_data(chosen, data, limit, seed, groups, shown)
     try:
         from steerable_llm.evaluation.benchmarks.harness import ask
@@ -104,27 +90,8 @@ def run_benchmark(
         raise MissingExtraError(
             f"benchmarks need the lm-evaluation-harness: {INSTALL} ({error})"
         ) from error
-    with progress_bar(chosen.name, len(found.rows) * len(runs), progress) as advance:
-        readings, left_out = ask(
-            llm, chosen, list(found.rows.values()), runs, by, batch_size, advance
-        )
-    places = list(found.rows)
-    numbers = _numbers_of_runs(runs)
-    items = [
-        ItemRow(
-            id=str(places[reading.question]),
-            group=str(found.rows[places[reading.question]].get(chosen.group or "", "all")),
-            arm=runs[reading.arm].name,
-            run=numbers[reading.arm],
-            question=reading.prompt[-_SHOWN:],
-            expected=reading.expected,
-            answer=reading.answer,
-            score=reading.score,
-            kl_per_token=reading.kl_per_token,
-            log_probs=reading.log_probs,
-        )
-        for reading in sorted(readings, key=lambda reading: (reading.arm, reading.question))
-    ]
+    with progress_bar(chosen.name, len(found.rows) * len(arms), settings.progress) as advance:
+        items, left_out = ask(llm, chosen, found, arms, by, settings.batch_size, advance)
     names = list(dict.fromkeys(item.group for item in items))
     return BenchmarkReport(
         benchmark=chosen.name,
@@ -135,10 +102,13 @@ def run_benchmark(
         data=found.source,
         data_digest=found.digest,
         total=found.total,
-        left_out=tuple(str(places[question]) for question in left_out),
+        left_out=tuple(left_out),
         seed=seed,
         settings=_settings(chosen, by, shown, limit, groups),
-        vectors={label: describe(vector.steer())[0] for label, vector in labelled.items()},
+        subjects={
+            label: next(iter(describe(arm_of(subject, settings).steering)), {})
+            for label, subject in labelled.items()
+        },
         rows=tuple(score_rows(items, seed)),
         group_rows=tuple(
             row
@@ -147,37 +117,40 @@ def run_benchmark(
         ),
         items=tuple(items),
         library_version=__version__,
-        command=command or _python(chosen, vectors, seed),
+        command=settings.command or _python(chosen, subjects, seed),
     )
 
 
-def labelled_vectors(
-    vectors: Sequence[SteeringVector], strengths: Sequence[float] | None
-) -> dict[str, SteeringVector]:
-    """Return the vectors at their strengths, by the labels that a report calls them.
+def labelled_subjects(
+    subjects: Sequence[Subject], strengths: Sequence[float] | None
+) -> dict[str, Subject]:
+    """Return what is run, vectors at their strengths, by the labels that a report calls it.
 
-    One alone is "steered". Several are called by their names, with the strength where each is
-    run at more than one.
+    One vector alone is "steered". Several are called by their names, with the strength where each
+    is run at more than one.
 
     Raises:
-        InvalidInputError: No vector, one without a strength, or two of one label.
+        InvalidInputError: Nothing, a vector without a strength, or two of one label.
     """
-    if not vectors:
+    if not subjects:
         raise InvalidInputError("a benchmark needs a vector to steer with: give at least one")
-    found: dict[str, SteeringVector] = {}
-    alone = len(vectors) * max(1, len(strengths or ())) == 1
-    wanted: Sequence[float | None] = strengths or [None]
-    for vector in vectors:
-        for strength in wanted:
-            set_to = vector if strength is None else _at_strength(vector, strength)
-            if set_to.calibration is None:
-                raise InvalidInputError(
-                    f"vector {vector.name!r} is not calibrated: give a strength, such as 0.05"
-                )
-            many = len(strengths or ()) > 1
-            label = f"{vector.name} {set_to.calibration.strength:+g}" if many else vector.name
-            label = "steered" if alone else label
-            if label in found or (not alone and label in (*OF_A_VECTOR, "none")):
+    found: dict[str, Subject] = {}
+    for subject in subjects:
+        wanted: Sequence[float | None] = strengths or [None]
+        for strength in wanted if isinstance(subject, SteeringVector) else [None]:
+            set_to = subject
+            if isinstance(subject, SteeringVector):
+                set_to = subject if strength is None else _at_strength(subject, strength)
+                if set_to.calibration is None:
+                    raise InvalidInputError(
+                        f"vector {subject.name!r} is not calibrated: give a strength, such as 0.05"
+                    )
+            label = arm_of(set_to, DEFAULTS).name
+            if isinstance(subject, SteeringVector) and len(subjects) * len(wanted) == 1:
+                label = "steered"
+            elif len(wanted) > 1 and strength is not None:
+                label = f"{label} {strength:+g}"
+            if label in found or label in (*_OF_A_VECTOR, "none"):
                 raise InvalidInputError(
                     f"two vectors or strengths are called {label!r}: give each its own name"
                 )
@@ -194,56 +167,40 @@ def _at_strength(vector: SteeringVector, strength: float) -> SteeringVector:
 
 
 def benchmark_arms(
-    benchmark: Benchmark,
-    labelled: Mapping[str, SteeringVector],
-    against: Sequence[str],
-    settings: EvaluationSettings,
-    cad_alpha: float,
+    benchmark: Benchmark, labelled: Mapping[str, Subject], settings: EvaluationSettings
 ) -> list[Arm]:
-    """Return the unsteered model, each vector with its controls, then what needs no vector.
+    """Return the unsteered model, each subject with its controls, then what needs no vector.
 
     Args:
         benchmark: Says whether it has a strict instruction.
-        labelled: As `labelled_vectors` makes them.
-        against: Names of arms.
-        settings: What arms are made from.
-        cad_alpha: How much more the context counts under `cad`.
+        labelled: As `labelled_subjects` makes it.
+        settings: What they are compared with.
 
     Raises:
         InvalidInputError: An unknown arm, or `prompt` where there is no instruction.
     """
-    for name in against:
-        if name not in ARMS:
-            raise InvalidInputError(unknown("arm", name, ARMS))
-    if "prompt" in against and benchmark.behaviour is None:
+    against = DEFAULT_AGAINST if settings.against is None else settings.against
+    if settings.strict_instruction is None and benchmark.behaviour is not None:
+        instruction = STRICT_INSTRUCTIONS[benchmark.behaviour]
+        settings = replace(settings, strict_instruction=instruction)
+    if "prompt" in against and settings.strict_instruction is None:
         raise InvalidInputError(
-            f"{benchmark.name} has no strict instruction: leave the arm 'prompt' out"
+            f"{benchmark.name} has no strict instruction: leave the arm 'prompt' out, or give one"
         )
-    controls = [name for name in against if name in OF_A_VECTOR]
-    found: list[Arm] = []
-    for label, vector in labelled.items():
-        for arm in arms_of(vector, replace(settings, against=controls)):
-            if arm.name != "none":
-                found.append(replace(arm, name=_called(label, arm.name)))
-    contrast = Contrast("cad", cad_alpha)
-    others = [
-        arm_of(contrast if name == "cad" else name, settings)
-        for name in dict.fromkeys(against)
-        if name not in (*OF_A_VECTOR, "none")
-    ]
-    return [UNSTEERED, *found, *others]
-
-
-def _called(label: str, kind: str) -> str:
-    if label == "steered":
-        return kind
-    return label if kind == "steered" else f"{label}: {kind}"
-
-
-def _numbers_of_runs(runs: Sequence[Arm]) -> list[int]:
-    """Per arm, the number among those of its name: random vectors have several."""
-    names = [arm.name for arm in runs]
-    return [names[:place].count(name) for place, name in enumerate(names)]
+    controls = [name for name in against if name in _OF_A_VECTOR]
+    found = [UNSTEERED]
+    for label, subject in labelled.items():
+        own = controls if isinstance(subject, SteeringVector) else []
+        mine, _, *others = arms_of(subject, replace(settings, against=own))
+        found.append(replace(mine, name=label))
+        prefix = "" if label == "steered" else f"{label}: "
+        found += [replace(arm, name=f"{prefix}{arm.name}") for arm in others]
+    for other in dict.fromkeys(against):
+        if other not in (*_OF_A_VECTOR, "none"):
+            found.append(arm_of(other, settings))
+            if found[-1].name in [arm.name for arm in found[:-1]]:
+                raise InvalidInputError(f"two arms are called {found[-1].name!r}: rename one")
+    return found
 
 
 def _settings(
@@ -269,8 +226,11 @@ def _settings(
     }
 
 
-def _python(benchmark: Benchmark, vectors: Sequence[SteeringVector], seed: int) -> str:
+def _python(benchmark: Benchmark, subjects: Sequence[Subject], seed: int) -> str:
     names = ", ".join(
-        f'SteeringVector.load("{vector.name}.safetensors", llm)' for vector in vectors
+        f'SteeringVector.load("{subject.name}.safetensors", llm)'
+        if isinstance(subject, SteeringVector)
+        else repr(subject)
+        for subject in subjects
     )
     return f'run_benchmark(llm, "{benchmark.name}", [{names}], seed={seed})'

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from steerable_llm.errors import AttributionError, InvalidInputError
 from steerable_llm.methods.grains.attribution import (
     completeness_error,
-    gradient,
-    integrated_gradients,
+    gradient_path,
+    integrated_gradients_path,
     quadrature_nodes,
-    random,
+    random_path,
     select_tokens,
-    smoothgrad,
+    smoothgrad_path,
 )
 
 X = torch.tensor([[1.0, -2.0], [0.5, 3.0], [2.0, 0.0]])
@@ -30,6 +30,26 @@ def cubes(points):
 def product(points):
     """f(x) = product of the tokens' sums, which lets tokens interact."""
     return points.sum(2).prod(1)
+
+
+def attribute(f, path):
+    """The scores along a path of a function from points [N, T, d] to values [N]."""
+    points = path.points.detach().requires_grad_(True)
+    (gradients,) = torch.autograd.grad(f(points).sum(), points)
+    return path.scores(gradients)
+
+
+def integrated_gradients(f, x, baseline, steps=5, quadrature="right"):
+    return attribute(f, integrated_gradients_path(x, baseline, steps, quadrature))
+
+
+def smoothgrad(f, x, samples=5, seed=0):
+    return attribute(f, smoothgrad_path(x, x, samples, seed=seed))
+
+
+def random(x, seed):
+    path = random_path(x, x, seed=seed)
+    return path.scores(path.points)
 
 
 def test_the_closed_form_of_cubes_is_met():
@@ -79,7 +99,7 @@ def test_gradient_and_smoothgrad_of_a_linear_function_are_its_slope():
     def f(points):
         return (points * slope).sum((1, 2))
 
-    torch.testing.assert_close(gradient(f, X), slope.sum(1))
+    torch.testing.assert_close(attribute(f, gradient_path(X, X)), slope.sum(1))
     torch.testing.assert_close(smoothgrad(f, X, samples=7), slope.sum(1))
 
 

@@ -32,7 +32,7 @@ from steerable_llm.runtime.plan import SteeringPlan
 from steerable_llm.vector.calibration import Calibration
 from steerable_llm.vector.interchange import FORMATS
 from steerable_llm.vector.provenance import Provenance
-from steerable_llm.vector.steering import Application, Gates
+from steerable_llm.vector.steering import Application, WeighedVectors
 from steerable_llm.vector.vector import SteeringVector
 
 ADDED = Calibration(0.5, scope="all", unit="absolute", renormalise=False)
@@ -227,15 +227,13 @@ def test_a_direction_before_any_block_is_left_out_of_an_import(tiny_llm, tmp_pat
     [
         Application(site="heads", unit="absolute", renormalise=False),
         Application(site="mlp", rule="icv"),
-        Application(rule="gate", unit="absolute"),
+        Application(rule="weigh", unit="absolute"),
     ],
-    ids=["heads", "icv", "gates"],
+    ids=["heads", "icv", "weighed"],
 )
 def test_what_is_no_addition_to_an_output_is_refused(format, application, tiny_vector, tmp_path):
-    open_gate = Gates(torch.zeros(1, HIDDEN), torch.zeros(1), torch.ones(1, HIDDEN))
-    made = replace(
-        tiny_vector, application=application, gates=dict.fromkeys(range(LAYERS), open_gate)
-    )
+    half = WeighedVectors(torch.zeros(1, HIDDEN), torch.zeros(1), torch.ones(1, HIDDEN))
+    made = replace(tiny_vector, application=application, weighed=dict.fromkeys(range(LAYERS), half))
     with pytest.raises(InvalidInputError, match=r"there is (no place|nothing to export)"):
         export_vector(made, tmp_path / "v", format, strength=1.0)
     assert not (tmp_path / "v").exists()

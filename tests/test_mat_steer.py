@@ -1,4 +1,4 @@
-"""MAT-Steer: its loss number by number, planted directions, and gates that know their own."""
+"""MAT-Steer: its loss number by number, planted directions, and weights that know their own."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from steerable_llm.methods.mat_steer import (
     kernel_width,
     mmd,
     objective,
-    train_gates,
+    train_weighed,
 )
 from steerable_llm.pairs.pair import PreferencePair
-from steerable_llm.vector.steering import Gates, gated_delta
+from steerable_llm.vector.steering import WeighedVectors, weighed_delta
 
 
 def slow_mmd(one: list[list[float]], other: list[list[float]], width: float) -> float:
@@ -40,9 +40,9 @@ def dot(a: list[float], b: list[float]) -> float:
     return sum(x * y for x, y in zip(a, b, strict=True))
 
 
-def slow_objective(gates, good, bad, members, widths, config) -> float:
+def slow_objective(weighed, good, bad, members, widths, config) -> float:
     """The equation of the module, state by state and attribute by attribute."""
-    w, b, v = gates.weights.tolist(), gates.biases.tolist(), gates.vectors.tolist()
+    w, b, v = weighed.weights.tolist(), weighed.biases.tolist(), weighed.vectors.tolist()
     good, bad = good.tolist(), bad.tolist()
 
     def opened(t, x):
@@ -73,15 +73,15 @@ def slow_objective(gates, good, bad, members, widths, config) -> float:
 def test_the_loss_is_its_equation(seed: int) -> None:
     source = torch.Generator().manual_seed(seed)
     good, bad = (torch.randn(6, 5, generator=source) for _ in range(2))
-    gates = Gates(
+    weighed = WeighedVectors(
         torch.randn(2, 5, generator=source),
         torch.randn(2, generator=source),
         torch.randn(2, 5, generator=source),
     )
     members = [torch.arange(6) < 3, torch.arange(6) >= 3]
     config = MatSteerConfig(lam_pos=0.7, lam_sparse=0.3, lam_ortho=0.9)
-    found = objective(gates, good, bad, members, [1.3, 0.8], config)
-    expected = slow_objective(gates, good, bad, members, [1.3, 0.8], config)
+    found = objective(weighed, good, bad, members, [1.3, 0.8], config)
+    expected = slow_objective(weighed, good, bad, members, [1.3, 0.8], config)
     assert float(found) == pytest.approx(expected, rel=1e-4, abs=1e-5)
 
 
@@ -93,7 +93,7 @@ def test_the_discrepancy_of_a_sample_with_itself_is_zero() -> None:
     assert kernel_width(torch.zeros(3, 2)) == 1.0
 
 
-def test_a_planted_direction_is_learnt_and_its_gate_leaves_good_states_alone() -> None:
+def test_a_planted_direction_is_learnt_and_its_weight_leaves_good_states_alone() -> None:
     source = torch.Generator().manual_seed(1)
     planted = torch.nn.functional.normalize(torch.randn(16, generator=source), dim=0)
     good = 5 * torch.randn(40, 16, generator=source)
@@ -101,10 +101,10 @@ def test_a_planted_direction_is_learnt_and_its_gate_leaves_good_states_alone() -
     bad = good - 4 * planted
     good = good + 4 * planted
     members = [torch.ones(40, dtype=torch.bool)]
-    gates, losses = train_gates(good, bad, members, MatSteerConfig())
+    weighed, losses = train_weighed(good, bad, members, MatSteerConfig())
     assert losses["last"] < losses["first"] / 2
-    assert float(torch.nn.functional.normalize(gates.vectors[0], dim=0) @ planted) > 0.9
-    moved_bad, moved_good = (gated_delta(x, gates, 1.0).norm(dim=1).mean() for x in (bad, good))
+    assert float(torch.nn.functional.normalize(weighed.vectors[0], dim=0) @ planted) > 0.9
+    moved_bad, moved_good = (weighed_delta(x, weighed, 1.0).norm(dim=1).mean() for x in (bad, good))
     assert moved_bad > 3 * moved_good
 
 
@@ -114,13 +114,13 @@ def test_each_attribute_finds_its_own_direction() -> None:
     base = torch.randn(60, 16, generator=source)
     base[:, :4] = 0.0
     first = torch.arange(60) < 30
-    # The third axis tells the attributes apart, so that gates can.
+    # The third axis tells the attributes apart, so that weights can.
     base[:, 2] = torch.where(first, 3.0, -3.0)
     push = torch.where(first[:, None], axes[0], axes[1])
-    gates, _ = train_gates(base + 2 * push, base - 2 * push, [first, ~first], MatSteerConfig())
-    cosines = torch.nn.functional.normalize(gates.vectors, dim=1) @ axes.T
+    weighed, _ = train_weighed(base + 2 * push, base - 2 * push, [first, ~first], MatSteerConfig())
+    cosines = torch.nn.functional.normalize(weighed.vectors, dim=1) @ axes.T
     assert float(cosines.diagonal().min()) > 0.7
-    opened = torch.sigmoid((base - 2 * push) @ gates.weights.T + gates.biases)
+    opened = torch.sigmoid((base - 2 * push) @ weighed.weights.T + weighed.biases)
     assert opened[first, 0].mean() > opened[first, 1].mean()
     assert opened[~first, 1].mean() > opened[~first, 0].mean()
 
@@ -137,12 +137,12 @@ def test_bad_answers_are_steered_toward_good_ones(tiny_llm: Any) -> None:
         for name in ("good", "bad")
     )  # fmt: skip
     everyone = [torch.ones(len(PAIRS), dtype=torch.bool)]
-    expected, _ = train_gates(good, bad, everyone, MatSteerConfig(steps=20))
-    found = vector.gates[1]
+    expected, _ = train_weighed(good, bad, everyone, MatSteerConfig(steps=20))
+    found = vector.weighed[1]
     # Adam's steps are of one size, so that rounding shows in single numbers.
     for one, other in ((found.vectors, expected.vectors), (found.weights, expected.weights)):
         assert float(torch.cosine_similarity(one, other).min()) > 0.99
-    swapped, _ = train_gates(bad, good, everyone, MatSteerConfig(steps=20))
+    swapped, _ = train_weighed(bad, good, everyone, MatSteerConfig(steps=20))
     assert float(torch.cosine_similarity(found.vectors, swapped.vectors).max()) < 0.5
 
 
@@ -155,7 +155,7 @@ def test_sources_become_attributes(tiny_llm: Any) -> None:
     two = build_vector(
         tiny_llm, mixed, method="mat_steer", attributes="source", steps=3, progress=False
     )
-    assert one.gates[0].vectors.shape == (1, 32)
-    assert two.gates[0].vectors.shape == (2, 32)
+    assert one.weighed[0].vectors.shape == (1, 32)
+    assert two.weighed[0].vectors.shape == (2, 32)
     assert two.provenance.facts["attributes"] == ["faithful", "rude"]
-    torch.testing.assert_close(two.directions[1], two.gates[1].vectors.sum(0))
+    torch.testing.assert_close(two.directions[1], two.weighed[1].vectors.sum(0))

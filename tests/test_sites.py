@@ -14,7 +14,7 @@ from steerable_llm.errors import UnknownArchitectureError
 from steerable_llm.runtime.blocks import find_site
 from steerable_llm.runtime.hooks import capture_block_outputs, capture_site, steering_hooks
 from steerable_llm.runtime.plan import SteeringPlan
-from steerable_llm.vector.steering import Application, Gates, Steering
+from steerable_llm.vector.steering import Application, Steering, WeighedVectors
 from steerable_llm.vector.vector import SteeringVector
 
 PROMPT = "The shop in Lyon opens at nine. When does the shop open?"
@@ -30,8 +30,8 @@ def vector_at(llm: Any, site: Any, rule: Any = "add", seed: int = 0) -> Steering
         llm.model(ids)
     source = torch.Generator().manual_seed(seed)
     width = seen[0].shape[-1]
-    gates = {
-        i: Gates(
+    weighed = {
+        i: WeighedVectors(
             torch.randn(2, width, generator=source),
             torch.randn(2, generator=source),
             torch.randn(2, width, generator=source),
@@ -41,11 +41,11 @@ def vector_at(llm: Any, site: Any, rule: Any = "add", seed: int = 0) -> Steering
     random = {i: torch.randn(width, generator=source) for i in range(LAYERS)}
     return SteeringVector(
         name=f"{site}-{rule}",
-        directions={i: g.vectors.sum(0) for i, g in gates.items()} if rule == "gate" else random,
+        directions={i: g.vectors.sum(0) for i, g in weighed.items()} if rule == "weigh" else random,
         scales={i: float(h.reshape(-1, width)[-1].norm()) for i, h in seen.items()},
         fingerprint=llm.fingerprint,
         application=Application(site=site, rule=rule, renormalise=rule != "add"),
-        gates=gates if rule == "gate" else {},
+        weighed=weighed if rule == "weigh" else {},
     )
 
 
@@ -119,7 +119,7 @@ def test_a_planted_addition_arrives_on_every_row_and_token(
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "opt", "bloom"])
 @pytest.mark.parametrize(
-    ("site", "rule"), [("mlp", "icv"), ("heads", "add"), ("block", "gate"), ("block", "icv")]
+    ("site", "rule"), [("mlp", "icv"), ("heads", "add"), ("block", "weigh"), ("block", "icv")]
 )
 def test_a_batch_of_mixed_sites_equals_one_by_one(
     make_llm: Any, make_vector: Any, family: str, site: Any, rule: Any
@@ -148,7 +148,7 @@ def test_a_batch_of_mixed_sites_equals_one_by_one(
 
 
 @pytest.mark.parametrize(
-    ("site", "rule"), [("mlp", "add"), ("mlp", "icv"), ("heads", "add"), ("block", "gate")]
+    ("site", "rule"), [("mlp", "add"), ("mlp", "icv"), ("heads", "add"), ("block", "weigh")]
 )
 def test_cached_decoding_equals_one_full_pass(tiny_llm: Any, site: Any, rule: Any) -> None:
     vector = vector_at(tiny_llm, site, rule)
@@ -175,7 +175,7 @@ def test_cached_decoding_equals_one_full_pass(tiny_llm: Any, site: Any, rule: An
 
 
 @pytest.mark.parametrize(
-    ("site", "rule"), [("mlp", "add"), ("mlp", "icv"), ("heads", "add"), ("block", "gate")]
+    ("site", "rule"), [("mlp", "add"), ("mlp", "icv"), ("heads", "add"), ("block", "weigh")]
 )
 def test_strength_zero_is_bit_identical_and_leaves_no_hook(
     tiny_llm: Any, site: Any, rule: Any

@@ -1,3 +1,6 @@
+"""The steering equation and its rules, checked number by number; what one request gets."""
+
+import base64
 import math
 from dataclasses import dataclass, field
 
@@ -8,7 +11,17 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from steerable_llm.errors import InvalidInputError
-from steerable_llm.vector.steering import Steering, SteeringTerm, steer_hidden
+from steerable_llm.vector.fingerprint import ModelFingerprint
+from steerable_llm.vector.steering import (
+    Application,
+    Steering,
+    SteeringTerm,
+    WeighedVectors,
+    icv_delta,
+    steer_hidden,
+    weighed_delta,
+)
+from steerable_llm.vector.vector import SteeringVector
 
 
 @dataclass(frozen=True)
@@ -147,3 +160,138 @@ def test_what_cannot_steer_is_refused_at_once(change, message):
     with pytest.raises(InvalidInputError, match=message) as error:
         Steering.of(**{"vector": vector, "strength": 1.0, "layers": (0,), **change})
     assert "\n" not in str(error.value)
+
+
+# Rules that look at the state.
+
+numbers = st.floats(-4, 4, width=32).map(lambda x: 0.0 if abs(x) < 1e-2 else x)
+states = st.lists(numbers, min_size=3, max_size=3).filter(any)
+MODEL = ModelFingerprint(
+    model_id="some/model", architecture="LlamaForCausalLM", hidden_size=3, num_layers=2,
+    config_hash="c", weights_hash="w", tokenizer_hash="t", template_hash="p",
+)  # fmt: skip
+
+
+def dot(a: list[float], b: list[float]) -> float:
+    return sum(x * y for x, y in zip(a, b, strict=True))
+
+
+def slow_icv(x: list[float], v: list[float], lam: float) -> list[float]:
+    """x' = |x| normalise(x / |x| + lam s v / |v|), s = 1 + max(0, cos(x, -v))."""
+    if lam < 0:
+        v, lam = [-n for n in v], -lam
+    length, width = math.sqrt(dot(x, x)), math.sqrt(dot(v, v))
+    s = 1 + max(0.0, -dot(x, v) / (length * width))
+    moved = [a / length + lam * s * b / width for a, b in zip(x, v, strict=True)]
+    new = math.sqrt(dot(moved, moved))
+    return [length * n / new for n in moved]
+
+
+@given(states, states, st.sampled_from([0.1, 0.5, -0.3]))
+def test_an_in_context_vector_is_applied_as_its_equation_says(x, v, lam) -> None:
+    h = torch.tensor([[x]])
+    steered = steer_hidden(h, icv_delta(h, torch.tensor(v), lam), True)
+    expected = torch.tensor(slow_icv(x, v, lam))
+    torch.testing.assert_close(steered[0, 0], expected, rtol=1e-4, atol=1e-4)
+
+
+@given(states, st.lists(states, min_size=2, max_size=2), st.sampled_from([1.0, 0.5, -2.0]))
+def test_vectors_are_weighed_by_their_sigmoids(x, rows, factor) -> None:
+    weights, biases = [[0.5, -1.0, 0.0], [2.0, 0.0, 1.0]], [0.3, -0.2]
+    weighed = WeighedVectors(torch.tensor(weights), torch.tensor(biases), torch.tensor(rows))
+    expected = [0.0, 0.0, 0.0]
+    for weight, bias, row in zip(weights, biases, rows, strict=True):
+        opened = 1 / (1 + math.exp(-(dot(weight, x) + bias)))
+        expected = [e + factor * opened * r for e, r in zip(expected, row, strict=True)]
+    found = weighed_delta(torch.tensor([[x]]), weighed, factor)
+    torch.testing.assert_close(found[0, 0], torch.tensor(expected), rtol=1e-4, atol=1e-4)
+
+
+def weighing(**changes) -> SteeringVector:
+    weighed = WeighedVectors(
+        torch.ones(2, 3), torch.tensor([0.5, -0.5]), torch.arange(6.0).reshape(2, 3) + 1
+    )
+    fields = {
+        "name": "weighing",
+        "directions": {1: weighed.vectors.sum(0)},
+        "scales": {1: 2.0},
+        "fingerprint": MODEL,
+        "application": Application(rule="weigh", unit="absolute"),
+        "weighed": {1: weighed},
+    }
+    return SteeringVector(**{**fields, **changes})
+
+
+def test_a_weighed_vector_comes_back_from_its_file(tmp_path) -> None:
+    made = weighing()
+    loaded = SteeringVector.load(made.save(tmp_path / "v.safetensors"), MODEL)
+    assert loaded.fingerprint_id == made.fingerprint_id
+    assert loaded.application == made.application
+    for part in ("weights", "biases", "vectors"):
+        assert torch.equal(getattr(loaded.weighed[1], part), getattr(made.weighed[1], part))
+
+
+def test_relative_strength_counts_what_all_vectors_add_together() -> None:
+    wide_open = WeighedVectors(
+        torch.zeros(2, 3), torch.full((2,), 50.0), weighing().weighed[1].vectors
+    )
+    (term,) = weighing(weighed={1: wide_open}).steer(0.1, unit="relative").terms
+    torch.testing.assert_close(term.delta_at(1, torch.ones(1, 3)).norm(), torch.tensor(0.2))
+
+
+def test_the_controls_of_a_weighed_vector_keep_its_weights_and_lengths() -> None:
+    made = weighing()
+    assert torch.equal(made.negated().weighed[1].vectors, -made.weighed[1].vectors)
+    random = made.randomised(3)
+    assert torch.equal(random.weighed[1].weights, made.weighed[1].weights)
+    torch.testing.assert_close(
+        random.weighed[1].vectors.norm(dim=1), made.weighed[1].vectors.norm(dim=1)
+    )
+    assert random.fingerprint_id != made.fingerprint_id
+
+
+def test_what_could_not_be_applied_is_refused() -> None:
+    with pytest.raises(InvalidInputError, match="no vectors of width 3 to weigh for layer 1"):
+        weighing(weighed={})
+    with pytest.raises(InvalidInputError, match="unknown site 'lungs'"):
+        Application(site="lungs")
+    with pytest.raises(InvalidInputError, match="relative to each state's own length"):
+        weighing(application=Application(rule="icv"), weighed={}).steer(1.0, unit="absolute")
+
+
+def test_weighed_vectors_are_copied_to_another_device_once() -> None:
+    weighed = WeighedVectors(torch.ones(2, 3), torch.zeros(2), torch.ones(2, 3))
+    assert weighed.on(torch.device("cpu")) is weighed
+    there = weighed.on(torch.device("meta"))
+    assert {part.device.type for part in (there.weights, there.biases, there.vectors)} == {"meta"}
+    assert weighed.on(torch.device("meta")) is there
+    assert weighed_delta(torch.ones(1, 3, device="meta"), weighed, 1.0).shape == (1, 3)
+
+
+# A vector with the same numbers, saved by 0.1, where the rule was called "gate".
+SAVED_BY_0_1 = (
+    "EAMAAAAAAAB7Il9fbWV0YWRhdGFfXyI6eyJhcHBsaWNhdGlvbiI6IntcInJlbm9ybWFsaXNlXCI6IHRydWUsIFwi"
+    "cnVsZVwiOiBcImdhdGVcIiwgXCJzY29wZVwiOiBcImdlbmVyYXRlZFwiLCBcInNpdGVcIjogXCJibG9ja1wiLCBc"
+    "InVuaXRcIjogXCJhYnNvbHV0ZVwifSIsImZvcm1hdF92ZXJzaW9uIjoiMiIsImxpYnJhcnlfdmVyc2lvbiI6IjAu"
+    "MS4wIiwiZmluZ2VycHJpbnQiOiJ7XCJhcmNoaXRlY3R1cmVcIjogXCJMbGFtYUZvckNhdXNhbExNXCIsIFwiY29u"
+    "ZmlnX2hhc2hcIjogXCJjXCIsIFwiaGlkZGVuX3NpemVcIjogMywgXCJtb2RlbF9pZFwiOiBcInNvbWUvbW9kZWxc"
+    "IiwgXCJudW1fbGF5ZXJzXCI6IDIsIFwicmV2aXNpb25cIjogbnVsbCwgXCJ0ZW1wbGF0ZV9oYXNoXCI6IFwicFwi"
+    "LCBcInRva2VuaXplcl9oYXNoXCI6IFwidFwiLCBcIndlaWdodHNfaGFzaFwiOiBcIndcIn0iLCJjYWxpYnJhdGlv"
+    "biI6Im51bGwiLCJuYW1lIjoiXCJnYXRlZFwiIiwicHJvdmVuYW5jZSI6Int9IiwiZXZhbHVhdGlvbiI6Im51bGwi"
+    "LCJjb250ZW50X2hhc2giOiIzMTFlMTJmMDVmYjVjMTllYTk5YjYwODZlZThlMzIyNTc4MzMzNWU2NzRhM2NiZjlj"
+    "YzM1NWE2NWYxZTBhZjZjIiwia2luZCI6InN0ZWVyYWJsZS1sbG0gdmVjdG9yIiwic2NhbGVzIjoie1wiMVwiOiAy"
+    "LjB9In0sImJsb2NrLjEiOnsiZHR5cGUiOiJGMzIiLCJzaGFwZSI6WzNdLCJkYXRhX29mZnNldHMiOlswLDEyXX0s"
+    "ImdhdGUuMSI6eyJkdHlwZSI6IkYzMiIsInNoYXBlIjpbMiw3XSwiZGF0YV9vZmZzZXRzIjpbMTIsNjhdfX0gICAg"
+    "AACgQAAA4EAAABBBAACAPwAAgD8AAIA/AAAAPwAAgD8AAABAAABAQAAAgD8AAIA/AACAPwAAAL8AAIBAAACgQAAA"
+    "wEA="
+)
+
+
+def test_a_file_of_the_first_release_is_read_and_keeps_its_fingerprint(tmp_path) -> None:
+    path = tmp_path / "old.safetensors"
+    path.write_bytes(base64.b64decode(SAVED_BY_0_1))
+    loaded = SteeringVector.load(path, MODEL)
+    assert loaded.fingerprint_id == "3392b6f6ef9ef328"
+    assert loaded.fingerprint_id == weighing(name="gated").fingerprint_id
+    assert loaded.application.rule == "weigh"
+    assert torch.equal(loaded.weighed[1].table, weighing().weighed[1].table)

@@ -53,7 +53,7 @@ def shuffled_vectors(
     """Build the control: what the vector's method makes of its pairs once half are swapped.
 
     Settings and calibration are the vector's own, and every direction is brought to the length
-    of the vector's in that block, so that only the direction differs. Gated vectors keep what
+    of the vector's in that block, so that only the direction differs. Weighed vectors keep what
     their training gave.
 
     Args:
@@ -96,7 +96,7 @@ def _shuffled(llm: HookedModel, vector: SteeringVector, pairs: Pairs, seed: int)
             "answer is the good one, so leave the control 'shuffled' out"
         )
     directions = made.directions
-    if not made.gates:
+    if not made.weighed:
         directions = {
             layer: direction * (length / direction.norm().clamp_min(1e-12))
             for layer, direction in made.directions.items()

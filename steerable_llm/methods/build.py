@@ -122,7 +122,7 @@ def build(
             seen=kept(hashes_of(llm, pairs)),
         ),
         application=chosen.application,
-        gates=found.gates,
+        weighed=found.weighed,
         usual_layers=chosen.grid.usual_layers(layers, llm.fingerprint.num_layers),
     )
     return Built(vector, found.attributions)

@@ -1,4 +1,4 @@
-"""MAT-Steer: gated vectors for several attributes at once (Nguyen et al. 2025, arXiv:2502.12446).
+"""MAT-Steer: weighed vectors for several attributes at once (Nguyen et al. 2025, arXiv:2502.12446).
 
 x is the output of one block at the last token of a prompt with its answer. With T attributes::
 
@@ -35,7 +35,7 @@ from steerable_llm.methods.states import (
 from steerable_llm.pairs.pair import Pairs
 from steerable_llm.runtime.hooked_model import HookedModel
 from steerable_llm.vector.provenance import Provenance
-from steerable_llm.vector.steering import Application, Gates, gated_delta, steer_hidden
+from steerable_llm.vector.steering import Application, WeighedVectors, steer_hidden, weighed_delta
 
 
 class MatSteerConfig(AnswerStates):
@@ -66,7 +66,7 @@ def extract_mat_steer(
     config: MatSteerConfig,
     progress: Callable[[int], object] | None = None,
 ) -> Extraction:
-    """Train gates and vectors for every layer.
+    """Train weighed vectors for every layer.
 
     Args:
         llm: the model.
@@ -84,25 +84,25 @@ def extract_mat_steer(
     names = ["all" if config.attributes == "one" else pair.source for pair in pairs]
     attributes = sorted(set(names))
     members = [torch.tensor([name == a for name in names]) for a in attributes]
-    gates, losses = {}, {}
+    weighed, losses = {}, {}
     for layer in layers:
-        gates[layer], losses[str(layer)] = train_gates(
+        weighed[layer], losses[str(layer)] = train_weighed(
             right[:, layer], wrong[:, layer], members, config
         )
     return Extraction(
-        directions={layer: found.vectors.sum(0) for layer, found in gates.items()},
+        directions={layer: found.vectors.sum(0) for layer, found in weighed.items()},
         scales=prompt_scales(llm, pairs, layers),
         provenance=Provenance(facts={"attributes": attributes, "loss": losses}),
-        gates=gates,
+        weighed=weighed,
         differences=(right - wrong)[:, list(layers)],
         layers=layers,
     )
 
 
-def train_gates(
+def train_weighed(
     good: Tensor, bad: Tensor, members: Sequence[Tensor], config: MatSteerConfig
-) -> tuple[Gates, dict[str, float]]:
-    """Train the gates of one layer.
+) -> tuple[WeighedVectors, dict[str, float]]:
+    """Train the weighed vectors of one layer.
 
     Args:
         good: states [n, d].
@@ -111,7 +111,7 @@ def train_gates(
         config: the settings.
 
     Returns:
-        The gates, and the first and the last loss.
+        They, and the first and the last loss.
     """
     # In units in which the states' differences have length 1, one learning rate fits all models.
     unit = float((good - bad).norm(dim=1).mean().clamp_min(torch.finfo(torch.float32).tiny))
@@ -119,7 +119,7 @@ def train_gates(
     widths = [kernel_width(torch.cat([good[m], bad[m]])) for m in members]
     source = torch.Generator().manual_seed(config.seed)
     d = good.shape[1]
-    # The vectors start small and different, the gates half open.
+    # The vectors start small and different, and each is half let in.
     vectors = (torch.randn(len(members), d, generator=source) * 0.01 / d**0.5).requires_grad_()
     weights = torch.zeros(len(members), d, requires_grad=True)
     biases = torch.zeros(len(members), requires_grad=True)
@@ -128,33 +128,35 @@ def train_gates(
     with torch.enable_grad():
         for _ in range(config.steps):
             optimizer.zero_grad()
-            loss = objective(Gates(weights, biases, vectors), good, bad, members, widths, config)
+            loss = objective(
+                WeighedVectors(weights, biases, vectors), good, bad, members, widths, config
+            )
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             values.append(float(loss.detach()))
-    gates = Gates(weights.detach() / unit, biases.detach(), vectors.detach() * unit)
-    return gates, {"first": values[0], "last": values[-1]}
+    weighed = WeighedVectors(weights.detach() / unit, biases.detach(), vectors.detach() * unit)
+    return weighed, {"first": values[0], "last": values[-1]}
 
 
 def objective(
-    gates: Gates,
+    weighed: WeighedVectors,
     good: Tensor,
     bad: Tensor,
     members: Sequence[Tensor],
     widths: Sequence[float],
     config: MatSteerConfig,
 ) -> Tensor:
-    """The loss of this module's equation, a scalar; arguments as for `train_gates`."""
-    steered = steer_hidden(bad[None], gated_delta(bad, gates, 1.0)[None], True)[0]
-    on_good = torch.sigmoid(good @ gates.weights.T + gates.biases)
-    on_bad = torch.sigmoid(bad @ gates.weights.T + gates.biases)
+    """The loss of this module's equation, a scalar; arguments as for `train_weighed`."""
+    steered = steer_hidden(bad[None], weighed_delta(bad, weighed, 1.0)[None], True)[0]
+    on_good = torch.sigmoid(good @ weighed.weights.T + weighed.biases)
+    on_bad = torch.sigmoid(bad @ weighed.weights.T + weighed.biases)
     loss = torch.zeros(())
     for t, (mine, width) in enumerate(zip(members, widths, strict=True)):
         loss = loss + mmd(steered[mine], good[mine], width)
         loss = loss + config.lam_pos * on_good[:, t].mean()
         if not bool(mine.all()):
             loss = loss + config.lam_sparse * on_bad[~mine, t].mean()
-    cosines = normalize(gates.vectors, dim=1) @ normalize(gates.vectors, dim=1).T
+    cosines = normalize(weighed.vectors, dim=1) @ normalize(weighed.vectors, dim=1).T
     return loss + config.lam_ortho * cosines.triu(1).square().sum()
 
 
@@ -178,6 +180,6 @@ def kernel_width(states: Tensor) -> float:
 MAT_STEER = Method(
     MatSteerConfig,
     extract_mat_steer,
-    application=Application(rule="gate", unit="absolute"),
+    application=Application(rule="weigh", unit="absolute"),
     grid=Grid((0.5, 1.0, 2.0, 4.0), "absolute", one_layer=True, configs=ANSWER_PLACES),
 )

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from steerable_llm.methods.grains.attribution import PairAttribution
 from steerable_llm.vector.provenance import Provenance
-from steerable_llm.vector.steering import PLAIN, Application, Gates, Scope, Unit
+from steerable_llm.vector.steering import PLAIN, Application, Scope, Unit, WeighedVectors
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Extraction:
         scales: block index to the mean norm of what is steered there, at the last prompt position.
         provenance: what the method has to tell of how it went.
         attributions: per pair, in the order of the pairs; empty for methods without.
-        gates: block index to gates, for methods whose vectors are gated.
+        weighed: block index to weighed vectors, for the rule "weigh".
         differences: [n, L, width], what every pair says by itself about the L blocks that were
             asked for; None where a method has no such thing.
         layers: those L blocks.
@@ -69,7 +69,7 @@ class Extraction:
     scales: Mapping[int, float]
     provenance: Provenance
     attributions: tuple[PairAttribution, ...] = ()
-    gates: Mapping[int, Gates] = field(default_factory=dict)
+    weighed: Mapping[int, WeighedVectors] = field(default_factory=dict)
     differences: Tensor | None = None
     layers: tuple[int, ...] = ()
 

@@ -95,7 +95,7 @@ def write_vector_file(
     content: Mapping[str, Any],
     directions: Mapping[int, Tensor],
     site: str | None = None,
-    gates: Mapping[int, Tensor] | None = None,
+    weighed: Mapping[int, Tensor] | None = None,
 ) -> Path:
     """Write a vector file in one step and return its path.
 
@@ -104,7 +104,7 @@ def write_vector_file(
         content: metadata, plain JSON values; holds "name".
         directions: block index to float32 [d].
         site: where the vector acts, for version 2; None writes version 1.
-        gates: block index to the table of its gates, for version 2.
+        weighed: block index to the table of its weighed vectors, for version 2.
 
     Raises:
         VectorFileError: a metadata value is not plain JSON.
@@ -123,7 +123,7 @@ def write_vector_file(
                 f"({error}); use texts, numbers, lists and dicts"
             ) from error
     tensors = {f"{site or 'layer'}.{i}": directions[i] for i in sorted(directions)}
-    tensors |= {f"gate.{i}": table for i, table in sorted((gates or {}).items())}
+    tensors |= {f"gate.{i}": table for i, table in sorted((weighed or {}).items())}
     metadata["content_hash"] = content_hash(metadata, directions if site is None else tensors)
     return write_whole(path, to_safetensors(tensors, metadata))
 
@@ -134,7 +134,8 @@ def read_vector_file(
     """Read and verify a vector file.
 
     Returns:
-        Its metadata, block index to direction, and block index to the table of its gates.
+        Its metadata, block index to direction, and block index to the table of its weighed
+        vectors.
 
     Raises:
         NotAVectorError: missing, truncated, or some other kind of file.
@@ -161,7 +162,7 @@ def read_vector_file(
         raise TamperedVectorError(
             f"{source} holds tensors other than {', '.join(f'{name}.0' for name in known)}, ..."
         )
-    gates = {int(number): tensors[n] for n, (part, _, number) in parts.items() if part == "gate"}
+    weighed = {int(number): tensors[n] for n, (part, _, number) in parts.items() if part == "gate"}
     directions = {
         int(number): tensors[n] for n, (part, _, number) in parts.items() if part != "gate"
     }
@@ -178,7 +179,7 @@ def read_vector_file(
             f"{source} has metadata that is not JSON ({error}): get the original file or build it "
             "again"
         ) from error
-    return content, directions, gates
+    return content, directions, weighed
 
 
 def library_version() -> str:

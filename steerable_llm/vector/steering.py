@@ -18,93 +18,6 @@ from torch.nn.functional import normalize
 
 from steerable_llm.errors import InvalidInputError
 
-# Steering rules whose addition depends on the state that they meet.
-
-
-@dataclass(frozen=True, eq=False)
-class Gates:
-    """The gated vectors of one layer, one per attribute.
-
-    Attributes:
-        weights: `[A, d]`, what each gate reads in a state.
-        biases: `[A]`.
-        vectors: `[A, d]`, what each gate lets through.
-    """
-
-    weights: Tensor
-    biases: Tensor
-    vectors: Tensor
-    _elsewhere: dict[torch.device, Gates] = field(default_factory=dict, init=False, repr=False)
-
-    def on(self, device: torch.device) -> Gates:
-        """The same on a device; copied there once, not anew in each pass."""
-        if device == self.weights.device:
-            return self
-        if device not in self._elsewhere:
-            parts = (self.weights, self.biases, self.vectors)
-            self._elsewhere[device] = Gates(*(part.to(device) for part in parts))
-        return self._elsewhere[device]
-
-    @property
-    def table(self) -> Tensor:
-        """All of it as one tensor `[A, 2d + 1]`: weights, bias, vector; how a file stores it."""
-        return torch.cat([self.weights, self.biases[:, None], self.vectors], dim=1)
-
-    @classmethod
-    def from_table(cls, table: Tensor) -> Gates:
-        """Take a table apart again.
-
-        Raises:
-            ValueError: It is no such table.
-        """
-        if table.ndim != 2 or table.shape[1] % 2 == 0 or not bool(torch.isfinite(table).all()):
-            raise ValueError("a table of gates is [A, 2d + 1] finite numbers, which this is not")
-        width = table.shape[1] // 2
-        # Copies: views lie elsewhere in memory, and matrix products then round otherwise.
-        parts = (table[:, :width], table[:, width], table[:, width + 1 :])
-        return cls(*(part.clone() for part in parts))
-
-
-def icv_delta(h: Tensor, direction: Tensor, strength: float) -> Tensor:
-    """What is added to states before they are brought back to their length.
-
-    `|x| lam (1 + max(0, cos(x, -v))) v / |v|`, so that with the length kept the state becomes
-    `|x| normalise(x / |x| + lam s v / |v|)`. A negative strength turns v round.
-
-    Args:
-        h: States `[..., d]`.
-        direction: v, `[d]`.
-        strength: lam.
-
-    Returns:
-        float32 `[..., d]`.
-    """
-    x = h.float()
-    towards = normalize(direction.to(x.device).float(), dim=0) * (1.0 if strength > 0 else -1.0)
-    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-    away = (normalize(x, dim=-1) @ -towards).clamp_min(0.0)
-    added: Tensor = length * (abs(strength) * (1.0 + away))[..., None] * towards
-    return added
-
-
-def gated_delta(h: Tensor, gates: Gates, factor: float) -> Tensor:
-    """`factor * sum_t sigmoid(w_t x + b_t) v_t` for every state.
-
-    Args:
-        h: States `[..., d]`.
-        gates: Of this layer.
-        factor: The strength.
-
-    Returns:
-        float32 `[..., d]`.
-    """
-    x = h.float()
-    here = gates.on(x.device)
-    opened = torch.sigmoid(x @ here.weights.T + here.biases)
-    passed: Tensor = opened @ here.vectors
-    return factor * passed
-
-
 Scope = Literal["all", "prompt", "generated", "last_prompt"]
 """Which positions are steered.
 
@@ -122,9 +35,9 @@ Site = Literal["block", "mlp", "heads"]
 """Which activations are steered: a block's output, its MLP's output, or the input of its
 attention's output projection, where the heads lie side by side."""
 
-Rule = Literal["add", "icv", "gate"]
+Rule = Literal["add", "icv", "weigh"]
 """What is added: the vector itself; more of it where the state points away (in-context vectors);
-or as much of it as a gate on the state lets through (MAT-Steer)."""
+or as much of it as the state itself asks for (MAT-Steer)."""
 
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 UNITS: tuple[Unit, ...] = get_args(Unit)
@@ -167,6 +80,54 @@ class Application:
 
 
 PLAIN = Application()
+
+
+@dataclass(frozen=True, eq=False)
+class WeighedVectors:
+    """Vectors of one layer, one per attribute, each weighed by `sigmoid(w x + b)` of the state x.
+
+    Attributes:
+        weights: w, `[A, d]`.
+        biases: b, `[A]`.
+        vectors: `[A, d]`.
+    """
+
+    weights: Tensor
+    biases: Tensor
+    vectors: Tensor
+    _elsewhere: dict[torch.device, WeighedVectors] = field(
+        default_factory=dict, init=False, repr=False
+    )
+
+    def on(self, device: torch.device) -> WeighedVectors:
+        """The same on a device; copied there once, not anew in each pass."""
+        if device == self.weights.device:
+            return self
+        if device not in self._elsewhere:
+            parts = (self.weights, self.biases, self.vectors)
+            self._elsewhere[device] = WeighedVectors(*(part.to(device) for part in parts))
+        return self._elsewhere[device]
+
+    @property
+    def table(self) -> Tensor:
+        """All of it as one tensor `[A, 2d + 1]`: weights, bias, vector; how a file stores it."""
+        return torch.cat([self.weights, self.biases[:, None], self.vectors], dim=1)
+
+    @classmethod
+    def from_table(cls, table: Tensor) -> WeighedVectors:
+        """Take a table apart again.
+
+        Raises:
+            ValueError: It is no such table.
+        """
+        if table.ndim != 2 or table.shape[1] % 2 == 0 or not bool(torch.isfinite(table).all()):
+            raise ValueError(
+                "weighed vectors are stored as [A, 2d + 1] finite numbers, which this is not"
+            )
+        width = table.shape[1] // 2
+        # Copies: views lie elsewhere in memory, and matrix products then round otherwise.
+        parts = (table[:, :width], table[:, width], table[:, width + 1 :])
+        return cls(*(part.clone() for part in parts))
 
 
 class Directions(Protocol):
@@ -285,7 +246,7 @@ class SteeringTerm:
         return self._factor(layer) * self.vector.directions[layer].detach().float()
 
     def delta_at(self, layer: int, h: Tensor) -> Tensor:
-        """What is added to states that the rule looks at first (`icv` and `gate`).
+        """What is added to states that the rule looks at first (`icv` and `weigh`).
 
         Args:
             layer: Block index, one of ``steered_layers``.
@@ -296,9 +257,9 @@ class SteeringTerm:
         """
         if self.rule == "icv":
             return icv_delta(h, self.vector.directions[layer].detach(), self.strength)
-        if self.rule == "gate":
-            gates: Mapping[int, Gates] = getattr(self.vector, "gates", {})
-            return gated_delta(h, gates[layer], self._factor(layer))
+        if self.rule == "weigh":
+            weighed: Mapping[int, WeighedVectors] = getattr(self.vector, "weighed", {})
+            return weighed_delta(h, weighed[layer], self._factor(layer))
         return self.delta(layer).to(h.device).expand(h.shape)
 
     def _factor(self, layer: int) -> float:
@@ -406,3 +367,43 @@ def steer_hidden(
         after = after * factor
     steered = after.to(h.dtype)
     return steered if mask is None else torch.where(mask[..., None], steered, h)
+
+
+def icv_delta(h: Tensor, direction: Tensor, strength: float) -> Tensor:
+    """What is added to states before they are brought back to their length.
+
+    `|x| lam (1 + max(0, cos(x, -v))) v / |v|`, so that with the length kept the state becomes
+    `|x| normalise(x / |x| + lam s v / |v|)`. A negative strength turns v round.
+
+    Args:
+        h: States `[..., d]`.
+        direction: v, `[d]`.
+        strength: lam.
+
+    Returns:
+        float32 `[..., d]`.
+    """
+    x = h.float()
+    towards = normalize(direction.to(x.device).float(), dim=0) * (1.0 if strength > 0 else -1.0)
+    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    away = (normalize(x, dim=-1) @ -towards).clamp_min(0.0)
+    added: Tensor = length * (abs(strength) * (1.0 + away))[..., None] * towards
+    return added
+
+
+def weighed_delta(h: Tensor, weighed: WeighedVectors, factor: float) -> Tensor:
+    """`factor * sum_t sigmoid(w_t x + b_t) v_t` for every state.
+
+    Args:
+        h: States `[..., d]`.
+        weighed: Of this layer.
+        factor: The strength.
+
+    Returns:
+        float32 `[..., d]`.
+    """
+    x = h.float()
+    here = weighed.on(x.device)
+    shares = torch.sigmoid(x @ here.weights.T + here.biases)
+    added: Tensor = shares @ here.vectors
+    return factor * added

@@ -15,7 +15,7 @@ from steerable_llm.vector.file import content_hash, read_vector_file, write_vect
 from steerable_llm.vector.fingerprint import ModelFingerprint
 from steerable_llm.vector.hub_file import local_file, refuse_to_write
 from steerable_llm.vector.provenance import Provenance
-from steerable_llm.vector.steering import PLAIN, Application, Gates, Scope, Steering
+from steerable_llm.vector.steering import PLAIN, Application, Scope, Steering, WeighedVectors
 
 _APART = ("choice", "remark")
 
@@ -42,8 +42,8 @@ class SteeringVector:
         calibration: strength and sign chosen on dev; None before that.
         evaluation: summary of the last report; None before that.
         application: which activations it acts on and how; directions have the width of that site.
-        gates: block index to gates, for vectors that are applied by the rule "gate"; their
-            direction is then the sum of all that the gates can let through.
+        weighed: block index to weighed vectors, for the rule "weigh"; the direction is then their
+            sum.
         usual_layers: blocks that are steered as long as neither a call nor a calibration names
             any, such as the one of a method that steers one; None means every block.
     """
@@ -56,7 +56,7 @@ class SteeringVector:
     calibration: Calibration | None = None
     evaluation: Mapping[str, Any] | None = field(default=None, repr=False)
     application: Application = PLAIN
-    gates: Mapping[int, Gates] = field(default_factory=dict, repr=False)
+    weighed: Mapping[int, WeighedVectors] = field(default_factory=dict, repr=False)
     usual_layers: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
@@ -88,11 +88,11 @@ class SteeringVector:
                 raise InvalidInputError(
                     f"layer {layer} of vector {self.name!r} has values that are not finite"
                 )
-            if self.application.rule == "gate" and (
-                layer not in self.gates or self.gates[layer].weights.shape[1:] != (width,)
+            if self.application.rule == "weigh" and (
+                layer not in self.weighed or self.weighed[layer].weights.shape[1:] != (width,)
             ):
                 raise InvalidInputError(
-                    f"vector {self.name!r} is gated, but has no gate of width {width} for layer "
+                    f"vector {self.name!r} has no vectors of width {width} to weigh for layer "
                     f"{layer}"
                 )
             if layer not in self.scales or not 0 < self.scales[layer] < float("inf"):
@@ -114,8 +114,8 @@ class SteeringVector:
         if self.application == PLAIN:
             return content_hash(self.name, self.directions)[:16]
         tensors = {f"layer.{i}": v for i, v in self.directions.items()}
-        tensors |= {f"gate.{i}": gates.table for i, gates in self.gates.items()}
-        return content_hash([self.name, asdict(self.application)], tensors)[:16]
+        tensors |= {f"gate.{i}": weighed.table for i, weighed in self.weighed.items()}
+        return content_hash([self.name, _stored(self.application)], tensors)[:16]
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -168,32 +168,32 @@ class SteeringVector:
             self,
             name=f"{self.name}-negated",
             directions={i: -v for i, v in self.directions.items()},
-            gates={i: replace(gates, vectors=-gates.vectors) for i, gates in self.gates.items()},
+            weighed={i: replace(w, vectors=-w.vectors) for i, w in self.weighed.items()},
         )
 
     def randomised(self, seed: int = 0) -> "SteeringVector":
         """Return the random control: Gaussian directions with the same norm in each layer.
 
-        Heads that the vector leaves alone stay so; gates stay and let random vectors through.
+        Heads that the vector leaves alone stay so; what is weighed is random, and weighed alike.
         """
         source = torch.Generator().manual_seed(seed)
-        directions, gates = {}, {}
+        directions, weighed = {}, {}
         for layer, direction in self.directions.items():
             noise = torch.randn(direction.shape, generator=source)
             if self.application.site == "heads":
                 noise = noise * (direction != 0)
             # A direction of zeros has no length to keep, and stays.
             directions[layer] = noise * (direction.norm() / noise.norm().clamp_min(1e-12))
-        for layer, gate in self.gates.items():
-            noise = torch.randn(gate.vectors.shape, generator=source)
-            lengths = gate.vectors.norm(dim=1, keepdim=True) / noise.norm(dim=1, keepdim=True)
-            gates[layer] = replace(gate, vectors=noise * lengths)
-            directions[layer] = gates[layer].vectors.sum(0)
+        for layer, own in self.weighed.items():
+            noise = torch.randn(own.vectors.shape, generator=source)
+            lengths = own.vectors.norm(dim=1, keepdim=True) / noise.norm(dim=1, keepdim=True)
+            weighed[layer] = replace(own, vectors=noise * lengths)
+            directions[layer] = weighed[layer].vectors.sum(0)
         return replace(
             self,
             name=f"{self.name}-random{seed}",
             directions=directions,
-            gates=gates,
+            weighed=weighed,
         )
 
     def with_calibration(self, calibration: Calibration | None) -> "SteeringVector":
@@ -243,7 +243,7 @@ class SteeringVector:
         refuse_to_write(path)
         plain = self.application == PLAIN
         # Left out where there is nothing to say, so that such files stay as they always were.
-        beyond: dict[str, Any] = {} if plain else {"application": asdict(self.application)}
+        beyond: dict[str, Any] = {} if plain else {"application": _stored(self.application)}
         if self.usual_layers is not None:
             beyond["usual_layers"] = self.usual_layers
         try:
@@ -272,7 +272,7 @@ class SteeringVector:
             },
             self.directions,
             site=None if plain else self.application.site,
-            gates={layer: gates.table for layer, gates in self.gates.items()},
+            weighed={layer: weighed.table for layer, weighed in self.weighed.items()},
         )
 
     @classmethod
@@ -312,8 +312,8 @@ class SteeringVector:
                 provenance=Provenance.from_record(content["provenance"]),
                 calibration=calibration,
                 evaluation=content["evaluation"],
-                application=Application(**content.get("application", {})),
-                gates={layer: Gates.from_table(table) for layer, table in tables.items()},
+                application=_application(content.get("application", {})),
+                weighed={i: WeighedVectors.from_table(table) for i, table in tables.items()},
                 usual_layers=_blocks(content.get("usual_layers")),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -328,3 +328,15 @@ class SteeringVector:
 def _blocks(stored: list[int] | None) -> tuple[int, ...] | None:
     """Layers as they come out of JSON."""
     return None if stored is None else tuple(stored)
+
+
+# Files of 0.1 call the rule "gate", and so do all since, whose hashes would otherwise change.
+
+
+def _stored(application: Application) -> dict[str, Any]:
+    facts = asdict(application)
+    return {**facts, "rule": "gate"} if application.rule == "weigh" else facts
+
+
+def _application(stored: dict[str, Any]) -> Application:
+    return Application(**({**stored, "rule": "weigh"} if stored.get("rule") == "gate" else stored))

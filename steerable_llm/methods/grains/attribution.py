@@ -1,9 +1,8 @@
 """Which prompt tokens speak for the good answer and which against it (paper section 3.1).
 
 Every method says at which points to take gradients and how to fold them into one score per
-token; a `Route` holds that. So points of many prompts can share one batch: `routes` first, then
-the gradients from wherever they are cheapest, then `route.scores`. The four functions named after
-the methods do all three steps for one prompt.
+token; an `AttributionPath` holds that. So points of many prompts can share one batch: the paths
+first, then the gradients from wherever they are cheapest, then `path.scores`.
 """
 
 import math
@@ -20,14 +19,11 @@ from steerable_llm.errors import AttributionError, InvalidInputError
 from steerable_llm.reports.heatmap import LEGEND, TokenScores, heatmap
 from steerable_llm.reports.page import Page
 
-Objective = Callable[[Tensor], Tensor]
-"""A function f from embeddings [N, T, d] to values [N], differentiable, rows independent."""
-
 Quadrature = Literal["right", "gauss_legendre"]
 
 
 @dataclass(frozen=True)
-class Route:
+class AttributionPath:
     """Where to take gradients for one prompt, and what to make of them.
 
     Attributes:
@@ -81,44 +77,44 @@ def quadrature_nodes(steps: int, quadrature: Quadrature = "right") -> tuple[Tens
     raise InvalidInputError(f"unknown quadrature {quadrature!r}: choose right or gauss_legendre")
 
 
-def integrated_gradients_route(
+def integrated_gradients_path(
     embeddings: Tensor,
     baseline: Tensor,
     steps: int = 5,
     quadrature: Quadrature = "right",
     seed: int = 0,  # noqa: ARG001 - one signature for all methods
-) -> Route:
+) -> AttributionPath:
     """Integrated gradients along the straight line from the baseline (eq. 2)."""
     nodes, weights = quadrature_nodes(steps, quadrature)
     # One rounding only: low-precision embeddings are interpolated in float32.
     x, b = embeddings.float(), baseline.float().expand_as(embeddings)
     points = b + nodes.to(x.device)[:, None, None] * (x - b)
-    return Route(points.to(embeddings.dtype), weights.to(x.device), x - b)
+    return AttributionPath(points.to(embeddings.dtype), weights.to(x.device), x - b)
 
 
-def gradient_route(
+def gradient_path(
     embeddings: Tensor,
     baseline: Tensor,  # noqa: ARG001
     steps: int = 1,  # noqa: ARG001
     quadrature: Quadrature = "right",  # noqa: ARG001
     seed: int = 0,  # noqa: ARG001
-) -> Route:
+) -> AttributionPath:
     """Vanilla gradient at the prompt itself (paper appendix B)."""
     one = torch.ones(1, device=embeddings.device)
-    return Route(embeddings[None], one, torch.ones_like(embeddings, dtype=torch.float32))
+    return AttributionPath(embeddings[None], one, torch.ones_like(embeddings, dtype=torch.float32))
 
 
 SMOOTHGRAD_NOISE = 0.15
 """Standard deviation of SmoothGrad's noise, in units of the embeddings' standard deviation."""
 
 
-def smoothgrad_route(
+def smoothgrad_path(
     embeddings: Tensor,
     baseline: Tensor,  # noqa: ARG001
     steps: int = 5,
     quadrature: Quadrature = "right",  # noqa: ARG001
     seed: int = 0,
-) -> Route:
+) -> AttributionPath:
     """Mean gradient over `steps` noisy copies of the prompt (paper appendix B)."""
     if steps < 1:
         raise InvalidInputError(f"steps is {steps}: SmoothGrad needs at least 1 sample")
@@ -127,85 +123,35 @@ def smoothgrad_route(
     noise = torch.randn((steps, *x.shape), generator=source).to(x.device)
     points = x + SMOOTHGRAD_NOISE * x.std() * noise
     weights = torch.full((steps,), 1 / steps, device=x.device)
-    return Route(points.to(embeddings.dtype), weights, torch.ones_like(x))
+    return AttributionPath(points.to(embeddings.dtype), weights, torch.ones_like(x))
 
 
-def random_route(
+def random_path(
     embeddings: Tensor,
     baseline: Tensor,  # noqa: ARG001
     steps: int = 0,  # noqa: ARG001
     quadrature: Quadrature = "right",  # noqa: ARG001
     seed: int = 0,
-) -> Route:
+) -> AttributionPath:
     """Normal scores without any gradient: the paper's lower bound (table 6)."""
     source = torch.Generator().manual_seed(seed)
     given = torch.randn(embeddings.shape[0], generator=source).to(embeddings.device)
     factor = torch.ones_like(embeddings, dtype=torch.float32)
-    return Route(embeddings[None][:0], torch.zeros(0, device=embeddings.device), factor, given)
-
-
-ATTRIBUTIONS: dict[str, Callable[..., Route]] = {
-    "integrated_gradients": integrated_gradients_route,
-    "gradient": gradient_route,
-    "smoothgrad": smoothgrad_route,
-    "random": random_route,
-}
-"""Name to the function that plans the route: (embeddings [T, d], baseline [d] or [T, d], steps,
-quadrature, seed) -> Route."""
-
-
-def gradients_of(f: Objective, points: Tensor) -> Tensor:
-    """Return the gradient of f at each point: [N, T, d], nothing else gets a gradient."""
-    leaf = points.detach().requires_grad_(True)
-    with torch.enable_grad():
-        (gradients,) = torch.autograd.grad(f(leaf).sum(), leaf)
-    return gradients
-
-
-def _attribute(f: Objective, route: Route) -> Tensor:
-    return route.scores(gradients_of(f, route.points) if len(route.points) else route.points)
-
-
-def integrated_gradients(
-    f: Objective,
-    embeddings: Tensor,
-    baseline: Tensor,
-    steps: int = 5,
-    quadrature: Quadrature = "right",
-) -> Tensor:
-    """Integrated gradients summed over the hidden axis: one score per token (eq. 2).
-
-    Args:
-        f: the objective, [N, T, d] to [N].
-        embeddings: the prompt x, [T, d].
-        baseline: the neutral input, [d] or [T, d].
-        steps: number m of points on the path.
-        quadrature: see `quadrature_nodes`.
-
-    Returns:
-        float32 [T]; the sum approaches f(x) - f(baseline) as steps grows (completeness).
-
-    Raises:
-        AttributionError: a gradient is not finite.
-    """
-    return _attribute(f, integrated_gradients_route(embeddings, baseline, steps, quadrature))
-
-
-def gradient(f: Objective, embeddings: Tensor) -> Tensor:
-    """Gradient at the prompt [T, d], summed over the hidden axis: float32 [T]."""
-    return _attribute(f, gradient_route(embeddings, embeddings))
-
-
-def smoothgrad(f: Objective, embeddings: Tensor, samples: int = 5, seed: int = 0) -> Tensor:
-    """Mean gradient over noisy copies of the prompt [T, d], summed over d: float32 [T]."""
-    return _attribute(f, smoothgrad_route(embeddings, embeddings, samples, seed=seed))
-
-
-def random(embeddings: Tensor, seed: int = 0) -> Tensor:
-    """Normal scores for the prompt [T, d], the control: float32 [T]."""
-    return _attribute(
-        lambda points: points.sum((1, 2)), random_route(embeddings, embeddings, seed=seed)
+    return AttributionPath(
+        embeddings[None][:0], torch.zeros(0, device=embeddings.device), factor, given
     )
+
+
+ATTRIBUTIONS: dict[str, Callable[..., AttributionPath]] = {
+    "integrated_gradients": integrated_gradients_path,
+    "gradient": gradient_path,
+    "smoothgrad": smoothgrad_path,
+    "random": random_path,
+}
+"""Name to the function that plans the path.
+
+It takes embeddings [T, d], baseline [d] or [T, d], steps, quadrature and seed.
+"""
 
 
 def completeness_error(scores: Tensor, value: float, baseline_value: float) -> float:

@@ -19,9 +19,9 @@ from steerable_llm.errors import AttributionError, InvalidInputError, PairError,
 from steerable_llm.methods.aggregation import aggregate
 from steerable_llm.methods.grains.attribution import (
     ATTRIBUTIONS,
+    AttributionPath,
     PairAttribution,
     Quadrature,
-    Route,
     completeness_error,
     select_tokens,
 )
@@ -226,17 +226,17 @@ def _attribute(
     scores: dict[int, Tensor] = {}
     values: dict[int, float] = {}
     for wave in _waves(objective, config):
-        routes: list[Route] = [
+        paths: list[AttributionPath] = [
             plan(
                 objective.embeddings(i), baseline, config.steps, config.quadrature, config.seed + i
             )
             for i in wave
         ]
-        points = [(i, route.points) for i, route in zip(wave, routes, strict=True)]
+        points = [(i, path.points) for i, path in zip(wave, paths, strict=True)]
         results = objective.gradients(points, done=lambda _: progress(1))
-        for i, route, (value, slope) in zip(wave, routes, results, strict=True):
+        for i, path, (value, slope) in zip(wave, paths, results, strict=True):
             try:
-                scores[i] = route.scores(slope).cpu()
+                scores[i] = path.scores(slope).cpu()
             except AttributionError as error:
                 raise AttributionError(f"pair {pairs[i].id}: {error}") from error
             if config.attribution == "random":

@@ -16,8 +16,7 @@ from huggingface_hub import constants
 
 from steerable_llm.errors import HubError, InvalidInputError, ModelMismatchError
 from steerable_llm.vector.calibration import Calibration
-from steerable_llm.vector.hub import from_hub, push_to_hub
-from steerable_llm.vector.hub_file import hub_errors, local_file
+from steerable_llm.vector.hub import hub_errors, local_file, push_to_hub
 from steerable_llm.vector.vector import SteeringVector
 
 __all__ = ["steerable"]
@@ -78,12 +77,12 @@ def test_what_was_pushed_is_what_is_loaded(hub, vector, tiny_llm, make_llm):
     for loaded in (
         SteeringVector.load(pushed, tiny_llm),
         SteeringVector.load(Path(f"hub:{REPO}")),
-        from_hub(REPO, tiny_llm),
+        SteeringVector.load(f"hub:{REPO}", tiny_llm),
     ):
         assert loaded.fingerprint_id == vector.fingerprint_id
         assert loaded.calibration == vector.calibration
     with pytest.raises(ModelMismatchError):
-        from_hub(REPO, make_llm("mistral"))
+        SteeringVector.load(f"hub:{REPO}", make_llm("mistral"))
 
 
 @pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # of huggingface_hub
@@ -98,8 +97,8 @@ def test_a_commit_pins_a_vector(hub, vector):
     push_to_hub(vector.negated(), REPO)
     commit = first.partition("@")[2]
     assert SteeringVector.load(first).fingerprint_id == vector.fingerprint_id
-    assert from_hub(REPO, revision=commit).fingerprint_id == vector.fingerprint_id
-    assert from_hub(REPO).fingerprint_id == vector.negated().fingerprint_id
+    assert SteeringVector.load(f"hub:{REPO}@{commit}").fingerprint_id == vector.fingerprint_id
+    assert SteeringVector.load(f"hub:{REPO}").fingerprint_id == vector.negated().fingerprint_id
 
 
 def test_what_was_loaded_once_is_there_without_a_network(hub, vector, monkeypatch):
@@ -214,7 +213,9 @@ def test_a_private_vector_needs_a_login(hub, vector, monkeypatch):
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", "/nowhere")
     with pytest.raises(HubError, match=r"hub:acme/kindness.*hf auth login"):
         SteeringVector.load(f"hub:{REPO}")
-    assert from_hub(REPO, token=READ_ONLY).fingerprint_id == vector.fingerprint_id
+    assert (
+        SteeringVector.load(f"hub:{REPO}", token=READ_ONLY).fingerprint_id == vector.fingerprint_id
+    )
 
 
 def test_missing_repositories_revisions_and_files_are_told_apart(hub, vector):

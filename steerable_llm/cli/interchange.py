@@ -84,7 +84,7 @@ def import_(
     unknown is said, one line each, and kept in the vector.
     """
     from steerable_llm.runtime.interchange import import_vector
-    from steerable_llm.vector.hub_file import refuse_to_write
+    from steerable_llm.vector.hub import refuse_to_write
 
     target = out or Path(f"{file.stem}.safetensors")
     refuse_to_write(target)

@@ -159,7 +159,7 @@ def calibrate(
     """
     from steerable_llm.evaluation.calibration import calibrate as choose
     from steerable_llm.evaluation.set import EvaluationSet
-    from steerable_llm.vector.hub_file import refuse_to_write
+    from steerable_llm.vector.hub import refuse_to_write
     from steerable_llm.vector.vector import SteeringVector
 
     written = out or vector
@@ -281,7 +281,7 @@ def evaluate(
     from steerable_llm.evaluation.set import EvaluationSet
     from steerable_llm.files import check_writable
     from steerable_llm.pairs.pair import Pairs
-    from steerable_llm.vector.hub_file import is_on_hub, refuse_to_write
+    from steerable_llm.vector.hub import is_on_hub, refuse_to_write
     from steerable_llm.vector.vector import SteeringVector
 
     if keep:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from steerable_llm.errors import InvalidInputError
-from steerable_llm.vector.hub_file import is_on_hub
+from steerable_llm.vector.hub import is_on_hub
 
 if TYPE_CHECKING:
     from steerable_llm.answer.llm import SteerableHFLLM

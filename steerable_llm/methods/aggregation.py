@@ -14,7 +14,7 @@ from steerable_llm.errors import AttributionError
 
 
 def pca(deltas: Tensor) -> Tensor:
-    """First principal component of the centred deltas, unit length, oriented (the paper's)."""
+    """Return the first component of the centred deltas, unit length, oriented (the paper's)."""
     if len(deltas) < 2:
         raise AttributionError(
             f"centred PCA needs at least 2 deltas of a sign and has {len(deltas)}: "
@@ -24,7 +24,7 @@ def pca(deltas: Tensor) -> Tensor:
 
 
 def pca_uncentred(deltas: Tensor) -> Tensor:
-    """First right singular vector of the deltas as they are, unit length, oriented.
+    """Return the first right singular vector of the deltas as they are, unit length, oriented.
 
     Centring removes what all deltas share; this keeps it.
     """
@@ -32,12 +32,12 @@ def pca_uncentred(deltas: Tensor) -> Tensor:
 
 
 def mean(deltas: Tensor) -> Tensor:
-    """Plain mean of the deltas, in the units of the hidden state."""
+    """Return the plain mean of the deltas, in the units of the hidden state."""
     return deltas.mean(0)
 
 
 def pca_plus_mean(deltas: Tensor) -> Tensor:
-    """Unit centred component, oriented, plus the plain mean delta (as ICV combines them)."""
+    """Return the unit centred component, oriented, plus the mean delta (as ICV combines them)."""
     return pca(deltas) + deltas.mean(0)
 
 
@@ -54,7 +54,7 @@ def aggregate(deltas: Tensor, strategy: str) -> Tensor:
     """Aggregate deltas [n, d] in float64 and return a float32 direction [d].
 
     Raises:
-        AttributionError: too few deltas for the strategy.
+        AttributionError: Too few deltas for the strategy.
     """
     return AGGREGATIONS[strategy](deltas.double()).float()
 

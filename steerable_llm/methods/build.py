@@ -166,7 +166,7 @@ def validated(method: str, config: type[Config], given: dict[str, Any]) -> Confi
     """Return a method's settings.
 
     Raises:
-        InvalidInputError: a setting that it does not have, or a value that it does not take.
+        InvalidInputError: A setting that it does not have, or a value that it does not take.
     """
     try:
         return config.model_validate(given)

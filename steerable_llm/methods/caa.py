@@ -38,15 +38,15 @@ def extract_caa(
     """Build the mean difference of every layer.
 
     Args:
-        llm: the model.
-        pairs: with good and bad answers.
-        config: the settings.
-        progress: called with the number of pairs that are done.
+        llm: The model.
+        pairs: With good and bad answers.
+        config: The settings.
+        progress: Called with the number of pairs that are done.
 
     Raises:
-        PairError: a pair without a bad answer, or with images.
-        PromptTooLongError: prompt and answer do not fit the context window.
-        InvalidInputError: a layer the model does not have.
+        PairError: A pair without a bad answer, or with images.
+        PromptTooLongError: Prompt and answer do not fit the context window.
+        InvalidInputError: A layer the model does not have.
     """
     layers = chosen_layers(llm, config.layers)
     good, bad = answer_states(llm, pairs, config.answer_tokens, progress=progress)

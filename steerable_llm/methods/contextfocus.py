@@ -30,7 +30,7 @@ class ContextFocusConfig(BaseModel):
 
     Attributes:
         layers: 0-based blocks to build directions for; None means all.
-        instruction: the system message beside the context; None keeps the prompt's own.
+        instruction: The system message beside the context; None keeps the prompt's own.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -48,14 +48,14 @@ def extract_contextfocus(
     """Build the mean difference between prompts with and without their context.
 
     Args:
-        llm: the model.
-        pairs: those whose prompt has a context beside its question are used.
-        config: the settings.
-        progress: called with the number of pairs that are done.
+        llm: The model.
+        pairs: Those whose prompt has a context beside its question are used.
+        config: The settings.
+        progress: Called with the number of pairs that are done.
 
     Raises:
-        PairError: no prompt has a context beside a question, or one has images.
-        InvalidInputError: a layer the model does not have.
+        PairError: No prompt has a context beside a question, or one has images.
+        InvalidInputError: A layer the model does not have.
     """
     layers = chosen_layers(llm, config.layers)
     full, bare = [], []

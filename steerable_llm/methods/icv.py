@@ -43,17 +43,17 @@ def extract_icv(
     """Build the in-context vector and cut it into its layers' pieces.
 
     Args:
-        llm: the model.
-        pairs: at least two, with good and bad answers.
-        config: the settings.
-        progress: called with the number of pairs that are done.
+        llm: The model.
+        pairs: At least two, with good and bad answers.
+        config: The settings.
+        progress: Called with the number of pairs that are done.
 
     Raises:
-        AttributionError: fewer than two pairs.
-        PairError: a pair without a bad answer, or with images.
-        PromptTooLongError: prompt and answer do not fit the context window.
-        InvalidInputError: a layer the model does not have.
-        UnknownArchitectureError: the model's MLPs cannot be told.
+        AttributionError: Fewer than two pairs.
+        PairError: A pair without a bad answer, or with images.
+        PromptTooLongError: Prompt and answer do not fit the context window.
+        InvalidInputError: A layer the model does not have.
+        UnknownArchitectureError: The model's MLPs cannot be told.
     """
     layers = chosen_layers(llm, config.layers)
     good, bad = answer_states(llm, pairs, config.answer_tokens, progress=progress)

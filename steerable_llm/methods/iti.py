@@ -43,8 +43,8 @@ class ItiConfig(AnswerStates):
 
     Attributes:
         heads: K, how many heads to steer; all of them where a model has fewer.
-        validation: share of the prompts that judge the probes.
-        seed: of the choice of these prompts.
+        validation: Share of the prompts that judge the probes.
+        seed: Of the choice of these prompts.
     """
 
     heads: int = Field(default=48, ge=1)
@@ -61,16 +61,16 @@ def extract_iti(
     """Build the directions of the heads that tell good from bad.
 
     Args:
-        llm: the model.
-        pairs: of at least two prompts, with good and bad answers.
-        config: the settings.
-        progress: called with the number of pairs that are done.
+        llm: The model.
+        pairs: Of at least two prompts, with good and bad answers.
+        config: The settings.
+        progress: Called with the number of pairs that are done.
 
     Raises:
-        PairError: fewer than two prompts, a pair without a bad answer, or with images.
-        PromptTooLongError: prompt and answer do not fit the context window.
-        InvalidInputError: a layer the model does not have.
-        UnknownArchitectureError: the model's attention cannot be told.
+        PairError: Fewer than two prompts, a pair without a bad answer, or with images.
+        PromptTooLongError: Prompt and answer do not fit the context window.
+        InvalidInputError: A layer the model does not have.
+        UnknownArchitectureError: The model's attention cannot be told.
     """
     return extract_heads(llm, pairs, config, logistic_probes, last=1, progress=progress)
 
@@ -83,15 +83,15 @@ def extract_heads(
     last: int,
     progress: Callable[[int], object] | None,
 ) -> Extraction:
-    """What ITI and NL-ITI share.
+    """Build the directions of the best heads, which ITI and NL-ITI choose differently.
 
     Args:
-        llm: the model.
-        pairs: as for `extract_iti`.
-        config: the settings.
-        probe: from states to every head's accuracy.
-        last: mean over so many last tokens.
-        progress: called with the number of pairs that are done.
+        llm: The model.
+        pairs: As for `extract_iti`.
+        config: The settings.
+        probe: From states to every head's accuracy.
+        last: Mean over so many last tokens.
+        progress: Called with the number of pairs that are done.
     """
     layers = chosen_layers(llm, config.layers)
     training = _training_pairs(pairs, config)
@@ -123,7 +123,7 @@ def extract_heads(
 
 
 def head_direction(states: Tensor, labels: Tensor) -> Tensor:
-    """Sigma theta of one head.
+    """Return sigma theta of one head.
 
     Args:
         states: [n, e].

@@ -38,13 +38,13 @@ class LoraSettings(BaseModel):
     Attributes:
         objective: `sft` on the good answers, or `dpo` on good against bad.
         rank: r.
-        alpha: the update is scaled by alpha / r.
-        learning_rate: of AdamW, without decay.
-        epochs: passes over the pairs.
-        batch_size: pairs per step.
-        beta: of DPO.
-        targets: names of the layers to adapt; "all-linear" is all but the output head.
-        seed: of the first weights and of the order.
+        alpha: The update is scaled by alpha / r.
+        learning_rate: Of AdamW, without decay.
+        epochs: Passes over the pairs.
+        batch_size: Pairs per step.
+        beta: Of DPO.
+        targets: Names of the layers to adapt; "all-linear" is all but the output head.
+        seed: Of the first weights and of the order.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -70,15 +70,15 @@ def train_lora(
     """Train an adapter; the model itself is left as it was.
 
     Args:
-        llm: the model.
-        pairs: with bad answers for DPO.
-        config: the settings.
-        name: what reports call the adapter.
-        progress: called with the number of pairs that are done, once in all epochs.
+        llm: The model.
+        pairs: With bad answers for DPO.
+        config: The settings.
+        name: What reports call the adapter.
+        progress: Called with the number of pairs that are done, once in all epochs.
 
     Raises:
-        PairError: no pairs, one without a bad answer for DPO, or one with images.
-        PromptTooLongError: prompt and answer do not fit the context window.
+        PairError: No pairs, one without a bad answer for DPO, or one with images.
+        PromptTooLongError: Prompt and answer do not fit the context window.
         MissingExtraError: peft is not installed.
     """
     peft = require_peft()

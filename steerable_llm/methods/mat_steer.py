@@ -42,13 +42,13 @@ class MatSteerConfig(AnswerStates):
     """Settings of MAT-Steer.
 
     Attributes:
-        attributes: one attribute for all pairs, or one per `source` of the pairs.
-        lam_pos: weight of leaving good states alone.
-        lam_sparse: weight of leaving other attributes' states alone.
-        lam_ortho: weight of vectors standing at right angles.
-        steps: of Adam, on all pairs.
-        learning_rate: of Adam, in units of the typical length of a state's difference.
-        seed: of the first weights.
+        attributes: One attribute for all pairs, or one per `source` of the pairs.
+        lam_pos: Weight of leaving good states alone.
+        lam_sparse: Weight of leaving other attributes' states alone.
+        lam_ortho: Weight of vectors standing at right angles.
+        steps: Of Adam, on all pairs.
+        learning_rate: Of Adam, in units of the typical length of a state's difference.
+        seed: Of the first weights.
     """
 
     attributes: Literal["one", "source"] = "one"
@@ -69,15 +69,15 @@ def extract_mat_steer(
     """Train weighed vectors for every layer.
 
     Args:
-        llm: the model.
-        pairs: with good and bad answers.
-        config: the settings.
-        progress: called with the number of pairs that are done.
+        llm: The model.
+        pairs: With good and bad answers.
+        config: The settings.
+        progress: Called with the number of pairs that are done.
 
     Raises:
-        PairError: a pair without a bad answer, or with images.
-        PromptTooLongError: prompt and answer do not fit the context window.
-        InvalidInputError: a layer the model does not have.
+        PairError: A pair without a bad answer, or with images.
+        PromptTooLongError: Prompt and answer do not fit the context window.
+        InvalidInputError: A layer the model does not have.
     """
     layers = chosen_layers(llm, config.layers)
     right, wrong = answer_states(llm, pairs, config.answer_tokens, progress=progress)
@@ -105,10 +105,10 @@ def train_weighed(
     """Train the weighed vectors of one layer.
 
     Args:
-        good: states [n, d].
-        bad: states [n, d].
-        members: per attribute, [n] booleans.
-        config: the settings.
+        good: States [n, d].
+        bad: States [n, d].
+        members: Per attribute, [n] booleans.
+        config: The settings.
 
     Returns:
         They, and the first and the last loss.
@@ -146,7 +146,7 @@ def objective(
     widths: Sequence[float],
     config: MatSteerConfig,
 ) -> Tensor:
-    """The loss of this module's equation, a scalar; arguments as for `train_weighed`."""
+    """Return the loss of this module's equation, a scalar; arguments as for `train_weighed`."""
     steered = steer_hidden(bad[None], weighed_delta(bad, weighed, 1.0)[None], True)[0]
     on_good = torch.sigmoid(good @ weighed.weights.T + weighed.biases)
     on_bad = torch.sigmoid(bad @ weighed.weights.T + weighed.biases)
@@ -161,7 +161,7 @@ def objective(
 
 
 def mmd(one: Tensor, other: Tensor, width: float) -> Tensor:
-    """Squared maximum mean discrepancy of two samples [n, d] and [m, d], a scalar."""
+    """Return the squared maximum mean discrepancy of samples [n, d] and [m, d], a scalar."""
 
     def kernel(a: Tensor, b: Tensor) -> Tensor:
         squares = (a[:, None] - b[None]).square().sum(-1)
@@ -171,7 +171,7 @@ def mmd(one: Tensor, other: Tensor, width: float) -> Tensor:
 
 
 def kernel_width(states: Tensor) -> float:
-    """Median distance between states [n, d]; 1 where all are the same."""
+    """Return the median distance between states [n, d]; 1 where all are the same."""
     distances = torch.pdist(states)
     middle = float(distances.median()) if len(distances) else 0.0
     return middle if middle > 0 else 1.0

@@ -17,11 +17,11 @@ class Grid:
     """The settings of one method that its source leaves open.
 
     Attributes:
-        strengths: magnitudes, in `unit`; each is tried with both signs.
-        unit: what a strength counts.
-        scopes: positions to steer.
-        one_layer: try each block by itself, as methods that steer one layer do; else all.
-        configs: settings of the method to build a candidate vector with, one after the other.
+        strengths: Magnitudes, in `unit`; each is tried with both signs.
+        unit: What a strength counts.
+        scopes: Positions to steer.
+        one_layer: Try each block by itself, as methods that steer one layer do; else all.
+        configs: Settings of the method to build a candidate vector with, one after the other.
     """
 
     strengths: tuple[float, ...] = (0.02, 0.03, 0.05, 0.08, 0.1, 0.12)
@@ -31,15 +31,15 @@ class Grid:
     configs: tuple[Mapping[str, Any], ...] = ({},)
 
     def layers(self, of: tuple[int, ...]) -> tuple[tuple[int, ...] | None, ...]:
-        """The layer subsets to try for a vector that has these layers."""
+        """Return the layer subsets to try for a vector that has these layers."""
         return tuple((layer,) for layer in of) if self.one_layer else (None,)
 
     def usual_layers(self, of: tuple[int, ...], depth: int) -> tuple[int, ...] | None:
-        """The blocks to steer as long as no dev data has chosen; None is all.
+        """Return the blocks to steer as long as no dev data has chosen; None is all.
 
         Args:
-            of: the layers that the vector has.
-            depth: how many blocks the model has.
+            of: The layers that the vector has.
+            depth: How many blocks the model has.
 
         Returns:
             For methods of one layer the one nearest to the middle of the model, which is about
@@ -55,14 +55,14 @@ class Extraction:
     """The result of one method on one set of pairs.
 
     Attributes:
-        directions: block index to direction, float32, as wide as the site the method steers.
-        scales: block index to the mean norm of what is steered there, at the last prompt position.
-        provenance: what the method has to tell of how it went.
-        attributions: per pair, in the order of the pairs; empty for methods without.
-        weighed: block index to weighed vectors, for the rule "weigh".
+        directions: Block index to direction, float32, as wide as the site the method steers.
+        scales: Block index to the mean norm of what is steered there, at the last prompt position.
+        provenance: What the method has to tell of how it went.
+        attributions: Per pair, in the order of the pairs; empty for methods without.
+        weighed: Block index to weighed vectors, for the rule "weigh".
         differences: [n, L, width], what every pair says by itself about the L blocks that were
             asked for; None where a method has no such thing.
-        layers: those L blocks.
+        layers: Those L blocks.
     """
 
     directions: Mapping[int, Tensor]

@@ -24,10 +24,10 @@ class NlItiConfig(ItiConfig):
     """Settings of NL-ITI.
 
     Attributes:
-        last_tokens: tokens at the end of each text whose mean is read.
-        hidden: width of the probe's inner layer.
-        epochs: steps of Adam on all training texts.
-        learning_rate: of Adam.
+        last_tokens: Tokens at the end of each text whose mean is read.
+        hidden: Width of the probe's inner layer.
+        epochs: Steps of Adam on all training texts.
+        learning_rate: Of Adam.
     """
 
     last_tokens: int = Field(default=4, ge=1)
@@ -45,16 +45,16 @@ def extract_nl_iti(
     """Build the directions of the heads that tell good from bad, judged by small MLPs.
 
     Args:
-        llm: the model.
-        pairs: of at least three prompts, with good and bad answers.
-        config: the settings.
-        progress: called with the number of pairs that are done.
+        llm: The model.
+        pairs: Of at least three prompts, with good and bad answers.
+        config: The settings.
+        progress: Called with the number of pairs that are done.
 
     Raises:
-        PairError: fewer than two prompts, a pair without a bad answer, or with images.
-        PromptTooLongError: prompt and answer do not fit the context window.
-        InvalidInputError: a layer the model does not have.
-        UnknownArchitectureError: the model's attention cannot be told.
+        PairError: Fewer than two prompts, a pair without a bad answer, or with images.
+        PromptTooLongError: Prompt and answer do not fit the context window.
+        InvalidInputError: A layer the model does not have.
+        UnknownArchitectureError: The model's attention cannot be told.
     """
     probe = partial(
         mlp_probes,

@@ -23,7 +23,7 @@ class Split:
 
 
 def logistic_probes(split: Split) -> Tensor:
-    """Accuracy of every head's logistic regression on the texts that judge.
+    """Return the accuracy of every head's logistic regression on the texts that judge.
 
     Minimises `|w|^2 / 2 + sum log(1 + exp(-y (w x + b)))` per head (L2 with C = 1, the bias free),
     by L-BFGS over all heads together: they share nothing, so each is at its own minimum.
@@ -83,7 +83,7 @@ class MlpProbes(nn.Module):
 def mlp_probes(
     split: Split, hidden: int = 16, epochs: int = 100, learning_rate: float = 1e-2, seed: int = 0
 ) -> Tensor:
-    """Accuracy of every head's small MLP on the texts that judge.
+    """Return the accuracy of every head's small MLP on the texts that judge.
 
     Trained by Adam on all training texts at once, binary cross-entropy per head.
 

@@ -42,9 +42,9 @@ class RepeConfig(AnswerStates):
     """Settings of RepE.
 
     Attributes:
-        positive: a system instruction that asks for the behaviour; None contrasts the answers.
-        negative: the instruction that asks for its opposite.
-        seed: of the coins.
+        positive: A system instruction that asks for the behaviour; None contrasts the answers.
+        negative: The instruction that asks for its opposite.
+        seed: Of the coins.
     """
 
     positive: str | None = None
@@ -67,16 +67,16 @@ def extract_repe(
     """Build the reading vector of every layer.
 
     Args:
-        llm: the model.
-        pairs: at least two.
-        config: the settings.
-        progress: called with the number of pairs that are done.
+        llm: The model.
+        pairs: At least two.
+        config: The settings.
+        progress: Called with the number of pairs that are done.
 
     Raises:
-        AttributionError: fewer than two pairs.
-        PairError: a pair without a bad answer (and no instructions), or with images.
-        PromptTooLongError: prompt and answer do not fit the context window.
-        InvalidInputError: a layer the model does not have.
+        AttributionError: Fewer than two pairs.
+        PairError: A pair without a bad answer (and no instructions), or with images.
+        PromptTooLongError: Prompt and answer do not fit the context window.
+        InvalidInputError: A layer the model does not have.
     """
     if len(pairs) < 2:
         raise AttributionError(f"a principal component needs at least 2 pairs, not {len(pairs)}")
@@ -104,7 +104,7 @@ def extract_repe(
 
 
 def reading_vector(deltas: Tensor, coins: Sequence[int]) -> Tensor:
-    """First principal component of differences in random order, with the sign of the majority.
+    """Return the first component of differences in random order, signed as the majority is.
 
     Args:
         deltas: [n, d], good minus bad.

@@ -41,10 +41,10 @@ def read_states(
     """Read every block's activations at the end of texts.
 
     Args:
-        llm: the model; it is run unsteered.
-        texts: token ids, none empty; batched by length.
-        site: which activations.
-        last: take the mean over so many last tokens (over all, where a text is shorter).
+        llm: The model; it is run unsteered.
+        texts: Token ids, none empty; batched by length.
+        site: Which activations.
+        last: Take the mean over so many last tokens (over all, where a text is shorter).
 
     Returns:
         float32 [n, L, width] on the CPU.
@@ -75,19 +75,19 @@ def answer_states(
     """Read every block's activations at the end of the good answers, and of the bad ones.
 
     Args:
-        llm: the model.
-        pairs: with good and bad answers.
-        answer_tokens: as in `AnswerStates`.
-        site: which activations.
-        last: take the mean over so many last tokens.
-        progress: called with the number of pairs that are done.
+        llm: The model.
+        pairs: With good and bad answers.
+        answer_tokens: As in `AnswerStates`.
+        site: Which activations.
+        last: Take the mean over so many last tokens.
+        progress: Called with the number of pairs that are done.
 
     Returns:
         Two times float32 [n, L, width].
 
     Raises:
-        PairError: a pair without a bad answer, or with images.
-        PromptTooLongError: prompt and answer do not fit the context window.
+        PairError: A pair without a bad answer, or with images.
+        PromptTooLongError: Prompt and answer do not fit the context window.
     """
     texts = answered(llm, pairs, answer_tokens)
     good, bad = (read_states(llm, ends, site, last) for ends in texts)
@@ -99,7 +99,7 @@ def answer_states(
 def prompt_scales(
     llm: HookedModel, pairs: Pairs, layers: Sequence[int], site: Site = "block"
 ) -> dict[int, float]:
-    """Mean length of a site's activations at the last prompt position, per block."""
+    """Return the mean length of a site's activations at the last prompt position, per block."""
     states = read_states(llm, [llm.encode(pair.messages) for pair in pairs], site)
     # A part that gives nothing at all has no length to take shares of; any number will do.
     lengths = states.norm(dim=-1).mean(0).clamp_min(torch.finfo(torch.float32).tiny)
@@ -107,10 +107,10 @@ def prompt_scales(
 
 
 def chosen_layers(llm: HookedModel, wanted: Sequence[int] | None) -> tuple[int, ...]:
-    """The blocks to build for, ascending; all when none are named.
+    """Return the blocks to build for, ascending; all when none are named.
 
     Raises:
-        InvalidInputError: the model does not have them.
+        InvalidInputError: The model does not have them.
     """
     depth = len(llm.blocks)
     layers = tuple(range(depth)) if wanted is None else tuple(sorted(set(wanted)))
@@ -124,11 +124,11 @@ def chosen_layers(llm: HookedModel, wanted: Sequence[int] | None) -> tuple[int, 
 def answered(
     llm: HookedModel, pairs: Pairs, answer_tokens: int | None = None
 ) -> tuple[list[list[int]], list[list[int]]]:
-    """Token ids of every prompt with its good answer, and with its bad one, ends of turn left out.
+    """Return token ids of every prompt with its good and its bad answer, ends of turn left out.
 
     Raises:
-        PairError: a pair without a bad answer, or with images.
-        PromptTooLongError: prompt and answer do not fit the context window.
+        PairError: A pair without a bad answer, or with images.
+        PromptTooLongError: Prompt and answer do not fit the context window.
     """
     good, bad = [], []
     for pair in pairs:
@@ -145,10 +145,10 @@ def answered(
 
 
 def text_prompt(llm: HookedModel, messages: MessagesLike, pair_id: str) -> list[int]:
-    """Token ids of a prompt without images.
+    """Return the token ids of a prompt without images.
 
     Raises:
-        PairError: there are images.
+        PairError: There are images.
     """
     prompt = as_messages(messages)
     if any(message.images for message in prompt):

@@ -60,16 +60,16 @@ def import_vector(
     fits this model alone.
 
     Args:
-        path: the file.
-        llm: the model to use it with; the lengths of its states are measured on a few prompts.
-        format: one of `FORMATS`; None tells it from the file.
-        name: what to call the vector; else what the file says, or its name.
-        force: accept a file that names another model family.
+        path: The file.
+        llm: The model to use it with; the lengths of its states are measured on a few prompts.
+        format: One of `FORMATS`; None tells it from the file.
+        name: What to call the vector; else what the file says, or its name.
+        force: Accept a file that names another model family.
 
     Raises:
-        InvalidInputError: an unknown format, or content that a vector cannot express.
-        NotAVectorError: no such file, or damaged, or another kind of file.
-        ModelMismatchError: the file names another model family, or does not fit in width or depth.
+        InvalidInputError: An unknown format, or content that a vector cannot express.
+        NotAVectorError: No such file, or damaged, or another kind of file.
+        ModelMismatchError: The file names another model family, or does not fit in width or depth.
         MissingExtraError: GGUF without the library gguf.
     """
     source = Path(path)
@@ -227,11 +227,11 @@ class Export:
     """What became of an export.
 
     Attributes:
-        path: the file.
-        format: its format.
-        blocks: the blocks that it steers.
-        changes: how the file steers otherwise than the vector does, one sentence each.
-        notes: what else the file does not hold, and how to use it.
+        path: The file.
+        format: Its format.
+        blocks: The blocks that it steers.
+        changes: How the file steers otherwise than the vector does, one sentence each.
+        notes: What else the file does not hold, and how to use it.
     """
 
     path: Path
@@ -257,16 +257,16 @@ def export_vector(
     calibration is written at strength 1, and the other tool's coefficient takes its place.
 
     Args:
-        vector: what to export.
-        path: the file to write; an existing one is replaced.
-        format: one of `FORMATS`.
-        strength: in place of the calibrated one.
-        strict: refuse, and write nothing, if the file would steer otherwise than the vector.
+        vector: What to export.
+        path: The file to write; an existing one is replaced.
+        format: One of `FORMATS`.
+        strength: In place of the calibrated one.
+        strict: Refuse, and write nothing, if the file would steer otherwise than the vector.
 
     Raises:
-        InvalidInputError: an unknown format, a vector that no addition can express, a strength too
+        InvalidInputError: An unknown format, a vector that no addition can express, a strength too
             large for any number, or with `strict` a vector that this format changes.
-        UnknownArchitectureError: lm-eval needs names of modules, and they cannot be told.
+        UnknownArchitectureError: Lm-eval needs names of modules, and they cannot be told.
         MissingExtraError: GGUF without the library gguf.
     """
     if format not in FORMATS:

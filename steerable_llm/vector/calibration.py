@@ -54,7 +54,7 @@ class Choice:
     budget: float | None = None
 
     def looked_at(self, digest: str) -> bool:
-        """Whether a set of this digest, as a whole, is what was looked at."""
+        """Tell whether a set of this digest, as a whole, is what was looked at."""
         used = [self.dev.digest, self.dev.part_of]
         if self.capability is not None:
             used += [self.capability.digest, self.capability.part_of]

@@ -33,8 +33,6 @@ from steerable_llm.errors import (
 )
 from steerable_llm.files import write_whole
 
-# What our files with tensors have in common: safetensors, JSON metadata, a hash over both.
-
 
 def read_tensors(
     path: str | os.PathLike[str], noun: str, again: str, error: type[SteerableError]
@@ -42,13 +40,13 @@ def read_tensors(
     """Read a safetensors file: its metadata and its tensors, on the CPU.
 
     Args:
-        path: the file.
-        noun: what it should hold, for messages.
-        again: how to get a good one, for messages.
-        error: what to raise.
+        path: The file.
+        noun: What it should hold, for messages.
+        again: How to get a good one, for messages.
+        error: What to raise.
 
     Raises:
-        SteerableError: the file is missing, cut short, or of another kind.
+        SteerableError: The file is missing, cut short, or of another kind.
     """
     source = Path(path)
     if not source.is_file():
@@ -78,8 +76,8 @@ def plain_json(value: object) -> str:
     """Return JSON that is the same for the same value.
 
     Raises:
-        TypeError: a value that JSON does not have.
-        ValueError: a number that is not finite.
+        TypeError: A value that JSON does not have.
+        ValueError: A number that is not finite.
     """
     return json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False)
 
@@ -100,14 +98,14 @@ def write_vector_file(
     """Write a vector file in one step and return its path.
 
     Args:
-        path: where to write; an existing file is replaced.
-        content: metadata, plain JSON values; holds "name".
-        directions: block index to float32 [d].
-        site: where the vector acts, for version 2; None writes version 1.
-        weighed: block index to the table of its weighed vectors, for version 2.
+        path: Where to write; an existing file is replaced.
+        content: Metadata, plain JSON values; holds "name".
+        directions: Block index to float32 [d].
+        site: Where the vector acts, for version 2; None writes version 1.
+        weighed: Block index to the table of its weighed vectors, for version 2.
 
     Raises:
-        VectorFileError: a metadata value is not plain JSON.
+        VectorFileError: A metadata value is not plain JSON.
     """
     metadata = {
         "format_version": "1" if site is None else "2",
@@ -138,9 +136,9 @@ def read_vector_file(
         vectors.
 
     Raises:
-        NotAVectorError: missing, truncated, or some other kind of file.
-        FutureVersionError: written by a later version of this library.
-        TamperedVectorError: tensors or metadata were changed after saving.
+        NotAVectorError: Missing, truncated, or some other kind of file.
+        FutureVersionError: Written by a later version of this library.
+        TamperedVectorError: Tensors or metadata were changed after saving.
     """
     source = Path(path)
     metadata, tensors = read_tensors(source, "vector", "copy or build it again", NotAVectorError)

@@ -10,8 +10,6 @@ from torch import Tensor, nn
 
 from steerable_llm.errors import VectorFileError
 
-# A hash of a network's weights.
-
 # Numbers read from each weight tensor. Enough to tell fine-tuned models apart, and few enough that
 # a model of 70 B parameters is hashed in seconds.
 SAMPLES = 256
@@ -42,15 +40,15 @@ class ModelFingerprint(BaseModel):
     """Facts and hashes of one model; a vector only fits the model it was made from.
 
     Attributes:
-        model_id: hub id or path it was loaded from; for people, not compared.
-        revision: the commit or tag asked for; for people, not compared.
-        architecture: the model class, for example "LlamaForCausalLM".
-        hidden_size: width d of the residual stream.
-        num_layers: number L of decoder blocks.
-        config_hash: hash of the configuration's numbers.
-        weights_hash: hash of (a sample of) the weights.
-        tokenizer_hash: hash of the vocabulary and special tokens.
-        template_hash: hash of the chat template.
+        model_id: Hub id or path it was loaded from; for people, not compared.
+        revision: The commit or tag asked for; for people, not compared.
+        architecture: The model class, for example "LlamaForCausalLM".
+        hidden_size: Width d of the residual stream.
+        num_layers: Number L of decoder blocks.
+        config_hash: Hash of the configuration's numbers.
+        weights_hash: Hash of (a sample of) the weights.
+        tokenizer_hash: Hash of the vocabulary and special tokens.
+        template_hash: Hash of the chat template.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
@@ -89,7 +87,7 @@ class ModelFingerprint(BaseModel):
         """Read a fingerprint from a vector file's metadata.
 
         Raises:
-            VectorFileError: a field is missing or has the wrong type.
+            VectorFileError: A field is missing or has the wrong type.
         """
         try:
             return cls.model_validate(record)

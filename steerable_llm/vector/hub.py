@@ -1,21 +1,84 @@
-"""Vectors on the Hugging Face Hub: the file, its card as README, and the card's pictures."""
+"""Vectors on the Hugging Face Hub, named like paths: `hub:organisation/name@revision`.
+
+A repository holds one vector, always under the same file name, so that a vector that was loaded
+once is found in the local cache without a network. The revision is a commit, tag or branch; a
+commit pins the vector for good. Beside the vector lie its card, as README, and the card's pictures.
+"""
 
 from __future__ import annotations
 
 import os
 import re
 import tempfile
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
-from steerable_llm.errors import HubError, InvalidInputError
+from steerable_llm.errors import HubError, InvalidInputError, SteerableError
 from steerable_llm.files import read_text
-from steerable_llm.vector.fingerprint import ModelFingerprint
-from steerable_llm.vector.hub_file import PREFIX, VECTOR_FILE, hub_errors, local_file
-from steerable_llm.vector.vector import HasFingerprint, SteeringVector
 
+if TYPE_CHECKING:
+    from steerable_llm.vector.vector import SteeringVector
+
+PREFIX = "hub:"
+VECTOR_FILE = "vector.safetensors"
+_TOKEN = re.compile(r"hf_\w+")
 _PICTURE = re.compile(r"!\[[^\]]*\]\(([^)\s]+)")
 _TAGS = ["steering-vector", "activation-steering"]
+
+
+def local_file(path: str | os.PathLike[str], token: str | None = None) -> Path:
+    """Return a path as it is, or where a vector on the Hub lies after its download.
+
+    Args:
+        path: A path, or `hub:organisation/name`, with `@revision` or without.
+        token: Of the Hub; default is the one that `hf auth login` or HF_TOKEN has set.
+
+    Raises:
+        InvalidInputError: What follows `hub:` is no repository.
+        HubError: It cannot be downloaded.
+    """
+    if not is_on_hub(path):
+        return Path(path)
+    from huggingface_hub import hf_hub_download
+
+    text = _text(path)
+    repo, _, revision = text.removeprefix(PREFIX).partition("@")
+    if repo.count("/") != 1 or text.endswith("@"):
+        raise InvalidInputError(
+            f"{text!r} names no vector on the Hub: write hub:organisation/name, or "
+            "hub:organisation/name@revision"
+        )
+    with hub_errors(f"load {text}"):
+        return Path(
+            hf_hub_download(
+                repo,
+                VECTOR_FILE,
+                revision=revision or None,
+                token=token,
+                library_name="steerable-llm",
+            )
+        )
+
+
+def is_on_hub(path: str | os.PathLike[str]) -> bool:
+    """Tell whether a path is the name of a vector on the Hub."""
+    return _text(path).startswith(PREFIX)
+
+
+def refuse_to_write(path: str | os.PathLike[str]) -> None:
+    """Make sure that a path that is to be written is one of this machine.
+
+    Raises:
+        InvalidInputError: It names a vector on the Hub.
+    """
+    if is_on_hub(path):
+        raise InvalidInputError(
+            f"{_text(path)} lies on the Hub and is not written in place: name a local file (--out) "
+            "and upload it with `steerable push`"
+        )
 
 
 def push_to_hub(
@@ -33,20 +96,20 @@ def push_to_hub(
     quotes questions of the evaluation, which may be a customer's.
 
     Args:
-        vector: what to upload.
+        vector: What to upload.
         repo_id: "organisation/name".
-        card: the report of an evaluation (.md), whose pictures lie beside it; without one the
+        card: The report of an evaluation (.md), whose pictures lie beside it; without one the
             README says what the vector knows of itself.
-        private: whether the repository is to be private. An existing public one is refused then.
-        message: of the commit.
-        token: of the Hub; default is the one that `hf auth login` or HF_TOKEN has set.
+        private: Whether the repository is to be private. An existing public one is refused then.
+        message: Of the commit.
+        token: Of the Hub; default is the one that `hf auth login` or HF_TOKEN has set.
 
     Returns:
         `hub:organisation/name@commit`, which `SteeringVector.load` and every command read.
 
     Raises:
-        InvalidInputError: the name has no organisation, the card is missing, or a picture of it.
-        HubError: the Hub cannot be reached, or refuses; nothing was committed.
+        InvalidInputError: The name has no organisation, the card is missing, or a picture of it.
+        HubError: The Hub cannot be reached, or refuses; nothing was committed.
     """
     from huggingface_hub import CommitOperationAdd, HfApi
 
@@ -77,30 +140,81 @@ def push_to_hub(
     return f"{PREFIX}{repo_id}@{commit.oid}"
 
 
-def from_hub(
-    repo_id: str,
-    model: ModelFingerprint | HasFingerprint | None = None,
-    *,
-    revision: str | None = None,
-    force: bool = False,
-    token: str | None = None,
-) -> SteeringVector:
-    """Load a vector from the Hub; `SteeringVector.load("hub:organisation/name")` does the same.
+@contextmanager
+def hub_errors(what: str) -> Iterator[None]:
+    """Turn what the Hub's library raises into one line. The line never has a token in it.
 
     Args:
-        repo_id: "organisation/name".
-        model: when given, the vector must fit it.
-        revision: a commit, tag or branch; a commit pins the vector for good.
-        force: accept another model of the same shape.
-        token: of the Hub; default is the one that `hf auth login` or HF_TOKEN has set.
+        what: What was tried, such as "load hub:a/b".
 
     Raises:
-        HubError: it cannot be downloaded.
-        VectorFileError: what was downloaded is no whole and unchanged vector file.
-        ModelMismatchError: the vector belongs to another model.
+        HubError: In place of an error of the Hub or of the network.
     """
-    pinned = f"@{revision}" if revision else ""
-    return SteeringVector.load(local_file(f"{PREFIX}{repo_id}{pinned}", token), model, force)
+    from huggingface_hub import errors
+
+    try:
+        yield
+    except SteerableError:
+        raise
+    except errors.OfflineModeIsEnabled as error:
+        raise HubError(
+            f"cannot {what}: HF_HUB_OFFLINE forbids it; unset it, or use a local file"
+        ) from error
+    except errors.LocalEntryNotFoundError as error:
+        status = error.__cause__
+        reason = (
+            _refusal(status)
+            if isinstance(status, errors.HfHubHTTPError)
+            else "the Hub cannot be reached, and the vector is not in the local cache; check the "
+            "network, HF_ENDPOINT and HF_HUB_OFFLINE"
+        )
+        raise HubError(f"cannot {what}: {reason}") from error
+    except errors.LocalTokenNotFoundError as error:
+        raise HubError(f"cannot {what}: no token; run `hf auth login` or set HF_TOKEN") from error
+    except errors.HfHubHTTPError as error:
+        raise HubError(f"cannot {what}: {_refusal(error)}") from error
+    except (ValueError, RuntimeError, OSError) as error:
+        raise HubError(f"cannot {what}: {_line(error)}") from error
+    except Exception as error:
+        # The library's HTTP client differs between its releases; its errors share this name.
+        if not any(kind.__name__ == "TransportError" for kind in type(error).__mro__):
+            raise
+        raise HubError(
+            f"cannot {what}: the Hub cannot be reached ({type(error).__name__}); check the network "
+            "and HF_ENDPOINT"
+        ) from error
+
+
+def _refusal(error: Exception) -> str:
+    from huggingface_hub import errors
+
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if isinstance(error, errors.GatedRepoError):
+        return "the repository is gated; ask for access on its page, then log in (`hf auth login`)"
+    if isinstance(error, errors.RevisionNotFoundError):
+        return "the repository has no such revision; name a commit, a tag or a branch of it"
+    if isinstance(error, errors.EntryNotFoundError):
+        return f"the repository has no {VECTOR_FILE}; `steerable push` makes such repositories"
+    if status in (401, 403):
+        return (
+            f"the Hub refuses ({status}): there is no such repository, or the token has no right "
+            "to this; run `hf auth login` or set HF_TOKEN to one that has"
+        )
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return (
+            "there is no such repository, or it is private and you are not logged in; check the "
+            "name, or run `hf auth login`"
+        )
+    return f"the Hub answers with status {status}; try again later"
+
+
+def _text(path: str | os.PathLike[str]) -> str:
+    return path.as_posix() if isinstance(path, PurePath) else os.fspath(path)
+
+
+def _line(error: Exception) -> str:
+    # No message is known to have a token in it; none that ever does is to be printed.
+    return _TOKEN.sub("hf_***", " ".join(str(error).split()))[:300]
 
 
 def _content(vector: SteeringVector) -> bytes:

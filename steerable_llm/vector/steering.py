@@ -87,8 +87,8 @@ class WeighedVectors:
     """Vectors of one layer, one per attribute, each weighed by `sigmoid(w x + b)` of the state x.
 
     Attributes:
-        weights: w, `[A, d]`.
-        biases: b, `[A]`.
+        weights: W, `[A, d]`.
+        biases: B, `[A]`.
         vectors: `[A, d]`.
     """
 
@@ -100,7 +100,7 @@ class WeighedVectors:
     )
 
     def on(self, device: torch.device) -> WeighedVectors:
-        """The same on a device; copied there once, not anew in each pass."""
+        """Return the same on a device; copied there once, not anew in each pass."""
         if device == self.weights.device:
             return self
         if device not in self._elsewhere:
@@ -234,7 +234,7 @@ class SteeringTerm:
         return self.strength != 0.0
 
     def delta(self, layer: int) -> Tensor:
-        """What is added to the output of one block, before eq. 8.
+        """Return what is added to the output of one block, before eq. 8.
 
         Args:
             layer: Block index, one of ``steered_layers``.
@@ -246,7 +246,7 @@ class SteeringTerm:
         return self._factor(layer) * self.vector.directions[layer].detach().float()
 
     def delta_at(self, layer: int, h: Tensor) -> Tensor:
-        """What is added to states that the rule looks at first (`icv` and `weigh`).
+        """Return what is added to states that the rule looks at first (`icv` and `weigh`).
 
         Args:
             layer: Block index, one of ``steered_layers``.
@@ -282,7 +282,7 @@ class Steering:
 
     @classmethod
     def none(cls) -> Steering:
-        """No steering at all. Unlike None as an argument, it also overrides a policy."""
+        """Return no steering at all. Unlike None as an argument, it also overrides a policy."""
         return cls(())
 
     @classmethod
@@ -299,7 +299,7 @@ class Steering:
         return cls((SteeringTerm(vector, strength, layers, scope, unit, renormalise),))
 
     def __add__(self, other: Steering) -> Steering:
-        """Both steerings together."""
+        """Return both steerings together."""
         return Steering(self.terms + other.terms)
 
     @property
@@ -325,11 +325,11 @@ class Steering:
         )
 
     def terms_at(self, layer: int, site: Site = "block") -> list[SteeringTerm]:
-        """The active terms that act on one site of one block."""
+        """Return the active terms that act on one site of one block."""
         return [t for t in self.active_terms if t.site == site and layer in t.steered_layers]
 
     def deltas(self, layer: int, site: Site = "block") -> list[tuple[SteeringTerm, Tensor]]:
-        """The active terms that add the same to every state there, with what they add (``[d]``)."""
+        """Return the active terms that add the same to every state, and what (``[d]``)."""
         return [(t, t.delta(layer)) for t in self.terms_at(layer, site) if t.rule == "add"]
 
 
@@ -370,15 +370,15 @@ def steer_hidden(
 
 
 def icv_delta(h: Tensor, direction: Tensor, strength: float) -> Tensor:
-    """What is added to states before they are brought back to their length.
+    """Return what is added to states before they are brought back to their length.
 
     `|x| lam (1 + max(0, cos(x, -v))) v / |v|`, so that with the length kept the state becomes
     `|x| normalise(x / |x| + lam s v / |v|)`. A negative strength turns v round.
 
     Args:
         h: States `[..., d]`.
-        direction: v, `[d]`.
-        strength: lam.
+        direction: V, `[d]`.
+        strength: Lam.
 
     Returns:
         float32 `[..., d]`.
@@ -392,7 +392,7 @@ def icv_delta(h: Tensor, direction: Tensor, strength: float) -> Tensor:
 
 
 def weighed_delta(h: Tensor, weighed: WeighedVectors, factor: float) -> Tensor:
-    """`factor * sum_t sigmoid(w_t x + b_t) v_t` for every state.
+    """Return `factor * sum_t sigmoid(w_t x + b_t) v_t` for every state.
 
     Args:
         h: States `[..., d]`.

@@ -13,7 +13,7 @@ from steerable_llm.errors import InvalidInputError, ModelMismatchError, VectorFi
 from steerable_llm.vector.calibration import Calibration
 from steerable_llm.vector.file import content_hash, read_vector_file, write_vector_file
 from steerable_llm.vector.fingerprint import ModelFingerprint
-from steerable_llm.vector.hub_file import local_file, refuse_to_write
+from steerable_llm.vector.hub import local_file, refuse_to_write
 from steerable_llm.vector.provenance import Provenance
 from steerable_llm.vector.steering import PLAIN, Application, Scope, Steering, WeighedVectors
 
@@ -34,17 +34,17 @@ class SteeringVector:
     """One direction per layer, bound to the model it was built from.
 
     Attributes:
-        name: what policies call it.
-        directions: block index to float32 [d], exactly as eq. 6 gives it.
-        scales: block index to the mean norm of that block's output at the last prompt position.
-        fingerprint: the model it was built from.
-        provenance: how it was made, from which pairs.
-        calibration: strength and sign chosen on dev; None before that.
-        evaluation: summary of the last report; None before that.
-        application: which activations it acts on and how; directions have the width of that site.
-        weighed: block index to weighed vectors, for the rule "weigh"; the direction is then their
+        name: What policies call it.
+        directions: Block index to float32 [d], exactly as eq. 6 gives it.
+        scales: Block index to the mean norm of that block's output at the last prompt position.
+        fingerprint: The model it was built from.
+        provenance: How it was made, from which pairs.
+        calibration: Strength and sign chosen on dev; None before that.
+        evaluation: Summary of the last report; None before that.
+        application: Which activations it acts on and how; directions have the width of that site.
+        weighed: Block index to weighed vectors, for the rule "weigh"; the direction is then their
             sum.
-        usual_layers: blocks that are steered as long as neither a call nor a calibration names
+        usual_layers: Blocks that are steered as long as neither a call nor a calibration names
             any, such as the one of a method that steers one; None means every block.
     """
 
@@ -63,7 +63,7 @@ class SteeringVector:
         """Check shapes and bring the directions to float32 on the CPU.
 
         Raises:
-            InvalidInputError: no layers, wrong shapes, values that are not finite.
+            InvalidInputError: No layers, wrong shapes, values that are not finite.
         """
         if not self.directions:
             raise InvalidInputError(f"vector {self.name!r} has no layers: give at least one")
@@ -137,7 +137,7 @@ class SteeringVector:
         "relative", renormalised; for methods of one layer `usual_layers`.
 
         Raises:
-            InvalidInputError: no strength given and the vector is not calibrated.
+            InvalidInputError: No strength given and the vector is not calibrated.
         """
         defaults = self.calibration
         if strength is None and defaults is None:
@@ -210,11 +210,11 @@ class SteeringVector:
         """Make sure that the vector fits a model.
 
         Args:
-            model: the model, or its fingerprint.
-            force: accept another model as long as width and depth are the same.
+            model: The model, or its fingerprint.
+            force: Accept another model as long as width and depth are the same.
 
         Raises:
-            ModelMismatchError: another model; the message names both.
+            ModelMismatchError: Another model; the message names both.
         """
         other = model if isinstance(model, ModelFingerprint) else model.fingerprint
         differences = self.fingerprint.differences(other)
@@ -237,8 +237,8 @@ class SteeringVector:
         """Write the vector file atomically and return its path.
 
         Raises:
-            VectorFileError: the provenance or evaluation holds something that is not JSON.
-            InvalidInputError: the path names a vector on the Hub (see `hub.push_to_hub`).
+            VectorFileError: The provenance or evaluation holds something that is not JSON.
+            InvalidInputError: The path names a vector on the Hub (see `hub.push_to_hub`).
         """
         refuse_to_write(path)
         plain = self.application == PLAIN
@@ -281,22 +281,24 @@ class SteeringVector:
         path: str | os.PathLike[str],
         model: ModelFingerprint | HasFingerprint | None = None,
         force: bool = False,
+        token: str | None = None,
     ) -> "SteeringVector":
         """Read a vector file.
 
         Args:
-            path: the file, or `hub:organisation/name@revision` for one on the Hugging Face Hub.
-            model: when given, the vector must fit it.
-            force: accept another model of the same shape.
+            path: The file, or `hub:organisation/name@revision` for one on the Hugging Face Hub.
+            model: When given, the vector must fit it.
+            force: Accept another model of the same shape.
+            token: Of the Hub; default is the one that `hf auth login` or HF_TOKEN has set.
 
         Raises:
-            HubError: it cannot be downloaded.
-            NotAVectorError: missing, truncated, or some other kind of file.
-            FutureVersionError: written by a later version of this library.
-            TamperedVectorError: tensors or metadata were changed after saving.
-            ModelMismatchError: the vector belongs to another model.
+            HubError: It cannot be downloaded.
+            NotAVectorError: Missing, truncated, or some other kind of file.
+            FutureVersionError: Written by a later version of this library.
+            TamperedVectorError: Tensors or metadata were changed after saving.
+            ModelMismatchError: The vector belongs to another model.
         """
-        source = local_file(path)
+        source = local_file(path, token)
         content, directions, tables = read_vector_file(source)
         try:
             calibration = content["calibration"]

@@ -42,7 +42,7 @@ class AttributionPath:
         """Fold the gradients at the points [N, T, d] into one score per token, float32 [T].
 
         Raises:
-            AttributionError: a gradient is not finite.
+            AttributionError: A gradient is not finite.
         """
         if self.given is not None:
             return self.given
@@ -59,12 +59,12 @@ def quadrature_nodes(steps: int, quadrature: Quadrature = "right") -> tuple[Tens
     """Return nodes in [0, 1] and weights that sum to 1, both float32 [steps].
 
     Args:
-        steps: number m of nodes, at least 1.
+        steps: Number m of nodes, at least 1.
         quadrature: "right" is the paper's right Riemann sum (k/m, k = 1..m);
             "gauss_legendre" is exact for polynomials up to degree 2m - 1.
 
     Raises:
-        InvalidInputError: steps below 1 or an unknown rule.
+        InvalidInputError: Steps below 1 or an unknown rule.
     """
     if steps < 1:
         raise InvalidInputError(f"steps is {steps}: the path needs at least 1 step")
@@ -84,7 +84,7 @@ def integrated_gradients_path(
     quadrature: Quadrature = "right",
     seed: int = 0,  # noqa: ARG001 - one signature for all methods
 ) -> AttributionPath:
-    """Integrated gradients along the straight line from the baseline (eq. 2)."""
+    """Follow the straight line from the baseline (eq. 2)."""
     nodes, weights = quadrature_nodes(steps, quadrature)
     # One rounding only: low-precision embeddings are interpolated in float32.
     x, b = embeddings.float(), baseline.float().expand_as(embeddings)
@@ -99,7 +99,7 @@ def gradient_path(
     quadrature: Quadrature = "right",  # noqa: ARG001
     seed: int = 0,  # noqa: ARG001
 ) -> AttributionPath:
-    """Vanilla gradient at the prompt itself (paper appendix B)."""
+    """Take the vanilla gradient at the prompt itself (paper appendix B)."""
     one = torch.ones(1, device=embeddings.device)
     return AttributionPath(embeddings[None], one, torch.ones_like(embeddings, dtype=torch.float32))
 
@@ -115,7 +115,7 @@ def smoothgrad_path(
     quadrature: Quadrature = "right",  # noqa: ARG001
     seed: int = 0,
 ) -> AttributionPath:
-    """Mean gradient over `steps` noisy copies of the prompt (paper appendix B)."""
+    """Take the mean gradient over `steps` noisy copies of the prompt (paper appendix B)."""
     if steps < 1:
         raise InvalidInputError(f"steps is {steps}: SmoothGrad needs at least 1 sample")
     x = embeddings.float()
@@ -133,7 +133,7 @@ def random_path(
     quadrature: Quadrature = "right",  # noqa: ARG001
     seed: int = 0,
 ) -> AttributionPath:
-    """Normal scores without any gradient: the paper's lower bound (table 6)."""
+    """Draw normal scores without any gradient: the paper's lower bound (table 6)."""
     source = torch.Generator().manual_seed(seed)
     given = torch.randn(embeddings.shape[0], generator=source).to(embeddings.device)
     factor = torch.ones_like(embeddings, dtype=torch.float32)
@@ -173,7 +173,7 @@ def select_tokens(
     Args:
         scores: [T].
         selectable: [T], False for tokens that may not be picked.
-        k: how many per sign.
+        k: How many per sign.
 
     Returns:
         Positions of the positive and of the negative tokens, strongest first; ties go to the
@@ -199,19 +199,19 @@ class PairAttribution:
     """What the attribution saw in one pair.
 
     Attributes:
-        pair_id: the pair's id.
-        token_ids: the prompt as the model sees it, T ids.
-        tokens: the text of each token.
-        segments: the part of the prompt each token belongs to.
+        pair_id: The pair's id.
+        token_ids: The prompt as the model sees it, T ids.
+        tokens: The text of each token.
+        segments: The part of the prompt each token belongs to.
         scores: a_j per token, float32 [T] on the CPU; positive speaks for the good answer.
-        selectable: whether each token could be picked.
-        positive: picked positions with positive scores, strongest first.
-        negative: picked positions with negative scores, strongest first.
-        value: f(x), natural logarithm.
-        baseline_value: f(b), or None when the method has no baseline.
-        completeness_error: relative, see `completeness_error`; None without a baseline.
-        good: the preferred answer.
-        bad: the dispreferred answer, if there is one.
+        selectable: Whether each token could be picked.
+        positive: Picked positions with positive scores, strongest first.
+        negative: Picked positions with negative scores, strongest first.
+        value: F(x), natural logarithm.
+        baseline_value: F(b), or None when the method has no baseline.
+        completeness_error: Relative, see `completeness_error`; None without a baseline.
+        good: The preferred answer.
+        bad: The dispreferred answer, if there is one.
     """
 
     pair_id: str

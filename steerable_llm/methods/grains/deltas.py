@@ -34,10 +34,10 @@ def contrastive_deltas(
     no delta of it.
 
     Args:
-        llm: the model.
-        objective: knows the pairs' embeddings and the memory budget.
-        selected: per pair the positions I+ and I-.
-        baseline: what replaces a removed token's embedding, [d].
+        llm: The model.
+        objective: Knows the pairs' embeddings and the memory budget.
+        selected: Per pair the positions I+ and I-.
+        baseline: What replaces a removed token's embedding, [d].
         layers: 0-based blocks, L of them.
 
     Returns:

@@ -53,19 +53,19 @@ class GrainsConfig(BaseModel):
     every behaviour of the bundled model (`make vectors`); `preset="paper"` is the paper's own.
 
     Attributes:
-        attribution: how tokens are scored, a name in `ATTRIBUTIONS`.
-        steps: points on the path, or SmoothGrad's samples.
-        quadrature: how the path's points are placed.
-        baseline: the embedding that stands for "no token": all zeros, the mean of the embedding
+        attribution: How tokens are scored, a name in `ATTRIBUTIONS`.
+        steps: Points on the path, or SmoothGrad's samples.
+        quadrature: How the path's points are placed.
+        baseline: The embedding that stands for "no token": all zeros, the mean of the embedding
             matrix, the end-of-text token's or the padding token's.
-        k: tokens selected per sign.
-        objective: good against bad, or the good answer alone.
-        reduction: sum or mean of the log-probabilities of an answer's tokens.
-        aggregation: how deltas become one direction, a name in `AGGREGATIONS`.
+        k: Tokens selected per sign.
+        objective: Good against bad, or the good answer alone.
+        reduction: Sum or mean of the log-probabilities of an answer's tokens.
+        aggregation: How deltas become one direction, a name in `AGGREGATIONS`.
         layers: 0-based blocks to build directions for; None means all.
-        special_tokens_selectable: also let special and template tokens be selected.
-        seed: for SmoothGrad and random scores.
-        memory_budget: bytes of activations per batch; None chooses by the device.
+        special_tokens_selectable: Also let special and template tokens be selected.
+        seed: For SmoothGrad and random scores.
+        memory_budget: Bytes of activations per batch; None chooses by the device.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -111,16 +111,16 @@ def extract_grains(
     """Build directions with GrAInS.
 
     Args:
-        llm: the model.
-        pairs: at least two for the aggregations with PCA.
-        config: the settings.
-        progress: called with 1 for every pair that is attributed.
+        llm: The model.
+        pairs: At least two for the aggregations with PCA.
+        config: The settings.
+        progress: Called with 1 for every pair that is attributed.
 
     Raises:
-        AttributionError: gradients that are not finite, or no token of any sign to select.
-        PairError: a pair without a bad answer for the preference objective, or with images.
-        PromptTooLongError: prompt and answer do not fit the context window.
-        InvalidInputError: a layer the model does not have, or a baseline its tokenizer lacks.
+        AttributionError: Gradients that are not finite, or no token of any sign to select.
+        PairError: A pair without a bad answer for the preference objective, or with images.
+        PromptTooLongError: Prompt and answer do not fit the context window.
+        InvalidInputError: A layer the model does not have, or a baseline its tokenizer lacks.
     """
     layers = chosen_layers(llm, config.layers)
     prompts, encoded = _encode(llm, pairs, config)
@@ -168,7 +168,7 @@ def baseline_embedding(llm: HookedModel, objective: PreferenceObjective, name: s
     """Return the neutral embedding, float32 [d].
 
     Raises:
-        InvalidInputError: the tokenizer has no such token.
+        InvalidInputError: The tokenizer has no such token.
     """
     embedding = objective.reader.embedding
     size, width = next(embedding.parameters()).shape

@@ -30,10 +30,10 @@ class EncodedPair:
     """A pair in tokens.
 
     Attributes:
-        pair_id: for messages.
-        prompt: token ids, chat template applied with generation prompt.
-        good: token ids of the preferred answer with its end of turn.
-        bad: the same for the dispreferred answer; empty for objective "likelihood".
+        pair_id: For messages.
+        prompt: Token ids, chat template applied with generation prompt.
+        good: Token ids of the preferred answer with its end of turn.
+        bad: The same for the dispreferred answer; empty for objective "likelihood".
     """
 
     pair_id: str
@@ -42,7 +42,7 @@ class EncodedPair:
     bad: tuple[int, ...] = ()
 
     def shape(self, reduction: Literal["sum", "mean"] = "sum") -> RowShape:
-        """The packed row of one input of this pair; good counts up, bad counts down."""
+        """Return the packed row of one input of this pair; good counts up, bad counts down."""
         branches = []
         for sign, answer in ((1.0, self.good), (-1.0, self.bad)):
             if answer:
@@ -64,13 +64,13 @@ class PreferenceObjective:
         """Prepare the pairs and try the model once on one of them.
 
         Args:
-            model: a causal language model.
-            pairs: at least one.
-            reduction: sum or mean of the log-probabilities of an answer's tokens.
-            memory_budget: bytes of activations per batch; None chooses by the device.
+            model: A causal language model.
+            pairs: At least one.
+            reduction: Sum or mean of the log-probabilities of an answer's tokens.
+            memory_budget: Bytes of activations per batch; None chooses by the device.
 
         Raises:
-            InvalidInputError: no pairs, or one without tokens.
+            InvalidInputError: No pairs, or one without tokens.
         """
         if not pairs:
             raise InvalidInputError("there are no pairs: give at least one")
@@ -105,7 +105,7 @@ class PreferenceObjective:
         """Return f at points without gradients.
 
         Args:
-            points: pair indices, each with its points [N, T, d].
+            points: Pair indices, each with its points [N, T, d].
 
         Returns:
             One float32 [N] per entry, on the CPU.
@@ -120,8 +120,8 @@ class PreferenceObjective:
         """Return f and its gradient at points.
 
         Args:
-            points: pair indices, each with its points [N, T, d].
-            done: called with the entries' numbers as they are finished, for a progress bar.
+            points: Pair indices, each with its points [N, T, d].
+            done: Called with the entries' numbers as they are finished, for a progress bar.
 
         Returns:
             Per entry f, float32 [N] on the CPU, and the gradient, [N, T, d].

@@ -32,7 +32,7 @@ def require_gguf() -> ModuleType:
     """Return the library for GGUF files.
 
     Raises:
-        MissingExtraError: it is not installed.
+        MissingExtraError: It is not installed.
     """
     try:
         import gguf
@@ -54,12 +54,12 @@ def gguf_bytes(
     """Return a control vector as the bytes of a GGUF file.
 
     Args:
-        directions: block index to float32 `[d]`, as they are to be added.
-        name: what the vector is called.
-        model_hint: the model family.
-        signed_count: write the number of layers as int32, as llama.cpp's own generator does;
+        directions: Block index to float32 `[d]`, as they are to be added.
+        name: What the vector is called.
+        model_hint: The model family.
+        signed_count: Write the number of layers as int32, as llama.cpp's own generator does;
             repeng and EasySteer write uint32.
-        facts: further `controlvector.{key}` entries, texts or float32.
+        facts: Further `controlvector.{key}` entries, texts or float32.
     """
     gguf = require_gguf()
     # The library writes to paths only, and a file is to appear whole or not at all.
@@ -89,7 +89,7 @@ def read_gguf(path: Path, _places: Places | None = None) -> AdditiveVector:
     """Read a control vector from a GGUF file, by whichever tool it was written.
 
     Raises:
-        NotAVectorError: another kind of file, or one that is cut short or damaged.
+        NotAVectorError: Another kind of file, or one that is cut short or damaged.
         MissingExtraError: gguf is not installed.
     """
     gguf = require_gguf()
@@ -193,8 +193,8 @@ def read_easysteer(path: Path, _places: Places | None = None) -> AdditiveVector:
     """Read an EasySteer file.
 
     Raises:
-        NotAVectorError: another kind of file, or a damaged one.
-        InvalidInputError: directions of heads or of a router, which are not added to blocks.
+        NotAVectorError: Another kind of file, or a damaged one.
+        InvalidInputError: Directions of heads or of a router, which are not added to blocks.
     """
     found = read_gguf(path)
     facts = dict(found.facts)

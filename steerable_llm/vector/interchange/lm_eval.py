@@ -49,12 +49,12 @@ def read_lm_eval(path: Path, places: Places) -> AdditiveVector:
     """Read an lm-eval file.
 
     Args:
-        path: the file.
-        places: the model's module names, which say which block a hookpoint is.
+        path: The file.
+        places: The model's module names, which say which block a hookpoint is.
 
     Raises:
-        NotAVectorError: another kind of file, or one that asks for more than tensors.
-        InvalidInputError: what it does is no addition to the outputs of blocks or of MLPs.
+        NotAVectorError: Another kind of file, or one that asks for more than tensors.
+        InvalidInputError: What it does is no addition to the outputs of blocks or of MLPs.
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)

@@ -40,7 +40,7 @@ def read_svec(path: Path, _places: Places | None = None) -> AdditiveVector:
     """Read a `.svec` file.
 
     Raises:
-        NotAVectorError: no JSON, or not this kind of JSON.
+        NotAVectorError: No JSON, or not this kind of JSON.
     """
     try:
         content = json.loads(path.read_bytes())
@@ -74,12 +74,12 @@ def read_svec(path: Path, _places: Places | None = None) -> AdditiveVector:
 
 
 def blocks_without_the_last(depth: int) -> range:
-    """The blocks of a model whose outputs are another block's input."""
+    """Return the blocks of a model whose outputs are another block's input."""
     return range(depth - 1)
 
 
 def is_svec(path: Path, start: bytes) -> bool:
-    """Whether a file is one, by its suffix, or by what its JSON has in it."""
+    """Tell whether a file is one, by its suffix, or by what its JSON has in it."""
     if path.suffix == ".svec":
         return True
     try:

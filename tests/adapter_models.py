@@ -58,7 +58,7 @@ async def drain(stream: Any) -> None:
         pass
 
 
-class CountingEngine(SteerableHFLLM):
+class CountingLLM(SteerableHFLLM):
     """The real engine, which also writes down how it was asked."""
 
     def __init__(self, engine: SteerableHFLLM) -> None:
@@ -77,7 +77,7 @@ class CountingEngine(SteerableHFLLM):
         return super().stream(*args, **options)
 
 
-class RecordingEngine(SteerableHFLLM):
+class RecordingLLM(SteerableHFLLM):
     """The real engine, which also writes down each answer, however it was asked for."""
 
     def __init__(self, engine: SteerableHFLLM, policy: Policy, **options: Any) -> None:

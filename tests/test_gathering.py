@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from adapter_models import TOKENS, CountingEngine, under_three_steps
+from adapter_models import TOKENS, CountingLLM, under_three_steps
 from langchain_core.caches import InMemoryCache
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
@@ -22,15 +22,15 @@ def engine(tiny_llm: SteerableHFLLM) -> SteerableHFLLM:
 @pytest.fixture
 def chat(engine: SteerableHFLLM) -> SteerableChatModel:
     """The chat model without a step of its own."""
-    return SteerableChatModel(engine=engine, max_tokens=TOKENS)
+    return SteerableChatModel(llm=engine, max_tokens=TOKENS)
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
 async def test_a_batch_runs_together_with_a_step_for_each_input(
     engine: SteerableHFLLM, asynchronous: bool
 ) -> None:
-    counting = CountingEngine(engine)
-    chat = SteerableChatModel(engine=counting, max_tokens=TOKENS, batch_size=4)
+    counting = CountingLLM(engine)
+    chat = SteerableChatModel(llm=counting, max_tokens=TOKENS, batch_size=4)
     inputs = [f"Question {i}?" for i in range(6)]
     steps = ["answer", "reply", "plain"] * 2
     configs: Any = [{"metadata": {"steer_step": step}} for step in steps]
@@ -45,8 +45,8 @@ async def test_a_batch_runs_together_with_a_step_for_each_input(
 
 
 def test_a_chain_batches_too_and_cached_inputs_stay_out(engine: SteerableHFLLM) -> None:
-    counting = CountingEngine(engine)
-    chat = SteerableChatModel(engine=counting, max_tokens=TOKENS, cache=InMemoryCache())
+    counting = CountingLLM(engine)
+    chat = SteerableChatModel(llm=counting, max_tokens=TOKENS, cache=InMemoryCache())
     chain = ChatPromptTemplate.from_template("{q}") | chat | StrOutputParser()
     first = chain.batch([{"q": "one"}, {"q": "two"}])
     second = chain.batch([{"q": "one"}, {"q": "two"}, {"q": "three"}])

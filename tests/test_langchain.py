@@ -40,7 +40,7 @@ def engine(tiny_llm: SteerableHFLLM) -> SteerableHFLLM:
 @pytest.fixture
 def chat(engine: SteerableHFLLM) -> SteerableChatModel:
     """The chat model without a step of its own."""
-    return SteerableChatModel(engine=engine, max_tokens=TOKENS)
+    return SteerableChatModel(llm=engine, max_tokens=TOKENS)
 
 
 def test_a_chain_gives_the_text_that_the_engine_gives(chat: SteerableChatModel) -> None:
@@ -50,11 +50,11 @@ def test_a_chain_gives_the_text_that_the_engine_gives(chat: SteerableChatModel) 
         {"role": "system", "content": "Be brief."},
         {"role": "user", "content": QUESTION},
     ]
-    direct = chat.engine.generate(messages, step="answer", max_new_tokens=TOKENS)
+    direct = chat.llm.generate(messages, step="answer", max_new_tokens=TOKENS)
     assert chain.invoke({"question": QUESTION}) == direct.text
     assert "".join(chain.stream({"question": QUESTION})) == direct.text
     assert chain.batch([{"question": QUESTION}] * 3) == [direct.text] * 3
-    unsteered = chat.engine.generate(messages, max_new_tokens=TOKENS)
+    unsteered = chat.llm.generate(messages, max_new_tokens=TOKENS)
     assert direct.text != unsteered.text
 
 
@@ -70,9 +70,9 @@ async def test_every_way_in_gives_the_same_answer_and_the_same_record(
         model.batch([QUESTION, "Hello"])[0],
         (await model.abatch([QUESTION, "Hello"]))[0],
         model.generate([[HumanMessage(QUESTION)]]).generations[0][0].message,  # type: ignore[union-attr]
-        SteerableChatModel(
-            engine=chat.engine, max_tokens=TOKENS, step="answer", streaming=True
-        ).invoke(QUESTION),
+        SteerableChatModel(llm=chat.llm, max_tokens=TOKENS, step="answer", streaming=True).invoke(
+            QUESTION
+        ),
     ]
     assert steered_by(expected) == ["a"]
     for message in others:
@@ -83,9 +83,9 @@ async def test_every_way_in_gives_the_same_answer_and_the_same_record(
 
 def test_the_answer_says_what_it_cost_and_how_it_ended(chat: SteerableChatModel) -> None:
     message = chat.for_step("answer").invoke(QUESTION)
-    direct = chat.engine.generate(QUESTION, step="answer", max_new_tokens=TOKENS)
+    direct = chat.llm.generate(QUESTION, step="answer", max_new_tokens=TOKENS)
     assert message.usage_metadata == {
-        "input_tokens": len(chat.engine.encode([{"role": "user", "content": QUESTION}])),
+        "input_tokens": len(chat.llm.encode([{"role": "user", "content": QUESTION}])),
         "output_tokens": len(direct.token_ids),
         "total_tokens": direct.usage.prompt_tokens + len(direct.token_ids),
     }
@@ -99,7 +99,7 @@ def test_the_answer_says_what_it_cost_and_how_it_ended(chat: SteerableChatModel)
 def test_the_engine_makes_chat_models_that_share_its_weights(engine: SteerableHFLLM) -> None:
     model = engine.as_langchain(step="reply", max_tokens=3)
     assert isinstance(model, SteerableChatModel)
-    assert model.engine is model.for_step("answer").engine is engine
+    assert model.llm is model.for_step("answer").llm is engine
     assert (model.step, model.for_step("answer").step, model.max_tokens) == ("reply", "answer", 3)
     assert "Tensor" not in repr(model)
 
@@ -130,11 +130,11 @@ def test_a_cached_answer_never_crosses_steps_policies_or_sampling(
     other = SteerableHFLLM(engine.model, engine.tokenizer, policy=other_policy, model_id="tiny")
     steering = random_vector(engine, "c", 3).steer(0.8)
     categories = [
-        SteerableChatModel(engine=engine, max_tokens=TOKENS),
-        SteerableChatModel(engine=engine, max_tokens=TOKENS, step="answer"),
-        SteerableChatModel(engine=other, max_tokens=TOKENS, step="answer"),
-        SteerableChatModel(engine=engine, max_tokens=TOKENS, steering=steering),
-        SteerableChatModel(engine=engine, max_tokens=TOKENS - 1),
+        SteerableChatModel(llm=engine, max_tokens=TOKENS),
+        SteerableChatModel(llm=engine, max_tokens=TOKENS, step="answer"),
+        SteerableChatModel(llm=other, max_tokens=TOKENS, step="answer"),
+        SteerableChatModel(llm=engine, max_tokens=TOKENS, steering=steering),
+        SteerableChatModel(llm=engine, max_tokens=TOKENS - 1),
     ]
     for model in categories:
         model.cache = cache
@@ -171,7 +171,7 @@ def test_call_arguments_win_over_fields(chat: SteerableChatModel) -> None:
     text = str(chat.invoke(QUESTION).content)
     stop = text[4:6]
     assert chat.invoke(QUESTION, stop=[stop]).content == text[: text.index(stop)]
-    fixed = SteerableChatModel(engine=chat.engine, max_tokens=TOKENS, stop=[stop])
+    fixed = SteerableChatModel(llm=chat.llm, max_tokens=TOKENS, stop=[stop])
     assert fixed.invoke(QUESTION).content == text[: text.index(stop)]
     drawn = chat.bind(temperature=2.0, seed=7)
     assert drawn.invoke(QUESTION).content == drawn.invoke(QUESTION).content
@@ -181,11 +181,11 @@ def test_call_arguments_win_over_fields(chat: SteerableChatModel) -> None:
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda e: SteerableChatModel(engine=e, temprature=1), "did you mean 'temperature'"),
-        (lambda e: SteerableChatModel(engine=e, temperature="hot"), "temperature"),
-        (lambda e: SteerableChatModel(engine=e).invoke("x", max_token=3), "'max_tokens'"),
-        (lambda e: SteerableChatModel(engine=e).invoke("x", model="gpt"), "cannot answer as"),
-        (lambda e: SteerableChatModel(engine=e).invoke("x", max_tokens=0), "max_new_tokens"),
+        (lambda e: SteerableChatModel(llm=e, temprature=1), "did you mean 'temperature'"),
+        (lambda e: SteerableChatModel(llm=e, temperature="hot"), "temperature"),
+        (lambda e: SteerableChatModel(llm=e).invoke("x", max_token=3), "'max_tokens'"),
+        (lambda e: SteerableChatModel(llm=e).invoke("x", model="gpt"), "cannot answer as"),
+        (lambda e: SteerableChatModel(llm=e).invoke("x", max_tokens=0), "max_new_tokens"),
     ],
 )
 def test_wrong_arguments_are_refused_in_one_line(
@@ -209,9 +209,9 @@ def test_messages_of_every_readable_kind_become_plain_ones(chat: SteerableChatMo
         {"role": "assistant", "content": "In Lyon."},
         {"role": "user", "content": "When?"},
     ]
-    expected = chat.engine.generate(plain, max_new_tokens=TOKENS).text
+    expected = chat.llm.generate(plain, max_new_tokens=TOKENS).text
     assert chat.invoke(conversation).content == expected
-    assert chat.get_num_tokens_from_messages(conversation) == len(chat.engine.encode(plain))
+    assert chat.get_num_tokens_from_messages(conversation) == len(chat.llm.encode(plain))
 
 
 @pytest.mark.parametrize(
@@ -230,10 +230,10 @@ def test_messages_it_cannot_read_are_refused(chat: SteerableChatModel, message: 
 
 def test_tokens_are_counted_by_the_models_own_tokenizer(chat: SteerableChatModel) -> None:
     ids = chat.get_token_ids(QUESTION)
-    assert chat.engine.tokenizer.decode(ids) == QUESTION
+    assert chat.llm.tokenizer.decode(ids) == QUESTION
     assert chat.get_num_tokens(QUESTION) == len(ids)
     assert chat.profile is not None
-    assert chat.profile["max_input_tokens"] == chat.engine.context_window
+    assert chat.profile["max_input_tokens"] == chat.llm.context_window
 
 
 class Trace(BaseCallbackHandler):
@@ -259,7 +259,7 @@ def test_a_trace_shows_the_step_and_the_policy_for_each_input(chat: SteerableCha
     chat.batch([QUESTION, "Hi"], {"callbacks": [trace], "tags": ["steer:reply"]})
     text = "".join(str(c.content) for c in chat.stream(QUESTION, {"callbacks": [trace]}))
     assert [p.get("step") for p in trace.parameters] == ["reply", "reply", None]
-    policy = chat.engine.policy
+    policy = chat.llm.policy
     assert policy is not None
     assert {p["policy"] for p in trace.parameters} == {policy.digest}
     assert trace.ends == 3
@@ -333,7 +333,7 @@ def test_the_step_reaches_through_wrappers_and_the_chain_around(chat: SteerableC
         RunnableLambda(lambda _: 1 / 0).with_fallbacks([chat.for_step("reply")]),
         # Called by plain code inside a chain, with no config handed on.
         RunnableLambda(lambda text: chat.invoke(text)).with_config(tagged),
-        SteerableChatModel(engine=chat.engine, max_tokens=TOKENS, tags=["steer:reply"]),
+        SteerableChatModel(llm=chat.llm, max_tokens=TOKENS, tags=["steer:reply"]),
     ]
     assert [steered_by(model.invoke(QUESTION)) for model in wrapped] == [["b"]] * len(wrapped)
     streamed = [whole(list(model.stream(QUESTION))) for model in wrapped]

@@ -42,7 +42,7 @@ def engine() -> SteerableHFLLM:
 
 @pytest.fixture
 def chat(engine: SteerableHFLLM) -> SteerableChatModel:
-    return SteerableChatModel(engine=engine, max_tokens=100)
+    return SteerableChatModel(llm=engine, max_tokens=100)
 
 
 @pytest.fixture

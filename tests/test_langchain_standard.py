@@ -68,7 +68,7 @@ class Capable:
     def chat_model_params(self) -> dict[str, Any]:
         engine = type(self).engine  # type: ignore[attr-defined]
         other = SteerableHFLLM(engine.model, engine.tokenizer, model_id="other")
-        return {"engine": engine, "models": {"other": other}}
+        return {"llm": engine, "models": {"other": other}}
 
     @property
     def standard_chat_model_params(self) -> dict[str, Any]:
@@ -136,7 +136,7 @@ def test_images_pass(family: str, name: str, monkeypatch: pytest.MonkeyPatch) ->
     llm = vision_llm(family)
     engine: Any = llm.engine
     monkeypatch.setattr(engine, "_answer", counting(engine._answer, asked))
-    getattr(_Seeing(), name)(SteerableChatModel(engine=llm, max_tokens=5))
+    getattr(_Seeing(), name)(SteerableChatModel(llm=llm, max_tokens=5))
     assert asked == [1] * (3 if name == "test_image_inputs" else 2)
 
 
@@ -157,7 +157,7 @@ def counting(answer: Any, images: list[int]) -> Any:
 async def test_structured_output_by_calling_a_tool_passes_too(
     capable_llm: SteerableHFLLM, kind: Any
 ) -> None:
-    model = SteerableChatModel(engine=capable_llm, max_tokens=200)
+    model = SteerableChatModel(llm=capable_llm, max_tokens=200)
     _ByCalling().test_structured_output(model, kind)
     await _ByCalling().test_structured_output_async(model, kind)
 
@@ -168,4 +168,4 @@ async def test_structured_output_by_calling_a_tool_passes_too(
 def test_the_other_structured_outputs_pass_by_calling_too(
     capable_llm: SteerableHFLLM, name: str
 ) -> None:
-    getattr(_ByCalling(), name)(SteerableChatModel(engine=capable_llm, max_tokens=200))
+    getattr(_ByCalling(), name)(SteerableChatModel(llm=capable_llm, max_tokens=200))

@@ -64,7 +64,7 @@ def engine() -> SteerableHFLLM:
 
 @pytest.fixture
 def chat(engine: SteerableHFLLM) -> SteerableChatModel:
-    return SteerableChatModel(engine=engine, max_tokens=200)
+    return SteerableChatModel(llm=engine, max_tokens=200)
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_a_streamed_call_comes_as_chunks_of_calls_as_it_is_written(
 
 def test_a_streamed_call_that_is_cut_off_is_not_mended_into_one(chat: SteerableChatModel) -> None:
     model = chat.bind_tools([multiply])
-    tokens = len(chat.engine.tokenizer(SAID["3 times 4"]).input_ids)
+    tokens = len(chat.llm.tokenizer(SAID["3 times 4"]).input_ids)
     found = []
     for most in range(1, tokens + 1):
         direct = model.invoke("3 times 4", max_tokens=most)
@@ -265,7 +265,7 @@ def test_wrong_wishes_are_refused_in_one_line(
 def test_a_model_without_a_place_for_tools_says_so_when_they_are_bound(
     tiny_llm: SteerableHFLLM,
 ) -> None:
-    plain = SteerableChatModel(engine=tiny_llm)
+    plain = SteerableChatModel(llm=tiny_llm)
     assert plain.profile is not None
     assert plain.profile["tool_calling"] is False
     with pytest.raises(InvalidInputError, match="with_structured_output"):
@@ -318,7 +318,7 @@ def test_a_structured_answer_may_be_steered_and_says_so(engine: SteerableHFLLM) 
 def test_cached_answers_never_cross_tools_choices_forms_or_models(engine: SteerableHFLLM) -> None:
     cache = InMemoryCache()
     other = SteerableHFLLM(engine.model, engine.tokenizer, model_id="other")
-    chat = SteerableChatModel(engine=engine, max_tokens=60, cache=cache, models={"other": other})
+    chat = SteerableChatModel(llm=engine, max_tokens=60, cache=cache, models={"other": other})
 
     @tool
     def divide(a: int, b: int) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from adapter_models import QUESTION, TOKENS, RecordingEngine, last, random_vector
+from adapter_models import QUESTION, TOKENS, RecordingLLM, last, random_vector
 from llama_index.core import Document, PromptTemplate, Settings, VectorStoreIndex
 from llama_index.core.base.llms.types import ImageBlock, MessageRole
 from llama_index.core.callbacks import CallbackManager, TokenCountingHandler
@@ -31,21 +31,21 @@ class City(BaseModel):
 
 
 @pytest.fixture
-def engine(tiny_llm: SteerableHFLLM) -> RecordingEngine:
+def engine(tiny_llm: SteerableHFLLM) -> RecordingLLM:
     """The tiny model under a policy whose steps have the names of prompt types, and others."""
     vectors = {name: random_vector(tiny_llm, name, i) for i, name in enumerate("ab")}
     a = {"vectors": [{"name": "a", "strength": 0.8}]}
     b = {"vectors": [{"name": "b", "strength": -0.8, "layers": [1]}]}
     steps = {"plain": {}, "text_qa": a, "refine": b, "summary": b, "condense": b}
-    return RecordingEngine(
+    return RecordingLLM(
         tiny_llm, Policy.from_dict({"default_step": "plain", "steps": steps}, vectors)
     )
 
 
 @pytest.fixture
-def llm(engine: RecordingEngine) -> SteerableLlamaIndexLLM:
+def llm(engine: RecordingLLM) -> SteerableLlamaIndexLLM:
     """The LLM without a step of its own."""
-    return SteerableLlamaIndexLLM(engine=engine, max_tokens=TOKENS)
+    return SteerableLlamaIndexLLM(llm=engine, max_tokens=TOKENS)
 
 
 def steered_by(response: Any) -> list[str]:
@@ -88,10 +88,10 @@ def test_the_deltas_of_a_stream_make_its_text(llm: SteerableLlamaIndexLLM) -> No
 
 def test_the_response_says_what_it_cost_and_what_was_applied(llm: SteerableLlamaIndexLLM) -> None:
     response = llm.complete(QUESTION, step="text_qa")
-    direct = llm.engine.generate(QUESTION, step="text_qa", max_new_tokens=TOKENS)
+    direct = llm.llm.generate(QUESTION, step="text_qa", max_new_tokens=TOKENS)
     assert response.text == direct.text
     assert response.raw["usage"]["prompt_tokens"] == len(
-        llm.engine.encode([{"role": "user", "content": QUESTION}])
+        llm.llm.encode([{"role": "user", "content": QUESTION}])
     )
     assert response.raw["usage"]["completion_tokens"] == len(direct.token_ids)
     assert response.raw["steering"] == [applied.to_dict() for applied in direct.steered]
@@ -99,10 +99,10 @@ def test_the_response_says_what_it_cost_and_what_was_applied(llm: SteerableLlama
     assert (response.raw["step"], response.raw["model_name"]) == ("text_qa", "tiny")
 
 
-def test_the_engine_makes_llms_that_share_its_weights(engine: RecordingEngine) -> None:
+def test_the_engine_makes_llms_that_share_its_weights(engine: RecordingLLM) -> None:
     llm = engine.as_llama_index(step="refine", max_tokens=3)
     assert isinstance(llm, SteerableLlamaIndexLLM)
-    assert llm.engine is llm.for_step("summary").engine is engine
+    assert llm.llm is llm.for_step("summary").llm is engine
     assert (llm.step, llm.for_step("summary").step, llm.max_tokens) == ("refine", "summary", 3)
     assert "Tensor" not in repr(llm)
     steering = random_vector(engine, "c", 3).steer(0.8)
@@ -113,7 +113,7 @@ def test_the_engine_makes_llms_that_share_its_weights(engine: RecordingEngine) -
 def test_a_copy_shares_the_weights_however_it_is_made(llm: SteerableLlamaIndexLLM) -> None:
     structured = copy.deepcopy(llm.as_structured_llm(City))
     for made in (copy.copy(llm), copy.deepcopy(llm), llm.model_copy(deep=True), structured.llm):
-        assert made.engine is llm.engine
+        assert made.llm is llm.llm
         assert made is not llm
 
 
@@ -129,11 +129,11 @@ def test_pickling_leaves_the_model_in_use_as_it_is(llm: SteerableLlamaIndexLLM) 
 
 
 def test_its_metadata_is_the_models(llm: SteerableLlamaIndexLLM) -> None:
-    assert llm.metadata.context_window == llm.engine.context_window
+    assert llm.metadata.context_window == llm.llm.context_window
     assert (llm.metadata.num_output, llm.metadata.model_name) == (TOKENS, "tiny")
     assert llm.metadata.is_chat_model
     assert not llm.metadata.is_function_calling_model
-    assert llm.engine.tokenizer.decode(llm.tokens(QUESTION)) == QUESTION
+    assert llm.llm.tokenizer.decode(llm.tokens(QUESTION)) == QUESTION
 
 
 async def test_the_event_loop_keeps_turning(llm: SteerableLlamaIndexLLM) -> None:
@@ -159,8 +159,8 @@ async def test_the_event_loop_keeps_turning(llm: SteerableLlamaIndexLLM) -> None
     heart.cancel()
 
 
-async def test_a_cancelled_task_stops_the_generation(engine: RecordingEngine) -> None:
-    llm = SteerableLlamaIndexLLM(engine=engine, max_tokens=200)
+async def test_a_cancelled_task_stops_the_generation(engine: RecordingLLM) -> None:
+    llm = SteerableLlamaIndexLLM(llm=engine, max_tokens=200)
     task = asyncio.ensure_future(llm.acomplete("Hi"))
     while engine.made < 2:
         await asyncio.sleep(0)
@@ -196,7 +196,7 @@ def test_call_arguments_win_over_fields(llm: SteerableLlamaIndexLLM) -> None:
 
 
 def test_a_formatted_prompt_is_not_wrapped_again(llm: SteerableLlamaIndexLLM) -> None:
-    formatted = llm.engine.render([{"role": "user", "content": QUESTION}])
+    formatted = llm.llm.render([{"role": "user", "content": QUESTION}])
     plain = llm.complete(QUESTION)
     assert llm.complete(formatted, formatted=True).raw == plain.raw
     assert llm.complete(formatted, formatted=True).text == plain.text
@@ -206,7 +206,7 @@ def test_a_formatted_prompt_is_not_wrapped_again(llm: SteerableLlamaIndexLLM) ->
 
 def test_its_system_prompt_goes_before_a_prompt(llm: SteerableLlamaIndexLLM) -> None:
     brief = llm.model_copy(update={"system_prompt": "Be brief."})
-    expected = llm.engine.generate(
+    expected = llm.llm.generate(
         [
             {"role": "system", "content": "Be brief."},
             {"role": "user", "content": QUESTION},
@@ -230,33 +230,33 @@ def test_callbacks_see_each_call_and_its_tokens(llm: SteerableLlamaIndexLLM) -> 
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda e: SteerableLlamaIndexLLM(engine=e, temprature=1), "did you mean 'temperature'"),
-        (lambda e: SteerableLlamaIndexLLM(engine=e, temperature="hot"), "temperature"),
+        (lambda e: SteerableLlamaIndexLLM(llm=e, temprature=1), "did you mean 'temperature'"),
+        (lambda e: SteerableLlamaIndexLLM(llm=e, temperature="hot"), "temperature"),
         (
-            lambda e: SteerableLlamaIndexLLM(engine=e, messages_to_prompt=str),
+            lambda e: SteerableLlamaIndexLLM(llm=e, messages_to_prompt=str),
             "'messages_to_prompt' would have no effect",
         ),
         (
-            lambda e: SteerableLlamaIndexLLM(engine=e, query_wrapper_prompt=PromptTemplate("x")),
+            lambda e: SteerableLlamaIndexLLM(llm=e, query_wrapper_prompt=PromptTemplate("x")),
             "leave it out",
         ),
-        (lambda e: SteerableLlamaIndexLLM(engine=e).complete("x", max_token=3), "'max_tokens'"),
+        (lambda e: SteerableLlamaIndexLLM(llm=e).complete("x", max_token=3), "'max_tokens'"),
         (
-            lambda e: SteerableLlamaIndexLLM(engine=e).complete("x", tools=[{}]),
+            lambda e: SteerableLlamaIndexLLM(llm=e).complete("x", tools=[{}]),
             "cannot bring tool calls back",
         ),
         (
-            lambda e: SteerableLlamaIndexLLM(engine=e).chat([ChatMessage("x", role="tool")]),
+            lambda e: SteerableLlamaIndexLLM(llm=e).chat([ChatMessage("x", role="tool")]),
             "no place for tools",
         ),
         (
-            lambda e: SteerableLlamaIndexLLM(engine=e).chat(
+            lambda e: SteerableLlamaIndexLLM(llm=e).chat(
                 [ChatMessage([ImageBlock(url="http://x/y.png")])]
             ),
             "reads text only",
         ),
         (
-            lambda e: SteerableLlamaIndexLLM(engine=e).chat_with_tools(
+            lambda e: SteerableLlamaIndexLLM(llm=e).chat_with_tools(
                 [FunctionTool.from_defaults(lambda x: x, name="f")], "x"
             ),
             "does not call tools",
@@ -264,7 +264,7 @@ def test_callbacks_see_each_call_and_its_tokens(llm: SteerableLlamaIndexLLM) -> 
     ],
 )
 def test_wrong_arguments_are_refused_in_one_line(
-    engine: RecordingEngine, make: Any, said: str
+    engine: RecordingLLM, make: Any, said: str
 ) -> None:
     with pytest.raises(InvalidInputError, match=said) as caught:
         make(engine)
@@ -295,7 +295,7 @@ def test_the_step_is_told_from_the_nearest_place(llm: SteerableLlamaIndexLLM) ->
 
     def step_of(model: SteerableLlamaIndexLLM, prompt: PromptTemplate) -> str | None:
         model.predict(prompt, q="Hello")
-        return model.engine.steps[-1]  # type: ignore[attr-defined]
+        return model.llm.steps[-1]  # type: ignore[attr-defined]
 
     assert step_of(llm, untyped) is None
     assert step_of(llm, typed) == "text_qa"
@@ -313,7 +313,7 @@ async def test_the_prompts_type_is_the_step_on_each_path(llm: SteerableLlamaInde
     await llm.apredict(prompt, q="Hello")
     list(llm.stream(prompt, q="Hello"))
     await last(await llm.astream(prompt, q="Hello"))
-    assert llm.engine.steps == ["summary"] * 4  # type: ignore[attr-defined]
+    assert llm.llm.steps == ["summary"] * 4  # type: ignore[attr-defined]
 
 
 async def test_a_streams_step_is_the_one_that_held_when_it_was_asked_for(
@@ -376,7 +376,7 @@ def test_a_query_engines_calls_are_told_apart_by_their_prompts(
     index = VectorStoreIndex.from_documents(documents(), embed_model=MockEmbedding(embed_dim=4))
     response = query_engine(llm, index, mode, 3).query("When?")
     assert str(response)
-    assert llm.engine.steps == expected  # type: ignore[attr-defined]
+    assert llm.llm.steps == expected  # type: ignore[attr-defined]
 
 
 @pytest.mark.usefixtures("counted")
@@ -390,9 +390,7 @@ async def test_a_query_over_real_embeddings_answers_as_the_engine_does(
     engine = query_engine(llm, index, "compact", 1)
     response = engine.query(QUESTION)
     assert [node.text for node in response.source_nodes] == texts[:1]
-    direct = llm.engine.generate(
-        f"{texts[0]}\nQ: {QUESTION}", step="text_qa", max_new_tokens=TOKENS
-    )
+    direct = llm.llm.generate(f"{texts[0]}\nQ: {QUESTION}", step="text_qa", max_new_tokens=TOKENS)
     assert str(response) == direct.text
     assert str(await engine.aquery(QUESTION)) == direct.text
     streaming = query_engine(llm, index, "compact", 1, streaming=True)
@@ -404,4 +402,4 @@ def test_an_unknown_step_that_was_named_is_an_error(llm: SteerableLlamaIndexLLM)
         llm.complete("Hello")
     # A prompt type that the policy does not name is none.
     assert llm.predict(PromptTemplate("{q}", PromptType.KEYWORD_EXTRACT), q="Hello")
-    assert llm.engine.steps == [None]  # type: ignore[attr-defined]
+    assert llm.llm.steps == [None]  # type: ignore[attr-defined]

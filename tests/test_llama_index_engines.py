@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from adapter_models import RecordingEngine, random_vector
+from adapter_models import RecordingLLM, random_vector
 from llama_index.core import Document, PromptTemplate, Settings, VectorStoreIndex
 from llama_index.core.agent.workflow import AgentWorkflow, ReActAgent
 from llama_index.core.chat_engine import (
@@ -77,19 +77,19 @@ def scripted() -> SteerableHFLLM:
 
 
 @pytest.fixture
-def engine(scripted: SteerableHFLLM) -> RecordingEngine:
+def engine(scripted: SteerableHFLLM) -> RecordingLLM:
     """A scripted model under a policy that knows every name in use, and steers two of them."""
     vectors = {name: random_vector(scripted, name, i) for i, name in enumerate("ab")}
     steps: dict[str, Any] = {name: {} for name in (*TYPES, *PLACES, *OWN, "plain")}
     steps["text_qa"] = {"vectors": [{"name": "a", "strength": 0.8}]}
     steps["refine"] = {"vectors": [{"name": "b", "strength": -0.8}]}
     policy = Policy.from_dict({"default_step": "plain", "steps": steps}, vectors)
-    return RecordingEngine(scripted, policy, context_window=8192)
+    return RecordingLLM(scripted, policy, context_window=8192)
 
 
 @pytest.fixture
-def llm(engine: RecordingEngine) -> SteerableLlamaIndexLLM:
-    return SteerableLlamaIndexLLM(engine=engine, max_tokens=64)
+def llm(engine: RecordingLLM) -> SteerableLlamaIndexLLM:
+    return SteerableLlamaIndexLLM(llm=engine, max_tokens=64)
 
 
 @pytest.fixture(autouse=True)
@@ -108,8 +108,8 @@ def index() -> VectorStoreIndex:
 
 def steps_of(llm: SteerableLlamaIndexLLM) -> list[str | None]:
     """The steps of the calls since the last look, as the model itself saw them."""
-    seen: list[str | None] = llm.engine.steps  # type: ignore[attr-defined]
-    llm.engine.steps = []  # type: ignore[attr-defined]
+    seen: list[str | None] = llm.llm.steps  # type: ignore[attr-defined]
+    llm.llm.steps = []  # type: ignore[attr-defined]
     return seen
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import pytest
-from adapter_models import QUESTION, RecordingEngine, last
+from adapter_models import QUESTION, RecordingLLM, last
 from llama_index.core import PromptTemplate
 from llama_index.core.callbacks import CallbackManager, CBEventType, LlamaDebugHandler
 from llama_index.core.instrumentation import get_dispatcher
@@ -39,15 +39,15 @@ def script(prompt: str) -> str:
 
 
 @pytest.fixture
-def engine() -> RecordingEngine:
+def engine() -> RecordingLLM:
     scripted = scripted_llm(script)
     policy = Policy.from_dict({"steps": {"answer": {}}, "default_step": "answer"}, {})
-    return RecordingEngine(scripted, policy, context_window=8192)
+    return RecordingLLM(scripted, policy, context_window=8192)
 
 
 @pytest.fixture
-def llm(engine: RecordingEngine) -> SteerableLlamaIndexLLM:
-    return SteerableLlamaIndexLLM(engine=engine, max_tokens=60, step="answer")
+def llm(engine: RecordingLLM) -> SteerableLlamaIndexLLM:
+    return SteerableLlamaIndexLLM(llm=engine, max_tokens=60, step="answer")
 
 
 class Listener(BaseEventHandler):
@@ -144,7 +144,7 @@ SLOW = {
 
 @pytest.mark.parametrize("way", SLOW)
 async def test_a_cancelled_task_stops_the_model_within_one_token(
-    llm: SteerableLlamaIndexLLM, engine: RecordingEngine, way: str
+    llm: SteerableLlamaIndexLLM, engine: RecordingLLM, way: str
 ) -> None:
     control = engine.model.control
     control.gate = threading.Semaphore(3)
@@ -165,7 +165,7 @@ async def test_a_cancelled_task_stops_the_model_within_one_token(
 
 @pytest.mark.parametrize("way", SLOW)
 async def test_the_loop_turns_while_the_model_works(
-    llm: SteerableLlamaIndexLLM, engine: RecordingEngine, way: str
+    llm: SteerableLlamaIndexLLM, engine: RecordingLLM, way: str
 ) -> None:
     control = engine.model.control
     control.gate = threading.Semaphore(0)

@@ -3,7 +3,7 @@
 from typing import Any, Literal
 
 import pytest
-from adapter_models import RecordingEngine, last, random_vector
+from adapter_models import RecordingLLM, last, random_vector
 from llama_index.core import PromptTemplate
 from llama_index.core.llms import ChatMessage
 from llama_index.core.program import FunctionCallingProgram
@@ -33,23 +33,23 @@ PROMPT = PromptTemplate("{q}", PromptType.SUMMARY)
 
 
 @pytest.fixture
-def engine(tiny_llm: SteerableHFLLM) -> RecordingEngine:
+def engine(tiny_llm: SteerableHFLLM) -> RecordingLLM:
     """A model that writes noise when it is left alone."""
     steps: dict[str, Any] = {name: {} for name in ("plain", "summary", "condense")}
     policy = Policy.from_dict({"default_step": "plain", "steps": steps}, {})
-    return RecordingEngine(tiny_llm, policy, context_window=4096)
+    return RecordingLLM(tiny_llm, policy, context_window=4096)
 
 
 @pytest.fixture
-def llm(engine: RecordingEngine) -> SteerableLlamaIndexLLM:
-    return SteerableLlamaIndexLLM(engine=engine, max_tokens=64)
+def llm(engine: RecordingLLM) -> SteerableLlamaIndexLLM:
+    return SteerableLlamaIndexLLM(llm=engine, max_tokens=64)
 
 
 @pytest.fixture
-def steered(engine: RecordingEngine) -> SteerableLlamaIndexLLM:
+def steered(engine: RecordingLLM) -> SteerableLlamaIndexLLM:
     """The same, pushed hard in a random direction."""
     steering = random_vector(engine, "a", 1).steer(3.0)
-    return SteerableLlamaIndexLLM(engine=engine, max_tokens=64, steering=steering)
+    return SteerableLlamaIndexLLM(llm=engine, max_tokens=64, steering=steering)
 
 
 @pytest.mark.parametrize("push", [False, True])
@@ -65,7 +65,7 @@ async def test_every_way_of_asking_gives_an_object_under_the_prompts_step(
     ]
     assert {type(one) for one in made} == {Opening}
     assert made == [made[0]] * 4
-    assert model.engine.steps == ["summary"] * 4  # type: ignore[attr-defined]
+    assert model.llm.steps == ["summary"] * 4  # type: ignore[attr-defined]
 
 
 async def test_a_structured_model_says_what_its_objects_cost_and_what_steered_them(
@@ -94,7 +94,7 @@ def test_a_structured_models_step_is_told_from_the_prompt_too(llm: SteerableLlam
     Opening.model_validate_json(model.predict(PROMPT, q="When?"))
     engine = TreeSummarize(llm=model, summary_template=PromptTemplate("{context_str}{query_str}"))
     engine.get_response("When?", ["At nine."])
-    assert llm.engine.steps == ["summary", None]  # type: ignore[attr-defined]
+    assert llm.llm.steps == ["summary", None]  # type: ignore[attr-defined]
 
 
 def test_an_object_that_was_cut_off_says_so(llm: SteerableLlamaIndexLLM) -> None:

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from adapter_models import RecordingEngine, last, random_vector
+from adapter_models import RecordingLLM, last, random_vector
 from llama_index.core.agent.workflow import AgentWorkflow, FunctionAgent, ToolCallResult
 from llama_index.core.base.llms.types import TextBlock, ThinkingBlock, ToolCallBlock
 from llama_index.core.llms import ChatMessage
@@ -65,8 +65,8 @@ def llm(scripted: SteerableHFLLM) -> SteerableLlamaIndexLLM:
     policy = Policy.from_dict(
         {"default_step": "plain", "steps": {"plain": {}, "agent": a}}, vectors
     )
-    engine = RecordingEngine(scripted, policy, context_window=8192)
-    return SteerableLlamaIndexLLM(engine=engine, max_tokens=96)
+    engine = RecordingLLM(scripted, policy, context_window=8192)
+    return SteerableLlamaIndexLLM(llm=engine, max_tokens=96)
 
 
 def calls_of(llm: SteerableLlamaIndexLLM, response: Any) -> list[tuple[str, dict[str, Any]]]:
@@ -219,7 +219,7 @@ def test_a_policy_leaves_calls_with_tools_alone_and_says_why(llm: SteerableLlama
     assert [applied["name"] for applied in free.raw["steering"]] == ["a"]
     assert bound.raw["steering"] == bound.additional_kwargs["steering"] == []
     assert any("structured" in reason for reason in bound.raw["decision"]["reasons"])
-    own = llm.model_copy(update={"steering": random_vector(llm.engine, "c", 2).steer(0.8)})
+    own = llm.model_copy(update={"steering": random_vector(llm.llm, "c", 2).steer(0.8)})
     always = own.chat_with_tools(TOOLS, "Good morning", step="agent")
     assert [applied["name"] for applied in always.raw["steering"]] == ["c"]
 
@@ -236,7 +236,7 @@ async def test_an_agent_with_the_models_own_tools(
         answer = await handler
     assert str(answer) == "It opens at nine."
     assert [result.tool_output.content for result in results] == ["Lyon opens at nine"]
-    assert llm.engine.steps == list(record.steps) == ["agent", "agent"]  # type: ignore[attr-defined]
+    assert llm.llm.steps == list(record.steps) == ["agent", "agent"]  # type: ignore[attr-defined]
 
 
 @OLD_WAYS
@@ -246,4 +246,4 @@ async def test_agents_that_share_the_weights_may_be_steered_apart(
     clerk = FunctionAgent(name="clerk", llm=llm.for_step("agent"), tools=TOOLS)
     desk = AgentWorkflow(agents=[clerk], root_agent="clerk")
     await desk.run(user_msg=QUESTION, memory=ChatMemoryBuffer.from_defaults())
-    assert llm.engine.steps == ["agent", "agent"]  # type: ignore[attr-defined]
+    assert llm.llm.steps == ["agent", "agent"]  # type: ignore[attr-defined]

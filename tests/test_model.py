@@ -315,7 +315,7 @@ def test_a_missing_extra_names_what_to_install(tiny_llm, monkeypatch, method, mo
 
 def test_adapters_share_the_model(tiny_llm):
     langchain = tiny_llm.as_langchain(step="answer")
-    assert langchain.engine is tiny_llm
+    assert langchain.llm is tiny_llm
     assert langchain.step == "answer"
     llama_index = tiny_llm.as_llama_index()
-    assert llama_index.engine is tiny_llm
+    assert llama_index.llm is tiny_llm

@@ -212,7 +212,7 @@ async def test_a_langchain_stream_keeps_the_policy_that_told_its_step(
         assert last.response_metadata["decision"]["policy"] == digest
 
 
-class RewritingEngine(SteerableHFLLM):
+class RewritingLLM(SteerableHFLLM):
     """The real engine, whose policy file changes just before it makes each answer."""
 
     def generate_batch(self, requests: Any, *args: Any, **options: Any) -> Any:
@@ -232,7 +232,7 @@ class RewritingEngine(SteerableHFLLM):
 async def test_an_answer_is_kept_under_the_policy_that_made_it_though_the_file_changes(
     tiny_llm: SteerableHFLLM, file: Path, way: str
 ) -> None:
-    engine = RewritingEngine(tiny_llm.model, tiny_llm.tokenizer, policy=file, model_id="tiny")
+    engine = RewritingLLM(tiny_llm.model, tiny_llm.tokenizer, policy=file, model_id="tiny")
     engine.file, engine.strength = file, 1
     kept: dict[str, Any] = {}
 

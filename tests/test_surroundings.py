@@ -20,7 +20,7 @@ from steerable_llm.errors import PromptTooLongError
 
 @pytest.fixture
 def llm(tiny_llm: SteerableHFLLM) -> SteerableLlamaIndexLLM:
-    return SteerableLlamaIndexLLM(engine=under_three_steps(tiny_llm), max_tokens=TOKENS)
+    return SteerableLlamaIndexLLM(llm=under_three_steps(tiny_llm), max_tokens=TOKENS)
 
 
 def test_a_query_engines_steering_is_given_back(llm: SteerableLlamaIndexLLM) -> None:
@@ -36,7 +36,7 @@ def test_a_query_engines_steering_is_given_back(llm: SteerableLlamaIndexLLM) -> 
     engine = index.as_query_engine(llm=llm, response_synthesizer=synthesizer)
     with record_steering() as record:
         response = engine.query(QUESTION)
-    direct = llm.engine.generate(f"At nine.\n{QUESTION}", step="answer", max_new_tokens=TOKENS)
+    direct = llm.llm.generate(f"At nine.\n{QUESTION}", step="answer", max_new_tokens=TOKENS)
     assert record.answers == (direct,)
     assert str(response) == direct.text
     (told,) = record.to_list()

@@ -9,7 +9,7 @@ import pytest
 from adapter_models import (
     QUESTION,
     TOKENS,
-    CountingEngine,
+    CountingLLM,
     drain,
     under_three_steps,
 )
@@ -30,7 +30,7 @@ def engine(tiny_llm: SteerableHFLLM) -> SteerableHFLLM:
 @pytest.fixture
 def chat(engine: SteerableHFLLM) -> SteerableChatModel:
     """The chat model without a step of its own."""
-    return SteerableChatModel(engine=engine, max_tokens=TOKENS)
+    return SteerableChatModel(llm=engine, max_tokens=TOKENS)
 
 
 async def ticks_during(work: Any) -> int:
@@ -60,7 +60,7 @@ async def test_the_event_loop_keeps_turning(chat: SteerableChatModel) -> None:
         assert await ticks_during(work()) > 10 * TOKENS
 
 
-class SlowEngine(CountingEngine):
+class SlowLLM(CountingLLM):
     """The real engine; each token waits until the test lets it go, and each is counted."""
 
     def __init__(self, engine: SteerableHFLLM) -> None:
@@ -81,8 +81,8 @@ class SlowEngine(CountingEngine):
 
 @pytest.mark.parametrize("path", ["ainvoke", "astream"])
 async def test_a_cancelled_task_stops_the_generation(engine: SteerableHFLLM, path: str) -> None:
-    slow = SlowEngine(engine)
-    chat = SteerableChatModel(engine=slow, max_tokens=100)
+    slow = SlowLLM(engine)
+    chat = SteerableChatModel(llm=slow, max_tokens=100)
     task = asyncio.ensure_future(
         chat.ainvoke(QUESTION) if path == "ainvoke" else drain(chat.astream(QUESTION))
     )
@@ -131,7 +131,7 @@ async def test_a_cancelled_task_stops_within_one_forward_pass(
     braked: SteerableHFLLM, way: str
 ) -> None:
     control = braked.model.control
-    task = asyncio.ensure_future(WAYS[way](SteerableChatModel(engine=braked, max_tokens=100)))
+    task = asyncio.ensure_future(WAYS[way](SteerableChatModel(llm=braked, max_tokens=100)))
     control.gate.release(4)
     while len(control.forwards) < 4:
         await asyncio.sleep(0)
@@ -158,7 +158,7 @@ def _all_work_is_done() -> None:
 async def test_one_cancelled_listener_leaves_the_stream_to_the_others(
     braked: SteerableHFLLM,
 ) -> None:
-    chat = SteerableChatModel(engine=braked, max_tokens=6)
+    chat = SteerableChatModel(llm=braked, max_tokens=6)
     stream = await chat.astream_events(QUESTION, version="v3")
     first, second = (asyncio.ensure_future(drain(stream.text)) for _ in range(2))
     braked.model.control.gate.release(2)
@@ -171,7 +171,7 @@ async def test_one_cancelled_listener_leaves_the_stream_to_the_others(
 
 
 async def test_one_cancelled_input_leaves_the_others_of_its_batch(braked: SteerableHFLLM) -> None:
-    chat = SteerableChatModel(engine=braked, max_tokens=6)
+    chat = SteerableChatModel(llm=braked, max_tokens=6)
     gathering = Gathering(braked, 2)
 
     async def ask() -> Any:
@@ -191,16 +191,16 @@ async def test_one_cancelled_input_leaves_the_others_of_its_batch(braked: Steera
 @pytest.mark.parametrize("asynchronous", [False, True])
 async def test_a_batch_takes_as_many_passes_as_its_longest_answer(asynchronous: bool) -> None:
     llm = scripted_llm({"": "word " * 80})
-    chat = SteerableChatModel(engine=llm, max_tokens=7)
+    chat = SteerableChatModel(llm=llm, max_tokens=7)
     inputs = [f"Question {i}" for i in range(5)]
     await chat.abatch(inputs) if asynchronous else await asyncio.to_thread(chat.batch, inputs)
     assert llm.model.control.forwards == [5] * 7
 
 
 async def test_leaving_a_stream_early_stops_the_generation(engine: SteerableHFLLM) -> None:
-    slow = SlowEngine(engine)
+    slow = SlowLLM(engine)
     slow.may_go_on.release()
-    for _ in SteerableChatModel(engine=slow, max_tokens=100).stream(QUESTION):
+    for _ in SteerableChatModel(llm=slow, max_tokens=100).stream(QUESTION):
         break
     assert slow.closed.wait(10)
     assert slow.made == 1

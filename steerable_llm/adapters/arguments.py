@@ -17,7 +17,7 @@ SAMPLING = {
     "top_k": "top_k",
     "seed": "seed",
 }
-"""Call argument -> the engine's name for it. Each is also a field of the same meaning."""
+"""Call argument -> the model's name for it. Each is also a field of the same meaning."""
 
 
 class _AsItIs:
@@ -45,12 +45,12 @@ def refuse_unknown(kind: str, given: Iterable[str], known: Iterable[str]) -> Non
 
 
 def sampling_of(model: BaseModel, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a call's sampling in the engine's words; the model's fields hold for the rest."""
+    """Return a call's sampling in the model's words; the model's fields hold for the rest."""
     return {theirs: given.get(ours, getattr(model, ours)) for ours, theirs in SAMPLING.items()}
 
 
 def to_tool_choice(choice: Any) -> str | None:
-    """Return a choice of tools as the engine names it; whether there is such a tool it checks.
+    """Return a choice of tools as the model names it; whether there is such a tool it checks.
 
     Args:
         choice: None, a truth value, "any", "required", "auto", "none", a tool's name, or an OpenAI

@@ -286,7 +286,7 @@ class SteerableHFLLM(HookedModel):
         Raises:
             MissingExtraError: langchain-core is not installed.
         """
-        return _adapter("langchain")(engine=self, step=step, **settings)
+        return _adapter("langchain")(llm=self, step=step, **settings)
 
     def as_llama_index(self, step: str | None = None, **settings: Any) -> Any:
         """This model as a LlamaIndex LLM, the weights shared.
@@ -294,7 +294,7 @@ class SteerableHFLLM(HookedModel):
         Raises:
             MissingExtraError: llama-index-core is not installed.
         """
-        return _adapter("llama_index")(engine=self, step=step, **settings)
+        return _adapter("llama_index")(llm=self, step=step, **settings)
 
     def decide(
         self, requests: Sequence[Asked], cancelled: threading.Event | None = None

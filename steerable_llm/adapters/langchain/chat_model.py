@@ -86,7 +86,7 @@ class SteerableChatModel(BaseChatModel):
     `response_metadata["step"]`. `record_steering()` keeps it where a chain drops it.
 
     Attributes:
-        engine: The hooked model.
+        llm: The model that answers.
         step: The chain step all calls belong to, unless a call says otherwise.
         steering: Steer all calls with this, whatever the policy says.
         temperature: 0 is greedy.
@@ -100,7 +100,7 @@ class SteerableChatModel(BaseChatModel):
         batch_size: Most inputs of a `.batch()` that run on the model at once.
     """
 
-    engine: SteerableHFLLM = Field(exclude=True, repr=False)
+    llm: SteerableHFLLM = Field(exclude=True, repr=False)
     step: str | None = None
     steering: GivenSteering | None = Field(default=None, exclude=True, repr=False)
     temperature: float = 0.0
@@ -273,9 +273,7 @@ class SteerableChatModel(BaseChatModel):
             callbacks: The callback manager, where it travels apart from the config.
         """
         own = self.model_copy()
-        own._policies = self._policies or {
-            name: engine.policy for name, engine in self._engines.items()
-        }
+        own._policies = self._policies or {name: llm.policy for name, llm in self._llms.items()}
         merged = ensure_config(cast(RunnableConfig | None, config))
         manager = callbacks or merged.get("callbacks")
         around = manager if isinstance(manager, BaseCallbackManager) else None
@@ -320,43 +318,43 @@ class SteerableChatModel(BaseChatModel):
         pairs = list(zip(inputs, get_config_list(config, len(inputs)), strict=True))
         size = min(self.batch_size, pairs[0][1].get("max_concurrency") or self.batch_size)
         # A model that is not here is each input's own error, and none of them gets to a batch.
-        engine = self._engines.get(self._name_for(kwargs), self.engine)
+        llm = self._llms.get(self._name_for(kwargs), self.llm)
         for start in range(0, len(pairs), size):
             group = pairs[start : start + size]
-            yield Gathering(engine, len(group)), group
+            yield Gathering(llm, len(group)), group
 
     @property
-    def _engines(self) -> dict[str, SteerableHFLLM]:
-        return {**self.models, self.model_name: self.engine}
+    def _llms(self) -> dict[str, SteerableHFLLM]:
+        return {**self.models, self.model_name: self.llm}
 
     def _name_for(self, kwargs: Mapping[str, Any]) -> str:
         return str(kwargs.get("model", self.model_name))
 
-    def _engine_for(self, kwargs: Mapping[str, Any]) -> SteerableHFLLM:
+    def _llm_for(self, kwargs: Mapping[str, Any]) -> SteerableHFLLM:
         """Return the hooked model that a call goes to: the one it names, else this one's own.
 
         Raises:
             InvalidInputError: A model of that name is not here.
         """
         name = self._name_for(kwargs)
-        if name not in self._engines:
+        if name not in self._llms:
             raise InvalidInputError(
                 f"this chat model holds {', '.join(map(repr, [self.model_name, *self.models]))} "
                 f"and cannot answer as {name!r}: load it with SteerableHFLLM.from_pretrained and "
                 "give it in the field models"
             )
-        return self._engines[name]
+        return self._llms[name]
 
     def _policy_for(self, kwargs: Mapping[str, Any]) -> Policy | None:
-        engine, name = self._engine_for(kwargs), self._name_for(kwargs)
-        return self._policies[name] if name in self._policies else engine.policy
+        llm, name = self._llm_for(kwargs), self._name_for(kwargs)
+        return self._policies[name] if name in self._policies else llm.policy
 
-    # One call, in the engine's words.
+    # One call, in the model's words.
 
     def _call(
         self, messages: list[BaseMessage], stop: list[str] | None, kwargs: dict[str, Any]
     ) -> dict[str, Any]:
-        """Return the engine's arguments for one call; the fields hold where it says nothing.
+        """Return the model's arguments for one call; the fields hold where it says nothing.
 
         Raises:
             InvalidInputError: An unknown argument, or one with a value that cannot be used.
@@ -387,10 +385,10 @@ class SteerableChatModel(BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,  # noqa: ARG002 - LangChain's contract
         **kwargs: Any,
     ) -> ChatResult:
-        engine = self._engine_for(kwargs)
+        llm = self._llm_for(kwargs)
         request = GenerationRequest(**self._call(messages, stop, kwargs))
-        joined = self._seat.hand_over(engine, request) if self._seat else None
-        answer = joined.result() if joined else engine.generate_batch([request])[0]
+        joined = self._seat.hand_over(llm, request) if self._seat else None
+        answer = joined.result() if joined else llm.generate_batch([request])[0]
         take_down(answer, surroundings().records)
         return to_result(answer, self._name_for(kwargs))
 
@@ -403,7 +401,7 @@ class SteerableChatModel(BaseChatModel):
     ) -> ChatResult:
         call = self._call(messages, stop, kwargs)
         request = GenerationRequest(**call)
-        joined = self._seat.hand_over(self._engine_for(kwargs), request) if self._seat else None
+        joined = self._seat.hand_over(self._llm_for(kwargs), request) if self._seat else None
         answer: Generation | None = None
         if joined:
             answer = await asyncio.wrap_future(joined)
@@ -411,7 +409,7 @@ class SteerableChatModel(BaseChatModel):
             # The streamed form of the same answer, since only that can be stopped half-way.
             async for made in self._made(call, kwargs):
                 answer = made.final or answer
-        assert answer is not None  # the engine's last chunk always carries the answer
+        assert answer is not None  # the model's last chunk always carries the answer
         take_down(answer, surroundings().records)
         return to_result(answer, self._name_for(kwargs))
 
@@ -423,7 +421,7 @@ class SteerableChatModel(BaseChatModel):
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
         records, call = surroundings().records, self._call(messages, stop, kwargs)
-        for made in self._engine_for(kwargs).stream(**call):
+        for made in self._llm_for(kwargs).stream(**call):
             take_down(made.final, records)
             if (chunk := to_chunk(made, self._name_for(kwargs))) is None:
                 continue
@@ -452,8 +450,8 @@ class SteerableChatModel(BaseChatModel):
         self, call: dict[str, Any], kwargs: dict[str, Any]
     ) -> AsyncGenerator[GenerationChunk, None]:
         """The chunks of an answer; who stops listening stops the model within one token."""
-        engine, stopped = self._engine_for(kwargs), threading.Event()
-        return stream_in_worker(lambda: engine.stream(cancelled=stopped, **call), stopped)
+        llm, stopped = self._llm_for(kwargs), threading.Event()
+        return stream_in_worker(lambda: llm.stream(cancelled=stopped, **call), stopped)
 
     # Tools and forms of answers.
 
@@ -482,7 +480,7 @@ class SteerableChatModel(BaseChatModel):
         """
         shown = to_tools(tools, strict)
         choice = to_choice(tool_choice, shown)
-        if shown and choice != "none" and not self.engine.supports_tools:
+        if shown and choice != "none" and not self.llm.supports_tools:
             raise InvalidInputError(
                 "the chat template of this model has no place for tools: take a model that was "
                 "trained for them, or with_structured_output, which works on every model"
@@ -530,7 +528,7 @@ class SteerableChatModel(BaseChatModel):
     @property
     def model_name(self) -> str:
         """The model's hub id or path."""
-        return self.engine.fingerprint.model_id
+        return self.llm.fingerprint.model_id
 
     @property
     def _identifying_params(self) -> dict[str, Any]:
@@ -545,11 +543,11 @@ class SteerableChatModel(BaseChatModel):
         }
 
     def _identity_of(self, name: str) -> dict[str, Any]:
-        engine, policy = self._engines[name], self._policy_for({"model": name})
+        llm, policy = self._llms[name], self._policy_for({"model": name})
         return {
-            "model": engine.fingerprint.short,
-            "revision": engine.fingerprint.revision,
-            "dtype": str(engine.model.dtype),
+            "model": llm.fingerprint.short,
+            "revision": llm.fingerprint.revision,
+            "dtype": str(llm.model.dtype),
             "policy": None if policy is None else policy.digest,
         }
 
@@ -568,22 +566,22 @@ class SteerableChatModel(BaseChatModel):
 
     def _resolve_model_profile(self) -> ModelProfile:
         return ModelProfile(
-            max_input_tokens=self.engine.context_window,
+            max_input_tokens=self.llm.context_window,
             max_output_tokens=self.max_tokens,
             text_inputs=True,
             text_outputs=True,
-            image_inputs=self.engine.supports_images,
-            image_url_inputs=self.engine.supports_images,
-            image_tool_message=self.engine.supports_images and self.engine.supports_tools,
-            tool_calling=self.engine.supports_tools,
-            tool_choice=self.engine.supports_tools,
-            tool_call_streaming=self.engine.supports_tools,
+            image_inputs=self.llm.supports_images,
+            image_url_inputs=self.llm.supports_images,
+            image_tool_message=self.llm.supports_images and self.llm.supports_tools,
+            tool_calling=self.llm.supports_tools,
+            tool_choice=self.llm.supports_tools,
+            tool_call_streaming=self.llm.supports_tools,
             structured_output=True,  # by constrained decoding, on every model
         )
 
     def get_token_ids(self, text: str) -> list[int]:
         """Return the token ids of a text, without special tokens."""
-        return list(self.engine.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return list(self.llm.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def get_num_tokens_from_messages(
         self, messages: list[BaseMessage], tools: Sequence[Any] | None = None
@@ -593,7 +591,7 @@ class SteerableChatModel(BaseChatModel):
         Raises:
             InvalidInputError: Tools were given, which this model's chat template does not read.
         """
-        return len(self.engine.encode(read_messages(messages), to_tools(tools or ())))
+        return len(self.llm.encode(read_messages(messages), to_tools(tools or ())))
 
 
 def _stop_with_listeners(stream: AsyncChatModelStream) -> AsyncChatModelStream:

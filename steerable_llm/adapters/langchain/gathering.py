@@ -27,10 +27,10 @@ class Seat:
         self.used = False
 
     def hand_over(
-        self, engine: SteerableHFLLM, request: GenerationRequest
+        self, llm: SteerableHFLLM, request: GenerationRequest
     ) -> "Future[Generation] | None":
         """Join the batch; None for a second call, or one that goes to another model."""
-        if self.used or self._gathering.engine is not engine:
+        if self.used or self._gathering.llm is not llm:
             return None
         self.used = True
         return self._gathering.take(request)
@@ -40,12 +40,12 @@ class Gathering:
     """The model calls of some inputs of one batch.
 
     Args:
-        engine: The model they go to.
+        llm: The model they go to.
         inputs: How many inputs take part; each opens one `seat`.
     """
 
-    def __init__(self, engine: SteerableHFLLM, inputs: int) -> None:
-        self.engine = engine
+    def __init__(self, llm: SteerableHFLLM, inputs: int) -> None:
+        self.llm = llm
         self._expected = inputs
         self._waiting: list[Row] = []
         self._lock = threading.Lock()
@@ -92,7 +92,7 @@ class Gathering:
 
     def _answer(self, rows: list[Row], nobody_waits: threading.Event) -> None:
         try:
-            answers = self.engine.generate_batch(
+            answers = self.llm.generate_batch(
                 [request for request, _ in rows], cancelled=nobody_waits
             )
         except BaseException as error:

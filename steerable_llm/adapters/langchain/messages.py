@@ -1,4 +1,4 @@
-"""LangChain's messages, tools and forms of answers, to and from the engine's words."""
+"""LangChain's messages, tools and forms of answers, to and from the model's words."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -231,7 +231,7 @@ def one_line(value: Any) -> str:
 
 
 def to_choice(choice: Any, tools: Sequence[Mapping[str, Any]]) -> str | None:
-    """Return a choice of tools as the engine names it.
+    """Return a choice of tools as the model names it.
 
     Args:
         choice: See `to_tool_choice`.

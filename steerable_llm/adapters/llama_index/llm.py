@@ -83,25 +83,25 @@ class _Settled:
 
 
 @dataclass(frozen=True)
-class EngineCall:
+class Call:
     """Everything that decides an answer, settled when LlamaIndex calls and not when it reads.
 
     A stream may be read after the block, the thread or the task in which it was asked for has
     ended; by then the step that held there cannot be told any more.
 
     Attributes:
-        engine: The hooked model.
+        llm: The model that answers.
         arguments: What it is asked with.
         records: Where the answer is taken down.
     """
 
-    engine: SteerableHFLLM
+    llm: SteerableHFLLM
     arguments: dict[str, Any]
     records: Sequence[SteeringRecord] = ()
 
     def answer(self) -> Generation:
         """Return the whole answer."""
-        answer = self.engine.generate(**self.arguments)
+        answer = self.llm.generate(**self.arguments)
         take_down(answer, self.records)
         return answer
 
@@ -109,13 +109,13 @@ class EngineCall:
         """Return the whole answer, and let the event loop turn while it is made."""
         # The streamed form of the same answer, since only that can be stopped half-way.
         [*_, (answer, _)] = [piece async for piece in self.apieces()]
-        assert isinstance(answer, Generation)  # the engine's last chunk always carries the answer
+        assert isinstance(answer, Generation)  # the model's last chunk always carries the answer
         return answer
 
     def pieces(self, cancelled: Event | None = None) -> Generator[Piece, None, None]:
         """Yield what tells something new: half a character, or half a stop text, is held back."""
         text = ""
-        for made in self.engine.stream(cancelled=cancelled, **self.arguments):
+        for made in self.llm.stream(cancelled=cancelled, **self.arguments):
             text += made.text
             take_down(made.final, self.records)
             if made.text or made.final:
@@ -146,7 +146,7 @@ class SteerableLlamaIndexLLM(PromptedLLM, FunctionCallingLLM):
     of its own: `CompactAndRefine(llm=llm, response_padding_size=16)`.
 
     Attributes:
-        engine: The hooked model.
+        llm: The model that answers.
         step: The step all calls belong to, unless a call says otherwise.
         steering: Steer all calls with this, whatever the policy says.
         temperature: 0 is greedy.
@@ -157,7 +157,7 @@ class SteerableLlamaIndexLLM(PromptedLLM, FunctionCallingLLM):
         seed: Makes sampling repeatable.
     """
 
-    engine: SteerableHFLLM = Field(exclude=True, repr=False)
+    llm: SteerableHFLLM = Field(exclude=True, repr=False)
     step: str | None = None
     steering: GivenSteering | None = Field(default=None, exclude=True, repr=False)
     temperature: float = 0.0
@@ -196,14 +196,14 @@ class SteerableLlamaIndexLLM(PromptedLLM, FunctionCallingLLM):
         """Return what is pickled: everything but the weights."""
         # Of a copy, since LlamaIndex deletes what it cannot pickle from the object in use.
         twin = self.model_copy()
-        twin.__dict__.pop("engine", None)
+        twin.__dict__.pop("llm", None)
         return super(SteerableLlamaIndexLLM, twin).__getstate__()
 
     if not TYPE_CHECKING:  # else every misspelt attribute would have a type
 
         def __getattr__(self, name: str) -> Any:
             """Say why the weights are missing, where a pickled model is used."""
-            if name == "engine":
+            if name == "llm":
                 raise InvalidInputError(
                     "this model was pickled, and its weights do not travel to another process: "
                     "make the model there, or let LlamaIndex work without num_workers"
@@ -219,16 +219,16 @@ class SteerableLlamaIndexLLM(PromptedLLM, FunctionCallingLLM):
     def metadata(self) -> LLMMetadata:
         """What LlamaIndex needs to know to fill the context window and to choose its prompts."""
         return LLMMetadata(
-            context_window=self.engine.context_window,
+            context_window=self.llm.context_window,
             num_output=self.max_tokens,
             is_chat_model=True,
-            is_function_calling_model=self.engine.supports_tools,
-            model_name=self.engine.fingerprint.model_id,
+            is_function_calling_model=self.llm.supports_tools,
+            model_name=self.llm.fingerprint.model_id,
         )
 
     def tokens(self, text: str) -> list[int]:
         """Return the model's token ids of a text, without special tokens."""
-        return list(self.engine.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return list(self.llm.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def for_step(self, step: str | None) -> "SteerableLlamaIndexLLM":
         """Return the same model for another step; it shares the weights."""
@@ -289,27 +289,27 @@ class SteerableLlamaIndexLLM(PromptedLLM, FunctionCallingLLM):
         pieces = self._text_call(prompt, formatted, kwargs).apieces()
         return (to_completion(self._name, *piece) async for piece in pieces)
 
-    # One call, in the engine's words.
+    # One call, in the model's words.
 
     @property
     def _name(self) -> str:
-        return self.engine.fingerprint.model_id
+        return self.llm.fingerprint.model_id
 
-    def _chat_call(self, messages: Sequence[ChatMessage], kwargs: dict[str, Any]) -> EngineCall:
-        return self._call(self.engine, read_messages(messages), kwargs)
+    def _chat_call(self, messages: Sequence[ChatMessage], kwargs: dict[str, Any]) -> Call:
+        return self._call(self.llm, read_messages(messages), kwargs)
 
-    def _text_call(self, prompt: str, formatted: bool, kwargs: dict[str, Any]) -> EngineCall:
+    def _text_call(self, prompt: str, formatted: bool, kwargs: dict[str, Any]) -> Call:
         if kwargs.get("tools"):
             raise InvalidInputError(
                 "a completion cannot bring tool calls back: use chat, or chat_with_tools"
             )
-        engine = self.engine
+        llm = self.llm
         if formatted:  # the same model, weights and policy shared, which takes prompts as they are
-            engine = copy.copy(engine)
-            engine.chat_format = _AsWritten(engine.tokenizer)
-        return self._call(engine, prompt, kwargs)
+            llm = copy.copy(llm)
+            llm.chat_format = _AsWritten(llm.tokenizer)
+        return self._call(llm, prompt, kwargs)
 
-    def _call(self, engine: SteerableHFLLM, messages: Any, kwargs: dict[str, Any]) -> EngineCall:
+    def _call(self, llm: SteerableHFLLM, messages: Any, kwargs: dict[str, Any]) -> Call:
         """Settle everything about a call; the step is told here."""
         refuse_unknown("call argument", kwargs, _CALL_ARGUMENTS)
         step, policy = self._told(named=kwargs.get("step"))
@@ -324,7 +324,7 @@ class SteerableLlamaIndexLLM(PromptedLLM, FunctionCallingLLM):
         for name in _ASKED:
             if kwargs.get(name) is not None:
                 arguments[name] = kwargs[name]
-        return EngineCall(engine, arguments, self._records())
+        return Call(llm, arguments, self._records())
 
     def _told(
         self, prompt: BasePromptTemplate | None = None, named: Any = None
@@ -332,7 +332,7 @@ class SteerableLlamaIndexLLM(PromptedLLM, FunctionCallingLLM):
         """Return the step of a call that is made now, and the policy that told it."""
         if self._settled is not None:
             return self.step if named is None else str(named), self._settled.policy
-        policy = self.engine.policy
+        policy = self.llm.policy
         return step_of(policy, prompt, named, self.step), policy
 
     def _records(self) -> tuple[SteeringRecord, ...]:
@@ -367,7 +367,7 @@ class SteerableLlamaIndexLLM(PromptedLLM, FunctionCallingLLM):
         tool_required: bool = False,
         **kwargs: Any,
     ) -> dict[str, Any]:
-        if tools and not self.engine.supports_tools:
+        if tools and not self.llm.supports_tools:
             raise InvalidInputError(
                 "this model does not call tools, since its chat template knows none: "
                 "use a ReActAgent, which asks for tools in plain text"

@@ -66,7 +66,7 @@ class AnswerLogSpans(BaseSpanHandler[BaseSpan]):
         del bound_args, tags, kwargs
         self._traces.begin(id_, parent_span_id)
         self._parents[id_] = parent_span_id
-        fingerprint = getattr(getattr(instance, "engine", None), "fingerprint", None)
+        fingerprint = getattr(getattr(instance, "llm", None), "fingerprint", None)
         revision = getattr(fingerprint, "revision", None)
         if isinstance(revision, str):
             self._revisions[id_] = revision

@@ -18,8 +18,10 @@ from rich.console import Console
 
 from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.errors import CalibrationError, InvalidInputError, ModelMismatchError
-from steerable_llm.evaluation.calibration import Sweep, _gentlest, sweep
+from steerable_llm.evaluation.calibration import Sweep, _gentlest, calibrate, sweep
 from steerable_llm.evaluation.set import EvaluationSet
+from steerable_llm.vector.provenance import Provenance
+from steerable_llm.vector.seen import hashes_of, kept
 from steerable_llm.vector.steering import Scope
 
 STRENGTHS = (0.02, 0.12, 0.2)
@@ -247,3 +249,33 @@ def test_input_that_cannot_be_calibrated_is_refused(llm: SteerableHFLLM) -> None
         quick(llm, vector, dev, strengths=(0.0,))
     with pytest.raises(InvalidInputError, match="no accept or reject phrases"):
         quick(llm, vector, EvaluationSet.from_pairs("pairs", dev.pairs()))
+
+
+def test_dev_prompts_that_the_build_has_seen_are_refused(llm: SteerableHFLLM) -> None:
+    pairs, fine = questions(llm, 4, seed=3).pairs(), questions(llm, 8)
+    built = replace(planted_vector(llm), provenance=Provenance(seen=kept(hashes_of(llm, pairs))))
+    leaks = EvaluationSet("dev", [*questions(llm, 2), *questions(llm, 1, seed=3)])
+    with pytest.raises(InvalidInputError, match=r"^1 of the 3 prompts of 'dev' .* the build of"):
+        quick(llm, built, leaks)
+    with pytest.raises(InvalidInputError, match=r"^3 of the 3 prompts of 'conflict-3' "):
+        quick(llm, {"a": built}, fine, capability=questions(llm, 3, seed=3))
+    once = calibrate(
+        llm, built, fine, strengths=STRENGTHS, scopes=("generated",), max_new_tokens=4,
+        progress=False,
+    )  # fmt: skip
+    # What an earlier calibration has seen does not matter: this one takes its place.
+    again = quick(llm, once, fine, controls=False).vector.calibration
+    assert again == once.calibration
+    assert again is not None
+    assert again.choice is not None
+    assert again.choice.dev.seen == kept(hashes_of(llm, fine))
+
+
+def test_pairs_are_dev_data_by_the_words_of_their_answers(llm: SteerableHFLLM) -> None:
+    items = questions(llm, 12)
+    quickly: dict[str, Any] = {"strengths": (0.12,), "max_new_tokens": 4, "progress": False}
+    of_pairs = calibrate(llm, planted_vector(llm), items.pairs(), **quickly).calibration
+    of_items = calibrate(llm, planted_vector(llm), items, **quickly).calibration
+    assert of_pairs is not None
+    assert of_items is not None
+    assert (of_pairs.strength, of_pairs.scope) == (of_items.strength, of_items.scope)

@@ -181,3 +181,11 @@ def test_a_missing_or_empty_file_is_refused(tmp_path: Path) -> None:
 def test_half_a_character_is_refused() -> None:
     with pytest.raises(InvalidInputError, match="half a character"):
         EvaluationItem(id="a", category="v", messages="q", good="cut \ud83d", bad="b")
+
+
+def test_pairs_can_be_judged_by_the_words_of_their_answers() -> None:
+    pair = PreferencePair("When?", good="At nine.", bad="At ten.")
+    (item,) = EvaluationSet.from_pairs("dev", Pairs([pair]), phrases=True)
+    assert item.succeeds("at nine, of course")
+    assert not item.succeeds("At nine. At ten.")
+    assert not EvaluationSet.from_pairs("dev", Pairs([pair]))[0].has_verdict

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,16 @@ import torch
 from command_line import Steerable, steerable
 
 from steerable_llm.errors import InvalidInputError, PolicyError, UnknownStepError
+from steerable_llm.evaluation.overlap import HeldOut
 from steerable_llm.evaluation.promotion import promote
 from steerable_llm.evaluation.report import Report
 from steerable_llm.evaluation.rows import Row
 from steerable_llm.evaluation.verdict import judge
 from steerable_llm.metrics import Estimate
 from steerable_llm.policy.policy import Policy
-from steerable_llm.vector.calibration import Calibration
+from steerable_llm.vector.calibration import Calibration, Choice, DataUsed
 from steerable_llm.vector.fingerprint import ModelFingerprint
+from steerable_llm.vector.provenance import Provenance
 from steerable_llm.vector.vector import SteeringVector
 
 __all__ = ["steerable"]
@@ -133,6 +136,45 @@ def files(place: Path) -> dict[str, bytes]:
         for path in place.rglob("*")
         if path.is_file()
     }
+
+
+def held_out(name: str, digest: str, *hashes: str) -> HeldOut:
+    return HeldOut(name, digest, tuple(f"{name}-{n}" for n in range(len(hashes))), hashes, "p")
+
+
+def test_prompts_that_the_vector_has_seen_prove_nothing(
+    place: Path, vector: SteeringVector
+) -> None:
+    choice = Choice(
+        DataUsed("dev", "d" * 64, 2, seen=("d1", "d2")), 0.4, 0.8, 12,
+        DataUsed("kept-dev", "e" * 64, 2, seen=("e1", "e2")), {"reading": 0.0}, 0.01,
+    )  # fmt: skip
+    careful = replace(
+        vector,
+        provenance=Provenance(method="caa", seen=("b1", "b2")),
+        calibration=replace(vector.calibration or Calibration(0.08), choice=choice, remark=""),
+    )
+    careful.save(place / "new.safetensors")
+    capability = {"capability_name": "kept", "capability_digest": "a" * 64}
+
+    def tried(test: HeldOut, kept: HeldOut) -> tuple[str, ...]:
+        report = report_on(careful, **capability, held_out=(test, kept))
+        again = Report.from_json(report.to_json())
+        assert again.held_out == (test, kept)
+        return promote(place / "new.safetensors", again, place / "vectors").refused
+
+    fine = held_out("test", "f" * 64, "t1", "t2"), held_out("kept", "a" * 64, "k1")
+    for test, kept, said in (
+        (held_out("test", "f" * 64, "t1", "d2", "d1"), fine[1], "2 of the 3 .*first 'test-1'"),
+        (held_out("test", "f" * 64, "b2"), fine[1], "1 of the 1 .* that the build of 'new' saw"),
+        (held_out("test", "f" * 64, "e1"), fine[1], "the calibration of 'new' .its capability"),
+        (fine[0], held_out("kept", "a" * 64, "k1", "e2"), "1 of the 2 .*first 'kept-1'"),
+        (fine[0], held_out("other", "1" * 64, "k1"), "does not say which prompts 'kept' has"),
+    ):
+        (refused,) = tried(test, kept)
+        assert re.search(said, refused)
+    assert not (place / "vectors" / "new.safetensors").exists()
+    assert tried(*fine) == ()
 
 
 def test_a_proven_vector_goes_into_the_folder_with_its_evidence(

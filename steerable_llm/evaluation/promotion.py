@@ -121,10 +121,8 @@ def _why_not(vector: SteeringVector, report: Report) -> list[str]:
         reasons.append(
             "the vector was calibrated anew since the report: evaluate it again as it is now"
         )
-    try:
-        overlap(report.held_out or _by_digest(report), past_of(vector))
-    except InvalidInputError as leak:
-        reasons.append(str(leak))
+    if seen := _leak(vector, report):
+        reasons.append(seen)
     try:
         rules = rules_of(report.rows, report.target, report.budget, report.arm)
     except KeyError as missing:
@@ -139,13 +137,33 @@ def _why_not(vector: SteeringVector, report: Report) -> list[str]:
     return reasons + failing
 
 
-def _by_digest(report: Report) -> tuple[HeldOut, ...]:
-    """The sets of a report of 0.1, which kept no hashes of their prompts."""
-    named = [
-        (report.test_name, report.test_digest),
-        (report.capability_name, report.capability_digest),
-    ]
-    return tuple(HeldOut(name, digest, (name,), ("",)) for name, digest in named if name and digest)
+def _leak(vector: SteeringVector, report: Report) -> str | None:
+    """Why the report's prompts are not held out from the vector; None where nothing speaks for it.
+
+    Reports of 0.1 have no hashes of their prompts: of vectors that kept none either, whole sets can
+    be recognised.
+    """
+    past = past_of(vector)
+    asked = {
+        digest: name
+        for name, digest in (
+            (report.test_name, report.test_digest),
+            (report.capability_name, report.capability_digest),
+        )
+        if name and digest
+    }
+    unknown = set(asked) - {group.digest for group in report.held_out}
+    if unknown and any(saw.hashes is not None for saw in past):
+        return (
+            f"the report does not say which prompts {asked[unknown.pop()]!r} has, so that the "
+            "vector has not seen them is not known: evaluate again"
+        )
+    whole = [HeldOut(asked[digest], digest, (asked[digest],), ("",)) for digest in sorted(unknown)]
+    try:
+        overlap([*report.held_out, *whole], past)
+    except InvalidInputError as leak:
+        return str(leak)
+    return None
 
 
 def _edited(

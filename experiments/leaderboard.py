@@ -47,7 +47,7 @@ _HEAD: Head = (
     *numeric("right [95 %]", "change, points", "made worse"),
     "capability lost, points",
     *numeric("KL/token"),
-    "gate",
+    "rules",
     *numeric("set up, s"),
 )
 
@@ -194,8 +194,8 @@ def summary(name: str, board: Comparison) -> str:
     if vectors and vectors[0] is not best:
         said += f". The best vector is {vectors[0].arm}, {share(vectors[0].main)}"
     passed = [c.name for c in board.arms if c.verdict is not None and c.verdict.promote]
-    gate = ", ".join(TITLES.get(each, each) for each in passed) or "none of them"
-    return f"{said}. Through the gate come: {gate}."
+    through = ", ".join(TITLES.get(each, each) for each in passed) or "none of them"
+    return f"{said}. The promotion rules let through: {through}."
 
 
 def _ranked(board: Comparison) -> list[Row]:

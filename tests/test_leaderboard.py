@@ -52,11 +52,11 @@ def test_it_says_so_when_decoding_or_the_prompt_wins() -> None:
     assert said.startswith("faithfulness: context-aware decoding does best, 90.0 % [85.0, 95.0]")
     assert "overlaps with caa." in said
     assert "The best vector is caa, 86.0 %" in said
-    assert said.endswith("Through the gate come: caa.")
+    assert said.endswith("The promotion rules let through: caa.")
     strict = summary("x", board(none=0.4, prompt=0.8, grains=0.5))
     assert "strict instruction does best" in strict
     assert "overlaps" not in strict
-    assert strict.endswith("Through the gate come: none of them.")
+    assert strict.endswith("The promotion rules let through: none of them.")
 
 
 def test_it_says_so_when_nothing_helps() -> None:

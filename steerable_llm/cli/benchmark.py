@@ -10,7 +10,7 @@ from typing import Any
 
 import typer
 
-from steerable_llm.cli.options import load_model
+from steerable_llm.cli.options import load_model, print_page
 from steerable_llm.errors import MissingExtraError
 
 # The verb that runs EleutherAI's lm-evaluation-harness with steered models.
@@ -61,8 +61,6 @@ def evaluate_benchmark(
         force: Accept vectors of another model of the same shape.
         as_json: Print the report as JSON.
     """
-    from rich.console import Console
-
     from steerable_llm.evaluation.benchmarks.benchmark import find_benchmark
     from steerable_llm.evaluation.benchmarks.data import load_data
     from steerable_llm.evaluation.benchmarks.run import run_benchmark
@@ -101,4 +99,4 @@ def evaluate_benchmark(
     if as_json:
         print(found.to_json())
     else:
-        Console().print(found.table())
+        print_page(found.table())

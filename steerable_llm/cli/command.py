@@ -21,10 +21,11 @@ from steerable_llm.cli.options import (
     Model,
     Revision,
     VectorIn,
+    facts_page,
     hide_loading_bars,
     load_model,
-    print_facts,
     print_json,
+    print_page,
     summary,
 )
 from steerable_llm.errors import InvalidInputError, SteerableError
@@ -203,7 +204,7 @@ def inspect(vector: Annotated[Path, VectorIn], as_json: AsJson = False) -> None:
     if as_json:
         print_json(found)
         return
-    print_facts(found)
+    print_page(facts_page(found))
 
 
 def _steering(

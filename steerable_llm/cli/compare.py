@@ -15,6 +15,7 @@ from steerable_llm.cli.options import (
     Model,
     Revision,
     load_model,
+    print_page,
 )
 
 
@@ -59,8 +60,6 @@ def compare(
     then answers the test set once; what makes most answers worse is listed first. With --keep an
     interrupted comparison loses nothing that it has measured.
     """
-    from rich.console import Console
-
     from steerable_llm.evaluation.compare import compare as run
     from steerable_llm.evaluation.set import EvaluationSet
     from steerable_llm.files import check_writable
@@ -99,7 +98,7 @@ def compare(
     if as_json:
         print(found.model_dump_json(indent=2))
         return
-    Console().print(found.table())
+    print_page(found.table())
     for arm in found.arms:
         if arm.failed:
             print(f"{arm.name} did not take part: {arm.failed}")

@@ -16,6 +16,7 @@ from steerable_llm.cli.options import (
     Revision,
     load_model,
     print_json,
+    print_page,
     vectors_there,
 )
 
@@ -90,8 +91,6 @@ def transfer(
     VECTORS are calibrated vector files, or vectors on the Hub. Each is run on every evaluation set;
     the matrix tells the change of success against the unsteered model, with intervals.
     """
-    from rich.console import Console
-
     from steerable_llm.evaluation.set import EvaluationSet
     from steerable_llm.evaluation.transfer import transfer as run
     from steerable_llm.files import check_writable
@@ -119,4 +118,4 @@ def transfer(
     if as_json:
         print(found.model_dump_json(indent=2))
     else:
-        Console().print(found.table())
+        print_page(found.table())

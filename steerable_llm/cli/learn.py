@@ -21,6 +21,7 @@ from steerable_llm.cli.options import (
     load_model,
     load_subject,
     print_json,
+    print_page,
     settings_of,
     summary,
     vectors_there,
@@ -274,8 +275,6 @@ def evaluate(
     if options:
         raise InvalidInputError(f"--{next(iter(options))} goes with --benchmark, not with TEST")
     assert test is not None  # one of the two was given
-    from rich.console import Console
-
     from steerable_llm.evaluation.evaluate import evaluate as measure
     from steerable_llm.evaluation.report import check_suffix
     from steerable_llm.evaluation.set import EvaluationSet
@@ -319,7 +318,7 @@ def evaluate(
     if as_json:
         print(found.to_json())
     else:
-        Console().print(found.table())
+        print_page(found.table())
 
 
 def _span(layers: tuple[int, ...]) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from steerable_llm.cli.options import AsJson, open_log, print_facts, print_json
+from steerable_llm.cli.options import AsJson, facts_page, open_log, print_json, print_page
 from steerable_llm.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -183,7 +183,7 @@ def show(
     if as_json:
         print_json({"answers": [one.model_dump(mode="json") for one in found]})
     elif answer is not None:
-        print_facts(found[0].model_dump(mode="json", exclude_defaults=True))
+        print_page(facts_page(found[0].model_dump(mode="json", exclude_defaults=True)))
     else:
         for one in found:
             mark = f"{one.verdict or '-'}" + (f" ({one.reason})" if one.reason else "")

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from steerable_llm.answer.llm import SteerableHFLLM
     from steerable_llm.evaluation.arms import Subject
     from steerable_llm.logs.answer_log import AnswerLog
+    from steerable_llm.reports.page import Page
     from steerable_llm.vector.vector import SteeringVector
 
 InFile = typer.Argument(exists=True, dir_okay=False)
@@ -152,22 +153,35 @@ def print_json(content: Mapping[str, Any]) -> None:
     print(json.dumps(content, ensure_ascii=False, indent=2, default=str))
 
 
-def print_facts(content: Mapping[str, Any]) -> None:
-    """Print names and values for people, a mapping's entries below its name."""
+def facts_page(content: Mapping[str, Any]) -> Page:
+    """Return names and values for people; a mapping has its own heading, or is a table."""
+    from steerable_llm.reports.page import Page
+    from steerable_llm.reports.parts import Facts, Heading, Part, Table, numeric
+
+    rows: list[tuple[str, str]] = []
+    below: list[Part] = []
+    for name, value in content.items():
+        if not isinstance(value, Mapping):
+            rows.append((name, _shown(value)))
+        elif value and all(isinstance(each, Mapping) for each in value.values()):
+            head = list(dict.fromkeys(key for each in value.values() for key in each))
+            cells = [[key, *(_shown(each.get(k, "")) for k in head)] for key, each in value.items()]
+            below += [Heading(name, 3), Table(["", *numeric(*head)], cells)]
+        elif value:
+            below += [Heading(name, 3), *facts_page(value).parts]
+    return Page("", [Facts(rows), *below])
+
+
+def print_page(page: Page) -> None:
+    """Print a page on the standard output."""
     from rich.console import Console
 
-    from steerable_llm.reports.page import Page
-    from steerable_llm.reports.parts import Facts, Heading, Part
-
-    plain = {name: value for name, value in content.items() if not isinstance(value, Mapping)}
-    parts: list[Part] = [Facts([(name, _shown(value)) for name, value in plain.items()])]
-    for name, value in content.items():
-        if isinstance(value, Mapping):
-            parts += [Heading(name, 3), Facts([(key, _shown(each)) for key, each in value.items()])]
-    Console(highlight=False).print(Page("", parts))
+    Console(highlight=False).print(page)
 
 
 def _shown(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 

@@ -19,6 +19,7 @@ from steerable_llm.cli.options import (
     load_model,
     open_log,
     print_json,
+    print_page,
 )
 from steerable_llm.errors import EmptyLogError, InvalidInputError
 
@@ -218,8 +219,6 @@ def modes(
 
     Prints the commands that build a vector from each.
     """
-    from rich.console import Console
-
     from steerable_llm.files import write_whole
     from steerable_llm.pairs.modes import failure_modes
     from steerable_llm.pairs.pair import Pairs
@@ -243,7 +242,7 @@ def modes(
             mode.update(file=str(file), build=command)
         print_json(plain)
         return
-    Console().print(found.page())
+    print_page(found.page())
     for command in commands:
         print(command)
 

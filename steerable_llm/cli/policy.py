@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from steerable_llm.cli.options import AsJson, InFile, Revision, load_model, open_log, print_json
+from steerable_llm.cli.options import (
+    AsJson,
+    InFile,
+    Revision,
+    load_model,
+    open_log,
+    print_json,
+    print_page,
+)
 
 if TYPE_CHECKING:
     from steerable_llm.logs.answers import LoggedAnswer
@@ -63,19 +71,17 @@ def check(
             shown["trace"] = [_decision_facts(decision) for decision in decisions]
         print_json(shown)
         return
-    from rich.console import Console
-
     from steerable_llm.reports.page import Page
+    from steerable_llm.reports.parts import visible
 
-    console = Console(highlight=False)
-    console.print(Page("", [_steps_table(checked)]))
+    print_page(Page("", [_steps_table(checked)]))
     for step in checked.steps:
         for line in _relations(step):
-            console.print(line, markup=False, soft_wrap=True)
+            print(visible(line))
     if trace:
-        console.print(Page("", [_trace_table(calls, decisions)]))
+        print_page(Page("", [_trace_table(calls, decisions)]))
     for warning in checked.warnings:
-        console.print(f"warning: {warning}", markup=False, soft_wrap=True)
+        print(f"warning: {visible(warning)}")
 
 
 def train_gate(

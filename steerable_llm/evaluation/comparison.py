@@ -20,8 +20,9 @@ from steerable_llm.reports.parts import Code, Head, Heading, Part, Picture, Tabl
 _CHOICES: Head = ("arm", "setting", *numeric("success on dev", "seconds"), "verdict")
 _HEAD: Head = (
     "arm",
-    *numeric("made worse", "success [95 %]", "change", "f > 0", "KL/token"),
-    "gate",
+    *numeric("made worse", "success [95 %]", "change, points"),
+    "rules",
+    *numeric("f > 0", "KL/token"),
 )
 
 
@@ -102,17 +103,17 @@ class Comparison(BaseModel):
     def cells(self, row: Row) -> list[str]:
         """One line of a table; the columns are `_HEAD`."""
         verdict = self.arm(row.arm).verdict
-        gate = ""
+        rules = ""
         if row.category == self.target and verdict is not None:
-            gate = "passes" if verdict.promote else "refused"
+            rules = "passes" if verdict.promote else "refused"
         return [
             TITLES.get(row.arm, row.arm),
             numbers.percent(row.regressed),
             numbers.share(row.success, row.runs),
             numbers.change(row.change),
+            rules,
             numbers.share(row.preference),
             numbers.number(row.kl_per_token),
-            gate,
         ]
 
     def table(self) -> Page:
@@ -125,7 +126,7 @@ class Comparison(BaseModel):
     def table_of(self, rows: Sequence[Row]) -> Table:
         """Some of the rows as a table."""
         cells = [self.cells(row) for row in rows]
-        return Table(_HEAD, cells, strong=[i for i, c in enumerate(cells) if c[-1] == "passes"])
+        return Table(_HEAD, cells, strong=[i for i, c in enumerate(cells) if "passes" in c])
 
     def page(self) -> Page:
         """What was compared, in a picture and a table per category, and what was chosen."""

@@ -18,6 +18,7 @@ from steerable_llm.files import write_whole
 from steerable_llm.reports import numbers
 from steerable_llm.reports.figures import (
     BLUE,
+    GREEN,
     GREY,
     ORANGE,
     PINK,
@@ -65,7 +66,7 @@ TITLES = {
 _CONTROLS = frozenset({"random", "sign_flipped", "shuffled"})
 _COLOURS = {
     "steered": BLUE, "none": GREY, "prompt": ORANGE, "random": PINK, "sign_flipped": RED,
-    "shuffled": YELLOW,
+    "shuffled": YELLOW, "cad": SKY, "adacad": GREEN,
 }  # fmt: skip
 
 
@@ -258,29 +259,34 @@ class Report(BaseModel):
         )
 
     def table(self) -> Page:
-        """Return the results and the verdict alone, for a console."""
+        """Return the results and the verdict alone, in few columns, for a console."""
         parts: list[Part] = []
-        head: Head = [
-            "arm",
-            *numeric("n", "success [95 %]", "change", "f > 0", "abstains", "KL/token", "worse"),
-        ]
+        beside: list[list[Words]] = []
         for category in self.categories:
             rows = self._rows_of(category)
             cells = [
                 [
                     TITLES.get(row.arm, row.arm),
-                    str(row.n),
                     numbers.share(row.success),
                     numbers.change(row.change),
-                    numbers.share(row.preference, interval=False),
-                    numbers.share(row.abstention, interval=False),
-                    numbers.number(row.kl_per_token),
                     numbers.percent(row.regressed),
                 ]
                 for row in rows
             ]
-            parts += [Heading(_titled(rows[0]), 3), _styled_table(head, rows, cells)]
-        parts.append(Callout(self.verdict.line, self.verdict.promote))
+            parts.append(Heading(f"{_titled(rows[0])}, {rows[0].n} prompts", 3))
+            parts.append(_styled_table(_FEW, rows, cells))
+            beside += [
+                [
+                    category,
+                    TITLES.get(row.arm, row.arm),
+                    numbers.share(row.preference, interval=False),
+                    numbers.share(row.abstention, interval=False),
+                    numbers.number(row.kl_per_token),
+                ]
+                for row in rows
+                if row.arm in ("steered", "none")
+            ]
+        parts += [Table(_BESIDE, beside), Callout(self.verdict.line, self.verdict.promote)]
         return Page(f"{self.vector} on {self.test_name}", parts)
 
     def to_markdown(self, stem: str | None = None) -> str:
@@ -437,6 +443,8 @@ class Report(BaseModel):
         ]  # fmt: skip
 
 
+_FEW: Head = ("arm", *numeric("success [95 %]", "change, points", "worse"))
+_BESIDE: Head = ("category", "arm", *numeric("f > 0", "abstains", "KL/token"))
 _CHANGE = ("category", "prompt (its end)", "before", "after")
 _HEAD: Head = (
     "arm",

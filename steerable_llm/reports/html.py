@@ -32,16 +32,17 @@ _STYLE = """\
 @media (prefers-color-scheme: dark) { :root { --ground: #15181b; --text: #e8eaed;
   --quiet: #a5abb1; --line: #454b52; --shade: #1e2328; --good: #35b58f; --bad: #f08c4a; } }
 body { background: var(--ground); color: var(--text); font: 16px/1.5 system-ui, sans-serif;
-  max-width: 76rem; margin: 2rem auto; padding: 0 1rem; }
+  max-width: 82rem; margin: 2rem auto; padding: 0 1rem; }
 h1, h2, h3 { line-height: 1.2; margin-top: 2rem; }
 h1 { font-size: 1.7rem; } h2 { font-size: 1.3rem; } h3 { font-size: 1.05rem; }
 p, ul { max-width: 60rem; } img { max-width: 100%; background: #fff; }
 .scroll { overflow-x: auto; margin: .5rem 0 1rem; }
 table { border-collapse: collapse; font-size: .92rem; }
 th, td { border-bottom: 1px solid var(--line); padding: .35rem .6rem; text-align: left;
-  vertical-align: top; overflow-wrap: anywhere; white-space: pre-line; }
+  vertical-align: top; max-width: 32rem; overflow-wrap: break-word; white-space: pre-line; }
 td:not(.number) { min-width: 6rem; }
-.number { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
+.number { text-align: right; font-variant-numeric: tabular-nums; }
+td.number { white-space: pre; }
 .facts th { font-weight: 600; white-space: nowrap; }
 .strong td { font-weight: 600; } .faint td { color: var(--quiet); }
 .callout { border-left: .4rem solid var(--line); padding: .6rem 1rem; background: var(--shade);

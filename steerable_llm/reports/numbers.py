@@ -25,13 +25,16 @@ def signed_points(difference: float) -> str:
 
 
 def share(e: Estimate | None, runs: Sequence[float] = (), *, interval: bool = True) -> str:
-    """Return a share with its interval, such as "12.5 % [10.0, 15.0]", and that of single runs."""
+    """Return a share with its interval, such as "12.5 % [10.0, 15.0]".
+
+    The shares of single runs stand on a line below, in brackets.
+    """
     if e is None:
         return ""
     said = percent(e.value)
     if interval:
         said += f" [{100 * e.low:.1f}, {100 * e.high:.1f}]"
-    return said + (f" ({', '.join(f'{100 * run:.1f}' for run in runs)})" if runs else "")
+    return said + (f"\n({', '.join(f'{100 * run:.1f}' for run in runs)})" if runs else "")
 
 
 def change(e: Estimate | None) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Self
 
 from rich import box
 from rich.cells import cell_len, chop_cells
@@ -42,8 +44,7 @@ def renderable(part: Part) -> RenderableType | None:
     """Return a part for a rich console; None for a picture, which a terminal cannot show."""
     match part:
         case Heading():
-            text = _styled(part.text, "bold" if part.level == 2 else "underline")
-            return Group("", text) if part.level == 2 else text
+            return _styled(part.text, "bold" if part.level == 2 else "underline")
         case Text():
             return _styled(part.words)
         case Callout():
@@ -80,7 +81,9 @@ class FittingTable:
         self.table = table
         self.headed = headed
 
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Grid]:
+    def __rich_console__(
+        self, console: Console, options: ConsoleOptions
+    ) -> Iterator[RenderableType]:
         """Yield one or several tables for rich."""
         columns = self.table.columns
         head = [_words_of(Column(column.title), column.title) for column in columns]
@@ -88,8 +91,13 @@ class FittingTable:
             [_words_of(column, cell) for column, cell in zip(columns, row, strict=True)]
             for row in self.table.rows
         ]
-        for places in _groups(columns, head, body, options.max_width):
-            yield self._grid(places, head, body)
+        widths = [
+            _Width.of(title, [row[place] for row in body]) for place, title in enumerate(head)
+        ]
+        for number, places in enumerate(_groups(columns, widths, options.max_width)):
+            if number:
+                yield ""
+            yield self._grid(_fitted(places, columns, widths, options.max_width), head, body)
 
     def _grid(
         self, places: dict[int, int], head: Sequence[str], body: Sequence[Sequence[str]]
@@ -145,68 +153,76 @@ def _broken(text: str, width: int) -> list[str]:
     return [line.replace(_GLUE, " ") for line in lines]
 
 
-def _groups(
-    columns: Sequence[Column], head: Sequence[str], body: Sequence[Sequence[str]], room: int
-) -> list[dict[int, int]]:
-    """Which columns stand side by side, with their widths."""
-    natural, least = [], []
-    for place in range(len(columns)):
-        cells = [row[place] for row in body]
-        title = _longest(head[place].split())
-        widest = max(title, _longest(line for cell in cells for line in cell.split("\n")))
-        # A heading that is longer than the cells wraps rather than widening the column.
-        natural.append(max(widest, min(cell_len(head[place]), widest + 4)))
-        least.append(max(title, _longest(word for cell in cells for word in cell.split()), 1))
+@dataclass(frozen=True)
+class _Width:
+    """How wide a column may be: with every line broken, with cells whole, with its title whole."""
+
+    least: int
+    cells: int
+    most: int
+
+    @classmethod
+    def of(cls, title: str, cells: Sequence[str]) -> Self:
+        word = _longest(title.split())
+        whole = max(word, _longest(line for cell in cells for line in cell.split("\n")), 1)
+        broken = max(word, _longest(word for cell in cells for word in cell.split()), 1)
+        # A title that is much longer than the cells breaks rather than widening the column.
+        return cls(broken, whole, max(whole, min(cell_len(title), whole + 4)))
+
+
+def _groups(columns: Sequence[Column], widths: Sequence[_Width], room: int) -> list[list[int]]:
+    """Which columns stand side by side."""
     everything = list(range(len(columns)))
-    if _sum(least, everything) <= room:
-        return [_widths(everything, columns, natural, least, room)]
+    if _sum([width.least for width in widths]) <= room:
+        return [everything]
     keys = [place for place, column in enumerate(columns) if column.key or place == 0]
-    # A number that has a line to itself is easier to read than one that is broken.
+    # Numbers, and what a row is about, are easier to read on one line each.
     wanted = [
-        natural[place] if column.numeric else least[place] for place, column in enumerate(columns)
-    ]
+        min(width.cells, 2 * room // 5) if place in keys
+        else width.cells if columns[place].numeric else width.least
+        for place, width in enumerate(widths)
+    ]  # fmt: skip
     groups: list[list[int]] = []
     for place in everything:
         if place in keys:
             continue
-        if groups and _sum(wanted, [*groups[-1], place]) <= room:
+        if groups and _sum([wanted[each] for each in (*groups[-1], place)]) <= room:
             groups[-1].append(place)
         else:
             groups.append([*keys, place])
-    return [_widths(group, columns, natural, least, room) for group in groups or [keys]]
+    return groups or [keys]
 
 
-def _widths(
-    places: Sequence[int],
-    columns: Sequence[Column],
-    natural: Sequence[int],
-    least: Sequence[int],
-    room: int,
+def _fitted(
+    places: Sequence[int], columns: Sequence[Column], widths: Sequence[_Width], room: int
 ) -> dict[int, int]:
-    """Widths that fill the room, numbers first, then where text has most to gain."""
-    widths = {place: least[place] for place in places}
-    spare = room - _GAP * (len(places) - 1) - sum(widths.values())
-    for place in places:
-        if columns[place].numeric and (more := natural[place] - least[place]) <= spare:
-            widths[place] += more
-            spare -= more
-    while spare > 0:
-        place = max(places, key=lambda place: natural[place] / widths[place])
-        if widths[place] >= natural[place]:
-            break
-        widths[place] += 1
-        spare -= 1
-    while spare < 0 and max(widths.values()) > 1:  # a word is longer than the line
-        widths[max(places, key=lambda place: widths[place])] -= 1
+    """Widths that fill the room: numbers first, then the key, then texts."""
+    fitted = {place: widths[place].least for place in places}
+    spare = room - _sum(list(fitted.values()))
+    for place in sorted(places, key=lambda place: not columns[place].numeric):
+        if columns[place].numeric or place == 0:
+            more = min(widths[place].cells - fitted[place], spare)
+            if more > 0 and (place == 0 or fitted[place] + more == widths[place].cells):
+                fitted[place] += more
+                spare -= more
+    # What is left is shared fairly: columns that need little have all of it.
+    needs = sorted((widths[place].most - fitted[place], place) for place in places)
+    for others, (need, place) in zip(range(len(needs), 0, -1), needs, strict=True):
+        more = max(min(need, spare // others), 0)
+        fitted[place] += more
+        spare -= more
+    while spare < 0 and max(fitted.values()) > 1:  # a word is longer than the line
+        fitted[max(places, key=lambda place: fitted[place])] -= 1
         spare += 1
-    return widths
+    return fitted
 
 
-def _sum(widths: Sequence[int], places: Sequence[int]) -> int:
-    return sum(widths[place] for place in places) + _GAP * (len(places) - 1)
+def _sum(widths: Sequence[int]) -> int:
+    """The width of columns side by side, in cells."""
+    return sum(widths) + _GAP * (len(widths) - 1)
 
 
-def _longest(texts: Iterator[str] | Sequence[str]) -> int:
+def _longest(texts: Iterable[str]) -> int:
     return max((cell_len(text) for text in texts), default=0)
 
 

@@ -7,19 +7,20 @@ from collections.abc import Callable, Iterator
 
 import torch
 from policy_models import VECTORS, vector, word_gate
-from steerable_llm.evaluation.sweep import CalibrationRow
 
 from experiments.ablations import AblationReport, Section
 from experiments.leaderboard import FULL, Leaderboard
 from experiments.token_ablation import KS, TokenAblation, TokenRow
 from steerable_llm.cli.options import facts_page, summary
 from steerable_llm.cli.policy import _steps_table, _trace_table
+from steerable_llm.evaluation.bench import DevRow
 from steerable_llm.evaluation.benchmarks.report import BenchmarkReport, ItemRow, score_rows
-from steerable_llm.evaluation.calibration import CalibrationResult
+from steerable_llm.evaluation.calibration import Sweep
 from steerable_llm.evaluation.comparison import ComparedArm, Comparison
 from steerable_llm.evaluation.report import TITLES, Change, Report
+from steerable_llm.evaluation.rows import Row
 from steerable_llm.evaluation.transfer import Transfer
-from steerable_llm.evaluation.verdict import Row, judge
+from steerable_llm.evaluation.verdict import judge
 from steerable_llm.methods.grains.attribution import PairAttribution, attribution_page
 from steerable_llm.metrics import Estimate
 from steerable_llm.pairs.curate import CurationReport
@@ -198,10 +199,10 @@ def transfer() -> Transfer:
     )
 
 
-def sweep() -> CalibrationResult:
+def sweep() -> Sweep:
     rows = tuple(
-        CalibrationRow(
-            vector="grains eos mean" if not control else "random",
+        DevRow(
+            arm="grains eos mean" if not control else "random",
             strength=strength,
             scope="last_prompt",
             layers=None,
@@ -217,7 +218,7 @@ def sweep() -> CalibrationResult:
         for strength in (-0.1, -0.05, 0.05, 0.1)
     )
     kept = {"closed_book": 0.99, "reading": 0.98}
-    return CalibrationResult(VECTORS["faithful"], rows[3], rows, 0.5, kept, 0.01)
+    return Sweep(VECTORS["faithful"], rows[3], rows, 0.5, kept, 0.01)
 
 
 def benchmark() -> BenchmarkReport:
@@ -252,7 +253,7 @@ def benchmark() -> BenchmarkReport:
         left_out=("7",),
         seed=0,
         settings={"prompt": "5 examples of the same subject", "scoring": "log-likelihood"},
-        vectors={label: {"strength": 0.05, "scope": "last_prompt", "layers": None}},
+        subjects={label: {"strength": 0.05, "scope": "last_prompt", "layers": None}},
         rows=tuple(score_rows(items, 0)),
         group_rows=tuple(r for group in groups for r in score_rows(items, 0, group)),
         items=tuple(items),

@@ -67,7 +67,7 @@ class Extraction:
 
     directions: Mapping[int, Tensor]
     scales: Mapping[int, float]
-    provenance: Provenance
+    provenance: Provenance = Provenance()  # noqa: RUF009 - frozen
     attributions: tuple[PairAttribution, ...] = ()
     weighed: Mapping[int, WeighedVectors] = field(default_factory=dict)
     differences: Tensor | None = None

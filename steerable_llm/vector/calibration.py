@@ -53,14 +53,6 @@ class Choice:
     lost: Mapping[str, float] = field(default_factory=dict)
     budget: float | None = None
 
-    def looked_at(self, digest: str) -> bool:
-        """Tell whether a set of this digest, as a whole, is what was looked at."""
-        used = [self.dev.digest, self.dev.part_of]
-        if self.capability is not None:
-            used += [self.capability.digest, self.capability.part_of]
-        # Files of 0.1 have the first twelve digits.
-        return any(known and digest.startswith(known[:12]) for known in used)
-
     @property
     def sentence(self) -> str:
         """Everything in one sentence."""
@@ -150,7 +142,7 @@ class Calibration:
         return f"{self.sign}; {self.choice.sentence}"
 
     @classmethod
-    def from_record(cls, record: Mapping[str, Any]) -> Self:
+    def from_record(cls, record: Mapping[str, Any]) -> Calibration:
         """Read what `record` made, or what a vector file of 0.1 says.
 
         Raises:
@@ -163,12 +155,11 @@ class Calibration:
         if note and not {"choice", "remark"} & record.keys():
             choice = Choice.from_sentence(note)
             clean |= {"remark": note} if choice is None else {"choice": choice}
-        found: Self = TypeAdapter(cls).validate_python(clean)
-        return found
+        return _CALIBRATION.validate_python(clean)
 
     def record(self) -> dict[str, Any]:
         """Return plain JSON values, as files keep them, with `note` for people."""
-        facts: dict[str, Any] = TypeAdapter(type(self)).dump_python(self, mode="json")
+        facts: dict[str, Any] = _CALIBRATION.dump_python(self, mode="json")
         for name in ("choice", "remark"):
             if not facts[name]:
                 del facts[name]
@@ -185,3 +176,6 @@ class Calibration:
             capability=None if capability is None else replace(capability, seen=None),
         )
         return replace(self, choice=choice).record()
+
+
+_CALIBRATION = TypeAdapter(Calibration)

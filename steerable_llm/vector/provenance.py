@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
@@ -157,7 +157,7 @@ class Provenance:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def from_record(cls, record: Mapping[str, Any]) -> Self:
+    def from_record(cls, record: Mapping[str, Any]) -> Provenance:
         """Read what `record` made, or what a vector file of 0.1 says.
 
         Raises:
@@ -175,8 +175,7 @@ class Provenance:
                 del clean["agreement"]
         if facts:
             clean["facts"] = {**clean.get("facts", {}), **facts}
-        found: Self = TypeAdapter(cls).validate_python(clean)
-        return found
+        return _PROVENANCE.validate_python(clean)
 
     def record(self) -> dict[str, Any]:
         """Return plain JSON values of all that is known, as files keep them.
@@ -184,9 +183,7 @@ class Provenance:
         Raises:
             ValueError: A setting or a fact is not plain JSON.
         """
-        found: dict[str, Any] = TypeAdapter(type(self)).dump_python(
-            self, mode="json", exclude_defaults=True
-        )
+        found: dict[str, Any] = _PROVENANCE.dump_python(self, mode="json", exclude_defaults=True)
         if self.agreement is not None:
             found["agreement"]["badge"] = self.agreement.badge
         return found
@@ -196,3 +193,6 @@ class Provenance:
         if self.seen is None:
             return self.record()
         return {**replace(self, seen=None).record(), "seen": f"{len(self.seen)} prompts"}
+
+
+_PROVENANCE = TypeAdapter(Provenance)

@@ -1,7 +1,7 @@
 """Asking for tool calls and for answers in a form, against a model that follows a script."""
 
 import pytest
-from scripted import calling, scripted_llm
+from scripted import SPECIAL, TEMPLATES, byte_level, calling, scripted_around, scripted_llm
 
 from steerable_llm.answer.constraint import Constraint
 from steerable_llm.answer.request import GenerationRequest
@@ -340,3 +340,103 @@ def test_a_template_shows_how_its_model_writes_calls(template, name):
 
     found = tool_format_of(Tokenizer())
     assert (found and found.name) == name
+
+
+# What transformers calls a response template, in the manner of Qwen3-Coder's: arguments as XML.
+XML_CALLS = {
+    "defaults": {"role": "assistant"},
+    "start_anchor": "<|assistant|>",
+    "fields": {
+        "content": {},
+        "tool_calls": {
+            "open_pattern": r"<tool_call>\s*<function=(?P<name>\w+)>",
+            "close_pattern": r"</function>\s*</tool_call>",
+            "repeats": True,
+            "content": "xml-inline",
+            "content_args": {
+                "tag_pattern": r"<parameter=(?P<key>\w+)>\s*(?P<value>.*?)\s*</parameter>"
+            },
+            "transform": {
+                "type": "function",
+                "function": {"name": "{name}", "arguments": "{content}"},
+            },
+        },
+    },
+}
+XML_TEMPLATE = TEMPLATES["none"] + "{# tools <function= #}"
+
+
+def xml_call(name, **arguments):
+    inside = "".join(f"<parameter={k}>\n{v}\n</parameter>\n" for k, v in arguments.items())
+    return f"<tool_call>\n<function={name}>\n{inside}</function>\n</tool_call>"
+
+
+@pytest.fixture(scope="module")
+def xml_llm():
+    tokenizer = byte_level(XML_TEMPLATE, SPECIAL, [])
+    tokenizer.response_template = XML_CALLS
+    two = f"{xml_call('multiply', a=3, b=4)}\n{xml_call('get_weather', city='Köln')}"
+    return scripted_around(
+        tokenizer,
+        {"Two": f"I look. {two}", "Cut": "So: " + two[: two.index("4")], "Talk": "A < b, <tool"},
+    )
+
+
+def test_calls_are_read_by_the_response_template_that_a_tokenizer_brings(xml_llm):
+    chunks = list(xml_llm.stream("Two", tools=[MULTIPLY, WEATHER], max_new_tokens=400))
+    answer = chunks[-1].final
+    assert answer.text == "I look."
+    assert "".join(chunk.text for chunk in chunks) == answer.text
+    # The tools' schemas tell that these numbers are none of text.
+    assert [(call.name, call.arguments) for call in answer.tool_calls] == [
+        ("multiply", {"a": 3, "b": 4}),
+        ("get_weather", {"city": "Köln"}),
+    ]
+    assert answer == xml_llm.generate("Two", tools=[MULTIPLY, WEATHER], max_new_tokens=400)
+
+
+def test_by_a_response_template_text_stays_text_and_a_cut_call_is_none(xml_llm):
+    assert xml_llm.generate("Talk", tools=[MULTIPLY]).text == "A < b, <tool"
+    cut = xml_llm.generate("Cut", tools=[MULTIPLY], max_new_tokens=400)
+    assert cut.text == "So:"
+    assert cut.tool_calls == ()
+    [invalid] = cut.invalid_tool_calls
+    assert (invalid.name, invalid.error) == ("multiply", "the call is cut off")
+
+
+def test_calls_whose_writing_is_not_known_cannot_be_made_sure(xml_llm):
+    with pytest.raises(InvalidInputError, match="only how they are read") as told:
+        xml_llm.generate("Two", tools=[MULTIPLY], tool_choice="required")
+    assert "\n" not in str(told.value)
+
+
+def test_a_response_template_reads_what_a_family_that_is_known_writes():
+    tokenizer = byte_level(TEMPLATES["hermes"], SPECIAL, [])
+    tokenizer.response_template = {
+        "start_anchor": "<|assistant|>",
+        "fields": {
+            "content": {},
+            "tool_calls": {
+                "open": "<tool_call>",
+                "close": "</tool_call>",
+                "repeats": True,
+                "content": "json",
+                "transform": {"type": "function", "function": "{content}"},
+            },
+        },
+    }
+    llm = scripted_around(tokenizer, {"Call": WRITTEN["hermes"], "Cut": WRITTEN["hermes"][:55]})
+    answer = llm.generate("Call", tools=[MULTIPLY], tool_choice="required", max_new_tokens=200)
+    assert [(call.name, call.arguments) for call in answer.tool_calls] == [
+        ("multiply", {"a": 3, "b": 4})
+    ]
+    cut = llm.generate("Cut", tools=[UNGUIDED])
+    assert [call.name for call in cut.invalid_tool_calls] == ["multiply"]
+
+
+def test_a_response_template_that_does_not_say_how_calls_open_is_refused_in_one_line():
+    tokenizer = byte_level(XML_TEMPLATE, SPECIAL, [])
+    tokenizer.response_template = {"fields": {"tool_calls": {"close": "x"}}}
+    with pytest.raises(InvalidInputError, match="how a tool call opens") as told:
+        tool_format_of(tokenizer)
+    assert "\n" not in str(told.value)

@@ -42,7 +42,11 @@ class Answer:
         self._raw = AnswerText(
             chat.tokenizer, [stop for stop in stops if tokens[stop] is None], hidden
         )
-        self._readable = ToolText(prompt.tool_format) if prompt.tool_format else None
+        self._readable = (
+            ToolText(prompt.tool_format, prompt.request.offered_tools)
+            if prompt.tool_format
+            else None
+        )
         self._parsed = ParsedAnswer("")
         self._calls: CallStream | None = None
         if prompt.tool_format is not None:

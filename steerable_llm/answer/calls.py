@@ -11,6 +11,7 @@ from typing import Any
 
 from steerable_llm.answer.constraint import Constraint, json_rule, text_rule
 from steerable_llm.chat.tools import CallPiece, InvalidToolCall, ParsedAnswer, Tool, ToolFormat
+from steerable_llm.errors import InvalidInputError
 
 # The grammar of an answer that may hold tool calls, in the way of writing of each family.
 
@@ -58,8 +59,15 @@ def grammar_for(
     """
     if not tools or tool_format is None or tool_choice == "none":
         return None if constraint is None else AnswerGrammar(f"start: {constraint.grammar}")
-    family = _FAMILIES[tool_format.name]
     forced = tool_choice not in (None, "auto")
+    family = _FAMILIES.get(tool_format.name)
+    if family is None:
+        if forced or constraint is not None:
+            raise InvalidInputError(
+                "how this model writes tool calls is not known here, only how they are read: leave "
+                'the choice to the model (tool_choice="auto"), and give no constraint beside tools'
+            )
+        return None
     if constraint is None and not forced:
         return AnswerGrammar(
             _among_text(family, tools, parallel, tool_format.marks, added_id, special_ids),
@@ -240,7 +248,8 @@ class CallStream:
         pieces: list[CallPiece] = []
         while True:
             if not self._told or self._told[-1].whole:
-                head = self._format.head.match(raw, self._position)
+                pattern = self._format.head
+                head = pattern.match(raw, self._position) if pattern else None
                 if head is None or len(self._told) == self._most:
                     return pieces
                 number, name = len(self._told), head[1]

@@ -69,6 +69,8 @@ class ChatFormat:
         self.vision = None if processor is None else Vision(processor)
         if processor is not None and not tokenizer.chat_template:
             tokenizer.chat_template = processor.chat_template
+        if getattr(tokenizer, "response_template", None) is None:
+            tokenizer.response_template = getattr(processor, "response_template", None)
 
     @property
     def has_template(self) -> bool:

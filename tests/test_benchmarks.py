@@ -548,17 +548,18 @@ def demo_llm() -> SteerableHFLLM:
     return SteerableHFLLM.demo()
 
 
-#: Per benchmark, on the bundled model and the bundled sample: score unsteered and steered, KL per
-#: token of the steered answers, and the mean sum of a question's log-probabilities. Measured with
-#: this package's own runner as it was before the harness ran the benchmarks (commit 675b769).
+#: Per benchmark, on the bundled model and the bundled sample (two of its questions where answers
+#: are written): score unsteered and steered, KL per token of the steered answers, and the mean sum
+#: of a question's log-probabilities. Measured by the call below with this package's own runner, as
+#: it was before the harness ran the benchmarks (commit 675b769).
 BEFORE = {
     "truthfulqa_mc1": (0.16667, 0.16667, 9.50754, -477.5978),
     "truthfulqa_mc2": (0.83333, 0.66664, 9.61154, -603.6674),
-    "truthfulqa_gen": (0.83333, 0.0, 12.45185, 0.0),
+    "truthfulqa_gen": (0.5, 0.0, 12.29371, 0.0),
     "toxigen": (0.5, 0.33333, 8.94125, -48.1697),
     "faitheval": (0.5, 0.25, 7.42256, -45.863),
-    "faitheval_unanswerable": (0.0, 0.0, 13.29873, 0.0),
-    "faitheval_inconsistent": (0.0, 0.0, 13.15073, 0.0),
+    "faitheval_unanswerable": (0.0, 0.0, 14.10338, 0.0),
+    "faitheval_inconsistent": (0.0, 0.0, 12.74904, 0.0),
     "mmlu": (0.25, 0.5, 10.35927, -45.3115),
 }
 
@@ -577,6 +578,7 @@ def test_the_numbers_are_those_of_the_runner_that_the_harness_replaced(
     found = run_benchmark(
         demo_llm, name, [wave], strengths=[3.0], data="sample", against=(), progress=False,
         shots=2 if name == "mmlu" else None,
+        limit=None if find_benchmark(name).chooses else 2,
     )  # fmt: skip
     none, steered = found.row("none"), found.row("steered")
     log_probs = sum(sum(item.log_probs) for item in found.items) / len(found.items)

@@ -60,6 +60,17 @@ def test_a_benchmark_is_printed_and_written(
     assert steerable.json(*command)["rows"] == written["rows"]
 
 
+def test_a_decoding_method_is_measured_like_a_vector_and_a_vector_file_beside_it(
+    steerable: Steerable, model_folder: Path, vector_file: Path
+) -> None:
+    found = steerable.json(
+        *("evaluate", "cad=1.5", "--benchmark", "faitheval", "--data", "sample", "--limit", 1),
+        *("--against", "prompt", "--also", vector_file, "--strength", 0.2, "--model", model_folder),
+    )
+    assert [row["arm"] for row in found["rows"]] == ["none", "cad=1.5", "push", "prompt"]
+    assert found["subjects"]["push"]["strength"] == 0.2
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

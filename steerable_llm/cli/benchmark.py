@@ -1,4 +1,4 @@
-"""What `steerable evaluate` does with a published benchmark in place of an evaluation set."""
+"""Published benchmarks: `steerable evaluate --benchmark`, and the harness's own command line."""
 
 from __future__ import annotations
 
@@ -10,10 +10,8 @@ from typing import Any
 
 import typer
 
-from steerable_llm.cli.options import load_model, print_page
+from steerable_llm.cli.options import load_against, load_model, load_subject, print_page
 from steerable_llm.errors import MissingExtraError
-
-# The verb that runs EleutherAI's lm-evaluation-harness with steered models.
 
 
 def lm_eval(context: typer.Context) -> None:
@@ -36,7 +34,7 @@ def lm_eval(context: typer.Context) -> None:
 
 
 def evaluate_benchmark(
-    vector: Path,
+    subject: Path,
     benchmark: str,
     options: Mapping[str, Any],
     against: Sequence[str] | None,
@@ -50,7 +48,7 @@ def evaluate_benchmark(
     """Run one benchmark, and write and print what it found.
 
     Args:
-        vector: The vector's file.
+        subject: As `load_subject` takes it.
         benchmark: Its name.
         options: Those that only a benchmark has, as the command line names them.
         against: Arms to compare with; None for the usual ones.
@@ -66,7 +64,6 @@ def evaluate_benchmark(
     from steerable_llm.evaluation.benchmarks.run import run_benchmark
     from steerable_llm.files import check_writable
     from steerable_llm.reports.page import check_suffix
-    from steerable_llm.vector.vector import SteeringVector
 
     # What is wrong with the question is said before a model is loaded for it.
     chosen = find_benchmark(benchmark)
@@ -76,19 +73,18 @@ def evaluate_benchmark(
     shots = chosen.shots_shown(options.get("shots"))
     limit, groups = options.get("limit"), options.get("group")
     data = load_data(chosen, options.get("data"), limit, seed, groups, shots)
-    files = [vector, *options.get("also", [])]
     llm = load_model(model, revision)
     found = run_benchmark(
         llm,
         chosen,
-        [SteeringVector.load(file, model=llm, force=force) for file in files],
+        [load_subject(each, llm, force) for each in [subject, *options.get("also", [])]],
         strengths=options.get("strength"),
         data=data,
         limit=limit,
         groups=groups,
         shots=shots,
         normalise=options.get("normalise"),
-        against=tuple(against) if against else None,
+        against=load_against(against, llm, force),
         seed=seed,
         force=force,
         progress=not as_json,

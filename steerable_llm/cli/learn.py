@@ -18,6 +18,7 @@ from steerable_llm.cli.options import (
     Revision,
     SubjectIn,
     VectorIn,
+    load_against,
     load_model,
     load_subject,
     print_json,
@@ -268,7 +269,7 @@ def evaluate(
                 "--keep, --capability and --pairs go with TEST, not with --benchmark"
             )
         evaluate_benchmark(
-            subject, benchmark, options, against or None, report or [], seed,
+            subject, benchmark, options, against, report or [], seed,
             model, revision, force, as_json,
         )  # fmt: skip
         return
@@ -280,7 +281,7 @@ def evaluate(
     from steerable_llm.evaluation.set import EvaluationSet
     from steerable_llm.files import check_writable
     from steerable_llm.pairs.pair import Pairs
-    from steerable_llm.vector.hub import is_on_hub, refuse_to_write
+    from steerable_llm.vector.hub import refuse_to_write
     from steerable_llm.vector.vector import SteeringVector
 
     if keep:
@@ -295,16 +296,12 @@ def evaluate(
     loaded = load_subject(subject, llm, force)
     if keep and not isinstance(loaded, SteeringVector):
         raise InvalidInputError(f"--keep writes into a vector file, and {subject} is none")
-    others = [
-        load_subject(name, llm, force) if Path(name).exists() or is_on_hub(name) else name
-        for name in against or ()
-    ]
     found = measure(
         llm,
         loaded,
         test_set,
         kept,
-        against=others or None,
+        against=load_against(against, llm, force),
         pairs=built_from,
         seed=seed,
         progress=not as_json,

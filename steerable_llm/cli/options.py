@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -72,6 +72,20 @@ def load_subject(subject: Path | str, llm: SteerableHFLLM, force: bool) -> Subje
     if _is_named(str(subject)):
         return str(subject)
     return SteeringVector.load(subject, model=llm, force=force)
+
+
+def load_against(
+    names: Sequence[str] | None, llm: SteerableHFLLM, force: bool
+) -> list[Subject] | None:
+    """Read what a subject is compared with; None, for the usual arms, where nothing is named.
+
+    Raises:
+        SteerableError: A file cannot be read, or belongs to another model.
+    """
+    return [
+        load_subject(name, llm, force) if Path(name).exists() or is_on_hub(name) else name
+        for name in names or ()
+    ] or None
 
 
 SubjectIn = typer.Argument(

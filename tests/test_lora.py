@@ -34,17 +34,17 @@ QUICK: dict[str, Any] = {"rank": 4, "alpha": 8, "learning_rate": 5e-3, "epochs":
 
 @pytest.fixture(scope="module")
 def llm(tiny_tokenizer: Any) -> SteerableHFLLM:
-    """A model of its own: adapters change the model for all its users."""
+    """A model of its own: LoRAs change the model for all its users."""
     return SteerableHFLLM(build_tiny_model("llama", tiny_tokenizer), tiny_tokenizer)
 
 
 @pytest.fixture(scope="module")
-def adapter(llm: SteerableHFLLM) -> Lora:
+def lora(llm: SteerableHFLLM) -> Lora:
     return train_lora(llm, PAIRS, LoraSettings(**QUICK))
 
 
 def traces(model: torch.nn.Module) -> dict[str, Any]:
-    """All that an adapter could leave behind."""
+    """All that a LoRA could leave behind."""
     return {
         "modules": [(name, id(module), type(module)) for name, module in model.named_modules()],
         "weights": [
@@ -126,9 +126,9 @@ def test_the_first_step_of_sft_is_the_gradient_of_the_mean_token_loss(
 
 @pytest.mark.usefixtures("no_traces")
 def test_peft_reads_the_folder_and_computes_the_same(
-    llm: SteerableHFLLM, adapter: Lora, tiny_tokenizer: Any, tmp_path: Path
+    llm: SteerableHFLLM, lora: Lora, tiny_tokenizer: Any, tmp_path: Path
 ) -> None:
-    folder = adapter.save(tmp_path / "adapter")
+    folder = lora.save(tmp_path / "lora")
     assert sorted(path.suffix for path in folder.iterdir()) == [".json", ".json", ".safetensors"]
     other = peft.PeftModel.from_pretrained(build_tiny_model("llama", tiny_tokenizer), folder)
     theirs = SteerableHFLLM(other.base_model.model, tiny_tokenizer, blocks=[])
@@ -139,29 +139,29 @@ def test_peft_reads_the_folder_and_computes_the_same(
 
 
 @pytest.mark.usefixtures("no_traces")
-def test_an_error_inside_takes_the_adapter_off(llm: SteerableHFLLM, adapter: Lora) -> None:
-    with pytest.raises(RuntimeError, match="stop"), adapted(llm, adapter):
+def test_an_error_inside_takes_the_lora_off(llm: SteerableHFLLM, lora: Lora) -> None:
+    with pytest.raises(RuntimeError, match="stop"), adapted(llm, lora):
         raise RuntimeError("stop")
 
 
-def test_the_same_seed_gives_the_same_adapter(llm: SteerableHFLLM, adapter: Lora) -> None:
+def test_the_same_seed_gives_the_same_lora(llm: SteerableHFLLM, lora: Lora) -> None:
     again = train_lora(llm, PAIRS, LoraSettings(**QUICK))
-    assert all(torch.equal(again.weights[key], adapter.weights[key]) for key in adapter.weights)
+    assert all(torch.equal(again.weights[key], lora.weights[key]) for key in lora.weights)
 
 
 def test_what_cannot_be_trained_or_loaded_is_refused(
-    llm: SteerableHFLLM, adapter: Lora, make_llm: Any, tmp_path: Path
+    llm: SteerableHFLLM, lora: Lora, make_llm: Any, tmp_path: Path
 ) -> None:
     with pytest.raises(PairError, match=r'no bad answer.*objective="sft"'):
         train_lora(llm, Pairs([PreferencePair("Why?", "Because.")]), LoraSettings())
     with (
         pytest.raises(ModelMismatchError, match="train it again"),
-        adapted(make_llm("mistral"), adapter),
+        adapted(make_llm("mistral"), lora),
     ):
         pass
-    folder = adapter.save(tmp_path / "a")
+    folder = lora.save(tmp_path / "a")
     (folder / "adapter_model.safetensors").write_bytes(b"cut")
-    with pytest.raises(NotAVectorError, match="whole adapter folder"):
+    with pytest.raises(NotAVectorError, match="whole LoRA folder"):
         Lora.load(folder)
     with pytest.raises(NotAVectorError, match="adapter_config"):
         Lora.load(tmp_path)
@@ -171,7 +171,7 @@ def test_what_cannot_be_trained_or_loaded_is_refused(
 @pytest.mark.filterwarnings("ignore:fan_in_fan_out is set")
 @pytest.mark.filterwarnings("ignore:The following (rank|alpha)_pattern keys")
 @pytest.mark.parametrize("family", FAMILIES)
-def test_vectors_act_on_the_same_parts_with_an_adapter_as_without(
+def test_vectors_act_on_the_same_parts_with_a_lora_as_without(
     tiny_tokenizer: Any, family: str
 ) -> None:
     llm = SteerableHFLLM(build_tiny_model(family, tiny_tokenizer), tiny_tokenizer)
@@ -180,7 +180,7 @@ def test_vectors_act_on_the_same_parts_with_an_adapter_as_without(
     with lora_layers(llm, peft.LoraConfig(r=2, target_modules="all-linear")):
         found = [find_site(block, site) for block in llm.blocks for site in sites]
     for before, after in zip(plain, found, strict=True):
-        # Where the part is itself adapted, the adapter's layer stands around it.
+        # Where the part is itself adapted, the LoRA's layer stands around it.
         assert getattr(after.module, "base_layer", after.module) is before.module
         assert after.on_input == before.on_input
 
@@ -188,11 +188,11 @@ def test_vectors_act_on_the_same_parts_with_an_adapter_as_without(
 @pytest.mark.usefixtures("no_traces")
 @pytest.mark.parametrize("method", ["iti", "icv"])
 def test_vectors_of_parts_steer_an_adapted_model(
-    llm: SteerableHFLLM, adapter: Lora, method: str
+    llm: SteerableHFLLM, lora: Lora, method: str
 ) -> None:
     vector = build_vector(llm, PAIRS, method=method, progress=False)
     steering = vector.steer(0.5, scope="all")
-    with adapted(llm, adapter):
+    with adapted(llm, lora):
         plain = llm.answer_logits(PROMPT, "At nine.")
         assert not torch.allclose(llm.answer_logits(PROMPT, "At nine.", steering), plain, atol=1e-3)
         answer = llm.generate(PROMPT, steering=steering, max_new_tokens=4)
@@ -201,11 +201,11 @@ def test_vectors_of_parts_steer_an_adapted_model(
 
 
 @pytest.mark.usefixtures("no_traces")
-def test_an_adapted_projection_sees_the_steered_heads(llm: SteerableHFLLM, adapter: Lora) -> None:
+def test_an_adapted_projection_sees_the_steered_heads(llm: SteerableHFLLM, lora: Lora) -> None:
     vector = build_vector(llm, PAIRS, method="iti", progress=False, heads=2)
     layer = vector.layers[0]
     ids = torch.tensor([llm.encode(PROMPT)])
-    with adapted(llm, adapter), torch.no_grad():
+    with adapted(llm, lora), torch.no_grad():
         with capture_site(llm.blocks, "heads") as heads:
             llm.model(ids)
         projection = find_site(llm.blocks[layer], "heads").module

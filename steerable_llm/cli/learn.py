@@ -71,7 +71,7 @@ def build(
     settings = settings_of(setting or [])
     llm = load_model(model, revision)
     if method == "lora":
-        _build_adapter(llm, given, out, name or out.name, settings, as_json)
+        _build_lora(llm, given, out, name or out.name, settings, as_json)
         return
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
@@ -106,7 +106,7 @@ def build(
             print(vector.provenance.agreement.line)
 
 
-def _build_adapter(
+def _build_lora(
     llm: SteerableHFLLM,
     pairs: Pairs,
     out: Path,
@@ -114,19 +114,19 @@ def _build_adapter(
     settings: dict[str, Any],
     as_json: bool,
 ) -> None:
-    """Train a LoRA adapter and write its folder."""
+    """Train a LoRA and write its folder."""
     from steerable_llm.methods.build import validated
     from steerable_llm.methods.lora import LoraSettings, train_lora
     from steerable_llm.progress import progress_bar
 
     chosen = validated("lora", LoraSettings, settings)
     with progress_bar("lora: training", len(pairs), not as_json) as advance:
-        adapter = train_lora(llm, pairs, chosen, name, advance)
-    adapter.save(out)
+        lora = train_lora(llm, pairs, chosen, name, advance)
+    lora.save(out)
     if as_json:
-        print_json({"name": name, "provenance": adapter.provenance.shown(), "file": str(out)})
+        print_json({"name": name, "provenance": lora.provenance.shown(), "file": str(out)})
     else:
-        losses = [adapter.provenance.facts[name] for name in ("first_loss", "last_loss")]
+        losses = [lora.provenance.facts[name] for name in ("first_loss", "last_loss")]
         print(f"{out}: {len(pairs)} pairs, loss {losses[0]:.3f} to {losses[1]:.3f}")
 
 

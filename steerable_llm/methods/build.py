@@ -140,7 +140,7 @@ def grid_of(vector: SteeringVector) -> Grid:
 def _settings(method: str, preset: str | None, config: dict[str, Any]) -> tuple[BaseModel, Method]:
     if method == "lora":
         raise InvalidInputError(
-            "LoRA trains an adapter and not a vector: use train_lora of "
+            "LoRA trains weights and makes no vector: use train_lora of "
             "steerable_llm.methods.lora, or `steerable build --method lora --out FOLDER`"
         )
     if method in ("prompt", "cad", "adacad"):

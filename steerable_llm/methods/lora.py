@@ -5,7 +5,7 @@ Two losses, both over log-probabilities summed over an answer's tokens, end of t
     sft   - log P(g | p)                                              per answer token
     dpo   - log sigmoid(beta [(log P(g|p) - log P0(g|p)) - (log P(b|p) - log P0(b|p))])
 
-with P0 the model without the adapter (Rafailov et al. 2023, arXiv:2305.18290). Rank 16, alpha 32
+with P0 the model without the LoRA (Rafailov et al. 2023, arXiv:2305.18290). Rank 16, alpha 32
 and learning rate 5e-6 are those of the GrAInS paper; small models need a larger rate.
 """
 
@@ -67,13 +67,13 @@ def train_lora(
     name: str = "lora",
     progress: Callable[[int], object] | None = None,
 ) -> Lora:
-    """Train an adapter; the model itself is left as it was.
+    """Train a LoRA; the model itself is left as it was.
 
     Args:
         llm: The model.
         pairs: With bad answers for DPO.
         config: The settings.
-        name: What reports call the adapter.
+        name: What reports call the LoRA.
         progress: Called with the number of pairs that are done, once in all epochs.
 
     Raises:

@@ -193,7 +193,7 @@ def _output_projection(block: nn.Module) -> nn.Module:
 
 
 def _is_matrix(part: nn.Module) -> bool:
-    """A linear layer of any make (also Conv1D and quantised ones), with an adapter or without."""
+    """A linear layer of any make (also Conv1D and quantised ones), with a LoRA or without."""
     # peft puts a layer of its own, with its small matrices, around each one that it adapts.
     if isinstance(inside := getattr(part, "base_layer", None), nn.Module):
         return _is_matrix(inside)

@@ -1,7 +1,7 @@
-"""LoRA adapters: small weights beside the model's own (Hu et al. 2022, arXiv:2106.09685).
+"""LoRA: small weights beside the model's own (Hu et al. 2022, arXiv:2106.09685).
 
 `W x` becomes `W x + (alpha / r) B A x` in every adapted layer. The baseline that steering is
-compared with: unlike a vector, an adapter is trained, and while it is on it changes the model for
+compared with: unlike a vector, a LoRA is trained, and while it is on it changes the model for
 everybody who uses it.
 """
 
@@ -34,7 +34,7 @@ _WEIGHTS, _CONFIG, _OURS = "adapter_model.safetensors", "adapter_config.json", "
 
 @dataclass(frozen=True, eq=False)
 class Lora:
-    """A trained LoRA adapter, bound to the model it was trained on.
+    """A trained LoRA, bound to the model it was trained on.
 
     Attributes:
         name: What reports call it.
@@ -51,7 +51,7 @@ class Lora:
     provenance: Provenance = field(default=Provenance(), repr=False)
 
     def check(self, llm: HookedModel) -> None:
-        """Make sure that the adapter belongs to a model.
+        """Make sure that it belongs to a model.
 
         Raises:
             ModelMismatchError: Another model; the message names both.
@@ -59,7 +59,7 @@ class Lora:
         differences = self.fingerprint.differences(llm.fingerprint)
         if differences:
             raise ModelMismatchError(
-                f"adapter {self.name!r} was trained on {self.fingerprint.short}, but the model is "
+                f"LoRA {self.name!r} was trained on {self.fingerprint.short}, but the model is "
                 f"{llm.fingerprint.short} (different: {', '.join(differences)}): train it again"
             )
 
@@ -84,17 +84,17 @@ class Lora:
 
         Args:
             folder: The folder.
-            llm: When given, the adapter must belong to it.
+            llm: When given, the LoRA must belong to it.
 
         Raises:
-            NotAVectorError: The folder is no such adapter, or a file of it is damaged.
+            NotAVectorError: The folder is no such LoRA, or a file of it is damaged.
             ModelMismatchError: It belongs to another model.
         """
         source = Path(folder)
         try:
             config = json.loads((source / _CONFIG).read_text("utf-8"))
             ours = json.loads((source / _OURS).read_text("utf-8"))
-            adapter = cls(
+            lora = cls(
                 name=ours["name"],
                 config=config,
                 weights=load_file(source / _WEIGHTS),
@@ -103,37 +103,37 @@ class Lora:
             )
         except (OSError, ValueError, KeyError, SafetensorError) as error:
             raise NotAVectorError(
-                f"{source} is not a whole adapter folder ({error}): use one that "
+                f"{source} is not a whole LoRA folder ({error}): use one that "
                 "`steerable build --method lora` wrote"
             ) from error
         if llm is not None:
-            adapter.check(llm)
-        return adapter
+            lora.check(llm)
+        return lora
 
 
 @contextmanager
-def adapted(llm: HookedModel, adapter: Lora) -> Iterator[None]:
-    """Put an adapter on the model for the length of a with block.
+def adapted(llm: HookedModel, lora: Lora) -> Iterator[None]:
+    """Put a LoRA on the model for the length of a with block.
 
     The model is changed for all its users meanwhile; afterwards its modules, weights and flags are
     what they were.
 
     Args:
         llm: The model.
-        adapter: Trained on this model.
+        lora: Trained on this model.
 
     Raises:
-        ModelMismatchError: The adapter belongs to another model.
+        ModelMismatchError: The LoRA belongs to another model.
         MissingExtraError: peft is not installed.
     """
-    adapter.check(llm)
+    lora.check(llm)
     peft = require_peft()
-    config = peft.LoraConfig(**adapter.config)
+    config = peft.LoraConfig(**lora.config)
     with lora_layers(llm, config) as wrapped:
-        result = peft.set_peft_model_state_dict(wrapped, dict(adapter.weights))
+        result = peft.set_peft_model_state_dict(wrapped, dict(lora.weights))
         if result.unexpected_keys:
             raise ModelMismatchError(
-                f"adapter {adapter.name!r} has weights for {result.unexpected_keys[0]!r}, which "
+                f"LoRA {lora.name!r} has weights for {result.unexpected_keys[0]!r}, which "
                 "the model does not have: train it again"
             )
         yield
@@ -173,7 +173,7 @@ def lora_layers(llm: HookedModel, config: Any) -> Iterator[Any]:
 
 
 def _unload(model: nn.Module) -> None:
-    """Put every adapted layer's own layer back, also after an adapter that failed half way."""
+    """Put every adapted layer's own layer back, also after a LoRA that failed half way."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     adapted_layers = {

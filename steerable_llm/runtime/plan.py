@@ -72,6 +72,23 @@ _Change: TypeAlias = "tuple[Tensor, bool | Tensor, Tensor | None]"
 """The arguments of `steer_hidden` after the states."""
 
 
+@dataclass(frozen=True)
+class _Ready:
+    """What is done at one place in all passes over one window.
+
+    Attributes:
+        window: The window.
+        counts: Counts of the plan, each with what every pass adds to it.
+        looks: Whether the change depends on the states and has to be made anew.
+        change: The change, where it does not; None where nothing changes.
+    """
+
+    window: _Window
+    counts: list[tuple[NDArray[np.int64], NDArray[np.int64]]]
+    looks: bool
+    change: _Change | None
+
+
 class SteeringPlan:
     """What each row of one batch is steered with, over the passes of one call.
 
@@ -113,7 +130,7 @@ class SteeringPlan:
         self._windows: dict[tuple[int, int], _Window] = {}
         self._deltas: dict[Place, dict[Scope, _RowDeltas]] = {}
         self._looking: dict[Place, list[tuple[SteeringTerm, list[int]]]] = {}
-        self._changes: dict[Place, tuple[_Window, _Change]] = {}
+        self._ready: dict[Place, _Ready] = {}
 
     def fork(self) -> Self:
         """Return a plan that goes on from here by itself."""
@@ -121,7 +138,7 @@ class SteeringPlan:
         twin._unfinished = self._unfinished.copy()
         twin._seen = dict(self._seen)
         twin._counts = copy.deepcopy(self._counts)
-        twin._windows, twin._changes = {}, {}
+        twin._windows, twin._ready = {}, {}
         return twin
 
     def finish(self, row: int) -> None:
@@ -161,19 +178,25 @@ class SteeringPlan:
         start = self._seen[place]
         self._seen[place] = start + h.shape[1]
         window = self._window(start, h.shape[1])
-        deltas = self._row_deltas(place, h)
+        ready = self._ready.get(place)
+        if ready is None or ready.window is not window:
+            ready = self._ready[place] = self._prepare(place, window, h)
+        for counted, more in ready.counts:
+            counted += more
+        change = self._change(place, window, h) if ready.looks else ready.change
+        return h if change is None else steer_hidden(h, *change)
+
+    def _prepare(self, place: Place, window: _Window, h: Tensor) -> _Ready:
+        """Return what is done at one place in all passes over such a window."""
         looking = self._looking_terms(place)
-        scopes = {*deltas, *(term.scope for term, _ in looking)}
-        for scope in scopes:
-            self._counts[place][scope] += window.counts[scope]
-        if scopes <= window.empty:
-            return h
-        if looking:
-            return steer_hidden(h, *self._change(window, deltas, looking, layer, h))
-        made = self._changes.get(place)
-        if made is None or made[0] is not window:
-            made = self._changes[place] = (window, self._change(window, deltas, (), layer, h))
-        return steer_hidden(h, *made[1])
+        scopes = {*self._row_deltas(place, h), *(term.scope for term, _ in looking)}
+        acts = not scopes <= window.empty
+        return _Ready(
+            window,
+            [(self._counts[place][scope], window.counts[scope]) for scope in scopes if acts],
+            looks=bool(looking) and acts,
+            change=self._change(place, window, h) if acts and not looking else None,
+        )
 
     def _window(self, start: int, width: int) -> _Window:
         """Return which positions of the next columns each scope has; blocks of a pass share it."""
@@ -196,26 +219,19 @@ class SteeringPlan:
             }
         return self._windows[key]
 
-    def _change(
-        self,
-        window: _Window,
-        deltas: dict[Scope, _RowDeltas],
-        looking: Sequence[tuple[SteeringTerm, list[int]]],
-        layer: int,
-        h: Tensor,
-    ) -> _Change:
+    def _change(self, place: Place, window: _Window, h: Tensor) -> _Change:
         """Sum up what is added to each state, which of them keep their length, and which change."""
         total = torch.zeros((), device=h.device)
         touched = np.zeros(h.shape[:2], dtype=bool)
         renormalise = np.zeros(h.shape[:2], dtype=bool)
-        for scope, rows in deltas.items():
+        for scope, rows in self._row_deltas(place, h).items():
             total = total + rows.total[:, None, :] * window.on(h.device, scope)[..., None]
             touched |= window.scopes[scope] & rows.has_term[:, None]
             renormalise |= window.scopes[scope] & rows.renormalise[:, None]
-        for term, places in looking:
+        for term, places in self._looking_terms(place):
             added = torch.zeros(h.shape, device=h.device)
             mask = window.on(h.device, term.scope)[places]
-            added[places] = term.delta_at(layer, h[places]) * mask[..., None]
+            added[places] = term.delta_at(place[1], h[places]) * mask[..., None]
             total = total + added
             touched[places] |= window.scopes[term.scope][places]
             if term.renormalise:

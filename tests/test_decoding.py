@@ -1,12 +1,15 @@
 """Steered generation on every decoder family that is supported."""
 
 import threading
+from dataclasses import replace
 
 import pytest
 import torch
 from conftest import FAMILIES
+from transformers import GenerationConfig
 
 from steerable_llm.answer.request import GenerationRequest
+from steerable_llm.runtime.forward import padded
 from steerable_llm.runtime.hooks import capture_block_outputs, steering_hooks
 from steerable_llm.runtime.plan import SteeringPlan
 from steerable_llm.vector.steering import Steering
@@ -48,6 +51,24 @@ def test_a_mixed_left_padded_batch_equals_one_by_one(llm, make_vector):
     together = llm.generate_batch(requests)
     alone = [llm.generate_batch([request])[0] for request in requests]
     assert together == alone
+
+
+@pytest.mark.parametrize("steered", [False, True])
+def test_answers_are_those_of_transformers_own_generate(llm, make_vector, steered):
+    requests = mixed_requests(llm, make_vector)
+    if not steered:
+        requests = [replace(request, steering=Steering.none()) for request in requests]
+    longest = max(request.max_new_tokens for request in requests)
+    for rows in (requests, requests[:1]):
+        ids, mask = padded([llm.encode(request.messages) for request in rows], "left")
+        plan = SteeringPlan([request.steering for request in rows], mask, ids.shape[1] - 1)
+        options = GenerationConfig(max_new_tokens=longest, do_sample=False, pad_token_id=0)
+        with steering_hooks(llm.blocks, plan):
+            expected = llm.model.generate(ids, attention_mask=mask, generation_config=options)
+        for answer, made in zip(llm.generate_batch(rows), expected.tolist(), strict=True):
+            tokens = made[ids.shape[1] :][: len(answer.token_ids)]
+            assert tokens == list(answer.token_ids)
+            assert answer.finish_reason == "length" or tokens[-1] in llm.end_ids
 
 
 def test_steering_changes_the_answer_and_strength_zero_does_not(llm, vector):

@@ -1,6 +1,7 @@
 import pytest
 import torch
 from conftest import FAMILIES
+from slow_states import PAIRS
 
 from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.errors import (
@@ -9,7 +10,13 @@ from steerable_llm.errors import (
     SteerableError,
     SteeringNotAppliedError,
 )
+from steerable_llm.evaluation.arms import Arm
+from steerable_llm.evaluation.measure import measure
+from steerable_llm.evaluation.set import EvaluationItem
+from steerable_llm.methods.build import build_vector
+from steerable_llm.policy.policy import Policy
 from steerable_llm.runtime import scores as scoring
+from steerable_llm.runtime.hooked_model import HookedModel
 from steerable_llm.runtime.hooks import steering_hooks
 from steerable_llm.runtime.plan import SteeringPlan
 from steerable_llm.vector.steering import Steering
@@ -120,3 +127,26 @@ def test_one_answer_without_a_list_is_not_scored_letter_by_letter(tiny_llm):
 def test_scores_that_are_not_numbers_are_an_error_as_in_generating(tiny_llm, tiny_vector):
     with pytest.raises(SteerableError, match="not numbers"):
         tiny_llm.score(PROMPT, ["Paris"], tiny_vector.steer(1e300))
+
+
+def test_a_policy_steers_what_is_asked_and_nothing_that_is_learnt(tiny_llm, make_vector):
+    step = {"vectors": [{"name": "v", "strength": 0.9, "scope": "all"}]}
+    policy = Policy.from_dict(
+        {"default_step": "a", "steps": {"a": step}}, {"v": make_vector(tiny_llm)}
+    )
+    ruled = SteerableHFLLM(tiny_llm.model, tiny_llm.tokenizer, policy=policy, model_id="tiny-llama")
+    plain = HookedModel(tiny_llm.model, tiny_llm.tokenizer, model_id="tiny-llama")
+    assert ruled.score(PROMPT, ANSWERS) != plain.score(PROMPT, ANSWERS)
+
+    def learnt(llm):
+        items = [
+            EvaluationItem(
+                id=pair.id, category="x", messages=pair.messages, good=pair.good, bad=pair.bad
+            )
+            for pair in PAIRS
+        ]
+        [outcomes] = measure(llm, [Arm("none")], items, max_new_tokens=4)
+        directions = build_vector(llm, PAIRS, "caa").directions
+        return [(x.text, x.margin) for x in outcomes], [x.tolist() for x in directions.values()]
+
+    assert learnt(ruled) == learnt(plain)

@@ -11,7 +11,7 @@ from langchain_core.messages import HumanMessage
 from llama_index.core.prompts import PromptTemplate
 from llama_index.core.prompts.prompt_type import PromptType
 
-from steerable_llm.adapters.surroundings import record_steering
+from steerable_llm.adapters.langchain import record_steering
 from steerable_llm.answer.constraint import Constraint
 from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.policy.policy import KILL_SWITCH, Policy

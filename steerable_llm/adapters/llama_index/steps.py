@@ -1,4 +1,4 @@
-"""Writing steps onto the prompts of a LlamaIndex engine.
+"""Telling the step of a LlamaIndex call: by its prompt, and by tags on an engine's prompts.
 
 Some calls tell no step by themselves: prompts that a user wrote are all of type `custom`, a chat
 engine makes its prompts anew for each call, and others send plain text. A tag gives each a name.
@@ -29,8 +29,6 @@ from steerable_llm.adapters.surroundings import steer_step, surroundings
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.policy.policy import Policy
 from steerable_llm.policy.step import Hint, choose_step
-
-# Telling the step of a LlamaIndex call from its prompt.
 
 STEP = "steer_step"
 """Where a prompt's metadata names its step."""
@@ -87,17 +85,16 @@ def with_metadata(prompt: BasePromptTemplate, metadata: Mapping[str, str]) -> Ba
     return prompt.model_copy(update=changed)
 
 
-# Calls with a prompt, whose metadata tells the step: what LlamaIndex's engines make.
-
-
 class PromptedLLM(LLM):
-    """An LLM that knows the step of a call from its prompt."""
+    """An LLM that knows the step of a call from its prompt, as LlamaIndex's engines make it.
+
+    LlamaIndex fills the prompt in and calls `chat` with messages alone, so each call runs on a copy
+    that knows the step.
+    """
 
     @abstractmethod
     def settled(self, prompt: BasePromptTemplate | None) -> Self:
         """Return this model for calls that are made later, yet belong to here and now."""
-
-    # LlamaIndex calls `chat` with messages alone, so each runs on a copy that knows the step.
 
     def predict(self, prompt: BasePromptTemplate, **prompt_args: Any) -> str:
         """Answer a filled-in prompt."""

@@ -27,7 +27,7 @@ from steerable_llm.evaluation.comparison import Comparison, section_figure
 from steerable_llm.evaluation.recipes import recipes
 from steerable_llm.evaluation.report import TITLES
 from steerable_llm.evaluation.rows import Row
-from steerable_llm.reports.numbers import change, number, percent, share, signed_points
+from steerable_llm.reports.numbers import change, number, percent, points, share, signed_points
 from steerable_llm.reports.page import Page
 from steerable_llm.reports.parts import (
     Bullets,
@@ -100,7 +100,7 @@ class Leaderboard:
                 f"Written by {self.command}: {len(first.arms) - 1} ways to change "
                 f"{', '.join(self.boards)} in the bundled model ({first.model}), "
                 f"{self.size.pairs} pairs each, set up on dev within a "
-                f"capability budget of {100 * first.budget:g} points, {test} read once. "
+                f"capability budget of {points(first.budget, None)}, {test} read once. "
                 "The model is an exhibit of a few million parameters: which method wins here says "
                 "little about others. Compare on your own model with steerable compare."
             ),

@@ -218,7 +218,7 @@ def test_scores_worse_than_none_are_warned_about_with_what_is_untried(
 ):
     missing = iter([0.2, 1.5, 9.0, 1.4, 0.9])
     monkeypatch.setattr(grains, "completeness_error", lambda *_: next(missing))
-    with pytest.warns(UserWarning, match="the token scores miss 140%") as caught:
+    with pytest.warns(UserWarning, match="the token scores miss 140 %") as caught:
         build_vector(tiny_llm, PAIRS, progress=False, **settings)
     assert str(caught[0].message).endswith(f"than scores of zero would: {advice}")
 

@@ -54,7 +54,7 @@ def test_the_page_marks_selected_tokens_sides_and_parts():
     assert float(re.search(r"[\d.]+", tokens["+2"]["style"])[0]) == 1
     runs = [a["class"] for tag, a in page.tags if a.get("class", "").startswith("run ")]
     assert runs == ["run template", "run context", "run question"]
-    assert "completeness error 25%" in page.text
+    assert "completeness error 25 %" in page.text
 
 
 def test_the_page_stands_alone_and_escapes_what_it_shows():

@@ -96,10 +96,12 @@ def build(
     if as_json:
         print_json({**summary(vector), "file": str(out)})
     else:
+        from steerable_llm.reports.numbers import ranges
+
         usual = vector.usual_layers
-        meanwhile = f": until it is, it steers layer {_span(usual)}" if usual else ""
+        meanwhile = f": until it is, it steers layer {ranges(usual)}" if usual else ""
         print(
-            f"{out}: {len(given)} pairs, layers {_span(vector.layers)}, not calibrated yet"
+            f"{out}: {len(given)} pairs, layers {ranges(vector.layers)}, not calibrated yet"
             + meanwhile
         )
         if vector.provenance.agreement:
@@ -316,11 +318,3 @@ def evaluate(
         print(found.to_json())
     else:
         print_page(found.table())
-
-
-def _span(layers: tuple[int, ...]) -> str:
-    first, last = min(layers), max(layers)
-    if first == last:
-        return str(first)
-    whole = layers == tuple(range(first, last + 1))
-    return f"{first} to {last}" if whole else ", ".join(map(str, layers))

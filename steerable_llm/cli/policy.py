@@ -178,6 +178,7 @@ def _shown(arguments: Sequence[str], log: str) -> list[str]:
 
 
 def _steps_table(checked: CheckedPolicy) -> Table:
+    from steerable_llm.reports.numbers import ranges
     from steerable_llm.reports.parts import Table
 
     lines: list[tuple[str, str, str]] = []
@@ -189,7 +190,7 @@ def _steps_table(checked: CheckedPolicy) -> Table:
         rows = [
             (
                 f"{term.vector.name} {term.strength:+g}, {term.scope}, "
-                f"{_span(term.steered_layers)}",
+                f"layers {ranges(term.steered_layers)}",
                 _conditions(when),
             )
             for term, when in step.steered.terms
@@ -255,10 +256,3 @@ def _conditions(when: When) -> str:
     if when.gate:
         said.append(f"gate {when.gate.name} {when.gate}")
     return ", ".join(said)
-
-
-def _span(layers: tuple[int, ...]) -> str:
-    first, last = layers[0], layers[-1]
-    if len(layers) > 2 and layers == tuple(range(first, last + 1)):
-        return f"layers {first} to {last}"
-    return f"layers {', '.join(map(str, layers))}"

@@ -17,6 +17,7 @@ from steerable_llm.evaluation.set import EvaluationItem, EvaluationSet
 from steerable_llm.evaluation.settings import EvaluationSettings
 from steerable_llm.metrics import standard_error
 from steerable_llm.progress import progress_bar
+from steerable_llm.reports import numbers
 from steerable_llm.runtime.hooked_model import HookedModel
 from steerable_llm.vector.steering import Scope
 
@@ -62,7 +63,7 @@ class DevRow:
             return CONTROL
         if self.scope is None:
             return self.arm
-        which = "all layers" if self.layers is None else f"layers {_ranges(self.layers)}"
+        which = "all layers" if self.layers is None else f"layers {numbers.ranges(self.layers)}"
         return f"{self.arm}, {self.scope}, {which}"
 
     @property
@@ -224,8 +225,8 @@ def choose(bench: Bench, arms: Mapping[str, Arm]) -> tuple[Arm, DevRow]:
     if not fit:
         least = min(places, key=lambda place: rows[place].largest_loss)
         raise InvalidInputError(
-            f"no setting keeps within a capability budget of {100 * budget:g} points on dev: "
-            f"{labels[least]} loses least, {100 * rows[least].largest_loss:.1f} points"
+            f"no setting keeps within a capability budget of {numbers.points(budget, None)} on "
+            f"dev: {labels[least]} loses least, {numbers.points(rows[least].largest_loss)}"
         )
     best = max(fit, key=lambda place: rows[place].success)
     return bench.arms[best], rows[best]
@@ -238,14 +239,3 @@ def rank(row: DevRow, budget: float) -> tuple[bool, float, float]:
 
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
-
-
-def _ranges(layers: Sequence[int]) -> str:
-    """0, 1, 2, 5 as "0-2, 5"."""
-    parts: list[list[int]] = []
-    for layer in sorted(layers):
-        if parts and layer == parts[-1][-1] + 1:
-            parts[-1].append(layer)
-        else:
-            parts.append([layer])
-    return ", ".join(str(p[0]) if len(p) == 1 else f"{p[0]}-{p[-1]}" for p in parts)

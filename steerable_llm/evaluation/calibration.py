@@ -362,8 +362,8 @@ def _line(arms: Sequence[Arm], place: int) -> list[int]:
 def _nothing_helps(best: DevRow, tried: Mapping[int, DevRow], budget: float) -> str:
     free = max((row for row in tried.values() if row.complete), key=lambda row: row.success)
     return (
-        f"no setting within a capability budget of {100 * budget:g} points beats the unsteered "
-        f"model on dev ({100 * best.unsteered:.1f} %): without the budget the best was "
-        f"{free.label} at {free.strength:+g} with {100 * free.success:.1f} %, losing "
-        f"{100 * free.largest_loss:.1f} points; try other vectors, layers or strengths"
+        f"no setting within a capability budget of {numbers.points(budget, None)} beats the "
+        f"unsteered model on dev ({numbers.percent(best.unsteered)}): without the budget the best "
+        f"was {free.label} at {free.strength:+g} with {numbers.percent(free.success)}, losing "
+        f"{numbers.points(free.largest_loss)}; try other vectors, layers or strengths"
     )

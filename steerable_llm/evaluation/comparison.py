@@ -197,8 +197,8 @@ class Comparison(BaseModel):
         return (
             f"{self.model}, {self.pairs} pairs (sha256 {self.data_digest[:12]}), test prompts "
             f"{self.test_name} (sha256 {self.test_digest[:12]}). Every way was set up on dev "
-            f"within a capability budget of {100 * self.budget:g} points, and read test once. "
-            "In the tables of a category, those that make most prompts worse stand first."
+            f"within a capability budget of {numbers.points(self.budget, None)}, and read test "
+            "once. In the tables of a category, those that make most prompts worse stand first."
         )
 
     def _choices(self) -> list[list[str]]:

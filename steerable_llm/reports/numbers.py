@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -14,9 +14,14 @@ def percent(share: float | None, digits: int = 1) -> str:
     return "" if share is None else f"{100 * share:.{digits}f} %"
 
 
-def points(difference: float) -> str:
-    """Return the size of a difference of two shares, such as "1.5 points"."""
-    return f"{100 * difference:.1f} points"
+def points(difference: float, digits: int | None = 1) -> str:
+    """Return the size of a difference of two shares, such as "1.5 points".
+
+    Args:
+        difference: Of two shares.
+        digits: After the point; None for as few as there are, as a limit is said.
+    """
+    return f"{100 * difference:{'g' if digits is None else f'.{digits}f'}} points"
 
 
 def signed_points(difference: float) -> str:
@@ -42,6 +47,17 @@ def change(e: Estimate | None) -> str:
     if e is None:
         return ""
     return f"{signed_points(e.value)} [{signed_points(e.low)}, {signed_points(e.high)}]"
+
+
+def ranges(numbers: Iterable[int]) -> str:
+    """Return whole numbers such as layers in few words: 0, 1, 2, 5 as "0-2, 5"."""
+    runs: list[list[int]] = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
 
 
 def number(e: Estimate | None, digits: int = 3) -> str:

@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from pydantic import TypeAdapter
 
+from steerable_llm.reports.numbers import percent, signed_points
 from steerable_llm.vector.steering import Scope, Unit
 
 
@@ -58,7 +59,7 @@ class Choice:
         """Everything in one sentence."""
         kept = "; capability was not measured"
         if self.capability is not None:
-            losses = ", ".join(f"{name} {100 * loss:+.1f}" for name, loss in self.lost.items())
+            losses = ", ".join(f"{name} {signed_points(loss)}" for name, loss in self.lost.items())
             kept = (
                 f"; points lost: {losses} (budget {100 * (self.budget or 0):g}, "
                 f"{self.capability.name} sha256 {self.capability.digest[:12]})"
@@ -66,8 +67,8 @@ class Choice:
         part = f" of those of sha256 {self.dev.part_of[:12]}" if self.dev.part_of else ""
         return (
             f"best of {self.settings} settings on {self.dev.name} (sha256 {self.dev.digest[:12]}, "
-            f"{self.dev.prompts} prompts{part}): success {100 * self.before:.1f} % to "
-            f"{100 * self.after:.1f} %{kept}"
+            f"{self.dev.prompts} prompts{part}): success {percent(self.before)} to "
+            f"{percent(self.after)}{kept}"
         )
 
     @classmethod

@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
+from steerable_llm.reports.numbers import percent
+
 Badge = Literal["strong", "fair", "weak"]
 #: Badge to the least cosine and the least share of agreeing pairs; below all of them it is "weak".
 #: The share also has to be more than chance explains: two standard errors above one half. The
@@ -61,7 +63,7 @@ class Agreement(BaseModel):
     def line(self) -> str:
         """The badge in one line, with what it is worth."""
         return (
-            f"pre-flight {self.badge}: {100 * self.share:.0f} % of {self.pairs} pairs agree with "
+            f"pre-flight {self.badge}: {percent(self.share, 0)} of {self.pairs} pairs agree with "
             f"the others, mean cosine {self.cosine:+.2f} (predicts, proves nothing)"
         )
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from steerable_llm.chat.context import Segment
 from steerable_llm.errors import AttributionError, InvalidInputError
 from steerable_llm.reports.heatmap import LEGEND, TokenScores, heatmap
+from steerable_llm.reports.numbers import percent
 from steerable_llm.reports.page import Page
 
 Quadrature = Literal["right", "gauss_legendre"]
@@ -234,7 +235,7 @@ class PairAttribution:
         if self.value is not None:
             said.append(f"preference for the good answer {self.value:+.2f} nats")
         if self.completeness_error is not None:
-            said.append(f"completeness error {self.completeness_error:.0%}")
+            said.append(f"completeness error {percent(self.completeness_error, 0)}")
         return TokenScores(
             title=", ".join(said),
             tokens=self.tokens,

@@ -33,6 +33,7 @@ from steerable_llm.methods.grains.objective import (
 from steerable_llm.methods.method import Extraction, Grid, Method
 from steerable_llm.methods.states import chosen_layers
 from steerable_llm.pairs.pair import Pairs
+from steerable_llm.reports.numbers import percent
 from steerable_llm.runtime.hooked_model import HookedModel
 from steerable_llm.vector.provenance import Completeness, Deltas, Provenance
 
@@ -311,8 +312,8 @@ def _warn_of_large(errors: Sequence[float], config: GrainsConfig) -> None:
         untried.append(f"more than {config.steps} steps")
     advice = f"try {' or '.join(untried)}" if untried else "read them as a ranking at most"
     warnings.warn(
-        f"the token scores miss {statistics.median(errors):.0%} of the preference they should "
-        f"add up to (median over {len(errors)} pairs, baseline {config.baseline!r}, "
+        f"the token scores miss {percent(statistics.median(errors), 0)} of the preference they "
+        f"should add up to (median over {len(errors)} pairs, baseline {config.baseline!r}, "
         f"{config.steps} {config.quadrature} steps), which is more than scores of zero would: "
         + advice,
         stacklevel=4,

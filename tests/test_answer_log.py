@@ -375,7 +375,7 @@ def test_long_logs_are_read_and_written_in_constant_memory(tmp_path: Path) -> No
             tracemalloc.stop()
         return found
 
-    assert peak(2400) < 1.5 * peak(800)
+    assert peak(1800) < 1.5 * peak(600)
 
 
 # Several processes, and processes that die.

@@ -64,6 +64,14 @@ def empty_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[AnswerLog, Path]]:
+    """A log for all examples of a property, and a file to import into it."""
+    folder = tmp_path_factory.mktemp("shared")
+    with AnswerLog(f"sqlite:///{folder / 'a.db'}") as opened:
+        yield opened, folder / "log.jsonl"
+
+
 @pytest.fixture
 def write(tmp_path: Path) -> Write:
     def to_file(records: list[Any], name: str = "log.jsonl") -> Path:
@@ -928,7 +936,7 @@ def test_text_that_no_database_stores_costs_only_its_answer(log_url: str, write:
 @settings(deadline=None, max_examples=40)
 @given(data=st.data())
 def test_whatever_a_field_holds_it_costs_at_most_its_own_line(
-    tmp_path_factory: pytest.TempPathFactory, empty_log: Path, kind: str, data: st.DataObject
+    shared: tuple[AnswerLog, Path], kind: str, data: st.DataObject
 ) -> None:
     odd = st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
@@ -946,15 +954,13 @@ def test_whatever_a_field_holds_it_costs_at_most_its_own_line(
             return {**value, at: spoil(value[at])}
         return [spoil(v) if i == at else v for i, v in enumerate(value)]
 
-    folder = tmp_path_factory.mktemp("odd")
+    log, file = shared
     spoilt = spoil(SAMPLES[kind])
     lines = [json.dumps(spoilt), json.dumps(SAMPLES[kind])]
-    (folder / "log.jsonl").write_text("\n".join(lines) + "\n")
-    shutil.copy(empty_log, folder / "a.db")
-    with AnswerLog(f"sqlite:///{folder / 'a.db'}") as log:
-        report = import_files(log, folder / "log.jsonl", kind)
-        assert report.lines == 2
-        assert log.count() >= 1
+    file.write_text("\n".join(lines) + "\n")
+    report = import_files(log, file, kind, again=True)
+    assert report.lines == 2
+    assert report.added + report.known >= 1
 
 
 def lines_of(number: int, start: int = 0) -> list[dict[str, Any]]:
@@ -1016,7 +1022,7 @@ print(import_files(AnswerLog(log), file, kind).added)
 
 @pytest.mark.parametrize("kind", ["ragas", "langfuse"])
 def test_an_import_that_was_killed_goes_on(log_url: str, write: Write, kind: str) -> None:
-    number = 3000
+    number = 3000 if kind == "ragas" else 1500
     if kind == "ragas":
         lines = lines_of(number)
     else:

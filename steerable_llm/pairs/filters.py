@@ -10,15 +10,17 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import floor
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
 from steerable_llm.chat.phrases import abstains, normalise
-from steerable_llm.embedding import Embedder
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.pairs.judge import Claim, Judge, fixed_terms, judged
 from steerable_llm.pairs.pairing import Draft
+
+if TYPE_CHECKING:
+    from steerable_llm.embedding import Embedder
 
 # Near duplicates: texts that say the same in about the same words.
 

@@ -11,20 +11,24 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from steerable_llm.chat.message import Message
 from steerable_llm.chat.phrases import STRICT_INSTRUCTIONS, abstains, normalise
-from steerable_llm.embedding import Embedder
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.files import write_json_lines
 from steerable_llm.pairs.filters import about_passages, claim_of
 from steerable_llm.pairs.judge import Judge, judged, sentences, terms
 from steerable_llm.pairs.pair import PreferencePair
 from steerable_llm.pairs.pairing import Draft
-from steerable_llm.vector.steering import Steering
-from steerable_llm.vector.vector import SteeringVector
+
+# A review reads proposals, and need not wait two seconds for torch.
+if TYPE_CHECKING:
+    from steerable_llm.embedding import Embedder
+    from steerable_llm.vector.steering import Steering
+    from steerable_llm.vector.vector import SteeringVector
 
 
 class Proposal(BaseModel):
@@ -140,6 +144,8 @@ def _ask(
     steering: Steering | None = None,
     context_aware: bool = False,
 ) -> Ask:
+    from steerable_llm.vector.steering import Steering
+
     messages = draft.answer.messages
     if instruction is not None:
         rest = [message for message in messages if message.role != "system"]

@@ -39,7 +39,7 @@ from steerable_llm.logs.importers.records import ImportedAnswer, Record, Unusabl
 from steerable_llm.logs.importers.report import ImportReport, SkippedLine
 from steerable_llm.logs.importers.traces import Span, join_staged, stage
 from steerable_llm.logs.queries import add_rows
-from steerable_llm.plugins import load_plugins
+from steerable_llm.plugins import Plugged
 
 #: Entry points with the importers of other packages.
 GROUP = "steerable_llm.importers"
@@ -70,30 +70,31 @@ def _own(record: Record) -> list[ImportedAnswer]:
 
 
 #: The logs that can be imported, by name; "answers" is this package's own export.
-IMPORTERS: Mapping[str, Importer] = {
-    "answers": Importer(_own),
-    "deepeval": Importer(deepeval),
-    "langfuse": Importer(langfuse, traces=True),
-    "langsmith": Importer(langsmith, traces=True),
-    "openai": Importer(openai),
-    "phoenix": Importer(openinference, traces=True),
-    "ragas": Importer(ragas),
-    "trl": Importer(trl),
-}
+IMPORTERS: Mapping[str, Importer] = Plugged(
+    GROUP,
+    Importer,
+    {
+        "answers": Importer(_own),
+        "deepeval": Importer(deepeval),
+        "langfuse": Importer(langfuse, traces=True),
+        "langsmith": Importer(langsmith, traces=True),
+        "openai": Importer(openai),
+        "phoenix": Importer(openinference, traces=True),
+        "ragas": Importer(ragas),
+        "trl": Importer(trl),
+    },
+)
 
 
 def importer_named(kind: str) -> Importer:
-    """Return an importer by its name, from `IMPORTERS` or from another package.
+    """Return an importer by its name.
 
     Raises:
         InvalidInputError: There is none of that name.
     """
-    if kind in IMPORTERS:
-        return IMPORTERS[kind]
-    known = {**load_plugins(GROUP, Importer), **IMPORTERS}
-    if kind not in known:
-        raise InvalidInputError(f"{kind!r} cannot be imported: one of {', '.join(sorted(known))}")
-    return known[kind]
+    if kind not in IMPORTERS:
+        raise InvalidInputError(f"{kind!r} cannot be imported: one of {', '.join(IMPORTERS)}")
+    return IMPORTERS[kind]
 
 
 def import_files(

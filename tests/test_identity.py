@@ -17,7 +17,7 @@ def model(tiny_llm):
 
 
 def test_the_same_model_has_the_same_fingerprint(tiny_llm, model):
-    assert fingerprint(model, tiny_llm.tokenizer).matches(tiny_llm.fingerprint)
+    assert not fingerprint(model, tiny_llm.tokenizer).differences(tiny_llm.fingerprint)
 
 
 def test_the_fingerprint_says_what_the_model_is(tiny_llm):
@@ -38,7 +38,9 @@ def test_trained_weights_change_it(tiny_llm, model):
 def test_a_bfloat16_checkpoint_is_the_same_model_in_float32(tiny_llm, model):
     small = model.to(torch.bfloat16)
     wide = copy.deepcopy(small).to(torch.float32)
-    assert fingerprint(small, tiny_llm.tokenizer).matches(fingerprint(wide, tiny_llm.tokenizer))
+    assert not fingerprint(small, tiny_llm.tokenizer).differences(
+        fingerprint(wide, tiny_llm.tokenizer)
+    )
 
 
 def test_a_changed_setting_changes_it(tiny_llm, model):
@@ -59,7 +61,7 @@ def test_a_changed_template_or_vocabulary_changes_it(tiny_llm):
 
 def test_models_of_different_families_differ(make_llm):
     llama, qwen = make_llm("llama").fingerprint, make_llm("qwen2").fingerprint
-    assert not llama.matches(qwen)
+    assert llama.differences(qwen)
 
 
 def test_a_tokenizer_without_a_template_has_a_fingerprint_too(tiny_llm):

@@ -237,7 +237,7 @@ def test_a_saved_model_is_loaded_and_answers_the_same(tiny_llm, tmp_path, policy
     tiny_llm.model.save_pretrained(folder)
     tiny_llm.tokenizer.save_pretrained(folder)
     loaded = SteerableHFLLM.from_pretrained(folder, policy=policy)
-    assert loaded.fingerprint.matches(tiny_llm.fingerprint)
+    assert not loaded.fingerprint.differences(tiny_llm.fingerprint)
     assert loaded.fingerprint.model_id == str(folder)
     assert loaded.model.dtype == torch.float32
     steered = loaded.generate(PROMPT, max_new_tokens=10)

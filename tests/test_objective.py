@@ -96,17 +96,6 @@ def test_a_small_memory_budget_changes_nothing_but_the_batches(make_tiny_model):
         torch.testing.assert_close(slope, other_slope, rtol=1e-4, atol=1e-5)
 
 
-def test_the_function_of_one_pair_is_differentiable(make_tiny_model):
-    model = make_tiny_model("llama")
-    objective = PreferenceObjective(model, PAIRS)
-    points = objective.embeddings(0)[None].clone().requires_grad_(True)
-    value = objective.function(0)(points)
-    (slope,) = torch.autograd.grad(value.sum(), points)
-    ((expected, expected_slope),) = objective.gradients([(0, points)])
-    torch.testing.assert_close(value.detach(), expected)
-    torch.testing.assert_close(slope, expected_slope)
-
-
 @pytest.mark.parametrize("reduction", ["sum", "mean"])
 def test_likelihood_uses_the_good_answer_alone(make_tiny_model, reduction):
     model = make_tiny_model("llama")

@@ -63,10 +63,6 @@ class ModelFingerprint(BaseModel):
     tokenizer_hash: str
     template_hash: str
 
-    def matches(self, other: "ModelFingerprint") -> bool:
-        """Tell whether both are the same model, wherever it was loaded from."""
-        return not self.differences(other)
-
     def differences(self, other: "ModelFingerprint") -> tuple[str, ...]:
         """Return the compared fields that differ (the id and revision are not compared)."""
         compared = (

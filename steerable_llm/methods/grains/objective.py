@@ -89,18 +89,6 @@ class PreferenceObjective:
         """Return a pair's prompt embeddings x, [T, d]."""
         return self.reader.embed(self.pairs[index].prompt)
 
-    def function(self, index: int) -> Callable[[Tensor], Tensor]:
-        """Return one pair's f as a differentiable function from [N, T, d] to [N]."""
-
-        def f(points: Tensor) -> Tensor:
-            rows = self.reader.rows_of(self.shapes[index])
-            groups = [Group(row, points) for row in rows]
-            batch = self.reader.batch(groups, values=[0] * len(groups))
-            with frozen(self.model):
-                return self.reader.values(batch)
-
-        return f
-
     def values(self, points: Sequence[tuple[int, Tensor]]) -> list[Tensor]:
         """Return f at points without gradients.
 

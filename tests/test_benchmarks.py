@@ -727,6 +727,40 @@ def test_a_task_file_of_ones_own_is_a_benchmark(
     assert items_of(report, "none")[0].answer == said.split("e")[0]
 
 
+@pytest.mark.parametrize(
+    ("rows", "metric", "said"),
+    [
+        (
+            [{"words": "a"}],
+            "metric: acc, aggregation: mean",
+            r"own cannot be asked of these rows, columns words \(Undefined",
+        ),
+        (
+            [{"text": "a"}, {"text": {"b": 1}}],
+            "metric: acc, aggregation: mean",
+            r"own cannot be asked .*columns text \(Arrow",
+        ),
+        ([{"text": "a"}], "metric: f1, aggregation: f1", "no number per question called 'f1'"),
+    ],
+)
+def test_a_task_file_that_does_not_fit_its_data_is_one_line(
+    llm: SteerableHFLLM, vector: SteeringVector, tmp_path: Path, rows: Any,
+    metric: str, said: str,
+) -> None:  # fmt: skip
+    (tmp_path / "own.yaml").write_text(
+        'task: own\noutput_type: multiple_choice\ntest_split: test\ndoc_to_text: "{{text}}"\n'
+        "doc_to_target: 0\ndoc_to_choice: [yes it is, it is not]\n"
+        f"metric_list: [{{{metric}, higher_is_better: true}}]\n"
+    )
+    file = write_rows(tmp_path / "rows.jsonl", rows)
+    with pytest.raises(InvalidInputError, match=said) as caught:
+        run_benchmark(
+            llm, str(tmp_path / "own.yaml"), [vector], strengths=[0.3], data=str(file),
+            against=(), progress=False,
+        )  # fmt: skip
+    assert "\n" not in str(caught.value)
+
+
 def test_questions_that_do_not_fit_are_left_out_and_counted(
     make_tiny_model: Any, tiny_tokenizer: Any, vector: SteeringVector, tmp_path: Path
 ) -> None:

@@ -191,9 +191,7 @@ class SteerableLM(HFLM):  # type: ignore[misc]
         )
         with steering_hooks(self.llm.blocks, plan):
             made: Tensor = super()._model_generate(context, max_length, stop, **options)
-        for row in range(len(context)):
-            for term in self.steering.active_terms:
-                plan.steered_tokens(row, term)  # raises where a steering did not arrive
+        plan.check_applied()
         return made
 
 

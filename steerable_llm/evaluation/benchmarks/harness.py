@@ -24,7 +24,7 @@ from lm_eval.api.task import ConfigurableTask
 from lm_eval.evaluator import evaluate
 from torch import Tensor
 
-from steerable_llm.errors import InvalidInputError
+from steerable_llm.errors import InvalidInputError, SteerableError
 from steerable_llm.evaluation.arms import Arm
 from steerable_llm.evaluation.benchmarks.benchmark import Benchmark, Normalisation
 from steerable_llm.evaluation.benchmarks.data import Data
@@ -80,6 +80,12 @@ def ask(
             bootstrap_iters=0,
         )
     assert found is not None  # it is for processes other than the first
+    samples = found["samples"][benchmark.name]
+    if not isinstance(samples[0].get(benchmark.score), int | float | np.number):
+        raise InvalidInputError(
+            f"{benchmark.name} has no number per question called {benchmark.score!r}: name one "
+            "first in metric_list, such as acc"
+        )
     places, names = [str(place) for place in data.rows], [arm.name for arm in arms]
     items = []
     for sample in sorted(
@@ -129,23 +135,38 @@ class ArmsTask(ConfigurableTask):  # type: ignore[misc]
     """A task of the harness on rows that are read already, asked once per arm."""
 
     def __init__(self, benchmark: Benchmark, rows: Sequence[Mapping[str, Any]], arms: int) -> None:
-        self._rows = datasets.Dataset.from_list([*rows])
-        self._split = benchmark.split
+        self._rows, self._benchmark = rows, benchmark
         filters = [
             {"name": str(arm), "filter": [{"function": "of_arm", "arm": arm}]}
             for arm in range(arms)
         ]
         how = {"repeats": arms, "filter_list": filters, "num_fewshot": 0, "fewshot_split": None}
-        super().__init__(config={**benchmark.config, **how})
+        with self._said_in_one_line():
+            super().__init__(config={**benchmark.config, **how})
 
     def download(self, *_: object, **__: object) -> None:
         """Take the rows in place of a data set."""
-        self.dataset = {self._split: self._rows}
+        self.dataset = {self._benchmark.split: datasets.Dataset.from_list([*self._rows])}
 
     def build_all_requests(self, **how: Any) -> None:
         """Render the prompts."""
-        with redirect_stderr(io.StringIO()):  # a progress bar for what takes no time
+        # The harness shows a progress bar for what takes no time.
+        with redirect_stderr(io.StringIO()), self._said_in_one_line():
             super().build_all_requests(**how)
+
+    @contextmanager
+    def _said_in_one_line(self) -> Iterator[None]:
+        """Say that task and rows do not fit, whatever a template or a function runs into."""
+        try:
+            yield
+        except SteerableError:
+            raise
+        except Exception as error:
+            raise InvalidInputError(
+                f"{self._benchmark.name} cannot be asked of these rows, columns "
+                f"{', '.join(self._rows[0])} ({type(error).__name__}: "
+                f"{' '.join(str(error).split())}): mend its task file, or give other data"
+            ) from error
 
 
 @register_filter("of_arm")

@@ -1,8 +1,8 @@
 """The steering equation and its rules, checked number by number; what one request gets."""
 
-import base64
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 import torch
@@ -268,29 +268,10 @@ def test_weighed_vectors_are_copied_to_another_device_once() -> None:
     assert weighed_delta(torch.ones(1, 3, device="meta"), weighed, 1.0).shape == (1, 3)
 
 
-# A vector with the same numbers, saved by 0.1, where the rule was called "gate".
-SAVED_BY_0_1 = (
-    "EAMAAAAAAAB7Il9fbWV0YWRhdGFfXyI6eyJhcHBsaWNhdGlvbiI6IntcInJlbm9ybWFsaXNlXCI6IHRydWUsIFwi"
-    "cnVsZVwiOiBcImdhdGVcIiwgXCJzY29wZVwiOiBcImdlbmVyYXRlZFwiLCBcInNpdGVcIjogXCJibG9ja1wiLCBc"
-    "InVuaXRcIjogXCJhYnNvbHV0ZVwifSIsImZvcm1hdF92ZXJzaW9uIjoiMiIsImxpYnJhcnlfdmVyc2lvbiI6IjAu"
-    "MS4wIiwiZmluZ2VycHJpbnQiOiJ7XCJhcmNoaXRlY3R1cmVcIjogXCJMbGFtYUZvckNhdXNhbExNXCIsIFwiY29u"
-    "ZmlnX2hhc2hcIjogXCJjXCIsIFwiaGlkZGVuX3NpemVcIjogMywgXCJtb2RlbF9pZFwiOiBcInNvbWUvbW9kZWxc"
-    "IiwgXCJudW1fbGF5ZXJzXCI6IDIsIFwicmV2aXNpb25cIjogbnVsbCwgXCJ0ZW1wbGF0ZV9oYXNoXCI6IFwicFwi"
-    "LCBcInRva2VuaXplcl9oYXNoXCI6IFwidFwiLCBcIndlaWdodHNfaGFzaFwiOiBcIndcIn0iLCJjYWxpYnJhdGlv"
-    "biI6Im51bGwiLCJuYW1lIjoiXCJnYXRlZFwiIiwicHJvdmVuYW5jZSI6Int9IiwiZXZhbHVhdGlvbiI6Im51bGwi"
-    "LCJjb250ZW50X2hhc2giOiIzMTFlMTJmMDVmYjVjMTllYTk5YjYwODZlZThlMzIyNTc4MzMzNWU2NzRhM2NiZjlj"
-    "YzM1NWE2NWYxZTBhZjZjIiwia2luZCI6InN0ZWVyYWJsZS1sbG0gdmVjdG9yIiwic2NhbGVzIjoie1wiMVwiOiAy"
-    "LjB9In0sImJsb2NrLjEiOnsiZHR5cGUiOiJGMzIiLCJzaGFwZSI6WzNdLCJkYXRhX29mZnNldHMiOlswLDEyXX0s"
-    "ImdhdGUuMSI6eyJkdHlwZSI6IkYzMiIsInNoYXBlIjpbMiw3XSwiZGF0YV9vZmZzZXRzIjpbMTIsNjhdfX0gICAg"
-    "AACgQAAA4EAAABBBAACAPwAAgD8AAIA/AAAAPwAAgD8AAABAAABAQAAAgD8AAIA/AACAPwAAAL8AAIBAAACgQAAA"
-    "wEA="
-)
-
-
-def test_a_file_of_the_first_release_is_read_and_keeps_its_fingerprint(tmp_path) -> None:
-    path = tmp_path / "old.safetensors"
-    path.write_bytes(base64.b64decode(SAVED_BY_0_1))
-    loaded = SteeringVector.load(path, MODEL)
+def test_a_file_of_the_first_release_is_read_and_keeps_its_fingerprint() -> None:
+    # The same numbers, saved by 0.1, where the rule was called "gate".
+    old = Path(__file__).parent / "files_of_0_1" / "weighed.safetensors"
+    loaded = SteeringVector.load(old, MODEL)
     assert loaded.fingerprint_id == "3392b6f6ef9ef328"
     assert loaded.fingerprint_id == weighing(name="gated").fingerprint_id
     assert loaded.application.rule == "weigh"

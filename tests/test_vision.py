@@ -24,7 +24,13 @@ from vision_models import VISION_FAMILIES, vision_llm
 from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.answer.request import GenerationRequest
 from steerable_llm.chat.images import PLACE
-from steerable_llm.errors import InvalidInputError
+from steerable_llm.errors import InvalidInputError, PairError
+from steerable_llm.evaluation.arms import Arm
+from steerable_llm.evaluation.divergence import KlMeter
+from steerable_llm.evaluation.measure import answers, measure
+from steerable_llm.evaluation.set import EvaluationItem
+from steerable_llm.methods.build import build_vector
+from steerable_llm.pairs.pair import Pairs, PreferencePair
 from steerable_llm.policy.policy import Policy
 from steerable_llm.runtime.contrast import Contrast
 from steerable_llm.vector.steering import Steering
@@ -413,3 +419,46 @@ def test_llama_index_messages_bring_images(llava: SteerableHFLLM, tmp_path: Path
         assert answer.message.content == expected.text
         assert answer.raw["usage"]["prompt_tokens"] == expected.usage.prompt_tokens
         assert "".join(part.delta for part in model.stream_chat([asked])) == expected.text
+
+
+# What is learnt from.
+
+
+def test_items_with_images_are_measured_as_the_model_answers_them(llm: SteerableHFLLM) -> None:
+    prompts = [about(picture(0)), "Hello", about(picture(1), "And on this?")]
+    items = [
+        EvaluationItem(id=str(i), category="c", messages=prompt, good="A shop.", bad="A cat.")
+        for i, prompt in enumerate(prompts)
+    ]
+    steering = random_vector(llm, "a", 1).steer(1.0)
+    arms = [Arm("steered", steering), Arm("none", Steering.none())]
+    found = measure(llm, arms, items, TOKENS)
+    for arm, outcomes in zip(arms, found, strict=True):
+        for item, outcome in zip(items, outcomes, strict=True):
+            answer = llm.generate(item.messages, arm.steering, max_new_tokens=TOKENS)
+            assert list(outcome.tokens) == list(answer.token_ids)
+            good, bad = llm.score(item.messages, ["A shop.", "A cat."], arm.steering)
+            assert outcome.margin == pytest.approx(good - bad, abs=1e-3)
+    assert answers(llm, [(arms[0], item) for item in items], TOKENS) == [o.text for o in found[0]]
+    assert all(outcome.kl_per_token > 0 for outcome in found[0])
+    assert KlMeter(llm, items, TOKENS)(steering) == pytest.approx(
+        sum(outcome.kl_per_token for outcome in found[0]) / len(items), abs=1e-3
+    )
+
+
+def test_a_contrast_over_an_image_is_refused_in_an_evaluation(llava: SteerableHFLLM) -> None:
+    text = "Context:\nThe shop is in Lyon.\n\nQuestion: Where is the shop?"
+    item = EvaluationItem(
+        id="a", category="c", messages=about(picture(), text), good="Lyon.", bad="Nice."
+    )
+    arms = [Arm("none", Steering.none()), Arm("cad", Steering.none(), contrast=Contrast("cad"))]
+    with pytest.raises(InvalidInputError, match=r"contrast .* does not read images"):
+        measure(llava, arms, [item], TOKENS)
+
+
+def test_building_from_a_pair_with_an_image_is_refused_in_one_line(llava: SteerableHFLLM) -> None:
+    pairs = Pairs([PreferencePair(about(picture()), "A shop.", "A cat.", id="pictured")])
+    for method in ("caa", "grains", "contextfocus"):
+        with pytest.raises(PairError, match=r"pictured has images|no prompt has a context") as told:
+            build_vector(llava, pairs, method, progress=False)
+        assert "\n" not in str(told.value)

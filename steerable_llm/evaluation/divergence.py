@@ -13,9 +13,10 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from steerable_llm.chat.vision import ReadPrompt
 from steerable_llm.errors import CalibrationError, InvalidInputError
 from steerable_llm.evaluation.arms import Arm
-from steerable_llm.evaluation.measure import Asked, running
+from steerable_llm.evaluation.measure import Asked, batches, running
 from steerable_llm.evaluation.set import EvaluationItem, EvaluationSet
 from steerable_llm.metrics import kl_per_token
 from steerable_llm.runtime.decoding import forced_logits, greedy_tokens
@@ -55,8 +56,9 @@ class KlMeter:
         if not items:
             raise InvalidInputError("the divergence needs at least one prompt")
         self.llm, self.max_new_tokens = llm, max_new_tokens
-        order = sorted(items, key=lambda item: -len(llm.encode(item.prompt)))
-        self.chunks = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+        prompts = [llm.chat_format.read(item.messages) for item in items]
+        order = sorted(range(len(items)), key=lambda i: -len(prompts[i].tokens))
+        self.chunks = [[items[i] for i in chunk] for chunk in batches(prompts, order, batch_size)]
         self.answers: list[list[list[int]]] = []
         self.before: list[list[Tensor | None]] = []
         for chunk in self.chunks:
@@ -85,9 +87,9 @@ class KlMeter:
 
     def _asked(
         self, chunk: Sequence[EvaluationItem], steering: Steering
-    ) -> tuple[list[Asked], list[list[int]]]:
+    ) -> tuple[list[Asked], list[ReadPrompt]]:
         asked = [(Arm("steered", steering), item) for item in chunk]
-        return asked, [self.llm.encode(item.prompt) for item in chunk]
+        return asked, [self.llm.chat_format.read(item.messages) for item in chunk]
 
 
 def strength_for_kl(

@@ -9,7 +9,8 @@ from typing import TypeAlias, TypeVar
 
 from torch import Tensor
 
-from steerable_llm.errors import PromptTooLongError
+from steerable_llm.chat.vision import ReadPrompt
+from steerable_llm.errors import InvalidInputError, PromptTooLongError
 from steerable_llm.evaluation.arms import Arm
 from steerable_llm.evaluation.set import EvaluationItem
 from steerable_llm.metrics import kl_per_token
@@ -28,28 +29,36 @@ Asked: TypeAlias = tuple[Arm, EvaluationItem]
 
 @contextmanager
 def running(
-    llm: HookedModel, asked: Sequence[Asked], prompts: Sequence[Sequence[int]], new_tokens: int
+    llm: HookedModel, asked: Sequence[Asked], prompts: Sequence[ReadPrompt], new_tokens: int
 ) -> Iterator[Rows]:
-    """Run prompts that may share a batch (see `groups`).
+    """Run prompts that may share a batch (see `groups` and `batches`).
 
     Args:
         llm: The model.
         asked: One per row.
-        prompts: Their token ids.
+        prompts: As the model reads them.
         new_tokens: How many tokens will follow at most.
 
     Raises:
+        InvalidInputError: A contrast is to be made of a prompt with images.
         PromptTooLongError: A prompt with its answer does not fit the context window.
     """
-    longest = max(map(len, prompts))
+    longest = max(len(prompt.tokens) for prompt in prompts)
     if longest + new_tokens > llm.context_window:
         raise PromptTooLongError(longest, new_tokens, llm.context_window)
     arms = [arm for arm, _ in asked]
     steerings = [arm.steering for arm in arms]
     lora = arms[0].lora
-    with nullcontext() if lora is None else adapted(llm, lora):
-        rows = run_prompts(llm, prompts, steerings)
-        contrasts = [arm.contrast for arm in arms]
+    contrasts = [arm.contrast for arm in arms]
+    if any(contrasts) and prompts[0].vision:
+        raise InvalidInputError(
+            "contrast compares texts and does not read images: leave its arms or the images out"
+        )
+    with nullcontext() if lora is None else adapted(llm, lora), llm.turns:
+        tokens = [prompt.tokens for prompt in prompts]
+        # Models that read images may keep what they know of the rows, which are then not shared.
+        shared = llm.chat_format.vision is None
+        rows = run_prompts(llm, tokens, steerings, prompts[0].vision, share=shared)
         if any(contrasts):
             bare = [bare_prompt(llm.chat_format, arm.messages(item)) for arm, item in asked]
             yield contrasted(llm, rows, bare, contrasts)
@@ -64,6 +73,13 @@ def groups(arms: Sequence[Arm]) -> list[list[int]]:
         lora = 0 if arm.lora is None else id(arm.lora)
         found.setdefault((arm.contrast is not None, lora), []).append(place)
     return [group for group in found.values() if group]
+
+
+def batches(prompts: Sequence[ReadPrompt], order: Sequence[int], size: int) -> list[list[int]]:
+    """Return which prompts run together, in this order: so many of text, or one with images."""
+    texts = [place for place in order if not prompts[place].vision]
+    found = [texts[start : start + size] for start in range(0, len(texts), size)]
+    return found + [[place] for place in order if prompts[place].vision]
 
 
 @dataclass(frozen=True)
@@ -109,16 +125,17 @@ def answers(
     Raises:
         PromptTooLongError: A prompt with its answer does not fit the context window.
     """
-    prompts = [llm.encode(arm.messages(item)) for arm, item in asked]
+    prompts = [llm.chat_format.read(arm.messages(item)) for arm, item in asked]
     done: dict[int, str] = {}
     for group in groups([arm for arm, _ in asked]):
         # Arms on one prompt stand together, those of a scope that can share it apart from others.
-        order = sorted(group, key=lambda i: (_shares(asked[i][0]), -len(prompts[i]), prompts[i]))
-        for chunk in _chunks(order, batch_size):
+        tokens = [prompt.tokens for prompt in prompts]
+        order = sorted(group, key=lambda i: (_shares(asked[i][0]), -len(tokens[i]), tokens[i]))
+        for chunk in batches(prompts, order, batch_size):
             rows = [asked[i] for i in chunk]
             with running(llm, rows, [prompts[i] for i in chunk], max_new_tokens) as batch:
-                tokens = greedy_tokens(batch, llm.end_ids, max_new_tokens)
-            done.update(zip(chunk, (llm.answer_text(answer) for answer in tokens), strict=True))
+                made = greedy_tokens(batch, llm.end_ids, max_new_tokens)
+            done.update(zip(chunk, map(llm.answer_text, made), strict=True))
             if advance is not None:
                 advance(len(chunk))
     return [done[i] for i in range(len(asked))]
@@ -188,13 +205,18 @@ def _measure(
     for group in groups(arms):
         places = [(i, number) for i in range(len(items)) for number in group]
         asked = [(arms[number], items[i]) for i, number in places]
-        # The unsteered answers are made in the first group and known in all later ones.
-        beside: Sequence[int | Sequence[int]] = (
-            [places.index((i, none)) for i, _ in places]
-            if none in group
-            else [found[i, none].tokens for i, _ in places]
-        )
-        found.update(zip(places, _read(llm, asked, beside, max_new_tokens), strict=True))
+        prompts = [llm.chat_format.read(arm.messages(item)) for arm, item in asked]
+        # The unsteered answers are made first.
+        order = sorted(range(len(places)), key=lambda row: places[row][1] != none)
+        for batch in batches(prompts, order, len(places)):
+            rows = {places[row]: number for number, row in enumerate(batch)}
+            beside = [
+                rows[i, none] if (i, none) in rows else found[i, none].tokens for i, _ in rows
+            ]
+            read = _read(
+                llm, [asked[x] for x in batch], [prompts[x] for x in batch], beside, max_new_tokens
+            )
+            found.update(zip(rows, read, strict=True))
     return [
         [
             Outcome(
@@ -214,6 +236,7 @@ def _measure(
 def _read(
     llm: HookedModel,
     asked: Sequence[Asked],
+    prompts: Sequence[ReadPrompt],
     beside: Sequence[int | Sequence[int]],
     max_new_tokens: int,
 ) -> list[_Reading]:
@@ -222,10 +245,10 @@ def _read(
     Args:
         llm: The model.
         asked: One per row.
+        prompts: As the model reads them.
         beside: Per row the unsteered answer to its item, or the row that makes it.
         max_new_tokens: Where answers are cut.
     """
-    prompts = [llm.encode(arm.messages(item)) for arm, item in asked]
     good, bad = (
         [
             llm.encode_answer(text) if item.has_preference and text is not None else []

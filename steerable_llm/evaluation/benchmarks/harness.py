@@ -324,7 +324,7 @@ class ArmsLM(LM):  # type: ignore[misc]
         for group in groups(self._arms):
             places = [(number, arm) for number in questions for arm in group]
             asked = [(self._arms[arm], questions[number].item) for number, arm in places]
-            prompts = [self._llm.encode(arm.messages(item)) for arm, item in asked]
+            prompts = [self._llm.chat_format.read(arm.messages(item)) for arm, item in asked]
             with running(self._llm, asked, prompts, longest) as batch:
                 for place in range(max(len(q.tokens) for q in questions.values())):
                     given = [[*questions[n].tokens, *[[]] * place][place] for n, _ in places]

@@ -136,7 +136,7 @@ def test_with_a_target_a_setting_that_harms_another_category_is_not_chosen(
 ) -> None:
     for want, expected in (("good", "strong"), ("bad", "nothing")):
         chosen, row = choose(bench_with(llm, want, "conflict"), candidates(llm))
-        assert (chosen.name, row.arm) == (expected, expected)
+        assert (chosen, row.arm) == (expected, expected)
 
 
 def test_success_counts_on_the_target_alone(llm: SteerableHFLLM) -> None:

@@ -284,7 +284,7 @@ def test_shuffled_pairs_are_a_control_that_the_vector_has_to_beat(tiny_llm: Any)
             ]
         ]
         assert share == sum(preferred) / len(test)
-    assert any("vectors of shuffled pairs" in reason for reason in report.verdict.reasons)
+    assert any("vectors of shuffled labels" in reason for reason in report.verdict.reasons)
     assert "pairs=Pairs.from_jsonl" in report.command
     assert "Before any evaluation | pre-flight" in report.to_markdown()
     assert "pre-flight" in report.to_html()

@@ -53,7 +53,7 @@ def test_categories_that_do_not_fit_go_to_another_panel(categories: int, panels:
 
 def test_the_legend_of_every_arm_fits_the_width() -> None:
     labels = [f"{arm} vectors (control)" for arm in ("steered", "none", "prompt", "random")]
-    labels += ["sign-flipped (control)", "shuffled pairs (control)"]
+    labels += ["sign-flipped (control)", "shuffled labels (control)"]
     legend = pixels(bars_figure([mark(label, "conflict", 0.5) for label in labels]))[:60]
     assert (legend[:, :8] == 1).all()
     assert (legend[:, -8:] == 1).all()

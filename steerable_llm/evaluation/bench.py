@@ -78,7 +78,7 @@ class DevRow:
         return max(losses, default=0.0)
 
     def within(self, budget: float) -> bool:
-        """Whether it loses no more than the budget."""
+        """Return whether it loses no more than the budget."""
         return self.largest_loss <= budget + 1e-9
 
 
@@ -204,8 +204,8 @@ class Bench:
         return [self._successes[place, side, item.id] for item in items]
 
 
-def choose(bench: Bench, arms: Mapping[str, Arm]) -> tuple[Arm, DevRow]:
-    """Return the arm with most success on dev among those within the budget, and how it did.
+def choose(bench: Bench, arms: Mapping[str, Arm]) -> tuple[str, DevRow]:
+    """Return which arm has most success on dev among those within the budget, and how it did.
 
     Args:
         bench: Runs them on all of dev.
@@ -229,7 +229,7 @@ def choose(bench: Bench, arms: Mapping[str, Arm]) -> tuple[Arm, DevRow]:
             f"dev: {labels[least]} loses least, {numbers.points(rows[least].largest_loss)}"
         )
     best = max(fit, key=lambda place: rows[place].success)
-    return bench.arms[best], rows[best]
+    return labels[best], rows[best]
 
 
 def rank(row: DevRow, budget: float) -> tuple[bool, float, float]:

@@ -110,7 +110,7 @@ class Sweep:
         return write_whole(path, self.picture())
 
     def table(self) -> Page:
-        """The settings that were run on all of dev, best first, for a console."""
+        """Return the settings that were run on all of dev, best first, for a console."""
         complete = [row for row in self.rows if row.complete]
         ranked = sorted(complete, key=lambda row: rank(row, self.budget))
         kept = list(self.unsteered_capability)
@@ -221,10 +221,10 @@ def sweep(
         for strength in _magnitudes(grid.strengths if strengths is None else strengths)
         for sign in (1, -1)
     ]
+    number = len(bench.arms) - 1
     tried = _halve(bench)
     best = _chosen(bench, tried)
     chosen = tried[best]
-    settings_tried = len(bench.arms) - 1
     if controls:
         random = named[chosen.arm].randomised(settings.seed)
         start = len(bench.arms)
@@ -236,34 +236,33 @@ def sweep(
         places = range(start, len(bench.arms))
         tried.update(bench.run(places, bench.everything, "control"))
     unsteered = bench.run([0], bench.everything, "unsteered")[0]
-    term = bench.arms[best].steering.terms[0]
-    choice = Choice(
-        dev=replace(
-            _used(llm, bench.dev), part_of=None if bench.dev.digest == dev.digest else dev.digest
-        ),
-        before=chosen.unsteered,
-        after=chosen.success,
-        settings=settings_tried,
-        capability=None if bench.capability is None else _used(llm, bench.capability),
-        lost={} if bench.capability is None else chosen.loss,
-        budget=None if bench.capability is None else settings.budget,
-    )
-    calibration = Calibration(
-        strength=term.strength,
-        layers=term.layers,
-        scope=term.scope,
-        unit=term.unit,
-        renormalise=term.renormalise,
-        choice=choice,
-    )
     return Sweep(
-        vector=named[chosen.arm].with_calibration(calibration),
+        vector=named[chosen.arm].with_calibration(_calibration(bench, dev, best, chosen, number)),
         best=chosen,
         rows=tuple(tried.values()),
         unsteered=chosen.unsteered,
         unsteered_capability=unsteered.capability,
         budget=settings.budget,
     )
+
+
+def _calibration(
+    bench: Bench, dev: EvaluationSet, place: int, row: DevRow, number: int
+) -> Calibration:
+    """What was chosen, and by what: one of a number of settings."""
+    term = bench.arms[place].steering.terms[0]
+    kept_set = bench.capability
+    whole = None if bench.dev.digest == dev.digest else dev.digest
+    choice = Choice(
+        dev=replace(_used(bench.llm, bench.dev), part_of=whole),
+        before=row.unsteered,
+        after=row.success,
+        settings=number,
+        capability=None if kept_set is None else _used(bench.llm, kept_set),
+        lost={} if kept_set is None else row.loss,
+        budget=None if kept_set is None else bench.settings.budget,
+    )
+    return Calibration(term.strength, term.layers, term.scope, term.unit, term.renormalise, choice)
 
 
 def _magnitudes(strengths: Sequence[float]) -> list[float]:

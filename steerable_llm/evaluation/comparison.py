@@ -96,12 +96,12 @@ class Comparison(BaseModel):
         raise InvalidInputError(f"the comparison has no {name!r}; it has {known}")
 
     def ranked(self, category: str) -> list[Row]:
-        """The rows of a category: what makes most prompts worse comes first."""
+        """Return the rows of a category: what makes most prompts worse comes first."""
         rows = [row for row in self.rows if row.category == category]
         return sorted(rows, key=lambda row: (-(row.regressed or 0.0), -row.main.value))
 
     def cells(self, row: Row) -> list[str]:
-        """One line of a table; the columns are `_HEAD`."""
+        """Return one line of a table; the columns are `_HEAD`."""
         verdict = self.arm(row.arm).verdict
         rules = ""
         if row.category == self.target and verdict is not None:
@@ -129,13 +129,13 @@ class Comparison(BaseModel):
         return Table(_HEAD, cells, strong=[i for i, c in enumerate(cells) if "passes" in c])
 
     def page(self) -> Page:
-        """What was compared, in a picture and a table per category, and what was chosen."""
+        """Return what was compared, in a picture and a table per category, and what was chosen."""
         everybody = [c.name for c in self.arms if not c.failed]
         picture = self.picture("methods", everybody)
         return Page(self.title, [Text(self.introduction), picture, *self.tables()])
 
     def tables(self) -> list[Part]:
-        """A table per category, what was chosen on dev, and the command."""
+        """Return a table per category, what was chosen on dev, and the command."""
         parts: list[Part] = []
         for category in self.categories:
             parts += [Heading(category), self.table_of(self.ranked(category))]
@@ -145,11 +145,11 @@ class Comparison(BaseModel):
         return parts
 
     def to_markdown(self) -> str:
-        """The page without its pictures."""
+        """Return the page without its pictures."""
         return self.page().to_markdown()
 
     def to_html(self) -> str:
-        """The page with its pictures, as one file."""
+        """Return the page with its pictures, as one file."""
         return self.page().to_html()
 
     def save(self, path: str | os.PathLike[str]) -> Path:

@@ -119,37 +119,12 @@ def make(
         PairError: Pairs that the method cannot use.
         MissingExtraError: The method needs a package that is not installed.
     """
-    pairs = data.pairs if recipe.pairs is None else nested(data.pairs, recipe.pairs, recipe.order)
-    if recipe.method == "prompt":
-        arm = Arm(name, instruction=settings.strict_instruction)
-        return Made(arm, f'system: "{settings.strict_instruction}"')
-    if recipe.method == "adacad":
-        arm = Arm(name, contrast=Contrast("adacad"))
-        return Made(arm, "alpha for every token, from the divergence")
     # Where dev has nothing but the target, or nothing of it, all of dev decides.
     aimed = set(data.dev.categories) > {settings.target}
-    settings = replace(settings, target=settings.target if aimed else None)
-    if recipe.method in _TRAINERS:
-        train = _TRAINERS[recipe.method]
-        arms = {_said(each): train(llm, pairs, name, each, settings) for each in recipe.configs}
-        arm, row = choose(Bench(llm, data.dev, data.dev_capability, settings), arms)
-        return Made(arm, next(label for label, each in arms.items() if each is arm), row.success)
-    vectors = _vectors(llm, pairs, recipe, name, settings)
-    if recipe.calibration is not None:
-        (vector,) = vectors.values()
-        vector = vector.with_calibration(recipe.calibration)
-        return Made(Arm(name, vector.steer()), _at(recipe.calibration), None, recipe.calibration)
-    found = sweep(
-        llm,
-        vectors,
-        data.dev,
-        data.dev_capability,
-        controls=False,
-        settings=settings,
-        **recipe.search,
-    )
-    arm = Arm(name, found.vector.steer())
-    return Made(arm, found.best.setting, found.best.success, found.vector.calibration)
+    choosing = replace(settings, target=settings.target if aimed else None)
+    if recipe.pairs is not None:
+        data = replace(data, pairs=nested(data.pairs, recipe.pairs, recipe.order))
+    return _MAKERS.get(recipe.method, _vector)(llm, data, recipe, name, choosing)
 
 
 def nested(pairs: Pairs, number: int, order: int) -> Pairs:
@@ -170,44 +145,82 @@ def nested(pairs: Pairs, number: int, order: int) -> Pairs:
     return Pairs(pairs[place] for place in sorted(places[:number]))
 
 
-def _vectors(
-    llm: HookedModel, pairs: Pairs, recipe: Recipe, name: str, settings: EvaluationSettings
-) -> dict[str, SteeringVector]:
-    """A vector per setting of the method, by what tells them apart."""
-    found: dict[str, SteeringVector] = {}
+def _vector(
+    llm: HookedModel, data: Data, recipe: Recipe, name: str, settings: EvaluationSettings
+) -> Made:
+    vectors: dict[str, SteeringVector] = {}
     for config in recipe.configs:
         with warnings.catch_warnings():
             # The completeness of the attribution is in the vector's record; here it is one of many.
             warnings.filterwarnings("ignore", "the token scores miss", UserWarning)
             vector = build_vector(
-                llm, pairs, method=recipe.method, name=name, progress=settings.progress, **config
+                llm,
+                data.pairs,
+                method=recipe.method,
+                name=name,
+                progress=settings.progress,
+                **config,
             )
         # Settings may come to the same, such as more heads than the model has.
-        if vector.fingerprint_id not in {other.fingerprint_id for other in found.values()}:
-            found[", ".join([name, *([_said(config)] if config else [])])] = vector
-    return found
+        if vector.fingerprint_id not in {other.fingerprint_id for other in vectors.values()}:
+            vectors[", ".join([name, *([_said(config)] if config else [])])] = vector
+    if recipe.calibration is not None:
+        (vector,) = vectors.values()
+        vector = vector.with_calibration(recipe.calibration)
+        return Made(Arm(name, vector.steer()), _at(recipe.calibration), None, recipe.calibration)
+    search: dict[str, Any] = {"controls": False, "settings": settings, **recipe.search}
+    found = sweep(llm, vectors, data.dev, data.dev_capability, **search)
+    arm = Arm(name, found.vector.steer())
+    return Made(arm, found.best.setting, found.best.success, found.vector.calibration)
+
+
+def _prompt(
+    _llm: HookedModel, _data: Data, _recipe: Recipe, name: str, settings: EvaluationSettings
+) -> Made:
+    arm = Arm(name, instruction=settings.strict_instruction)
+    return Made(arm, f'system: "{settings.strict_instruction}"')
+
+
+def _adacad(
+    _llm: HookedModel, _data: Data, _recipe: Recipe, name: str, _settings: EvaluationSettings
+) -> Made:
+    return Made(
+        Arm(name, contrast=Contrast("adacad")), "alpha for every token, from the divergence"
+    )
 
 
 def _cad(
-    _llm: HookedModel, _pairs: Pairs, name: str, config: Mapping[str, Any], _: EvaluationSettings
-) -> Arm:
-    return Arm(name, contrast=Contrast("cad", **config))
+    llm: HookedModel, data: Data, recipe: Recipe, name: str, settings: EvaluationSettings
+) -> Made:
+    arms = {_said(each): Arm(name, contrast=Contrast("cad", **each)) for each in recipe.configs}
+    return _best(llm, data, arms, settings)
 
 
 def _lora(
-    llm: HookedModel,
-    pairs: Pairs,
-    name: str,
-    config: Mapping[str, Any],
-    settings: EvaluationSettings,
-) -> Arm:
-    chosen = LoraSettings(seed=settings.seed, **config)
-    with progress_bar(f"{name}: {_said(config)}", len(pairs), settings.progress) as advance:
-        return Arm(name, lora=train_lora(llm, pairs, chosen, name, advance))
+    llm: HookedModel, data: Data, recipe: Recipe, name: str, settings: EvaluationSettings
+) -> Made:
+    arms = {}
+    for each in recipe.configs:
+        chosen, title = LoraSettings(seed=settings.seed, **each), f"{name}: {_said(each)}"
+        with progress_bar(title, len(data.pairs), settings.progress) as advance:
+            arms[_said(each)] = Arm(name, lora=train_lora(llm, data.pairs, chosen, name, advance))
+    return _best(llm, data, arms, settings)
 
 
-#: Methods that make an arm with nothing to calibrate but their settings.
-_TRAINERS: Mapping[str, Callable[..., Arm]] = {"cad": _cad, "lora": _lora}
+def _best(
+    llm: HookedModel, data: Data, arms: Mapping[str, Arm], settings: EvaluationSettings
+) -> Made:
+    label, row = choose(Bench(llm, data.dev, data.dev_capability, settings), arms)
+    return Made(arms[label], label, row.success)
+
+
+#: How arms are made that are no vectors of a method in `METHODS`.
+_MAKERS: Mapping[str, Callable[[HookedModel, Data, Recipe, str, EvaluationSettings], Made]] = {
+    "prompt": _prompt,
+    "cad": _cad,
+    "adacad": _adacad,
+    "lora": _lora,
+}
 
 
 def _said(config: Mapping[str, Any]) -> str:

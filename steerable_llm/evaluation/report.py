@@ -59,7 +59,7 @@ TITLES = {
     "prompt": "strict instruction",
     "random": "random vectors (control)",
     "sign_flipped": "sign-flipped (control)",
-    "shuffled": "shuffled pairs (control)",
+    "shuffled": "shuffled labels (control)",
     "cad": "context-aware decoding",
     "adacad": "adaptive context-aware decoding",
 }
@@ -177,7 +177,7 @@ class Report(BaseModel):
         return tuple(dict.fromkeys(row.category for row in ordered))
 
     def row(self, arm: str, category: str | None = None) -> Row:
-        """One row; the category is the target unless given.
+        """Return one row; the category is the target unless given.
 
         Raises:
             InvalidInputError: There is no such row; the message lists what there is.
@@ -192,7 +192,7 @@ class Report(BaseModel):
         )
 
     def summary(self) -> dict[str, Any]:
-        """The few numbers that a vector file keeps (`SteeringVector.with_evaluation`)."""
+        """Return the few numbers that a vector file keeps (`SteeringVector.with_evaluation`)."""
         return {
             "test": self.test_name,
             "test_digest": self.test_digest,
@@ -211,12 +211,12 @@ class Report(BaseModel):
         }
 
     def to_json(self) -> str:
-        """Everything, as JSON; `from_json` reads it back to an equal report."""
+        """Return everything as JSON; `from_json` reads it back to an equal report."""
         return self.model_dump_json(indent=2)
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Reads what `to_json` wrote.
+        """Read what `to_json` wrote.
 
         Raises:
             InvalidInputError: The text is not such a report, or a later version wrote it.

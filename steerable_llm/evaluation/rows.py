@@ -33,7 +33,7 @@ class Row(BaseModel):
         kl_per_token: Mean divergence from the unsteered model along its own answers, in nats.
         regressed: Share of prompts that succeeded unsteered and fail here.
         fixed: Share of prompts that failed unsteered and succeed here.
-        runs: Success of each run where a arm was run several times (random vectors).
+        runs: Success of each run where an arm was run several times (random vectors).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -98,7 +98,7 @@ def rows_of(
     capability: set[str],
     seed: int,
 ) -> list[Row]:
-    """One row per arm and category.
+    """Return one row per arm and category.
 
     Args:
         found: Per arm its runs, each with an outcome per item.
@@ -160,5 +160,5 @@ def _row(
 
 
 def _means(runs: Sequence[Sequence[float]]) -> list[float]:
-    """Per prompt, the mean over the runs of a arm."""
+    """Per prompt, the mean over the runs of an arm."""
     return [sum(values) / len(values) for values in zip(*runs, strict=True)]

@@ -104,7 +104,7 @@ class EvaluationItem(BaseModel):
         return (users or [message.content for message in self.messages])[-1]
 
     def succeeds(self, text: str) -> bool:
-        """Whether the answer gives a right value and no wrong one.
+        """Return whether the answer gives a right value and no wrong one.
 
         Raises:
             InvalidInputError: The item has neither accept nor reject phrases.
@@ -119,16 +119,16 @@ class EvaluationItem(BaseModel):
         return not self.accept or any(occurs(phrase, text) for phrase in self.accept)
 
     def contains_good(self, text: str) -> bool:
-        """Whether any accepted phrase occurs, even beside a rejected one (containment)."""
+        """Return whether any accepted phrase occurs, even beside a rejected one (containment)."""
         return any(occurs(phrase, text) for phrase in self.accept)
 
     def matches(self, text: str) -> bool:
-        """Whether the answer equals `good` or an accepted phrase, but for case and punctuation."""
+        """Return whether the answer is `good` or an accepted phrase, but for case and marks."""
         wanted = (*self.accept, *([self.good] if self.good is not None else []))
         return any(says_only(text, phrase) for phrase in wanted)
 
     def abstains(self, text: str) -> bool:
-        """Whether the answer declines, by the phrases in `phrases.ABSTENTIONS`."""
+        """Return whether the answer declines, by the phrases in `phrases.ABSTENTIONS`."""
         return abstains(text)
 
 
@@ -136,7 +136,7 @@ class EvaluationSet(Sequence[EvaluationItem]):
     """A named, immutable list of held-out items."""
 
     def __init__(self, name: str, items: Iterable[EvaluationItem]) -> None:
-        """Keeps the items in the order given.
+        """Keep the items in the order given.
 
         Raises:
             InvalidInputError: The set is empty, or two items share an id.
@@ -158,17 +158,17 @@ class EvaluationSet(Sequence[EvaluationItem]):
     @overload
     def __getitem__(self, index: slice) -> EvaluationSet: ...
     def __getitem__(self, index: int | slice) -> EvaluationItem | EvaluationSet:
-        """One item, or a smaller set."""
+        """Return one item, or a smaller set."""
         if isinstance(index, slice):
             return EvaluationSet(self.name, self.items[index])
         return self.items[index]
 
     def __len__(self) -> int:
-        """How many items there are."""
+        """Return how many items there are."""
         return len(self.items)
 
     def __iter__(self) -> Iterator[EvaluationItem]:
-        """The items in order."""
+        """Return the items in order."""
         return iter(self.items)
 
     def __eq__(self, other: object) -> bool:
@@ -193,7 +193,7 @@ class EvaluationSet(Sequence[EvaluationItem]):
         return tuple(dict.fromkeys(item.category for item in self.items))
 
     def category(self, *names: str) -> EvaluationSet:
-        """The items of these categories.
+        """Return the items of these categories.
 
         Raises:
             InvalidInputError: A category does not occur; the message lists those that do.
@@ -207,7 +207,7 @@ class EvaluationSet(Sequence[EvaluationItem]):
         return EvaluationSet(self.name, [item for item in self.items if item.category in names])
 
     def sample(self, per_category: int, seed: int = 0) -> EvaluationSet:
-        """At most so many items of every category, drawn without replacement, in their order."""
+        """Draw at most so many items of every category, and return them in their order."""
         random = Random(seed)
         chosen: set[str] = set()
         for category in self.categories:
@@ -216,7 +216,7 @@ class EvaluationSet(Sequence[EvaluationItem]):
         return EvaluationSet(self.name, [item for item in self.items if item.id in chosen])
 
     def pairs(self) -> Pairs:
-        """The items with a good and a bad answer as preference pairs."""
+        """Return the items with a good and a bad answer as preference pairs."""
         return Pairs(
             PreferencePair(
                 messages=item.messages,
@@ -268,7 +268,7 @@ class EvaluationSet(Sequence[EvaluationItem]):
 
     @classmethod
     def from_jsonl(cls, path: str | os.PathLike[str], name: str | None = None) -> Self:
-        """Reads one item per line; blank lines are skipped.
+        """Read one item per line; blank lines are skipped.
 
         Raises:
             InvalidInputError: A line is not a valid item; the message names file and line.
@@ -278,7 +278,7 @@ class EvaluationSet(Sequence[EvaluationItem]):
         return cls(name or Path(path).stem, list(read))
 
     def to_jsonl(self, path: str | os.PathLike[str]) -> Path:
-        """Writes one item per line; the file appears whole or not at all."""
+        """Write one item per line; the file appears whole or not at all."""
         records = written_beside(path, self.items, mode="json", exclude_defaults=True)
         write_json_lines(path, records)
         return Path(path)

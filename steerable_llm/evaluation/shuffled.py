@@ -1,4 +1,4 @@
-"""The control of shuffled pairs: the same method on the same pairs, with their labels made useless.
+"""The control of shuffled labels: the same method on the same pairs, with labels that say nothing.
 
 Half of the pairs, drawn at random, have their good and bad answer swapped. What is left is all that
 the method finds in such prompts and answers without knowing which of the answers is the good one.
@@ -92,7 +92,7 @@ def _shuffled(llm: HookedModel, vector: SteeringVector, pairs: Pairs, seed: int)
         )
     if all(torch.equal(d, made.directions.get(i, d[:0])) for i, d in vector.directions.items()):
         raise InvalidInputError(
-            f"method {method!r} made the same vector of swapped pairs: it does not ask which "
+            f"method {method!r} made the same vector of shuffled labels: it does not ask which "
             "answer is the good one, so leave the control 'shuffled' out"
         )
     directions = made.directions
@@ -100,7 +100,7 @@ def _shuffled(llm: HookedModel, vector: SteeringVector, pairs: Pairs, seed: int)
         directions = {
             layer: direction * (length / direction.norm().clamp_min(1e-12))
             for layer, direction in made.directions.items()
-            # Heads that only the swapped pairs choose have no length to take over.
+            # Heads that only the shuffled labels choose have no length to take over.
             for length in [vector.directions.get(layer, direction).norm()]
         }
     shuffled = replace(made, directions=directions)
@@ -109,7 +109,7 @@ def _shuffled(llm: HookedModel, vector: SteeringVector, pairs: Pairs, seed: int)
         kept = tuple(layer for layer in calibration.layers if layer in shuffled.directions)
         if not kept:  # None would steer all blocks
             raise InvalidInputError(
-                f"swapped pairs gave {vector.name!r} none of its calibrated blocks: leave the "
+                f"shuffled labels gave {vector.name!r} none of its calibrated blocks: leave the "
                 "control 'shuffled' out"
             )
         calibration = replace(calibration, layers=kept)

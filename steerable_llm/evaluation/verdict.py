@@ -4,7 +4,7 @@ A vector, or another arm, is promoted when, on the target category of the test p
 
 1. it beats the unsteered model with intervals that do not overlap,
 2. it beats the strict instruction in the same way,
-3. the controls that were run (random, sign-flipped, shuffled pairs) do not come as far,
+3. the controls that were run (random, sign-flipped, shuffled labels) do not come as far,
 4. every capability category loses no more than the budget,
 5. and no other category falls for sure: its paired interval includes no change.
 
@@ -47,7 +47,7 @@ _NAMES = {
     "prompt": "the strict instruction",
     "random": "random vectors of the same norms",
     "sign_flipped": "the sign-flipped vector",
-    "shuffled": "vectors of shuffled pairs",
+    "shuffled": "vectors of shuffled labels",
 }
 
 

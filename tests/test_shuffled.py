@@ -1,4 +1,4 @@
-"""The control of shuffled pairs."""
+"""The control of shuffled labels."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ import pytest
 from scripted import calling, scripted_llm
 from test_tool_calling import MULTIPLY, WEATHER, WRITTEN
 
-from steerable_llm.answer.calls import _ranges, grammar_for
+from steerable_llm.answer.call_grammar import _ranges, grammar_for
 from steerable_llm.answer.request import GenerationRequest
 from steerable_llm.chat.tools import FORMATS
 

@@ -1,4 +1,4 @@
-"""The rows of a batch that have a grammar: which tokens each may take next."""
+"""Constrained decoding: what an answer must look like, down to the last character."""
 
 from __future__ import annotations
 
@@ -20,8 +20,6 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from steerable_llm.errors import InvalidInputError, SteerableError
 
-# What an answer must look like, down to the last character: constrained decoding.
-
 ConstraintKind = Literal["json_schema", "json_object", "regex", "choice"]
 
 # Written as `json.dumps` does. White space of the model's own choice would let a weak model write
@@ -38,9 +36,9 @@ class Constraint:
     """What an answer must look like. Make one with the class methods.
 
     Attributes:
-        kind: what `source` is.
-        source: the schema or the choices as JSON, or the regular expression.
-        strict: whether a schema keyword that cannot be guaranteed is an error; otherwise it is
+        kind: What `source` is.
+        source: The schema or the choices as JSON, or the regular expression.
+        strict: Whether a schema keyword that cannot be guaranteed is an error; otherwise it is
             left to whoever validates the answer.
     """
 
@@ -52,14 +50,14 @@ class Constraint:
     def json_schema(
         cls, schema: Mapping[str, Any] | type[BaseModel] | str, strict: bool = True
     ) -> Self:
-        """JSON that follows a schema; objects have only the properties that it names.
+        """Ask for JSON that follows a schema; objects have only the properties that it names.
 
         Args:
-            schema: a JSON schema as a dict or as JSON text, or a pydantic model.
-            strict: refuse keywords that decoding cannot guarantee (`uniqueItems`, `not`).
+            schema: A JSON schema as a dict or as JSON text, or a pydantic model.
+            strict: Refuse keywords that decoding cannot guarantee (`uniqueItems`, `not`).
 
         Raises:
-            InvalidInputError: it is no JSON object.
+            InvalidInputError: It is no JSON object.
         """
         if isinstance(schema, type) and issubclass(schema, BaseModel):
             schema = schema.model_json_schema()
@@ -76,15 +74,15 @@ class Constraint:
 
     @classmethod
     def json_object(cls) -> Self:
-        """Any JSON object."""
+        """Ask for any JSON object."""
         return cls("json_object")
 
     @classmethod
     def regex(cls, pattern: str) -> Self:
-        """A text that a regular expression matches from end to end (no look-around).
+        """Ask for a text that a regular expression matches from end to end (no look-around).
 
         Raises:
-            InvalidInputError: it is empty.
+            InvalidInputError: It is empty.
         """
         if not pattern:
             raise InvalidInputError("the regular expression is empty: give one that asks for text")
@@ -92,10 +90,10 @@ class Constraint:
 
     @classmethod
     def choice(cls, options: Sequence[str]) -> Self:
-        """One of some texts.
+        """Ask for one of some texts.
 
         Raises:
-            InvalidInputError: there are none, or one is empty.
+            InvalidInputError: There are none, or one is empty.
         """
         if isinstance(options, str) or not options or not all(options):
             raise InvalidInputError(f"the choices are {options!r}: give a list of texts")
@@ -108,7 +106,7 @@ class Constraint:
 
 
 def json_rule(schema: Mapping[str, Any], strict: bool = False) -> str:
-    """The body of a rule for JSON that follows a schema."""
+    """Return the body of a rule for JSON that follows a schema."""
     style = {**_JSON_STYLE, "coerce_one_of": True, "lenient": not strict}
     # The parts of an `allOf` each name some of the properties: none of them could be closed.
     closed = schema if '"allOf"' in json.dumps(schema) else _closed(schema)
@@ -141,7 +139,7 @@ def _regex_rule(pattern: str) -> str:
 
 
 def text_rule(text: str) -> str:
-    """A text as a grammar writes it."""
+    """Return a text as a grammar writes it."""
     return json.dumps(text, ensure_ascii=False)
 
 
@@ -162,9 +160,9 @@ class GrammarReader:
         """Read the vocabulary once.
 
         Args:
-            tokenizer: a fast one.
-            end_ids: tokens that end an answer; allowed once the grammar is fulfilled.
-            vocabulary: how many scores the model gives, padding of its head included.
+            tokenizer: A fast one.
+            end_ids: Tokens that end an answer; allowed once the grammar is fulfilled.
+            vocabulary: How many scores the model gives, padding of its head included.
         """
         self._tokenizer: llguidance.LLTokenizer | None = None
         self._refusal = ""
@@ -180,11 +178,11 @@ class GrammarReader:
         """Begin an answer under a grammar.
 
         Args:
-            grammar: in llguidance's dialect of Lark.
-            free: whether the answer may go on without it, should it turn out too complex.
+            grammar: In llguidance's dialect of Lark.
+            free: Whether the answer may go on without it, should it turn out too complex.
 
         Raises:
-            InvalidInputError: the tokenizer is a slow one, or of a kind that cannot be read; or
+            InvalidInputError: The tokenizer is a slow one, or of a kind that cannot be read; or
                 the grammar asks for what cannot be guaranteed.
         """
         if self._tokenizer is None:
@@ -229,7 +227,7 @@ def _readable(tokenizer: PreTrainedTokenizerFast) -> str:
     in front.
 
     Raises:
-        ValueError: the vocabulary has pieces with a blank inside, which the short form reads
+        ValueError: The vocabulary has pieces with a blank inside, which the short form reads
             otherwise than the long one where they come first.
     """
     backend = copy(tokenizer.backend_tokenizer)
@@ -251,7 +249,7 @@ class GrammarState:
     """How far one answer has come in its grammar.
 
     Attributes:
-        free: whether the answer may go on without the grammar, should it turn out too complex.
+        free: Whether the answer may go on without the grammar, should it turn out too complex.
     """
 
     def __init__(
@@ -276,7 +274,7 @@ class GrammarState:
         """Go on by one token.
 
         Raises:
-            SteerableError: the grammar does not allow it; that is a fault of this package.
+            SteerableError: The grammar does not allow it; that is a fault of this package.
         """
         if not self._matcher.consume_token(token) and not self.free:
             raise SteerableError(
@@ -285,10 +283,10 @@ class GrammarState:
             )
 
     def allowed(self, vocabulary: int) -> Tensor:
-        """Which tokens may come next, `[V]`.
+        """Return which tokens may come next, `[V]`.
 
         Raises:
-            SteerableError: the grammar got too complex to be followed, or no token can follow.
+            SteerableError: The grammar got too complex to be followed, or no token can follow.
         """
         bits = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
         if self._matcher.is_error() and self.free:
@@ -317,7 +315,7 @@ class GrammarMask:
         """Remember the rows.
 
         Args:
-            states: one per row, None for a row that is free. They go on by themselves as tokens
+            states: One per row, None for a row that is free. They go on by themselves as tokens
                 are taken.
         """
         self._states = states

@@ -135,7 +135,7 @@ def stream_chunks(work: Work, cancelled: Event | None = None) -> Iterator[Genera
         cancelled: Set by whoever wants to stop the work from outside of the loop.
 
     Yields:
-        One chunk per token, then one with ``final`` set.
+        One chunk per token, then one with `final` set.
 
     Raises:
         Exception: Whatever the work raised, as it was raised.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from steerable_llm.answer.calls import AnswerGrammar, grammar_for
+from steerable_llm.answer.call_grammar import AnswerGrammar, grammar_for
 from steerable_llm.answer.constraint import GrammarState
 from steerable_llm.answer.engine import Prompt
 from steerable_llm.answer.request import GenerationRequest

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from steerable_llm.answer.constraint import GrammarReader
 from steerable_llm.answer.decode import LocalEngine
 from steerable_llm.answer.encode import asked, encode
-from steerable_llm.answer.engine import Engine, Prompt
+from steerable_llm.answer.engine import Engine
 from steerable_llm.answer.request import (
     Generation,
     GenerationChunk,
@@ -108,7 +108,7 @@ class SteerableHFLLM(HookedModel):
         """Load a model from a folder or from the Hugging Face Hub.
 
         Args:
-            id_or_path: A folder with ``config.json``, or a Hub id.
+            id_or_path: A folder with `config.json`, or a Hub id.
             revision: Commit, tag or branch.
             dtype: Of the weights; default is the one they are stored in.
             device_map: As in transformers; default is the CPU.
@@ -147,7 +147,7 @@ class SteerableHFLLM(HookedModel):
         step: str | None = None,
         **settings: Unpack[GenerationSettings],
     ) -> Generation:
-        """Answer one prompt. The arguments are those of :class:`GenerationRequest`.
+        """Answer one prompt. The arguments are those of `GenerationRequest`.
 
         Raises:
             InvalidInputError: Messages or settings that cannot be used.
@@ -169,15 +169,16 @@ class SteerableHFLLM(HookedModel):
         """Answer one prompt token by token.
 
         The request is checked at once, so bad input raises here and not in the loop. The texts of
-        all chunks joined are the text of ``generate``; the last chunk has the whole answer in
-        ``final``. Closing the iterator stops the work, and so does setting ``cancelled``: after
+        all chunks joined are the text of `generate`; the last chunk has the whole answer in
+        `final`. Closing the iterator stops the work, and so does setting `cancelled`: after
         the token at hand, and without a last chunk.
 
         Raises:
-            InvalidInputError: As for :meth:`generate`.
+            InvalidInputError: As for `generate`.
         """
         request = GenerationRequest(messages, steering, step, **settings)
-        [prompt] = self._prompts([request], cancelled)
+        decisions = self.decide(asked([request]), cancelled)
+        [prompt] = encode(self, [request], decisions)
         return self.engine.stream(prompt, cancelled)
 
     def generate_batch(
@@ -189,7 +190,7 @@ class SteerableHFLLM(HookedModel):
         """Answer many prompts, each with its own steering and settings.
 
         Args:
-            requests: What to answer. All are checked before anything runs.
+            requests: What to answer. All are checked before the first answer is begun.
             batch_size: At most so many rows run together; one with images runs by itself.
             cancelled: Once set, all work stops after the token at hand.
 
@@ -197,16 +198,11 @@ class SteerableHFLLM(HookedModel):
             The answers in the order of the requests; none at all after a cancellation.
 
         Raises:
-            InvalidInputError: As for :meth:`generate`, for any of the requests.
+            InvalidInputError: As for `generate`, for any of the requests.
         """
-        prompts = self._prompts(requests, cancelled)
-        return self.engine.run(prompts, batch_size, cancelled)
-
-    def _prompts(
-        self, requests: Sequence[GenerationRequest], cancelled: threading.Event | None
-    ) -> list[Prompt]:
         decisions = self.decide(asked(requests), cancelled)
-        return encode(self, requests, decisions)
+        prompts = encode(self, requests, decisions)
+        return self.engine.run(prompts, batch_size, cancelled)
 
     @overload
     def score(
@@ -228,14 +224,14 @@ class SteerableHFLLM(HookedModel):
         step: str | None = None,
         reduction: Reduction = "sum",
     ) -> list[float] | list[list[float]]:
-        """Log-probabilities of answers to one prompt, the end of turn included.
+        """Return the log-probabilities of answers to one prompt, the end of turn included.
 
         Args:
             messages: The prompt.
             answers: Texts to score.
-            steering: As in :meth:`generate`.
-            step: As in :meth:`generate`.
-            reduction: ``sum`` over the answer's tokens, ``mean`` per token, or ``none``: the list
+            steering: As in `generate`.
+            step: As in `generate`.
+            reduction: `sum` over the answer's tokens, `mean` per token, or `none`: the list
                 of every token's log-probability.
 
         Returns:
@@ -258,7 +254,7 @@ class SteerableHFLLM(HookedModel):
         step: str | None = None,
         reduction: Reduction = "sum",
     ) -> list[Any]:
-        """Like :meth:`score`, for many prompts: one value per (messages, answer)."""
+        """Like `score`, for many prompts: one value per (messages, answer)."""
         decisions = self.decide([Asked(messages, step, steering) for messages, _ in items])
         return self._scores(items, [decision.steering for decision in decisions], reduction)
 
@@ -269,10 +265,10 @@ class SteerableHFLLM(HookedModel):
         steering: Steering | None = None,
         step: str | None = None,
     ) -> Tensor:
-        """The scores from which each token of an answer is predicted, end of turn included.
+        """Return the scores that each token of an answer is predicted from, end of turn included.
 
         Returns:
-            float32 ``[A, V]``: one row per token of ``encode_answer(answer)``.
+            float32 `[A, V]`: one row per token of `encode_answer(answer)`.
 
         Raises:
             PromptTooLongError: Prompt and answer do not fit the context window.
@@ -281,25 +277,25 @@ class SteerableHFLLM(HookedModel):
         return self._logits(messages, answer, decision.steering)
 
     def as_langchain(self, step: str | None = None, **settings: Any) -> Any:
-        """This model as a LangChain chat model, the weights shared.
+        """Return this model as a LangChain chat model, the weights shared.
 
         Raises:
-            MissingExtraError: langchain-core is not installed.
+            MissingExtraError: The package langchain-core is not installed.
         """
         return _adapter("langchain")(llm=self, step=step, **settings)
 
     def as_llama_index(self, step: str | None = None, **settings: Any) -> Any:
-        """This model as a LlamaIndex LLM, the weights shared.
+        """Return this model as a LlamaIndex LLM, the weights shared.
 
         Raises:
-            MissingExtraError: llama-index-core is not installed.
+            MissingExtraError: The package llama-index-core is not installed.
         """
         return _adapter("llama_index")(llm=self, step=step, **settings)
 
     def decide(
         self, requests: Sequence[Asked], cancelled: threading.Event | None = None
     ) -> list[SteeringDecision]:
-        """How requests would be steered, and why, without answering them.
+        """Tell how requests would be steered, and why, without answering them.
 
         Args:
             requests: What would be asked.

@@ -30,7 +30,7 @@ class GenerationRequest:
 
     Attributes:
         messages: A question as a string, or messages with role and content.
-        steering: What to steer with. None asks the policy, ``Steering.none()`` forbids steering.
+        steering: What to steer with. None asks the policy, `Steering.none()` forbids steering.
         step: The chain step, for the policy; None is the policy's default step.
         max_new_tokens: At most so many tokens are generated, end of turn included.
         temperature: 0 takes the likeliest token; above, tokens are drawn.
@@ -40,10 +40,10 @@ class GenerationRequest:
         stop: Texts that end the answer; the answer does not contain them. Under a grammar (a
             constraint, or a call that is sure) only the grammar ends the answer.
         tools: What the model may call, as OpenAI function dicts. None of them is run.
-        tool_choice: ``auto`` (also None) lets the model decide, ``none`` hides the tools,
-            ``required`` makes it call one, a tool's name makes it call that one.
+        tool_choice: `auto` (also None) lets the model decide, `none` hides the tools,
+            `required` makes it call one, a tool's name makes it call that one.
         parallel_tool_calls: False keeps an answer to one call: the first.
-        constraint: What the answer must look like. With tools and ``auto`` the answer is calls, or
+        constraint: What the answer must look like. With tools and `auto` the answer is calls, or
             follows the constraint.
         context: For the policy's conditions and for `contrast`: whether the prompt holds retrieved
             text, or the retrieved texts themselves. None tells it from the prompt.
@@ -127,7 +127,7 @@ class GenerationRequest:
 
 
 class GenerationSettings(TypedDict, total=False):
-    """The attributes of :class:`GenerationRequest` that are given by name."""
+    """The attributes of `GenerationRequest` that are given by name."""
 
     max_new_tokens: int
     temperature: float
@@ -164,7 +164,7 @@ class AppliedVector:
     Attributes:
         name: Name of the vector.
         fingerprint: Short hash of its name and directions.
-        strength: Signed strength, in ``unit``.
+        strength: Signed strength, in `unit`.
         unit: What the strength counts.
         scope: Which positions were to be steered.
         site: What was changed in each block: its output, that of its MLP, or its attention heads.
@@ -196,7 +196,7 @@ class AppliedVector:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as JSON values."""
+        """Return the same as JSON values."""
         return {**asdict(self), "layers": list(self.layers)}
 
 
@@ -208,7 +208,7 @@ class Generation:
         text: The answer, without special tokens, the stop text and tool calls.
         token_ids: Every generated token, the end-of-turn token included. After a stop text it may
             hold tokens whose text was cut off.
-        finish_reason: ``stop`` (end of turn or stop text) or ``length``.
+        finish_reason: `stop` (end of turn or stop text) or `length`.
         usage: Tokens read and written.
         steered: What was applied; empty without steering.
         step: The chain step that was asked for.

@@ -1,4 +1,6 @@
-"""Where inside a block a vector acts, told from the module tree instead of a per-model table.
+"""Where a model's decoder blocks are, and where inside one a vector acts.
+
+Both are told from the module tree instead of a per-model table.
 
 | site | what is steered | width |
 |---|---|---|
@@ -22,8 +24,6 @@ from torch import nn
 from steerable_llm.errors import UnknownArchitectureError
 from steerable_llm.vector.steering import Site
 
-# Where a model's decoder blocks are, told from its module tree instead of a per-model table.
-
 # Paths of towers that have stacks of blocks too, but carry no text: never the decoder.
 OTHER_TOWERS = ("vision", "visual", "audio", "image", "encoder.")
 
@@ -31,7 +31,7 @@ OTHER_TOWERS = ("vision", "visual", "audio", "image", "encoder.")
 def find_blocks(model: nn.Module) -> list[nn.Module]:
     """Find the decoder blocks of a causal language model, first block first.
 
-    The blocks are the outermost ``ModuleList`` that has as many members as the configuration has
+    The blocks are the outermost `ModuleList` that has as many members as the configuration has
     layers. Where several fit, the one inside the model's own decoder wins, then the one that is
     not inside a vision or audio tower.
 
@@ -39,7 +39,7 @@ def find_blocks(model: nn.Module) -> list[nn.Module]:
         model: A Hugging Face model (a plain module works if only one outermost list is in it).
 
     Returns:
-        The blocks, whose outputs are the residual stream ``[B, T, d]`` (or tuples that start so).
+        The blocks, whose outputs are the residual stream `[B, T, d]` (or tuples that start so).
 
     Raises:
         UnknownArchitectureError: No list fits, or several do; the message shows the module tree.
@@ -66,12 +66,12 @@ def find_blocks(model: nn.Module) -> list[nn.Module]:
 
 
 def hidden_size(model: nn.Module) -> int:
-    """Width ``d`` of the residual stream, in numbers per position."""
+    """Return the width `d` of the residual stream, in numbers per position."""
     return int(text_config(model).hidden_size)
 
 
 def text_config(model: nn.Module) -> Any:
-    """The configuration of the text decoder (that of a vision-language model is nested)."""
+    """Return the configuration of the text decoder (that of a vision-language model is nested)."""
     return model.config.get_text_config(decoder=True)  # type: ignore[union-attr, operator]
 
 

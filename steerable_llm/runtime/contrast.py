@@ -39,7 +39,7 @@ class Contrast:
 
     Attributes:
         kind: `cad`, or `adacad`, which chooses a for every token.
-        alpha: a of CAD; 0 is plain decoding. AdaCAD multiplies its own a with it.
+        alpha: The weight a of CAD; 0 is plain decoding. AdaCAD multiplies its own a with it.
 
     Raises:
         InvalidInputError: An unknown kind, or an alpha that is negative or not finite.
@@ -109,7 +109,7 @@ class Contrasted:
     """Two streams side by side, of which the scores of some rows are contrasted.
 
     Attributes:
-        first: float32 `[B, V]`, the contrasted scores that choose each row's first answer token.
+        first: Contrasted scores, float32 `[B, V]`, that choose each row's first answer token.
         full: The prompts with their context.
     """
 

@@ -128,7 +128,7 @@ class Stream:
     are as they are there.
 
     Attributes:
-        first: float32 `[B, V]`, the logits that choose each row's first answer token.
+        first: Logits, float32 `[B, V]`, that choose each row's first answer token.
         plan: What each row is steered with, and how often that was done.
     """
 

@@ -99,7 +99,7 @@ class HookedModel:
         """Load a model from a folder or from the Hugging Face Hub.
 
         Args:
-            id_or_path: A folder with ``config.json``, or a Hub id.
+            id_or_path: A folder with `config.json`, or a Hub id.
             revision: Commit, tag or branch.
             dtype: Of the weights; default is the one they are stored in.
             device_map: As in transformers; default is the CPU.
@@ -144,19 +144,19 @@ class HookedModel:
         add_generation_prompt: bool = True,
         tools: Sequence[Tool] = (),
     ) -> str:
-        """The prompt as text; see :meth:`ChatFormat.render`."""
+        """Return the prompt as text; see `ChatFormat.render`."""
         return self.chat_format.render(messages, add_generation_prompt, tools)
 
     def encode(self, messages: MessagesLike, tools: Sequence[Tool] = ()) -> list[int]:
-        """The prompt as the model sees it, with what opens the assistant's turn."""
+        """Return the prompt as the model sees it, with what opens the assistant's turn."""
         return self.chat_format.encode(messages, tools=tools)
 
     def encode_answer(self, answer: str) -> list[int]:
-        """An answer's tokens after the prompt, the end of turn included."""
+        """Return an answer's tokens after the prompt, the end of turn included."""
         return self.chat_format.encode_answer(answer)
 
     def answer_text(self, tokens: Sequence[int]) -> str:
-        """The text of an answer's tokens, without those that end it."""
+        """Return the text of an answer's tokens, without those that end it."""
         text = AnswerText(self.tokenizer)
         for token in tokens:
             if token not in self.end_ids:
@@ -165,7 +165,7 @@ class HookedModel:
         return text.text
 
     def special_token_mask(self, prompt: MessagesLike | Sequence[int]) -> list[bool]:
-        """Which prompt tokens are not content; see :meth:`ChatFormat.special_token_mask`."""
+        """Tell which prompt tokens are not content; see `ChatFormat.special_token_mask`."""
         return self.chat_format.special_token_mask(prompt)
 
     def check_fit(self, prompt_tokens: int, new_tokens: int) -> None:
@@ -197,13 +197,13 @@ class HookedModel:
         *,
         reduction: Reduction = "sum",
     ) -> list[float] | list[list[float]]:
-        """Log-probabilities of answers to one prompt, the end of turn included.
+        """Return the log-probabilities of answers to one prompt, the end of turn included.
 
         Args:
             messages: The prompt.
             answers: Texts to score.
             steering: What to steer with.
-            reduction: ``sum`` over the answer's tokens, ``mean`` per token, or ``none``: the list
+            reduction: `sum` over the answer's tokens, `mean` per token, or `none`: the list
                 of every token's log-probability.
 
         Returns:
@@ -226,16 +226,16 @@ class HookedModel:
         *,
         reduction: Reduction = "sum",
     ) -> list[Any]:
-        """Like :meth:`score`, for many prompts: one value per (messages, answer)."""
+        """Like `score`, for many prompts: one value per (messages, answer)."""
         return self._scores(items, [steering or Steering.none()] * len(items), reduction)
 
     def answer_logits(
         self, messages: MessagesLike, answer: str, steering: Steering | None = None
     ) -> Tensor:
-        """The scores from which each token of an answer is predicted, end of turn included.
+        """Return the scores that each token of an answer is predicted from, end of turn included.
 
         Returns:
-            float32 ``[A, V]``: one row per token of ``encode_answer(answer)``.
+            float32 `[A, V]`: one row per token of `encode_answer(answer)`.
 
         Raises:
             PromptTooLongError: Prompt and answer do not fit the context window.

@@ -1,4 +1,4 @@
-"""Reading a model with its tokenizer and processor from a folder or the Hugging Face Hub."""
+"""Reading a model with its tokenizer and processor, and telling which model it is."""
 
 from __future__ import annotations
 
@@ -23,8 +23,6 @@ from transformers import (
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.runtime.blocks import hidden_size, text_config
 from steerable_llm.vector.fingerprint import ModelFingerprint, weights_hash
-
-# Which model this is: the fingerprint of a loaded model, its tokenizer and chat template.
 
 # Facts of a configuration that say where or how it was stored, not what it computes.
 NOT_IDENTITY = (
@@ -98,7 +96,7 @@ def load_pretrained(source: str, revision: str | None = None, **options: Any) ->
     Args:
         source: A folder, or a Hub id.
         revision: Commit, tag or branch.
-        **options: For the model's ``from_pretrained``; those that are None are left out.
+        **options: For the model's `from_pretrained`; those that are None are left out.
 
     Raises:
         InvalidInputError: There is no such model, or its files cannot be read.
@@ -142,7 +140,7 @@ def _processor(source: str, revision: str | None) -> Any:
 
 
 def context_window_of(model: Any, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Tokens the model can hold: the smaller of what configuration and tokenizer declare."""
+    """Return the tokens a model can hold: the smaller of what it and its tokenizer declare."""
     declared = getattr(text_config(model), "max_position_embeddings", None)
     # Tokenizers without a limit declare an astronomically large one.
     limits = [x for x in (declared, tokenizer.model_max_length) if x and x < 10**9]
@@ -152,7 +150,7 @@ def context_window_of(model: Any, tokenizer: PreTrainedTokenizerBase) -> int:
 def end_ids_of(
     model: Any, tokenizer: PreTrainedTokenizerBase, end_of_turn: int | None
 ) -> frozenset[int]:
-    """Tokens that end an answer, from the checkpoint, the tokenizer and the chat template."""
+    """Return the tokens that end an answer, by checkpoint, tokenizer and chat template."""
     configured = getattr(model.generation_config, "eos_token_id", None)
     declared = configured if isinstance(configured, list) else [configured]
     ends = {*declared, tokenizer.eos_token_id, end_of_turn}

@@ -38,8 +38,8 @@ class Lora:
 
     Attributes:
         name: What reports call it.
-        config: peft's configuration as plain values.
-        weights: peft's names to tensors.
+        config: The configuration of peft as plain values.
+        weights: From peft's names to tensors.
         fingerprint: The model it was trained on.
         provenance: How it was trained, and on which pairs.
     """
@@ -124,7 +124,7 @@ def adapted(llm: HookedModel, lora: Lora) -> Iterator[None]:
 
     Raises:
         ModelMismatchError: The LoRA belongs to another model.
-        MissingExtraError: peft is not installed.
+        MissingExtraError: The package peft is not installed.
     """
     lora.check(llm)
     peft = require_peft()
@@ -184,7 +184,7 @@ def _unload(model: nn.Module) -> None:
 
 
 def require_peft() -> ModuleType:
-    """The peft package.
+    """Return the peft package.
 
     Raises:
         MissingExtraError: It is not installed.

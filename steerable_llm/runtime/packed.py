@@ -18,18 +18,16 @@ from transformers import PreTrainedModel
 from steerable_llm.runtime.blocks import text_config
 from steerable_llm.runtime.forward import frozen, logits_at
 
-# Several answers behind one prompt in one row, so that the prompt is run only once.
-
 
 @dataclass(frozen=True)
 class Branch:
     """One answer in a row.
 
     Attributes:
-        start: how many prompt tokens it continues, at least 1.
-        ids: its tokens, end of turn included, at least 1.
-        weight: factor of its summed log-probability.
-        owner: index of the value that its log-probability is added to.
+        start: How many prompt tokens it continues, at least 1.
+        ids: Its tokens, end of turn included, at least 1.
+        weight: Factor of its summed log-probability.
+        owner: Index of the value that its log-probability is added to.
     """
 
     start: int
@@ -62,7 +60,7 @@ class RowShape:
         return max(self.prompt_length, *longest)
 
     def split(self) -> tuple["RowShape", ...]:
-        """The same as plain rows with one branch each, for models that cannot run packed rows."""
+        """Return the same as plain rows with one branch each, for models that cannot pack."""
         return tuple(RowShape(branch.start, (branch,)) for branch in self.branches)
 
 
@@ -148,7 +146,7 @@ class Batch:
         read: [A, 3] row, column and target token id.
         owner: [A] index into the values.
         weights: [A] float32.
-        values: how many values the batch gives.
+        values: How many values the batch gives.
     """
 
     inputs: Tensor
@@ -190,8 +188,8 @@ class AnswerReader:
         """Find out what the model allows by comparing with its plain forward pass.
 
         Args:
-            shape: a short example with all its branches.
-            prompt: the example's embeddings, [T, d].
+            shape: A short example with all its branches.
+            prompt: The example's embeddings, [T, d].
         """
         with frozen(self.model):
             plain = self.batch([Group(s, prompt[None, : s.prompt_length]) for s in shape.split()])
@@ -204,7 +202,7 @@ class AnswerReader:
                 self.packs = self._agrees(packed, expected)
 
     def packable(self, shape: RowShape) -> bool:
-        """Whether the model's attention window allows the shape as one row."""
+        """Tell whether the model's attention window allows the shape as one row."""
         return self._window is None or shape.span <= self._window
 
     def _agrees(self, batch: Batch, expected: Tensor) -> bool:
@@ -222,7 +220,7 @@ class AnswerReader:
         return bool((logits - expected).norm() <= tolerance * centred.norm())
 
     def rows_of(self, shape: RowShape) -> tuple[RowShape, ...]:
-        """The rows that one input of this shape takes on this model."""
+        """Return the rows that one input of this shape takes on this model."""
         if len(shape.branches) == 1 and shape.branches[0].start == shape.prompt_length:
             return (shape,)
         return (shape,) if self.packs and self.packable(shape) else shape.split()
@@ -231,8 +229,8 @@ class AnswerReader:
         """Assemble rows, each group's inputs one after the other.
 
         Args:
-            groups: what to run; shapes are taken as they are, see `rows_of`.
-            values: for each group, where its first input's values start; an input of a group has
+            groups: What to run; shapes are taken as they are, see `rows_of`.
+            values: For each group, where its first input's values start; an input of a group has
                 as many values as its shape has owners. None counts them one after the other.
         """
         layout = lay_out([group.shape for group in groups])

@@ -58,7 +58,7 @@ class _RowDeltas:
     """What one scope adds at one place: the same to every state of a row.
 
     Attributes:
-        total: float32 `[B, d]`.
+        total: The sum, float32 `[B, d]`.
         has_term: `[B]`, the rows that are changed.
         renormalise: `[B]`, the rows that keep their length.
     """

@@ -1,13 +1,12 @@
 """The arguments of a call, as both frameworks name them, and how wrong ones are refused."""
 
-from collections.abc import Iterable, Mapping
-from difflib import get_close_matches
+from collections.abc import Collection, Iterable, Mapping
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import CoreSchema, core_schema
 
-from steerable_llm.errors import InvalidInputError
+from steerable_llm.errors import InvalidInputError, first_problem, unknown
 from steerable_llm.vector.steering import Steering
 
 SAMPLING = {
@@ -31,17 +30,14 @@ GivenSteering = Annotated[Steering, _AsItIs()]
 """A field that holds a steering."""
 
 
-def refuse_unknown(kind: str, given: Iterable[str], known: Iterable[str]) -> None:
+def refuse_unknown(kind: str, given: Iterable[str], known: Collection[str]) -> None:
     """Raise for the first name that is not known, with the nearest one that is.
 
     Raises:
         InvalidInputError: A name is not known.
     """
-    names = sorted(known)
-    for name in sorted(set(given) - set(names)):
-        nearest = get_close_matches(name, names, n=1)
-        hint = f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(names)}"
-        raise InvalidInputError(f"{name!r} is not a {kind} of this model; {hint}")
+    for name in sorted(set(given) - set(known)):
+        raise InvalidInputError(unknown(f"{kind} of this model", name, known))
 
 
 def sampling_of(model: BaseModel, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -75,6 +71,4 @@ def to_tool_choice(choice: Any) -> str | None:
 
 def explain(error: ValidationError) -> str:
     """Say in one line which field pydantic refused first, and why."""
-    problem = error.errors()[0]
-    place = ".".join(str(part) for part in problem["loc"])
-    return f"{place}: {problem['msg']} (got {problem['input']!r})"
+    return f"{first_problem(error)} (got {error.errors()[0]['input']!r})"

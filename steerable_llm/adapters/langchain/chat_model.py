@@ -96,7 +96,7 @@ class SteerableChatModel(BaseChatModel):
         top_k: Sample from so many tokens; 0 is off.
         seed: Makes sampling repeatable.
         streaming: True streams on `invoke` too, False never streams, None leaves it to the call.
-        models: Other hooked models that a call may name by `model=`.
+        models: Other models that a call may name by `model=`.
         batch_size: Most inputs of a `.batch()` that run on the model at once.
     """
 
@@ -331,7 +331,7 @@ class SteerableChatModel(BaseChatModel):
         return str(kwargs.get("model", self.model_name))
 
     def _llm_for(self, kwargs: Mapping[str, Any]) -> SteerableHFLLM:
-        """Return the hooked model that a call goes to: the one it names, else this one's own.
+        """Return the model that a call goes to: the one it names, else this one's own.
 
         Raises:
             InvalidInputError: A model of that name is not here.

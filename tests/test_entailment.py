@@ -10,7 +10,7 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
 
 from steerable_llm.errors import InvalidInputError, MissingExtraError
-from steerable_llm.pairs.judge import EntailmentJudge, entailment_column, sentences, windows
+from steerable_llm.pairs.judge import Claim, EntailmentJudge, entailment_column, sentences, windows
 
 WORDS = "the shop opens at nine ten when ? . it is closed on sunday".split()
 LABELS = {0: "contradiction", 1: "neutral", 2: "Entailment"}
@@ -60,12 +60,12 @@ def test_an_answer_is_as_grounded_as_its_weakest_sentence_and_best_passage(
 ) -> None:
     passages = ["the shop opens at ten", "it is closed on sunday"]
     claims = [
-        ("when ?", passages, "at nine. closed on sunday."),
-        ("when ?", passages[:1], "at ten."),
-        ("when ?", passages, "I do not know."),
-        ("when ?", [], "at ten."),
+        Claim("when ?", tuple(passages), "at nine. closed on sunday."),
+        Claim("when ?", tuple(passages[:1]), "at ten."),
+        Claim("when ?", tuple(passages), "I do not know."),
+        Claim("when ?", (), "at ten."),
     ]
-    found = EntailmentJudge(model_folder).scores(claims)
+    found = EntailmentJudge(model_folder)(claims)
 
     def best(premises: list[str], sentence: str) -> float:
         return max(probability(model_folder, p, f"when ? {sentence}", 2) for p in premises)
@@ -81,7 +81,7 @@ def test_an_answer_is_as_grounded_as_its_weakest_sentence_and_best_passage(
 def test_the_order_of_labels_is_the_models_own(tmp_path: Path) -> None:
     turned = {0: "entailment", 1: "contradiction", 2: "neutral"}
     folder = save_cross_encoder(tmp_path, turned)
-    (score,) = EntailmentJudge(folder).scores([("when ?", ["the shop opens"], "at ten.")])
+    (score,) = EntailmentJudge(folder)([Claim("when ?", ("the shop opens",), "at ten.")])
     expected = [probability(folder, "the shop opens", "when ? at ten.", i) for i in range(3)]
     assert score == pytest.approx(expected[0], abs=1e-5)
     assert abs(expected[0] - expected[2]) > 0.01
@@ -108,7 +108,7 @@ def test_two_labels_are_enough() -> None:
 def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:
     judge = EntailmentJudge(str(tmp_path / "none"))
     with pytest.raises(InvalidInputError, match="cannot load the cross-encoder"):
-        judge.scores([("when?", ["x"], "y")])
+        judge([Claim("when?", ("x",), "y")])
 
 
 def test_a_missing_package_is_named_with_the_install_command(
@@ -116,7 +116,7 @@ def test_a_missing_package_is_named_with_the_install_command(
 ) -> None:
     monkeypatch.setitem(__import__("sys").modules, "sentence_transformers", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'steerable-llm\[curate\]'"):
-        EntailmentJudge("any").scores([("when?", ["x"], "y")])
+        EntailmentJudge("any")([Claim("when?", ("x",), "y")])
 
 
 def test_long_passages_are_read_in_windows_that_leave_nothing_out() -> None:
@@ -133,7 +133,7 @@ def test_long_passages_are_read_in_windows_that_leave_nothing_out() -> None:
 def test_an_answer_at_the_end_of_a_long_passage_counts(model_folder: str) -> None:
     end = "the shop opens at ten"
     long = "closed " * 300 + end
-    (found,) = EntailmentJudge(model_folder).scores([("when ?", [long], "at ten.")])
+    (found,) = EntailmentJudge(model_folder)([Claim("when ?", (long,), "at ten.")])
     last = windows(long)[-1]
     assert last.endswith(end)
     expected = [probability(model_folder, part, "when ? at ten.", 2) for part in windows(long)]

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.text import Text
 
-from steerable_llm.pairs.review import ADDED, TAKEN, word_diff
+from steerable_llm.pairs.review_terminal import ADDED, TAKEN, word_diff
 from steerable_llm.reports.parts import visible
 
 

@@ -39,7 +39,7 @@ from steerable_llm.logs.queries import (
     unpaired_query,
 )
 from steerable_llm.pairs.pair import Pairs, PreferencePair
-from steerable_llm.pairs.pairing import Draft, PairingReport, draft_pairs, pair_candidates
+from steerable_llm.pairs.pairing import Draft, PairingReport, draft_pairs, pair_drafts
 
 #: Answers that are written, or read ahead, at once.
 BATCH = 500
@@ -219,7 +219,7 @@ class AnswerLog:
             EmptyLogError: The log is empty.
             PairError: No bad answer can be paired.
         """
-        return pair_candidates(self._candidates(reason, filters), reasons=listed(reason))
+        return pair_drafts(self.drafts(reason=reason, **filters), reasons=listed(reason))
 
     def drafts(
         self, *, reason: str | Sequence[str] | None = None, **filters: Any
@@ -233,7 +233,10 @@ class AnswerLog:
         Raises:
             EmptyLogError: The log is empty.
         """
-        return draft_pairs(self._candidates(reason, filters))
+        if not self.count():
+            raise EmptyLogError("the answer log is empty: log some answers first")
+        rows = self._rows(pairing_query(reason=reason, **filters))
+        return draft_pairs((from_row(row), row["praised"]) for row in rows)
 
     def unpaired(self, **filters: Any) -> Pairs:
         """Return good answers without a bad one to the same prompt, for `objective="likelihood"`.
@@ -290,14 +293,6 @@ class AnswerLog:
                 first=first,
                 last=last,
             )
-
-    def _candidates(
-        self, reason: str | Sequence[str] | None, filters: Mapping[str, Any]
-    ) -> Iterator[tuple[LoggedAnswer, str | None]]:
-        if not self.count():
-            raise EmptyLogError("the answer log is empty: log some answers first")
-        query = pairing_query(reason=reason, **filters)
-        return ((from_row(row), row["praised"]) for row in self._rows(query))
 
     def _rows(self, query: Select[Any]) -> Iterator[Mapping[str, Any]]:
         with database_errors(self.engine), self.engine.connect() as connection:

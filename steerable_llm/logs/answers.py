@@ -110,6 +110,12 @@ class LoggedAnswer(BaseModel):
     trace_id: str | None = None
 
 
+def asked(question: str | None, messages: Iterable[Message]) -> str:
+    """Return the question of an answer: the chain's own, or else the last user message."""
+    users = [message.content for message in messages if message.role == "user"]
+    return question or (users[-1] if users else "")
+
+
 def read_answers(path: str | os.PathLike[str]) -> list[LoggedAnswer]:
     """Read a log of answers, one JSON object per line; blank lines are skipped.
 

@@ -1,4 +1,4 @@
-"""Opening the database of an answer log: a SQLite file or a PostgreSQL server."""
+"""The database of an answer log: its tables and rows, and opening it in SQLite or PostgreSQL."""
 
 from __future__ import annotations
 
@@ -40,8 +40,6 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
 from steerable_llm.errors import AnswerLogError, InvalidInputError, MissingExtraError
 from steerable_llm.logs.answers import LoggedAnswer
-
-# The tables of the answer log, and how an answer becomes a row and a row an answer.
 
 #: The migrations, oldest first; a test holds them against the migrations themselves.
 VERSIONS = ("0001",)

@@ -30,8 +30,6 @@ from steerable_llm.pairs.scrub import Scrubber
 from steerable_llm.reports.page import Page
 from steerable_llm.reports.parts import Heading, Part, Strong, Table, Text, numeric
 
-# What became of a log's failures on their way to pairs: counts, reasons and examples.
-
 #: Examples of each filter on the page; the data has all of them.
 SHOWN = 5
 

@@ -2,6 +2,7 @@
 
 Each filter reads all pairs that passed those before it and says for each why it is dropped, or
 None. They run in the order of `FILTERS`: a share of refusals means something only for what is left.
+Near duplicates are told by `originals`.
 """
 
 from __future__ import annotations
@@ -21,8 +22,6 @@ from steerable_llm.pairs.pairing import Draft
 
 if TYPE_CHECKING:
     from steerable_llm.embedding import Embedder
-
-# Near duplicates: texts that say the same in about the same words.
 
 #: Rows compared at once, so that the matrix of similarities stays small.
 _ROWS = 256

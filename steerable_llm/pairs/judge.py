@@ -1,4 +1,8 @@
-"""Judges: is an answer grounded in the passages that it was given?"""
+"""Judges: is an answer grounded in the passages that it was given?
+
+Two come along: `support` by the words and numbers alone (quick, predictable, no model), and
+`EntailmentJudge` by natural language inference (does a passage entail the answer?).
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,49 @@ import snowballstemmer
 from steerable_llm.chat.phrases import abstains
 from steerable_llm.errors import InvalidInputError, MissingExtraError, SteerableError
 
-# Groundedness by the words and numbers alone: quick, predictable, no model.
+
+@dataclass(frozen=True)
+class Claim:
+    """What a judge is asked about.
+
+    Attributes:
+        question: What the user asked.
+        passages: The texts that the answer has to rest on.
+        answer: The answer to judge.
+    """
+
+    question: str
+    passages: tuple[str, ...]
+    answer: str
+
+
+class Judge(Protocol):
+    """Whatever says how far answers are grounded: a function over many of them at once."""
+
+    def __call__(self, claims: Sequence[Claim], /) -> Sequence[float | None]:
+        """Return for each claim a number from 0 (made up) to 1 (all of it is in the passages).
+
+        None says that it cannot be told, as for an answer that claims nothing.
+        """
+        ...
+
+
+#: A judge of one answer: question, passages and answer to a number from 0 to 1, or None.
+SingleJudge = Callable[[str, Sequence[str], str], float | None]
+
+
+def one_by_one(function: SingleJudge) -> Judge:
+    """Make a judge from a function that judges one answer.
+
+    Args:
+        function: Called with the question, the passages and the answer.
+    """
+
+    def judge(claims: Sequence[Claim]) -> list[float | None]:
+        return [function(claim.question, claim.passages, claim.answer) for claim in claims]
+
+    return judge
+
 
 _TOKEN = re.compile(r"\d+(?:[.,:/]\d+)*|[^\W\d_]+(?:['\u2019][^\W\d_]+)*")
 # What stands between two words of which the second is written large wherever it stands.
@@ -112,8 +158,6 @@ def _stem(word: str) -> str:
     return str(snowballstemmer.stemmer("english").stemWord(word))
 
 
-# Groundedness by natural language inference: does a passage entail the answer?
-
 #: Words of a passage that are read at once; a longer text would be cut off by the model.
 WINDOW = 200
 #: The model unless another one is named.
@@ -147,7 +191,7 @@ class EntailmentJudge:
         self.name = name
         self._loading = threading.Lock()
 
-    def scores(self, claims: Sequence[tuple[str, Sequence[str], str]]) -> list[float | None]:
+    def __call__(self, claims: Sequence[Claim], /) -> list[float | None]:
         """Return how far passages entail answers.
 
         An answer is as grounded as its weakest sentence, and a sentence as far as the passage that
@@ -155,7 +199,7 @@ class EntailmentJudge:
         together. Sentences that decline to answer claim nothing.
 
         Args:
-            claims: Question, passages and answer of each.
+            claims: What is judged.
 
         Returns:
             Probabilities from 0 to 1; None for an answer that claims nothing.
@@ -166,16 +210,16 @@ class EntailmentJudge:
         """
         rows: list[tuple[str, str]] = []
         places: list[list[range]] = []
-        for question, passages, answer in claims:
-            premises = [window for passage in passages for window in windows(passage)]
-            together = "\n".join(passages)
-            if len(passages) > 1 and len(together.split()) <= WINDOW:
+        for claim in claims:
+            premises = [window for passage in claim.passages for window in windows(passage)]
+            together = "\n".join(claim.passages)
+            if len(claim.passages) > 1 and len(together.split()) <= WINDOW:
                 premises.append(together)
             spans = []
-            for sentence in sentences(answer):
+            for sentence in sentences(claim.answer):
                 if not abstains(sentence):
                     spans.append(range(len(rows), len(rows) + len(premises)))
-                    rows += [(premise, f"{question} {sentence}") for premise in premises]
+                    rows += [(premise, f"{claim.question} {sentence}") for premise in premises]
             places.append(spans)
         found = self._entailment(rows)
         return [
@@ -244,49 +288,6 @@ def entailment_column(labels: Mapping[int, str], name: str = "the model") -> int
     return int(found[0])
 
 
-@dataclass(frozen=True)
-class Claim:
-    """What a judge is asked about.
-
-    Attributes:
-        question: What the user asked.
-        passages: The texts that the answer has to rest on.
-        answer: The answer to judge.
-    """
-
-    question: str
-    passages: tuple[str, ...]
-    answer: str
-
-
-class Judge(Protocol):
-    """Whatever says how far answers are grounded: a function over many of them at once."""
-
-    def __call__(self, claims: Sequence[Claim], /) -> Sequence[float | None]:
-        """Return for each claim a number from 0 (made up) to 1 (all of it is in the passages).
-
-        None says that it cannot be told, as for an answer that claims nothing.
-        """
-        ...
-
-
-#: A judge of one answer: question, passages and answer to a number from 0 to 1, or None.
-SingleJudge = Callable[[str, Sequence[str], str], float | None]
-
-
-def one_by_one(function: SingleJudge) -> Judge:
-    """Make a judge from a function that judges one answer.
-
-    Args:
-        function: Called with the question, the passages and the answer.
-    """
-
-    def judge(claims: Sequence[Claim]) -> list[float | None]:
-        return [function(claim.question, claim.passages, claim.answer) for claim in claims]
-
-    return judge
-
-
 def _lexical(model: str | None) -> Judge:
     if model is not None:
         raise InvalidInputError("the judge 'lexical' takes no model: leave it out, or choose 'nli'")
@@ -294,12 +295,7 @@ def _lexical(model: str | None) -> Judge:
 
 
 def _nli(model: str | None) -> Judge:
-    entails = EntailmentJudge() if model is None else EntailmentJudge(model)
-
-    def judge(claims: Sequence[Claim]) -> list[float | None]:
-        return entails.scores([(claim.question, claim.passages, claim.answer) for claim in claims])
-
-    return judge
+    return EntailmentJudge() if model is None else EntailmentJudge(model)
 
 
 #: Name to a function from the name of a model (None for the judge's own) to the judge.

@@ -21,7 +21,7 @@ from steerable_llm.chat.message import (
     read_beside,
     written_beside,
 )
-from steerable_llm.errors import InvalidInputError, PairError
+from steerable_llm.errors import InvalidInputError, PairError, first_problem
 from steerable_llm.files import read_json_lines, write_json_lines
 
 
@@ -29,7 +29,7 @@ def connected(keys: Sequence[Iterable[Hashable]]) -> list[list[int]]:
     """Return the groups of items that share a key, each as the positions of its items.
 
     Args:
-        keys: per item what it shares with others, such as the documents it quotes.
+        keys: Per item what it shares with others, such as the documents it quotes.
     """
     parent = list(range(len(keys)))
 
@@ -53,12 +53,12 @@ class PreferencePair(BaseModel):
     """A prompt with a preferred and a dispreferred answer (paper section 3.1, eq. 1).
 
     Attributes:
-        messages: the prompt; a plain string given here becomes one user message.
-        good: the preferred answer.
-        bad: the dispreferred answer; None when the log has none (objective "likelihood").
-        source: where the pair comes from, for people.
-        document_ids: the documents the prompt quotes; splits never let one cross.
-        id: a name for messages and reports; when empty, one is made from the content.
+        messages: The prompt; a plain string given here becomes one user message.
+        good: The preferred answer.
+        bad: The dispreferred answer; None when the log has none (objective "likelihood").
+        source: Where the pair comes from, for people.
+        document_ids: The documents the prompt quotes; splits never let one cross.
+        id: A name for messages and reports; when empty, one is made from the content.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -93,7 +93,7 @@ class PreferencePair(BaseModel):
             id: Names the pair.
 
         Raises:
-            PairError: an answer is empty, both are the same, or a field has the wrong type.
+            PairError: An answer is empty, both are the same, or a field has the wrong type.
         """
         try:
             prompt = _shown(as_messages(messages), images)
@@ -126,11 +126,7 @@ class PreferencePair(BaseModel):
         try:
             super().__init__(id=name, **fields)
         except ValidationError as error:
-            problem = error.errors()[0]
-            raise PairError(
-                f"the pair's field {'.'.join(map(str, problem['loc']))} is not valid: "
-                f"{problem['msg']}"
-            ) from error
+            raise PairError(f"the pair is not valid: {first_problem(error)}") from error
 
     @property
     def prompt(self) -> list[dict[str, Any]]:
@@ -229,11 +225,11 @@ class Pairs(Sequence[PreferencePair]):
 
         Args:
             by: "document" keeps documents apart; "prompt" only equal prompts.
-            seed: decides which group goes where.
-            fractions: shares of build, dev and test; they sum to 1.
+            seed: Decides which group goes where.
+            fractions: Shares of build, dev and test; they sum to 1.
 
         Raises:
-            PairError: bad fractions, or fewer groups than parts that must not be empty.
+            PairError: Bad fractions, or fewer groups than parts that must not be empty.
         """
         if by not in ("document", "prompt"):
             raise PairError(f"cannot split by {by!r}: choose 'document' or 'prompt'")
@@ -285,7 +281,7 @@ class Pairs(Sequence[PreferencePair]):
         """Read pairs, one JSON object per line with `messages`, `good` and perhaps `bad`.
 
         Raises:
-            PairError: the file is missing, or a line is not a valid pair; names the line.
+            PairError: The file is missing, or a line is not a valid pair; names the line.
         """
         has = f"a pair has {', '.join(PreferencePair.model_fields)}"
         return cls(read_json_lines(path, read_beside(path, pair_from), "pair file", has, PairError))

@@ -87,7 +87,7 @@ def pair_answers(
     if not answers:
         raise EmptyLogError("the answer log is empty: log some answers first")
     wanted = None if reasons is None else set(reasons)
-    return pair_candidates(bad_answers(answers, wanted), reasons=wanted)
+    return pair_drafts(draft_pairs(bad_answers(answers, wanted)), reasons=wanted)
 
 
 def bad_answers(
@@ -108,14 +108,14 @@ def bad_answers(
             yield entry, praised.get((entry.messages, entry.passages))
 
 
-def draft_pairs(candidates: Iterable[tuple[LoggedAnswer, str | None]]) -> Iterator[Draft]:
+def draft_pairs(bad: Iterable[tuple[LoggedAnswer, str | None]]) -> Iterator[Draft]:
     """Yield a draft for each bad answer, those without a good twin included.
 
     Args:
-        candidates: Bad answers, each with the text of a good answer to the same question over the
+        bad: Bad answers, each with the text of a good answer to the same question over the
             same passages, or None.
     """
-    for entry, praised in candidates:
+    for entry, praised in bad:
         if entry.reason == "wrong retrieval":
             yield Draft(entry, None, WRONG_RETRIEVAL)
             continue
@@ -129,22 +129,20 @@ def draft_pairs(candidates: Iterable[tuple[LoggedAnswer, str | None]]) -> Iterat
         yield Draft(entry, good, source)
 
 
-def pair_candidates(
-    candidates: Iterable[tuple[LoggedAnswer, str | None]], *, reasons: Iterable[str] | None = None
-) -> PairingReport:
-    """Pair bad answers, each given with a praised answer to the same prompt if there is one.
+def pair_drafts(drafts: Iterable[Draft], *, reasons: Iterable[str] | None = None) -> PairingReport:
+    """Return the pairs among drafts, and an account of the others.
 
     Args:
-        candidates: As in `draft_pairs`.
-        reasons: What the candidates were chosen by; only for the message of an error.
+        drafts: From `draft_pairs`.
+        reasons: What they were chosen by; only for the message of an error.
 
     Raises:
-        PairError: No candidate can be paired.
+        PairError: None of them is a pair.
     """
     pairs: list[PreferencePair] = []
     sources: Counter[str] = Counter()
     left_out: Counter[str] = Counter()
-    for draft in draft_pairs(candidates):
+    for draft in drafts:
         if draft.good is None:
             left_out[draft.source] += 1
             continue

@@ -11,44 +11,20 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict
-from rich.text import Text
 
 from steerable_llm.chat.message import Message
 from steerable_llm.errors import InvalidInputError, PairError
 from steerable_llm.files import json_line, read_json_lines
 from steerable_llm.pairs.pair import Pairs, PreferencePair, pair_from
 from steerable_llm.pairs.proposals import ProposedPair
-from steerable_llm.reports.parts import visible
-
-# What differs between two answers, word by word, for a terminal.
-
-_WORD = re.compile(r"\s+|\w+|[^\w\s]")
-TAKEN, ADDED = "bold red underline", "bold green underline"
-
-
-def word_diff(bad: str, good: str) -> tuple[Text, Text]:
-    """Return both answers, with the words marked that only one of them has."""
-    words: list[list[str]] = [_WORD.findall(visible(text)) for text in (bad, good)]
-    matcher = SequenceMatcher(a=words[0], b=words[1], autojunk=False)
-    shown = Text(), Text()
-    for kind, start, end, other_start, other_end in matcher.get_opcodes():
-        for text, side, style, first, last in (
-            (shown[0], words[0], TAKEN, start, end),
-            (shown[1], words[1], ADDED, other_start, other_end),
-        ):
-            text.append("".join(side[first:last]), None if kind == "equal" else style)
-    return shown
-
 
 #: Pairs that a vector can be built from, as a rule.
 ENOUGH = 50

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any, Self
 
@@ -22,7 +24,7 @@ from rich.table import Table
 from rich.text import Text
 
 from steerable_llm.errors import InvalidInputError, PairError
-from steerable_llm.pairs.review import ENOUGH, Review, ReviewItem, word_diff
+from steerable_llm.pairs.review import ENOUGH, Review, ReviewItem
 from steerable_llm.reports.parts import visible
 
 try:
@@ -85,6 +87,8 @@ class Keyboard:
         return self._waiting.popleft()
 
 
+_WORD = re.compile(r"\s+|\w+|[^\w\s]")
+TAKEN, ADDED = "bold red underline", "bold green underline"
 KEYS = "a approve   e edit   s skip   r reject   u undo   q quit"
 #: Ctrl-C and Ctrl-D are keys, too.
 QUIT = ("q", "\x03", "\x04")
@@ -206,6 +210,20 @@ def screen(review: Review, item: ReviewItem, chosen: int) -> Group:
             listed.append(f"{mark}{number} {visible(other.good)}\n")
         parts.append(listed)
     return Group(*parts, progress(review), Text(KEYS, "bold"))  # type: ignore[arg-type]
+
+
+def word_diff(bad: str, good: str) -> tuple[Text, Text]:
+    """Return both answers, with the words marked that only one of them has."""
+    words: list[list[str]] = [_WORD.findall(visible(text)) for text in (bad, good)]
+    matcher = SequenceMatcher(a=words[0], b=words[1], autojunk=False)
+    shown = Text(), Text()
+    for kind, start, end, other_start, other_end in matcher.get_opcodes():
+        for text, side, style, first, last in (
+            (shown[0], words[0], TAKEN, start, end),
+            (shown[1], words[1], ADDED, other_start, other_end),
+        ):
+            text.append("".join(side[first:last]), None if kind == "equal" else style)
+    return shown
 
 
 def progress(review: Review) -> Table:

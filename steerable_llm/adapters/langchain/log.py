@@ -17,7 +17,8 @@ from steerable_llm.adapters.langchain.chat_model import TAG
 from steerable_llm.adapters.langchain.messages import read_messages
 from steerable_llm.chat.message import Message
 from steerable_llm.logs.answers import LoggedAnswer, Passage
-from steerable_llm.logs.recorder import RUNS, AnswerRecorder, Latest, OpenTraces, as_logged
+from steerable_llm.logs.open_traces import RUNS, Latest, OpenTraces, as_logged
+from steerable_llm.logs.recorder import AnswerRecorder
 
 #: Names under which chains take their question.
 QUESTION_KEYS = ("question", "query", "input", "user_input")

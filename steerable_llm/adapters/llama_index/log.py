@@ -30,7 +30,8 @@ from steerable_llm.adapters.llama_index.messages import read_messages
 from steerable_llm.adapters.surroundings import surroundings
 from steerable_llm.chat.message import Message
 from steerable_llm.logs.answers import LoggedAnswer, Passage
-from steerable_llm.logs.recorder import RUNS, AnswerRecorder, Latest, OpenTraces, as_logged
+from steerable_llm.logs.open_traces import RUNS, Latest, OpenTraces, as_logged
+from steerable_llm.logs.recorder import AnswerRecorder
 
 _ROLES = {"system": "system", "developer": "system", "assistant": "assistant"}
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from steerable_llm.chat.message import Message
-from steerable_llm.logs.answers import LoggedAnswer
+from steerable_llm.logs.answers import LoggedAnswer, asked
 from steerable_llm.logs.importers.records import (
     ImportedAnswer,
     Record,
@@ -15,7 +15,6 @@ from steerable_llm.logs.importers.records import (
     content_id,
     prompt,
 )
-from steerable_llm.logs.recorder import asked
 from steerable_llm.pairs.pairing import PREFERENCE_PAIR
 
 

@@ -18,7 +18,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from steerable_llm.chat.message import Message
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.logs.answer_log import AnswerLog
-from steerable_llm.logs.answers import LoggedAnswer, Passage
+from steerable_llm.logs.answers import LoggedAnswer, Passage, asked
 from steerable_llm.logs.database import (
     UNSTORABLE,
     answers,
@@ -39,7 +39,6 @@ from steerable_llm.logs.importers.records import (
 )
 from steerable_llm.logs.importers.report import ImportReport
 from steerable_llm.logs.queries import add_rows, review_row
-from steerable_llm.logs.recorder import asked
 
 Kind = Literal["llm", "retriever", "chain", "score"]
 #: Names under which chains take their question.

@@ -7,7 +7,7 @@ strength, is chosen on dev for each arm by itself; test is read once.
 
 | name | what changes |
 |---|---|
-| `attribution` | how tokens are scored (table 6), random tokens among the ways |
+| `attribution` | how tokens are scored (table 6), random tokens among them |
 | `objective` | preference against the likelihood of the good answer alone (table 8) |
 | `k` | how many tokens are taken away per sign |
 | `strength` | how hard the reference pushes |

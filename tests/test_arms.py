@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ from steerable_llm.evaluation.arms import (
     strict_instruction_for,
 )
 from steerable_llm.evaluation.set import EvaluationItem
-from steerable_llm.evaluation.settings import EvaluationSettings
+from steerable_llm.evaluation.settings import Changes, EvaluationSettings
 from steerable_llm.runtime.contrast import Contrast
 from steerable_llm.vector.calibration import Calibration
 from steerable_llm.vector.steering import Steering
@@ -108,3 +108,10 @@ def test_what_is_no_vector_is_compared_with_the_unsteered_model_and_the_instruct
     other = replace(vector, name="prompt")
     with pytest.raises(InvalidInputError, match="two arms are called 'prompt'"):
         arms_of(vector, EvaluationSettings(against=["prompt", other]))
+
+
+def test_every_setting_can_be_changed_by_keyword() -> None:
+    assert list(Changes.__annotations__) == [each.name for each in fields(EvaluationSettings)]
+    for budget in (-0.01, 1.5, float("nan")):
+        with pytest.raises(InvalidInputError, match="a share from 0 to 1"):
+            EvaluationSettings(budget=budget)

@@ -398,7 +398,7 @@ def test_compare_tells_a_table_and_writes_reports(
     assert [c["name"] for c in found["arms"]] == ["none", "prompt", "cad"]
     assert "steerable compare" in Path("c.md").read_text(encoding="utf-8")
     assert "context-aware decoding" in Path("c.html").read_text(encoding="utf-8")
-    assert "3 ways on test" in steerable(*arguments)
+    assert "3 arms on test" in steerable(*arguments)
     assert "magic" in steerable.error(*arguments, "--method", "magic")
 
 

@@ -311,6 +311,7 @@ def test_a_lora_or_a_decoding_method_is_proven_like_a_vector(tiny_llm: Any) -> N
     report = evaluate(tiny_llm, lora, Pairs(PAIRS[4:]), **quick)
     assert report.arms == ("mine", "none", "prompt")
     assert (report.arm, report.vector, report.provenance.method) == ("mine", "mine", "lora")
+    assert report.vector_fingerprint == lora.fingerprint_id
     assert report.verdict.reasons
     assert "mine against" in " ".join(report.verdict.reasons)
     with adapted(tiny_llm, lora):

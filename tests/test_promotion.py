@@ -1,4 +1,4 @@
-"""The gate: what goes into the folder and the policy, and what stays out with the reason."""
+"""Promotion: what goes into the folder and the policy, and what stays out with the reason."""
 
 from __future__ import annotations
 

@@ -39,9 +39,10 @@ def promote(
 ) -> None:
     """Copy a vector into a folder, and into a policy, if its report proves it.
 
-    The report must be about this vector, model and calibration, and hold the gate: better than the
-    unsteered model and than the strict instruction, capability within its budget. Otherwise this
-    prints why not, one line per reason, writes nothing and ends with exit code 1.
+    The report must be about this vector, model and calibration, on prompts that neither build nor
+    calibration has seen, and hold the promotion rules: better than the unsteered model and than the
+    strict instruction, capability within its budget. Otherwise this prints why not, one line per
+    reason, writes nothing and ends with exit code 1.
     """
     from steerable_llm.evaluation.promotion import promote as run
     from steerable_llm.evaluation.report import Report

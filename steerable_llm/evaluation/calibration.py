@@ -83,7 +83,7 @@ class Sweep:
     """What was tried on dev, and what was chosen.
 
     Attributes:
-        vector: The chosen candidate with its calibration.
+        vector: The chosen one, with its calibration.
         best: The chosen setting.
         rows: Every setting that was tried.
         unsteered: Mean success on dev without steering.
@@ -157,7 +157,7 @@ def sweep(
 ) -> Sweep:
     """Find the setting with the highest mean success on dev that stays within the budget.
 
-    Every candidate vector is tried at every strength with both signs, every scope and every layer
+    Every vector is tried at every strength with both signs, every scope and every layer
     subset, by successive halving (Jamieson and Talwalkar 2016): all settings on a small sample
     of the prompts, spread over the categories, then the better quarter on twice as many, and so on;
     the last eight on all of dev. A sample is too coarse for a budget of one point, so there one
@@ -170,7 +170,7 @@ def sweep(
 
     Args:
         llm: The model.
-        vectors: Candidates by name, such as one per aggregation, or a single vector.
+        vectors: What to choose among, by name, such as one per aggregation, or a single vector.
         dev: Prompts with accept or reject phrases; success is the mean over all of them. In pairs
             an answer is right when it contains the preferred answer's words and not the other's.
         capability: Prompts for the budget, which holds for each of its categories separately.

@@ -50,7 +50,7 @@ def compare(
 ) -> Comparison:
     """Make, set up and test several methods on the same data.
 
-    Every method that makes a vector is built with each of its own candidate settings and
+    Every method that makes a vector is built with each of its own settings to choose among, and
     calibrated on dev (strength, sign, scope, layers) within the budget; CAD chooses its alpha and
     LoRA its learning rate on dev in the same way. Then all read the test prompts once. A method
     that cannot be used on these pairs, or of which no setting helps, is listed with the reason.

@@ -121,7 +121,7 @@ class Comparison(BaseModel):
         parts: list[Part] = []
         for category in self.categories:
             parts += [Heading(category, 3), self.table_of(self.ranked(category))]
-        return Page(f"{len(self.arms)} ways on {self.test_name}", parts)
+        return Page(f"{len(self.arms)} arms on {self.test_name}", parts)
 
     def table_of(self, rows: Sequence[Row]) -> Table:
         """Some of the rows as a table."""
@@ -189,14 +189,14 @@ class Comparison(BaseModel):
     @property
     def title(self) -> str:
         """The heading of both forms."""
-        return f"{len(self.arms)} ways to change {self.target}"
+        return f"{len(self.arms)} arms that change {self.target}"
 
     @property
     def introduction(self) -> str:
         """What was compared, in a sentence or two."""
         return (
             f"{self.model}, {self.pairs} pairs (sha256 {self.data_digest[:12]}), test prompts "
-            f"{self.test_name} (sha256 {self.test_digest[:12]}). Every way was set up on dev "
+            f"{self.test_name} (sha256 {self.test_digest[:12]}). Every arm was set up on dev "
             f"within a capability budget of {numbers.points(self.budget, None)}, and read test "
             "once. In the tables of a category, those that make most prompts worse stand first."
         )

@@ -138,15 +138,13 @@ def _shuffled(
 
 def _record(subject: Subject, name: str) -> dict[str, object]:
     """What a report says of where its subject comes from."""
-    if isinstance(subject, SteeringVector):
+    if isinstance(subject, SteeringVector | Lora):
         return {
             "vector": subject.name,
             "vector_fingerprint": subject.fingerprint_id,
             "provenance": subject.provenance,
-            "calibration": subject.calibration,
+            "calibration": getattr(subject, "calibration", None),
         }
-    if isinstance(subject, Lora):
-        return {"vector": subject.name, "provenance": subject.provenance}
     return {"vector": name}
 
 

@@ -1,4 +1,4 @@
-"""The gate in front of a folder of vectors, and of a policy: only what is proven goes in.
+"""Promotion into a folder of vectors, and into a policy: only what is proven goes in.
 
 A vector is promoted when its report holds the rules of `verdict` (better than the unsteered model
 and than the strict instruction with intervals that do not overlap, capability within the budget,
@@ -46,7 +46,7 @@ class Promotion:
 
     @property
     def promoted(self) -> bool:
-        """Whether the gate let it through."""
+        """Whether it went in."""
         return not self.refused
 
 

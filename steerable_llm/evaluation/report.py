@@ -108,7 +108,7 @@ class Report(BaseModel):
     Attributes:
         arm: What it is called among the arms.
         vector: Its name.
-        vector_fingerprint: Hash of its tensors and name; empty for what is no vector.
+        vector_fingerprint: Hash of its tensors and name; empty for what has none.
         model: The model's id with a short hash of everything compared.
         library_version: Of this package.
         provenance: How the vector was built, from the vector.
@@ -239,7 +239,7 @@ class Report(BaseModel):
     def page(self) -> Page:
         """Return the whole card: the verdict, what became worse, results, and how to get them."""
         return Page(
-            ("Steering vector " if self.vector_fingerprint else "", Mono(self.vector)),
+            ("Steering vector " if self.arm == "steered" else "", Mono(self.vector)),
             [
                 Callout(self.verdict.line, self.verdict.promote),
                 Facts(self._facts()),
@@ -338,7 +338,11 @@ class Report(BaseModel):
     def _facts(self) -> list[tuple[str, Words]]:
         facts: list[tuple[str, Words]] = [
             ("Model", Mono(self.model)),
-            ("Vector fingerprint", Mono(self.vector_fingerprint)),
+            *(
+                [("Vector fingerprint", Mono(self.vector_fingerprint))]
+                if self.vector_fingerprint
+                else []
+            ),
             (
                 "Held-out prompts",
                 (

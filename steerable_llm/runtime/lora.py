@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from steerable_llm.errors import MissingExtraError, ModelMismatchError, NotAVectorError
 from steerable_llm.files import write_whole
 from steerable_llm.runtime.hooked_model import HookedModel
+from steerable_llm.vector.file import content_hash
 from steerable_llm.vector.fingerprint import ModelFingerprint
 from steerable_llm.vector.provenance import Provenance
 
@@ -49,6 +50,11 @@ class Lora:
     weights: Mapping[str, Tensor] = field(repr=False)
     fingerprint: ModelFingerprint = field(repr=False)
     provenance: Provenance = field(default=Provenance(), repr=False)
+
+    @property
+    def fingerprint_id(self) -> str:
+        """Sixteen hexadecimal digits over the name and the weights: what answered."""
+        return content_hash(self.name, self.weights)[:16]
 
     def check(self, llm: HookedModel) -> None:
         """Make sure that it belongs to a model.

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from pydantic import ValidationError
-
 from steerable_llm.errors import InvalidInputError, first_problem
 
 T = TypeVar("T")
@@ -153,6 +151,8 @@ def read_json_lines(
     Raises:
         InvalidInputError: There is no such file, or a line cannot be used; names file and line.
     """
+    from pydantic import ValidationError  # not needed by a command's --help, which is to be quick
+
     source = Path(path)
     if not source.is_file():
         raise error(f"there is no {kind} {source}: give the path of a file of JSON lines")

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from steerable_llm.vector.steering import Steering
     from steerable_llm.vector.vector import SteeringVector
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "AnswerLog",

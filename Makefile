@@ -55,6 +55,7 @@ bench: $(STAMP)
 
 docs: $(STAMP)
 	$(PY) docs/write_cli_reference.py
+	$(PY) docs/draw_architecture.py
 	$(OFFLINE) NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
 	@echo "The pages are in site/index.html"
 

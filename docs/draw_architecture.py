@@ -31,7 +31,7 @@ ROOMS = {
     "evaluation": ("arms, calibration, proof", "learn"),
     "answer": ("request to text", "answer"),
     "methods": ("pairs to vector", "learn"),
-    "reports": ("pages and figures", "learn"),
+    "reports": ("pages and figures", "both"),
     "runtime": ("hooked model, one forward", "both"),
     "policy": ("which step is steered how", "answer"),
     "logs": ("what was answered", "learn"),
@@ -41,7 +41,7 @@ ROOMS = {
 }
 COLOURS = {"answer": "#d6e6f4", "learn": "#fde6cf", "both": "#ececec"}
 # Modules that everything needs: no room of their own.
-GROUND = {"errors", "files", "metrics", "progress", "plugins", "embedding", "__main__"}
+GROUND = {"errors", "files", "metrics", "progress", "plugins", "version", "embedding", "__main__"}
 
 
 @dataclass(frozen=True)
@@ -120,15 +120,20 @@ def draw(found: House) -> bytes:
             axes.text(x, y - 0.18, purpose, ha="center", va="center", fontsize=8.5)
     for upper, lower in found.arrows:
         (x1, y1), (x2, y2) = places[upper], places[lower]
-        level = y1 == y2
+        level, bend = y1 == y2, "arc3"
         start = (x1 + (width / 2 + 0.05) * (1 if x2 > x1 else -1), y1) if level else (
             x1 + 0.3 * (x2 > x1) - 0.3 * (x2 < x1), y1 - height / 2 - 0.05)  # fmt: skip
         end = (x2 + (width / 2 + 0.05) * (1 if x1 > x2 else -1), y2) if level else (
             x2 + 0.3 * (x1 > x2) - 0.3 * (x1 < x2), y2 + height / 2 + 0.05)  # fmt: skip
+        if y1 - y2 > 2:  # past the rooms in between, along their side
+            side = 1 if x1 > 0 or x2 > 0 else -1
+            edge = side * (width / 2 + 0.05)
+            start, end = (x1 + edge, y1), (x2 + edge, y2)
+            bend = f"arc3,rad={-side * (0.35 if x1 == x2 else 0.8)}"
         axes.add_patch(
             FancyArrowPatch(
-                start, end, arrowstyle="-|>", mutation_scale=11, linewidth=0.9, color="#777777",
-                shrinkA=0, shrinkB=0,
+                start, end, arrowstyle="-|>", connectionstyle=bend, mutation_scale=11,
+                linewidth=0.9, color="#777777", shrinkA=0, shrinkB=0,
             )
         )  # fmt: skip
     legend = {"answer": "answer", "learn": "learn", "both": "shared by both flows"}

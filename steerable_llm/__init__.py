@@ -9,6 +9,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from steerable_llm.version import __version__
+
 if TYPE_CHECKING:
     from steerable_llm.answer.constraint import Constraint
     from steerable_llm.answer.llm import SteerableHFLLM
@@ -22,8 +24,6 @@ if TYPE_CHECKING:
     from steerable_llm.policy.policy import Policy
     from steerable_llm.vector.steering import Steering
     from steerable_llm.vector.vector import SteeringVector
-
-__version__ = "0.2.0"
 
 __all__ = [
     "AnswerLog",

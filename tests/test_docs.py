@@ -4,16 +4,30 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import steerable_llm
 
 ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "steerable_llm"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^(<!-- runnable -->\n)?```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def script(name: str) -> Any:
+    """A script of the documentation, as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
 
 
 def page_name(page: Path) -> str:
@@ -71,12 +85,7 @@ def test_every_page_is_in_the_navigation() -> None:
 
 
 def test_the_command_line_reference_is_what_the_command_line_says() -> None:
-    script = ROOT / "docs" / "write_cli_reference.py"
-    spec = importlib.util.spec_from_file_location("write_cli_reference", script)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = script("write_cli_reference")
     written = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
     assert written == module.reference(), "docs/cli.md is out of date: run `make docs`"
 
@@ -118,3 +127,24 @@ def test_every_requirement_of_the_core_and_of_the_tests_is_pinned_in_the_constra
         wanted += project["optional-dependencies"][extra]
     names = {re.split(r"[\[<>=]", requirement)[0] for requirement in wanted} - {"steerable-llm"}
     assert names <= pinned
+
+
+def test_the_picture_of_the_house_is_what_the_imports_say() -> None:
+    module = script("draw_architecture")
+    assert module.shown_digest() == module.house().digest, (
+        "docs/architecture.svg is out of date: run `python docs/draw_architecture.py`"
+    )
+
+
+def test_the_house_has_no_arrow_upwards() -> None:
+    found = script("draw_architecture").house()
+    floor = {room: number for number, rooms in enumerate(found.floors) for room in rooms}
+    assert [(a, b) for a, b in found.arrows if floor[a] > floor[b]] == []
+
+
+def test_the_files_that_the_house_names_are_there() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    named = re.findall(r"`((?:[\w]+/)+(?:\w+\.\w+)?)`", page)
+    assert named
+    missing = [n for n in named if not any((root / n).exists() for root in (ROOT, PACKAGE))]
+    assert missing == []

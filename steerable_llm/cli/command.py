@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from steerable_llm import __version__
 from steerable_llm.cli import benchmark as lm_eval
 from steerable_llm.cli import compare, evidence, interchange, learn, log, pairs, policy
 from steerable_llm.cli.options import (
@@ -30,6 +29,7 @@ from steerable_llm.cli.options import (
 )
 from steerable_llm.errors import InvalidInputError, SteerableError
 from steerable_llm.files import read_text
+from steerable_llm.version import __version__
 
 if TYPE_CHECKING:
     from steerable_llm.answer.llm import SteerableHFLLM

@@ -13,7 +13,6 @@ from typing import Any, Unpack
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from steerable_llm import __version__
 from steerable_llm.errors import InvalidInputError, MissingExtraError, PairError, SteerableError
 from steerable_llm.evaluation.arms import UNSTEERED, Arm
 from steerable_llm.evaluation.comparison import ComparedArm, Comparison
@@ -30,6 +29,7 @@ from steerable_llm.methods.lora import LoraSettings
 from steerable_llm.pairs.pair import Pairs
 from steerable_llm.runtime.hooked_model import HookedModel
 from steerable_llm.vector.calibration import Calibration
+from steerable_llm.version import __version__
 
 #: Goes up when a kept result of an earlier version must not be used again.
 KEPT_VERSION = 2

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Unpack
 
-from steerable_llm import __version__
 from steerable_llm.chat.phrases import STRICT_INSTRUCTIONS
 from steerable_llm.errors import InvalidInputError, MissingExtraError
 from steerable_llm.evaluation.arms import UNSTEERED, Arm, Subject, arm_of, arms_of, check_fits
@@ -24,6 +23,7 @@ from steerable_llm.progress import progress_bar
 from steerable_llm.runtime.hooked_model import HookedModel
 from steerable_llm.vector.calibration import Calibration
 from steerable_llm.vector.vector import SteeringVector
+from steerable_llm.version import __version__
 
 #: What a vector is compared with unless something else is asked for; prompts of benchmarks carry
 #: their own instructions, so the strict one is only run on request.

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
     from steerable_llm.answer.llm import SteerableHFLLM
     from steerable_llm.embedding import Embedder
-    from steerable_llm.logs.answers import LoggedAnswer
     from steerable_llm.pairs.curate import Propose
     from steerable_llm.pairs.judge import Judge
     from steerable_llm.pairs.pairing import Draft
@@ -248,17 +247,16 @@ def modes(
 
 
 def _drafts(log: str, reason: list[str] | None) -> list[Draft]:
-    from steerable_llm.logs.answers import REASONS, read_answers
+    from steerable_llm.logs.answers import read_answers
     from steerable_llm.logs.database import is_database
+    from steerable_llm.logs.queries import check_filters
     from steerable_llm.pairs.pairing import bad_answers, draft_pairs
 
     if is_database(log):
         with open_log(log) as answer_log:
             return list(answer_log.drafts(reason=reason or None))
-    for name in reason or ():
-        if name not in REASONS:
-            raise InvalidInputError(f"{name!r} is no reason: one of {', '.join(REASONS)}")
-    answers: list[LoggedAnswer] = read_answers(log)
+    check_filters(verdict=None, reasons=reason or ())
+    answers = read_answers(log)
     if not any(answer.verdict == "bad" for answer in answers):
         raise EmptyLogError(f"the log {log} has no bad answer: review some answers first")
     return list(draft_pairs(bad_answers(answers, set(reason) if reason else None)))
@@ -269,7 +267,7 @@ def _is_terminal() -> bool:
 
 
 def _embedder() -> Embedder | None:
-    """Returns MiniLM, or nothing where it is not installed and cannot be fetched."""
+    """Return MiniLM, or nothing where it is not installed and cannot be fetched."""
     from steerable_llm.embedding import SentenceEmbedder, load_sentence_model
     from steerable_llm.errors import MissingExtraError
 

@@ -18,7 +18,7 @@ from sqlalchemy import (
     select,
 )
 
-from steerable_llm.errors import EmptyLogError, InvalidInputError, PairError
+from steerable_llm.errors import EmptyLogError, InvalidInputError, PairError, first_problem
 from steerable_llm.logs.answers import LoggedAnswer
 from steerable_llm.logs.database import (
     answers,
@@ -155,8 +155,7 @@ class AnswerLog:
             # What a logged answer refuses would leave a log that cannot be read again.
             checked = LoggedAnswer(id=answer_id, question="", messages=(), answer="", **judgement)
         except ValidationError as error:
-            problem = error.errors()[0]
-            raise InvalidInputError(f"the review's {problem['loc'][0]}: {problem['msg']}") from None
+            raise InvalidInputError(f"the review's {first_problem(error)}") from None
         row = to_row(checked)
         values = {name: row[name] for name in judgement}
         with writing(self.engine) as connection:

@@ -16,7 +16,7 @@ from sqlalchemy import Connection, RowMapping, delete, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from steerable_llm.chat.message import Message
-from steerable_llm.errors import InvalidInputError
+from steerable_llm.errors import InvalidInputError, first_problem
 from steerable_llm.logs.answer_log import AnswerLog
 from steerable_llm.logs.answers import LoggedAnswer, Passage, asked
 from steerable_llm.logs.database import (
@@ -114,9 +114,7 @@ def join(trace_id: str, spans: Sequence[Span]) -> Joined:
                 )
             )
         except ValidationError as error:
-            problem = error.errors()[0]
-            place = ".".join(map(str, problem["loc"]))
-            unusable.append((span.span_id, f"its {place} is not usable: {problem['msg']}"))
+            unusable.append((span.span_id, f"it is not usable: {first_problem(error)}"))
     context = sum(span.kind in ("retriever", "chain") for span in spans)
     return Joined(answers, unusable, context)
 

@@ -123,6 +123,8 @@ def test_an_unknown_benchmark_is_told_with_the_nearest_one(tmp_path: Path) -> No
         ("- a", "cannot read"),
         ("x: !function no.such", "cannot read"),
         ("task: own\noutput_type: loglikelihood_rolling", "is no task that can be run"),
+        ("task: own\noutput_type: multiple_choice\nnum_fewshot: 2", "num_fewshot.*metadata"),
+        ("task: own\noutput_type: multiple_choice\ngen_prefix: So", "gen_prefix.*lm-eval"),
     ):
         (tmp_path / "own.yaml").write_text(content)
         with pytest.raises(InvalidInputError, match=said) as caught:
@@ -704,11 +706,14 @@ def test_a_lora_and_a_decoding_method_are_arms_like_a_vector(
 def test_a_task_file_of_ones_own_is_a_benchmark(
     llm: SteerableHFLLM, vector: SteeringVector, tmp_path: Path
 ) -> None:
-    (tmp_path / "judge.py").write_text("def said(doc, results):\n    return {'said': 0.25}\n")
+    (tmp_path / "judge.py").write_text(
+        "def said(doc, results):\n    return {'said': 0.25 + (results[0] != results[0].lower())}\n"
+    )
     (tmp_path / "own.yaml").write_text(
         "task: own\noutput_type: generate_until\ntest_split: test\n"
         'doc_to_text: "{{text}}"\ndoc_to_target: "{{wanted}}"\n'
         "process_results: !function judge.said\n"
+        "filter_list: [{name: cut, filter: [{function: lowercase}, {function: take_first}]}]\n"
         'generation_kwargs: {until: ["e"], max_gen_toks: 12, do_sample: false}\n'
         "metric_list: [{metric: said, aggregation: mean, higher_is_better: true}]\n"
         "metadata: {version: 1.0, title: My own, group: kind}\n"
@@ -741,6 +746,7 @@ def test_a_task_file_of_ones_own_is_a_benchmark(
             r"own cannot be asked .*columns text \(Arrow",
         ),
         ([{"text": "a"}], "metric: f1, aggregation: f1", "no number per question called 'f1'"),
+        ([{"text": "1"}], "metric: acc, aggregation: mean", "own asks a prompt per choice"),
     ],
 )
 def test_a_task_file_that_does_not_fit_its_data_is_one_line(

@@ -72,6 +72,14 @@ class Benchmark:
                 f"{path} is no task that can be run: give it a name (task) and as output_type "
                 "multiple_choice or generate_until"
             )
+        for key, mend in (
+            ("num_fewshot", "name shots and examples in metadata, and show the column `examples`"),
+            ("gen_prefix", "let the answer begin by itself"),
+        ):
+            if config.get(key):
+                raise InvalidInputError(
+                    f"{path} has {key}, which is not known here: {mend}, or use `steerable lm-eval`"
+                )
         known = {x.name for x in fields(cls)} - {"name", "config"}
         said = {key: value for key, value in about.items() if key in known}
         return cls(

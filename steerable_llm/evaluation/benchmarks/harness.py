@@ -94,7 +94,7 @@ def ask(
         number, arm = sample["doc_id"], int(sample["filter"])
         if number in lm.left_out:
             continue
-        given = sample["filtered_resps"]
+        given = [answers[arm] for answers in sample["resps"]]
         choices = task.doc_to_choice(sample["doc"]) if benchmark.chooses else []
         scores = [score for score, _ in given] if choices else []
         items.append(
@@ -136,13 +136,17 @@ class ArmsTask(ConfigurableTask):  # type: ignore[misc]
 
     def __init__(self, benchmark: Benchmark, rows: Sequence[Mapping[str, Any]], arms: int) -> None:
         self._rows, self._benchmark = rows, benchmark
+        # What a task does with an answer, such as finding a number in it, it does per arm.
+        own = benchmark.config.get("filter_list") or [{"filter": [{"function": "take_first"}]}]
         filters = [
-            {"name": str(arm), "filter": [{"function": "of_arm", "arm": arm}]}
+            {"name": str(arm), "filter": [{"function": "of_arm", "arm": arm}, *own[0]["filter"]]}
             for arm in range(arms)
         ]
-        how = {"repeats": arms, "filter_list": filters, "num_fewshot": 0, "fewshot_split": None}
+        how = {"repeats": arms, "filter_list": filters, "num_fewshot": 0}
         with self._said_in_one_line():
             super().__init__(config={**benchmark.config, **how})
+            if len(self.eval_docs) != len(rows):
+                raise ValueError("its process_docs drops rows")
 
     def download(self, *_: object, **__: object) -> None:
         """Take the rows in place of a data set."""
@@ -171,13 +175,13 @@ class ArmsTask(ConfigurableTask):  # type: ignore[misc]
 
 @register_filter("of_arm")
 class _OfArm(Filter):  # type: ignore[misc]
-    """Picks the answer of one arm."""
+    """Leaves of all answers to a request that of one arm."""
 
     def __init__(self, arm: int) -> None:
         self._arm = arm
 
-    def apply(self, resps: Sequence[Sequence[Any]], docs: object) -> list[Any]:  # noqa: ARG002
-        return [answers[self._arm] for answers in resps]
+    def apply(self, resps: Sequence[Sequence[Any]], docs: object) -> list[list[Any]]:  # noqa: ARG002
+        return [[answers[self._arm]] for answers in resps]
 
 
 @dataclass
@@ -239,7 +243,13 @@ class ArmsLM(LM):  # type: ignore[misc]
         questions: dict[int, _Choices] = {}
         for request in once:
             prompt, text = request.args
-            question = questions.setdefault(request.doc_id, _Choices(self.asked[prompt]))
+            item = self.asked.get(prompt)
+            question = questions.setdefault(request.doc_id, _Choices(item)) if item else None
+            if question is None or question.item is not item:
+                raise InvalidInputError(
+                    f"{request.task_name} asks a prompt per choice: only choices that follow one "
+                    "prompt can be compared here; use `steerable lm-eval`"
+                )
             question.texts.append(text)
             question.tokens.append(self._tokens_of(text))
         fit = self._fitting(

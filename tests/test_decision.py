@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from policy_models import VECTORS, WordEmbedder, policy_of, word_gate
 
+from steerable_llm.chat.message import as_messages
 from steerable_llm.errors import ModelMismatchError, UnknownStepError
 from steerable_llm.policy.decision import Asked, SteeringDecision, decide
 from steerable_llm.policy.policy import KILL_SWITCH, Policy
@@ -209,7 +210,7 @@ def test_conflict_scales_the_strength(conflict: float, strength: float | None) -
     assert applied(found) == ({} if strength is None else {"faithful": pytest.approx(strength)})
     [[(whole, alone)]] = measure.asked
     assert whole[0]["content"] == WITH
-    assert alone == [{"role": "user", "content": "Question: When does it open?"}]
+    assert alone == as_messages("Question: When does it open?")
 
 
 @pytest.mark.parametrize(

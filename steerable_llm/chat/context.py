@@ -1,10 +1,18 @@
-"""Telling the retrieved text in a prompt from the question.
+"""What of a prompt is retrieved text and what is the question, told here for everyone.
 
-What marks retrieved text: two lines of five or more dashes around it (as LlamaIndex writes), the
-role `tool`, and in a user message a line that opens with "Documents:", "Context:", "Passages:" or
-"Text:", or a tag such as <context>. "Question:" or "Query:" opens the question, and without any of
-these marks two or more lines before the question are taken for retrieved text as well. An
-application that writes none of this can say itself what it retrieved.
+The policy's conditions, context-aware decoding, ContextFocus, the parts of a heatmap and the
+question of a logged answer all ask here. What marks retrieved text:
+
+| layout | looks like | known from |
+|---|---|---|
+| tool | a message of the role `tool` | its role |
+| fenced | two lines of five or more dashes around it, as LlamaIndex writes | `_FENCED` |
+| headed | a line that opens with "Documents:", "Context:" and the like | `_HEADINGS` |
+| tagged | a tag such as <context> around it | `_TAGS` |
+| paragraphs | two or more lines before the question | `user_parts` |
+
+"Question:" or "Query:" opens the question. Paragraphs alone count only for who knows that there is
+retrieved text. An application that writes none of this can say itself what it retrieved.
 """
 
 import re
@@ -21,12 +29,20 @@ Context: TypeAlias = bool | str | Sequence[str] | None
 """What a caller says of a prompt's context: None leaves it to be told from the prompt, True and
 False say whether there is any, texts are the passages themselves."""
 
-PlainMessages: TypeAlias = Sequence[Message]
+# What opens retrieved text and the question, as regular expressions of one word each.
+_HEADINGS = ("documents?", "contexts?", "passages?", "texts?")
+_TAGS = (*_HEADINGS, "sources?")
+_QUESTIONS = ("question", "query")
+
+
+def _any(words: Sequence[str]) -> str:
+    return f"(?:{'|'.join(words)})"
+
 
 _MARKER = re.compile(
-    r"(?im)^[ \t]*(?:(?P<question>question|query)|(?:documents?|contexts?|passages?|texts?))[ \t]*:"
-    r"|(?P<end></(?:documents?|contexts?|passages?|sources?|texts?)>[ \t]*\n*)"
-    r"|<(?:documents?|contexts?|passages?|sources?|texts?)\b[^>]*>"
+    rf"(?im)^[ \t]*(?:(?P<question>{_any(_QUESTIONS)})|{_any(_HEADINGS)})[ \t]*:"
+    rf"|(?P<end></{_any(_TAGS)}>[ \t]*\n*)"
+    rf"|<{_any(_TAGS)}\b[^>]*>"
 )
 _BREAK = re.compile(r"\n\s*\n")
 _FENCED = re.compile(r"(?ms)^-{5,}[ \t]*\n(.*?)^-{5,}[ \t]*$")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -16,6 +16,7 @@ from pydantic import (
     FiniteFloat,
 )
 
+from steerable_llm.chat.context import question_text
 from steerable_llm.chat.message import Message, read_beside, written_beside
 from steerable_llm.errors import EmptyLogError
 from steerable_llm.files import read_json_lines, write_json_lines
@@ -110,10 +111,13 @@ class LoggedAnswer(BaseModel):
     trace_id: str | None = None
 
 
-def asked(question: str | None, messages: Iterable[Message]) -> str:
-    """Return the question of an answer: the chain's own, or else the last user message."""
+def asked(question: str | None, messages: Sequence[Message]) -> str:
+    """Return the question of an answer: the chain's own, or else the last user message's.
+
+    What was retrieved is not part of it, unless nothing else is there.
+    """
     users = [message.content for message in messages if message.role == "user"]
-    return question or (users[-1] if users else "")
+    return question or question_text(messages) or (users[-1] if users else "")
 
 
 def read_answers(path: str | os.PathLike[str]) -> list[LoggedAnswer]:

@@ -9,7 +9,6 @@ from typing import Any, TypeAlias
 
 from steerable_llm.chat.context import (
     Context,
-    PlainMessages,
     has_context,
     question_text,
     without_context,
@@ -73,7 +72,7 @@ class Asked:
 
 
 Conflicts: TypeAlias = Callable[
-    [Sequence[tuple[PlainMessages, PlainMessages]]], Sequence[float | None]
+    [Sequence[tuple[Sequence[Message], Sequence[Message]]]], Sequence[float | None]
 ]
 """From prompts, each with its context and without it, to how far the context speaks against the
 model's own answer; None where that cannot be told."""

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from steerable_llm.chat.context import PlainMessages
+from steerable_llm.chat.message import Message
 from steerable_llm.chat.vision import ReadPrompt
 from steerable_llm.runtime.decoding import greedy_tokens
 from steerable_llm.runtime.forward import run_prompts
@@ -25,7 +25,7 @@ ROWS = 32
 
 def conflicts(
     llm: HookedModel,
-    prompts: Sequence[tuple[PlainMessages, PlainMessages]],
+    prompts: Sequence[tuple[Sequence[Message], Sequence[Message]]],
     cancelled: threading.Event | None = None,
 ) -> list[float | None]:
     """Measure the conflict between context and memory, in nats per token.

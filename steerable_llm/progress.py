@@ -14,7 +14,7 @@ Advance = Callable[[int], object]
 
 @contextmanager
 def progress_bar(title: str, total: int, show: bool) -> Iterator[Advance]:
-    """A progress bar on the error stream that counts prompts; nothing where `show` is false."""
+    """Show a progress bar on the error stream that counts; nothing where `show` is false."""
     bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(),

@@ -5,8 +5,6 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from steerable_llm.errors import AttributionError, InvalidInputError, PairError
 from steerable_llm.methods import METHODS
@@ -14,6 +12,7 @@ from steerable_llm.methods.agreement import agreement_of
 from steerable_llm.methods.grains.attribution import PairAttribution
 from steerable_llm.methods.method import Grid, Method
 from steerable_llm.pairs.pair import Pairs, PreferencePair
+from steerable_llm.progress import progress_bar
 from steerable_llm.runtime.hooked_model import HookedModel
 from steerable_llm.vector.file import library_version
 from steerable_llm.vector.seen import hashes_of, kept
@@ -84,18 +83,8 @@ def build(
     pairs = pairs if isinstance(pairs, Pairs) else Pairs(pairs)
     if not pairs:
         raise PairError("there are no pairs to build from: give at least two")
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("pairs"),
-        TimeElapsedColumn(),
-        console=Console(stderr=True),
-        disable=not progress,
-    )
-    with bar:
-        task = bar.add_task(f"{method}: reading", total=len(pairs))
-        found = chosen.extract(llm, pairs, settings, lambda done: bar.advance(task, done))
+    with progress_bar(f"{method}: reading pairs", len(pairs), progress) as advance:
+        found = chosen.extract(llm, pairs, settings, advance)
     if not any(bool(direction.any()) for direction in found.directions.values()):
         raise AttributionError(
             f"method {method!r} found no direction in {len(pairs)} pairs: all of it is zero; give "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Unpack
@@ -24,6 +23,7 @@ from steerable_llm.evaluation.verdict import judge
 from steerable_llm.pairs.pair import Pairs
 from steerable_llm.runtime.hooked_model import HookedModel
 from steerable_llm.runtime.lora import Lora
+from steerable_llm.vector.file import library_version
 from steerable_llm.vector.vector import SteeringVector
 
 _EXAMPLES = 6
@@ -90,7 +90,7 @@ def evaluate(
         arm=name,
         **_record(subject, name),
         model=llm.fingerprint.short,
-        library_version=_version(),
+        library_version=library_version(),
         test_name=test.name,
         test_digest=test.digest,
         capability_name=capability.name if capability else None,
@@ -196,10 +196,3 @@ def _python(
         ]
         more.append(f"against={names}")
     return f"{load}evaluate(llm, {made}, {', '.join(more)}, seed={settings.seed})"
-
-
-def _version() -> str:
-    try:
-        return importlib.metadata.version("steerable-llm")
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown"

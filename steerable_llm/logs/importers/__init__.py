@@ -9,7 +9,7 @@ from steerable_llm.logs.importers.importer import (
 from steerable_llm.logs.importers.judgement import Judgement, Rules
 from steerable_llm.logs.importers.records import ImportedAnswer, UnusableRecord
 from steerable_llm.logs.importers.report import ImportReport, SkippedLine
-from steerable_llm.logs.importers.traces import Span
+from steerable_llm.logs.importers.span import Span
 
 __all__ = [
     "IMPORTERS",

@@ -37,7 +37,8 @@ from steerable_llm.logs.importers.preferences import openai, trl
 from steerable_llm.logs.importers.reading import Read, check_file, read_records
 from steerable_llm.logs.importers.records import ImportedAnswer, Record, UnusableRecord
 from steerable_llm.logs.importers.report import ImportReport, SkippedLine
-from steerable_llm.logs.importers.traces import Span, join_staged, stage
+from steerable_llm.logs.importers.span import Span
+from steerable_llm.logs.importers.traces import join_staged, stage
 from steerable_llm.logs.queries import add_rows
 from steerable_llm.plugins import Plugged
 

@@ -1,15 +1,13 @@
-"""Lines of traces: one form for all tools, waiting in the log, and joined into answers.
+"""Lines of traces that wait in the log, and how those of one trace are joined into answers.
 
-A reader of traces makes spans (`model_span`, `other_span`, `score_span`). The lines of a trace come
-in any order, so they wait in the log until all files are read (`stage`), and are then joined.
+The lines of a trace come in any order and in several files, so they wait until all are read.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from pydantic import ValidationError
 from sqlalchemy import Connection, RowMapping, delete, or_, select, update
@@ -29,180 +27,9 @@ from steerable_llm.logs.database import (
     writing,
 )
 from steerable_llm.logs.importers.judgement import Judgement, Rules, judge, judged_by_person
-from steerable_llm.logs.importers.records import (
-    Record,
-    UnusableRecord,
-    content_id,
-    mapping,
-    number,
-    text,
-)
 from steerable_llm.logs.importers.report import ImportReport
+from steerable_llm.logs.importers.span import Span
 from steerable_llm.logs.queries import add_rows, review_row
-
-Kind = Literal["llm", "retriever", "chain", "score"]
-#: Names under which chains take their question.
-QUESTION_KEYS = ("question", "query", "input", "user_input")
-
-
-@dataclass(frozen=True)
-class Span:
-    """One line of a trace.
-
-    Attributes:
-        span_id: Its id in the log it comes from.
-        trace_id: The whole run; None where the log leaves it to the span it speaks of.
-        kind: A model's answer, a retrieval, another step of the chain, or a judgement.
-        content: What it tells: the fields of an answer, "documents", a "question" or a judgement.
-        time: When it began, as ISO 8601 in UTC.
-        target: The span that a judgement is about; None means the whole trace.
-    """
-
-    span_id: str
-    trace_id: str | None
-    kind: Kind
-    content: Mapping[str, Any] = field(default_factory=dict)
-    time: str | None = None
-    target: str | None = None
-
-
-@dataclass(frozen=True)
-class Joined:
-    """What the lines of one trace come to.
-
-    Attributes:
-        answers: The answers, oldest first, each with the id of its span.
-        unusable: Spans of models without a usable answer, and why.
-        context: How many lines only told what was asked or retrieved.
-    """
-
-    answers: list[LoggedAnswer]
-    unusable: list[tuple[str, str]]
-    context: int
-
-
-def join(trace_id: str, spans: Sequence[Span]) -> Joined:
-    """Join a trace's answers with what was retrieved before them."""
-    ordered = sorted(spans, key=lambda span: span.time or "")
-    question = next((q for s in ordered if (q := s.content.get("question"))), None)
-    retrievals = [span for span in ordered if span.kind == "retriever"]
-    answers: list[LoggedAnswer] = []
-    unusable: list[tuple[str, str]] = []
-    for span in ordered:
-        if span.kind != "llm":
-            continue
-        if problem := span.content.get("problem"):
-            unusable.append((span.span_id, problem))
-            continue
-        # Without times nothing is known of the order, and everything counts.
-        before = [r for r in retrievals if not (r.time and span.time) or r.time <= span.time]
-        found: dict[tuple[str, str], Passage] = {}
-        for retrieval in before:
-            for document in retrieval.content["documents"]:
-                passage = Passage.model_validate(document)
-                found.setdefault((passage.id, passage.text), passage)
-        try:
-            messages = tuple(Message.model_validate(m) for m in span.content["messages"])
-            answers.append(
-                LoggedAnswer(
-                    **{**span.content, "messages": messages},
-                    id=span.span_id,
-                    question=asked(question, messages),
-                    passages=tuple(found.values()),
-                    time=span.time,
-                    trace_id=trace_id,
-                )
-            )
-        except ValidationError as error:
-            unusable.append((span.span_id, f"it is not usable: {first_problem(error)}"))
-    context = sum(span.kind in ("retriever", "chain") for span in spans)
-    return Joined(answers, unusable, context)
-
-
-def model_span(
-    span_id: str, trace_id: str, time: str | None, read: Callable[[], Mapping[str, Any]]
-) -> Span:
-    """Return a model's answer as a line of its trace.
-
-    Args:
-        span_id: Its id.
-        trace_id: Of the whole run.
-        time: When it began.
-        read: Returns the fields of a `LoggedAnswer`; what it raises is told once the trace is
-            joined, since a later line of the same id may have the answer.
-    """
-    try:
-        content = dict(read())
-        content["messages"] = [message.model_dump() for message in content["messages"]]
-    except UnusableRecord as problem:
-        content = {"problem": str(problem)}
-    return Span(span_id, trace_id, "llm", content, time)
-
-
-def other_span(
-    span_id: str,
-    trace_id: str,
-    time: str | None,
-    *,
-    documents: list[dict[str, str]] | None,
-    question: str | None,
-) -> Span:
-    """Return a retrieval, or without documents another step of the chain, which may have asked."""
-    if documents is not None:
-        return Span(span_id, trace_id, "retriever", {"documents": documents}, time)
-    return Span(span_id, trace_id, "chain", {"question": question} if question else {}, time)
-
-
-def usage(prompt: object, completion: object) -> dict[str, int]:
-    """Return counts of tokens; what is no number is left out."""
-    counts = {"prompt_tokens": number(prompt), "completion_tokens": number(completion)}
-    return {name: int(count) for name, count in counts.items() if count is not None}
-
-
-def step_of(metadata: Record) -> str | None:
-    """Return the step that a chain or LangGraph names."""
-    return text(metadata.get("steer_step"), metadata.get("langgraph_node"))
-
-
-def score_span(
-    judgement: Judgement, *, record: Record, trace_id: str | None, target: str | None
-) -> Span:
-    """Return a judgement as a line of its trace."""
-    named = text(record.get("id")) or content_id("score", dict(record))
-    return Span(f"score:{named}", trace_id, "score", asdict(judgement), None, target)
-
-
-def question_of(value: object) -> str | None:
-    """Return the question in a chain's input."""
-    if isinstance(value, Mapping):
-        return text(*(value.get(key) for key in QUESTION_KEYS))
-    return text(value)
-
-
-def documents_of(value: object) -> list[dict[str, str]] | None:
-    """Return a retriever's output as passages; None if it holds no documents."""
-    if isinstance(value, Mapping):
-        value = value.get("documents") or value.get("output") or value.get("nodes")
-    if not isinstance(value, Sequence) or isinstance(value, str):
-        return None
-    found = []
-    for entry in value:
-        if isinstance(entry, str):
-            found.append({"id": content_id("passage", entry), "text": entry})
-            continue
-        if not isinstance(entry, Mapping):
-            return None
-        body = entry.get("kwargs") or entry.get("document") or entry.get("node") or entry
-        if not isinstance(body, Mapping):
-            return None
-        shown = next((t for k in ("page_content", "content", "text") if (t := body.get(k))), None)
-        if not isinstance(shown, str):
-            return None
-        metadata = mapping(body.get("metadata"))
-        named = body.get("id") or metadata.get("id") or metadata.get("source")
-        found.append({"id": str(named or content_id("passage", shown)), "text": shown})
-    return found
-
 
 #: Traces, or judgements that stand alone, that are joined in one transaction.
 GROUP = 100
@@ -302,33 +129,60 @@ def _join_trace(
     rules: Rules,
     report: ImportReport,
 ) -> None:
-    lines = [row for row in rows if row["kind"] != "score"]
-    joined = join(
-        trace_id,
-        [Span(r["span_id"], trace_id, r["kind"], r["content"], r["time"]) for r in lines],
-    )
-    places = {row["span_id"]: row["place"] for row in lines}
-    for span_id, why in joined.unusable:
-        report.skip(places[span_id], why)
-    report.context += joined.context
-    _add(connection, joined, places, report)
-    kinds = {row["span_id"]: row["kind"] for row in lines}
+    found = []
+    for row, answer in _answers(trace_id, rows):
+        try:
+            if isinstance(answer, LoggedAnswer):
+                found.append(to_row(answer))
+            else:
+                report.skip(row["place"], answer)
+        except InvalidInputError:
+            report.skip(row["place"], f"it {UNSTORABLE}")
+    new = add_rows(connection, found)
+    report.added += new
+    report.known += len(found) - new
+    report.context += sum(row["kind"] in ("retriever", "chain") for row in rows)
+    kinds = {row["span_id"]: row["kind"] for row in rows}
     scores = [row for row in rows if row["kind"] == "score"]
     _judge(connection, trace_id, scores, kinds, rules, report)
 
 
-def _add(
-    connection: Connection, joined: Joined, places: Mapping[str, str], report: ImportReport
-) -> None:
-    rows = []
-    for answer in joined.answers:
+def _answers(
+    trace_id: str, rows: Sequence[RowMapping]
+) -> Iterator[tuple[RowMapping, LoggedAnswer | str]]:
+    """Yield each answer of a trace, with what was retrieved before it, or why there is none."""
+    ordered = sorted(rows, key=lambda row: row["time"] or "")
+    question = next((q for row in ordered if (q := row["content"].get("question"))), None)
+    retrievals = [row for row in ordered if row["kind"] == "retriever"]
+    for row in ordered:
+        if row["kind"] != "llm":
+            continue
+        content, time = row["content"], row["time"]
+        if problem := content.get("problem"):
+            yield row, problem
+            continue
+        passages = [
+            Passage.model_validate(document)
+            for retrieval in retrievals
+            # Without times nothing is known of the order, and everything counts.
+            if not (retrieval["time"] and time) or retrieval["time"] <= time
+            for document in retrieval["content"]["documents"]
+        ]
         try:
-            rows.append(to_row(answer))
-        except InvalidInputError:
-            report.skip(places[answer.id], f"it {UNSTORABLE}")
-    new = add_rows(connection, rows)
-    report.added += new
-    report.known += len(rows) - new
+            messages = tuple(Message.model_validate(m) for m in content["messages"])
+            yield (
+                row,
+                LoggedAnswer(
+                    **{**content, "messages": messages},
+                    id=row["span_id"],
+                    question=asked(question, messages),
+                    passages=tuple(dict.fromkeys(passages)),
+                    time=time,
+                    trace_id=trace_id,
+                ),
+            )
+        except ValidationError as error:
+            yield row, f"it is not usable: {first_problem(error)}"
 
 
 def _judge(

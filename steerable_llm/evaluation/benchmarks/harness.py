@@ -88,9 +88,7 @@ def ask(
         )
     places, names = [str(place) for place in data.rows], [arm.name for arm in arms]
     items = []
-    for sample in sorted(
-        found["samples"][benchmark.name], key=lambda sample: int(sample["filter"])
-    ):
+    for sample in samples:  # arm by arm, as the filters are listed
         number, arm = sample["doc_id"], int(sample["filter"])
         if number in lm.left_out:
             continue

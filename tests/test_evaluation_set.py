@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from steerable_llm import demo
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.evaluation.set import EvaluationItem, EvaluationSet
 from steerable_llm.pairs.pair import Pairs, PreferencePair
@@ -189,3 +190,14 @@ def test_pairs_can_be_judged_by_the_words_of_their_answers() -> None:
     assert item.succeeds("at nine, of course")
     assert not item.succeeds("At nine. At ten.")
     assert not EvaluationSet.from_pairs("dev", Pairs([pair]))[0].has_verdict
+
+
+def test_a_file_of_0_1_is_read_and_known_by_its_old_digest(tmp_path: Path) -> None:
+    now = demo.evaluation_set("faithfulness", "dev").category("conflict")
+    old = tmp_path / "old.jsonl"
+    now.to_jsonl(old)
+    old.write_text(old.read_text("utf-8").replace('"category"', '"variant"'), "utf-8")
+    read = EvaluationSet.from_jsonl(old)
+    assert list(read) == list(now)
+    # What the vectors that 0.1 shipped say of the set they were calibrated on.
+    assert read.digest.startswith("6619f8ae5ee5")

@@ -1,11 +1,12 @@
 """Prompts that a build or a calibration saw are refused as evidence, however they come."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from steerable_llm import SteeringVector
+from steerable_llm import SteerableHFLLM, SteeringVector, demo, evaluate
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.evaluation.overlap import HeldOut, looked_at, overlap, past_of
 from steerable_llm.evaluation.set import EvaluationItem, EvaluationSet
@@ -26,6 +27,7 @@ def items(numbers: range, name: str = "q", text: str = "What is {} and one?") ->
     )
 
 
+VECTORS = Path(__file__).parent.parent / "vectors"
 DEV, KEPT = items(range(10), "dev"), items(range(50, 55), "kept")
 SAME = {
     "nine of the ten": DEV[:9],
@@ -100,3 +102,11 @@ def test_hashes_of_another_template_prove_nothing(tiny_llm: Any, vector: Steerin
     elsewhere = replace(vector, fingerprint=other)
     told = overlap([HeldOut.of(tiny_llm, items(range(20, 25)))], past_of(elsewhere))
     assert "another chat template" in told[0]
+
+
+def test_a_vector_of_0_1_is_not_proven_on_the_set_it_was_calibrated_on() -> None:
+    llm = SteerableHFLLM.demo()
+    vector = SteeringVector.load(VECTORS / "demo-faithfulness.safetensors", llm)
+    dev = demo.evaluation_set("faithfulness", "dev").category("conflict")
+    with pytest.raises(InvalidInputError, match="calibration of 'demo-faithfulness' saw"):
+        evaluate(llm, vector, dev, progress=False)

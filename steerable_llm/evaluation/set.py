@@ -285,7 +285,8 @@ class EvaluationSet(Sequence[EvaluationItem]):
 
 
 def _item_from(record: dict[str, Any]) -> EvaluationItem:
-    return EvaluationItem(**record)
+    # 0.1 called the category of an item its variant.
+    return EvaluationItem(**{"category" if k == "variant" else k: v for k, v in record.items()})
 
 
 def check_judged(questions: EvaluationSet, capability: EvaluationSet | None = None) -> None:
@@ -317,4 +318,6 @@ def _words(answer: str) -> str:
 
 def _plain(item: EvaluationItem) -> dict[str, Any]:
     record = item.model_dump(mode="json", exclude_defaults=True, exclude={"messages"})
+    # Under the name that 0.1 gave the category, so that its digests still tell the same sets.
+    record["variant"] = record.pop("category")
     return {**record, "messages": by_name(item.messages)}

@@ -64,11 +64,11 @@ def test_the_strict_instruction_takes_the_place_of_the_system_message() -> None:
         accept=["because"],
     )
     strict = Arm("prompt", Steering.none(), "Be strict.")
-    assert strict.messages(item) == [
+    assert [{**message} for message in strict.messages(item)] == [
         {"role": "system", "content": "Be strict."},
         {"role": "user", "content": "Why?"},
     ]
-    assert Arm("none", Steering.none()).messages(item) == item.prompt
+    assert Arm("none", Steering.none()).messages(item) == item.messages
 
 
 def test_each_behaviour_has_its_own_strict_instruction() -> None:

@@ -71,6 +71,17 @@ def test_tool_turns_are_read_as_they_are_written_in_both_forms() -> None:
     assert len({messages, as_messages(TURNS)}) == 1
 
 
+def test_a_person_is_shown_images_and_calls_in_words() -> None:
+    messages = as_messages([*TURNS, *about("shop.png")])
+    assert [message.in_words for message in messages] == [
+        "Be kind.",
+        "When does it open?",
+        '[look {"place": "Köln"}]',
+        "At nine.",
+        "See [image shop.png]this.",
+    ]
+
+
 def test_images_keep_their_places_among_the_texts() -> None:
     (message,) = as_messages(about("shop.png"))
     assert message.content == "See this."

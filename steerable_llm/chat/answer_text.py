@@ -97,7 +97,7 @@ class AnswerText:
         return released
 
     def _longest_start(self, text: str) -> int:
-        """Length of the longest end of the text that begins a stop text."""
+        """Return the length of the longest end of the text that begins a stop text."""
         longest = max((len(stop) for stop in self._stops), default=1) - 1
         for length in range(min(longest, len(text)), 0, -1):
             if any(stop.startswith(text[-length:]) for stop in self._stops):

@@ -216,6 +216,18 @@ class Message(BaseModel):
         return self.to_wire(lambda image: image.name)
 
     @property
+    def in_words(self) -> str:
+        """What a person is shown: the text, images by their names, calls as they are read aloud."""
+        text = "".join(
+            part if isinstance(part, str) else f"[image {part.name}]" for part in self.parts
+        )
+        calls = (
+            f"[{call.name} {json.dumps(call.arguments, ensure_ascii=False)}]"
+            for call in self.tool_calls
+        )
+        return "\n".join([text, *calls] if text else calls)
+
+    @property
     def marked(self) -> str:
         """The text, with `PLACE` where an image stands."""
         return "".join(part if isinstance(part, str) else PLACE for part in self.parts)
@@ -360,6 +372,12 @@ def read_from(folder: Path, messages: Iterable[Message]) -> tuple[Message, ...]:
         )
         for message in messages
     )
+
+
+def instructed(messages: Iterable[Message], instruction: str | None) -> tuple[Message, ...]:
+    """Return messages with another system message in place of their own; None gives them none."""
+    rest = tuple(message for message in messages if message.role != "system")
+    return rest if instruction is None else (Message(role="system", content=instruction), *rest)
 
 
 # Files of records that hold messages: their images stand beside them.

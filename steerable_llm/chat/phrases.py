@@ -60,7 +60,7 @@ _EDGES = " \t\n.,;:!?\"'()[]"
 
 
 def normalise(text: str) -> str:
-    """Text as the judge reads it: NFKC, straight quotes, casefolded, single spaces."""
+    """Return text as the judge reads it: NFKC, straight quotes, casefolded, single spaces."""
     folded = unicodedata.normalize("NFKC", text).translate(_QUOTES).casefold()
     # Casefolding can undo NFKC (U+0345 and a few more), so it is normalised once more.
     return " ".join(unicodedata.normalize("NFKC", folded).split())
@@ -76,15 +76,15 @@ def _pattern(phrase: str) -> re.Pattern[str]:
 
 
 def occurs(phrase: str, text: str) -> bool:
-    """Whether the phrase stands in the text as whole words, whatever the case and spacing."""
+    """Tell whether the phrase stands in the text as whole words, whatever the case and spacing."""
     return _pattern(phrase).search(normalise(text)) is not None
 
 
 def says_only(text: str, phrase: str) -> bool:
-    """Whether the text is the phrase and nothing else, but for case and edge punctuation."""
+    """Tell whether the text is the phrase and nothing else, but for case and edge punctuation."""
     return normalise(text).strip(_EDGES) == normalise(phrase).strip(_EDGES)
 
 
 def abstains(text: str) -> bool:
-    """Whether an answer declines to answer, by the phrases in `ABSTENTIONS`."""
+    """Tell whether an answer declines to answer, by the phrases in `ABSTENTIONS`."""
     return any(occurs(phrase, text) for phrase in ABSTENTIONS)

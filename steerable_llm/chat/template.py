@@ -88,7 +88,7 @@ class ChatFormat:
         add_generation_prompt: bool = True,
         tools: Sequence[Tool] = (),
     ) -> str:
-        """The prompt as text, special tokens spelt out.
+        """Return the prompt as text, special tokens spelt out.
 
         Args:
             messages: A question as a string, or messages with role and content; the assistant's
@@ -119,7 +119,7 @@ class ChatFormat:
         add_generation_prompt: bool = True,
         tools: Sequence[Tool] = (),
     ) -> list[int]:
-        """Token ids of the rendered prompt, with exactly one beginning-of-text token."""
+        """Return the token ids of the rendered prompt, with one beginning-of-text token."""
         return self.read(messages, add_generation_prompt, tools).tokens
 
     def read(
@@ -128,7 +128,7 @@ class ChatFormat:
         add_generation_prompt: bool = True,
         tools: Sequence[Tool] = (),
     ) -> ReadPrompt:
-        """The prompt as the model takes it, images and all.
+        """Return the prompt as the model takes it, images and all.
 
         Raises:
             InvalidInputError: As for :meth:`render`, and for an image that cannot be read.
@@ -144,7 +144,7 @@ class ChatFormat:
         )
 
     def encode_answer(self, answer: str) -> list[int]:
-        """Token ids of an assistant's answer that follows the prompt, end of turn included."""
+        """Return the token ids of an answer that follows the prompt, end of turn included."""
         ids: list[int] = self.tokenizer(
             whole_characters(answer), add_special_tokens=False
         ).input_ids
@@ -162,12 +162,12 @@ class ChatFormat:
         return frozenset(marked | set(self.tokenizer.all_special_ids))
 
     def special_id(self, text: str) -> int | None:
-        """The special token that is spelt like this text, if there is one."""
+        """Return the special token that is spelt like this text, if there is one."""
         number = self.tokenizer.get_vocab().get(text)
         return number if number in self.special_ids else None
 
     def added_id(self, text: str) -> int | None:
-        """The one token, special or not, that was added to the vocabulary for this text."""
+        """Return the one token, special or not, that the vocabulary has for this text."""
         number: int | None = self.tokenizer.get_added_vocab().get(text)
         return number
 
@@ -218,7 +218,7 @@ class ChatFormat:
         )
 
     def special_token_mask(self, prompt: MessagesLike | Sequence[int]) -> list[bool]:
-        """Which prompt tokens are not message content.
+        """Tell which prompt tokens are not message content.
 
         Args:
             prompt: Messages, rendered with the generation prompt; or token ids, of which only the
@@ -274,9 +274,11 @@ class ChatFormat:
         )
 
     def _for_template(self, message: Message) -> dict[str, Any]:
-        """The message with its content as parts where it has images, or where only parts are read;
-        and with ids for its calls that Mistral's templates take.
-        """  # noqa: D205
+        """Return the message as this template reads it.
+
+        Its content is parts where it has images, or where only parts are read, and its calls have
+        ids that Mistral's templates take.
+        """
         made = {**message}
         if message.images or (self.vision and self._lists_only):
             made["content"] = [
@@ -309,7 +311,7 @@ class ChatFormat:
         )
 
     def _parts(self, messages: Sequence[Message], text: str) -> list[Segment]:
-        """What each character of the rendered prompt is for."""
+        """Tell what each character of the rendered prompt is for."""
         part: list[Segment] = ["template"] * len(text)
         for start, message, offset, length in self._content_spans(messages, text):
             for begin, segment in segments(message):
@@ -363,7 +365,7 @@ class ChatFormat:
 
 
 def _as_written(content: str, after: str, text: str, position: int) -> str | None:
-    """The content as it stands at a place in the text, which many templates trim."""
+    """Return the content as it stands at a place in the text, which many templates trim."""
     forms = (content, content.strip(), content.rstrip(), content.lstrip(), content.strip("\n"))
     for form in forms:
         if text.startswith(form + after, position):
@@ -383,7 +385,7 @@ def _check_marks(messages: Sequence[Message], marks: Collection[str]) -> None:
 
 
 def _fitting_id(made: str) -> str:
-    """Another maker's id for a call as nine letters and digits."""
+    """Return another maker's id for a call as nine letters and digits."""
     return made if re.fullmatch("[a-zA-Z0-9]{9}", made) else short_id(made)
 
 

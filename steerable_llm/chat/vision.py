@@ -80,7 +80,7 @@ class Vision:
 
 
 def on_device(vision: Mapping[str, Tensor], model: Any, device: torch.device) -> dict[str, Tensor]:
-    """What a model takes beside the tokens, where and as precise as its weights are."""
+    """Return what a model takes beside the tokens, where and as precise as its weights are."""
     return {
         name: value.to(device, model.dtype if value.is_floating_point() else value.dtype)
         for name, value in vision.items()
@@ -88,7 +88,7 @@ def on_device(vision: Mapping[str, Tensor], model: Any, device: torch.device) ->
 
 
 def turns(processor: Any) -> AbstractContextManager[Any]:
-    """What the calls of one model take turns in; nothing where no processor reads images.
+    """Return what the calls of one model take turns in; nothing without a processor.
 
     Some vision-language models keep a prompt's positions on themselves between two tokens, so two
     prompts at once would take each other's.

@@ -17,8 +17,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
+from steerable_llm.chat.message import Message, instructed
 from steerable_llm.chat.phrases import STRICT_INSTRUCTIONS
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.evaluation.set import EvaluationItem
@@ -52,12 +53,11 @@ class Arm:
     contrast: Contrast | None = None
     lora: Lora | None = None
 
-    def messages(self, item: EvaluationItem) -> list[dict[str, Any]]:
+    def messages(self, item: EvaluationItem) -> tuple[Message, ...]:
         """Return the item's prompt as this arm sends it."""
         if self.instruction is None:
-            return item.prompt
-        rest = [message for message in item.prompt if message["role"] != "system"]
-        return [{"role": "system", "content": self.instruction}, *rest]
+            return item.messages
+        return instructed(item.messages, self.instruction)
 
 
 UNSTEERED = Arm("none")

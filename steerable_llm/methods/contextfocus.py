@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pydantic import BaseModel, ConfigDict
 
 from steerable_llm.chat.context import question_alone
+from steerable_llm.chat.message import instructed
 from steerable_llm.errors import PairError
 from steerable_llm.methods.method import Extraction, Grid, Method
 from steerable_llm.methods.states import chosen_layers, prompt_scales, read_states, text_prompt
@@ -60,15 +61,13 @@ def extract_contextfocus(
     layers = chosen_layers(llm, config.layers)
     full, bare = [], []
     for pair in pairs:
-        question = question_alone(pair.prompt)
+        question = question_alone(pair.messages)
         if question is None:
             continue
-        asked = [message for message in question if message["role"] != "system"]
-        bare.append(text_prompt(llm, asked, pair.id))
-        messages = pair.prompt
+        bare.append(text_prompt(llm, instructed(question, None), pair.id))
+        messages = pair.messages
         if config.instruction is not None:
-            rest = [message for message in messages if message["role"] != "system"]
-            messages = [{"role": "system", "content": config.instruction}, *rest]
+            messages = instructed(messages, config.instruction)
         full.append(text_prompt(llm, messages, pair.id))
     if not full:
         raise PairError(

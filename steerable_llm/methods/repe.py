@@ -20,6 +20,7 @@ import torch
 from pydantic import model_validator
 from torch import Tensor
 
+from steerable_llm.chat.message import instructed
 from steerable_llm.errors import AttributionError
 from steerable_llm.methods.aggregation import aggregate
 from steerable_llm.methods.method import Extraction, Grid, Method
@@ -126,9 +127,7 @@ def _coins(number: int, seed: int) -> list[int]:
 
 
 def _instructed(llm: HookedModel, pair: PreferencePair, instruction: str) -> list[int]:
-    rest = [message for message in pair.prompt if message["role"] != "system"]
-    messages = [{"role": "system", "content": instruction}, *rest]
-    return text_prompt(llm, messages, pair.id)
+    return text_prompt(llm, instructed(pair.messages, instruction), pair.id)
 
 
 REPE = Method(

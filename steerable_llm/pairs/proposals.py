@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from steerable_llm.chat.message import Message
+from steerable_llm.chat.message import Message, instructed
 from steerable_llm.chat.phrases import STRICT_INSTRUCTIONS, abstains, normalise
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.files import write_json_lines
@@ -148,8 +148,7 @@ def _ask(
 
     messages = draft.answer.messages
     if instruction is not None:
-        rest = [message for message in messages if message.role != "system"]
-        messages = (Message(role="system", content=instruction), *rest)
+        messages = instructed(messages, instruction)
     return Ask(messages, steering or Steering.none(), context_aware, given.max_new_tokens)
 
 

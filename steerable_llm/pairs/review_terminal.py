@@ -186,7 +186,7 @@ def screen(review: Review, item: ReviewItem, chosen: int) -> Group:
     """Return what is shown of one item: prompt, both answers, progress and keys."""
     prompt = Text()
     for message in item.messages:
-        prompt.append(f"{message.role}: ", "dim").append(visible(message.content.strip()) + "\n")
+        prompt.append(f"{message.role}: ", "dim").append(visible(message.in_words.strip()) + "\n")
     prompt.rstrip()
     option = item.options[chosen]
     bad, good = word_diff(item.bad or "", option.good)

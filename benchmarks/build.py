@@ -27,7 +27,6 @@ import numpy as np
 import torch
 from captum.attr import IntegratedGradients
 from rich.console import Console
-from rich.table import Table
 from sklearn.decomposition import PCA
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
@@ -37,6 +36,8 @@ from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.methods.build import build_vector
 from steerable_llm.methods.grains.attribution import select_tokens
 from steerable_llm.pairs.pair import Pairs, PreferencePair
+from steerable_llm.reports.page import Page
+from steerable_llm.reports.parts import Table, Text, numeric
 from steerable_llm.runtime.hooks import capture_block_outputs
 
 STEPS, K = 5, 3
@@ -312,20 +313,21 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def show(result: dict[str, Any]) -> None:
-    table = Table(
-        title=f"{result['model']}, {result['pairs']} pairs of {result['mean_prompt_tokens']:.0f} "
-        f"prompt and {result['mean_answer_tokens']:.0f} answer tokens, {result['dtype']}",
-        caption=f"{result['device']}, {result['threads']} threads, matrix product "
+    title = (
+        f"{result['model']}, {result['pairs']} pairs of {result['mean_prompt_tokens']:.0f} prompt "
+        f"and {result['mean_answer_tokens']:.0f} answer tokens, {result['dtype']}"
+    )
+    said = (
+        f"{result['device']}, {result['threads']} threads, matrix product "
         f"{result['peak_gflops']:.0f} GFLOP/s, floor {result['floor_gflop']:.0f} GFLOP "
         f"({result['packed_floor_gflop']:.0f} packed); median of {result['repeats']}; "
-        + ", ".join(f"{name} {value}" for name, value in result["versions"].items()),
+        + ", ".join(f"{name} {value}" for name, value in result["versions"].items())
     )
-    for column in (
-        "", "seconds", "x ours", "floor share", "packed floor share", "scores cos", "vectors cos",
-    ):  # fmt: skip
-        table.add_column(column, justify="right" if column else "left")
-    for name, row in result["rows"].items():
-        table.add_row(
+    head = numeric(
+        "seconds", "x ours", "floor share", "packed floor share", "scores cos", "vectors cos"
+    )
+    cells = [
+        [
             name,
             f"{row['seconds']:.2f}",
             f"{row['times_ours']:.2f}",
@@ -333,8 +335,10 @@ def show(result: dict[str, Any]) -> None:
             f"{row['packed_floor_share']:.2f}",
             f"{row['score_cosine']:.6f}",
             f"{row['direction_cosine']:.6f}",
-        )
-    Console().print(table)
+        ]
+        for name, row in result["rows"].items()
+    ]
+    Console().print(Page(title, [Table(["", *head], cells), Text(said)]))
 
 
 def main() -> None:

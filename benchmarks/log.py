@@ -22,11 +22,12 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from steerable_llm.logs.answer_log import AnswerLog
 from steerable_llm.logs.answers import LoggedAnswer, Passage, write_answers
 from steerable_llm.logs.importers import import_files
+from steerable_llm.reports.page import Page
+from steerable_llm.reports.parts import Table, numeric
 
 WORDS = "shop opens tea costs euros river bank page answer document question city".split()
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -115,19 +116,20 @@ def main() -> None:
     if args.json:
         json.dump(found, sys.stdout, indent=2)
         return
-    table = Table(title=f"{args.url or 'SQLite'}, {args.rows:,} answers")
-    for column in ("", "rows", "seconds", "rows/s", "rows/s of processor", "peak MiB"):
-        table.add_column(column, justify="right" if column else "left")
-    for row in found:
-        table.add_row(
+    head = ["", *numeric("rows", "seconds", "rows/s", "rows/s of processor", "peak MiB")]
+    cells = [
+        [
             row["what"],
             f"{row['rows']:,}",
             f"{row['seconds']:,.2f}",
             f"{row['rows_per_s']:,.0f}",
             f"{row['rows_per_cpu_s'] or 0:,.0f}",
             f"{row['peak_mib']:.0f}",
-        )
-    Console().print(table)
+        ]
+        for row in found
+    ]
+    title = f"{args.url or 'SQLite'}, {args.rows:,} answers"
+    Console().print(Page(title, [Table(head, cells)]))
 
 
 if __name__ == "__main__":

@@ -351,7 +351,7 @@ def attribution() -> Page:
     return attribution_page(
         [
             PairAttribution(
-                pair_id="p1",
+                pair_id="answer-0192-4711-of-the-library",
                 token_ids=tuple(range(len(tokens))),
                 tokens=tuple(f" {token}" for token in tokens),
                 segments=("template", *["context"] * 20, *["question"] * (len(tokens) - 21)),

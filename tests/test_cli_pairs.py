@@ -141,7 +141,7 @@ def test_each_mode_has_its_file_and_its_command(steerable: Steerable) -> None:
         (["none.jsonl", "-o", "p.jsonl"], "no answer log none.jsonl"),
         (["log.jsonl", "-o", "p.jsonl", "--judge", "human"], "is no judge"),
         (["log.jsonl", "-o", "p.jsonl", "--reason", "odd"], "is no reason"),
-        (["log.jsonl", "-o", "p.jsonl", "--report", "r.txt"], "cannot save a report"),
+        (["log.jsonl", "-o", "p.jsonl", "--report", "r.txt"], "cannot save a report on pairs"),
         (["log.jsonl", "-o", "p.jsonl", "--max-refusals", "2"], "refusal_share is 2"),
         (["log.jsonl", "-o", "p.jsonl", "--vector", "v"], "--vector only goes with"),
         (

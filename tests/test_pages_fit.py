@@ -32,6 +32,12 @@ def test_no_line_is_longer_than_80_columns_and_no_word_is_cut(name: str) -> None
     assert not [word for word in cut if cell_len(word) <= 80], cut
 
 
+def test_the_title_of_a_heatmap_is_shown_whole() -> None:
+    text = shown(PAGES["attribution"](), 80)
+    assert "answer-0192-4711-of-the-library" in text
+    assert "completeness error 7 %" in " ".join(text.replace("│", " ").split())
+
+
 class Balanced(HTMLParser):
     """Reads a page whose every tag must close where it may."""
 

@@ -102,7 +102,9 @@ def make(
     ] = None,
     model: Model = "demo",
     revision: Revision = None,
-    report: Annotated[Path | None, typer.Option(help="Report to write, .md or .json.")] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Report to write (.md, .html or .json).")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Make pairs from a log of answers.
@@ -117,6 +119,7 @@ def make(
     from steerable_llm.pairs.judge import judge_named
     from steerable_llm.pairs.proposals import write_proposals
     from steerable_llm.pairs.scrub import Scrubber
+    from steerable_llm.reports.page import check_suffix
 
     chosen = None if judge == "none" else judge_named(judge, judge_model)
     proposing = propose is not None or accept_proposals
@@ -126,8 +129,8 @@ def make(
         )
     if vector is not None and not proposing:
         raise InvalidInputError("--vector only goes with --propose or --accept-proposals")
-    if report is not None and report.suffix not in (".md", ".json"):
-        raise InvalidInputError(f"cannot save a report as {report.name!r}; use .md or .json")
+    if report is not None:
+        check_suffix(report, "a report on pairs")
     filters = FilterSettings(grounded_at, max_length_ratio, max_refusals, duplicate_at)
     drafts = _drafts(log, reason)
     embedder = _embedder()

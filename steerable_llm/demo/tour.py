@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from rich.console import Console
+from rich.padding import Padding
 from rich.panel import Panel
 from rich.text import Text
 
@@ -135,9 +136,10 @@ def run_tour(
     with steps.step("Load the bundled model"):
         llm = SteerableHFLLM.demo()
         count = sum(parameter.numel() for parameter in llm.model.parameters())
-        console.print(
-            f"   {count / 1e6:.1f} million parameters, {len(llm.blocks)} blocks: an exhibit of the "
-            "faults that steering mends, not an assistant."
+        _say(
+            console,
+            f"{count / 1e6:.1f} million parameters, {len(llm.blocks)} blocks: an exhibit of the "
+            "faults that steering mends, not an assistant.",
         )
     with steps.step(f"Pick {pairs} pairs from the log of its answers"):
         log = demo.answer_log()
@@ -145,7 +147,7 @@ def run_tour(
         files[chosen.to_jsonl(folder / "pairs.jsonl")] = "the pairs"
     with steps.step("Find the tokens that decide, and build a vector from them (GrAInS)"):
         built = _build(console, llm, chosen)
-        console.print("   The same pair, every token coloured by what it speaks for:")
+        _say(console, "The same pair, every token coloured by what it speaks for:")
         console.print(Page("", attribution_page(built.attributions[:1]).parts))
         page = write_whole(
             folder / "attribution.html", attribution_page(built.attributions).to_html()
@@ -181,14 +183,19 @@ def run_tour(
     return TourResult(seconds, report, tuple(answers), files)
 
 
+def _say(console: Console, words: str, style: str = "") -> None:
+    """Print a sentence under the heading of its step."""
+    console.print(Padding(Text(words, style), (0, 0, 0, 3)))
+
+
 def _pick(console: Console, log: list[LoggedAnswer], count: int) -> Pairs:
     """Shows what is in the log and takes a sample of its pairs."""
     reasons = Counter(entry.reason for entry in log if entry.reason)
     counted = ", ".join(f"{number} {reason}" for reason, number in reasons.most_common())
-    console.print(f"   {len(log)} logged answers; bad ones: {counted}.")
+    _say(console, f"{len(log)} logged answers; bad ones: {counted}.")
     every = demo.pairs(NAME)
     chosen = every.sample(min(count, len(every)), seed=0)
-    console.print(f"   {len(every)} pairs about {NAME}, {len(chosen)} of them are used. One:")
+    _say(console, f"{len(every)} pairs about {NAME}, {len(chosen)} of them are used. One:")
     pair = chosen[0]
     body = Text(pair.prompt[-1]["content"])
     body.append(f"\n\ngood: {pair.good}", style="green")
@@ -203,7 +210,7 @@ def _build(console: Console, llm: SteerableHFLLM, chosen: Pairs) -> Built:
         warnings.simplefilter("always", UserWarning)
         built = build(llm, chosen, name=NAME, progress=console.is_terminal, **BUILD)
     for warning in caught:
-        console.print(f"   note: {warning.message}", style="yellow", markup=False)
+        _say(console, f"note: {warning.message}", "yellow")
     return built
 
 
@@ -221,10 +228,10 @@ def _calibrate(
     )
     chosen = calibrated.calibration
     if chosen is not None:
-        console.print(
-            f"   strength {chosen.strength:+g} of the hidden state's length, scope {chosen.scope}. "
+        _say(
+            console,
+            f"strength {chosen.strength:+g} of the hidden state's length, scope {chosen.scope}. "
             f"{chosen.note}",
-            markup=False,
         )
     return calibrated
 
@@ -279,8 +286,8 @@ def _case(llm: SteerableHFLLM) -> tuple[dict[str, str], str]:
 
 def _show(console: Console, both: list[SteppedAnswer]) -> None:
     """Print the passages, and the unsteered and the steered answer side by side."""
-    console.print(f"   Question: {both[0].question}", markup=False)
+    _say(console, f"Question: {both[0].question}")
     for i, passage in enumerate(both[0].passages, start=1):
-        console.print(f"   [{i}] {passage}", markup=False)
+        _say(console, f"[{i}] {passage}")
     head = [f"step '{answer.step}'" for answer in both]
     console.print(Page("", [Table(head, [[answer.text for answer in both]])]))

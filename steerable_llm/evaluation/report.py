@@ -449,7 +449,7 @@ class Report(BaseModel):
 
 _FEW: Head = ("arm", *numeric("success [95 %]", "change, points", "worse"))
 _BESIDE: Head = ("category", "arm", *numeric("f > 0", "abstains", "KL/token"))
-_CHANGE = ("category", "prompt (its end)", "before", "after")
+_CHANGE = ("category", "prompt", "before", "after")
 _HEAD: Head = (
     "arm",
     *numeric(

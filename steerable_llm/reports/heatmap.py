@@ -74,9 +74,9 @@ def heatmap(prompt: TokenScores) -> Rendered:
 LEGEND = Rendered(
     html=(
         '<p class="legend">'
-        '<span><i class="token for" style="--s:1">+</i> speaks for the good answer</span>'
-        '<span><i class="token against" style="--s:1">&minus;</i> speaks against it</span>'
-        '<span><i class="token picked">w<sup>±</sup></i> selected</span>'
+        '<span><i class="token for" style="--s:1">+</i> speaks for the good answer</span> '
+        '<span><i class="token against" style="--s:1">&minus;</i> speaks against it</span> '
+        '<span><i class="token picked">w<sup>±</sup></i> selected</span> '
         "<span>Point at a token to see its score (in nats).</span></p>"
     ),
     terminal=Styled(
@@ -108,7 +108,8 @@ def _terminal(prompt: TokenScores) -> RenderableType:
         body.append(shown, f"{style} bold underline" if sign else style)
         body.append(sign, "bold")
     beside = [Styled(f"{name}: {visible(text)}") for name, text in prompt.beside.items()]
-    return Panel(Group(body, Styled(), *beside), title=Styled(visible(prompt.title)))
+    # Not as the panel's title, which would be cut where it does not fit.
+    return Panel(Group(Styled(visible(prompt.title), "bold"), body, Styled(), *beside))
 
 
 def _html(prompt: TokenScores) -> str:

@@ -187,7 +187,7 @@ class BenchmarkReport(BaseModel):
         if self.regressions:
             parts.append(
                 Table(
-                    ["", "group", "question (its end)", "unsteered", "steered", "by"],
+                    ["", "group", "question", "unsteered", "steered", "by"],
                     [
                         [a.id, a.group, Ending(a.question), b.answer, a.answer, a.arm]
                         for b, a in self.regressions

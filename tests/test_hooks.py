@@ -151,6 +151,24 @@ def test_a_finished_row_is_neither_changed_nor_counted():
     assert [plan.steered_tokens(row, plan.steerings[row].terms[0]) for row in range(2)] == [3, 4]
 
 
+def test_a_fork_of_a_plan_goes_on_by_itself():
+    model, plan = Stack(), plan_for(steered(0), steered(0, scope="generated"))
+    with steering_hooks(model.layers, plan):
+        model(torch.zeros(2, 3, WIDTH))
+    fork = plan.fork()
+    fork.finish(0)
+    with steering_hooks(model.layers, fork):
+        model(torch.zeros(2, 1, WIDTH))
+
+    def counts(of):
+        return [of.steered_tokens(row, of.steerings[row].terms[0]) for row in range(2)]
+
+    assert (counts(plan), counts(fork)) == ([3, 1], [3, 2])
+    with steering_hooks(model.layers, plan):
+        model(torch.zeros(2, 1, WIDTH))
+    assert counts(plan) == [4, 2]
+
+
 def test_strength_zero_registers_nothing():
     model = Stack()
     with steering_hooks(model.layers, plan_for(steered(0, strength=0.0), Steering.none())):

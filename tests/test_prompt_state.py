@@ -6,11 +6,15 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import GROUPED
 from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from steerable_llm.answer.llm import SteerableHFLLM
+from steerable_llm.answer.request import GenerationRequest
 from steerable_llm.errors import SteeringNotAppliedError
-from steerable_llm.runtime.forward import run_prompts
+from steerable_llm.runtime.decoding import forced_logits
+from steerable_llm.runtime.forward import padded, run_prompts
 from steerable_llm.vector.steering import Steering
 from steerable_llm.vector.vector import SteeringVector
 
@@ -91,3 +95,35 @@ def test_a_steering_that_reaches_no_block_raises(tiny_llm: SteerableHFLLM) -> No
     prompt = tiny_llm.encode(QUESTIONS[0])
     with pytest.raises(SteeringNotAppliedError):
         run_prompts(strangers, [prompt], [steering])
+
+
+RECURRENT: dict[str, dict[str, Any]] = {
+    "mamba": {"hidden_size": 32, "num_hidden_layers": 3, "state_size": 8},
+    "lfm2": {**GROUPED, "layer_types": ["conv", "full_attention", "conv"]},
+}
+
+
+@pytest.mark.parametrize("family", RECURRENT)
+def test_families_with_a_recurrent_state_are_read_as_they_read_themselves(
+    family: str, tiny_tokenizer: Any
+) -> None:
+    ids = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    config = AutoConfig.for_model(
+        family, **RECURRENT[family], vocab_size=len(tiny_tokenizer), **ids
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    llm = SteerableHFLLM(model, tiny_tokenizer, model_id=family)
+    prompts = [llm.encode(QUESTIONS[row % 2]) for row in range(4)]
+    shared = run_prompts(llm, prompts, [Steering.none()] * 4)
+    more = [[9, 10, 11, 12]] * 4
+    with torch.no_grad():
+        for prompt, found in zip(prompts, forced_logits(shared, more), strict=True):
+            whole = llm.model(torch.tensor([[*prompt, *more[0][:-1]]])).logits[0, -4:]
+            torch.testing.assert_close(found, whole, rtol=1e-3, atol=1e-3)
+    inputs, mask = padded(prompts[:2], "left")
+    expected = llm.model.generate(inputs, attention_mask=mask, max_new_tokens=6, do_sample=False)
+    answers = llm.generate_batch([GenerationRequest(q, max_new_tokens=6) for q in QUESTIONS])
+    for answer, tokens in zip(answers, expected[:, inputs.shape[1] :].tolist(), strict=True):
+        assert tokens[: len(answer.token_ids)] == list(answer.token_ids)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
+from transformers import Cache, DynamicCache
 
 from steerable_llm.chat.vision import on_device
 from steerable_llm.runtime.hooks import capture_site, steering_hooks
@@ -164,6 +165,11 @@ class Stream:
             self._carried["position_ids"] = self._model._prepare_position_ids_for_generation(
                 self._whole, self._carried
             )
+        if self._model._supports_default_dynamic_cache():
+            # By the name under which the model takes it; not every model hands its own back.
+            name = "cache_params" if takes(self._model, "cache_params") else "past_key_values"
+            text = self._model.config.get_text_config(decoder=True)
+            self._carried[name] = DynamicCache(config=text)
         if bool(mask.all()):  # nothing is padded, and attention is faster without a mask
             self._carried["attention_mask"] = None
         keep = {"logits_to_keep": 1} if takes(self._model, "logits_to_keep") else {}
@@ -174,17 +180,24 @@ class Stream:
         """How many prompts there are."""
         return len(self._whole)
 
+    @property
+    def _caches(self) -> list[Cache]:
+        return [each for each in self._carried.values() if isinstance(each, Cache)]
+
     def fork(self) -> Self:
         """Return a stream that goes on from here by itself, with a cache of its own."""
         twin = copy.copy(self)
-        twin._left = copy.deepcopy(self._left)
-        twin._carried = dict(self._carried)
+        # Together, as both may hold the cache.
+        twin._left, twin._carried = copy.deepcopy((self._left, self._carried))
         twin.plan = self.plan.fork()
         return twin
 
     def feed(self, ids: Tensor) -> Tensor:
         """Feed tokens `[B, A]` and return float32 logits `[B, A, V]`, each for the next one."""
         new = ids.shape[1]
+        # Some families take no more than one token on top of a recurrent state.
+        if new > 1 and any(hasattr(x, "recurrent_states") for c in self._caches for x in c.layers):
+            return torch.cat([self.feed(column) for column in torch.split(ids, 1, dim=1)], dim=1)
         self._whole = torch.cat([self._whole, ids.to(self._whole.device)], dim=1)
         self._carried = self._model._update_model_kwargs_for_generation(
             self._left, self._carried, num_new_tokens=new
@@ -202,7 +215,8 @@ class Stream:
     def spread(self, rows: Sequence[int], steerings: Sequence[Steering]) -> None:
         """Let every row go on from one of the prompts, each with a steering of its own."""
         index = torch.tensor(rows, device=self._whole.device)
-        self._left.past_key_values.batch_select_indices(index)
+        for cache in self._caches:
+            cache.reorder_cache(index)  # type: ignore[arg-type]
         self._whole = self._whole[index]
         self._carried = {
             name: value[index] if isinstance(value, Tensor) else value
@@ -252,6 +266,7 @@ def run_prompts(
         and len(distinct) < len(prompts)
         and min(map(len, prompts)) > 1
         and scopes <= {"generated", "last_prompt"}
+        and llm.model._supports_default_dynamic_cache()
     ):
         ids, mask = padded([prompt[:-1] for prompt in distinct], "left")
         stream = Stream(llm, ids, mask, SteeringPlan([], mask[:0], last_prompt=-1))

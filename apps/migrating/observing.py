@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 #: Seconds after which a stream that must fail, and did not, is said to wait.
-PATIENCE = 1.0
+PATIENCE = 3.0
 
 
 @dataclass(frozen=True)

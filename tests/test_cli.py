@@ -267,6 +267,8 @@ def test_evaluate_takes_a_lora_or_a_decoding_method_in_place_of_a_vector(
     found = steerable.json(*arguments, "--report", "cad.md")
     assert (found["arm"], found["vector"]) == ("cad=0.5", "cad=0.5")
     assert "cad=0.5 against" in Path("cad.md").read_text(encoding="utf-8")
+    matrix = steerable.json("transfer", "mine", "--test", questions_file, *model)
+    assert list(matrix["vectors"]) == ["mine"]
     assert "--keep writes into a vector file" in steerable.error(*arguments, "--keep")
     leak = steerable.error("evaluate", "mine", questions_file, "--against", "magic", *model)
     assert "choose from none, prompt" in leak

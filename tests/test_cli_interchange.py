@@ -72,13 +72,13 @@ def test_what_is_no_vector_is_refused(steerable):
         assert "file 'none.safetensors' does not exist" in steerable.stderr
 
 
-def test_an_adapter_in_the_place_of_a_vector_is_told_from_another_folder(steerable):
-    Path("adapter").mkdir()
-    assert steerable("inspect", "adapter", code=2) == ""
-    assert "'adapter' is a folder, not a vector file" in steerable.stderr
-    Path("adapter/adapter_config.json").write_text("{}")
-    assert steerable("inspect", "adapter", code=2) == ""
-    assert "holds a LoRA adapter, which is no vector" in steerable.stderr
+def test_a_lora_in_the_place_of_a_vector_is_told_from_another_folder(steerable):
+    Path("lora").mkdir()
+    assert steerable("inspect", "lora", code=2) == ""
+    assert "'lora' is a folder, not a vector file" in steerable.stderr
+    Path("lora/adapter_config.json").write_text("{}")
+    assert steerable("inspect", "lora", code=2) == ""
+    assert "holds a LoRA, which is no vector" in steerable.stderr
 
 
 def test_import_makes_a_vector_that_says_what_is_unknown(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -77,6 +78,26 @@ def report() -> Report:
 
 def test_json_round_trip_is_exact(report: Report) -> None:
     assert Report.from_json(report.to_json()) == report
+
+
+def test_reports_of_0_1_are_read(report: Report) -> None:
+    data = json.loads(report.to_json())
+    for new in ("arm", "held_out"):
+        del data[new]
+    note = (
+        "steers + (the vector as built); best of 24 settings on dev (sha256 0123456789ab, 40 "
+        "prompts): success 50.0 % to 90.0 %; capability was not measured"
+    )
+    data["calibration"] = {
+        "strength": 0.08, "layers": None, "scope": "generated", "unit": "relative",
+        "renormalise": True, "note": note,
+    }  # fmt: skip
+    old = Report.from_json(json.dumps(data))
+    assert (old.arm, old.held_out) == ("steered", ())
+    assert old.rows == report.rows
+    assert old.calibration is not None
+    assert old.calibration.choice is not None
+    assert old.calibration.choice.dev.digest == "0123456789ab"
 
 
 @pytest.mark.parametrize(

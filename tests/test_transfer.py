@@ -15,6 +15,8 @@ from steerable_llm.evaluation.evaluate import evaluate
 from steerable_llm.evaluation.set import EvaluationSet
 from steerable_llm.evaluation.transfer import Transfer, transfer
 from steerable_llm.vector.calibration import Calibration
+from steerable_llm.vector.provenance import Provenance
+from steerable_llm.vector.seen import hashes_of
 from steerable_llm.vector.vector import SteeringVector
 
 
@@ -82,6 +84,14 @@ def test_only_the_categories_that_are_asked_for_run(
         llm, vectors[:1], sets, categories={"good": ["gold"]}, max_new_tokens=4, progress=False
     )
     assert found.categories == ("good/gold", "bad/conflict")
+
+
+def test_prompts_that_a_vector_has_seen_are_refused(
+    llm: SteerableHFLLM, vectors: Any, sets: Any
+) -> None:
+    seen = replace(vectors[1], provenance=Provenance(seen=hashes_of(llm, sets[1][3:4])))
+    with pytest.raises(InvalidInputError, match=r"^1 of the 28 prompts of 'good' .* the build of"):
+        transfer(llm, [vectors[0], seen], sets, progress=False)
 
 
 def test_what_cannot_be_compared_is_refused(llm: SteerableHFLLM, vectors: Any, sets: Any) -> None:

@@ -15,6 +15,7 @@ from steerable_llm.cli.options import (
     Model,
     Revision,
     load_model,
+    load_vector,
     print_json,
     print_page,
     vectors_there,
@@ -89,14 +90,14 @@ def transfer(
 ) -> None:
     """Measure what vectors do to other behaviours than their own.
 
-    VECTORS are calibrated vector files, or vectors on the Hub. Each is run on every evaluation set;
-    the matrix tells the change of success against the unsteered model, with intervals.
+    VECTORS are calibrated vector files, vectors on the Hub, or folders of LoRAs. Each is run on
+    every evaluation set; the matrix tells the change of success against the unsteered model, with
+    intervals.
     """
     from steerable_llm.evaluation.set import EvaluationSet
     from steerable_llm.evaluation.transfer import transfer as run
     from steerable_llm.files import check_writable
     from steerable_llm.reports.page import check_suffix
-    from steerable_llm.vector.vector import SteeringVector
 
     for path in report or []:
         check_suffix(path, "a transfer matrix")
@@ -105,7 +106,7 @@ def transfer(
     if sample is not None:
         sets = [items.sample(sample, seed) for items in sets]
     llm = load_model(model, revision)
-    loaded = [SteeringVector.load(path, model=llm) for path in vectors]
+    loaded = [load_vector(path, llm, False) for path in vectors]
     found = run(
         llm,
         loaded,

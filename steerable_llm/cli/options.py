@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from steerable_llm.evaluation.arms import Subject
     from steerable_llm.logs.answer_log import AnswerLog
     from steerable_llm.reports.page import Page
+    from steerable_llm.runtime.lora import Lora
     from steerable_llm.vector.vector import SteeringVector
 
 InFile = typer.Argument(exists=True, dir_okay=False)
@@ -39,8 +40,8 @@ def _there(vector: Path) -> Path:
 
 
 def vectors_there(vectors: list[Path] | None) -> list[Path] | None:
-    """The same for several vectors, in an argument or an option."""
-    return None if vectors is None else [_there(vector) for vector in vectors]
+    """The same for several vectors or LoRAs, in an argument or an option."""
+    return None if vectors is None else [v if _is_lora(v) else _there(v) for v in vectors]
 
 
 def _subject_there(subject: Path) -> Path:
@@ -53,9 +54,11 @@ def _is_lora(subject: Path) -> bool:
 
 
 def _is_named(subject: str) -> bool:
+    if Path(subject).exists() or is_on_hub(subject):
+        return False
     from steerable_llm.evaluation.arms import ARMS
 
-    return subject.partition("=")[0] in ARMS and not Path(subject).exists()
+    return subject.partition("=")[0] in ARMS
 
 
 def load_subject(subject: Path | str, llm: SteerableHFLLM, force: bool) -> Subject:
@@ -64,14 +67,21 @@ def load_subject(subject: Path | str, llm: SteerableHFLLM, force: bool) -> Subje
     Raises:
         SteerableError: It cannot be read, or belongs to another model.
     """
+    return str(subject) if _is_named(str(subject)) else load_vector(subject, llm, force)
+
+
+def load_vector(file: Path | str, llm: SteerableHFLLM, force: bool) -> SteeringVector | Lora:
+    """Read a vector file, or the folder of a LoRA.
+
+    Raises:
+        SteerableError: It cannot be read, or belongs to another model.
+    """
     from steerable_llm.runtime.lora import Lora
     from steerable_llm.vector.vector import SteeringVector
 
-    if _is_lora(Path(subject)):
-        return Lora.load(subject, llm)
-    if _is_named(str(subject)):
-        return str(subject)
-    return SteeringVector.load(subject, model=llm, force=force)
+    if _is_lora(Path(file)):
+        return Lora.load(file, llm)
+    return SteeringVector.load(file, model=llm, force=force)
 
 
 def load_against(

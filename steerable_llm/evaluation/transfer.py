@@ -28,6 +28,7 @@ from steerable_llm.reports.figures import Mark, matrix_figure
 from steerable_llm.reports.page import Page
 from steerable_llm.reports.parts import Code, Heading, Part, Picture, Table, Text, numeric
 from steerable_llm.runtime.hooked_model import HookedModel
+from steerable_llm.runtime.lora import Lora
 from steerable_llm.vector.vector import SteeringVector
 
 
@@ -141,7 +142,7 @@ class Transfer(BaseModel):
 
 def transfer(
     llm: HookedModel,
-    vectors: Sequence[SteeringVector],
+    vectors: Sequence[SteeringVector | Lora],
     sets: Sequence[EvaluationSet],
     *,
     categories: Mapping[str, Sequence[str]] | None = None,
@@ -152,7 +153,7 @@ def transfer(
 
     Args:
         llm: The model.
-        vectors: Calibrated, with different names.
+        vectors: Calibrated vectors, or LoRAs, with different names.
         sets: Prompts of the behaviours, with different names, that no build and no calibration has
             seen.
         categories: Per set's name the categories to run; all of a set that is not named.

@@ -1,1 +1,1 @@
-"""Pages, figures and heatmaps."""
+"""Reports: pages of parts, their renderers, how numbers are said, figures and heatmaps."""

@@ -270,7 +270,7 @@ def test_a_result_gets_the_name_of_the_tool_that_was_called():
         {"role": "tool", "tool_call_id": "2", "content": "13"},
         {"role": "tool", "tool_call_id": "1", "content": "14", "name": "other"},
     ]
-    assert [message.get("name") for message in as_messages(history)] == [
+    assert [message.name for message in as_messages(history)] == [
         None, "multiply", None, "other"
     ]  # fmt: skip
     assert "name" not in history[1]

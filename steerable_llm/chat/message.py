@@ -308,10 +308,6 @@ class Message(BaseModel):
         """Return what a chat template reads under a name."""
         return self._template[key]
 
-    def get(self, key: str, default: Any = None) -> Any:
-        """Return what a chat template reads under a name, or else the default."""
-        return self._template.get(key, default)
-
 
 MessagesLike: TypeAlias = str | Sequence[Mapping[str, Any] | Message]
 """A question, or messages in OpenAI's form or that of chat templates."""

@@ -78,6 +78,21 @@ def test_with_a_target_the_other_categories_of_dev_may_not_be_lost(llm: Steerabl
         quick(llm, vector, kept, target="conflicts")
 
 
+def test_a_second_calibration_remembers_what_the_first_looked_at(llm: SteerableHFLLM) -> None:
+    first, second = questions(llm, 8), questions(llm, 8, seed=7)
+    once = quick(llm, planted_vector(llm), first, controls=False).vector.calibration
+    assert once is not None
+    vector = replace(planted_vector(llm), calibration=once)
+    twice = quick(llm, vector, second, controls=False).vector.calibration
+    assert twice is not None
+    assert [used.seen for used in twice.earlier] == [once.used[0].seen]
+    again = quick(
+        llm, replace(vector, calibration=twice), second, controls=False
+    ).vector.calibration
+    assert again is not None
+    assert again.earlier == twice.earlier
+
+
 def test_a_vector_of_another_model_needs_force(llm: SteerableHFLLM) -> None:
     stranger = llm.fingerprint.model_copy(update={"weights_hash": "0" * 64})
     foreign = replace(planted_vector(llm), fingerprint=stranger)

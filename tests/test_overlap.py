@@ -97,6 +97,21 @@ def test_a_file_without_hashes_is_told_from_whole_sets_only_and_says_so(
     assert all("is not proven" in line for line in told)
 
 
+def test_what_an_earlier_calibration_looked_at_stays_looked_at(
+    tiny_llm: Any, vector: SteeringVector
+) -> None:
+    before = DataUsed("first", DEV.digest, 10, seen=hashes_of(tiny_llm, DEV))
+    again = DataUsed("second", KEPT.digest, 5, seen=hashes_of(tiny_llm, KEPT))
+    choice = Choice(again, 0.5, 0.9, 24)
+    new = vector.with_calibration(Calibration(0.1, choice=choice, earlier=(before,)))
+    for items_, name in ((DEV[3:4], "first"), (KEPT[:1], "second")):
+        with pytest.raises(InvalidInputError, match=f"the calibration of '.*' on '{name}' saw"):
+            overlap([HeldOut.of(tiny_llm, items_)], past_of(new))
+    read = Calibration.from_record(new.calibration.record())
+    assert read == new.calibration
+    assert "seen" not in str(read.shown()["earlier"][0]["seen"] or "")
+
+
 def test_hashes_of_another_template_prove_nothing(tiny_llm: Any, vector: SteeringVector) -> None:
     other = vector.fingerprint.model_copy(update={"template_hash": "0" * 64})
     elsewhere = replace(vector, fingerprint=other)
@@ -108,5 +123,7 @@ def test_a_vector_of_0_1_is_not_proven_on_the_set_it_was_calibrated_on() -> None
     llm = SteerableHFLLM.demo()
     vector = SteeringVector.load(VECTORS / "demo-faithfulness.safetensors", llm)
     dev = demo.evaluation_set("faithfulness", "dev").category("conflict")
-    with pytest.raises(InvalidInputError, match="calibration of 'demo-faithfulness' saw"):
+    with pytest.raises(
+        InvalidInputError, match="the calibration of 'demo-faithfulness' on 'faithfulness' saw"
+    ):
         evaluate(llm, vector, dev, progress=False)

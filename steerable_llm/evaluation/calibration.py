@@ -199,6 +199,7 @@ def sweep(
         raise InvalidInputError("there is no vector to calibrate; give at least one")
     if isinstance(dev, Pairs):
         dev = EvaluationSet.from_pairs("dev", dev, phrases=True)
+    before = {name: v.calibration.used for name, v in named.items() if v.calibration is not None}
     named = {name: vector.with_calibration(None) for name, vector in named.items()}
     for vector in named.values():
         check_fits(vector, llm, settings.force)
@@ -236,8 +237,10 @@ def sweep(
         places = range(start, len(bench.arms))
         tried.update(bench.run(places, bench.everything, "control"))
     unsteered = bench.run([0], bench.everything, "unsteered")[0]
+    made = _calibration(bench, dev, best, chosen, number)
+    earlier = tuple(used for used in before.get(chosen.arm, ()) if used not in made.used)
     return Sweep(
-        vector=named[chosen.arm].with_calibration(_calibration(bench, dev, best, chosen, number)),
+        vector=named[chosen.arm].with_calibration(replace(made, earlier=earlier)),
         best=chosen,
         rows=tuple(tried.values()),
         unsteered=chosen.unsteered,

@@ -104,12 +104,8 @@ def past_of(made: HasPast) -> tuple[Saw, ...]:
         )
     ]
     calibration: Calibration | None = getattr(made, "calibration", None)
-    if calibration is not None and calibration.choice is not None:
-        dev, kept = calibration.choice.dev, calibration.choice.capability
-        found.append(_looked_at(f"the calibration of {name!r}", dev, template))
-        if kept is not None:
-            what = f"the calibration of {name!r} (its capability set)"
-            found.append(_looked_at(what, kept, template))
+    for used in () if calibration is None else calibration.used:
+        found.append(_looked_at(f"the calibration of {name!r} on {used.name!r}", used, template))
     return tuple(found)
 
 

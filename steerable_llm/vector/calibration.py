@@ -117,6 +117,8 @@ class Calibration:
         choice: What it was chosen by on dev data; None where dev data played no part. It stays
             when the strength is then changed by hand: those prompts have been looked at.
         remark: What whoever set or changed it by hand has to say. Nothing reads it.
+        earlier: What calibrations before this one looked at: their choice is gone, and still those
+            prompts have been looked at.
     """
 
     strength: float
@@ -126,6 +128,15 @@ class Calibration:
     renormalise: bool = True
     choice: Choice | None = None
     remark: str = ""
+    earlier: tuple[DataUsed, ...] = ()
+
+    @property
+    def used(self) -> tuple[DataUsed, ...]:
+        """Every set of prompts that this calibration and those before it looked at."""
+        if self.choice is None:
+            return self.earlier
+        kept = () if self.choice.capability is None else (self.choice.capability,)
+        return tuple(dict.fromkeys((self.choice.dev, *kept, *self.earlier)))
 
     @property
     def sign(self) -> str:
@@ -161,22 +172,22 @@ class Calibration:
     def record(self) -> dict[str, Any]:
         """Return plain JSON values, as files keep them, with `note` for people."""
         facts: dict[str, Any] = _CALIBRATION.dump_python(self, mode="json")
-        for name in ("choice", "remark"):
+        for name in ("choice", "remark", "earlier"):
             if not facts[name]:
                 del facts[name]
         return {**facts, "note": self.note}
 
     def shown(self) -> dict[str, Any]:
         """Return the record for people: without the hashes of prompts."""
-        if self.choice is None:
-            return self.record()
-        dev, capability = self.choice.dev, self.choice.capability
-        choice = replace(
-            self.choice,
-            dev=replace(dev, seen=None),
-            capability=None if capability is None else replace(capability, seen=None),
-        )
-        return replace(self, choice=choice).record()
+
+        def bare(used: DataUsed) -> DataUsed:
+            return replace(used, seen=None)
+
+        choice = self.choice
+        if choice is not None:
+            kept = None if choice.capability is None else bare(choice.capability)
+            choice = replace(choice, dev=bare(choice.dev), capability=kept)
+        return replace(self, choice=choice, earlier=tuple(map(bare, self.earlier))).record()
 
 
 _CALIBRATION = TypeAdapter(Calibration)

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from steerable_llm.errors import AttributionError, InvalidInputError, PairError
+from steerable_llm.errors import AttributionError, InvalidInputError, PairError, first_problem
 from steerable_llm.methods import METHODS
 from steerable_llm.methods.agreement import agreement_of
 from steerable_llm.methods.grains.attribution import PairAttribution
@@ -160,9 +160,7 @@ def validated(method: str, config: type[Config], given: dict[str, Any]) -> Confi
     try:
         return config.model_validate(given)
     except ValidationError as error:
-        problem = error.errors()[0]
-        place = ".".join(map(str, problem["loc"]))
         raise InvalidInputError(
-            f"setting {place!r} of method {method!r} is not valid: {problem['msg']}; it has "
+            f"a setting of method {method!r} is not valid: {first_problem(error)}; it has "
             f"{', '.join(config.model_fields)}"
         ) from error

@@ -9,8 +9,6 @@ Applied at one layer by plain addition, `h' = h + s * v_l`, without bringing the
 length. Which layer, and how strongly, is chosen on dev data.
 """
 
-from collections.abc import Callable
-
 from steerable_llm.methods.method import Extraction, Grid, Method
 from steerable_llm.methods.states import (
     ANSWER_PLACES,
@@ -20,6 +18,7 @@ from steerable_llm.methods.states import (
     prompt_scales,
 )
 from steerable_llm.pairs.pair import Pairs
+from steerable_llm.progress import Advance
 from steerable_llm.runtime.hooked_model import HookedModel
 from steerable_llm.vector.provenance import Deltas, Provenance
 from steerable_llm.vector.steering import Application
@@ -33,21 +32,9 @@ def extract_caa(
     llm: HookedModel,
     pairs: Pairs,
     config: CaaConfig,
-    progress: Callable[[int], object] | None = None,
+    progress: Advance | None = None,
 ) -> Extraction:
-    """Build the mean difference of every layer.
-
-    Args:
-        llm: The model.
-        pairs: With good and bad answers.
-        config: The settings.
-        progress: Called with the number of pairs that are done.
-
-    Raises:
-        PairError: A pair without a bad answer, or with images.
-        PromptTooLongError: Prompt and answer do not fit the context window.
-        InvalidInputError: A layer the model does not have.
-    """
+    """Build the mean difference of every layer."""
     layers = chosen_layers(llm, config.layers)
     good, bad = answer_states(llm, pairs, config.answer_tokens, progress=progress)
     deltas = good - bad

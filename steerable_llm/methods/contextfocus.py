@@ -9,8 +9,6 @@ The answers play no part, so logs without bad answers can be used. Applied at on
 addition with strength 2 on the vector as it is, `h' = h + 2 v_l`.
 """
 
-from collections.abc import Callable
-
 from pydantic import BaseModel, ConfigDict
 
 from steerable_llm.chat.context import question_alone
@@ -19,6 +17,7 @@ from steerable_llm.errors import PairError
 from steerable_llm.methods.method import Extraction, Grid, Method
 from steerable_llm.methods.states import chosen_layers, prompt_scales, read_states, text_prompt
 from steerable_llm.pairs.pair import Pairs
+from steerable_llm.progress import Advance
 from steerable_llm.runtime.hooked_model import HookedModel
 from steerable_llm.vector.provenance import Deltas, Provenance
 from steerable_llm.vector.steering import Application
@@ -44,19 +43,12 @@ def extract_contextfocus(
     llm: HookedModel,
     pairs: Pairs,
     config: ContextFocusConfig,
-    progress: Callable[[int], object] | None = None,
+    progress: Advance | None = None,
 ) -> Extraction:
     """Build the mean difference between prompts with and without their context.
 
-    Args:
-        llm: The model.
-        pairs: Those whose prompt has a context beside its question are used.
-        config: The settings.
-        progress: Called with the number of pairs that are done.
-
     Raises:
-        PairError: No prompt has a context beside a question, or one has images.
-        InvalidInputError: A layer the model does not have.
+        PairError: No prompt has a context beside its question, or one has images.
     """
     layers = chosen_layers(llm, config.layers)
     full, bare = [], []

@@ -13,8 +13,6 @@ which pushes up to twice as hard where the state points away from the direction,
 length. The component is oriented so that the mean difference projects on it positively.
 """
 
-from collections.abc import Callable
-
 from steerable_llm.methods.aggregation import aggregate
 from steerable_llm.methods.method import Extraction, Grid, Method
 from steerable_llm.methods.states import (
@@ -25,6 +23,7 @@ from steerable_llm.methods.states import (
     prompt_scales,
 )
 from steerable_llm.pairs.pair import Pairs
+from steerable_llm.progress import Advance
 from steerable_llm.runtime.hooked_model import HookedModel
 from steerable_llm.vector.provenance import Deltas, Provenance
 from steerable_llm.vector.steering import Application
@@ -38,21 +37,12 @@ def extract_icv(
     llm: HookedModel,
     pairs: Pairs,
     config: IcvConfig,
-    progress: Callable[[int], object] | None = None,
+    progress: Advance | None = None,
 ) -> Extraction:
     """Build the in-context vector and cut it into its layers' pieces.
 
-    Args:
-        llm: The model.
-        pairs: At least two, with good and bad answers.
-        config: The settings.
-        progress: Called with the number of pairs that are done.
-
     Raises:
         AttributionError: Fewer than two pairs.
-        PairError: A pair without a bad answer, or with images.
-        PromptTooLongError: Prompt and answer do not fit the context window.
-        InvalidInputError: A layer the model does not have.
         UnknownArchitectureError: The model's MLPs cannot be told.
     """
     layers = chosen_layers(llm, config.layers)

@@ -32,6 +32,7 @@ from steerable_llm.methods.states import (
     prompt_scales,
 )
 from steerable_llm.pairs.pair import Pairs
+from steerable_llm.progress import Advance
 from steerable_llm.runtime.blocks import text_config
 from steerable_llm.runtime.hooked_model import HookedModel
 from steerable_llm.vector.provenance import Provenance
@@ -56,20 +57,12 @@ def extract_iti(
     llm: HookedModel,
     pairs: Pairs,
     config: ItiConfig,
-    progress: Callable[[int], object] | None = None,
+    progress: Advance | None = None,
 ) -> Extraction:
     """Build the directions of the heads that tell good from bad.
 
-    Args:
-        llm: The model.
-        pairs: Of at least two prompts, with good and bad answers.
-        config: The settings.
-        progress: Called with the number of pairs that are done.
-
     Raises:
-        PairError: Fewer than two prompts, a pair without a bad answer, or with images.
-        PromptTooLongError: Prompt and answer do not fit the context window.
-        InvalidInputError: A layer the model does not have.
+        PairError: Fewer than two prompts.
         UnknownArchitectureError: The model's attention cannot be told.
     """
     return extract_heads(llm, pairs, config, logistic_probes, last=1, progress=progress)
@@ -81,17 +74,11 @@ def extract_heads(
     config: ItiConfig,
     probe: Callable[[Split], Tensor],
     last: int,
-    progress: Callable[[int], object] | None,
+    progress: Advance | None,
 ) -> Extraction:
-    """Build the directions of the best heads, which ITI and NL-ITI choose differently.
+    """Build the directions of the best heads by `probe`, from states to every head's accuracy.
 
-    Args:
-        llm: The model.
-        pairs: As for `extract_iti`.
-        config: The settings.
-        probe: From states to every head's accuracy.
-        last: Mean over so many last tokens.
-        progress: Called with the number of pairs that are done.
+    ITI and NL-ITI choose them differently. States are means over so many `last` tokens.
     """
     layers = chosen_layers(llm, config.layers)
     training = _training_pairs(pairs, config)

@@ -9,7 +9,7 @@ with P0 the model without the LoRA (Rafailov et al. 2023, arXiv:2305.18290). Ran
 and learning rate 5e-6 are those of the GrAInS paper; small models need a larger rate.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -20,6 +20,7 @@ from torch.nn.functional import logsigmoid
 from steerable_llm.errors import PairError, PromptTooLongError
 from steerable_llm.methods.states import text_prompt
 from steerable_llm.pairs.pair import Pairs
+from steerable_llm.progress import Advance
 from steerable_llm.runtime.hooked_model import HookedModel
 from steerable_llm.runtime.lora import Lora, lora_layers, require_peft
 from steerable_llm.runtime.scores import Scored, answer_log_probs
@@ -65,7 +66,7 @@ def train_lora(
     pairs: Pairs,
     config: LoraSettings,
     name: str = "lora",
-    progress: Callable[[int], object] | None = None,
+    progress: Advance | None = None,
 ) -> Lora:
     """Train a LoRA; the model itself is left as it was.
 

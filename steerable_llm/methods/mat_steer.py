@@ -16,7 +16,7 @@ Where each pair's behaviour is told by its `source`, `attributes="source"` train
 each; else all pairs are one. Applied at one layer.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -33,6 +33,7 @@ from steerable_llm.methods.states import (
     prompt_scales,
 )
 from steerable_llm.pairs.pair import Pairs
+from steerable_llm.progress import Advance
 from steerable_llm.runtime.hooked_model import HookedModel
 from steerable_llm.vector.provenance import Provenance
 from steerable_llm.vector.steering import Application, WeighedVectors, steer_hidden, weighed_delta
@@ -64,21 +65,9 @@ def extract_mat_steer(
     llm: HookedModel,
     pairs: Pairs,
     config: MatSteerConfig,
-    progress: Callable[[int], object] | None = None,
+    progress: Advance | None = None,
 ) -> Extraction:
-    """Train weighed vectors for every layer.
-
-    Args:
-        llm: The model.
-        pairs: With good and bad answers.
-        config: The settings.
-        progress: Called with the number of pairs that are done.
-
-    Raises:
-        PairError: A pair without a bad answer, or with images.
-        PromptTooLongError: Prompt and answer do not fit the context window.
-        InvalidInputError: A layer the model does not have.
-    """
+    """Train weighed vectors for every layer."""
     layers = chosen_layers(llm, config.layers)
     right, wrong = answer_states(llm, pairs, config.answer_tokens, progress=progress)
     names = ["all" if config.attributes == "one" else pair.source for pair in pairs]

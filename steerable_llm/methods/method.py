@@ -1,4 +1,4 @@
-"""What a way to build vectors is: its settings, what it takes from pairs, how it is applied."""
+"""What a method is: its settings, what it takes from pairs, how it is applied."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -35,16 +35,11 @@ class Grid:
         return tuple((layer,) for layer in of) if self.one_layer else (None,)
 
     def usual_layers(self, of: tuple[int, ...], depth: int) -> tuple[int, ...] | None:
-        """Return the blocks to steer as long as no dev data has chosen; None is all.
+        """Return the blocks to steer of those that a vector has, with no dev data; None is all.
 
-        Args:
-            of: The layers that the vector has.
-            depth: How many blocks the model has.
-
-        Returns:
-            For methods of one layer the one nearest to the middle of the model, which is about
-            where their sources found the best one; in later blocks there is too little left to
-            turn, and earlier ones do not yet tell good from bad.
+        For methods of one layer it is the one nearest to the middle of the model, of this depth:
+        about where their sources found the best one. In later blocks there is too little left to
+        turn, and earlier ones do not yet tell good from bad.
         """
         middle = (depth - 1) / 2
         return (min(of, key=lambda layer: abs(layer - middle)),) if self.one_layer else None
@@ -76,12 +71,15 @@ class Extraction:
 
 @dataclass(frozen=True)
 class Method:
-    """One way to build a vector.
+    """How to build a vector.
 
     Attributes:
         config: Its settings, a frozen pydantic model.
-        extract: (llm, pairs, config, progress) -> Extraction; progress is called with the number
-            of pairs that are done.
+        extract: (llm, pairs, config, progress) -> Extraction, from an unsteered model, pairs (one
+            at least) and the method's settings; `progress` is called with the number of pairs that
+            are done since the last call. It raises `PairError` for a pair that the method cannot
+            use (images, no bad answer), `PromptTooLongError` where prompt and answer do not fit the
+            context window, and `InvalidInputError` for a layer the model does not have.
         presets: Named settings.
         application: What its vectors steer, and how.
         grid: What is tried for it on dev data.

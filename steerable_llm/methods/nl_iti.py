@@ -8,7 +8,6 @@ four tokens::
 Applied from the token before the answer on, with K from 16 to 96 and a from 5 to 30 chosen on dev.
 """
 
-from collections.abc import Callable
 from functools import partial
 
 from pydantic import Field
@@ -17,6 +16,7 @@ from steerable_llm.methods.iti import ALPHAS, HEADS, ItiConfig, extract_heads
 from steerable_llm.methods.method import Extraction, Grid, Method
 from steerable_llm.methods.probes import mlp_probes
 from steerable_llm.pairs.pair import Pairs
+from steerable_llm.progress import Advance
 from steerable_llm.runtime.hooked_model import HookedModel
 
 
@@ -40,29 +40,11 @@ def extract_nl_iti(
     llm: HookedModel,
     pairs: Pairs,
     config: NlItiConfig,
-    progress: Callable[[int], object] | None = None,
+    progress: Advance | None = None,
 ) -> Extraction:
-    """Build the directions of the heads that tell good from bad, judged by small MLPs.
-
-    Args:
-        llm: The model.
-        pairs: Of at least three prompts, with good and bad answers.
-        config: The settings.
-        progress: Called with the number of pairs that are done.
-
-    Raises:
-        PairError: Fewer than two prompts, a pair without a bad answer, or with images.
-        PromptTooLongError: Prompt and answer do not fit the context window.
-        InvalidInputError: A layer the model does not have.
-        UnknownArchitectureError: The model's attention cannot be told.
-    """
-    probe = partial(
-        mlp_probes,
-        hidden=config.hidden,
-        epochs=config.epochs,
-        learning_rate=config.learning_rate,
-        seed=config.seed,
-    )
+    """Build the directions of the heads that tell good from bad, judged by small MLPs."""
+    how = config.model_dump(include={"hidden", "epochs", "learning_rate", "seed"})
+    probe = partial(mlp_probes, **how)
     return extract_heads(llm, pairs, config, probe, config.last_tokens, progress)
 
 

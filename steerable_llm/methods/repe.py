@@ -14,7 +14,7 @@ The contrasting texts are the prompt with its good and with its bad answer, or, 
 Applied by plain addition at the chosen layers (their "linear combination" operator).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from pydantic import model_validator
@@ -34,6 +34,7 @@ from steerable_llm.methods.states import (
     text_prompt,
 )
 from steerable_llm.pairs.pair import Pairs, PreferencePair
+from steerable_llm.progress import Advance
 from steerable_llm.runtime.hooked_model import HookedModel
 from steerable_llm.vector.provenance import Provenance
 from steerable_llm.vector.steering import Application
@@ -63,21 +64,12 @@ def extract_repe(
     llm: HookedModel,
     pairs: Pairs,
     config: RepeConfig,
-    progress: Callable[[int], object] | None = None,
+    progress: Advance | None = None,
 ) -> Extraction:
     """Build the reading vector of every layer.
 
-    Args:
-        llm: The model.
-        pairs: At least two.
-        config: The settings.
-        progress: Called with the number of pairs that are done.
-
     Raises:
         AttributionError: Fewer than two pairs.
-        PairError: A pair without a bad answer (and no instructions), or with images.
-        PromptTooLongError: Prompt and answer do not fit the context window.
-        InvalidInputError: A layer the model does not have.
     """
     if len(pairs) < 2:
         raise AttributionError(f"a principal component needs at least 2 pairs, not {len(pairs)}")

@@ -1,6 +1,6 @@
 """Hidden states at the end of texts, which most methods compare."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 from steerable_llm.chat.message import MessagesLike, as_messages
 from steerable_llm.errors import InvalidInputError, PairError, PromptTooLongError
 from steerable_llm.pairs.pair import Pairs
+from steerable_llm.progress import Advance
 from steerable_llm.runtime.forward import TOKENS_PER_PASS, site_states
 from steerable_llm.runtime.hooked_model import HookedModel
 from steerable_llm.vector.steering import Site
@@ -70,7 +71,7 @@ def answer_states(
     answer_tokens: int | None = None,
     site: Site = "block",
     last: int = 1,
-    progress: Callable[[int], object] | None = None,
+    progress: Advance | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Read every block's activations at the end of the good answers, and of the bad ones.
 
@@ -78,9 +79,9 @@ def answer_states(
         llm: The model.
         pairs: With good and bad answers.
         answer_tokens: As in `AnswerStates`.
-        site: Which activations.
-        last: Take the mean over so many last tokens.
-        progress: Called with the number of pairs that are done.
+        site: As for `read_states`.
+        last: As for `read_states`.
+        progress: As for `Method.extract`.
 
     Returns:
         Two times float32 [n, L, width].
@@ -89,7 +90,17 @@ def answer_states(
         PairError: A pair without a bad answer, or with images.
         PromptTooLongError: Prompt and answer do not fit the context window.
     """
-    texts = answered(llm, pairs, answer_tokens)
+    texts: tuple[list[list[int]], list[list[int]]] = ([], [])
+    for pair in pairs:
+        if pair.bad is None:
+            raise PairError(
+                f"pair {pair.id} has no bad answer, and this method compares good with bad: give "
+                'one, leave the pair out, or use method="contextfocus" or grains with '
+                'objective="likelihood"'
+            )
+        prompt = text_prompt(llm, pair.messages, pair.id)
+        for ends, answer in zip(texts, (pair.good, pair.bad), strict=True):
+            ends.append(_followed(llm, prompt, answer, answer_tokens))
     good, bad = (read_states(llm, ends, site, last) for ends in texts)
     if progress is not None:
         progress(len(pairs))
@@ -119,29 +130,6 @@ def chosen_layers(llm: HookedModel, wanted: Sequence[int] | None) -> tuple[int, 
             f"layers {wanted} do not fit the model, which has blocks 0 to {depth - 1}"
         )
     return layers
-
-
-def answered(
-    llm: HookedModel, pairs: Pairs, answer_tokens: int | None = None
-) -> tuple[list[list[int]], list[list[int]]]:
-    """Return token ids of every prompt with its good and its bad answer, ends of turn left out.
-
-    Raises:
-        PairError: A pair without a bad answer, or with images.
-        PromptTooLongError: Prompt and answer do not fit the context window.
-    """
-    good, bad = [], []
-    for pair in pairs:
-        if pair.bad is None:
-            raise PairError(
-                f"pair {pair.id} has no bad answer, and this method compares good with bad: give "
-                'one, leave the pair out, or use method="contextfocus" or grains with '
-                'objective="likelihood"'
-            )
-        prompt = text_prompt(llm, pair.messages, pair.id)
-        good.append(_followed(llm, prompt, pair.good, answer_tokens))
-        bad.append(_followed(llm, prompt, pair.bad, answer_tokens))
-    return good, bad
 
 
 def text_prompt(llm: HookedModel, messages: MessagesLike, pair_id: str) -> list[int]:

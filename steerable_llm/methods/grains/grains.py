@@ -33,6 +33,7 @@ from steerable_llm.methods.grains.objective import (
 from steerable_llm.methods.method import Extraction, Grid, Method
 from steerable_llm.methods.states import chosen_layers
 from steerable_llm.pairs.pair import Pairs
+from steerable_llm.progress import Advance
 from steerable_llm.reports.numbers import percent
 from steerable_llm.runtime.hooked_model import HookedModel
 from steerable_llm.vector.provenance import Completeness, Deltas, Provenance
@@ -87,41 +88,20 @@ class GrainsConfig(BaseModel):
     memory_budget: int | None = Field(default=None, gt=0)
 
 
-GRAINS_PRESETS: dict[str, GrainsConfig] = {
-    "paper": GrainsConfig(
-        attribution="integrated_gradients",
-        steps=5,
-        quadrature="right",
-        baseline="zero",
-        k=3,
-        objective="preference",
-        reduction="sum",
-        aggregation="pca",
-        layers=None,
-        special_tokens_selectable=False,
-    )
-}
+GRAINS_PRESETS = {"paper": GrainsConfig(aggregation="pca")}
 
 
 def extract_grains(
     llm: HookedModel,
     pairs: Pairs,
     config: GrainsConfig,
-    progress: Callable[[int], object] | None = None,
+    progress: Advance | None = None,
 ) -> Extraction:
     """Build directions with GrAInS.
 
-    Args:
-        llm: The model.
-        pairs: At least two for the aggregations with PCA.
-        config: The settings.
-        progress: Called with 1 for every pair that is attributed.
-
     Raises:
         AttributionError: Gradients that are not finite, or no token of any sign to select.
-        PairError: A pair without a bad answer for the preference objective, or with images.
-        PromptTooLongError: Prompt and answer do not fit the context window.
-        InvalidInputError: A layer the model does not have, or a baseline its tokenizer lacks.
+        InvalidInputError: A baseline that the tokenizer lacks.
     """
     layers = chosen_layers(llm, config.layers)
     prompts, encoded = _encode(llm, pairs, config)

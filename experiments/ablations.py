@@ -28,7 +28,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Unpack
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 from rich.console import Console
 
 from experiments.token_ablation import TokenAblation, token_ablation
@@ -223,15 +223,13 @@ ABLATIONS: dict[str, Ablation] = {
 NAMES = (*ABLATIONS, "tokens")
 
 
-class Section(BaseModel):
+class Section(BaseModel, frozen=True, extra="forbid"):
     """Arms that differ in one thing.
 
     Attributes:
         name: Of what differs, such as "k"; in the names of files.
         arms: Their names, in order.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     arms: tuple[str, ...]

@@ -12,7 +12,7 @@ import random
 from collections.abc import Sequence
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.methods.grains.attribution import PairAttribution, select_tokens
@@ -33,7 +33,7 @@ _TITLES: dict[Removed, tuple[str, str]] = {
 }
 
 
-class TokenRow(BaseModel):
+class TokenRow(BaseModel, frozen=True, extra="forbid"):
     """One kind of tokens taken away.
 
     Attributes:
@@ -42,14 +42,12 @@ class TokenRow(BaseModel):
         change: Mean change of f over the pairs that have such a token, in nats.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     removed: Removed
     k: int
     change: Estimate
 
 
-class TokenAblation(BaseModel):
+class TokenAblation(BaseModel, frozen=True, extra="forbid"):
     """What taking tokens away does to the preference.
 
     Attributes:
@@ -59,8 +57,6 @@ class TokenAblation(BaseModel):
         preference: Mean f of the whole prompts, in nats.
         rows: One per kind and k.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     attribution: str
     baseline: str

@@ -125,9 +125,7 @@ def arm_of(subject: Subject, settings: EvaluationSettings, name: str | None = No
 
 
 def arms_of(
-    subject: Subject,
-    settings: EvaluationSettings,
-    shuffled: Sequence[SteeringVector] = (),
+    subject: Subject, settings: EvaluationSettings, shuffled: Sequence[SteeringVector] = ()
 ) -> list[Arm]:
     """Return the subject's arm, then the unsteered one, then those it is compared with.
 

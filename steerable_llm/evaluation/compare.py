@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Unpack
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from steerable_llm.errors import InvalidInputError, MissingExtraError, PairError, SteerableError
 from steerable_llm.evaluation.arms import UNSTEERED, Arm
@@ -85,7 +85,7 @@ def compare(
     return trial.comparison(results)
 
 
-class Result(BaseModel):
+class Result(BaseModel, frozen=True, extra="forbid"):
     """One arm after it ran.
 
     Attributes:
@@ -93,8 +93,6 @@ class Result(BaseModel):
         rows: Its rows and those of the unsteered model; none if it failed.
         calibrations: What was chosen for each of its vectors.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     arm: ComparedArm
     rows: tuple[Row, ...] = ()

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.evaluation.report import TITLES
@@ -26,7 +26,7 @@ _HEAD: Head = (
 )
 
 
-class ComparedArm(BaseModel):
+class ComparedArm(BaseModel, frozen=True, extra="forbid"):
     """One arm of a comparison.
 
     Attributes:
@@ -38,8 +38,6 @@ class ComparedArm(BaseModel):
         failed: Why it could not take part; None when it did.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     name: str
     setting: str = ""
     dev: float | None = None
@@ -48,7 +46,7 @@ class ComparedArm(BaseModel):
     failed: str | None = None
 
 
-class Comparison(BaseModel):
+class Comparison(BaseModel, frozen=True, extra="forbid"):
     """Several arms on the same pairs, dev and test prompts.
 
     Attributes:
@@ -63,8 +61,6 @@ class Comparison(BaseModel):
         rows: One per arm that took part and category.
         command: What to run to get this again.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: str
     pairs: int

@@ -6,12 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Unpack
 
-from steerable_llm.evaluation.arms import (
-    Subject,
-    arms_of,
-    check_fits,
-    strict_instruction_for,
-)
+from steerable_llm.evaluation.arms import Subject, arms_of, check_fits, strict_instruction_for
 from steerable_llm.evaluation.measure import Outcome
 from steerable_llm.evaluation.overlap import HeldOut, overlap, past_of
 from steerable_llm.evaluation.report import Change, Report

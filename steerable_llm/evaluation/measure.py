@@ -194,10 +194,7 @@ class _Reading:
 
 
 def _measure(
-    llm: HookedModel,
-    arms: Sequence[Arm],
-    items: Sequence[EvaluationItem],
-    max_new_tokens: int,
+    llm: HookedModel, arms: Sequence[Arm], items: Sequence[EvaluationItem], max_new_tokens: int
 ) -> list[list[Outcome]]:
     """Per item, its outcome under each arm."""
     none = [arm.name for arm in arms].index("none")

@@ -118,10 +118,7 @@ def _looked_at(what: str, used: DataUsed, template: str) -> Saw:
 def looked_at(llm: HookedModel, what: str, prompts: EvaluationSet | Pairs) -> Saw:
     """Return prompts as something that was looked at, for arms that keep no record themselves."""
     return Saw(
-        what,
-        frozenset(hashes_of(llm, prompts)),
-        (prompts.digest,),
-        llm.fingerprint.template_hash,
+        what, frozenset(hashes_of(llm, prompts)), (prompts.digest,), llm.fingerprint.template_hash
     )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, ValidationError
+from pydantic import BaseModel, BeforeValidator, PlainSerializer, ValidationError
 
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.evaluation.overlap import HeldOut
@@ -70,7 +70,7 @@ _COLOURS = {
 }  # fmt: skip
 
 
-class Change(BaseModel):
+class Change(BaseModel, frozen=True, extra="forbid"):
     """One prompt before and after steering, for the lists in a card.
 
     Attributes:
@@ -81,8 +81,6 @@ class Change(BaseModel):
         after: The steered answer.
         kind: "regression" (succeeded, now fails), "fixed" (failed, now succeeds) or "unchanged".
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     id: str
     category: str
@@ -102,7 +100,7 @@ def _calibration_of(value: object) -> object:
     return Calibration.from_record(value) if value else None
 
 
-class Report(BaseModel):
+class Report(BaseModel, frozen=True, extra="forbid"):
     """One evaluation of one vector, or of another arm, on held-out prompts.
 
     Attributes:
@@ -130,8 +128,6 @@ class Report(BaseModel):
         examples: A few others, before and after.
         command: What to run to get this report again.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     report_version: int = REPORT_VERSION
     arm: str = "steered"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from steerable_llm.evaluation.arms import Arm
 from steerable_llm.evaluation.measure import Outcome, measure
@@ -15,7 +15,7 @@ from steerable_llm.progress import progress_bar
 from steerable_llm.runtime.hooked_model import HookedModel
 
 
-class Row(BaseModel):
+class Row(BaseModel, frozen=True, extra="forbid"):
     """How one arm did on one category.
 
     Attributes:
@@ -35,8 +35,6 @@ class Row(BaseModel):
         fixed: Share of prompts that failed unsteered and succeed here.
         runs: Success of each run where an arm was run several times (random vectors).
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     arm: str
     category: str

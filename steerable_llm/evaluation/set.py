@@ -16,7 +16,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, Self, overload
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ValidationError, field_validator, model_validator
 
 from steerable_llm.chat.message import (
     Message,
@@ -32,7 +32,7 @@ from steerable_llm.files import read_json_lines, write_json_lines
 from steerable_llm.pairs.pair import Pairs, PreferencePair
 
 
-class EvaluationItem(BaseModel):
+class EvaluationItem(BaseModel, frozen=True, extra="forbid"):
     """One held-out prompt with what a right and a wrong answer contain.
 
     Attributes:
@@ -46,8 +46,6 @@ class EvaluationItem(BaseModel):
         reject: Phrases of which a right answer contains none.
         document_ids: The documents that the prompt shows.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     id: str
     category: str

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Unpack
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.evaluation.arms import UNSTEERED, arm_of, check_fits
@@ -32,7 +32,7 @@ from steerable_llm.runtime.lora import Lora
 from steerable_llm.vector.vector import SteeringVector
 
 
-class Transfer(BaseModel):
+class Transfer(BaseModel, frozen=True, extra="forbid"):
     """Every vector on every kind of prompt.
 
     Attributes:
@@ -42,8 +42,6 @@ class Transfer(BaseModel):
         rows: One per vector (and for the unsteered model) and category, called `SET/CATEGORY`.
         command: What to run to get this again.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: str
     vectors: dict[str, str]

@@ -15,13 +15,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from steerable_llm.evaluation.rows import Row
 from steerable_llm.reports.numbers import percent, points, share
 
 
-class Verdict(BaseModel):
+class Verdict(BaseModel, frozen=True, extra="forbid"):
     """Promote or refuse, with the reasons in words.
 
     Attributes:
@@ -29,8 +29,6 @@ class Verdict(BaseModel):
         reasons: One sentence per rule, those that failed first.
         warnings: What else the rules do not cover and a reader should know.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     promote: bool
     reasons: tuple[str, ...]
@@ -85,11 +83,7 @@ def judge(
     told += _falls(rows, target, arm)[1]
     failed = [text for holds, text in rules if not holds]
     held = [text for holds, text in rules if holds]
-    return Verdict(
-        promote=not failed,
-        reasons=(*failed, *held),
-        warnings=tuple(told),
-    )
+    return Verdict(promote=not failed, reasons=(*failed, *held), warnings=tuple(told))
 
 
 def rules_of(

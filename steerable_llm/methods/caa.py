@@ -29,10 +29,7 @@ class CaaConfig(AnswerStates):
 
 
 def extract_caa(
-    llm: HookedModel,
-    pairs: Pairs,
-    config: CaaConfig,
-    progress: Advance | None = None,
+    llm: HookedModel, pairs: Pairs, config: CaaConfig, progress: Advance | None = None
 ) -> Extraction:
     """Build the mean difference of every layer."""
     layers = chosen_layers(llm, config.layers)

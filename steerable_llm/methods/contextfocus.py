@@ -9,7 +9,7 @@ The answers play no part, so logs without bad answers can be used. Applied at on
 addition with strength 2 on the vector as it is, `h' = h + 2 v_l`.
 """
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from steerable_llm.chat.context import question_alone
 from steerable_llm.chat.message import instructed
@@ -25,7 +25,7 @@ from steerable_llm.vector.steering import Application
 INSTRUCTION = "Answer the question from the context that is given, not from memory."
 
 
-class ContextFocusConfig(BaseModel):
+class ContextFocusConfig(BaseModel, frozen=True, extra="forbid"):
     """Settings of ContextFocus.
 
     Attributes:
@@ -33,17 +33,12 @@ class ContextFocusConfig(BaseModel):
         instruction: The system message beside the context; None keeps the prompt's own.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     layers: tuple[int, ...] | None = None
     instruction: str | None = INSTRUCTION
 
 
 def extract_contextfocus(
-    llm: HookedModel,
-    pairs: Pairs,
-    config: ContextFocusConfig,
-    progress: Advance | None = None,
+    llm: HookedModel, pairs: Pairs, config: ContextFocusConfig, progress: Advance | None = None
 ) -> Extraction:
     """Build the mean difference between prompts with and without their context.
 

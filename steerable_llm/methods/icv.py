@@ -34,10 +34,7 @@ class IcvConfig(AnswerStates):
 
 
 def extract_icv(
-    llm: HookedModel,
-    pairs: Pairs,
-    config: IcvConfig,
-    progress: Advance | None = None,
+    llm: HookedModel, pairs: Pairs, config: IcvConfig, progress: Advance | None = None
 ) -> Extraction:
     """Build the in-context vector and cut it into its layers' pieces.
 

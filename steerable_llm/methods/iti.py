@@ -54,10 +54,7 @@ class ItiConfig(AnswerStates):
 
 
 def extract_iti(
-    llm: HookedModel,
-    pairs: Pairs,
-    config: ItiConfig,
-    progress: Advance | None = None,
+    llm: HookedModel, pairs: Pairs, config: ItiConfig, progress: Advance | None = None
 ) -> Extraction:
     """Build the directions of the heads that tell good from bad.
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
@@ -33,7 +33,7 @@ Answered = tuple[list[int], list[int]]
 """Token ids of a prompt and of an answer to it."""
 
 
-class LoraSettings(BaseModel):
+class LoraSettings(BaseModel, frozen=True, extra="forbid"):
     """Settings of LoRA.
 
     Attributes:
@@ -47,8 +47,6 @@ class LoraSettings(BaseModel):
         targets: Names of the layers to adapt; "all-linear" is all but the output head.
         seed: Of the first weights and of the order.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     objective: Literal["sft", "dpo"] = "dpo"
     rank: int = Field(default=16, ge=1)

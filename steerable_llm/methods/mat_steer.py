@@ -62,10 +62,7 @@ class MatSteerConfig(AnswerStates):
 
 
 def extract_mat_steer(
-    llm: HookedModel,
-    pairs: Pairs,
-    config: MatSteerConfig,
-    progress: Advance | None = None,
+    llm: HookedModel, pairs: Pairs, config: MatSteerConfig, progress: Advance | None = None
 ) -> Extraction:
     """Train weighed vectors for every layer."""
     layers = chosen_layers(llm, config.layers)

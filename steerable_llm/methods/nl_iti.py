@@ -37,10 +37,7 @@ class NlItiConfig(ItiConfig):
 
 
 def extract_nl_iti(
-    llm: HookedModel,
-    pairs: Pairs,
-    config: NlItiConfig,
-    progress: Advance | None = None,
+    llm: HookedModel, pairs: Pairs, config: NlItiConfig, progress: Advance | None = None
 ) -> Extraction:
     """Build the directions of the heads that tell good from bad, judged by small MLPs."""
     how = config.model_dump(include={"hidden", "epochs", "learning_rate", "seed"})

@@ -61,10 +61,7 @@ class RepeConfig(AnswerStates):
 
 
 def extract_repe(
-    llm: HookedModel,
-    pairs: Pairs,
-    config: RepeConfig,
-    progress: Advance | None = None,
+    llm: HookedModel, pairs: Pairs, config: RepeConfig, progress: Advance | None = None
 ) -> Extraction:
     """Build the reading vector of every layer.
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 from torch import Tensor
 
 from steerable_llm.chat.message import MessagesLike, as_messages
@@ -16,7 +16,7 @@ from steerable_llm.runtime.hooked_model import HookedModel
 from steerable_llm.vector.steering import Site
 
 
-class AnswerStates(BaseModel):
+class AnswerStates(BaseModel, frozen=True, extra="forbid"):
     """Settings of every method that reads states after good and bad answers.
 
     Attributes:
@@ -24,8 +24,6 @@ class AnswerStates(BaseModel):
         answer_tokens: Read the state after so many tokens of each answer; None reads it after
             the last one (before the end of turn).
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     layers: tuple[int, ...] | None = None
     answer_tokens: int | None = Field(default=None, ge=1)

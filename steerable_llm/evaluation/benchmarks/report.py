@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.evaluation.report import TITLES
@@ -30,13 +30,10 @@ from steerable_llm.reports.parts import (
     numeric,
 )
 
-_HEAD: Head = (
-    "arm",
-    *numeric("n", "score [95 %]", "change, points", "KL/token", "worse", "fixed"),
-)
+_HEAD: Head = ("arm", *numeric("n", "score [95 %]", "change, points", "KL/token", "worse", "fixed"))
 
 
-class ItemRow(BaseModel):
+class ItemRow(BaseModel, frozen=True, extra="forbid"):
     """One question under one arm.
 
     Attributes:
@@ -52,8 +49,6 @@ class ItemRow(BaseModel):
         log_probs: Per choice, as normalised; empty where answers are written.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     id: str
     group: str
     arm: str
@@ -66,7 +61,7 @@ class ItemRow(BaseModel):
     log_probs: tuple[float, ...] = ()
 
 
-class ScoreRow(BaseModel):
+class ScoreRow(BaseModel, frozen=True, extra="forbid"):
     """One arm over all questions, or over those of one group.
 
     Attributes:
@@ -82,8 +77,6 @@ class ScoreRow(BaseModel):
         runs: The score of each random vector, where several were averaged.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     arm: str
     group: str | None = None
     n: int
@@ -95,7 +88,7 @@ class ScoreRow(BaseModel):
     runs: tuple[float, ...] = ()
 
 
-class BenchmarkReport(BaseModel):
+class BenchmarkReport(BaseModel, frozen=True, extra="forbid"):
     """One benchmark on one model, with and without steering.
 
     Arms are called as in an evaluation: "none", "steered", "random", "sign_flipped". With
@@ -122,8 +115,6 @@ class BenchmarkReport(BaseModel):
         library_version: Of this package.
         command: What to run to get this again.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     benchmark: str
     title: str

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 from torch import Tensor
 
 from steerable_llm.chat.template import PromptTokens
@@ -26,10 +26,7 @@ from steerable_llm.methods.grains.attribution import (
     select_tokens,
 )
 from steerable_llm.methods.grains.deltas import contrastive_deltas
-from steerable_llm.methods.grains.objective import (
-    EncodedPair,
-    PreferenceObjective,
-)
+from steerable_llm.methods.grains.objective import EncodedPair, PreferenceObjective
 from steerable_llm.methods.method import Extraction, Grid, Method
 from steerable_llm.methods.states import chosen_layers
 from steerable_llm.pairs.pair import Pairs
@@ -48,7 +45,7 @@ steps nearly always do, and still rank tokens.
 _MANY_STEPS = 50  # more than so many points on the path rarely change a score
 
 
-class GrainsConfig(BaseModel):
+class GrainsConfig(BaseModel, frozen=True, extra="forbid"):
     """Settings of GrAInS; the defaults are the paper's for text, but for the aggregation.
 
     The mean of the deltas did better on held-out prompts than their first principal component for
@@ -70,8 +67,6 @@ class GrainsConfig(BaseModel):
         memory_budget: Bytes of activations per batch; None chooses by the device.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     attribution: Literal["integrated_gradients", "gradient", "smoothgrad", "random"] = (
         "integrated_gradients"
     )
@@ -92,10 +87,7 @@ GRAINS_PRESETS = {"paper": GrainsConfig(aggregation="pca")}
 
 
 def extract_grains(
-    llm: HookedModel,
-    pairs: Pairs,
-    config: GrainsConfig,
-    progress: Advance | None = None,
+    llm: HookedModel, pairs: Pairs, config: GrainsConfig, progress: Advance | None = None
 ) -> Extraction:
     """Build directions with GrAInS.
 

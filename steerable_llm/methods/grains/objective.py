@@ -101,9 +101,7 @@ class PreferenceObjective:
         return [value for value, _ in self._run(points, gradients=False, done=None)]
 
     def gradients(
-        self,
-        points: Sequence[tuple[int, Tensor]],
-        done: Callable[[int], object] | None = None,
+        self, points: Sequence[tuple[int, Tensor]], done: Callable[[int], object] | None = None
     ) -> list[tuple[Tensor, Tensor]]:
         """Return f and its gradient at points.
 

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from policy_models import vector
 
 from steerable_llm.errors import PolicyError
+from steerable_llm.policy.check import meetings
 from steerable_llm.policy.policy import Policy
-from steerable_llm.policy.steered_step import meetings, orthogonalise
+from steerable_llm.policy.steered_step import orthogonalise
 from steerable_llm.vector.steering import Steering, Unit
 
 A = vector("a", 1, 0, 0, 0)
@@ -48,12 +49,12 @@ def test_what_is_left_is_orthogonal_and_adds_up_with_what_was_taken(
     rank = int(torch.linalg.matrix_rank(torch.tensor(rows, dtype=torch.float64)))
     if rank < len(rows):
         return
-    apart = orthogonalise(steering)
-    left = [term.delta(1).double() for term in apart.steering.terms]
+    apart, shares = orthogonalise(steering)
+    left = [term.delta(1).double() for term in apart.terms]
     for place, one in enumerate(left):
         for other in left[place + 1 :]:
             assert abs(float(one @ other)) <= 1e-5 * float(one.norm() * other.norm()) + 1e-9
-    for before, after, (_, kept) in zip(steering.terms, left, apart.kept, strict=True):
+    for before, after, (_, kept) in zip(steering.terms, left, shares, strict=True):
         whole = before.delta(1).double()
         # A projection: what is left is as long as stated, and what was taken is orthogonal to it.
         assert float(after.norm()) == pytest.approx(float(whole.norm()) * kept[1], rel=1e-4)
@@ -61,25 +62,25 @@ def test_what_is_left_is_orthogonal_and_adds_up_with_what_was_taken(
 
 
 def test_the_first_vector_stays_as_it_is_and_later_ones_are_told_apart_by_name() -> None:
-    apart = orthogonalise(A.steer(0.5) + B.steer(0.5))
-    first, second = apart.steering.terms
+    apart, shares = orthogonalise(A.steer(0.5) + B.steer(0.5))
+    first, second = apart.terms
     assert first.vector is A
     assert second.vector.name == "b-orthogonalised"
     assert second.vector.fingerprint_id != B.fingerprint_id
-    assert apart.kept[1] == ("b", {0: pytest.approx(0.5**0.5), 1: pytest.approx(0.5**0.5),
+    assert shares[1] == ("b", {0: pytest.approx(0.5**0.5), 1: pytest.approx(0.5**0.5),
                                    2: pytest.approx(0.5**0.5)})  # fmt: skip
 
 
 def test_vectors_that_are_orthogonal_already_stay_the_same() -> None:
     other = vector("c", 0, 0, 1, 0)
-    assert orthogonalise(A.steer(0.5) + other.steer(0.5)).steering.terms[1].vector is other
+    assert orthogonalise(A.steer(0.5) + other.steer(0.5))[0].terms[1].vector is other
 
 
 def test_only_blocks_on_which_both_act_change() -> None:
-    apart = orthogonalise(A.steer(0.5, layers=(0,)) + B.steer(0.5))
-    kept = apart.kept[1][1]
+    apart, shares = orthogonalise(A.steer(0.5, layers=(0,)) + B.steer(0.5))
+    kept = shares[1][1]
     assert kept == {0: pytest.approx(0.5**0.5), 1: 1.0, 2: 1.0}
-    deltas = [apart.steering.terms[1].delta(layer) for layer in range(3)]
+    deltas = [apart.terms[1].delta(layer) for layer in range(3)]
     for one, other in pairwise(deltas[1:]):
         torch.testing.assert_close(one, other)
     torch.testing.assert_close(deltas[1], B.steer(0.5).terms[0].delta(1))
@@ -87,14 +88,14 @@ def test_only_blocks_on_which_both_act_change() -> None:
 
 def test_a_vector_acts_no_longer_where_nothing_of_it_is_left() -> None:
     same = vector("same", 2, 0, 0, 0)
-    part = orthogonalise(A.steer(0.5, layers=(0, 1)) + same.steer(0.5)).steering
+    part = orthogonalise(A.steer(0.5, layers=(0, 1)) + same.steer(0.5))[0]
     assert part.terms[1].steered_layers == (2,)
     with pytest.raises(PolicyError, match="nothing is left of vector 'same'"):
         orthogonalise(A.steer(0.5) + same.steer(0.5))
 
 
 def test_a_vector_at_strength_zero_takes_nothing_from_others() -> None:
-    assert orthogonalise(A.steer(0) + B.steer(0.5)).steering.terms[1].vector is B
+    assert orthogonalise(A.steer(0) + B.steer(0.5))[0].terms[1].vector is B
 
 
 def test_a_policy_orthogonalises_the_steps_that_ask_for_it() -> None:

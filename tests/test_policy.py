@@ -150,7 +150,7 @@ def test_given_vectors_take_the_place_of_the_folder(policy_file: Path) -> None:
         ("[steps.answer]\nvectors = [{name = 'polite', strenght = 1}]", "did you mean 'strength'"),
         ("[steps.answer]\nvectors = [{name = 'polite', scope = 'some'}]", "scope"),
         ("[steps.answer]\nvectors = [{name = 'polite', strength = nan}]", "finite"),
-        ("[steps.answer]\nvectors = [{name = 'polite', layers = [1]}]", "which has layers [0, 2]"),
+        ("[steps.answer]\nvectors = [{name = 'polite', layers = [1]}]", "choose from [0, 2]"),
         ("[steps.answer]\nvectors = [{name = 'polite', strength = true}]", "valid number"),
         ("[steps.answer]\nvectors = [{name = 'polite', layers = [false]}]", "valid integer"),
         ("[steps.answer]\nwhen = {conflict = {from = 0, to = true}}", "valid number"),

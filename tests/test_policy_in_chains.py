@@ -14,8 +14,7 @@ from llama_index.core.prompts.prompt_type import PromptType
 from steerable_llm.adapters.langchain import record_steering
 from steerable_llm.answer.constraint import Constraint
 from steerable_llm.answer.llm import SteerableHFLLM
-from steerable_llm.policy.policy import KILL_SWITCH, Policy
-from steerable_llm.policy.step import Hint, choose_step
+from steerable_llm.policy.policy import KILL_SWITCH, Hint, Policy, choose_step
 
 POLICY = """
 default_step = "plain"

@@ -26,7 +26,8 @@ from tqdm import tqdm
 
 from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.errors import InvalidInputError
-from steerable_llm.policy.policy import Policy, describe
+from steerable_llm.policy.policy import Policy
+from steerable_llm.policy.steered_step import describe
 from steerable_llm.runtime.hooks import steering_hooks
 from steerable_llm.runtime.plan import SteeringPlan
 from steerable_llm.runtime.scores import Scored, answer_logits

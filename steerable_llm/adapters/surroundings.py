@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from steerable_llm.answer.request import Generation
-from steerable_llm.policy.step import Hint
+from steerable_llm.policy.policy import Hint
 
 
 class SteeringRecord:

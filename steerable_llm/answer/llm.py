@@ -7,10 +7,8 @@ import threading
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from importlib import import_module
-from typing import Any, Literal, Self, Unpack, overload
+from typing import Any, Unpack
 
-import torch
-from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from steerable_llm.answer.constraint import GrammarReader
@@ -24,13 +22,12 @@ from steerable_llm.answer.request import (
     GenerationSettings,
 )
 from steerable_llm.chat.message import MessagesLike
-from steerable_llm.errors import InvalidInputError, MissingExtraError
+from steerable_llm.errors import MissingExtraError
 from steerable_llm.policy.decision import Asked, SteeringDecision, decide
 from steerable_llm.policy.policy import Policy
 from steerable_llm.policy.source import PolicySource
 from steerable_llm.runtime.conflict import conflicts
 from steerable_llm.runtime.hooked_model import HookedModel
-from steerable_llm.runtime.scores import Reduction
 from steerable_llm.vector.steering import Steering
 
 
@@ -58,12 +55,8 @@ class SteerableHFLLM(HookedModel):
         tokenizer: PreTrainedTokenizerBase,
         *,
         policy: Policy | str | os.PathLike[str] | None = None,
-        model_id: str | None = None,
-        revision: str | None = None,
-        blocks: Sequence[nn.Module] | None = None,
-        context_window: int | None = None,
-        processor: Any = None,
         engine: Engine | None = None,
+        **options: Any,
     ) -> None:
         """Wrap a loaded model.
 
@@ -71,66 +64,17 @@ class SteerableHFLLM(HookedModel):
             model: A Hugging Face causal language model, or a vision-language model.
             tokenizer: Its tokenizer; without a chat template it gets the processor's.
             policy: A policy, or the path of its file, which is read again whenever it changes.
-            model_id: What to call the model; default is the name it was loaded by.
-            revision: Commit or tag, for the record.
-            blocks: Decoder blocks; default is what the module tree tells.
-            context_window: Tokens; default is what configuration and tokenizer tell.
-            processor: Of a vision-language model; without it, messages with images are refused.
             engine: Makes the answers; default is one that runs this model in batches.
+            **options: The other arguments of `HookedModel`.
 
         Raises:
             UnknownArchitectureError: The blocks cannot be told.
             ModelMismatchError: A vector of the policy was built for another model.
             PolicyError: The policy file is wrong.
         """
-        super().__init__(
-            model,
-            tokenizer,
-            model_id=model_id,
-            revision=revision,
-            blocks=blocks,
-            context_window=context_window,
-            processor=processor,
-        )
-        self._use(policy)
-        self.engine: Engine = LocalEngine(self) if engine is None else engine
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        id_or_path: str | os.PathLike[str],
-        revision: str | None = None,
-        dtype: torch.dtype | str | None = None,
-        device_map: str | dict[str, Any] | None = None,
-        quantization_config: Any = None,
-        policy: Policy | str | os.PathLike[str] | None = None,
-    ) -> Self:
-        """Load a model from a folder or from the Hugging Face Hub.
-
-        Args:
-            id_or_path: A folder with `config.json`, or a Hub id.
-            revision: Commit, tag or branch.
-            dtype: Of the weights; default is the one they are stored in.
-            device_map: As in transformers; default is the CPU.
-            quantization_config: As in transformers.
-            policy: A policy or the path of its file.
-
-        Raises:
-            InvalidInputError: There is no such model, or no such dtype.
-        """
-        made = super().from_pretrained(id_or_path, revision, dtype, device_map, quantization_config)
-        made._use(policy)
-        return made
-
-    @classmethod
-    def demo(cls, policy: Policy | str | os.PathLike[str] | None = None) -> Self:
-        """Load the package's own small model, an exhibit and not a product; float32, CPU."""
-        made = super().demo()
-        made._use(policy)
-        return made
-
-    def _use(self, policy: Policy | str | os.PathLike[str] | None) -> None:
+        super().__init__(model, tokenizer, **options)
         self._policy = PolicySource(policy, lambda read: read.check(self.fingerprint))
+        self.engine: Engine = LocalEngine(self) if engine is None else engine
 
     @property
     def policy(self) -> Policy | None:
@@ -204,77 +148,16 @@ class SteerableHFLLM(HookedModel):
         prompts = encode(self, requests, decisions)
         return self.engine.run(prompts, batch_size, cancelled)
 
-    @overload
-    def score(
-        self, messages: MessagesLike, answers: Sequence[str], steering: Steering | None = None,
-        step: str | None = None, reduction: Literal["sum", "mean"] = "sum",
-    ) -> list[float]: ...  # fmt: skip
-
-    @overload
-    def score(
-        self, messages: MessagesLike, answers: Sequence[str], steering: Steering | None = None,
-        step: str | None = None, *, reduction: Literal["none"],
-    ) -> list[list[float]]: ...  # fmt: skip
-
-    def score(
-        self,
-        messages: MessagesLike,
-        answers: Sequence[str],
-        steering: Steering | None = None,
-        step: str | None = None,
-        reduction: Reduction = "sum",
-    ) -> list[float] | list[list[float]]:
-        """Return the log-probabilities of answers to one prompt, the end of turn included.
-
-        Args:
-            messages: The prompt.
-            answers: Texts to score.
-            steering: As in `generate`.
-            step: As in `generate`.
-            reduction: `sum` over the answer's tokens, `mean` per token, or `none`: the list
-                of every token's log-probability.
-
-        Returns:
-            One value (or list) per answer, natural logarithms.
+    def steerings(
+        self, prompts: Sequence[MessagesLike], steering: Steering | None, step: str | None
+    ) -> list[Steering]:
+        """Return what the policy steers each prompt with, unless a steering is given.
 
         Raises:
-            InvalidInputError: One text in place of a list of answers.
-            PromptTooLongError: A prompt with its answer does not fit the context window.
+            UnknownStepError: The policy has no such step.
         """
-        if isinstance(answers, str):
-            raise InvalidInputError("answers is one text: give a list of answers, such as [text]")
-        items = [(messages, answer) for answer in answers]
-        scored: list[float] = self.score_batch(items, steering, step, reduction)
-        return scored
-
-    def score_batch(
-        self,
-        items: Sequence[tuple[MessagesLike, str]],
-        steering: Steering | None = None,
-        step: str | None = None,
-        reduction: Reduction = "sum",
-    ) -> list[Any]:
-        """Like `score`, for many prompts: one value per (messages, answer)."""
-        decisions = self.decide([Asked(messages, step, steering) for messages, _ in items])
-        return self._scores(items, [decision.steering for decision in decisions], reduction)
-
-    def answer_logits(
-        self,
-        messages: MessagesLike,
-        answer: str,
-        steering: Steering | None = None,
-        step: str | None = None,
-    ) -> Tensor:
-        """Return the scores that each token of an answer is predicted from, end of turn included.
-
-        Returns:
-            float32 `[A, V]`: one row per token of `encode_answer(answer)`.
-
-        Raises:
-            PromptTooLongError: Prompt and answer do not fit the context window.
-        """
-        [decision] = self.decide([Asked(messages, step, steering)])
-        return self._logits(messages, answer, decision.steering)
+        decisions = self.decide([Asked(messages, step, steering) for messages in prompts])
+        return [decision.steering for decision in decisions]
 
     def as_langchain(self, step: str | None = None, **settings: Any) -> Any:
         """Return this model as a LangChain chat model, the weights shared.
@@ -282,7 +165,7 @@ class SteerableHFLLM(HookedModel):
         Raises:
             MissingExtraError: The package langchain-core is not installed.
         """
-        return _adapter("langchain")(llm=self, step=step, **settings)
+        return _adapter("langchain", "SteerableChatModel")(llm=self, step=step, **settings)
 
     def as_llama_index(self, step: str | None = None, **settings: Any) -> Any:
         """Return this model as a LlamaIndex LLM, the weights shared.
@@ -290,7 +173,7 @@ class SteerableHFLLM(HookedModel):
         Raises:
             MissingExtraError: The package llama-index-core is not installed.
         """
-        return _adapter("llama_index")(llm=self, step=step, **settings)
+        return _adapter("llama-index", "SteerableLlamaIndexLLM")(llm=self, step=step, **settings)
 
     def decide(
         self, requests: Sequence[Asked], cancelled: threading.Event | None = None
@@ -313,22 +196,15 @@ class SteerableHFLLM(HookedModel):
         return GrammarReader(self.tokenizer, sorted(self.end_ids), vocabulary)
 
 
-# Framework to what is installed for it, and the class that it is served by.
-_ADAPTERS = {
-    "langchain": ("langchain", "SteerableChatModel"),
-    "llama_index": ("llama-index", "SteerableLlamaIndexLLM"),
-}
-
-
-def _adapter(module: str) -> Any:
+def _adapter(extra: str, name: str) -> Any:
     """Return the class for one framework, by name: adapters build on the model, never the reverse.
 
     Raises:
         MissingExtraError: The framework is not installed.
     """
-    extra, kind = _ADAPTERS[module]
+    module = extra.replace("-", "_")
     try:
-        return getattr(import_module(f"steerable_llm.adapters.{module}"), kind)
+        return getattr(import_module(f"steerable_llm.adapters.{module}"), name)
     except ImportError as error:
         raise MissingExtraError(
             f"the {module} adapter needs a package that is not installed ({error}): "

@@ -9,6 +9,7 @@ from itertools import combinations
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from torch.nn.functional import cosine_similarity
 
 from steerable_llm.chat.message import as_messages
 from steerable_llm.errors import InvalidInputError, UnknownStepError
@@ -20,27 +21,24 @@ from steerable_llm.policy.decision import (
     decide,
     unsteered_because,
 )
-from steerable_llm.policy.file import Step, When, explain
-from steerable_llm.policy.policy import Policy
-from steerable_llm.policy.steered_step import FIGHT, Meeting, SteeredStep, meetings
-from steerable_llm.policy.step import Hint, choose_step
+from steerable_llm.policy.file import Step, explain
+from steerable_llm.policy.policy import Hint, Policy, choose_step, named_by
+from steerable_llm.policy.steered_step import SteeredStep
 from steerable_llm.vector.fingerprint import ModelFingerprint
 from steerable_llm.vector.steering import Steering, SteeringTerm
-
-# A chain's calls as a JSONL file, to see what a policy would do with each.
 
 
 class TracedCall(BaseModel):
     """One call of a chain, as far as a policy can see it.
 
     Attributes:
-        step: the step that the application named.
-        node: the LangGraph node.
-        tags: the tags of a LangChain call; "steer:NAME" names the step.
-        prompt_type: the type of a LlamaIndex prompt.
-        messages: the prompt, as text or messages; without it, conditions stay open.
-        context: whether the prompt holds retrieved text, or the retrieved texts.
-        structured: whether the answer is to be tool calls or JSON.
+        step: The step that the application named.
+        node: The LangGraph node.
+        tags: The tags of a LangChain call; "steer:NAME" names the step.
+        prompt_type: The type of a LlamaIndex prompt.
+        messages: The prompt, as text or messages; without it, conditions stay open.
+        context: Whether the prompt holds retrieved text, or the retrieved texts.
+        structured: Whether the answer is to be tool calls or JSON.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -58,7 +56,7 @@ def read_trace(path: str | os.PathLike[str]) -> list[TracedCall]:
     """Read a trace, one JSON object per line; blank lines are skipped.
 
     Raises:
-        InvalidInputError: there is no such file, it holds no call, or a line is not one.
+        InvalidInputError: There is no such file, it holds no call, or a line is not one.
     """
     has = f"a call has any of {', '.join(TracedCall.model_fields)}"
     calls = list(read_json_lines(path, _call_from, "trace", has))
@@ -77,7 +75,49 @@ def _call_from(record: dict[str, Any]) -> TracedCall:
     return call
 
 
-STEP_TAG = "steer:"
+FIGHT = -0.5
+"""At or below this cosine two vectors fight: each undoes half or more of what the other does."""
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """Two vectors that act together.
+
+    Attributes:
+        first: Name of the earlier vector.
+        second: Name of the later one.
+        cosines: Per block on which both act, the cosine between what they add there.
+    """
+
+    first: str
+    second: str
+    cosines: dict[int, float]
+
+    @property
+    def fights(self) -> tuple[int, ...]:
+        """The blocks in which the two work against each other."""
+        return tuple(layer for layer, cosine in self.cosines.items() if cosine <= FIGHT)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the same as JSON values."""
+        return {
+            "first": self.first,
+            "second": self.second,
+            "cosines": {str(layer): cosine for layer, cosine in self.cosines.items()},
+            "fights": list(self.fights),
+        }
+
+
+def meetings(steering: Steering) -> list[Meeting]:
+    """Return how every two vectors of a steering relate, where they act on the same blocks."""
+    found = []
+    for first, second in combinations(steering.active_terms, 2):
+        shared = sorted(set(first.steered_layers) & set(second.steered_layers))
+        pairs = {x: (first.delta(x).double(), second.delta(x).double()) for x in shared}
+        cosines = {layer: float(cosine_similarity(*pair, dim=0)) for layer, pair in pairs.items()}
+        if cosines:
+            found.append(Meeting(first.vector.name, second.vector.name, cosines))
+    return found
 
 
 @dataclass(frozen=True)
@@ -194,16 +234,12 @@ def _checked(name: str, step: Step, policy: Policy) -> CheckedStep:
     met = [
         meeting
         for (first, one), (second, other) in combinations(steered.terms, 2)
-        if _can_meet(one, other)
+        # Whether both conditions can hold for one request.
+        if None in (one.context, other.context) or one.context == other.context
         for meeting in meetings(Steering((first, second)))
     ]
     rules = {kind: patterns for kind, patterns in step.match if patterns}
     return CheckedStep(name, steered, rules, step.inherits, tuple(met))
-
-
-def _can_meet(one: When, other: When) -> bool:
-    """Whether both can hold for one request."""
-    return None in (one.context, other.context) or one.context == other.context
 
 
 def _warnings(policy: Policy, steps: Sequence[CheckedStep]) -> Iterator[str]:
@@ -229,13 +265,12 @@ def _warnings(policy: Policy, steps: Sequence[CheckedStep]) -> Iterator[str]:
 def _decision(
     policy: Policy, call: TracedCall, number: int, conflicts: Conflicts | None
 ) -> SteeringDecision:
-    tagged = [tag.removeprefix(STEP_TAG) for tag in call.tags if tag.startswith(STEP_TAG)]
     try:
         step = choose_step(
             [
                 call.step,
                 Hint(call.node, "node"),
-                *tagged,
+                *named_by(call.tags),
                 *(Hint(tag, "tag") for tag in call.tags),
                 Hint(call.prompt_type, "prompt_type"),
             ],

@@ -1,4 +1,8 @@
-"""Which step of a policy a name means."""
+"""What a policy file may hold: steps, their vectors, conditions and match rules.
+
+pydantic checks the keys, and what is wrong is said in the file's own words. Below the tables are
+what reads them: steps inherit from each other, and names match them.
+"""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -11,10 +15,16 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from steerable_llm.errors import PolicyError, UnknownStepError, unknown
 from steerable_llm.vector.steering import Scope
 
-# From a measured number to the share of a strength: a threshold, or a line between two.
+Kind = Literal["step", "node", "tag", "prompt_type"]
+"""Where a name comes from: the application named the step, or a framework its graph node, a tag,
+or the type of its prompt."""
 
 
-class Ramp(BaseModel):
+class _Table(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Ramp(_Table):
     """A share between 0 and 1 that depends on one number and on nothing else.
 
     `{ from = a, to = b }` is 0 up to a, 1 from b on, and a straight line between; with a above b
@@ -24,10 +34,8 @@ class Ramp(BaseModel):
     Attributes:
         start: `from` in the file: the number at which the share is 0.
         end: `to` in the file: the number at which the share is 1.
-        above: the threshold, in place of `from` and `to`.
+        above: The threshold, in place of `from` and `to`.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     start: float | None = Field(default=None, alias="from", allow_inf_nan=False, strict=True)
     end: float | None = Field(default=None, alias="to", allow_inf_nan=False, strict=True)
@@ -74,18 +82,11 @@ class Ramp(BaseModel):
         return self.model_dump(by_alias=True, exclude_none=True)
 
 
-# The keys of a policy file, checked by pydantic; what is wrong is said in the file's own words.
-
-
-class _Table(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
 class GateUse(Ramp):
     """A gate and how its probability becomes a share of the strength.
 
     Attributes:
-        name: the gate's file name without `.safetensors`. Without `from`, `to` and `above` the
+        name: The gate's file name without `.safetensors`. Without `from`, `to` and `above` the
             threshold is the one that was chosen in training.
     """
 
@@ -106,9 +107,9 @@ class When(_Table):
     """On what a request's steering depends; every condition that is given must hold.
 
     Attributes:
-        context: steer only if the prompt holds retrieved text, or only if it holds none.
-        conflict: from how far the context speaks against the model's own answer.
-        gate: from how probable a trained gate finds it that this question goes wrong.
+        context: Steer only if the prompt holds retrieved text, or only if it holds none.
+        conflict: From how far the context speaks against the model's own answer.
+        gate: From how probable a trained gate finds it that this question goes wrong.
     """
 
     context: Literal["present", "absent"] | None = None
@@ -125,11 +126,11 @@ class VectorUse(_Table):
     """One vector of a step; what is left out comes from the vector's calibration.
 
     Attributes:
-        name: the vector's file name without `.safetensors`.
-        strength: signed, in units of each layer's residual norm.
+        name: The vector's file name without `.safetensors`.
+        strength: Signed, in units of each layer's residual norm.
         layers: 0-based blocks to steer.
-        scope: which positions are steered.
-        when: conditions of this vector alone.
+        scope: Which positions are steered.
+        when: Conditions of this vector alone.
     """
 
     name: str
@@ -144,9 +145,9 @@ class Match(_Table):
     """Which calls belong to a step besides those that name it; patterns as in file names.
 
     Attributes:
-        step: names that the application gave the step.
+        step: Names that the application gave the step.
         node: LangGraph nodes.
-        tag: tags of a LangChain call.
+        tag: Tags of a LangChain call.
         prompt_type: LlamaIndex prompt types.
     """
 
@@ -160,12 +161,12 @@ class Step(_Table):
     """What one step of a chain gets; no vectors means that it is never steered.
 
     Attributes:
-        vectors: what steers it.
-        match: which calls belong to it; not inherited.
-        inherits: the step that gives every key which this one leaves out.
-        when: conditions of every vector that has none of the same kind.
-        orthogonalise: later vectors lose their component along earlier ones.
-        steer_structured: steer tool calls and JSON, too.
+        vectors: What steers it.
+        match: Which calls belong to it; not inherited.
+        inherits: The step that gives every key which this one leaves out.
+        when: Conditions of every vector that has none of the same kind.
+        orthogonalise: Later vectors lose their component along earlier ones.
+        steer_structured: Steer tool calls and JSON, too.
     """
 
     vectors: tuple[VectorUse, ...] = ()
@@ -215,8 +216,6 @@ def _holds_tables(kind: Any) -> bool:
     return _is_table(kind) or any(map(_holds_tables, get_args(kind)))
 
 
-# Steps that take what they leave out from another step.
-
 # What a step is told by, and from whom it inherits, are its own.
 _OWN = {"match", "inherits"}
 
@@ -228,8 +227,8 @@ def with_inherited(steps: Mapping[str, Step]) -> dict[str, Step]:
     inherits from, and so on.
 
     Raises:
-        UnknownStepError: a step inherits from one that does not exist.
-        PolicyError: steps inherit from each other in a circle.
+        UnknownStepError: A step inherits from one that does not exist.
+        PolicyError: Steps inherit from each other in a circle.
     """
     return {name: _filled(name, steps) for name in steps}
 
@@ -253,10 +252,6 @@ def _filled(name: str, steps: Mapping[str, Step]) -> Step:
         taken.update({key: getattr(step, key) for key in step.model_fields_set - _OWN})
     return steps[name].model_copy(update=taken)
 
-
-Kind = Literal["step", "node", "tag", "prompt_type"]
-"""Where a name comes from: the application named the step, or a framework its graph node, a tag,
-or the type of its prompt."""
 
 _WILDCARDS = "*?["
 

@@ -22,55 +22,8 @@ from steerable_llm.errors import GateFileError, InvalidInputError, ModelMismatch
 from steerable_llm.files import write_whole
 from steerable_llm.vector.file import content_hash, plain_json, read_tensors
 
-# The gate file: two tensors and JSON metadata in one safetensors file, with a hash. No pickle.
-
 FORMAT_VERSION = 1
 _KIND = "steerable-llm gate"
-
-
-def write_gate_file(
-    path: str | os.PathLike[str], content: Mapping[str, Any], tensors: Mapping[str, Tensor]
-) -> Path:
-    """Write a gate file in one step and return its path; an existing file is replaced."""
-    metadata = {
-        "kind": _KIND,
-        "format_version": str(FORMAT_VERSION),
-        "content": plain_json(content),
-        "content_hash": content_hash(content, tensors),
-    }
-    return write_whole(path, to_safetensors(dict(tensors), metadata))
-
-
-def read_gate_file(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Read and verify a gate file: its metadata and its tensors.
-
-    Raises:
-        GateFileError: missing, cut short, changed, of another kind, or of a newer version.
-    """
-    source = Path(path)
-    again = "copy it again, or train the gate again"
-    metadata, tensors = read_tensors(source, "gate", again, GateFileError)
-    version = metadata.get("format_version", "")
-    if metadata.get("kind") != _KIND or not version.isdecimal():
-        raise GateFileError(
-            f"{source} is a safetensors file but not a gate: "
-            "use a file that `steerable policy train-gate` wrote"
-        )
-    if int(version) > FORMAT_VERSION:
-        raise GateFileError(
-            f"{source} has format version {version} and this version of steerable-llm reads up to "
-            f"{FORMAT_VERSION}: update steerable-llm"
-        )
-    try:
-        content: dict[str, Any] = json.loads(metadata["content"])
-    except (KeyError, json.JSONDecodeError) as error:
-        raise GateFileError(f"{source} has no readable metadata: train the gate again") from error
-    if metadata.get("content_hash") != content_hash(content, tensors):
-        raise GateFileError(
-            f"{source} was changed after it was saved (its content hash does not fit): "
-            "get the original file or train the gate again"
-        )
-    return content, tensors
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,13 +31,13 @@ class Gate:
     """A trained gate, bound to the embedding model it was trained with.
 
     Attributes:
-        name: what policies call it.
+        name: What policies call it.
         weights: `[d]`, one number per dimension of the embedding, float64.
-        bias: the constant term.
-        threshold: the probability that was chosen in training to tell the two classes apart.
-        embedder: name of the embedding model.
-        embedder_fingerprint: hash of that model's weights.
-        training: what it was trained on and how well it does, plain JSON values.
+        bias: The constant term.
+        threshold: The probability that was chosen in training to tell the two classes apart.
+        embedder: Name of the embedding model.
+        embedder_fingerprint: Hash of that model's weights.
+        training: What it was trained on and how well it does, plain JSON values.
     """
 
     name: str
@@ -99,7 +52,7 @@ class Gate:
         """Check the numbers.
 
         Raises:
-            InvalidInputError: weights of the wrong shape, or numbers that are not finite.
+            InvalidInputError: Weights of the wrong shape, or numbers that are not finite.
         """
         weights = np.asarray(self.weights, dtype=np.float64)
         finite = np.isfinite(weights).all() and np.isfinite(self.bias)
@@ -119,7 +72,7 @@ class Gate:
         """Make sure that an embedding model is the one the gate was trained with.
 
         Raises:
-            ModelMismatchError: it is another one.
+            ModelMismatchError: It is another one.
         """
         if embedder.fingerprint != self.embedder_fingerprint:
             raise ModelMismatchError(
@@ -132,7 +85,7 @@ class Gate:
         """Return, for each text, the probability that an answer to it goes wrong.
 
         Raises:
-            ModelMismatchError: the embedding model is not the gate's.
+            ModelMismatchError: The embedding model is not the gate's.
         """
         self.check(embedder)
         if not texts:
@@ -143,7 +96,7 @@ class Gate:
         """Return the probability for each row of `[n, d]` embeddings.
 
         Raises:
-            InvalidInputError: the embeddings have another width than the gate.
+            InvalidInputError: The embeddings have another width than the gate.
         """
         rows = np.asarray(embeddings, dtype=np.float64)
         if rows.ndim != 2 or rows.shape[1] != self.weights.size:
@@ -156,20 +109,44 @@ class Gate:
         return scores
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the gate file atomically and return its path."""
-        return write_gate_file(path, {**self._content(), "training": dict(self.training)},
-                               self._tensors())  # fmt: skip
+        """Write two tensors and JSON metadata as one safetensors file and return its path."""
+        content = {**self._content(), "training": dict(self.training)}
+        metadata = {
+            "kind": _KIND,
+            "format_version": str(FORMAT_VERSION),
+            "content": plain_json(content),
+            "content_hash": content_hash(content, self._tensors()),
+        }
+        return write_whole(path, to_safetensors(self._tensors(), metadata))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Gate":
         """Read a gate file.
 
         Raises:
-            GateFileError: missing, cut short, changed, of another kind, or of a newer version.
+            GateFileError: Missing, cut short, changed, of another kind, or of a newer version.
         """
         source = Path(path)
-        content, tensors = read_gate_file(source)
+        again = "copy it again, or train the gate again"
+        metadata, tensors = read_tensors(source, "gate", again, GateFileError)
+        version = metadata.get("format_version", "")
+        if metadata.get("kind") != _KIND or not version.isdecimal():
+            raise GateFileError(
+                f"{source} is a safetensors file but not a gate: "
+                "use a file that `steerable policy train-gate` wrote"
+            )
+        if int(version) > FORMAT_VERSION:
+            raise GateFileError(
+                f"{source} has format version {version} and this version of steerable-llm reads "
+                f"up to {FORMAT_VERSION}: update steerable-llm"
+            )
         try:
+            content: dict[str, Any] = json.loads(metadata["content"])
+            if metadata.get("content_hash") != content_hash(content, tensors):
+                raise GateFileError(
+                    f"{source} was changed after it was saved (its content hash does not fit): "
+                    "get the original file or train the gate again"
+                )
             return cls(
                 name=content["name"],
                 weights=tensors["weights"].numpy(),
@@ -193,6 +170,6 @@ class Gate:
             "embedder_fingerprint": self.embedder_fingerprint,
         }
 
-    def _tensors(self) -> dict[str, torch.Tensor]:
+    def _tensors(self) -> dict[str, Tensor]:
         bias = torch.tensor(self.bias, dtype=torch.float64)
         return {"weights": torch.from_numpy(self.weights.copy()), "bias": bias}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,15 +47,16 @@ def roc_points(
 
     Raises:
         InvalidInputError: A class is empty.
-        MissingExtraError: scikit-learn is not installed.
     """
-    curve = _roc_curve(positives, negatives)
-    found = []
-    for threshold in thresholds:
-        # The last point of the curve that is not below the threshold; the first is above all.
-        point = [each for each in curve if each.threshold >= threshold][-1]
-        found.append(point.model_copy(update={"threshold": float(threshold)}))
-    return found
+    high, low = _classes(positives, negatives)
+    return [
+        RocPoint(
+            threshold=float(at),
+            caught=float((high >= at).mean()),
+            false_alarms=float((low >= at).mean()),
+        )
+        for at in thresholds
+    ]
 
 
 def best_threshold(positives: Sequence[float], negatives: Sequence[float]) -> float:
@@ -66,24 +67,13 @@ def best_threshold(positives: Sequence[float], negatives: Sequence[float]) -> fl
 
     Raises:
         InvalidInputError: A class is empty.
-        MissingExtraError: scikit-learn is not installed.
     """
-    curve = _roc_curve(positives, negatives)[:0:-1]  # without the point above all scores
-    best = max(curve, key=lambda point: point.caught - point.false_alarms)
-    below = max((p.threshold for p in curve if p.threshold < best.threshold), default=None)
-    return best.threshold if below is None else (below + best.threshold) / 2
-
-
-def _roc_curve(positives: Sequence[float], negatives: Sequence[float]) -> list[RocPoint]:
-    """A point per score, from the highest to the lowest, after one above all."""
-    labels, scores = _labelled(positives, negatives)
-    alarms, caught, thresholds = _sklearn("metrics").roc_curve(
-        labels, scores, drop_intermediate=False
-    )
-    return [
-        RocPoint(threshold=float(at), caught=float(share), false_alarms=float(false))
-        for at, share, false in zip(thresholds, caught, alarms, strict=True)
+    scores = sorted({*positives, *negatives})
+    gained = [
+        point.caught - point.false_alarms for point in roc_points(positives, negatives, scores)
     ]
+    best = gained.index(max(gained))
+    return float(scores[best] if best == 0 else (scores[best - 1] + scores[best]) / 2)
 
 
 def roc_auc(
@@ -92,7 +82,7 @@ def roc_auc(
     groups: tuple[Sequence[int], Sequence[int]] | None = None,
     seed: int = 0,
 ) -> Estimate:
-    """The area under the ROC curve, with a 95 % bootstrap interval over groups.
+    """Return the area under the ROC curve, with a 95 % bootstrap interval over groups.
 
     The area is the probability that a positive scores above a negative, ties counted half. Scores
     that separate the classes wholly leave the bootstrap without spread; the interval then ends
@@ -108,12 +98,10 @@ def roc_auc(
 
     Raises:
         InvalidInputError: A class is empty.
-        MissingExtraError: scikit-learn is not installed.
     """
-    labels, scores = _labelled(positives, negatives)
-    value = float(_sklearn("metrics").roc_auc_score(labels, scores))
-    high, low = scores[labels], scores[~labels]
+    high, low = _classes(positives, negatives)
     order = (high[:, None] > low[None, :]) + 0.5 * (high[:, None] == low[None, :])
+    value = float(order.mean())
     if groups is None:
         groups = list(range(high.size)), list(range(high.size, high.size + low.size))
     names, index = np.unique([*groups[0], *groups[1]], return_inverse=True)
@@ -138,31 +126,24 @@ def roc_auc(
     )
 
 
-def _sklearn(module: str) -> Any:
-    try:
-        return importlib.import_module(f"sklearn.{module}")
-    except ImportError as error:
-        raise MissingExtraError(
-            "training a gate needs scikit-learn: pip install 'steerable-llm[gate]'"
-        ) from error
-
-
-def _labelled(
+def _classes(
     positives: Sequence[float], negatives: Sequence[float]
-) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
-    """Which scores are of positives, and all scores, positives first."""
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     if not len(positives) or not len(negatives):
         raise InvalidInputError(
             f"a ROC curve needs both classes, not {len(positives)} positives and "
             f"{len(negatives)} negatives"
         )
-    scores = np.array([*positives, *negatives], dtype=np.float64)
-    return np.arange(scores.size) < len(positives), scores
+    return np.array(positives, dtype=np.float64), np.array(negatives, dtype=np.float64)
 
 
 # Fewer separate questions than this in a class leave nothing to choose a threshold on.
 FEWEST = 10
 THRESHOLDS = tuple(round(0.05 * step, 2) for step in range(21))
+
+_Rows: TypeAlias = NDArray[np.float64]
+_Bad: TypeAlias = NDArray[np.bool_]
+_Groups: TypeAlias = NDArray[np.int64]
 
 
 class GateFigures(BaseModel):
@@ -239,8 +220,10 @@ def train_gate(
     answers = list(answers)
     wanted = None if reasons is None else sorted(set(reasons))
     chosen = None if steps is None else sorted(set(steps))
-    _known("reason", wanted, REASONS)
-    _known("step", chosen, {each.step for each in answers if each.step is not None})
+    steps_there = {each.step for each in answers if each.step is not None}
+    for kind, names, known in (("reason", wanted, REASONS), ("step", chosen, steps_there)):
+        for missing in (each for each in names or () if each not in known):
+            raise InvalidInputError(f"the log: {unknown(kind, missing, known)}")
     examples = _examples(answers, wanted, chosen)
     labels = np.array([bad for _, bad, _ in examples])
     groups = np.empty(len(examples), dtype=np.int64)
@@ -251,16 +234,11 @@ def train_gate(
     texts = sorted({text for text, _, _ in examples})
     embedded = dict(zip(texts, embedder.embed(texts), strict=True))
     rows = np.stack([embedded[text] for text, _, _ in examples]).astype(np.float64)
-    fitted = _fit(rows, labels, groups, held_out, seed, regularisation)
-    gate = Gate(
-        name=name,
-        weights=fitted.weights,
-        bias=fitted.bias,
-        threshold=fitted.threshold,
-        embedder=embedder.name,
-        embedder_fingerprint=embedder.fingerprint,
-    )
-    figures = _figures(gate, rows, labels, groups, fitted.test, seed)
+    train, test = _split(rows, labels, groups, held_out, seed)
+    weights, bias, threshold = _fit(rows[train], labels[train], groups[train], seed, regularisation)
+    gate = Gate(name, weights, bias, threshold, embedder.name, embedder.fingerprint)
+    figures = _figures(gate, rows[test], labels[test], groups[test], seed)
+    used = {"bad": int(labels[train].sum()), "good": int((~labels[train]).sum())}
     training: dict[str, Any] = {
         "log_sha256": _digest(answers),
         "reasons": wanted,
@@ -268,23 +246,10 @@ def train_gate(
         "seed": seed,
         "held_out": held_out,
         "regularisation": regularisation,
-        "trained_on": {
-            "bad": int(labels[fitted.train].sum()),
-            "good": int((~labels[fitted.train]).sum()),
-        },
+        "trained_on": used,
         "figures": figures.model_dump(mode="json"),
     }
-    described = Gate(
-        gate.name, gate.weights, gate.bias, gate.threshold, gate.embedder,
-        gate.embedder_fingerprint, training,
-    )  # fmt: skip
-    return TrainedGate(described, figures)
-
-
-def _known(kind: str, names: Iterable[str] | None, known: Collection[str]) -> None:
-    for name in names or ():
-        if name not in known:
-            raise InvalidInputError(f"the log: {unknown(kind, name, known)}")
+    return TrainedGate(replace(gate, training=training), figures)
 
 
 def _examples(
@@ -302,7 +267,7 @@ def _examples(
     return examples
 
 
-def _enough(labels: NDArray[np.bool_], groups: NDArray[np.int64]) -> None:
+def _enough(labels: _Bad, groups: _Groups) -> None:
     for bad, said in ((True, "bad"), (False, "good")):
         count = len(set(groups[labels == bad].tolist()))
         if count < FEWEST:
@@ -312,57 +277,51 @@ def _enough(labels: NDArray[np.bool_], groups: NDArray[np.int64]) -> None:
             )
 
 
-@dataclass(frozen=True)
-class _Fit:
-    weights: NDArray[np.float64]
-    bias: float
-    threshold: float
-    train: NDArray[np.int64]
-    test: NDArray[np.int64]
+def _sklearn(module: str) -> Any:
+    try:
+        return importlib.import_module(f"sklearn.{module}")
+    except ImportError as error:
+        raise MissingExtraError(
+            "training a gate needs scikit-learn: pip install 'steerable-llm[gate]'"
+        ) from error
 
 
-def _fit(
-    rows: NDArray[np.float64],
-    labels: NDArray[np.bool_],
-    groups: NDArray[np.int64],
-    held_out: float,
-    seed: int,
-    regularisation: float,
-) -> _Fit:
-    selection = _sklearn("model_selection")
+def _folds(count: int, seed: int) -> Any:
+    """What splits answers so that a group stays together and both classes are everywhere."""
+    module = _sklearn("model_selection")
+    return module.StratifiedGroupKFold(count, shuffle=True, random_state=seed)
 
-    def folds(count: int) -> Any:
-        return selection.StratifiedGroupKFold(count, shuffle=True, random_state=seed)
 
-    train, test = next(folds(max(2, round(1 / held_out))).split(rows, labels, groups))
-    both = {tuple(sorted(set(labels[part].tolist()))) for part in (train, test)}
-    if both != {(False, True)}:
+def _split(rows: _Rows, labels: _Bad, groups: _Groups, held_out: float, seed: int) -> Any:
+    """Places of the training answers and of those held out."""
+    folds = _folds(max(2, round(1 / held_out)), seed)
+    train, test = next(folds.split(rows, labels, groups))
+    if any(len(set(labels[part].tolist())) < 2 for part in (train, test)):
         raise InvalidInputError(
             "a part of the split has only good or only bad answers, since few questions stand "
             "apart from the others: log more of them, or try another --seed"
         )
+    return train, test
+
+
+def _fit(
+    rows: _Rows, labels: _Bad, groups: _Groups, seed: int, regularisation: float
+) -> tuple[_Rows, float, float]:
+    """Weights, bias, and the threshold that is best on answers that a fold has not seen."""
     model = _sklearn("linear_model").LogisticRegression(C=regularisation, max_iter=1000)
-    unseen = selection.cross_val_predict(
-        model, rows[train], labels[train], groups=groups[train], cv=folds(5),
-        method="predict_proba",
-    )[:, 1]  # fmt: skip
-    threshold = best_threshold(unseen[labels[train]], unseen[~labels[train]])
-    model.fit(rows[train], labels[train])
-    return _Fit(model.coef_[0], float(model.intercept_[0]), threshold, train, test)
+    unseen = _sklearn("model_selection").cross_val_predict(
+        model, rows, labels, groups=groups, cv=_folds(5, seed), method="predict_proba"
+    )[:, 1]
+    threshold = best_threshold(unseen[labels], unseen[~labels])
+    model.fit(rows, labels)
+    return model.coef_[0], float(model.intercept_[0]), threshold
 
 
-def _figures(
-    gate: Gate,
-    rows: NDArray[np.float64],
-    labels: NDArray[np.bool_],
-    groups: NDArray[np.int64],
-    test: NDArray[np.int64],
-    seed: int,
-) -> GateFigures:
-    scores, truth, group = gate.of_embeddings(rows[test]), labels[test], groups[test]
+def _figures(gate: Gate, rows: _Rows, truth: _Bad, groups: _Groups, seed: int) -> GateFigures:
+    scores = gate.of_embeddings(rows)
     bad, good = scores[truth].tolist(), scores[~truth].tolist()
     return GateFigures(
-        auc=roc_auc(bad, good, (group[truth].tolist(), group[~truth].tolist()), seed),
+        auc=roc_auc(bad, good, (groups[truth].tolist(), groups[~truth].tolist()), seed),
         caught=estimate([float(score >= gate.threshold) for score in bad], seed),
         false_alarms=estimate([float(score >= gate.threshold) for score in good], seed),
         roc=tuple(roc_points(bad, good, THRESHOLDS)),

@@ -20,10 +20,11 @@ import hashlib
 import json
 import os
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
@@ -38,12 +39,10 @@ from steerable_llm.errors import (
 )
 from steerable_llm.policy.file import Kind, Step, explain, matching_step, with_inherited
 from steerable_llm.policy.gate import Gate
-from steerable_llm.policy.steered_step import SteeredStep, describe, describe_step, look_up
+from steerable_llm.policy.steered_step import SteeredStep, describe_step, look_up
 from steerable_llm.vector.fingerprint import ModelFingerprint
 from steerable_llm.vector.steering import Steering
 from steerable_llm.vector.vector import SteeringVector
-
-__all__ = ["KILL_SWITCH", "Policy", "describe"]
 
 KILL_SWITCH = "STEERABLE_LLM_DISABLED"
 """The environment variable that switches every policy off while it is set; read per request."""
@@ -56,11 +55,11 @@ class Policy(BaseModel):
     """Step name to steering. Make one with `Policy.load` or `Policy.from_dict`.
 
     Attributes:
-        default_step: the step of a request that names none; None leaves such requests unsteered.
-        enabled: false switches all steering off and changes nothing else.
-        vectors_dir: where the vector files lie.
-        gates_dir: where the gate files lie; None is where the vectors do.
-        steps: what each step gets, as the file says it.
+        default_step: The step of a request that names none; None leaves such requests unsteered.
+        enabled: False switches all steering off and changes nothing else.
+        vectors_dir: Where the vector files lie.
+        gates_dir: Where the gate files lie; None is where the vectors do.
+        steps: What each step gets, as the file says it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -87,19 +86,19 @@ class Policy(BaseModel):
         """Read a policy file and the vectors and gates that it names.
 
         Args:
-            path: the TOML file.
-            vectors: vectors by name, in place of the files in `vectors_dir`.
-            gates: gates by name, in place of the files in `gates_dir`.
-            embedder: what embeds for the gates; default is the model each was trained with.
+            path: The TOML file.
+            vectors: Vectors by name, in place of the files in `vectors_dir`.
+            gates: Gates by name, in place of the files in `gates_dir`.
+            embedder: What embeds for the gates; default is the model each was trained with.
 
         Raises:
-            PolicyError: no such file, not TOML, no steps, an unknown key, a value of the wrong
+            PolicyError: No such file, not TOML, no steps, an unknown key, a value of the wrong
                 kind, steps that inherit in a circle.
             UnknownStepError: `default_step` or `inherits` names no step of the file.
-            UnknownVectorError: there is no vector of that name.
-            UnknownGateError: there is no gate of that name.
-            VectorFileError: a vector file cannot be read.
-            GateFileError: a gate file cannot be read.
+            UnknownVectorError: There is no vector of that name.
+            UnknownGateError: There is no gate of that name.
+            VectorFileError: A vector file cannot be read.
+            GateFileError: A gate file cannot be read.
         """
         source = Path(path)
         try:
@@ -130,15 +129,15 @@ class Policy(BaseModel):
         """Make a policy from the content of a policy file.
 
         Args:
-            data: what the TOML file would hold.
-            vectors: vectors by name, in place of the files in `vectors_dir`.
-            directory: what `vectors_dir` and `gates_dir` are relative to.
-            source: what error messages call it.
-            gates: gates by name, in place of the files in `gates_dir`.
-            embedder: what embeds for the gates; default is the model each was trained with.
+            data: What the TOML file would hold.
+            vectors: Vectors by name, in place of the files in `vectors_dir`.
+            directory: What `vectors_dir` and `gates_dir` are relative to.
+            source: What error messages call it.
+            gates: Gates by name, in place of the files in `gates_dir`.
+            embedder: What embeds for the gates; default is the model each was trained with.
 
         Raises:
-            PolicyError: as for `load`.
+            PolicyError: As for `load`.
         """
         try:
             policy = cls.model_validate(dict(data))
@@ -162,29 +161,36 @@ class Policy(BaseModel):
             UnknownGateError, source,
         )  # fmt: skip
         for name, step in steps.items():
-            policy._steered[name] = look_up(step, name, find_vector, source)
-            for use in step.vectors:
-                policy._vectors[use.name] = find_vector(use.name)
+            policy._vectors |= {use.name: find_vector(use.name) for use in step.vectors}
+            try:
+                policy._steered[name] = look_up(step, policy._vectors.__getitem__)
+            except PolicyError as error:
+                raise PolicyError(f"{source}: step {name!r}: {error}") from error
             for when in (step.when, *(use.when for use in step.vectors)):
                 if when.gate is not None:
                     policy._gates[when.gate.name] = find_gate(when.gate.name)
         policy._embedder = embedder
-        policy._content = policy._describe(steps)
+        content = {
+            "default_step": policy.default_step,
+            "steps": {name: describe_step(policy._steered[name], steps[name]) for name in steps},
+            "gates": {name: gate.fingerprint_id for name, gate in policy._gates.items()},
+        }
+        policy._content = json.dumps(content, sort_keys=True)
         return policy
 
     def step_for(self, name: str | None, kind: Kind = "step") -> str | None:
         """Return the step that a name means; None is the default step's.
 
         Args:
-            name: a step's own name, or what one of its `match` patterns of this kind fits.
-            kind: where the name comes from.
+            name: A step's own name, or what one of its `match` patterns of this kind fits.
+            kind: Where the name comes from.
 
         Returns:
             The step's name in the policy. None if there is no default step, or if a name of
             another kind than "step" means none.
 
         Raises:
-            UnknownStepError: the application named a step that the policy does not have.
+            UnknownStepError: The application named a step that the policy does not have.
         """
         if name is None:
             return self.default_step
@@ -199,7 +205,7 @@ class Policy(BaseModel):
         Conditions depend on a request, and there is none here: all are taken to hold.
 
         Raises:
-            UnknownStepError: the policy has no such step; the message lists those it has.
+            UnknownStepError: The policy has no such step; the message lists those it has.
         """
         name = self.step_for(step)
         if name is None:
@@ -211,7 +217,7 @@ class Policy(BaseModel):
         """Return a step with its vectors and their conditions, whether the policy is on or off.
 
         Raises:
-            PolicyError: the policy was not made by `load` or `from_dict`.
+            PolicyError: The policy was not made by `load` or `from_dict`.
         """
         if name not in self._steered:
             raise PolicyError(
@@ -245,7 +251,7 @@ class Policy(BaseModel):
         """Return what a gate says of some questions.
 
         Raises:
-            ModelMismatchError: the embedding model is not the one the gate was trained with.
+            ModelMismatchError: The embedding model is not the one the gate was trained with.
         """
         return self._gates[gate].probabilities(texts, self._embedder_of(self._gates[gate]))
 
@@ -253,7 +259,7 @@ class Policy(BaseModel):
         """Make sure that every vector fits a model, and every gate its embedding model.
 
         Raises:
-            ModelMismatchError: a vector was built for another model, or a gate trained with
+            ModelMismatchError: A vector was built for another model, or a gate trained with
                 another embedding model than the one at hand.
         """
         for vector in self._vectors.values():
@@ -268,19 +274,51 @@ class Policy(BaseModel):
         Two policies with the same digest steer alike, wherever their files lie and in whatever
         order they say it.
         """
-        return _sha256(f"{self._content or self.model_dump_json()}|{'off' if self.off else 'on'}")
+        content = f"{self._content or self.model_dump_json()}|{'off' if self.off else 'on'}"
+        return hashlib.sha256(content.encode()).hexdigest()
 
     def _embedder_of(self, gate: Gate) -> Embedder:
         return self._embedder or _sentence_embedder(gate.embedder)
 
-    def _describe(self, steps: Mapping[str, Step]) -> str:
-        gates = {name: gate.fingerprint_id for name, gate in self._gates.items()}
-        content = {
-            "default_step": self.default_step,
-            "steps": {name: describe_step(self._steered[name], steps[name]) for name in steps},
-            "gates": gates,
-        }
-        return json.dumps(content, sort_keys=True)
+
+@dataclass(frozen=True)
+class Hint:
+    """A name that a framework gave a place in its own words, such as a LangGraph node.
+
+    It counts where the policy has a step of that name, or one whose `match` rules for this kind
+    fit it; unlike a step that the developer named, it is no error when the policy has none.
+
+    Attributes:
+        name: The framework's name; None where it has none.
+        kind: What the name is the name of.
+    """
+
+    name: str | None
+    kind: Literal["node", "tag", "prompt_type"]
+
+
+def named_by(tags: Iterable[str]) -> list[str]:
+    """Return the steps that tags of a LangChain call name, as in "steer:answer"."""
+    return [tag.removeprefix("steer:") for tag in tags if tag.startswith("steer:")]
+
+
+def choose_step(candidates: Iterable[str | Hint | None], policy: Policy | None) -> str | None:
+    """Return the first candidate that names a step; None leaves it to the policy's default.
+
+    A hint turns into the name of the policy's step. A name that the developer gave comes back as
+    it is, and the policy matches it when it decides.
+    """
+    for candidate in candidates:
+        step: str | None
+        if not isinstance(candidate, Hint):
+            step = candidate
+        elif policy is None or candidate.name is None:
+            continue
+        else:
+            step = policy.step_for(candidate.name, candidate.kind)
+        if step is not None:
+            return step
+    return None
 
 
 def _finder(
@@ -323,7 +361,3 @@ def _can_load(load: Callable[[Path], object], path: Path) -> bool:
 @cache
 def _sentence_embedder(name: str) -> SentenceEmbedder:
     return SentenceEmbedder(name)
-
-
-def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()

@@ -95,6 +95,7 @@ class HookedModel:
         dtype: torch.dtype | str | None = None,
         device_map: str | dict[str, Any] | None = None,
         quantization_config: Any = None,
+        **options: Any,
     ) -> Self:
         """Load a model from a folder or from the Hugging Face Hub.
 
@@ -104,6 +105,7 @@ class HookedModel:
             dtype: Of the weights; default is the one they are stored in.
             device_map: As in transformers; default is the CPU.
             quantization_config: As in transformers.
+            **options: Other arguments of the class, such as the `policy` of a `SteerableHFLLM`.
 
         Raises:
             InvalidInputError: There is no such model, or no such dtype.
@@ -116,14 +118,19 @@ class HookedModel:
             device_map=device_map,
             quantization_config=quantization_config,
         )
-        return cls(model, tokenizer, model_id=source, revision=revision, processor=processor)
+        own = {"model_id": source, "revision": revision, "processor": processor}
+        return cls(model, tokenizer, **{**own, **options})
 
     @classmethod
-    def demo(cls) -> Self:
-        """Load the package's own small model, an exhibit and not a product; float32, CPU."""
+    def demo(cls, **options: Any) -> Self:
+        """Load the package's own small model, an exhibit and not a product; float32, CPU.
+
+        Args:
+            **options: Other arguments of the class, such as the `policy` of a `SteerableHFLLM`.
+        """
         with as_file(files("steerable_llm.demo") / "model") as folder:
             model, tokenizer, _ = load_pretrained(str(folder), dtype=torch.float32)
-        return cls(model, tokenizer, model_id="steerable-llm/demo")
+        return cls(model, tokenizer, **{"model_id": "steerable-llm/demo", **options})
 
     @property
     def device(self) -> torch.device:
@@ -180,13 +187,13 @@ class HookedModel:
     @overload
     def score(
         self, messages: MessagesLike, answers: Sequence[str], steering: Steering | None = None,
-        *, reduction: Literal["sum", "mean"] = "sum",
+        step: str | None = None, reduction: Literal["sum", "mean"] = "sum",
     ) -> list[float]: ...  # fmt: skip
 
     @overload
     def score(
         self, messages: MessagesLike, answers: Sequence[str], steering: Steering | None = None,
-        *, reduction: Literal["none"],
+        step: str | None = None, *, reduction: Literal["none"],
     ) -> list[list[float]]: ...  # fmt: skip
 
     def score(
@@ -194,7 +201,7 @@ class HookedModel:
         messages: MessagesLike,
         answers: Sequence[str],
         steering: Steering | None = None,
-        *,
+        step: str | None = None,
         reduction: Reduction = "sum",
     ) -> list[float] | list[list[float]]:
         """Return the log-probabilities of answers to one prompt, the end of turn included.
@@ -203,6 +210,7 @@ class HookedModel:
             messages: The prompt.
             answers: Texts to score.
             steering: What to steer with.
+            step: Step of the policy, of a model that has one.
             reduction: `sum` over the answer's tokens, `mean` per token, or `none`: the list
                 of every token's log-probability.
 
@@ -216,21 +224,29 @@ class HookedModel:
         if isinstance(answers, str):
             raise InvalidInputError("answers is one text: give a list of answers, such as [text]")
         items = [(messages, answer) for answer in answers]
-        scored: list[float] = self.score_batch(items, steering, reduction=reduction)
+        scored: list[float] = self.score_batch(items, steering, step, reduction)
         return scored
 
     def score_batch(
         self,
         items: Sequence[tuple[MessagesLike, str]],
         steering: Steering | None = None,
-        *,
+        step: str | None = None,
         reduction: Reduction = "sum",
     ) -> list[Any]:
         """Like `score`, for many prompts: one value per (messages, answer)."""
-        return self._scores(items, [steering or Steering.none()] * len(items), reduction)
+        reduced = reduction_of(reduction)
+        scored = self._scored(items, steering, step)
+        with self.turns, torch.no_grad():
+            log_probs = answer_log_probs(self, scored)
+        return [reduced(values.cpu()) for values in log_probs]
 
     def answer_logits(
-        self, messages: MessagesLike, answer: str, steering: Steering | None = None
+        self,
+        messages: MessagesLike,
+        answer: str,
+        steering: Steering | None = None,
+        step: str | None = None,
     ) -> Tensor:
         """Return the scores that each token of an answer is predicted from, end of turn included.
 
@@ -240,40 +256,46 @@ class HookedModel:
         Raises:
             PromptTooLongError: Prompt and answer do not fit the context window.
         """
-        return self._logits(messages, answer, steering or Steering.none())
-
-    def _scores(
-        self,
-        items: Sequence[tuple[MessagesLike, str]],
-        steerings: Sequence[Steering],
-        reduction: Reduction,
-    ) -> list[Any]:
-        reduced = reduction_of(reduction)
-        scored = [
-            self._scored(messages, answer, steering)
-            for (messages, answer), steering in zip(items, steerings, strict=True)
-        ]
-        with self.turns, torch.no_grad():
-            log_probs = answer_log_probs(self, scored)
-        return [reduced(values.cpu()) for values in log_probs]
-
-    def _logits(self, messages: MessagesLike, answer: str, steering: Steering) -> Tensor:
-        scored = [self._scored(messages, answer, steering)]
+        scored = self._scored([(messages, answer)], steering, step)
         with self.turns, torch.no_grad():
             return next(answer_logits(self, scored))[1]
 
-    def _scored(self, messages: MessagesLike, answer: str, steering: Steering) -> Scored:
-        if not isinstance(answer, str):
-            raise InvalidInputError(f"an answer to score is {answer!r}: give a text")
-        read = self.chat_format.read(messages)
-        item = Scored(read.tokens, self.encode_answer(answer), steering, read.vision)
-        if not item.answer:
+    def steerings(
+        self, prompts: Sequence[MessagesLike], steering: Steering | None, step: str | None
+    ) -> list[Steering]:
+        """Return what each prompt is steered with: what was given, there being no policy here.
+
+        Raises:
+            InvalidInputError: A step is named.
+        """
+        if step is not None:
             raise InvalidInputError(
-                "an empty answer has no probability with this tokenizer, which has no end-of-turn "
-                "token: give a text"
+                f"step {step!r} belongs to a policy, which this model has none of: give a "
+                "steering, or use SteerableHFLLM"
             )
-        self.check_fit(len(item.prompt), len(item.answer))
-        return item
+        return [steering or Steering.none()] * len(prompts)
+
+    def _scored(
+        self,
+        items: Sequence[tuple[MessagesLike, str]],
+        steering: Steering | None,
+        step: str | None,
+    ) -> list[Scored]:
+        steerings = self.steerings([messages for messages, _ in items], steering, step)
+        found = []
+        for (messages, answer), own in zip(items, steerings, strict=True):
+            if not isinstance(answer, str):
+                raise InvalidInputError(f"an answer to score is {answer!r}: give a text")
+            read = self.chat_format.read(messages)
+            item = Scored(read.tokens, self.encode_answer(answer), own, read.vision)
+            if not item.answer:
+                raise InvalidInputError(
+                    "an empty answer has no probability with this tokenizer, which has no "
+                    "end-of-turn token: give a text"
+                )
+            self.check_fit(len(item.prompt), len(item.answer))
+            found.append(item)
+        return found
 
     @property
     def supports_tools(self) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +29,9 @@ from steerable_llm.runtime.hooked_model import HookedModel
 from steerable_llm.vector.calibration import Calibration
 from steerable_llm.vector.file import library_version
 from steerable_llm.vector.interchange import FORMATS
-from steerable_llm.vector.interchange.format import AdditiveVector, Format
+from steerable_llm.vector.interchange.format import AdditiveVector, Format, Places
 from steerable_llm.vector.provenance import Imported, Provenance
-from steerable_llm.vector.steering import Application, Scope, Site, SteeringTerm
+from steerable_llm.vector.steering import SITES, Application, Scope, Site, SteeringTerm
 from steerable_llm.vector.vector import SteeringVector
 
 # On these the lengths of the model's states are measured, since no format brings them along.
@@ -82,8 +82,10 @@ def import_vector(
     _check_fit(source, found, llm, force)
     application = Application(site=found.site, unit="absolute", scope="all", renormalise=False)
     lengths = _lengths(llm, found.site)
+    # A name from a stranger's file, unless it would play tricks with a terminal.
+    told = found.name if found.name and found.name.isprintable() else None
     return SteeringVector(
-        name=name or _printable(found.name) or source.stem,
+        name=name or told or source.stem,
         directions=found.directions,
         scales={layer: lengths[layer] for layer in found.directions},
         fingerprint=llm.fingerprint,
@@ -120,11 +122,10 @@ def guess_format(path: str | os.PathLike[str]) -> str:
     )
 
 
-def places_of(llm: HookedModel) -> dict[str, tuple[Site, int]]:
+def places_of(llm: HookedModel) -> Places:
     """Return the names of a model's modules, as formats read them that go by names."""
     places: dict[str, tuple[Site, int]] = {}
-    sites: tuple[Site, ...] = ("block", "mlp")
-    for site in sites:
+    for site in SITES[:2]:  # heads have no output of their own
         try:
             names = module_names(llm.model, llm.blocks, site)
         except UnknownArchitectureError:  # a family without a module for its MLP
@@ -155,22 +156,15 @@ def _check_fit(source: Path, found: AdditiveVector, llm: HookedModel, force: boo
             f"{source} steers block {max(wide)}, but the model {ours.short} has blocks 0 to "
             f"{ours.num_layers - 1}: give the model that it was made for"
         )
-    if not force and theirs and _is_family(theirs) and theirs != _family(llm):
-        raise ModelMismatchError(
-            f"{source} was made for a model of the family {theirs!r}, but {ours.short} is "
-            f"{_family(llm)!r}: give the model that it was made for, or pass force=True (--force)"
-        )
-
-
-def _family(llm: HookedModel) -> str:
-    return str(llm.model.config.model_type)
-
-
-def _is_family(hint: str) -> bool:
-    """Whether a hint is a family that transformers knows, and no free text."""
     from transformers import CONFIG_MAPPING
 
-    return hint in CONFIG_MAPPING
+    family = str(llm.model.config.model_type)
+    # Anything but a family that transformers knows is free text.
+    if not force and theirs in CONFIG_MAPPING and theirs != family:
+        raise ModelMismatchError(
+            f"{source} was made for a model of the family {theirs!r}, but {ours.short} is "
+            f"{family!r}: give the model that it was made for, or pass force=True (--force)"
+        )
 
 
 def _provenance(source: Path, chosen: str, found: AdditiveVector, llm: HookedModel) -> Provenance:
@@ -200,11 +194,6 @@ def _provenance(source: Path, chosen: str, found: AdditiveVector, llm: HookedMod
             unknown=tuple(missing),
         ),
     )
-
-
-def _printable(name: str | None) -> str | None:
-    """A name from a stranger's file, unless it would play tricks with a terminal."""
-    return name if name and name.isprintable() else None
 
 
 def _plain(value: Any) -> Any:
@@ -271,15 +260,23 @@ def export_vector(
     """
     if format not in FORMATS:
         raise InvalidInputError(unknown("format", format, FORMATS))
-    target = FORMATS[format]
-    _check_expressible(vector, format, target)
+    target, how = FORMATS[format], vector.application
+    if how.rule != "add":
+        raise InvalidInputError(
+            f"vector {vector.name!r} adds what depends on each state (rule {how.rule!r}), and the "
+            f"format {format!r} adds the same to all: there is nothing to export it as"
+        )
+    if how.site not in target.sites:
+        raise InvalidInputError(
+            f"vector {vector.name!r} acts at the site {how.site!r}, and the format {format!r} "
+            f"steers the outputs of {' or '.join(target.sites)} only: there is no place for it"
+        )
     calibrated = vector.calibration is not None or strength is not None
-    steering = vector.steer(strength if calibrated else 1.0)
-    if not steering.is_active:
+    [term] = vector.steer(strength if calibrated else 1.0).terms
+    if not term.is_active:
         raise InvalidInputError(
             f"vector {vector.name!r} has strength 0, which steers nothing: give another --strength"
         )
-    [term] = steering.terms
     depth = vector.fingerprint.num_layers
     blocks = tuple(layer for layer in term.steered_layers if layer in target.blocks(depth))
     if not blocks:
@@ -287,8 +284,9 @@ def export_vector(
             f"vector {vector.name!r} steers the blocks {list(term.steered_layers)} only, and the "
             f"format {format!r} has none of them ({target.why}): choose another format"
         )
-    directions = {layer: term.vector.directions[layer] * _unit(term, layer) for layer in blocks}
-    if not all(bool((term.strength * v.float()).isfinite().all()) for v in directions.values()):
+    one = replace(term, strength=1.0)  # the strength itself is the coefficient
+    directions = {layer: one.delta(layer) for layer in blocks}
+    if not all(bool((term.strength * v).isfinite().all()) for v in directions.values()):
         raise InvalidInputError(
             f"vector {vector.name!r} at strength {term.strength:g} has numbers that no file can "
             "hold: give a smaller --strength"
@@ -326,28 +324,6 @@ def _model_type(architecture: str) -> str | None:
     return getattr(found, "model_type", None)
 
 
-def _unit(term: SteeringTerm, layer: int) -> float:
-    """What strength 1 multiplies the stored direction with."""
-    if term.unit == "absolute":
-        return 1.0
-    length = float(term.vector.directions[layer].norm())
-    return float(term.vector.scales[layer]) / length if length else 0.0
-
-
-def _check_expressible(vector: SteeringVector, name: str, target: Format) -> None:
-    how = vector.application
-    if how.rule != "add":
-        raise InvalidInputError(
-            f"vector {vector.name!r} adds what depends on each state (rule {how.rule!r}), and the "
-            f"format {name!r} adds the same to all: there is nothing to export it as"
-        )
-    if how.site not in target.sites:
-        raise InvalidInputError(
-            f"vector {vector.name!r} acts at the site {how.site!r}, and the format {name!r} "
-            f"steers the outputs of {' or '.join(target.sites)} only: there is no place for it"
-        )
-
-
 def _changes(term: SteeringTerm, target: Format, blocks: tuple[int, ...]) -> tuple[str, ...]:
     changes = []
     dropped = [layer for layer in term.steered_layers if layer not in blocks]
@@ -381,23 +357,16 @@ def _notes(
         strength = f"the coefficient in the file is the strength, {term.strength:+g} {unit}"
     else:
         strength = f"the strength {term.strength:+g} is in the directions: use coefficient 1"
-    behind = [
-        name
-        for name, there in (
-            ("calibration", vector.calibration),
-            ("evaluation", vector.evaluation),
-            ("provenance", vector.provenance != Provenance()),
-        )
-        if there
-    ]
-    kept = "" if not behind else f"the {', '.join(behind)} stay behind"
-    return tuple(
-        note
-        for note in (
-            strength,
-            f"the file does not say which weights it fits: {vector.fingerprint.short}",
-            kept,
-            f"use it as {target.use.format(file=path, blocks=[b + target.shift for b in blocks])}",
-        )
-        if note
+    behind = {
+        "calibration": vector.calibration is not None,
+        "evaluation": bool(vector.evaluation),
+        "provenance": vector.provenance != Provenance(),
+    }
+    left = ", ".join(name for name, there in behind.items() if there)
+    use = target.use.format(file=path, blocks=[block + target.shift for block in blocks])
+    return (
+        strength,
+        f"the file does not say which weights it fits: {vector.fingerprint.short}",
+        *((f"the {left} stay behind",) if left else ()),
+        f"use it as {use}",
     )

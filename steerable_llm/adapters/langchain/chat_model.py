@@ -58,11 +58,8 @@ from steerable_llm.adapters.worker import stream_in_worker
 from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.answer.request import Generation, GenerationChunk, GenerationRequest
 from steerable_llm.errors import InvalidInputError
-from steerable_llm.policy.policy import Policy, describe
-from steerable_llm.policy.step import Hint, choose_step
-
-TAG = "steer:"
-"""What a tag begins with that names a step."""
+from steerable_llm.policy.policy import Hint, Policy, choose_step, named_by
+from steerable_llm.policy.steered_step import describe
 
 # Standard parameters of remote chat models; a local model has no key, and nothing to retry.
 _REMOTE_ONLY = {"api_key", "max_retries", "timeout"}
@@ -291,7 +288,7 @@ class SteerableChatModel(BaseChatModel):
                 metadata.get("steer_step"),
                 surroundings().step,
                 Hint(metadata.get("langgraph_node"), "node"),
-                next((tag.removeprefix(TAG) for tag in tags if tag.startswith(TAG)), None),
+                *named_by(tags)[:1],
                 *(Hint(tag, "tag") for tag in tags),
             ],
             own._policy_for(arguments),

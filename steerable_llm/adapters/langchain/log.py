@@ -13,12 +13,12 @@ from langchain_core.documents import Document
 from langchain_core.messages import AIMessage, BaseMessage, get_buffer_string
 from langchain_core.outputs import ChatGeneration, LLMResult
 
-from steerable_llm.adapters.langchain.chat_model import TAG
 from steerable_llm.adapters.langchain.messages import read_messages
 from steerable_llm.chat.message import Message
 from steerable_llm.logs.answers import LoggedAnswer, Passage
 from steerable_llm.logs.open_traces import RUNS, Latest, OpenTraces, as_logged
 from steerable_llm.logs.recorder import AnswerRecorder
+from steerable_llm.policy.policy import named_by
 
 #: Names under which chains take their question.
 QUESTION_KEYS = ("question", "query", "input", "user_input")
@@ -175,7 +175,7 @@ class AnswerLogHandler(BaseCallbackHandler):
         metadata = told.get("metadata") or {}
         tags = told.get("tags") or ()
         step = metadata.get("steer_step") or metadata.get("langgraph_node")
-        step = step or next((tag.removeprefix(TAG) for tag in tags if tag.startswith(TAG)), None)
+        step = step or next(iter(named_by(tags)), None)
         settings = told.get("invocation_params") or {}
         self._prompts[run] = _Prompt(
             messages,

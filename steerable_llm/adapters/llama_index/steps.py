@@ -27,8 +27,7 @@ from llama_index.core.workflow import Workflow
 
 from steerable_llm.adapters.surroundings import steer_step, surroundings
 from steerable_llm.errors import InvalidInputError
-from steerable_llm.policy.policy import Policy
-from steerable_llm.policy.step import Hint, choose_step
+from steerable_llm.policy.policy import Hint, Policy, choose_step
 
 STEP = "steer_step"
 """Where a prompt's metadata names its step."""

@@ -18,7 +18,7 @@ from steerable_llm.evaluation.benchmarks.benchmark import (
 from steerable_llm.evaluation.benchmarks.data import Data, load_data
 from steerable_llm.evaluation.benchmarks.report import BenchmarkReport, score_rows
 from steerable_llm.evaluation.settings import DEFAULTS, Changes, EvaluationSettings
-from steerable_llm.policy.policy import describe
+from steerable_llm.policy.steered_step import describe
 from steerable_llm.progress import progress_bar
 from steerable_llm.runtime.hooked_model import HookedModel
 from steerable_llm.vector.calibration import Calibration

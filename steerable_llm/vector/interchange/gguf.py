@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -25,15 +25,11 @@ from steerable_llm.vector.interchange.format import AdditiveVector, Format, Plac
 
 ARCHITECTURE = "controlvector"
 MAGIC = b"GGUF"
-_OURS = ("model_hint", "layer_count", "method")
+_OURS = ("model_hint", "layer_count", "method", "easysteer")
+_BLOCKS = "hidden_states"
 
 
-def require_gguf() -> ModuleType:
-    """Return the library for GGUF files.
-
-    Raises:
-        MissingExtraError: It is not installed.
-    """
+def _gguf() -> ModuleType:
     try:
         import gguf
     except ImportError as error:
@@ -43,39 +39,43 @@ def require_gguf() -> ModuleType:
     return gguf
 
 
-def gguf_bytes(
-    directions: Mapping[int, Tensor],
-    name: str | None,
-    model_hint: str | None,
-    *,
-    signed_count: bool = False,
-    facts: Mapping[str, str | float] | None = None,
-) -> bytes:
+def write_gguf(vector: AdditiveVector, *, signed: bool = False, easysteer: bool = False) -> bytes:
     """Return a control vector as the bytes of a GGUF file.
 
     Args:
-        directions: Block index to float32 `[d]`, as they are to be added.
-        name: What the vector is called.
-        model_hint: The model family.
-        signed_count: Write the number of layers as int32, as llama.cpp's own generator does;
-            repeng and EasySteer write uint32.
-        facts: Further `controlvector.{key}` entries, texts or float32.
+        vector: The vector; its directions are written as coefficient 1 adds them.
+        signed: Write the number of layers as int32, as llama.cpp's own generator does; repeng and
+            EasySteer write uint32.
+        easysteer: Write EasySteer's facts, too, in its older and its newer form.
+
+    Raises:
+        MissingExtraError: The library gguf is not installed.
     """
-    gguf = require_gguf()
+    facts: dict[str, str | float] = {}
+    if easysteer:
+        strength = 1.0 if vector.coefficient is None else vector.coefficient
+        native = {
+            "version": 1, "component": _BLOCKS, "metadata": {"mapping": [["strength", strength]]},
+        }  # fmt: skip
+        facts = {
+            "method": vector.method or "unknown",
+            "strength": strength,
+            "easysteer": json.dumps(native, allow_nan=False),
+        }
     # The library writes to paths only, and a file is to appear whole or not at all.
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "vector.gguf"
-        writer = gguf.GGUFWriter(path, ARCHITECTURE)
+        writer = _gguf().GGUFWriter(path, ARCHITECTURE)
         try:
-            if name:
-                writer.add_name(name)
-            writer.add_string(f"{ARCHITECTURE}.model_hint", model_hint or "unknown")
-            add_count = writer.add_int32 if signed_count else writer.add_uint32
-            add_count(f"{ARCHITECTURE}.layer_count", len(directions))
-            for key, value in (facts or {}).items():
+            if vector.name:
+                writer.add_name(vector.name)
+            writer.add_string(f"{ARCHITECTURE}.model_hint", vector.model_type or "unknown")
+            add_count = writer.add_int32 if signed else writer.add_uint32
+            add_count(f"{ARCHITECTURE}.layer_count", len(vector.directions))
+            for key, value in facts.items():
                 add = writer.add_string if isinstance(value, str) else writer.add_float32
                 add(f"{ARCHITECTURE}.{key}", value)
-            for layer, direction in sorted(directions.items()):
+            for layer, direction in sorted(vector.folded.items()):
                 writer.add_tensor(f"direction.{layer}", direction.float().numpy())
             writer.write_header_to_file()
             writer.write_kv_data_to_file()
@@ -90,9 +90,10 @@ def read_gguf(path: Path, _places: Places | None = None) -> AdditiveVector:
 
     Raises:
         NotAVectorError: Another kind of file, or one that is cut short or damaged.
-        MissingExtraError: gguf is not installed.
+        InvalidInputError: Directions of heads or of a router, which are not added to blocks.
+        MissingExtraError: The library gguf is not installed.
     """
-    gguf = require_gguf()
+    gguf = _gguf()
     try:
         reader = _checked_reader(gguf)(path)
         fields = {key: field.contents() for key, field in reader.fields.items()}
@@ -122,22 +123,41 @@ def read_gguf(path: Path, _places: Places | None = None) -> AdditiveVector:
         directions[int(number)] = torch.from_numpy(data.astype(np.float32))
     if not directions:
         raise NotAVectorError(f"{path} has no direction in it: export it again")
-    known = {f"{ARCHITECTURE}.{key}" for key in _OURS}
+    own = {
+        key.removeprefix(f"{ARCHITECTURE}."): value
+        for key, value in fields.items()
+        if key.startswith(f"{ARCHITECTURE}.")
+    }
+    facts = {key: value for key, value in own.items() if key not in _OURS}
+    if "easysteer" in own:
+        facts["metadata"] = _easysteer_metadata(path, own["easysteer"])
     return AdditiveVector(
         directions,
         name=_text(fields.get("general.name")),
-        model_type=_text(fields.get(f"{ARCHITECTURE}.model_hint")),
-        method=_text(fields.get(f"{ARCHITECTURE}.method")),
-        facts={
-            key.removeprefix(f"{ARCHITECTURE}."): value
-            for key, value in fields.items()
-            if key.startswith(f"{ARCHITECTURE}.") and key not in known
-        },
+        model_type=_text(own.get("model_hint")),
+        method=_text(own.get("method")),
+        facts=facts,
     )
 
 
 def _text(value: object) -> str | None:
     return value if isinstance(value, str) and value and value != "unknown" else None
+
+
+def _easysteer_metadata(path: Path, text: object) -> Any:
+    try:
+        native = json.loads(text) if isinstance(text, str) else None
+    except (ValueError, RecursionError):
+        native = None
+    if not isinstance(native, dict):
+        raise NotAVectorError(f"{path} has metadata of EasySteer that is not JSON: export it again")
+    component = native.get("component")
+    if component not in (None, _BLOCKS):
+        raise InvalidInputError(
+            f"{path} holds directions for {component!r}, not for the outputs of blocks "
+            f"({_BLOCKS!r}), and cannot be imported: extract them from hidden states"
+        )
+    return native.get("metadata")
 
 
 def _checked_reader(gguf: ModuleType) -> Any:
@@ -155,93 +175,17 @@ def _checked_reader(gguf: ModuleType) -> Any:
     return Checked
 
 
-def repeng_bytes(vector: AdditiveVector) -> bytes:
-    """Return the content of a repeng file: the directions as coefficient 1 adds them."""
-    return gguf_bytes(vector.folded, vector.name, vector.model_type)
-
-
-def llama_cpp_bytes(vector: AdditiveVector) -> bytes:
-    """Return the content of a llama.cpp file: the directions as `--control-vector` adds them."""
-    return gguf_bytes(vector.folded, vector.name, vector.model_type, signed_count=True)
-
-
-_NATIVE = "easysteer"
-_BLOCKS = "hidden_states"
-
-
-def easysteer_bytes(vector: AdditiveVector) -> bytes:
-    """Return the content of an EasySteer file: the directions as scale 1 adds them."""
-    strength = 1.0 if vector.coefficient is None else vector.coefficient
-    native = {
-        "version": 1,
-        "component": _BLOCKS,
-        "metadata": {"mapping": [["strength", strength]]},
-    }
-    return gguf_bytes(
-        vector.folded,
-        vector.name,
-        vector.model_type,
-        facts={
-            "method": vector.method or "unknown",
-            "strength": strength,
-            _NATIVE: json.dumps(native, allow_nan=False),
-        },
-    )
-
-
-def read_easysteer(path: Path, _places: Places | None = None) -> AdditiveVector:
-    """Read an EasySteer file.
-
-    Raises:
-        NotAVectorError: Another kind of file, or a damaged one.
-        InvalidInputError: Directions of heads or of a router, which are not added to blocks.
-    """
-    found = read_gguf(path)
-    facts = dict(found.facts)
-    text = facts.pop(_NATIVE, None)
-    if text is not None:
-        native = _parsed(path, text)
-        component = native.get("component")
-        if component not in (None, _BLOCKS):
-            raise InvalidInputError(
-                f"{path} holds directions for {component!r}, not for the outputs of blocks "
-                f"({_BLOCKS!r}), and cannot be imported: extract them from hidden states"
-            )
-        facts["metadata"] = native.get("metadata")
-    return AdditiveVector(
-        found.directions,
-        name=found.name,
-        model_type=found.model_type,
-        method=found.method,
-        facts=facts,
-    )
-
-
-def _parsed(path: Path, text: object) -> dict[str, Any]:
-    try:
-        native = json.loads(text) if isinstance(text, str) else None
-    except (ValueError, RecursionError):
-        native = None
-    if not isinstance(native, dict):
-        raise NotAVectorError(f"{path} has metadata of EasySteer that is not JSON: export it again")
-    return native
-
-
-def _is_gguf(_path: Path, start: bytes) -> bool:
-    return start.startswith(MAGIC)
-
-
 def _is_easysteer(path: Path, start: bytes) -> bool:
     if not start.startswith(MAGIC):
         return False
     found = read_gguf(path)
-    return bool(found.method) or _NATIVE in found.facts
+    return bool(found.method) or "metadata" in found.facts
 
 
 EASYSTEER = Format(
     ".gguf",
-    easysteer_bytes,
-    read_easysteer,
+    partial(write_gguf, easysteer=True),
+    read_gguf,
     _is_easysteer,
     use='SteerVectorRequest(..., steer_vector_local_path="{file}", scale=1.0, '
     "target_layers={blocks})",
@@ -250,15 +194,15 @@ EASYSTEER = Format(
 )
 REPENG = Format(
     ".gguf",
-    repeng_bytes,
+    write_gguf,
     read_gguf,
-    _is_gguf,
+    lambda _path, start: start.startswith(MAGIC),
     use='ControlModel(model, {blocks}).set_control(ControlVector.import_gguf("{file}"), 1.0)',
     length="give set_control normalize=True to keep it",
 )
 LLAMA_CPP = Format(
     ".gguf",
-    llama_cpp_bytes,
+    partial(write_gguf, signed=True),
     read_gguf,
     # Its files are those of repeng, and count as such.
     lambda _path, _start: False,

@@ -27,8 +27,7 @@ from steerable_llm.vector.interchange.format import AdditiveVector, Format, Plac
 from steerable_llm.vector.steering import Site
 
 
-def lm_eval_bytes(vector: AdditiveVector) -> bytes:
-    """Return the file's content: the directions, and the strength as coefficient."""
+def _write(vector: AdditiveVector) -> bytes:
     coefficient = 1.0 if vector.coefficient is None else vector.coefficient
     content = {
         vector.modules[layer]: {
@@ -45,22 +44,13 @@ def lm_eval_bytes(vector: AdditiveVector) -> bytes:
     return file.getvalue()
 
 
-def read_lm_eval(path: Path, places: Places) -> AdditiveVector:
-    """Read an lm-eval file.
-
-    Args:
-        path: The file.
-        places: The model's module names, which say which block a hookpoint is.
-
-    Raises:
-        NotAVectorError: Another kind of file, or one that asks for more than tensors.
-        InvalidInputError: What it does is no addition to the outputs of blocks or of MLPs.
-    """
+def _read(path: Path, places: Places) -> AdditiveVector:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file leads the reader to almost any of them
+        said = str(error).strip().split("\n", 1)[0][:120]
         raise NotAVectorError(
-            f"{path} is not a file of tensors and plain values ({_first_line(error)}): this "
+            f"{path} is not a file of tensors and plain values ({said}): this "
             "library runs no pickle; ask for a safetensors file"
         ) from error
     if not isinstance(content, dict) or not content:
@@ -79,23 +69,17 @@ def read_lm_eval(path: Path, places: Places) -> AdditiveVector:
         raise InvalidInputError(
             f"{path} steers blocks and MLPs: a vector acts on one of them, so split the file"
         )
-    return _joined(found, sites.pop())
-
-
-def _joined(found: dict[tuple[Site, int], tuple[Tensor, float]], site: Site) -> AdditiveVector:
-    """Coefficients that agree stay apart; others are multiplied into their directions."""
     coefficients = {coefficient for _, coefficient in found.values()}
     alike = len(coefficients) == 1
+    notes = ("the coefficients differ between blocks: they are multiplied into the directions",)
     return AdditiveVector(
         {
             layer: direction if alike else coefficient * direction
             for (_, layer), (direction, coefficient) in found.items()
         },
         coefficient=coefficients.pop() if alike else 1.0,
-        site=site,
-        notes=()
-        if alike
-        else ("the coefficients differ between blocks: they are multiplied into the directions",),
+        site=sites.pop(),
+        notes=() if alike else notes,
     )
 
 
@@ -129,14 +113,10 @@ def _addition(path: Path, name: str, entry: Any) -> tuple[Tensor, float]:
     return vector.float().clone(), coefficient
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n", 1)[0][:120]
-
-
 LM_EVAL = Format(
     ".pt",
-    lm_eval_bytes,
-    read_lm_eval,
+    _write,
+    _read,
     lambda path, _start: path.suffix in (".pt", ".pth"),
     use="lm_eval --model steered --model_args pretrained=MODEL,steer_path={file}",
     length="lm-eval has no way to keep it",

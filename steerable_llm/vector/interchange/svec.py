@@ -23,8 +23,7 @@ SHIFT = 1
 """From a block whose output is steered to the block whose input that is."""
 
 
-def svec_bytes(vector: AdditiveVector) -> bytes:
-    """Return the file's content: the directions as strength 1 adds them."""
+def _write(vector: AdditiveVector) -> bytes:
     content = {
         "model_type": vector.model_type or "unknown",
         "directions": {
@@ -36,12 +35,7 @@ def svec_bytes(vector: AdditiveVector) -> bytes:
     return json.dumps(content, allow_nan=False).encode()
 
 
-def read_svec(path: Path, _places: Places | None = None) -> AdditiveVector:
-    """Read a `.svec` file.
-
-    Raises:
-        NotAVectorError: No JSON, or not this kind of JSON.
-    """
+def _read(path: Path, _places: Places) -> AdditiveVector:
     try:
         content = json.loads(path.read_bytes())
         stored = {int(layer): values for layer, values in content["directions"].items()}
@@ -73,13 +67,7 @@ def read_svec(path: Path, _places: Places | None = None) -> AdditiveVector:
     )
 
 
-def blocks_without_the_last(depth: int) -> range:
-    """Return the blocks of a model whose outputs are another block's input."""
-    return range(depth - 1)
-
-
-def is_svec(path: Path, start: bytes) -> bool:
-    """Tell whether a file is one, by its suffix, or by what its JSON has in it."""
+def _is_svec(path: Path, start: bytes) -> bool:
     if path.suffix == ".svec":
         return True
     try:
@@ -91,13 +79,13 @@ def is_svec(path: Path, start: bytes) -> bool:
 
 SVEC = Format(
     ".svec",
-    svec_bytes,
-    read_svec,
-    is_svec,
+    _write,
+    _read,
+    _is_svec,
     use='MalleableModel.steer(SteeringVector.load("{file}"), behavior_layer_ids={blocks})',
     length="activation-steering only shortens states that have grown "
     "(use_ooi_preventive_normalization=True)",
-    blocks=blocks_without_the_last,
+    blocks=lambda depth: range(depth - 1),
     why="activation-steering steers the inputs of blocks, and the last output is none",
     shift=SHIFT,
 )

@@ -8,7 +8,7 @@ import math
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +30,12 @@ from steerable_llm.evaluation.benchmarks.harness import ArmsTask
 from steerable_llm.evaluation.benchmarks.report import BenchmarkReport, ItemRow
 from steerable_llm.evaluation.benchmarks.rows import ROWS
 from steerable_llm.evaluation.benchmarks.run import labelled_subjects, run_benchmark
+from steerable_llm.evaluation.set import EvaluationItem
 from steerable_llm.methods.lora import LoraSettings, train_lora
 from steerable_llm.pairs.pair import Pairs
 from steerable_llm.runtime.lora import adapted
+from steerable_llm.vector.provenance import Provenance
+from steerable_llm.vector.seen import hashes_of
 from steerable_llm.vector.steering import Steering
 
 HARNESS = "steerable_llm.evaluation.benchmarks.harness"
@@ -585,6 +588,23 @@ def test_the_numbers_are_those_of_the_runner_that_the_harness_replaced(
     log_probs = sum(sum(item.log_probs) for item in found.items) / len(found.items)
     measured = (none.score.value, steered.score.value, steered.kl_per_token.value, log_probs)
     assert measured == pytest.approx(BEFORE[name], rel=1e-4, abs=1e-4)
+
+
+def test_questions_that_the_vector_was_built_from_are_refused(
+    llm: SteerableHFLLM, vector: SteeringVector
+) -> None:
+    data = load_data(MMLU, "sample", shots=0)
+    seen = EvaluationItem(
+        id="x",
+        category="all",
+        messages=asked(MMLU, list(data.rows.values()))[1].text,
+        accept=("a",),
+    )
+    made = replace(vector, provenance=Provenance(method="caa", seen=hashes_of(llm, [seen])))
+    with pytest.raises(InvalidInputError, match=r"1 of the 4 prompts of 'mmlu' .*build of 'push'"):
+        run_benchmark(
+            llm, MMLU, [made], strengths=[0.4], data=data, shots=0, random_vectors=1, progress=False
+        )
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
-from steerable_llm import SteerableHFLLM, SteeringVector, demo, evaluate
-from steerable_llm.errors import InvalidInputError
+from steerable_llm import SteerableHFLLM, SteeringVector, calibrate, demo, evaluate
+from steerable_llm.chat.message import Message
+from steerable_llm.errors import InvalidInputError, ModelMismatchError
+from steerable_llm.evaluation.arms import Arm
 from steerable_llm.evaluation.overlap import HeldOut, looked_at, overlap, past_of
 from steerable_llm.evaluation.set import EvaluationItem, EvaluationSet
 from steerable_llm.vector.calibration import Calibration, Choice, DataUsed
@@ -34,6 +36,23 @@ SAME = {
     "another order": EvaluationSet("dev", reversed(DEV.items)),
     "other ids": items(range(10), "test"),
     "other whitespace": items(range(10), "test", "What  is {}\nand one? "),
+    "a blank system message": EvaluationSet(
+        "test",
+        [
+            item.model_copy(
+                update={"messages": (Message(role="system", content=" \n"), *item.messages)}
+            )
+            for item in DEV
+        ],
+    ),
+    "a blank message at the end": EvaluationSet(
+        "test",
+        [
+            item.model_copy(update={"messages": (*item.messages, Message(role="user", content=""))})
+            for item in DEV
+        ],
+    ),
+    "blanks that nobody sees": items(range(10), "test", "\ufeffWhat\u00a0is {}\u200b and one?"),
     "one of them among others": EvaluationSet("test", [*items(range(20, 29)), DEV[4]]),
 }
 
@@ -78,6 +97,46 @@ def test_capability_prompts_are_held_out_as_well(tiny_llm: Any, vector: Steering
         with pytest.raises(InvalidInputError, match="not held out"):
             overlap([fine, HeldOut.of(tiny_llm, prompts)], past_of(vector))
     assert overlap([fine], past_of(vector)) == ()
+
+
+def test_a_vector_or_a_lora_inside_an_arm_has_a_past_as_well(
+    tiny_llm: Any, vector: SteeringVector
+) -> None:
+    told = {saw.what for saw in past_of(Arm("mine", vector.steer(0.1)))}
+    assert told == {saw.what for saw in past_of(vector)}
+    with pytest.raises(InvalidInputError, match="not held out"):
+        evaluate(tiny_llm, Arm("mine", vector.steer()), DEV[2:3], progress=False)
+    with pytest.raises(InvalidInputError, match="not held out"):
+        evaluate(
+            tiny_llm, "prompt", DEV[2:3], against=[Arm("mine", vector.steer())], progress=False
+        )
+    elsewhere = vector.fingerprint.model_copy(update={"weights_hash": "0" * 64})
+    other = replace(vector, fingerprint=elsewhere)
+    with pytest.raises(ModelMismatchError):
+        evaluate(tiny_llm, Arm("mine", other.steer()), items(range(20, 22)), progress=False)
+
+
+def test_a_prompt_is_target_or_capability(tiny_llm: Any, vector: SteeringVector) -> None:
+    fine = items(range(20, 25))
+    same = EvaluationSet(
+        "kept", [item.model_copy(update={"category": "reading"}) for item in fine[1:3]]
+    )
+    message = "2 of the 2 prompts of 'kept' are among those of 'q' .first 'q-21'.*target and"
+    with pytest.raises(InvalidInputError, match=message):
+        evaluate(tiny_llm, vector, fine, same, progress=False)
+    with pytest.raises(InvalidInputError, match=message):
+        calibrate(tiny_llm, vector, fine, same, progress=False)
+
+
+def test_a_strength_set_by_hand_does_not_forget_what_dev_was(
+    tiny_llm: Any, vector: SteeringVector
+) -> None:
+    by_hand = vector.with_calibration(Calibration(0.3, remark="stronger"))
+    with pytest.raises(InvalidInputError, match="10 of the 10"):
+        overlap([HeldOut.of(tiny_llm, DEV)], past_of(by_hand))
+    assert by_hand.with_calibration(Calibration(0.2)).calibration == replace(
+        by_hand.calibration or Calibration(0), strength=0.2, remark=""
+    )
 
 
 def test_arms_without_a_record_are_checked_against_what_they_were_given(tiny_llm: Any) -> None:

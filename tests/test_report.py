@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import asdict
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from matplotlib import image
 from rich.console import Console
 
 from steerable_llm.errors import InvalidInputError
+from steerable_llm.evaluation.overlap import HeldOut
 from steerable_llm.evaluation.report import TITLES, Change, Report
 from steerable_llm.evaluation.rows import Row
 from steerable_llm.evaluation.verdict import judge
@@ -80,9 +82,23 @@ def test_json_round_trip_is_exact(report: Report) -> None:
     assert Report.from_json(report.to_json()) == report
 
 
+def test_a_report_that_was_changed_by_hand_is_refused(report: Report) -> None:
+    prompts = HeldOut("test", "f" * 64, ("a", "b"), ("1", "2"))
+    proof = report.model_copy(update={"held_out": (prompts,)})
+    assert Report.from_json(proof.to_json()) == proof
+    for key, value in (("budget", 0.5), ("held_out", []), ("sha256", "0" * 64), ("sha256", None)):
+        changed = {**json.loads(proof.to_json()), key: value}
+        with pytest.raises(InvalidInputError, match="was changed after it was written") as refused:
+            Report.from_json(json.dumps(changed))
+        assert "\n" not in str(refused.value)
+    cut = {**json.loads(proof.to_json()), "held_out": [{**asdict(prompts), "hashes": ["1"]}]}
+    with pytest.raises(InvalidInputError, match="not a report"):
+        Report.from_json(json.dumps(cut))
+
+
 def test_reports_of_0_1_are_read(report: Report) -> None:
     data = json.loads(report.to_json())
-    for new in ("arm", "held_out"):
+    for new in ("arm", "held_out", "sha256"):
         del data[new]
     note = (
         "steers + (the vector as built); best of 24 settings on dev (sha256 0123456789ab, 40 "

@@ -195,8 +195,11 @@ def check_fits(subject: Subject, llm: HookedModel, force: bool = False) -> None:
         subject.check(llm.fingerprint, force=force)
     elif isinstance(subject, Lora):
         subject.check(llm)
-    elif isinstance(subject, Arm) and subject.lora is not None:
-        subject.lora.check(llm)
+    elif isinstance(subject, Arm):
+        made = [term.vector for term in subject.steering.terms]
+        for each in (*made, *([] if subject.lora is None else [subject.lora])):
+            if isinstance(each, SteeringVector | Lora):
+                check_fits(each, llm, force)
 
 
 def strict_instruction_for(category: str) -> str:

@@ -17,7 +17,7 @@ from steerable_llm.errors import CalibrationError, InvalidInputError
 from steerable_llm.evaluation.arms import Arm, check_fits
 from steerable_llm.evaluation.bench import CONTROL, Bench, DevRow, rank
 from steerable_llm.evaluation.divergence import strengths_for_kl
-from steerable_llm.evaluation.overlap import HeldOut, overlap, past_of
+from steerable_llm.evaluation.overlap import HeldOut, apart, overlap, past_of
 from steerable_llm.evaluation.set import EvaluationSet
 from steerable_llm.evaluation.settings import DEFAULTS, Changes, EvaluationSettings
 from steerable_llm.files import write_whole
@@ -199,13 +199,14 @@ def sweep(
         raise InvalidInputError("there is no vector to calibrate; give at least one")
     if isinstance(dev, Pairs):
         dev = EvaluationSet.from_pairs("dev", dev, phrases=True)
-    before = {name: v.calibration.used for name, v in named.items() if v.calibration is not None}
-    named = {name: vector.with_calibration(None) for name, vector in named.items()}
+    given, named = named, {name: vector.with_calibration(None) for name, vector in named.items()}
     for vector in named.values():
         check_fits(vector, llm, settings.force)
     bench = Bench(llm, dev, capability, settings)
     held_out = [HeldOut.of(llm, items) for items in (dev, capability) if items is not None]
     overlap(held_out, [past for vector in named.values() for past in past_of(vector)])
+    if len(held_out) == 2:
+        apart(*held_out)
 
     first = next(iter(named.values()))
     grid = grid_of(first)
@@ -238,9 +239,8 @@ def sweep(
         tried.update(bench.run(places, bench.everything, "control"))
     unsteered = bench.run([0], bench.everything, "unsteered")[0]
     made = _calibration(bench, dev, best, chosen, number)
-    earlier = tuple(used for used in before.get(chosen.arm, ()) if used not in made.used)
     return Sweep(
-        vector=named[chosen.arm].with_calibration(replace(made, earlier=earlier)),
+        vector=given[chosen.arm].with_calibration(made),
         best=chosen,
         rows=tuple(tried.values()),
         unsteered=chosen.unsteered,

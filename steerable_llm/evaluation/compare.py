@@ -17,7 +17,7 @@ from steerable_llm.errors import InvalidInputError, MissingExtraError, PairError
 from steerable_llm.evaluation.arms import UNSTEERED, Arm
 from steerable_llm.evaluation.comparison import ComparedArm, Comparison
 from steerable_llm.evaluation.evaluate import for_sets
-from steerable_llm.evaluation.overlap import HeldOut, looked_at, overlap
+from steerable_llm.evaluation.overlap import HeldOut, apart, looked_at, overlap
 from steerable_llm.evaluation.recipes import Data, Recipe, make, recipes
 from steerable_llm.evaluation.rows import Row, rows_of, run_arms
 from steerable_llm.evaluation.set import EvaluationItem, EvaluationSet, check_judged
@@ -135,13 +135,13 @@ class Trial:
         settings = for_sets(settings, data.test, data.capability)
         check_judged(data.dev, data.dev_capability)
         looked = [looked_at(llm, "the build", data.pairs)]
-        for chosen_on in (data.dev, data.dev_capability):
-            if chosen_on is not None:
-                overlap([HeldOut.of(llm, chosen_on)], looked[:1])
-                looked.append(looked_at(llm, f"the calibration on {chosen_on.name!r}", chosen_on))
-        for items in (data.test, data.capability):
-            if items is not None:
-                overlap([HeldOut.of(llm, items)], looked)
+        for target, capability in ((data.dev, data.dev_capability), (data.test, data.capability)):
+            sets = [items for items in (target, capability) if items is not None]
+            held_out = [HeldOut.of(llm, items) for items in sets]
+            overlap(held_out, looked)
+            if capability is not None:
+                apart(*held_out)
+            looked += [looked_at(llm, f"the calibration on {one.name!r}", one) for one in sets]
         return cls(llm, data, settings, Path(keep) if keep else None)
 
     def run(self, name: str, *made_by: Recipe) -> Result:

@@ -8,7 +8,7 @@ from typing import Unpack
 
 from steerable_llm.evaluation.arms import Subject, arms_of, check_fits, strict_instruction_for
 from steerable_llm.evaluation.measure import Outcome
-from steerable_llm.evaluation.overlap import HeldOut, overlap, past_of
+from steerable_llm.evaluation.overlap import HeldOut, apart, overlap, past_of
 from steerable_llm.evaluation.report import Change, Report
 from steerable_llm.evaluation.rows import rows_of, run_arms
 from steerable_llm.evaluation.set import EvaluationItem, EvaluationSet, check_judged
@@ -70,8 +70,9 @@ def evaluate(
     for each in subjects:
         check_fits(each, llm, settings.force)
     held_out = [HeldOut.of(llm, items) for items in (test, capability) if items is not None]
-    made = [each for each in subjects if isinstance(each, SteeringVector | Lora)]
-    unproven = overlap(held_out, [past for each in made for past in past_of(each)])
+    unproven = overlap(held_out, [past for each in subjects for past in past_of(each)])
+    if len(held_out) == 2:
+        apart(*held_out)
 
     arms = arms_of(subject, settings, _shuffled(llm, subject, pairs, settings))
     items: list[EvaluationItem] = [*test, *(capability or ())]

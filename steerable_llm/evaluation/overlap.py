@@ -8,16 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from steerable_llm.errors import InvalidInputError
+from steerable_llm.evaluation.arms import Arm, Subject
 from steerable_llm.evaluation.set import EvaluationSet
 from steerable_llm.pairs.pair import Pairs
+from steerable_llm.runtime.contrast import Contrast
 from steerable_llm.runtime.hooked_model import HookedModel
-from steerable_llm.vector.calibration import Calibration, DataUsed
-from steerable_llm.vector.fingerprint import ModelFingerprint
-from steerable_llm.vector.provenance import Provenance
+from steerable_llm.runtime.lora import Lora
+from steerable_llm.vector.calibration import DataUsed
 from steerable_llm.vector.seen import hashes_of
+from steerable_llm.vector.vector import SteeringVector
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,17 @@ class HeldOut:
     ids: tuple[str, ...]
     hashes: tuple[str, ...]
     template: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse a record that was cut short.
+
+        Raises:
+            ValueError: Not one hash per id.
+        """
+        if len(self.ids) != len(self.hashes):
+            raise ValueError(
+                f"{self.name!r} has {len(self.ids)} prompts and {len(self.hashes)} hashes of them"
+            )
 
     @classmethod
     def of(cls, llm: HookedModel, prompts: EvaluationSet) -> HeldOut:
@@ -71,27 +83,23 @@ class Saw:
     template: str = ""
 
 
-class HasPast(Protocol):
-    """A vector or a LoRA: named, made for a model, and with a record of how."""
+def past_of(subject: Subject) -> tuple[Saw, ...]:
+    """Return what was seen by all that an arm is made of.
 
-    @property
-    def name(self) -> str:
-        """What reports call it."""
-        ...
-
-    @property
-    def fingerprint(self) -> ModelFingerprint:
-        """The model it was made for."""
-        ...
-
-    @property
-    def provenance(self) -> Provenance:
-        """How it was made."""
-        ...
+    A vector and a LoRA have seen the prompts of their build and of their calibration; an
+    instruction and a decoding method none.
+    """
+    if isinstance(subject, Arm):
+        made: list[object] = [term.vector for term in subject.steering.terms]
+        made += [] if subject.lora is None else [subject.lora]
+    else:
+        made = [] if isinstance(subject, str | Contrast) else [subject]
+    return tuple(saw for each in made for saw in _past_of(each))
 
 
-def past_of(made: HasPast) -> tuple[Saw, ...]:
-    """Return what a vector (or a LoRA) has seen in its build and in its calibration."""
+def _past_of(made: object) -> tuple[Saw, ...]:
+    if not isinstance(made, SteeringVector | Lora):  # bare directions
+        return (Saw(f"the making of {getattr(made, 'name', made)!r}", None),)
     name, template = made.name, made.fingerprint.template_hash
     seen = made.provenance.seen
     digest = made.provenance.data_digest
@@ -103,7 +111,7 @@ def past_of(made: HasPast) -> tuple[Saw, ...]:
             template,
         )
     ]
-    calibration: Calibration | None = getattr(made, "calibration", None)
+    calibration = made.calibration if isinstance(made, SteeringVector) else None
     for used in () if calibration is None else calibration.used:
         found.append(_looked_at(f"the calibration of {name!r} on {used.name!r}", used, template))
     return tuple(found)
@@ -120,6 +128,22 @@ def looked_at(llm: HookedModel, what: str, prompts: EvaluationSet | Pairs) -> Sa
     return Saw(
         what, frozenset(hashes_of(llm, prompts)), (prompts.digest,), llm.fingerprint.template_hash
     )
+
+
+def apart(target: HeldOut, capability: HeldOut) -> None:
+    """Make sure that what must not be lost is measured on other prompts than what is won.
+
+    Raises:
+        InvalidInputError: The sets share a prompt.
+    """
+    both = set(target.hashes)
+    hashes = zip(capability.ids, capability.hashes, strict=True)
+    if shared := [name for name, known in hashes if known in both]:
+        raise InvalidInputError(
+            f"{len(shared)} of the {len(capability.ids)} prompts of {capability.name!r} are among "
+            f"those of {target.name!r} (first {shared[0]!r}), and a prompt cannot be target and "
+            "capability: keep each in one of the sets"
+        )
 
 
 def overlap(held_out: Iterable[HeldOut], saw: Iterable[Saw]) -> tuple[str, ...]:

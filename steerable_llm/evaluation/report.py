@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -49,6 +50,7 @@ from steerable_llm.reports.parts import (
     numeric,
 )
 from steerable_llm.vector.calibration import Calibration
+from steerable_llm.vector.file import plain_json
 from steerable_llm.vector.provenance import Provenance
 
 REPORT_VERSION = 1
@@ -207,15 +209,20 @@ class Report(BaseModel, frozen=True, extra="forbid"):
         }
 
     def to_json(self) -> str:
-        """Return everything as JSON; `from_json` reads it back to an equal report."""
-        return self.model_dump_json(indent=2)
+        """Return everything as JSON, with a hash that shows changes by hand.
+
+        `from_json` reads it back to an equal report.
+        """
+        content = json.loads(self.model_dump_json())
+        return json.dumps({**content, "sha256": _hash_of(content)}, indent=2, ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str) -> Self:
         """Read what `to_json` wrote.
 
         Raises:
-            InvalidInputError: The text is not such a report, or a later version wrote it.
+            InvalidInputError: The text is not such a report, it was changed since, or a later
+                version wrote it.
         """
         try:
             data = json.loads(text)
@@ -225,7 +232,15 @@ class Report(BaseModel, frozen=True, extra="forbid"):
                     f"the report has version {version}, this package reads up to "
                     f"{REPORT_VERSION}; install a newer steerable-llm"
                 )
-            return cls.model_validate_json(text)
+            written = data.pop("sha256", None) if isinstance(data, dict) else None
+            report = cls.model_validate_json(json.dumps(data))
+            # Reports of 0.1 have neither hashes of their prompts nor one of themselves.
+            if (written or report.held_out) and written != _hash_of(data):
+                raise InvalidInputError(
+                    f"the report of {report.vector!r} was changed after it was written: evaluate "
+                    "again"
+                )
+            return report
         except (ValidationError, json.JSONDecodeError) as error:
             what = str(error).splitlines()[0]
             raise InvalidInputError(
@@ -453,6 +468,10 @@ _HEAD: Head = (
         "KL per token", "made worse", "fixed",
     ),
 )  # fmt: skip
+
+
+def _hash_of(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(plain_json(content).encode()).hexdigest()
 
 
 def check_suffix(path: str | os.PathLike[str]) -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable
+import unicodedata
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from steerable_llm.chat.images import ImagePart
-from steerable_llm.chat.message import MessagesLike, as_messages
+from steerable_llm.chat.message import Message, MessagesLike, as_messages
 from steerable_llm.chat.template import ChatFormat
+from steerable_llm.errors import InvalidInputError
 
 
 class HasChatFormat(Protocol):
@@ -38,8 +40,19 @@ def prompt_hash(rendered: str, images: Iterable[str] = ()) -> str:
         rendered: The prompt as the model's chat template renders it.
         images: What tells its images apart, in their order.
     """
-    folded = "\0".join(["".join(rendered.split()), *images])
+    folded = "\0".join([_folded(rendered), *images])
     return hashlib.sha256(folded.encode()).hexdigest()[:16]
+
+
+def _folded(text: str) -> str:
+    """A text without white space, nor what is as little seen (zero-width blanks, byte order marks).
+
+    Characters that are written in two ways count as one.
+    """
+    if not text.isascii():
+        normal = unicodedata.normalize("NFKC", text)
+        text = "".join(c for c in normal if unicodedata.category(c) != "Cf")
+    return "".join(text.split())
 
 
 def hashes_of(llm: HasChatFormat, prompts: Iterable[HasMessages]) -> tuple[str, ...]:
@@ -56,8 +69,24 @@ def hashes_of(llm: HasChatFormat, prompts: Iterable[HasMessages]) -> tuple[str, 
     for one in prompts:
         messages = as_messages(one.messages)
         images = (_content(image) for message in messages for image in message.images)
-        found.append(prompt_hash(llm.chat_format.undated(messages), images))
+        found.append(prompt_hash(_rendered(llm.chat_format, messages), images))
     return tuple(found)
+
+
+def _rendered(chat_format: ChatFormat, messages: Sequence[Message]) -> str:
+    """A prompt as text, without messages that say nothing: they make no other prompt of it."""
+    said = [message for message in messages if not _says_nothing(message)]
+    if len(said) < len(messages):
+        try:
+            return chat_format.undated(said)
+        except InvalidInputError:  # nothing is left, or turns that the template does not take
+            pass
+    return chat_format.undated(messages)
+
+
+def _says_nothing(message: Message) -> bool:
+    beside = message.images or message.tool_calls or message.role == "tool"
+    return not beside and not _folded(message.content)
 
 
 def _content(image: ImagePart) -> str:

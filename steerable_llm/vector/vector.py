@@ -197,9 +197,18 @@ class SteeringVector:
         )
 
     def with_calibration(self, calibration: Calibration | None) -> "SteeringVector":
-        """Return the same vector with this calibration; without layers it has the usual ones."""
-        if calibration is not None and calibration.layers is None:
-            calibration = replace(calibration, layers=self.usual_layers)
+        """Return the same vector with this calibration; without layers it has the usual ones.
+
+        Prompts that the one before looked at stay looked at; None alone forgets them.
+        """
+        if calibration is not None:
+            before = () if self.calibration is None else self.calibration.used
+            new = tuple(used for used in before if used not in calibration.used)
+            calibration = replace(
+                calibration,
+                layers=self.usual_layers if calibration.layers is None else calibration.layers,
+                earlier=(*calibration.earlier, *new),
+            )
         return replace(self, calibration=calibration)
 
     def with_evaluation(self, evaluation: Mapping[str, Any] | None) -> "SteeringVector":

@@ -30,11 +30,13 @@ from steerable_llm.evaluation.benchmarks.benchmark import Benchmark, Normalisati
 from steerable_llm.evaluation.benchmarks.data import Data
 from steerable_llm.evaluation.benchmarks.report import ItemRow
 from steerable_llm.evaluation.measure import groups, measure, running
+from steerable_llm.evaluation.overlap import HeldOut, overlap, past_of
 from steerable_llm.evaluation.set import EvaluationItem
 from steerable_llm.metrics import kl_per_token
 from steerable_llm.progress import Advance
 from steerable_llm.runtime.decoding import forced_logits, log_probability
 from steerable_llm.runtime.hooked_model import HookedModel
+from steerable_llm.vector.seen import hashes_of
 
 _SHOWN = 300  # characters of a prompt's end that a report keeps
 Place = tuple[int, int]
@@ -68,7 +70,7 @@ def ask(
     Raises:
         InvalidInputError: No question fits the context window, or the task file is wrong.
     """
-    lm = ArmsLM(llm, arms, normalise or "sum", batch_size, advance)
+    lm = ArmsLM(llm, arms, normalise or "sum", batch_size, advance, (benchmark.name, [*data.rows]))
     rows = list(data.rows.values())
     with _quiet():
         task = ArmsTask(benchmark, rows, len(arms))
@@ -208,9 +210,20 @@ class ArmsLM(LM):  # type: ignore[misc]
         normalise: Normalisation,
         batch_size: int,
         advance: Advance,
+        named: tuple[str, Sequence[object]],
     ) -> None:
-        """Answer nothing yet; the arguments are those of `ask`."""
+        """Answer nothing yet.
+
+        Args:
+            llm: As for `ask`.
+            arms: As for `ask`.
+            normalise: As for `ask`.
+            batch_size: As for `ask`.
+            advance: As for `ask`.
+            named: The benchmark's name, and those of its questions in their order.
+        """
         super().__init__()
+        self._named = named
         self._llm, self._arms, self._normalise = llm, arms, normalise
         self._batch_size, self._advance = batch_size, advance
         self._scores: dict[Place, list[tuple[float, bool]]] = {}
@@ -307,7 +320,12 @@ class ArmsLM(LM):  # type: ignore[misc]
         return tokens
 
     def _fitting(self, questions: Mapping[int, tuple[EvaluationItem, int]]) -> list[int]:
-        """The questions that fit the context window with so many new tokens, longest first."""
+        """The questions that fit the context window with so many new tokens, longest first.
+
+        Raises:
+            InvalidInputError: None does, or one that an arm has seen in its build or calibration.
+        """
+        self._check_held_out({number: item for number, (item, _) in questions.items()})
         systems = {arm.instruction: arm for arm in self._arms}.values()
         length = {
             number: max(len(self._llm.encode(arm.messages(item))) for arm in systems) + new
@@ -322,6 +340,18 @@ class ArmsLM(LM):  # type: ignore[misc]
             )
         self.left_out.update(set(length) - set(fit))
         return sorted(fit, key=lambda number: -length[number])
+
+    def _check_held_out(self, questions: Mapping[int, EvaluationItem]) -> None:
+        """Refuse questions that what is run has seen."""
+        name, places = self._named
+        asked = HeldOut(
+            name,
+            "",
+            tuple(str(places[number]) for number in questions),
+            hashes_of(self._llm, questions.values()),
+            self._llm.fingerprint.template_hash,
+        )
+        overlap([asked], dict.fromkeys(saw for arm in self._arms for saw in past_of(arm)))
 
     def _choose(self, questions: Mapping[int, _Choices]) -> None:
         """Score the choices of a few questions under every arm."""

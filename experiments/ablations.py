@@ -109,22 +109,11 @@ class Ablation:
 
 
 def _attribution(base: Base) -> Arms:
-    found: Arms = {}
-    for name in ("integrated_gradients", "smoothgrad", "gradient"):
-        is_reference = base.value("attribution") == name
-        found[_name("attribution", name)] = () if is_reference else (base.recipe(attribution=name),)
+    found = _settings(base, "attribution", ("integrated_gradients", "smoothgrad", "gradient"))
     found["attribution random"] = tuple(
         base.recipe(attribution="random", seed=seed) for seed in range(base.seeds)
     )
     return found
-
-
-def _objective(base: Base) -> Arms:
-    return _settings(base, "objective", ("preference", "likelihood"))
-
-
-def _k(base: Base) -> Arms:
-    return _settings(base, "k", sorted({*KS, base.value("k")}))
 
 
 def _settings(base: Base, setting: str, values: Sequence[Any]) -> Arms:
@@ -195,9 +184,14 @@ ABLATIONS: dict[str, Ablation] = {
         "The preference of the good over the bad answer, or the likelihood of the good answer "
         "alone. Paper, table 8.",
         "objective",
-        _objective,
+        lambda base: _settings(base, "objective", ("preference", "likelihood")),
     ),
-    "k": Ablation("How many tokens per sign", "k of eq. 3.", "k", _k),
+    "k": Ablation(
+        "How many tokens per sign",
+        "k of eq. 3.",
+        "k",
+        lambda base: _settings(base, "k", sorted({*KS, base.value("k")})),
+    ),
     "strength": Ablation(
         "How hard to push",
         "Scope, layers and sign as dev chose them for the reference; the strength is set. These "
@@ -287,20 +281,9 @@ def ablate(
 ) -> AblationReport:
     """Change one thing at a time in GrAInS and measure what it does.
 
-    Args:
-        llm: The model.
-        pairs: What to learn from.
-        dev: Prompts to choose on.
-        test: Held-out prompts.
-        ablations: Names in `NAMES`.
-        capability: Held-out prompts that measure what must not be lost.
-        dev_capability: Prompts for the budget on dev.
-        config: Settings of GrAInS that the reference has.
-        sizes: Of the learning curve; those beyond the pairs at hand are left out.
-        seeds: Orders of the learning curve, and draws of random scores.
-        keep: Folder of finished results, as for `compare`.
-        settings: How the arms are run, chosen and judged.
-        **changes: Single settings in place of those in `settings`.
+    Data, `keep` and settings are those of `compare`. The reference has the settings of GrAInS in
+    `config`; `sizes` beyond the pairs at hand are left out of the learning curve, and `seeds`
+    counts its orders, and the draws of random scores.
 
     Raises:
         InvalidInputError: An unknown ablation, setting or target, prompts that are not held out, or
@@ -328,21 +311,17 @@ def ablate(
     for name in wanted:
         if name in ABLATIONS:
             made = ABLATIONS[name].arms(base)
-            results += _run(trial, made, results[2])
+            results += [
+                # The reference stands in each section, under the section's name for it.
+                trial.run(arm, *by) if by else _renamed(results[2], arm)
+                for arm, by in made.items()
+            ]
             sections.append(Section(name=name, arms=tuple(made)))
     return AblationReport(
         **dict(trial.comparison(results)),
         sections=tuple(sections),
         tokens=_tokens(trial, shared) if "tokens" in wanted else None,
     )
-
-
-def _run(trial: Trial, arms: Arms, reference: Result) -> list[Result]:
-    """Run a section; the reference stands in it under the section's name for it."""
-    return [
-        trial.run(name, *recipes) if recipes else _renamed(reference, name)
-        for name, recipes in arms.items()
-    ]
 
 
 def _renamed(result: Result, name: str) -> Result:

@@ -22,10 +22,10 @@ import transformers
 from exhibit.steerability import TARGETS
 from steerable_llm import __version__, demo
 from steerable_llm.answer.llm import SteerableHFLLM
+from steerable_llm.evaluation.arms import TITLES
 from steerable_llm.evaluation.compare import compare
 from steerable_llm.evaluation.comparison import Comparison, section_figure
 from steerable_llm.evaluation.recipes import recipes
-from steerable_llm.evaluation.report import TITLES
 from steerable_llm.evaluation.rows import Row
 from steerable_llm.reports.numbers import change, number, percent, points, share, signed_points
 from steerable_llm.reports.page import Page
@@ -97,7 +97,7 @@ class Leaderboard:
             test = f"at most {self.size.per_category} test prompts of every kind"
         parts: list[Part] = [
             Text(
-                f"Written by {self.command}: {len(first.arms) - 1} ways to change "
+                f"Written by {self.command}: {len(first.arms) - 1} methods that change "
                 f"{', '.join(self.boards)} in the bundled model ({first.model}), "
                 f"{self.size.pairs} pairs each, set up on dev within a "
                 f"capability budget of {points(first.budget, None)}, {test} read once. "
@@ -136,17 +136,7 @@ def leaderboard(
     progress: bool = True,
     command: str = COMMAND,
 ) -> Leaderboard:
-    """Run every method on every behaviour.
-
-    Args:
-        llm: The bundled model.
-        size: How much to measure.
-        methods: Names in `recipes()`.
-        behaviours: Which.
-        keep: Folder of finished cells.
-        max_new_tokens: Where answers are cut.
-        progress: Show progress bars on the error stream.
-        command: What to run to get it again.
+    """Run every method on every behaviour, with the bundled model; `keep` has finished cells.
 
     Raises:
         InvalidInputError: An unknown method.
@@ -154,22 +144,18 @@ def leaderboard(
     boards: dict[str, Comparison] = {}
     for name in behaviours:
         every = demo.pairs(name)
-        sets = [
-            demo.evaluation_set(name, "dev"),
-            demo.evaluation_set(name, "test"),
-            demo.evaluation_set("capability", "dev"),
-            demo.evaluation_set("capability", "test"),
-        ]
+        sets = [demo.evaluation_set(x, y) for x in (name, "capability") for y in ("dev", "test")]
         if size.per_category is not None:
             sets = [items.sample(size.per_category) for items in sets]
+        dev, test, dev_capability, capability = sets
         boards[name] = compare(
             llm,
             every.sample(min(size.pairs, len(every)), seed=0),
-            sets[0],
-            sets[1],
-            sets[3],
+            dev,
+            test,
+            capability,
             methods,
-            dev_capability=sets[2],
+            dev_capability=dev_capability,
             target=TARGETS[name],
             max_new_tokens=max_new_tokens,
             progress=progress,

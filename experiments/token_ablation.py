@@ -78,18 +78,11 @@ class TokenAblation(BaseModel, frozen=True, extra="forbid"):
 
     def figure(self) -> bytes:
         """The change of f over k, one line per kind, with intervals (PNG)."""
-        marks = [
-            Mark(
-                label=str(row.k),
-                value=row.change.value,
-                low=row.change.low,
-                high=row.change.high,
-                group=_TITLES[row.removed][0],
-                colour=_TITLES[row.removed][1],
-                control=row.removed == "random",
-            )
-            for row in self.rows
-        ]
+        marks = []
+        for row in self.rows:
+            e, (title, colour) = row.change, _TITLES[row.removed]
+            control = row.removed == "random"
+            marks.append(Mark(str(row.k), e.value, e.low, e.high, title, colour, control))
         return lines_figure(marks, "k", "change of f, nats")
 
     def parts(self) -> list[Part]:
@@ -124,23 +117,17 @@ def token_ablation(
     ks: Sequence[int] = KS,
     seed: int = 0,
 ) -> TokenAblation:
-    """Measure how f changes when attributed tokens are taken away.
+    """Measure how f changes when k of the tokens that a build attributed are taken away.
 
-    Args:
-        llm: The model that was attributed.
-        attributions: What `build_vector` keeps in `vector.attributions`, with bad answers.
-        baseline: The build's baseline, "zero", "mean", "eos" or "pad".
-        attribution: How the scores were made, for the record.
-        ks: How many tokens.
-        seed: Of the random tokens and of the intervals.
+    Model, attributions (with bad answers), baseline and attribution are those of the build; the
+    seed is of the random tokens and of the intervals.
 
     Raises:
         InvalidInputError: No attributions, one without a bad answer, or a k below 1.
     """
     if not attributions:
         raise InvalidInputError(
-            "there are no attributions: they come with a vector from build_vector and are not in "
-            "its file"
+            "there are no attributions: methods.build.build returns them beside the vector"
         )
     if not ks or min(ks) < 1:
         raise InvalidInputError(f"k must be at least 1, not {list(ks)}")

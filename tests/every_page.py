@@ -13,11 +13,12 @@ from experiments.leaderboard import FULL, Leaderboard
 from experiments.token_ablation import KS, TokenAblation, TokenRow
 from steerable_llm.cli.options import facts_page, summary
 from steerable_llm.cli.policy import _steps_table, _trace_table
+from steerable_llm.evaluation.arms import TITLES
 from steerable_llm.evaluation.bench import DevRow
 from steerable_llm.evaluation.benchmarks.report import BenchmarkReport, ItemRow, score_rows
 from steerable_llm.evaluation.calibration import Sweep
 from steerable_llm.evaluation.comparison import ComparedArm, Comparison
-from steerable_llm.evaluation.report import TITLES, Change, Report
+from steerable_llm.evaluation.report import Change, Report
 from steerable_llm.evaluation.rows import Row
 from steerable_llm.evaluation.transfer import Transfer
 from steerable_llm.evaluation.verdict import judge

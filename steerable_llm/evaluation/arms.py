@@ -1,4 +1,4 @@
-"""Arms: everything that can be compared, run and judged in one way.
+"""Arms: everything that can be compared, run and judged by one rule.
 
 | name | what the model gets | what it tells |
 |---|---|---|
@@ -7,7 +7,7 @@
 | `prompt` | a strict system instruction, no vector | whether asking would have done it |
 | `random` | random vectors of the same norms, same strength | whether any push does it |
 | `sign_flipped` | the vector with the opposite strength | whether the direction matters |
-| `shuffled` | vectors of the same pairs, half of them swapped | whether the labels matter |
+| `shuffled` | vectors of the same pairs with shuffled labels | whether the labels matter |
 | `cad`, `adacad` | no vector; scores set off against no context | whether decoding does it |
 | a name of its own | another vector, or a LoRA | whether another method does it better |
 """
@@ -37,7 +37,7 @@ CAD_ALPHA = 0.5
 
 @dataclass(frozen=True)
 class Arm:
-    """One way of running the model on the prompts.
+    """One thing that is compared: how the model is run on the prompts.
 
     Attributes:
         name: What the report's row is called; arms of one name are averaged per prompt.
@@ -65,6 +65,18 @@ UNSTEERED = Arm("none")
 #: What can be run: an arm, what makes one, or its name.
 Subject: TypeAlias = SteeringVector | Lora | Contrast | Arm | str
 
+#: What each arm is called on a page.
+TITLES = {
+    "steered": "steered",
+    "none": "unsteered",
+    "prompt": "strict instruction",
+    "random": "random vectors (control)",
+    "sign_flipped": "sign-flipped (control)",
+    "shuffled": "shuffled labels (control)",
+    "cad": "context-aware decoding",
+    "adacad": "adaptive context-aware decoding",
+}
+
 #: Controls, by what they make of a vector under given settings. `shuffled` is built from pairs.
 _CONTROLS: Mapping[str, Callable[[SteeringVector, EvaluationSettings], list[SteeringVector]]] = {
     # One random direction may help or hurt by luck: several are run and averaged per prompt.
@@ -74,12 +86,15 @@ _CONTROLS: Mapping[str, Callable[[SteeringVector, EvaluationSettings], list[Stee
     "sign_flipped": lambda vector, _: [vector.negated()],
 }
 
+#: Arms that are made from a vector to show that it is this vector that does it.
+CONTROLS = (*_CONTROLS, "shuffled")
+
 #: What a vector is compared with unless something else is asked for; `shuffled` comes on top where
 #: the vector's pairs are given.
 DEFAULT_AGAINST = ("none", "prompt", "random", "sign_flipped")
 
 #: Every name that needs nothing but the model, the settings and the vector at hand.
-ARMS = ("none", "prompt", *_CONTROLS, "shuffled", "cad", "adacad")
+ARMS = ("none", "prompt", *CONTROLS, "cad", "adacad")
 
 
 def arm_of(subject: Subject, settings: EvaluationSettings, name: str | None = None) -> Arm:
@@ -127,14 +142,10 @@ def arm_of(subject: Subject, settings: EvaluationSettings, name: str | None = No
 def arms_of(
     subject: Subject, settings: EvaluationSettings, shuffled: Sequence[SteeringVector] = ()
 ) -> list[Arm]:
-    """Return the subject's arm, then the unsteered one, then those it is compared with.
+    """Return the subject's arm, then the unsteered one, then those of `settings.against`.
 
-    The unsteered model is always run: every other number is read against it.
-
-    Args:
-        subject: What is proven; a vector's arm is called "steered".
-        settings: What it is compared with, in `against`.
-        shuffled: The control of that name, built from the vector's pairs.
+    The unsteered model is always run: every other number is read against it. A vector's arm is
+    called "steered"; `shuffled` is the control of that name, built from the vector's pairs.
 
     Raises:
         InvalidInputError: An unknown name, a control of something that is no vector, or two arms
@@ -170,7 +181,7 @@ def _control(
     shuffled: Sequence[SteeringVector],
 ) -> list[Arm] | None:
     """The arms of a control; None for what is none."""
-    if not isinstance(name, str) or not (name in _CONTROLS or name == "shuffled"):
+    if not isinstance(name, str) or name not in CONTROLS:
         return None
     if not isinstance(subject, SteeringVector):
         raise InvalidInputError(

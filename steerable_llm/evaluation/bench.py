@@ -1,7 +1,7 @@
 """Arms on dev: what is run of each, what is remembered, and which of them may be chosen.
 
-Strengths of a vector, the alpha of a decoding method and the learning rate of a LoRA are chosen in
-one way: by the success on dev, among those that lose no more of a capability than the budget.
+Strengths of a vector, the alpha of a decoding method and the learning rate of a LoRA are chosen by
+one rule: by the success on dev, among those that lose no more of a capability than the budget.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import fmean
 
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.evaluation.arms import UNSTEERED, Arm
@@ -100,12 +101,6 @@ class Bench:
         The other categories of dev are then held to the budget beside the capability, give or take
         one standard error of their change (they are fewer).
 
-        Args:
-            llm: The model.
-            dev: Prompts to choose on.
-            capability: Prompts for the budget, if any.
-            settings: The target, where answers are cut, and how many rows run together.
-
         Raises:
             InvalidInputError: A prompt that cannot be judged by value, or a target that dev does
                 not have.
@@ -177,10 +172,10 @@ class Bench:
         return DevRow(
             arm=arm.name,
             prompts=len(dev),
-            success=_mean(right),
-            unsteered=_mean(unsteered),
-            capability={name: _mean(values) for name, values in after.items()},
-            loss={name: _mean(before[name]) - _mean(after[name]) for name in before},
+            success=fmean(right),
+            unsteered=fmean(unsteered),
+            capability={name: fmean(values) for name, values in after.items()},
+            loss={name: fmean(before[name]) - fmean(after[name]) for name in before},
             complete=len(dev) == len(self.dev) and len(kept) == len(self.capability or ()),
             strength=term.strength if term else 0.0,
             scope=term.scope if term else None,
@@ -207,9 +202,7 @@ class Bench:
 def choose(bench: Bench, arms: Mapping[str, Arm]) -> tuple[str, DevRow]:
     """Return which arm has most success on dev among those within the budget, and how it did.
 
-    Args:
-        bench: Runs them on all of dev.
-        arms: By what tells them apart.
+    All are run on everything, and called by what tells them apart.
 
     Raises:
         InvalidInputError: None of them is within the budget.
@@ -235,7 +228,3 @@ def choose(bench: Bench, arms: Mapping[str, Arm]) -> tuple[str, DevRow]:
 def rank(row: DevRow, budget: float) -> tuple[bool, float, float]:
     """Sort the best first: within the budget, then success, then the smaller strength."""
     return (not row.within(budget), -round(row.success, 9), abs(row.strength))
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)

@@ -59,21 +59,10 @@ def calibrate(
 ) -> SteeringVector:
     """Choose how strongly to steer with a vector, and where, on dev data.
 
-    Args:
-        llm: The model the vector was built for.
-        vector: Not calibrated yet, or to be calibrated anew.
-        dev: As for `sweep`.
-        capability: As for `sweep`.
-        **search: As for `sweep`.
+    Arguments and errors are those of `sweep`, which also returns every setting that was tried.
 
     Returns:
-        The vector with its calibration, which says what it was chosen by; `sweep` also returns
-        every setting that was tried.
-
-    Raises:
-        CalibrationError: No setting within the budget beats the unsteered model.
-        InvalidInputError: As for `sweep`.
-        ModelMismatchError: The vector belongs to another model.
+        The vector with its calibration, which says what it was chosen by.
     """
     return sweep(llm, vector, dev, capability, controls=False, **search).vector
 
@@ -101,9 +90,8 @@ class Sweep:
     def picture(self) -> bytes:
         """Draw what was run on all of dev, and the control (PNG)."""
         shown = [row for row in self.rows if row.complete]
-        return sweep_figure(
-            shown, self.unsteered, self.unsteered_capability, self.budget, self.best
-        )
+        kept = self.unsteered_capability
+        return sweep_figure(shown, self.unsteered, kept, self.budget, self.best)
 
     def figure(self, path: str | os.PathLike[str]) -> Path:
         """Write the picture as a PNG."""

@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Unpack
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -123,13 +124,7 @@ class Trial:
         settings: EvaluationSettings,
         keep: str | os.PathLike[str] | None = None,
     ) -> Trial:
-        """Make sure that a trial on these data says something.
-
-        Raises:
-            InvalidInputError: No such target, prompts that are not held out, or prompts that cannot
-                be judged alike.
-            PairError: No pairs.
-        """
+        """Make sure that a trial on these data says something; it raises what `compare` does."""
         if not data.pairs:
             raise PairError("there are no pairs to build from: give at least two")
         settings = for_sets(settings, data.test, data.capability)
@@ -145,12 +140,9 @@ class Trial:
         return cls(llm, data, settings, Path(keep) if keep else None)
 
     def run(self, name: str, *made_by: Recipe) -> Result:
-        """Make and test an arm, unless a kept result says how that went.
+        """Make and test an arm by its recipe, unless a kept result says how that went.
 
-        Args:
-            name: Of the arm.
-            *made_by: Its recipe; the arms of several are averaged per prompt, and without any it is
-                the model as it is.
+        The arms of several recipes are averaged per prompt; without any it is the model as it is.
         """
         path = self.keep / f"{self._key(name, made_by)}.json" if self.keep else None
         if path is not None and path.is_file():
@@ -173,10 +165,11 @@ class Trial:
             failed = ComparedArm(name=name, failed=str(error), seconds=seconds)
             # What is not installed today may be tomorrow.
             return Result(arm=failed), not isinstance(error, MissingExtraError)
+        on_dev = [each.dev for each in made if each.dev is not None]
         arm = ComparedArm(
             name=name,
             setting="; ".join(dict.fromkeys(each.setting for each in made)),
-            dev=_mean([each.dev for each in made if each.dev is not None]),
+            dev=fmean(on_dev) if on_dev else None,
             seconds=time.perf_counter() - start,
         )
         return Result(
@@ -255,7 +248,3 @@ def _content(recipe: Recipe) -> list[Any]:
     elif recipe.method == "lora":
         defaults = repr(LoraSettings())
     return [defaults, TypeAdapter(Recipe).dump_python(recipe, mode="json")]
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    return sum(values) / len(values) if values else None

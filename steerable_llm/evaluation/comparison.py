@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from steerable_llm.errors import InvalidInputError
-from steerable_llm.evaluation.report import TITLES
+from steerable_llm.evaluation.arms import TITLES
 from steerable_llm.evaluation.rows import Row
 from steerable_llm.evaluation.verdict import Verdict
 from steerable_llm.reports import numbers
@@ -96,8 +96,7 @@ class Comparison(BaseModel, frozen=True, extra="forbid"):
         rows = [row for row in self.rows if row.category == category]
         return sorted(rows, key=lambda row: (-(row.regressed or 0.0), -row.main.value))
 
-    def cells(self, row: Row) -> list[str]:
-        """Return one line of a table; the columns are `_HEAD`."""
+    def _cells(self, row: Row) -> list[str]:
         verdict = self.arm(row.arm).verdict
         rules = ""
         if row.category == self.target and verdict is not None:
@@ -121,13 +120,12 @@ class Comparison(BaseModel, frozen=True, extra="forbid"):
 
     def table_of(self, rows: Sequence[Row]) -> Table:
         """Some of the rows as a table."""
-        cells = [self.cells(row) for row in rows]
+        cells = [self._cells(row) for row in rows]
         return Table(_HEAD, cells, strong=[i for i, c in enumerate(cells) if "passes" in c])
 
     def page(self) -> Page:
         """Return what was compared, in a picture and a table per category, and what was chosen."""
-        everybody = [c.name for c in self.arms if not c.failed]
-        picture = self.picture("methods", everybody)
+        picture = self.picture("methods", [arm.name for arm in self.arms])
         return Page(self.title, [Text(self.introduction), picture, *self.tables()])
 
     def tables(self) -> list[Part]:
@@ -135,18 +133,20 @@ class Comparison(BaseModel, frozen=True, extra="forbid"):
         parts: list[Part] = []
         for category in self.categories:
             parts += [Heading(category), self.table_of(self.ranked(category))]
-        parts += [Heading("What was chosen on dev"), Table(_CHOICES, self._choices())]
+        choices = [
+            [
+                TITLES.get(arm.name, arm.name),
+                arm.failed or arm.setting,
+                numbers.percent(arm.dev),
+                f"{arm.seconds:.1f}",
+                arm.verdict.line if arm.verdict else "",
+            ]
+            for arm in self.arms
+        ]
+        parts += [Heading("What was chosen on dev"), Table(_CHOICES, choices)]
         if self.command:
             parts += [Heading("Again"), Code(self.command)]
         return parts
-
-    def to_markdown(self) -> str:
-        """Return the page without its pictures."""
-        return self.page().to_markdown()
-
-    def to_html(self) -> str:
-        """Return the page with its pictures, as one file."""
-        return self.page().to_html()
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write it in the form that the suffix names: `.md`, `.html` or `.json`.
@@ -167,20 +167,16 @@ class Comparison(BaseModel, frozen=True, extra="forbid"):
             prefix: What the axis leaves out of their names.
             axis: What the axis is called.
         """
-        categories = [v for v in self.categories if v == self.target or self._is_capability(v)]
-        names = [each for each in arms if each != "none" and self._took_part(each)]
+        kept = {row.category for row in self.rows if row.capability}
+        took_part = {row.arm for row in self.rows} - {"none"}
+        categories = [name for name in self.categories if name in {self.target, *kept}]
+        names = [each for each in arms if each in took_part]
         labels = [TITLES.get(each, each.removeprefix(prefix)) for each in names]
         return Picture(
             name,
             lambda: section_figure(self.rows, categories, names, labels, axis),
             f"Success by {name}, with 95 % intervals",
         )
-
-    def _took_part(self, name: str) -> bool:
-        return any(row.arm == name for row in self.rows)
-
-    def _is_capability(self, category: str) -> bool:
-        return any(row.capability for row in self.rows if row.category == category)
 
     @property
     def title(self) -> str:
@@ -196,18 +192,6 @@ class Comparison(BaseModel, frozen=True, extra="forbid"):
             f"within a capability budget of {numbers.points(self.budget, None)}, and read test "
             "once. In the tables of a category, those that make most prompts worse stand first."
         )
-
-    def _choices(self) -> list[list[str]]:
-        return [
-            [
-                TITLES.get(c.name, c.name),
-                c.failed or c.setting,
-                numbers.percent(c.dev),
-                f"{c.seconds:.1f}",
-                c.verdict.line if c.verdict else "",
-            ]
-            for c in self.arms
-        ]
 
 
 def section_figure(

@@ -43,12 +43,6 @@ class KlMeter:
     ) -> None:
         """Answer the prompts once, unsteered.
 
-        Args:
-            llm: The model.
-            items: At least one prompt.
-            max_new_tokens: Where answers are cut.
-            batch_size: Rows that run together.
-
         Raises:
             InvalidInputError: No prompts.
             PromptTooLongError: A prompt with its answer does not fit the context window.
@@ -153,18 +147,10 @@ def strengths_for_kl(
     layers: Sequence[tuple[int, ...] | None] = (None,),
     unit: Unit = "relative",
 ) -> tuple[float, ...]:
-    """Find strengths for a sweep: one per divergence and scope.
+    """Find strengths for a sweep, whose arguments these are: one per divergence and scope.
 
-    Of a method that steers one block at a time, the divergences are those in the middle one.
-
-    Args:
-        llm: The model.
-        vector: The vector.
-        dev: Prompts of dev; a sample of them is used.
-        kls: Divergences in nats per token.
-        scopes: Which positions will be tried.
-        layers: Layer subsets that will be tried.
-        unit: Of the strengths.
+    A sample of the dev prompts is used. Of a method that steers one block at a time, the
+    divergences are those in the middle one.
 
     Raises:
         InvalidInputError: A divergence that is not above 0.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import TypeAlias, TypeVar
+from typing import TypeAlias
 
 from torch import Tensor
 
@@ -21,8 +21,6 @@ from steerable_llm.runtime.forward import run_prompts
 from steerable_llm.runtime.hooked_model import HookedModel
 from steerable_llm.runtime.lora import adapted
 
-T = TypeVar("T")
-
 #: One prompt to run under one arm.
 Asked: TypeAlias = tuple[Arm, EvaluationItem]
 
@@ -31,13 +29,7 @@ Asked: TypeAlias = tuple[Arm, EvaluationItem]
 def running(
     llm: HookedModel, asked: Sequence[Asked], prompts: Sequence[ReadPrompt], new_tokens: int
 ) -> Iterator[Rows]:
-    """Run prompts that may share a batch (see `groups` and `batches`).
-
-    Args:
-        llm: The model.
-        asked: One per row.
-        prompts: As the model reads them.
-        new_tokens: How many tokens will follow at most.
+    """Run prompts, as the model reads them, that may share a batch (see `groups` and `batches`).
 
     Raises:
         InvalidInputError: A contrast is to be made of a prompt with images.
@@ -151,13 +143,8 @@ def measure(
 ) -> list[list[Outcome]]:
     """Run every arm on every item and score the items' own answers as well.
 
-    Args:
-        llm: The model.
-        arms: One of them is called "none": the divergence is taken from it.
-        items: The prompts.
-        max_new_tokens: Where answers are cut.
-        batch_size: Rows that run together.
-        advance: Called with the number of prompts done, counted once per arm.
+    One of the arms is called "none": the divergence is taken from it. `advance` counts a prompt
+    once per arm.
 
     Returns:
         Per arm, in the order given, the outcomes in the order of the items.
@@ -170,7 +157,9 @@ def measure(
         range(len(items)), key=lambda i: -sum(len(m.content) for m in items[i].messages)
     )
     # An item's arms share a batch: its prompt, and its unsteered logits, serve them all.
-    for chunk in _chunks(longest_first, max(1, batch_size // len(arms))):
+    size = max(1, batch_size // len(arms))
+    for start in range(0, len(items), size):
+        chunk = longest_first[start : start + size]
         found = _measure(llm, arms, [items[i] for i in chunk], max_new_tokens)
         done.update(zip(chunk, found, strict=True))
         if advance is not None:
@@ -237,14 +226,9 @@ def _read(
     beside: Sequence[int | Sequence[int]],
     max_new_tokens: int,
 ) -> list[_Reading]:
-    """Run rows that may share a batch.
+    """Run rows that may share a batch, each beside the unsteered answer to its item.
 
-    Args:
-        llm: The model.
-        asked: One per row.
-        prompts: As the model reads them.
-        beside: Per row the unsteered answer to its item, or the row that makes it.
-        max_new_tokens: Where answers are cut.
+    `beside` has that answer, or the row that makes it.
     """
     good, bad = (
         [
@@ -278,8 +262,3 @@ def _read(
 
 def _shares(arm: Arm) -> bool:
     return all(term.scope in ("generated", "last_prompt") for term in arm.steering.active_terms)
-
-
-def _chunks(values: Sequence[T], size: int) -> Iterator[Sequence[T]]:
-    for start in range(0, len(values), size):
-        yield values[start : start + size]

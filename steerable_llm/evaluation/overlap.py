@@ -16,7 +16,6 @@ from steerable_llm.pairs.pair import Pairs
 from steerable_llm.runtime.contrast import Contrast
 from steerable_llm.runtime.hooked_model import HookedModel
 from steerable_llm.runtime.lora import Lora
-from steerable_llm.vector.calibration import DataUsed
 from steerable_llm.vector.seen import hashes_of
 from steerable_llm.vector.vector import SteeringVector
 
@@ -52,11 +51,7 @@ class HeldOut:
 
     @classmethod
     def of(cls, llm: HookedModel, prompts: EvaluationSet) -> HeldOut:
-        """Hash a set's prompts as a model sees them.
-
-        Raises:
-            InvalidInputError: A prompt that the model's template refuses.
-        """
+        """Hash a set's prompts as a model sees them."""
         return cls(
             prompts.name,
             prompts.digest,
@@ -112,15 +107,12 @@ def _past_of(made: object) -> tuple[Saw, ...]:
         )
     ]
     calibration = made.calibration if isinstance(made, SteeringVector) else None
-    for used in () if calibration is None else calibration.used:
-        found.append(_looked_at(f"the calibration of {name!r} on {used.name!r}", used, template))
+    for used in calibration.used if calibration else ():
+        what = f"the calibration of {name!r} on {used.name!r}"
+        digests = (used.digest, used.part_of) if used.part_of else (used.digest,)
+        hashes = None if used.seen is None else frozenset(used.seen)
+        found.append(Saw(what, hashes, digests, template))
     return tuple(found)
-
-
-def _looked_at(what: str, used: DataUsed, template: str) -> Saw:
-    digests = (used.digest, used.part_of) if used.part_of else (used.digest,)
-    hashes = None if used.seen is None else frozenset(used.seen)
-    return Saw(what, hashes, digests, template)
 
 
 def looked_at(llm: HookedModel, what: str, prompts: EvaluationSet | Pairs) -> Saw:
@@ -160,7 +152,7 @@ def overlap(held_out: Iterable[HeldOut], saw: Iterable[Saw]) -> tuple[str, ...]:
     Raises:
         InvalidInputError: A set shares a prompt with what was looked at.
     """
-    unproven: dict[str, None] = {}
+    unproven = []
     seen = tuple(saw)
     for group in held_out:
         for past in seen:
@@ -172,16 +164,15 @@ def overlap(held_out: Iterable[HeldOut], saw: Iterable[Saw]) -> tuple[str, ...]:
                     "take them out of the set, or give another one"
                 )
             if past.hashes is None:
-                unproven[
-                    f"{past.what} kept no record of its prompts: that those of {group.name!r} are "
-                    "held out is not proven"
-                ] = None
+                why = "kept no record of its prompts"
             elif past.template and group.template and past.template != group.template:
-                unproven[
-                    f"{past.what} saw its prompts in another chat template: that those of "
-                    f"{group.name!r} are held out is not proven"
-                ] = None
-    return tuple(unproven)
+                why = "saw its prompts in another chat template"
+            else:
+                continue
+            unproven.append(
+                f"{past.what} {why}: that those of {group.name!r} are held out is not proven"
+            )
+    return tuple(dict.fromkeys(unproven))
 
 
 def _shared(group: HeldOut, past: Saw) -> Sequence[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -106,13 +106,6 @@ def make(
 ) -> Made:
     """Make an arm and choose on dev what its recipe leaves open.
 
-    Args:
-        llm: The model.
-        data: What to learn from and to choose on.
-        recipe: How.
-        name: Of the arm.
-        settings: The target and the strict instruction, the budget, and how answers are made.
-
     Raises:
         CalibrationError: No strength helps within the budget.
         InvalidInputError: A setting that the method does not have, or none within the budget.
@@ -124,16 +117,18 @@ def make(
     choosing = replace(settings, target=settings.target if aimed else None)
     if recipe.pairs is not None:
         data = replace(data, pairs=nested(data.pairs, recipe.pairs, recipe.order))
-    return _MAKERS.get(recipe.method, _vector)(llm, data, recipe, name, choosing)
+    if recipe.method == "prompt":
+        instruction = settings.strict_instruction
+        return Made(Arm(name, instruction=instruction), f'system: "{instruction}"')
+    if recipe.method == "adacad":
+        arm = Arm(name, contrast=Contrast("adacad"))
+        return Made(arm, "alpha for every token, from the divergence")
+    making = _best if recipe.method in ("cad", "lora") else _vector
+    return making(llm, data, recipe, name, choosing)
 
 
 def nested(pairs: Pairs, number: int, order: int) -> Pairs:
-    """Return the first pairs of a random order: of one order, fewer are always among more.
-
-    Args:
-        pairs: All of them.
-        number: How many, from 1 to all.
-        order: Seed of the order.
+    """Return the first pairs of a random order, a seed: of one, fewer are always among more.
 
     Raises:
         InvalidInputError: There are not so many.
@@ -153,14 +148,8 @@ def _vector(
         with warnings.catch_warnings():
             # The completeness of the attribution is in the vector's record; here it is one of many.
             warnings.filterwarnings("ignore", "the token scores miss", UserWarning)
-            vector = build_vector(
-                llm,
-                data.pairs,
-                method=recipe.method,
-                name=name,
-                progress=settings.progress,
-                **config,
-            )
+            how = {"method": recipe.method, "name": name, "progress": settings.progress}
+            vector = build_vector(llm, data.pairs, **{**how, **config})
         # Settings may come to the same, such as more heads than the model has.
         if vector.fingerprint_id not in {other.fingerprint_id for other in vectors.values()}:
             vectors[", ".join([name, *([_said(config)] if config else [])])] = vector
@@ -174,53 +163,21 @@ def _vector(
     return Made(arm, found.best.setting, found.best.success, found.vector.calibration)
 
 
-def _prompt(
-    _llm: HookedModel, _data: Data, _recipe: Recipe, name: str, settings: EvaluationSettings
-) -> Made:
-    arm = Arm(name, instruction=settings.strict_instruction)
-    return Made(arm, f'system: "{settings.strict_instruction}"')
-
-
-def _adacad(
-    _llm: HookedModel, _data: Data, _recipe: Recipe, name: str, _settings: EvaluationSettings
-) -> Made:
-    return Made(
-        Arm(name, contrast=Contrast("adacad")), "alpha for every token, from the divergence"
-    )
-
-
-def _cad(
-    llm: HookedModel, data: Data, recipe: Recipe, name: str, settings: EvaluationSettings
-) -> Made:
-    arms = {_said(each): Arm(name, contrast=Contrast("cad", **each)) for each in recipe.configs}
-    return _best(llm, data, arms, settings)
-
-
-def _lora(
-    llm: HookedModel, data: Data, recipe: Recipe, name: str, settings: EvaluationSettings
-) -> Made:
-    arms = {}
-    for each in recipe.configs:
-        chosen, title = LoraSettings(seed=settings.seed, **each), f"{name}: {_said(each)}"
-        with progress_bar(title, len(data.pairs), settings.progress) as advance:
-            arms[_said(each)] = Arm(name, lora=train_lora(llm, data.pairs, chosen, name, advance))
-    return _best(llm, data, arms, settings)
-
-
 def _best(
-    llm: HookedModel, data: Data, arms: Mapping[str, Arm], settings: EvaluationSettings
+    llm: HookedModel, data: Data, recipe: Recipe, name: str, settings: EvaluationSettings
 ) -> Made:
+    """The arm of the setting of CAD or LoRA that does best on dev."""
+    arms = {}
+    for config in recipe.configs:
+        said = _said(config)
+        if recipe.method == "cad":
+            arms[said] = Arm(name, contrast=Contrast("cad", **config))
+            continue
+        how = LoraSettings(seed=settings.seed, **config)
+        with progress_bar(f"{name}: {said}", len(data.pairs), settings.progress) as advance:
+            arms[said] = Arm(name, lora=train_lora(llm, data.pairs, how, name, advance))
     label, row = choose(Bench(llm, data.dev, data.dev_capability, settings), arms)
     return Made(arms[label], label, row.success)
-
-
-#: How arms are made that are no vectors of a method in `METHODS`.
-_MAKERS: Mapping[str, Callable[[HookedModel, Data, Recipe, str, EvaluationSettings], Made]] = {
-    "prompt": _prompt,
-    "cad": _cad,
-    "adacad": _adacad,
-    "lora": _lora,
-}
 
 
 def _said(config: Mapping[str, Any]) -> str:

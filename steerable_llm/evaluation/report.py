@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, BeforeValidator, PlainSerializer, ValidationError
 
 from steerable_llm.errors import InvalidInputError
+from steerable_llm.evaluation.arms import CONTROLS, TITLES
 from steerable_llm.evaluation.overlap import HeldOut
 from steerable_llm.evaluation.rows import Row
 from steerable_llm.evaluation.verdict import Verdict
@@ -54,18 +55,6 @@ from steerable_llm.vector.file import plain_json
 from steerable_llm.vector.provenance import Provenance
 
 REPORT_VERSION = 1
-#: What each arm is called on a page.
-TITLES = {
-    "steered": "steered",
-    "none": "unsteered",
-    "prompt": "strict instruction",
-    "random": "random vectors (control)",
-    "sign_flipped": "sign-flipped (control)",
-    "shuffled": "shuffled labels (control)",
-    "cad": "context-aware decoding",
-    "adacad": "adaptive context-aware decoding",
-}
-_CONTROLS = frozenset({"random", "sign_flipped", "shuffled"})
 _COLOURS = {
     "steered": BLUE, "none": GREY, "prompt": ORANGE, "random": PINK, "sign_flipped": RED,
     "shuffled": YELLOW, "cad": SKY, "adacad": GREEN,
@@ -197,15 +186,7 @@ class Report(BaseModel, frozen=True, extra="forbid"):
             "target": self.target,
             "promote": self.verdict.promote,
             "verdict": self.verdict.line,
-            "success": {
-                f"{row.arm}/{row.category}": {
-                    "value": row.main.value,
-                    "low": row.main.low,
-                    "high": row.main.high,
-                    "n": row.n,
-                }
-                for row in self.rows
-            },
+            "success": {f"{row.arm}/{row.category}": row.main.model_dump() for row in self.rows},
         }
 
     def to_json(self) -> str:
@@ -275,17 +256,18 @@ class Report(BaseModel, frozen=True, extra="forbid"):
         beside: list[list[Words]] = []
         for category in self.categories:
             rows = self._rows_of(category)
-            cells = [
-                [
-                    TITLES.get(row.arm, row.arm),
-                    numbers.share(row.success),
-                    numbers.change(row.change),
-                    numbers.percent(row.regressed),
-                ]
-                for row in rows
-            ]
             parts.append(Heading(f"{_titled(rows[0])}, {rows[0].n} prompts", 3))
-            parts.append(_styled_table(_FEW, rows, cells))
+            parts.append(
+                _table(
+                    _FEW,
+                    rows,
+                    lambda row: [
+                        numbers.share(row.success),
+                        numbers.change(row.change),
+                        numbers.percent(row.regressed),
+                    ],
+                )
+            )
             beside += [
                 [
                     category,
@@ -339,7 +321,7 @@ class Report(BaseModel, frozen=True, extra="forbid"):
                     high=row.main.high,
                     group=f"{category.replace('_', ' ')}\n(n = {row.n})",
                     colour=_COLOURS.get(row.arm, SKY),
-                    control=row.arm in _CONTROLS,
+                    control=row.arm in CONTROLS,
                 )
                 for category in self.categories
                 for row in self._rows_of(category)
@@ -347,37 +329,19 @@ class Report(BaseModel, frozen=True, extra="forbid"):
         )
 
     def _facts(self) -> list[tuple[str, Words]]:
-        facts: list[tuple[str, Words]] = [
-            ("Model", Mono(self.model)),
-            *(
-                [("Vector fingerprint", Mono(self.vector_fingerprint))]
-                if self.vector_fingerprint
-                else []
-            ),
-            (
-                "Held-out prompts",
-                (
-                    *_set(self.test_name, self.test_digest),
-                    ", target category ",
-                    Strong(self.target),
-                ),
-            ),
-        ]
+        facts: list[tuple[str, Words]] = [("Model", Mono(self.model))]
+        if self.vector_fingerprint:
+            facts.append(("Vector fingerprint", Mono(self.vector_fingerprint)))
+        held_out = _set(self.test_name, self.test_digest)
+        facts.append(("Held-out prompts", (*held_out, ", target category ", Strong(self.target))))
+        kept: Words = "not measured"
         if self.capability_name and self.capability_digest:
-            kept = _set(self.capability_name, self.capability_digest)
-            facts.append(
-                ("Capability prompts", (*kept, f", budget {numbers.percent(self.budget)}"))
-            )
-        else:
-            facts.append(("Capability prompts", "not measured"))
+            budget = f", budget {numbers.percent(self.budget)}"
+            kept = (*_set(self.capability_name, self.capability_digest), budget)
+        facts.append(("Capability prompts", kept))
         if proposed := self.provenance.proposed_pairs:
-            facts.append(
-                (
-                    "Pairs",
-                    f"{self.provenance.pairs}, the good answers of {proposed} of them proposed "
-                    "by a model",
-                )
-            )
+            said = f"the good answers of {proposed} of them proposed by a model"
+            facts.append(("Pairs", f"{self.provenance.pairs}, {said}"))
         if agreement := self.provenance.agreement:
             facts.append(("Before any evaluation", agreement.line))
         return [*facts, ("Library", f"steerable-llm {self.library_version}")]
@@ -394,12 +358,12 @@ class Report(BaseModel, frozen=True, extra="forbid"):
         return parts
 
     def _regressions(self) -> list[Part]:
-        parts: list[Part] = [Heading("Made worse")]
         if not self.regressions:
-            return [*parts, Text("No prompt that succeeded without the vector fails with it.")]
+            said = "No prompt that succeeded without the vector fails with it."
+            return [Heading("Made worse"), Text(said)]
         said = f"{len(self.regressions)} prompt(s) succeeded without the vector and fail with it:"
         rows = [_change_cells(change) for change in self.regressions]
-        return [*parts, Text(said), Table(_CHANGE, rows)]
+        return [Heading("Made worse"), Text(said), Table(_CHANGE, rows)]
 
     def _results(self) -> list[Part]:
         said = (
@@ -415,23 +379,7 @@ class Report(BaseModel, frozen=True, extra="forbid"):
         parts: list[Part] = [Heading("Results"), Text(said)]
         for category in self.categories:
             rows = self._rows_of(category)
-            cells = [
-                [
-                    TITLES.get(row.arm, row.arm),
-                    str(row.n),
-                    numbers.share(row.success, row.runs),
-                    numbers.change(row.change),
-                    *(
-                        numbers.share(each, interval=False)
-                        for each in (row.exact, row.containment, row.preference, row.abstention)
-                    ),
-                    numbers.number(row.kl_per_token),
-                    numbers.percent(row.regressed),
-                    numbers.percent(row.fixed),
-                ]
-                for row in rows
-            ]
-            parts += [Heading(_titled(rows[0]), 3), _styled_table(_HEAD, rows, cells)]
+            parts += [Heading(_titled(rows[0]), 3), _table(_HEAD, rows, _all_cells)]
         parts.append(Text(f'The strict instruction was: "{self.strict_instruction}"'))
         return parts
 
@@ -487,14 +435,27 @@ def _titled(row: Row) -> str:
     return f"{row.category}{' (capability)' if row.capability else ''}"
 
 
-def _styled_table(head: Head, rows: Sequence[Row], cells: Sequence[Sequence[Words]]) -> Table:
+def _table(head: Head, rows: Sequence[Row], cells: Callable[[Row], list[str]]) -> Table:
     """A table of arms: the first one, which is judged, strong, and controls faint."""
     return Table(
         head,
-        cells,
+        [[TITLES.get(row.arm, row.arm), *cells(row)] for row in rows],
         strong=[0],
-        faint=[place for place, row in enumerate(rows) if row.arm in _CONTROLS],
+        faint=[place for place, row in enumerate(rows) if row.arm in CONTROLS],
     )
+
+
+def _all_cells(row: Row) -> list[str]:
+    shares = (row.exact, row.containment, row.preference, row.abstention)
+    return [
+        str(row.n),
+        numbers.share(row.success, row.runs),
+        numbers.change(row.change),
+        *(numbers.share(each, interval=False) for each in shares),
+        numbers.number(row.kl_per_token),
+        numbers.percent(row.regressed),
+        numbers.percent(row.fixed),
+    ]
 
 
 def _set(name: str, digest: str) -> tuple[Span, ...]:

@@ -67,14 +67,7 @@ def run_arms(
     settings: EvaluationSettings,
     title: str,
 ) -> dict[str, list[list[Outcome]]]:
-    """Run arms on prompts, with a progress bar.
-
-    Args:
-        llm: The model.
-        arms: One of them is called "none".
-        items: The prompts.
-        settings: Where answers are cut, and how many rows run together.
-        title: Of the bar.
+    """Run arms, one of them called "none", on prompts, with a progress bar of this title.
 
     Returns:
         Per name of an arm its runs, each with an outcome per prompt, in order.
@@ -96,14 +89,7 @@ def rows_of(
     capability: set[str],
     seed: int,
 ) -> list[Row]:
-    """Return one row per arm and category.
-
-    Args:
-        found: Per arm its runs, each with an outcome per item.
-        items: What was asked.
-        capability: The categories that measure what must not be lost.
-        seed: Of the intervals.
-    """
+    """Return one row per arm and category of what `run_arms` found; `seed` is of the intervals."""
     rows = []
     for arm, runs in found.items():
         for category in dict.fromkeys(item.category for item in items):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -143,13 +144,11 @@ class EvaluationSet(Sequence[EvaluationItem]):
         self.items = tuple(items)
         if not self.items:
             raise InvalidInputError(f"evaluation set {name!r} is empty; give at least one item")
-        seen: set[str] = set()
-        for item in self.items:
-            if item.id in seen:
-                raise InvalidInputError(
-                    f"evaluation set {name!r} has two items with id {item.id!r}; make ids unique"
-                )
-            seen.add(item.id)
+        (twice, times), *_ = Counter(item.id for item in self.items).most_common(1)
+        if times > 1:
+            raise InvalidInputError(
+                f"evaluation set {name!r} has two items with id {twice!r}; make ids unique"
+            )
 
     @overload
     def __getitem__(self, index: int) -> EvaluationItem: ...

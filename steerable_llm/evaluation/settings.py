@@ -46,11 +46,7 @@ class EvaluationSettings:
     command: str = ""
 
     def __post_init__(self) -> None:
-        """Refuse what could only fail after the work.
-
-        Raises:
-            InvalidInputError: The budget is no share, or a number is below 1.
-        """
+        """Refuse what could only fail after the work."""
         if not 0 <= self.budget <= 1:
             raise InvalidInputError(
                 f"the capability budget is {self.budget}: give a share from 0 to 1, such as 0.01 "

@@ -22,7 +22,6 @@ from steerable_llm.evaluation.overlap import HeldOut, overlap, past_of
 from steerable_llm.evaluation.rows import Row, rows_of, run_arms
 from steerable_llm.evaluation.set import EvaluationItem, EvaluationSet, check_judged
 from steerable_llm.evaluation.settings import DEFAULTS, Changes, EvaluationSettings
-from steerable_llm.metrics import Estimate
 from steerable_llm.reports import numbers
 from steerable_llm.reports.figures import Mark, matrix_figure
 from steerable_llm.reports.page import Page
@@ -72,24 +71,21 @@ class Transfer(BaseModel, frozen=True, extra="forbid"):
         """The change in points with its interval; a star where the interval excludes no change."""
         change = self.row(vector, category).change
         assert change is not None, "every steered row has a change"
-        star = " *" if _sure(change) else ""
+        star = " *" if change.low > 0 or change.high < 0 else ""
         return numbers.change(change) + star
-
-    def _lines(self) -> list[list[str]]:
-        lines = []
-        for category in self.categories:
-            plain = self.row("none", category)
-            before = numbers.percent(plain.main.value)
-            cells = [self.cell(vector, category) for vector in self.vectors]
-            lines.append([category, str(plain.n), before, *cells])
-        return lines
 
     def table(self) -> Page:
         """The matrix, for a console."""
         return Page("Change of success in points", [self._table(), Text(self._caption + ".")])
 
     def _table(self) -> Table:
-        return Table(["prompts", *numeric("n", "unsteered", *self.vectors)], self._lines())
+        lines = []
+        for category in self.categories:
+            plain = self.row("none", category)
+            before = numbers.percent(plain.main.value)
+            cells = [self.cell(vector, category) for vector in self.vectors]
+            lines.append([category, str(plain.n), before, *cells])
+        return Table(["prompts", *numeric("n", "unsteered", *self.vectors)], lines)
 
     @property
     def _caption(self) -> str:
@@ -191,10 +187,7 @@ def transfer(
         overlap([HeldOut.of(llm, group)], past)
         asked += [
             item.model_copy(
-                update={
-                    "id": f"{group.name}/{item.id}",
-                    "category": f"{group.name}/{item.category}",
-                }
+                update={name: f"{group.name}/{getattr(item, name)}" for name in ("id", "category")}
             )
             for item in group
         ]
@@ -206,7 +199,3 @@ def transfer(
         rows=tuple(rows_of(outcomes, asked, set(), settings.seed)),
         command=settings.command,
     )
-
-
-def _sure(change: Estimate) -> bool:
-    return change.low > 0 or change.high < 0

@@ -91,24 +91,18 @@ def rules_of(
 ) -> list[tuple[bool, str]]:
     """Return for each rule of this module whether it holds, and how that came out in numbers.
 
-    Args:
-        rows: As for `judge`.
-        target: As for `judge`.
-        budget: As for `judge`.
-        arm: As for `judge`.
+    Arguments are those of `judge`.
 
     Raises:
-        KeyError: There is no row for the arm on the target, or none for the
-            unsteered model on a capability.
+        KeyError: No row for the arm on the target, or none for the unsteered model on a capability.
     """
     by_name = {(row.arm, row.category): row for row in rows}
     steered = by_name[arm, target]
     rules: list[tuple[bool, str]] = []
-    for other in ("none", "prompt"):
-        rules.append(_beats(steered, by_name.get((other, target)), _NAMES[other]))
-    for other in ("random", "sign_flipped", "shuffled"):
-        if (other, target) in by_name:
-            rules.append(_beats(steered, by_name[other, target], _NAMES[other]))
+    for other, title in _NAMES.items():
+        row = by_name.get((other, target))
+        if row or other in ("none", "prompt"):  # no control must be there
+            rules.append(_beats(steered, row, title))
     capability = [row for row in rows if row.capability and row.arm == arm]
     if not capability:
         rules.append((False, "capability was not measured, so a loss cannot be ruled out"))

@@ -73,7 +73,7 @@ def train_lora(
         pairs: With bad answers for DPO.
         config: The settings.
         name: What reports call the LoRA.
-        progress: Called with the number of pairs that are done, once in all epochs.
+        progress: Called with the number of pairs that are done in the first epoch.
 
     Raises:
         PairError: No pairs, one without a bad answer for DPO, or one with images.
@@ -155,10 +155,14 @@ def _plain_log_probs(
     llm: HookedModel, rows: Sequence[tuple[Answered, ...]]
 ) -> list[tuple[float, float]]:
     """Log P0 of the good and of the bad answer of every pair."""
-    items = [Scored(prompt, answer, Steering.none()) for pair in rows for prompt, answer in pair]
     with torch.no_grad():
-        sums = [float(x.sum()) for x in answer_log_probs(llm, items)]
+        sums = _log_probs(llm, rows).tolist()
     return list(zip(sums[::2], sums[1::2], strict=True))
+
+
+def _log_probs(llm: HookedModel, rows: Sequence[tuple[Answered, ...]]) -> Tensor:
+    items = [Scored(prompt, answer, Steering.none()) for pair in rows for prompt, answer in pair]
+    return torch.stack([x.sum() for x in answer_log_probs(llm, items)])
 
 
 def _loss(
@@ -167,10 +171,9 @@ def _loss(
     plain: Sequence[tuple[float, float]],
     config: LoraSettings,
 ) -> Tensor:
-    items = [Scored(prompt, answer, Steering.none()) for pair in rows for prompt, answer in pair]
-    sums = torch.stack([x.sum() for x in answer_log_probs(llm, items)])
+    sums = _log_probs(llm, rows)
     if config.objective == "sft":
-        return -sums.sum() / sum(len(item.answer) for item in items)
+        return -sums.sum() / sum(len(answer) for pair in rows for _, answer in pair)
     before = torch.tensor(plain, device=sums.device)
     gained = sums.view(-1, 2) - before
     preferred: Tensor = logsigmoid(config.beta * (gained[:, 0] - gained[:, 1]))

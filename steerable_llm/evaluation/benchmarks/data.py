@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from steerable_llm.errors import InvalidInputError, MissingExtraError
+from steerable_llm.errors import InvalidInputError, MissingExtraError, first_problem
 from steerable_llm.evaluation.benchmarks.benchmark import INSTALL, Benchmark
 from steerable_llm.evaluation.benchmarks.rows import ROWS
 from steerable_llm.files import read_json_lines, read_text
@@ -156,11 +156,7 @@ def _from_hub(path: str, config: str | None, split: str) -> Rows:
 
 
 def _checked(benchmark: Benchmark, raw: Rows, source: str) -> Rows:
-    """The rows as the benchmark reads them.
-
-    Raises:
-        InvalidInputError: None at all, missing columns, or a value of the wrong kind.
-    """
+    """The rows as the benchmark reads them."""
     if not raw:
         raise InvalidInputError(
             f"{source} has no row of the split {benchmark.split!r}: give at least one"
@@ -180,10 +176,7 @@ def _checked(benchmark: Benchmark, raw: Rows, source: str) -> Rows:
         try:
             checked.append(schema.model_validate(row).model_dump())
         except ValidationError as error:
-            problem = error.errors()[0]
-            where = ".".join(map(str, problem["loc"])) or "the row"
-            what = problem["msg"].removeprefix("Value error, ")
-            raise InvalidInputError(f"{source}, row {number}: {where}: {what}") from None
+            raise InvalidInputError(f"{source}, row {number}: {first_problem(error)}") from None
     return checked
 
 

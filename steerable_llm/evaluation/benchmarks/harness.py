@@ -52,16 +52,10 @@ def ask(
     batch_size: int,
     advance: Advance,
 ) -> tuple[list[ItemRow], list[str]]:
-    """Ask every question under every arm.
+    """Ask every question under every arm; divergences are taken from the first.
 
-    Args:
-        llm: The model.
-        benchmark: The task.
-        data: What it is asked of.
-        arms: The first is the one that divergences are taken from.
-        normalise: What choices are scored by; None where answers are written.
-        batch_size: Rows that run together.
-        advance: Called with the number of prompts done, counted once per arm.
+    Choices are scored by `normalise`, which is None where answers are written. `advance` counts a
+    question once per arm.
 
     Returns:
         Every question under every arm, arm by arm, and the places in the data of those questions

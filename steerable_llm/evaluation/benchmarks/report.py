@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import BaseModel
 
 from steerable_llm.errors import InvalidInputError
-from steerable_llm.evaluation.report import TITLES
+from steerable_llm.evaluation.arms import TITLES
 from steerable_llm.metrics import Estimate, difference, estimate, fixed, regressed
 from steerable_llm.reports import numbers
 from steerable_llm.reports.page import Page
@@ -164,29 +164,22 @@ class BenchmarkReport(BaseModel, frozen=True, extra="forbid"):
     def page(self) -> Page:
         """Return the tables, and what was made worse."""
         parts: list[Part] = [Facts(self._facts())]
-        if self.left_out:
-            parts.append(
-                Text(
-                    f"{len(self.left_out)} question(s) do not fit the model's context window and "
-                    "were left out."
-                )
-            )
+        if number := len(self.left_out):
+            said = f"{number} question(s) do not fit the model's context window and were left out."
+            parts.append(Text(said))
         parts += [Heading("Results"), self._table(), Text(_EXPLAINED)]
         if self.group_rows:
             parts += [Heading("By group"), self._group_table()]
-        parts.append(Heading("Made worse"))
+        worse: Part = Text("No question that was right without steering is wrong with it.")
         if self.regressions:
-            parts.append(
-                Table(
-                    ["", "group", "question", "unsteered", "steered", "by"],
-                    [
-                        [a.id, a.group, Ending(a.question), b.answer, a.answer, a.arm]
-                        for b, a in self.regressions
-                    ],
-                )
+            worse = Table(
+                ["", "group", "question", "unsteered", "steered", "by"],
+                [
+                    [a.id, a.group, Ending(a.question), b.answer, a.answer, a.arm]
+                    for b, a in self.regressions
+                ],
             )
-        else:
-            parts.append(Text("No question that was right without steering is wrong with it."))
+        parts += [Heading("Made worse"), worse]
         subjects = json.dumps(self.subjects, indent=2, sort_keys=True, default=str)
         parts += [Heading("What steered"), Code(subjects, "json")]
         parts += [Heading("Reproduce"), Text(f"Seed {self.seed}."), Code(self.command)]
@@ -222,16 +215,10 @@ class BenchmarkReport(BaseModel, frozen=True, extra="forbid"):
         return Table(["group", *numeric("n", *map(title_of, self.arms))], rows)
 
     def _facts(self) -> list[tuple[str, Words]]:
+        asked = f"{self.rows[0].n} of {self.total}, {self.data} (sha256 "
         return [
             ("Model", Mono(self.model)),
-            (
-                "Questions",
-                (
-                    f"{self.rows[0].n} of {self.total}, {self.data} (sha256 ",
-                    Mono(self.data_digest[:12]),
-                    ")",
-                ),
-            ),
+            ("Questions", (asked, Mono(self.data_digest[:12]), ")")),
             ("Score", self.metric),
             *((name.capitalize(), value) for name, value in self.settings.items()),
             ("Benchmark", self.paper),
@@ -266,13 +253,7 @@ def title_of(arm: str) -> str:
 
 
 def score_rows(items: Sequence[ItemRow], seed: int, group: str | None = None) -> list[ScoreRow]:
-    """Return a row per arm over all questions, or over those of a group.
-
-    Args:
-        items: Every question under every arm, in one order of questions per arm.
-        seed: Of the intervals.
-        group: Only questions of this group.
-    """
+    """Return a row per arm over all questions, in one order per arm, or over those of a group."""
     found: dict[str, dict[int, list[ItemRow]]] = {}
     for item in items:
         if group in (None, item.group):

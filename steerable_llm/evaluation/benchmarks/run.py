@@ -8,7 +8,15 @@ from typing import Unpack
 
 from steerable_llm.chat.phrases import STRICT_INSTRUCTIONS
 from steerable_llm.errors import InvalidInputError, MissingExtraError
-from steerable_llm.evaluation.arms import UNSTEERED, Arm, Subject, arm_of, arms_of, check_fits
+from steerable_llm.evaluation.arms import (
+    CONTROLS,
+    UNSTEERED,
+    Arm,
+    Subject,
+    arm_of,
+    arms_of,
+    check_fits,
+)
 from steerable_llm.evaluation.benchmarks.benchmark import (
     INSTALL,
     Benchmark,
@@ -28,8 +36,6 @@ from steerable_llm.version import __version__
 #: What a vector is compared with unless something else is asked for; prompts of benchmarks carry
 #: their own instructions, so the strict one is only run on request.
 DEFAULT_AGAINST = ("random", "sign_flipped")
-#: Arms that are made from a vector; the others are the same for all of them.
-_OF_A_VECTOR = ("random", "sign_flipped", "shuffled")
 
 
 def run_benchmark(
@@ -124,7 +130,7 @@ def run_benchmark(
 def labelled_subjects(
     subjects: Sequence[Subject], strengths: Sequence[float] | None
 ) -> dict[str, Subject]:
-    """Return what is run, vectors at their strengths, by the labels that a report calls it.
+    """Return what is run, vectors at their strengths, by the labels that a report calls it by.
 
     One vector alone is "steered". Several are called by their names, with the strength where each
     is run at more than one.
@@ -134,28 +140,26 @@ def labelled_subjects(
     """
     if not subjects:
         raise InvalidInputError("a benchmark needs a vector to steer with: give at least one")
-    found: dict[str, Subject] = {}
+    wanted: Sequence[float | None] = strengths or [None]
+    runs: list[tuple[str, Subject]] = []
     for subject in subjects:
-        wanted: Sequence[float | None] = strengths or [None]
-        for strength in wanted if isinstance(subject, SteeringVector) else [None]:
-            set_to = subject
-            if isinstance(subject, SteeringVector):
-                set_to = subject if strength is None else _at_strength(subject, strength)
-                if set_to.calibration is None:
-                    raise InvalidInputError(
-                        f"vector {subject.name!r} is not calibrated: give a strength, such as 0.05"
-                    )
-            label = arm_of(set_to, DEFAULTS).name
-            if isinstance(subject, SteeringVector) and len(subjects) * len(wanted) == 1:
-                label = "steered"
-            elif len(wanted) > 1 and strength is not None:
-                label = f"{label} {strength:+g}"
-            if label in found or label in (*_OF_A_VECTOR, "none"):
+        if not isinstance(subject, SteeringVector):
+            runs.append((arm_of(subject, DEFAULTS).name, subject))
+            continue
+        for strength in wanted:
+            vector = subject if strength is None else _at_strength(subject, strength)
+            if vector.calibration is None:
                 raise InvalidInputError(
-                    f"two vectors or strengths are called {label!r}: give each its own name"
+                    f"vector {subject.name!r} is not calibrated: give a strength, such as 0.05"
                 )
-            found[label] = set_to
-    return found
+            label = f"{subject.name} {strength:+g}" if len(wanted) > 1 else subject.name
+            runs.append(("steered" if len(subjects) * len(wanted) == 1 else label, vector))
+    labels = [*CONTROLS, "none", *(label for label, _ in runs)]
+    if twice := [label for label in labels if labels.count(label) > 1]:
+        raise InvalidInputError(
+            f"two vectors or strengths are called {twice[0]!r}: give each its own name"
+        )
+    return dict(runs)
 
 
 def _at_strength(vector: SteeringVector, strength: float) -> SteeringVector:
@@ -171,11 +175,6 @@ def benchmark_arms(
 ) -> list[Arm]:
     """Return the unsteered model, each subject with its controls, then what needs no vector.
 
-    Args:
-        benchmark: Says whether it has a strict instruction.
-        labelled: As `labelled_subjects` makes it.
-        settings: What they are compared with.
-
     Raises:
         InvalidInputError: An unknown arm, or `prompt` where there is no instruction.
     """
@@ -187,7 +186,7 @@ def benchmark_arms(
         raise InvalidInputError(
             f"{benchmark.name} has no strict instruction: leave the arm 'prompt' out, or give one"
         )
-    controls = [name for name in against if name in _OF_A_VECTOR]
+    controls = [name for name in against if name in CONTROLS]
     found = [UNSTEERED]
     for label, subject in labelled.items():
         own = controls if isinstance(subject, SteeringVector) else []
@@ -196,7 +195,7 @@ def benchmark_arms(
         prefix = "" if label == "steered" else f"{label}: "
         found += [replace(arm, name=f"{prefix}{arm.name}") for arm in others]
     for other in dict.fromkeys(against):
-        if other not in (*_OF_A_VECTOR, "none"):
+        if other not in (*CONTROLS, "none"):
             found.append(arm_of(other, settings))
             if found[-1].name in [arm.name for arm in found[:-1]]:
                 raise InvalidInputError(f"two arms are called {found[-1].name!r}: rename one")

@@ -59,23 +59,14 @@ class AttributionPath:
 def quadrature_nodes(steps: int, quadrature: Quadrature = "right") -> tuple[Tensor, Tensor]:
     """Return nodes in [0, 1] and weights that sum to 1, both float32 [steps].
 
-    Args:
-        steps: Number m of nodes, at least 1.
-        quadrature: "right" is the paper's right Riemann sum (k/m, k = 1..m);
-            "gauss_legendre" is exact for polynomials up to degree 2m - 1.
-
-    Raises:
-        InvalidInputError: Steps below 1 or an unknown rule.
+    "right" is the paper's right Riemann sum (k/m, k = 1..m); "gauss_legendre" is exact for
+    polynomials up to degree 2m - 1.
     """
-    if steps < 1:
-        raise InvalidInputError(f"steps is {steps}: the path needs at least 1 step")
     if quadrature == "right":
         return torch.arange(1, steps + 1) / steps, torch.full((steps,), 1 / steps)
-    if quadrature == "gauss_legendre":
-        nodes, weights = np.polynomial.legendre.leggauss(steps)
-        # From [-1, 1] to [0, 1].
-        return torch.from_numpy((nodes + 1) / 2).float(), torch.from_numpy(weights / 2).float()
-    raise InvalidInputError(f"unknown quadrature {quadrature!r}: choose right or gauss_legendre")
+    nodes, weights = np.polynomial.legendre.leggauss(steps)
+    # From [-1, 1] to [0, 1].
+    return torch.from_numpy((nodes + 1) / 2).float(), torch.from_numpy(weights / 2).float()
 
 
 def integrated_gradients_path(
@@ -83,7 +74,7 @@ def integrated_gradients_path(
     baseline: Tensor,
     steps: int = 5,
     quadrature: Quadrature = "right",
-    seed: int = 0,  # noqa: ARG001 - one signature for all methods
+    **_: object,
 ) -> AttributionPath:
     """Follow the straight line from the baseline (eq. 2)."""
     nodes, weights = quadrature_nodes(steps, quadrature)
@@ -93,13 +84,7 @@ def integrated_gradients_path(
     return AttributionPath(points.to(embeddings.dtype), weights.to(x.device), x - b)
 
 
-def gradient_path(
-    embeddings: Tensor,
-    baseline: Tensor,  # noqa: ARG001
-    steps: int = 1,  # noqa: ARG001
-    quadrature: Quadrature = "right",  # noqa: ARG001
-    seed: int = 0,  # noqa: ARG001
-) -> AttributionPath:
+def gradient_path(embeddings: Tensor, *_: object, **__: object) -> AttributionPath:
     """Take the vanilla gradient at the prompt itself (paper appendix B)."""
     one = torch.ones(1, device=embeddings.device)
     return AttributionPath(embeddings[None], one, torch.ones_like(embeddings, dtype=torch.float32))
@@ -110,15 +95,9 @@ SMOOTHGRAD_NOISE = 0.15
 
 
 def smoothgrad_path(
-    embeddings: Tensor,
-    baseline: Tensor,  # noqa: ARG001
-    steps: int = 5,
-    quadrature: Quadrature = "right",  # noqa: ARG001
-    seed: int = 0,
+    embeddings: Tensor, _baseline: Tensor, steps: int = 5, *_: object, seed: int = 0
 ) -> AttributionPath:
     """Take the mean gradient over `steps` noisy copies of the prompt (paper appendix B)."""
-    if steps < 1:
-        raise InvalidInputError(f"steps is {steps}: SmoothGrad needs at least 1 sample")
     x = embeddings.float()
     source = torch.Generator().manual_seed(seed)  # on the CPU: the same noise on every device
     noise = torch.randn((steps, *x.shape), generator=source).to(x.device)
@@ -127,13 +106,7 @@ def smoothgrad_path(
     return AttributionPath(points.to(embeddings.dtype), weights, torch.ones_like(x))
 
 
-def random_path(
-    embeddings: Tensor,
-    baseline: Tensor,  # noqa: ARG001
-    steps: int = 0,  # noqa: ARG001
-    quadrature: Quadrature = "right",  # noqa: ARG001
-    seed: int = 0,
-) -> AttributionPath:
+def random_path(embeddings: Tensor, *_: object, seed: int = 0) -> AttributionPath:
     """Draw normal scores without any gradient: the paper's lower bound (table 6)."""
     source = torch.Generator().manual_seed(seed)
     given = torch.randn(embeddings.shape[0], generator=source).to(embeddings.device)
@@ -151,7 +124,8 @@ ATTRIBUTIONS: dict[str, Callable[..., AttributionPath]] = {
 }
 """Name to the function that plans the path.
 
-It takes embeddings [T, d], baseline [d] or [T, d], steps, quadrature and seed.
+It takes embeddings [T, d], baseline [d] or [T, d], steps, quadrature and, by name, seed; each
+uses what it needs of these.
 """
 
 
@@ -171,25 +145,12 @@ def select_tokens(
 
     A token is only picked for the sign it has, so either list may be shorter than k or empty.
 
-    Args:
-        scores: [T].
-        selectable: [T], False for tokens that may not be picked.
-        k: How many per sign.
-
     Returns:
-        Positions of the positive and of the negative tokens, strongest first; ties go to the
-        earlier token.
-
-    Raises:
-        InvalidInputError: k below 1, or lengths that differ.
+        Positions of the positive and of the negative tokens among the selectable ones, strongest
+        first; ties go to the earlier token.
     """
     values = [float(score) for score in scores]
-    allowed = [bool(flag) for flag in selectable]
-    if k < 1:
-        raise InvalidInputError(f"k is {k}: select at least 1 token per sign")
-    if len(values) != len(allowed):
-        raise InvalidInputError(f"{len(values)} scores but {len(allowed)} selectable flags")
-    candidates = [i for i, flag in enumerate(allowed) if flag]
+    candidates = [i for i, flag in enumerate(selectable) if flag]
     positive = sorted((i for i in candidates if values[i] > 0), key=lambda i: -values[i])
     negative = sorted((i for i in candidates if values[i] < 0), key=lambda i: values[i])
     return tuple(positive[:k]), tuple(negative[:k])

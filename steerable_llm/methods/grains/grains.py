@@ -19,7 +19,6 @@ from steerable_llm.errors import AttributionError, InvalidInputError, PairError,
 from steerable_llm.methods.aggregation import aggregate
 from steerable_llm.methods.grains.attribution import (
     ATTRIBUTIONS,
-    AttributionPath,
     PairAttribution,
     Quadrature,
     completeness_error,
@@ -199,12 +198,8 @@ def _attribute(
     scores: dict[int, Tensor] = {}
     values: dict[int, float] = {}
     for wave in _waves(objective, config):
-        paths: list[AttributionPath] = [
-            plan(
-                objective.embeddings(i), baseline, config.steps, config.quadrature, config.seed + i
-            )
-            for i in wave
-        ]
+        how = (baseline, config.steps, config.quadrature)
+        paths = [plan(objective.embeddings(i), *how, seed=config.seed + i) for i in wave]
         points = [(i, path.points) for i, path in zip(wave, paths, strict=True)]
         results = objective.gradients(points, done=lambda _: progress(1))
         for i, path, (value, slope) in zip(wave, paths, results, strict=True):

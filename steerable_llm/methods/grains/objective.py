@@ -61,13 +61,7 @@ class PreferenceObjective:
         reduction: Literal["sum", "mean"] = "sum",
         memory_budget: int | None = None,
     ) -> None:
-        """Prepare the pairs and try the model once on one of them.
-
-        Args:
-            model: A causal language model.
-            pairs: At least one.
-            reduction: Sum or mean of the log-probabilities of an answer's tokens.
-            memory_budget: Bytes of activations per batch; None chooses by the device.
+        """Prepare the pairs and try the model once on one of them; settings as in `GrainsConfig`.
 
         Raises:
             InvalidInputError: No pairs, or one without tokens.
@@ -90,27 +84,15 @@ class PreferenceObjective:
         return self.reader.embed(self.pairs[index].prompt)
 
     def values(self, points: Sequence[tuple[int, Tensor]]) -> list[Tensor]:
-        """Return f at points without gradients.
-
-        Args:
-            points: Pair indices, each with its points [N, T, d].
-
-        Returns:
-            One float32 [N] per entry, on the CPU.
-        """
+        """Return f at points of pairs, [N, T, d], without gradients: float32 [N], on the CPU."""
         return [value for value, _ in self._run(points, gradients=False, done=None)]
 
     def gradients(
         self, points: Sequence[tuple[int, Tensor]], done: Callable[[int], object] | None = None
     ) -> list[tuple[Tensor, Tensor]]:
-        """Return f and its gradient at points.
+        """Return f, float32 [N] on the CPU, and its gradient, [N, T, d], at points of pairs.
 
-        Args:
-            points: Pair indices, each with its points [N, T, d].
-            done: Called with the entries' numbers as they are finished, for a progress bar.
-
-        Returns:
-            Per entry f, float32 [N] on the CPU, and the gradient, [N, T, d].
+        `done` is called with the entries' numbers as they are finished, for a progress bar.
         """
         return self._run(points, gradients=True, done=done)
 

@@ -35,6 +35,7 @@ from sqlalchemy.exc import OperationalError
 from steerable_llm.chat.message import as_messages
 from steerable_llm.errors import AnswerLogError, InvalidInputError, SteerableError
 from steerable_llm.logs.answer_log import AnswerLog
+from steerable_llm.logs.answers import LoggedAnswer, write_answers
 from steerable_llm.logs.exporters import export_pairs
 from steerable_llm.logs.importers import IMPORTERS, Rules, import_files, importer
 from steerable_llm.logs.importers.importer import GROUP
@@ -292,6 +293,17 @@ def test_tool_turns_and_images_are_exported_and_come_back(
     [found] = log.pairs()
     assert found.messages == pairs[0].messages
     assert found.images[0].data == b"\x89PNG picture"
+
+
+def test_the_images_of_an_exported_log_come_back_with_it(log: AnswerLog, tmp_path: Path) -> None:
+    told = LoggedAnswer(id="a", question="Where?", messages=as_messages(RICH), answer="In Lyon.")
+    (tmp_path / "elsewhere").mkdir()
+    file = write_answers(tmp_path / "elsewhere" / "log.jsonl", [told])
+    assert not import_files(log, file, "answers").skipped
+    shutil.rmtree(file.parent)
+    found = log.get("a")
+    assert found == told
+    assert found.messages[0].images[0].data == b"\x89PNG picture"
 
 
 def test_openais_export_has_openais_form_and_trls_that_of_templates(tmp_path: Path) -> None:

@@ -136,6 +136,14 @@ def test_a_path_that_only_looks_like_a_kept_image_is_not_copied(tmp_path: Path) 
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("place", ["id", "name", "arguments"])
+def test_half_a_character_in_a_call_is_refused_at_once(place: str) -> None:
+    call = {"id": "1", "name": "look", "arguments": {"shop": "Köln"}}
+    call[place] = {"shop": ["\ud83d"]} if place == "arguments" else "\ud83d"
+    with pytest.raises(InvalidInputError, match="half a character"):
+        as_messages([{"role": "assistant", "tool_calls": [ToolCall(**call)]}])
+
+
 class Holder(BaseModel):
     messages: tuple[Message, ...]
 

@@ -168,7 +168,7 @@ def test_a_template_that_tells_the_day_gives_the_same_hash_tomorrow(
     assert hashes == (prompt_hash("Today is . Is it the 3rd today?"),)
 
 
-def test_an_image_is_known_by_its_bytes_wherever_it_lies(tmp_path: Path) -> None:
+def test_an_image_is_known_by_its_pixels_wherever_and_however_they_lie(tmp_path: Path) -> None:
     from steerable_llm import PreferencePair
 
     llm = vision_llm("qwen2_vl")
@@ -183,4 +183,6 @@ def test_an_image_is_known_by_its_bytes_wherever_it_lies(tmp_path: Path) -> None
     copy = tmp_path / "copy.png"
     copy.write_bytes(cat.read_bytes())
     assert hashed(cat) == hashed(copy) == hashed(cat.read_bytes())
+    Image.open(cat).save(other := tmp_path / "cat.bmp")
+    assert hashed(cat) == hashed(other) == hashed(Image.open(cat))
     assert hashed(cat) != hashed(dog)

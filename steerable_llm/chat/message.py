@@ -179,6 +179,9 @@ class Message(BaseModel):
         if role == "tool" and not isinstance(told.get("tool_call_id"), str):
             raise ValueError("a tool message needs the tool_call_id of the call it answers")
         calls = tuple(map(ToolCall.of, told.pop("tool_calls", ())))
+        # Parts are checked by their type; what stands beside them is read and written as well.
+        beside = [told.get("name"), told.get("tool_call_id"), *(vars(call) for call in calls)]
+        whole_characters(json.dumps(beside, ensure_ascii=False, default=str))
         may_be_silent = calls or role == "tool"
         content = told.pop("content", "" if may_be_silent else None)
         if not isinstance(content, str | list | tuple):

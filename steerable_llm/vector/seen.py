@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import unicodedata
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Protocol
 
 from steerable_llm.chat.images import ImagePart
 from steerable_llm.chat.message import Message, MessagesLike, as_messages
 from steerable_llm.chat.template import ChatFormat
+from steerable_llm.chat.vision import read_image
 from steerable_llm.errors import InvalidInputError
 
 
@@ -90,11 +89,17 @@ def _says_nothing(message: Message) -> bool:
 
 
 def _content(image: ImagePart) -> str:
-    """A hash of an image's bytes; its address, where they are elsewhere."""
-    data, where = image.data, image.where
-    if data is None and isinstance(where, str | os.PathLike) and Path(where).is_file():
-        data = Path(where).read_bytes()
-    return str(where) if data is None else hashlib.sha256(data).hexdigest()
+    """A hash of an image's pixels, which files of several kinds may hold; the address of the web's.
+
+    Pixels are what the model sees of it.
+    """
+    if image.data is None and image.is_public:
+        return image.name
+    try:
+        picture = read_image(image.where)
+    except InvalidInputError:  # said when the model is to read it
+        return image.name
+    return hashlib.sha256(repr(picture.size).encode() + picture.tobytes()).hexdigest()
 
 
 def kept(hashes: Iterable[str]) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from sqlalchemy import Connection, select
 from sqlalchemy.dialects import postgresql, sqlite
 
+from steerable_llm.chat.message import read_from
 from steerable_llm.errors import InvalidInputError, first_problem
 from steerable_llm.logs.answer_log import BATCH, AnswerLog
 from steerable_llm.logs.answers import LoggedAnswer
@@ -230,7 +231,15 @@ def _read_all(
             # Exports come in more shapes than anyone has seen; a field of a wrong type ends here.
             report.skip(place, "its fields do not have the shape expected")
         else:
-            yield from ((one, place) for one in found)
+            yield from ((_beside(file, one), place) for one in found)
+
+
+def _beside(file: Path, one: Any) -> Any:
+    """An answer whose images are looked for beside the file that names them."""
+    if not isinstance(one, ImportedAnswer):
+        return one
+    messages = read_from(file.parent, one.answer.messages)
+    return replace(one, answer=one.answer.model_copy(update={"messages": messages}))
 
 
 def _progress(log: AnswerLog, key: dict[str, str]) -> dict[str, Any] | None:

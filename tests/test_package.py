@@ -23,17 +23,6 @@ def test_every_public_name_loads(name):
     assert name in dir(steerable_llm)
 
 
-def test_a_function_keeps_its_name_beside_the_module_of_the_same_name():
-    code = (
-        "import steerable_llm.evaluation.evaluate; from steerable_llm import evaluate; "
-        "print(callable(evaluate))"
-    )
-    result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    )
-    assert result.stdout.strip() == "True"
-
-
 def test_an_unknown_name_is_refused_like_in_any_module():
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         _ = steerable_llm.nonsense

@@ -230,6 +230,8 @@ class Stream:
         inputs = self._model.prepare_inputs_for_generation(
             self._whole, next_sequence_length=new, is_first_iteration=new is None, **self._carried
         )
+        # Some families say None for "all", which older releases do not take.
+        inputs = {k: v for k, v in inputs.items() if k != "logits_to_keep" or v is not None}
         with torch.no_grad(), self.steered():
             output = self._model(**{**inputs, **options}, return_dict=True)
         # What the next pass needs of this one is its cache, not its scores.

@@ -132,10 +132,9 @@ def _strength(base: Base) -> Arms:
     found: Arms = {}
     for size in sorted({*STRENGTHS, abs(base.chosen.strength)}):
         given = replace(base.chosen, strength=sign * size, remark="set by an ablation")
-        is_reference = given.strength == base.chosen.strength
-        found[_name("strength", f"{given.strength:+g}")] = (
-            () if is_reference else (replace(base.recipe(), calibration=given),)
-        )
+        made = (replace(base.recipe(), calibration=given),)
+        name = _name("strength", f"{given.strength:+g}")
+        found[name] = () if given.strength == base.chosen.strength else made
     return found
 
 

@@ -170,8 +170,7 @@ def summary(name: str, board: Comparison) -> str:
     best = rows[0]
     if best.arm == "none":
         return f"{name}: nothing does better than the unsteered model ({share(best.main)})."
-    said = f"{name}: {TITLES.get(best.arm, best.arm)} does best, "
-    said += f"{share(best.main)}"
+    said = f"{name}: {TITLES.get(best.arm, best.arm)} does best, {share(best.main)}"
     level = [row for row in rows[1:] if not best.main.above(row.main)]
     if level:
         names = ", ".join(TITLES.get(row.arm, row.arm) for row in level)

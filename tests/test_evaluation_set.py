@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steerable_llm import demo
+from steerable_llm.chat.phrases import abstains
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.evaluation.set import EvaluationItem, EvaluationSet
 from steerable_llm.pairs.pair import Pairs, PreferencePair
@@ -80,8 +81,8 @@ def test_exact_match_ignores_case_and_punctuation_only() -> None:
 
 
 def test_declining_is_recognised() -> None:
-    assert conflict().abstains("The text does not say.")
-    assert not conflict().abstains("Lyon.")
+    assert abstains("The text does not say.")
+    assert not abstains("Lyon.")
 
 
 @pytest.mark.parametrize(

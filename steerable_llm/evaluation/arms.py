@@ -98,13 +98,9 @@ ARMS = ("none", "prompt", *CONTROLS, "cad", "adacad")
 
 
 def arm_of(subject: Subject, settings: EvaluationSettings, name: str | None = None) -> Arm:
-    """Return the arm that a subject is run as.
+    """Return the arm that a subject is run as, under this name or its own.
 
-    Args:
-        subject: A calibrated vector, a LoRA, a decoding method, an arm, or the name of one that
-            needs no vector, such as "prompt" or "cad=0.5".
-        settings: What `prompt` says.
-        name: What to call it; by default its own name.
+    A name is of an arm that needs no vector, such as "prompt", which `settings` know, or "cad=0.5".
 
     Raises:
         InvalidInputError: A vector without a calibration, or a name that needs a vector or that

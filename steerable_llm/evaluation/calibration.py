@@ -169,10 +169,9 @@ def sweep(
         unit: Of the strengths; "absolute" is the paper's eq. 7.
         kl: Try the strengths with these divergences, in nats per token, in place of `strengths`.
         controls: Also run a random vector.
-        settings: The budget, how answers are made, and the target: the category of dev that the
-            vector is meant to change. Success is then the mean over it alone, and the other
-            categories of dev are held to the budget, too, give or take one standard error of their
-            change: a setting that mends one kind of question and harms the next is not chosen.
+        settings: See `EvaluationSettings`. With a target, success is the mean over it alone, and
+            the other categories of dev are held to the budget, too, give or take one standard error
+            of their change: what fixes one kind of question and harms the next is not chosen.
         **changes: Single settings in place of those in `settings`.
 
     Raises:

@@ -201,17 +201,10 @@ def section_figure(
     labels: Sequence[str],
     axis_title: str = "",
 ) -> bytes:
-    """Draw success over arms that differ in one thing, a panel per category.
+    """Draw success over arms, from left to right, that differ in one thing, a panel per category.
 
     The unsteered model is a grey band, the strict instruction a dashed line where it took part and
     is none of the arms.
-
-    Args:
-        rows: Of all arms and categories.
-        categories: The target, then the capabilities.
-        arms: Names, from left to right.
-        labels: What the axis calls them.
-        axis_title: What they differ in.
     """
     known = {(row.arm, row.category): row for row in rows}
     panels = []

@@ -82,8 +82,8 @@ class KlMeter:
     def _asked(
         self, chunk: Sequence[EvaluationItem], steering: Steering
     ) -> tuple[list[Asked], list[ReadPrompt]]:
-        asked = [(Arm("steered", steering), item) for item in chunk]
-        return asked, [self.llm.chat_format.read(item.messages) for item in chunk]
+        prompts = [self.llm.chat_format.read(item.messages) for item in chunk]
+        return [(Arm("steered", steering), item) for item in chunk], prompts
 
 
 def strength_for_kl(
@@ -96,13 +96,7 @@ def strength_for_kl(
 ) -> float:
     """Find the positive strength at which a vector has this divergence, by doubling and halving.
 
-    Args:
-        meter: Has answered the prompts.
-        vector: The vector; its calibration, if any, gives what is left out.
-        kl: In nats per token, above 0.
-        scope: Which positions are steered.
-        layers: Which blocks.
-        unit: Of the strength.
+    Scope, layers and unit that are left out are those of `SteeringVector.steer`.
 
     Returns:
         The strength, within 5 % of the divergence where that grows smoothly.

@@ -162,10 +162,8 @@ def _changes(before: Sequence[Outcome], after: Sequence[Outcome]) -> list[Change
 def _examples(changes: Sequence[Change], target: str) -> list[Change]:
     """A few fixed and unchanged prompts of the target, in the order of the set: not picked."""
     mine = [change for change in changes if change.category == target]
-    half = _EXAMPLES // 2
-    fixed_ones = [change for change in mine if change.kind == "fixed"][:half]
-    unchanged = [change for change in mine if change.kind == "unchanged"][:half]
-    return fixed_ones + unchanged
+    fixed, unchanged = ([x for x in mine if x.kind == kind] for kind in ("fixed", "unchanged"))
+    return fixed[: _EXAMPLES // 2] + unchanged[: _EXAMPLES // 2]
 
 
 def _python(

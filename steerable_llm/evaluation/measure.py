@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from torch import Tensor
 
@@ -167,18 +167,11 @@ def measure(
     return [[done[i][number] for i in range(len(items))] for number in range(len(arms))]
 
 
-@dataclass(frozen=True)
-class _Reading:
-    """What one row gave.
-
-    Attributes:
-        tokens: Its answer.
-        along: Logits along the unsteered answer to the same item, `[n, V]`.
-        margin: log P(good) - log P(bad), where the item has both.
-    """
+class _Reading(NamedTuple):
+    """What one row gave: its answer, and the margin where the item has both answers."""
 
     tokens: list[int]
-    along: Tensor
+    along: Tensor  # [n, V], logits along the unsteered answer to the same item
     margin: float | None
 
 
@@ -231,11 +224,7 @@ def _read(
     `beside` has that answer, or the row that makes it.
     """
     good, bad = (
-        [
-            llm.encode_answer(text) if item.has_preference and text is not None else []
-            for _, item in asked
-            for text in [getattr(item, name)]
-        ]
+        [llm.encode_answer(getattr(x, name)) if x.has_preference else [] for _, x in asked]
         for name in ("good", "bad")
     )
     longest = max(max_new_tokens, *map(len, good), *map(len, bad))

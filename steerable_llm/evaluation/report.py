@@ -17,19 +17,8 @@ from steerable_llm.evaluation.overlap import HeldOut
 from steerable_llm.evaluation.rows import Row
 from steerable_llm.evaluation.verdict import Verdict
 from steerable_llm.files import write_whole
-from steerable_llm.reports import numbers
-from steerable_llm.reports.figures import (
-    BLUE,
-    GREEN,
-    GREY,
-    ORANGE,
-    PINK,
-    RED,
-    SKY,
-    YELLOW,
-    Mark,
-    bars_figure,
-)
+from steerable_llm.reports import figures, numbers
+from steerable_llm.reports.figures import Mark, bars_figure
 from steerable_llm.reports.page import SUFFIXES, Page
 from steerable_llm.reports.page import check_suffix as check_page_suffix
 from steerable_llm.reports.parts import (
@@ -56,9 +45,15 @@ from steerable_llm.vector.provenance import Provenance
 
 REPORT_VERSION = 1
 _COLOURS = {
-    "steered": BLUE, "none": GREY, "prompt": ORANGE, "random": PINK, "sign_flipped": RED,
-    "shuffled": YELLOW, "cad": SKY, "adacad": GREEN,
-}  # fmt: skip
+    "steered": figures.BLUE,
+    "none": figures.GREY,
+    "prompt": figures.ORANGE,
+    "random": figures.PINK,
+    "sign_flipped": figures.RED,
+    "shuffled": figures.YELLOW,
+    "cad": figures.SKY,
+    "adacad": figures.GREEN,
+}
 
 
 class Change(BaseModel, frozen=True, extra="forbid"):
@@ -320,7 +315,7 @@ class Report(BaseModel, frozen=True, extra="forbid"):
                     low=row.main.low,
                     high=row.main.high,
                     group=f"{category.replace('_', ' ')}\n(n = {row.n})",
-                    colour=_COLOURS.get(row.arm, SKY),
+                    colour=_COLOURS.get(row.arm, figures.SKY),
                     control=row.arm in CONTROLS,
                 )
                 for category in self.categories

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from pydantic import BaseModel
 
+from steerable_llm.chat.phrases import abstains
 from steerable_llm.evaluation.arms import Arm
 from steerable_llm.evaluation.measure import Outcome, measure
 from steerable_llm.evaluation.set import EvaluationItem
@@ -131,9 +132,7 @@ def _row(
             accepting, [[float(o.item.contains_good(o.text)) for o in run] for run in runs]
         ),
         preference=share(preferring, [[float((o.margin or 0.0) > 0) for o in run] for run in runs]),
-        abstention=share(
-            everywhere, [[float(o.item.abstains(o.text)) for o in run] for run in runs]
-        ),
+        abstention=share(everywhere, [[float(abstains(o.text)) for o in run] for run in runs]),
         kl_per_token=estimate(divergences, seed, within=None),
         regressed=None if arm == "none" else regressed(main, before),
         fixed=None if arm == "none" else fixed(main, before),

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from random import Random
@@ -27,7 +27,7 @@ from steerable_llm.chat.message import (
     read_beside,
     written_beside,
 )
-from steerable_llm.chat.phrases import abstains, normalise, occurs, says_only
+from steerable_llm.chat.phrases import normalise, occurs, says_only
 from steerable_llm.errors import InvalidInputError, first_problem
 from steerable_llm.files import read_json_lines, write_json_lines
 from steerable_llm.pairs.pair import Pairs, PreferencePair
@@ -126,10 +126,6 @@ class EvaluationItem(BaseModel, frozen=True, extra="forbid"):
         wanted = (*self.accept, *([self.good] if self.good is not None else []))
         return any(says_only(text, phrase) for phrase in wanted)
 
-    def abstains(self, text: str) -> bool:
-        """Return whether the answer declines, by the phrases in `phrases.ABSTENTIONS`."""
-        return abstains(text)
-
 
 class EvaluationSet(Sequence[EvaluationItem]):
     """A named, immutable list of held-out items."""
@@ -155,34 +151,23 @@ class EvaluationSet(Sequence[EvaluationItem]):
     @overload
     def __getitem__(self, index: slice) -> EvaluationSet: ...
     def __getitem__(self, index: int | slice) -> EvaluationItem | EvaluationSet:
-        """Return one item, or a smaller set."""
         if isinstance(index, slice):
             return EvaluationSet(self.name, self.items[index])
         return self.items[index]
 
     def __len__(self) -> int:
-        """Return how many items there are."""
         return len(self.items)
 
-    def __iter__(self) -> Iterator[EvaluationItem]:
-        """Return the items in order."""
-        return iter(self.items)
-
     def __eq__(self, other: object) -> bool:
-        """Same name and same items."""
         if not isinstance(other, EvaluationSet):
             return NotImplemented
         return (self.name, self.items) == (other.name, other.items)
 
     def __hash__(self) -> int:
-        """By content."""
         return hash((self.name, self.items))
 
     def __repr__(self) -> str:
-        """Name, size and categories."""
-        return (
-            f"EvaluationSet({self.name!r}, {len(self)} items, categories={list(self.categories)})"
-        )
+        return f"EvaluationSet({self.name!r}, {len(self)} items, categories={[*self.categories]})"
 
     @property
     def categories(self) -> tuple[str, ...]:
@@ -231,14 +216,10 @@ class EvaluationSet(Sequence[EvaluationItem]):
     def from_pairs(
         cls, name: str, pairs: Pairs, category: str = "pairs", phrases: bool = False
     ) -> Self:
-        """Make a set of pairs.
+        """Make a set of pairs, all of one category.
 
-        Args:
-            name: Of the set.
-            pairs: What is asked, with the good and the bad answer.
-            category: Of all items.
-            phrases: Take the answers' own words as what a right answer has and a wrong one has not;
-                else only preferences are judged, for pairs carry no accept phrases.
+        Pairs carry no accept phrases, so only preferences are judged, unless `phrases` takes the
+        answers' own words as what a right answer has and a wrong one has not.
         """
         return cls(
             name,

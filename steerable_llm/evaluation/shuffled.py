@@ -25,10 +25,6 @@ from steerable_llm.vector.vector import SteeringVector
 def swap_half(pairs: Pairs, seed: int = 0) -> Pairs:
     """Return the pairs with good and bad swapped in half of them (one fewer if they are odd).
 
-    Args:
-        pairs: At least two, all with a bad answer.
-        seed: Which half.
-
     Raises:
         PairError: Fewer than two pairs, or one without a bad answer.
     """

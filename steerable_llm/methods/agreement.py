@@ -21,14 +21,9 @@ from steerable_llm.vector.provenance import Agreement, LayerAgreement
 
 
 def agreement_of(differences: Tensor, layers: Sequence[int]) -> Agreement | None:
-    """Compare every pair's difference with the mean of the others.
+    """Compare every pair's difference, `[n, L, d]` in L blocks, with the mean of the others.
 
-    Args:
-        differences: `[n, L, d]`, one row per pair: what the vector is an average of.
-        layers: The L blocks.
-
-    Returns:
-        None for fewer than two pairs, which have nothing to agree with.
+    Fewer than two pairs have nothing to agree with: None.
     """
     n = len(differences)
     if n < 2:

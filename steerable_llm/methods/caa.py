@@ -10,13 +10,7 @@ length. Which layer, and how strongly, is chosen on dev data.
 """
 
 from steerable_llm.methods.method import Extraction, Grid, Method
-from steerable_llm.methods.states import (
-    ANSWER_PLACES,
-    AnswerStates,
-    answer_states,
-    chosen_layers,
-    prompt_scales,
-)
+from steerable_llm.methods.states import ANSWER_PLACES, AnswerStates, answer_deltas, prompt_scales
 from steerable_llm.pairs.pair import Pairs
 from steerable_llm.progress import Advance
 from steerable_llm.runtime.hooked_model import HookedModel
@@ -32,14 +26,12 @@ def extract_caa(
     llm: HookedModel, pairs: Pairs, config: CaaConfig, progress: Advance | None = None
 ) -> Extraction:
     """Build the mean difference of every layer."""
-    layers = chosen_layers(llm, config.layers)
-    good, bad = answer_states(llm, pairs, config.answer_tokens, progress=progress)
-    deltas = good - bad
+    layers, deltas = answer_deltas(llm, pairs, config, progress)
     return Extraction(
-        directions={layer: deltas[:, layer].mean(0) for layer in layers},
+        directions={layer: deltas[:, row].mean(0) for row, layer in enumerate(layers)},
         scales=prompt_scales(llm, pairs, layers),
         provenance=Provenance(deltas=Deltas(len(deltas))),
-        differences=deltas[:, list(layers)],
+        differences=deltas,
         layers=layers,
     )
 

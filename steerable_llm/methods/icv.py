@@ -15,13 +15,7 @@ length. The component is oriented so that the mean difference projects on it pos
 
 from steerable_llm.methods.aggregation import aggregate
 from steerable_llm.methods.method import Extraction, Grid, Method
-from steerable_llm.methods.states import (
-    ANSWER_PLACES,
-    AnswerStates,
-    answer_states,
-    chosen_layers,
-    prompt_scales,
-)
+from steerable_llm.methods.states import ANSWER_PLACES, AnswerStates, answer_deltas, prompt_scales
 from steerable_llm.pairs.pair import Pairs
 from steerable_llm.progress import Advance
 from steerable_llm.runtime.hooked_model import HookedModel
@@ -42,9 +36,7 @@ def extract_icv(
         AttributionError: Fewer than two pairs.
         UnknownArchitectureError: The model's MLPs cannot be told.
     """
-    layers = chosen_layers(llm, config.layers)
-    good, bad = answer_states(llm, pairs, config.answer_tokens, progress=progress)
-    deltas = (good - bad)[:, list(layers)]
+    layers, deltas = answer_deltas(llm, pairs, config, progress)
     pieces = aggregate(deltas.flatten(1), "pca_plus_mean").view(len(layers), -1)
     return Extraction(
         directions=dict(zip(layers, pieces, strict=True)),

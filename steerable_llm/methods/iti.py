@@ -107,15 +107,7 @@ def extract_heads(
 
 
 def head_direction(states: Tensor, labels: Tensor) -> Tensor:
-    """Return sigma theta of one head.
-
-    Args:
-        states: [n, e].
-        labels: [n], 1 or 0.
-
-    Returns:
-        float32 [e].
-    """
+    """Return sigma theta of one head, float32 [e], from states [n, e] and labels [n], 1 or 0."""
     x = states.double()
     theta = torch.nn.functional.normalize(x[labels > 0].mean(0) - x[labels == 0].mean(0), dim=0)
     sigma = (x @ theta).std(correction=0)

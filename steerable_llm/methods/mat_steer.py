@@ -88,13 +88,7 @@ def extract_mat_steer(
 def train_weighed(
     good: Tensor, bad: Tensor, members: Sequence[Tensor], config: MatSteerConfig
 ) -> tuple[WeighedVectors, dict[str, float]]:
-    """Train the weighed vectors of one layer.
-
-    Args:
-        good: States [n, d].
-        bad: States [n, d].
-        members: Per attribute, [n] booleans.
-        config: The settings.
+    """Train the weighed vectors of one layer on states [n, d]; members are [n] booleans each.
 
     Returns:
         They, and the first and the last loss.

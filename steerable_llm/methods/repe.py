@@ -96,12 +96,7 @@ def extract_repe(
 def reading_vector(deltas: Tensor, coins: Sequence[int]) -> Tensor:
     """Return the first component of differences in random order, signed as the majority is.
 
-    Args:
-        deltas: [n, d], good minus bad.
-        coins: n times 1 or -1.
-
-    Returns:
-        float32 [d], of length 1.
+    Of deltas [n, d], good minus bad, and n coins, 1 or -1; float32 [d], of length 1.
     """
     component = aggregate(deltas * torch.tensor(coins)[:, None], "pca")
     higher = (deltas @ component > 0).float().mean()

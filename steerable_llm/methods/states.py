@@ -105,6 +105,18 @@ def answer_states(
     return good, bad
 
 
+def answer_deltas(
+    llm: HookedModel, pairs: Pairs, config: AnswerStates, progress: Advance | None = None
+) -> tuple[tuple[int, ...], Tensor]:
+    """Return the L blocks to build for and the good states minus the bad ones, float32 [n, L, d].
+
+    Arguments and errors are those of `Method.extract`.
+    """
+    layers = chosen_layers(llm, config.layers)
+    good, bad = answer_states(llm, pairs, config.answer_tokens, progress=progress)
+    return layers, (good - bad)[:, list(layers)]
+
+
 def prompt_scales(
     llm: HookedModel, pairs: Pairs, layers: Sequence[int], site: Site = "block"
 ) -> dict[int, float]:

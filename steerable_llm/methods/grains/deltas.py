@@ -30,15 +30,9 @@ def contrastive_deltas(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return h(x) - h(x without I+), h(x) - h(x without I-) and h(x).
 
-    h is the raw block output at the last prompt position. A pair without tokens of a sign gives
-    no delta of it.
-
-    Args:
-        llm: The model.
-        objective: Knows the pairs' embeddings and the memory budget.
-        selected: Per pair the positions I+ and I-.
-        baseline: What replaces a removed token's embedding, [d].
-        layers: 0-based blocks, L of them.
+    h is the raw output of L blocks at the last prompt position, and I+ and I- are the positions
+    `selected` per pair, whose embeddings the baseline [d] replaces. A pair without tokens of a sign
+    gives no delta of it.
 
     Returns:
         [n+, L, d], [n-, L, d] and [n, L, d], float32 on the CPU.
@@ -57,18 +51,11 @@ def contrastive_deltas(
         states.update({(job.pair, job.sign): h for job, h in zip(batch, found, strict=True)})
     whole = torch.stack([states[pair, 0] for pair in range(len(selected))])
     plus, minus = (
-        [
-            whole[pair] - states[pair, sign]
-            for pair in range(len(selected))
-            if (pair, sign) in states
-        ]
+        [h - states[i, sign] for i, h in enumerate(whole) if (i, sign) in states]
         for sign in (1, -1)
     )
-    return (
-        torch.stack(plus) if plus else whole[:0],
-        torch.stack(minus) if minus else whole[:0],
-        whole,
-    )
+    none = whole[:0]
+    return torch.stack(plus) if plus else none, torch.stack(minus) if minus else none, whole
 
 
 def _jobs(

@@ -117,11 +117,12 @@ def extract_grains(
         for sign, deltas in ((1, plus), (-1, minus)):
             if len(deltas):
                 directions[layer] += sign * aggregate(deltas[:, row], config.aggregation)
+    values = [a.value for a in attributions if a.value is not None]
     errors = [a.completeness_error for a in attributions if a.completeness_error is not None]
     provenance = Provenance(
         deltas=Deltas(len(plus), len(minus)),
         packed=objective.reader.packs,
-        mean_preference=statistics.fmean(v) if (v := _values(attributions)) else None,
+        mean_preference=statistics.fmean(values) if values else None,
         completeness_error=Completeness(_finite(statistics.median(errors)), _finite(max(errors)))
         if errors
         else None,
@@ -259,10 +260,6 @@ def _waves(objective: PreferenceObjective, config: GrainsConfig) -> Iterable[lis
     yield wave
 
 
-def _values(attributions: Sequence[PairAttribution]) -> list[float]:
-    return [a.value for a in attributions if a.value is not None]
-
-
 def _finite(value: float) -> float | None:
     return value if value < float("inf") else None
 
@@ -270,13 +267,12 @@ def _finite(value: float) -> float | None:
 def _warn_of_large(errors: Sequence[float], config: GrainsConfig) -> None:
     if not errors or statistics.median(errors) <= LARGE_COMPLETENESS_ERROR:
         return
-    untried = []
-    if config.quadrature == "right":
-        untried.append('quadrature="gauss_legendre"')
-    if config.baseline == "zero":
-        untried.append('baseline="mean"')
-    if config.steps < _MANY_STEPS:
-        untried.append(f"more than {config.steps} steps")
+    open_to_try = {
+        'quadrature="gauss_legendre"': config.quadrature == "right",
+        'baseline="mean"': config.baseline == "zero",
+        f"more than {config.steps} steps": config.steps < _MANY_STEPS,
+    }
+    untried = [what for what, is_open in open_to_try.items() if is_open]
     advice = f"try {' or '.join(untried)}" if untried else "read them as a ranking at most"
     warnings.warn(
         f"the token scores miss {percent(statistics.median(errors), 0)} of the preference they "

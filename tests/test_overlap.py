@@ -186,3 +186,6 @@ def test_a_vector_of_0_1_is_not_proven_on_the_set_it_was_calibrated_on() -> None
         InvalidInputError, match="the calibration of 'demo-faithfulness' on 'faithfulness' saw"
     ):
         evaluate(llm, vector, dev, progress=False)
+    whole = demo.evaluation_set("faithfulness", "dev")
+    with pytest.raises(InvalidInputError, match="120 of the 600 prompts of 'faithfulness'"):
+        overlap([HeldOut.of(llm, whole)], past_of(vector))

@@ -30,6 +30,8 @@ class HeldOut:
         ids: Of its items, in their order.
         hashes: Of its prompts, in the same order.
         template: Hash of the chat template that rendered them; "" where it is not known.
+        parts: Digest and ids of each category, where there are several: the target alone is what a
+            calibration of 0.1 wrote down.
     """
 
     name: str
@@ -37,6 +39,7 @@ class HeldOut:
     ids: tuple[str, ...]
     hashes: tuple[str, ...]
     template: str = ""
+    parts: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse a record that was cut short.
@@ -52,12 +55,15 @@ class HeldOut:
     @classmethod
     def of(cls, llm: HookedModel, prompts: EvaluationSet) -> HeldOut:
         """Hash a set's prompts as a model sees them."""
+        names = prompts.categories
+        parts = [prompts.category(name) for name in names] if len(names) > 1 else []
         return cls(
             prompts.name,
             prompts.digest,
             tuple(item.id for item in prompts),
             hashes_of(llm, prompts),
             llm.fingerprint.template_hash,
+            tuple((part.digest, tuple(item.id for item in part)) for part in parts),
         )
 
 
@@ -176,9 +182,11 @@ def overlap(held_out: Iterable[HeldOut], saw: Iterable[Saw]) -> tuple[str, ...]:
 
 
 def _shared(group: HeldOut, past: Saw) -> Sequence[str]:
-    """The ids of the items that were looked at; all of them where the whole set was."""
+    """The ids of the items that were looked at; of whole sets and categories without hashes."""
     if past.hashes is not None:
         return [i for i, h in zip(group.ids, group.hashes, strict=True) if h in past.hashes]
     # Files of 0.1 have the first twelve digits.
-    whole = any(digest and group.digest.startswith(digest[:12]) for digest in past.digests)
-    return group.ids if whole else ()
+    for digest, ids in ((group.digest, group.ids), *group.parts):
+        if any(known and digest.startswith(known[:12]) for known in past.digests):
+            return ids
+    return ()

@@ -109,7 +109,7 @@ def test_an_engine_gets_prompts_that_are_decided_and_encoded(
         GenerationRequest(QUESTION),
         GenerationRequest("Why?", step="condense", stop="does"),
     ]
-    first, second = llm.generate_batch(requests)
+    first, second = llm.generate_batch(request for request in requests)
     [[steered, plain]] = parrot.calls
     assert [each.request for each in (steered, plain)] == requests
     assert steered.tokens == llm.encode(QUESTION)

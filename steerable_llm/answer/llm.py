@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from importlib import import_module
 from typing import Any, Unpack
@@ -127,7 +127,7 @@ class SteerableHFLLM(HookedModel):
 
     def generate_batch(
         self,
-        requests: Sequence[GenerationRequest],
+        requests: Iterable[GenerationRequest],
         batch_size: int = 32,
         cancelled: threading.Event | None = None,
     ) -> list[Generation]:
@@ -144,6 +144,7 @@ class SteerableHFLLM(HookedModel):
         Raises:
             InvalidInputError: As for `generate`, for any of the requests.
         """
+        requests = list(requests)
         decisions = self.decide(asked(requests), cancelled)
         prompts = encode(self, requests, decisions)
         return self.engine.run(prompts, batch_size, cancelled)

@@ -168,8 +168,10 @@ class Message(BaseModel):
     def _read(cls, given: Any) -> Any:
         if not isinstance(given, Mapping):
             raise ValueError('a message is {"role": ..., "content": ...}')
+        role, content = given.get("role"), given.get("content")
+        if len(given) == 2 and role in ("system", "user", "assistant") and type(content) is str:
+            return {"role": role, "parts": (content,) if content else ()}  # nearly all of a log
         told = {key: value for key, value in given.items() if value is not None}
-        role = told.get("role")
         if role not in ROLES:
             raise ValueError(f"its role is {role!r}: give one of {', '.join(ROLES)}")
         unknown = sorted(map(str, told.keys() - {"role", "content"} - _MORE[role]))

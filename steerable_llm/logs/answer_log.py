@@ -298,4 +298,4 @@ class AnswerLog:
             streamed = connection.execution_options(yield_per=BATCH)
             # Whoever stops reading half-way leaves no cursor behind.
             with streamed.execute(query) as result:
-                yield from (dict(row) for row in result.mappings())
+                yield from (row._asdict() for row in result)

@@ -132,8 +132,6 @@ spans = Table(
     Index("spans_by_trace", "source", "trace_id"),
 )
 
-_COLUMNS = [column for column in answers.c if column.name not in ("seq", "prompt_key")]
-
 
 def to_row(answer: LoggedAnswer) -> dict[str, Any]:
     """Return an answer as a row of the table ``answers``.
@@ -143,13 +141,13 @@ def to_row(answer: LoggedAnswer) -> dict[str, Any]:
             store (a zero character, or half of a surrogate pair), or what was applied is no JSON;
             SQLite refuses it as well, so that a log can move.
     """
-    row: dict[str, Any] = {column.name: getattr(answer, column.name) for column in _COLUMNS}
+    row: dict[str, Any] = dict(answer)
     # By hand: pydantic's dump of everything takes twice as long, and imports are long.
     row["passages"] = [{"id": p.id, "text": p.text} for p in answer.passages]
     row["messages"] = [message.to_wire() for message in answer.messages]
     row["steering"] = list(answer.steering)
     for name, value in row.items():
-        if not isinstance(value, datetime) and not storable(value):
+        if value is not None and not isinstance(value, datetime) and not storable(value):
             raise InvalidInputError(
                 f"the answer {answer.id!r} {UNSTORABLE}: remove it from its {name}"
             )
@@ -159,7 +157,7 @@ def to_row(answer: LoggedAnswer) -> dict[str, Any]:
 
 def from_row(row: RowMapping | Mapping[str, Any]) -> LoggedAnswer:
     """Return a row of the table ``answers`` as an answer."""
-    return LoggedAnswer.model_validate({c.name: row[c.name] for c in _COLUMNS})
+    return LoggedAnswer.model_validate({name: row[name] for name in LoggedAnswer.model_fields})
 
 
 def prompt_key(answer: LoggedAnswer) -> str:
@@ -176,20 +174,20 @@ def storable(value: object) -> bool:
 
     No text in it has a zero character or half of a surrogate pair, and every number is finite.
     """
+    if value is None:
+        return True
     if isinstance(value, str):
         try:
-            return b"\x00" not in value.encode()
+            return "\x00" not in value and (value.isascii() or bool(value.encode()))
         except UnicodeEncodeError:
             return False
-    if isinstance(value, Mapping):
-        return all(isinstance(name, str) and storable(name) for name in value) and all(
-            map(storable, value.values())
+    if isinstance(value, dict):
+        return all(
+            isinstance(name, str) and storable([name, inside]) for name, inside in value.items()
         )
     if isinstance(value, list | tuple):
         return all(map(storable, value))
-    if isinstance(value, float):
-        return math.isfinite(value)
-    return value is None or isinstance(value, int)
+    return isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
 
 
 #: Seconds that a writer waits for another process to finish writing.

@@ -13,13 +13,12 @@ from steerable_llm.chat.message import as_messages
 from steerable_llm.errors import InvalidInputError, PairError
 from steerable_llm.pairs.pair import Pairs, PreferencePair
 from steerable_llm.pairs.proposals import Proposal, ProposedPair, write_proposals
-from steerable_llm.pairs.review import Option, Review, ReviewItem, read_items
+from steerable_llm.pairs.review import Review, ReviewItem, read_items
 
 
 def item(name: str, good: str = "At ten.") -> ReviewItem:
-    return ReviewItem(
-        name, as_messages(f"When, {name}?"), "At nine.", ("hours",), (Option(good, "log/x"),)
-    )
+    about = {"source": "log/x", "document_ids": ["hours"]}
+    return ReviewItem((PreferencePair(f"When, {name}?", good, "At nine.", id=name, **about),))
 
 
 ITEMS = [item("a"), item("b"), item("c")]

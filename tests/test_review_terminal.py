@@ -21,17 +21,19 @@ from hypothesis import strategies as st
 from rich.console import Console
 from rich.text import Text
 
-from steerable_llm.chat.message import as_messages
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.pairs.pair import Pairs, PreferencePair
-from steerable_llm.pairs.review import Option, Review, ReviewItem
+from steerable_llm.pairs.review import Review, ReviewItem
 from steerable_llm.pairs.review_terminal import ADDED, TAKEN, edit_text, run_review, word_diff
 from steerable_llm.reports.parts import visible
 
 
 def item(name: str, *goods: str) -> ReviewItem:
-    options = tuple(Option(good, "log/x", 0.25 * place) for place, good in enumerate(goods))
-    return ReviewItem(name, as_messages(f"When, {name}?"), "At nine.", (), options)
+    options = tuple(
+        PreferencePair(f"When, {name}?", good, "At nine.", source="log/x", id=name)
+        for good in goods
+    )
+    return ReviewItem(options, tuple(0.25 * place for place in range(len(goods))))
 
 
 ITEMS = [item("one", "At ten."), item("two", "At ten.", "At noon."), item("three", "At ten.")]

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from steerable_llm.cli import benchmark as lm_eval
-from steerable_llm.cli import compare, evidence, interchange, learn, log, pairs, policy
+from steerable_llm.cli import evidence, interchange, learn, log, pairs, policy
 from steerable_llm.cli.options import (
     AsJson,
     Force,
@@ -179,13 +178,13 @@ def ask(
     print()
 
 
-for learning in (learn.build, learn.calibrate, learn.evaluate):
+for learning in (learn.build, learn.calibrate, evidence.evaluate):
     app.command()(learning)
-app.command()(compare.compare)
+app.command()(evidence.compare)
 app.command(
     "lm-eval",
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
-)(lm_eval.lm_eval)
+)(evidence.lm_eval)
 app.command("export")(interchange.export)
 app.command("import")(interchange.import_)
 app.command("push")(interchange.push)

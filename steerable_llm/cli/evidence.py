@@ -1,25 +1,280 @@
-"""The verbs about finished vectors: what they do elsewhere, and which may go into production."""
+"""The verbs that measure: vectors, methods and benchmarks, and which vectors may be used."""
 
 from __future__ import annotations
 
-import shlex
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from steerable_llm.cli.options import (
     AsJson,
+    Budget,
+    Capability,
+    Dev,
+    Force,
     InFile,
     Model,
+    Reports,
     Revision,
+    Sample,
+    SubjectIn,
+    check_reports,
+    command_line,
+    load_against,
     load_model,
+    load_subject,
     load_vector,
-    print_json,
-    print_page,
+    read_set,
+    tell,
+    tell_report,
     vectors_there,
 )
+from steerable_llm.errors import InvalidInputError, MissingExtraError
+
+
+def evaluate(
+    subject: Annotated[Path, SubjectIn],
+    test: Annotated[Path | None, typer.Argument(exists=True, dir_okay=False)] = None,
+    against: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Arm to compare with: a name such as cad=0.5, a vector file or the folder of a "
+            "LoRA; repeatable. Else the usual ones."
+        ),
+    ] = None,
+    capability: Capability = None,
+    pairs: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True, help="Pairs the vector was built from, for the shuffled control."
+        ),
+    ] = None,
+    report: Reports = None,
+    benchmark: Annotated[
+        str | None, typer.Option(help="Benchmark to run in place of TEST; see docs/benchmarks.md.")
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Its data: a file, a Hub id or 'sample'; else its own on the Hub."),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="Ask so many of its questions, drawn with the seed.")
+    ] = None,
+    shots: Annotated[int | None, typer.Option(help="Worked examples before each question.")] = None,
+    group: Annotated[
+        list[str] | None, typer.Option(help="Only this subject or category; repeatable.")
+    ] = None,
+    normalise: Annotated[
+        str | None, typer.Option(help="Score choices by: sum, token or character.")
+    ] = None,
+    also: Annotated[
+        list[Path] | None,
+        typer.Option(callback=vectors_there, help="Another vector for it; repeatable."),
+    ] = None,
+    strength: Annotated[
+        list[float] | None,
+        typer.Option(help="In place of the calibrated strength, for it; repeatable."),
+    ] = None,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Keep a summary in the vector file itself.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Of the random controls and the intervals.")] = 0,
+    model: Model = "demo",
+    revision: Revision = None,
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a vector, or another arm, on held-out questions or on a published benchmark.
+
+    TEST is an evaluation set (JSON lines) that neither the build nor the calibration has seen. A
+    vector is steered as calibrated, and compared with the unsteered model, a strict instruction,
+    and random and sign-flipped vectors; with --pairs, also with vectors of pairs whose labels were
+    shuffled. A LoRA or a decoding method is compared with the first two. The options from
+    --benchmark to --strength are for a benchmark in its place.
+    """
+    given = {
+        "data": data, "limit": limit, "shots": shots, "group": group, "normalise": normalise,
+        "also": also, "strength": strength,
+    }  # fmt: skip
+    options = {name: value for name, value in given.items() if value is not None and value != []}
+    if (test is None) == (benchmark is None):
+        raise InvalidInputError("give either TEST, an evaluation set, or --benchmark NAME")
+    if benchmark is not None:
+        if keep or capability or pairs:
+            raise InvalidInputError(
+                "--keep, --capability and --pairs go with TEST, not with --benchmark"
+            )
+        _evaluate_benchmark(
+            subject, benchmark, options, against, report or [], seed,
+            model, revision, force, as_json,
+        )  # fmt: skip
+        return
+    if options:
+        raise InvalidInputError(f"--{next(iter(options))} goes with --benchmark, not with TEST")
+    assert test is not None  # one of the two was given
+    from steerable_llm.evaluation.evaluate import evaluate as measure
+    from steerable_llm.evaluation.set import EvaluationSet
+    from steerable_llm.pairs.pair import Pairs
+    from steerable_llm.vector.hub import refuse_to_write
+    from steerable_llm.vector.vector import SteeringVector
+
+    if keep:
+        refuse_to_write(subject)
+    check_reports(report, "a report", ".png")
+    test_set = EvaluationSet.from_jsonl(test)
+    built_from = Pairs.from_jsonl(pairs) if pairs else None
+    kept = EvaluationSet.from_jsonl(capability) if capability else None
+    llm = load_model(model, revision)
+    loaded = load_subject(subject, llm, force)
+    if keep and not isinstance(loaded, SteeringVector):
+        raise InvalidInputError(f"--keep writes into a vector file, and {subject} is none")
+    found = measure(
+        llm,
+        loaded,
+        test_set,
+        kept,
+        against=load_against(against, llm, force),
+        pairs=built_from,
+        seed=seed,
+        progress=not as_json,
+        force=force,
+        command=command_line(),
+    )
+    if keep and isinstance(loaded, SteeringVector):
+        loaded.with_evaluation(found.summary()).save(subject)
+    tell_report(found, report, as_json)
+
+
+def _evaluate_benchmark(
+    subject: Path,
+    benchmark: str,
+    options: Mapping[str, Any],
+    against: Sequence[str] | None,
+    reports: Sequence[Path],
+    seed: int,
+    model: str,
+    revision: str | None,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Run one benchmark for `evaluate`, and write and print what it found.
+
+    Its own options come as the command line names them, those that were not given left out.
+    """
+    from steerable_llm.evaluation.benchmarks.benchmark import find_benchmark
+    from steerable_llm.evaluation.benchmarks.data import load_data
+    from steerable_llm.evaluation.benchmarks.run import run_benchmark
+
+    # What is wrong with the question is said before a model is loaded for it.
+    chosen = find_benchmark(benchmark)
+    check_reports(reports, "a benchmark report")
+    shots = chosen.shots_shown(options.get("shots"))
+    limit, groups = options.get("limit"), options.get("group")
+    data = load_data(chosen, options.get("data"), limit, seed, groups, shots)
+    llm = load_model(model, revision)
+    found = run_benchmark(
+        llm,
+        chosen,
+        [load_subject(each, llm, force) for each in [subject, *options.get("also", [])]],
+        strengths=options.get("strength"),
+        data=data,
+        limit=limit,
+        groups=groups,
+        shots=shots,
+        normalise=options.get("normalise"),
+        against=load_against(against, llm, force),
+        seed=seed,
+        force=force,
+        progress=not as_json,
+        command=command_line(),
+    )
+    tell_report(found, reports, as_json)
+
+
+def lm_eval(context: typer.Context) -> None:
+    """Run the lm-evaluation-harness, with steered models.
+
+    Everything after the verb goes to `lm_eval` as it is, which then knows one model more:
+    `--model steerable`, steered by --model_args vector=FILE,strength=0.05 or policy=FILE,step=NAME.
+    """
+    try:
+        from lm_eval.__main__ import cli_evaluate
+
+        # Registers the model; the harness looks for no plugins by itself.
+        import steerable_llm.adapters.lm_eval  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError(
+            f"the harness is not installed ({error}): pip install 'steerable-llm[benchmarks]'"
+        ) from error
+    sys.argv = ["lm_eval", *context.args]
+    cli_evaluate()
+
+
+def compare(
+    pairs: Annotated[Path, InFile],
+    dev: Dev,
+    test: Annotated[Path, typer.Option(exists=True, help="Held-out evaluation set.")],
+    method: Annotated[
+        list[str] | None,
+        typer.Option(help="Method to compare, such as grains, caa or cad; repeatable. Else all."),
+    ] = None,
+    sample: Sample = None,
+    keep: Annotated[
+        Path | None,
+        typer.Option(help="Folder for finished results; the same command goes on from there."),
+    ] = None,
+    capability: Capability = None,
+    dev_capability: Annotated[
+        Path | None, typer.Option(exists=True, help="The same for choosing on dev.")
+    ] = None,
+    target: Annotated[str | None, typer.Option(help="Category that is to be changed.")] = None,
+    budget: Budget = 0.01,
+    report: Reports = None,
+    seed: Annotated[int, typer.Option(help="Of the choices and of the intervals.")] = 0,
+    model: Model = "demo",
+    revision: Revision = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare methods on the same pairs and questions.
+
+    PAIRS is a file of pairs. Each method is built from them, set up on the development set, and
+    then answers the test set once; what makes most answers worse is listed first. With --keep an
+    interrupted comparison loses nothing that it has measured.
+    """
+    from steerable_llm.evaluation.compare import compare as run
+    from steerable_llm.pairs.pair import Pairs
+
+    check_reports(report, "a comparison")
+    given = Pairs.from_jsonl(pairs)
+    dev_set, test_set = (read_set(path, sample, seed) for path in (dev, test))
+    kept, dev_kept = (
+        read_set(path, sample, seed) if path else None for path in (capability, dev_capability)
+    )
+    llm = load_model(model, revision)
+    found = run(
+        llm,
+        given,
+        dev_set,
+        test_set,
+        methods=method or None,
+        capability=kept,
+        dev_capability=dev_kept,
+        target=target,
+        budget=budget,
+        seed=seed,
+        progress=not as_json,
+        command=command_line(),
+        keep=keep,
+    )
+    tell_report(found, report, as_json)
+    if as_json:
+        return
+    for arm in found.arms:
+        if arm.failed:
+            print(f"{arm.name} did not take part: {arm.failed}")
 
 
 def promote(
@@ -51,19 +306,11 @@ def promote(
 
     proof = Report.from_json(read_text(report))
     found = run(vector, proof, to, policy=policy, step=step, replace=replace)
-    if as_json:
-        print_json(
-            {
-                "promoted": found.promoted,
-                "vector": found.vector,
-                "refused": list(found.refused),
-                "written": [str(path) for path in found.written],
-            }
-        )
-    elif found.promoted:
-        print(f"{found.vector}: {found.says}")
-        for path in found.written:
-            print(f"wrote {path}")
+    if found.promoted or as_json:
+        names = ("promoted", "vector", "refused", "written")
+        facts = {name: getattr(found, name) for name in names}
+        done = [f"{found.vector}: {found.says}", *(f"wrote {path}" for path in found.written)]
+        tell(as_json, facts, done)
     else:
         for reason in found.refused:
             print(f"not promoted: {reason}", file=sys.stderr)
@@ -76,13 +323,8 @@ def transfer(
     test: Annotated[
         list[Path], typer.Option(exists=True, help="Evaluation set of one behaviour; repeatable.")
     ],
-    sample: Annotated[
-        int | None, typer.Option(min=1, help="At most so many prompts of every category.")
-    ] = None,
-    report: Annotated[
-        list[Path] | None,
-        typer.Option(help="Report to write (.md, .html or .json); repeatable."),
-    ] = None,
+    sample: Sample = None,
+    report: Reports = None,
     seed: Annotated[int, typer.Option(help="Of the sample and of the intervals.")] = 0,
     model: Model = "demo",
     revision: Revision = None,
@@ -94,30 +336,11 @@ def transfer(
     every evaluation set; the matrix tells the change of success against the unsteered model, with
     intervals.
     """
-    from steerable_llm.evaluation.set import EvaluationSet
     from steerable_llm.evaluation.transfer import transfer as run
-    from steerable_llm.files import check_writable
-    from steerable_llm.reports.page import check_suffix
 
-    for path in report or []:
-        check_suffix(path, "a transfer matrix")
-        check_writable(path)
-    sets = [EvaluationSet.from_jsonl(path) for path in test]
-    if sample is not None:
-        sets = [items.sample(sample, seed) for items in sets]
+    check_reports(report, "a transfer matrix")
+    sets = [read_set(path, sample, seed) for path in test]
     llm = load_model(model, revision)
     loaded = [load_vector(path, llm, False) for path in vectors]
-    found = run(
-        llm,
-        loaded,
-        sets,
-        seed=seed,
-        progress=not as_json,
-        command=f"steerable {shlex.join(sys.argv[1:])}",
-    )
-    for path in report or []:
-        found.save(path)
-    if as_json:
-        print(found.model_dump_json(indent=2))
-    else:
-        print_page(found.table())
+    found = run(llm, loaded, sets, seed=seed, progress=not as_json, command=command_line())
+    tell_report(found, report, as_json)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -15,8 +16,8 @@ from steerable_llm.cli.options import (
     Revision,
     VectorIn,
     load_model,
-    print_json,
     summary,
+    tell,
 )
 from steerable_llm.errors import InvalidInputError
 
@@ -45,22 +46,11 @@ def export(
 
     loaded = SteeringVector.load(vector)
     done = export_vector(loaded, out, format, strength=strength, strict=strict)
-    if as_json:
-        print_json(
-            {
-                "file": str(done.path),
-                "format": done.format,
-                "blocks": list(done.blocks),
-                "changes": list(done.changes),
-                "notes": list(done.notes),
-            }
-        )
-        return
-    print(f"{done.path}: {loaded.name} for {done.format}, blocks {list(done.blocks)}")
-    for line in done.changes:
-        print(f"changed: {line}")
-    for line in done.notes:
-        print(f"note: {line}")
+    facts = asdict(done)
+    lines = [f"{done.path}: {loaded.name} for {done.format}, blocks {list(done.blocks)}"]
+    lines += [f"changed: {line}" for line in done.changes]
+    lines += [f"note: {line}" for line in done.notes]
+    tell(as_json, {"file": facts.pop("path"), **facts}, lines)
 
 
 def import_(
@@ -95,16 +85,12 @@ def import_(
     llm = load_model(model, revision)
     vector = import_vector(file, llm, format, name=name, force=force)
     vector.save(target)
-    if as_json:
-        print_json({**summary(vector), "file": str(target)})
-        return
     imported = vector.provenance.imported
     assert imported is not None, "an import says where it comes from"
-    print(f"{target}: {vector.name}, blocks {list(vector.layers)}, from {imported.format}")
-    for line in imported.left_out:
-        print(f"left out: {line}")
-    for line in imported.unknown:
-        print(f"unknown: {line}")
+    lines = [f"{target}: {vector.name}, blocks {list(vector.layers)}, from {imported.format}"]
+    lines += [f"left out: {line}" for line in imported.left_out]
+    lines += [f"unknown: {line}" for line in imported.unknown]
+    tell(as_json, {**summary(vector), "file": target}, lines)
 
 
 def push(
@@ -134,9 +120,5 @@ def push(
     pushed = push_to_hub(
         SteeringVector.load(vector), repo, card=card, private=not public, message=message
     )
-    if as_json:
-        print_json({"vector": pushed, "card": None if card is None else str(card)})
-        return
-    print(pushed)
-    if card is None:
-        print("note: no card came with it; `steerable evaluate --report` writes one")
+    missing = "note: no card came with it; `steerable evaluate --report` writes one"
+    tell(as_json, {"vector": pushed, "card": card}, [pushed] if card else [pushed, missing])

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,6 +18,7 @@ from steerable_llm.vector.hub import is_on_hub
 if TYPE_CHECKING:
     from steerable_llm.answer.llm import SteerableHFLLM
     from steerable_llm.evaluation.arms import Subject
+    from steerable_llm.evaluation.set import EvaluationSet
     from steerable_llm.logs.answer_log import AnswerLog
     from steerable_llm.reports.page import Page
     from steerable_llm.runtime.lora import Lora
@@ -111,6 +113,18 @@ Model = Annotated[
     str,
     typer.Option(help="Hugging Face id or folder of the model; 'demo' is the bundled one."),
 ]
+Dev = Annotated[Path, typer.Option(exists=True, help="Evaluation set to choose on.")]
+Capability = Annotated[
+    Path | None, typer.Option(exists=True, help="Evaluation set of what must not be lost.")
+]
+Budget = Annotated[float, typer.Option(help="Largest share of capability to lose.")]
+Sample = Annotated[
+    int | None, typer.Option(min=1, help="At most so many prompts of every category.")
+]
+Reports = Annotated[
+    list[Path] | None,
+    typer.Option(help="Report to write (.md with pictures beside it, .html or .json); repeatable."),
+]
 Revision = Annotated[str | None, typer.Option(help="Revision of the model on the Hub.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, nothing else.")]
 Force = Annotated[
@@ -173,8 +187,55 @@ def summary(vector: SteeringVector) -> dict[str, Any]:
 
 
 def print_json(content: Mapping[str, Any]) -> None:
-    """Prints one JSON object."""
+    """Print one JSON object."""
     print(json.dumps(content, ensure_ascii=False, indent=2, default=str))
+
+
+def tell(as_json: bool, facts: Mapping[str, Any], lines: Iterable[str]) -> None:
+    """Print what a verb did: as one JSON object, or line by line."""
+    if as_json:
+        print_json(facts)
+    else:
+        print(*lines, sep="\n")
+
+
+def check_reports(paths: Iterable[Path] | None, what: str, *more: str) -> None:
+    """Refuse reports that cannot be written, before what takes long.
+
+    Args:
+        paths: Their files.
+        what: What error messages call one.
+        *more: Suffixes that are allowed beside those of a page.
+    """
+    from steerable_llm.files import check_writable
+    from steerable_llm.reports.page import SUFFIXES, check_suffix
+
+    for path in paths or ():
+        check_suffix(path, what, (*SUFFIXES, *more))
+        check_writable(path)
+
+
+def tell_report(found: Any, paths: Iterable[Path] | None, as_json: bool) -> None:
+    """Write a report of `evaluation`, and print it as JSON or its table."""
+    for path in paths or ():
+        found.save(path)
+    if as_json:
+        print(found.model_dump_json(indent=2))
+    else:
+        print_page(found.table())
+
+
+def read_set(path: Path, sample: int | None, seed: int) -> EvaluationSet:
+    """Read an evaluation set, or a sample of it."""
+    from steerable_llm.evaluation.set import EvaluationSet
+
+    items = EvaluationSet.from_jsonl(path)
+    return items if sample is None else items.sample(sample, seed)
+
+
+def command_line() -> str:
+    """Return the command that is running, as reports quote it."""
+    return f"steerable {shlex.join(sys.argv[1:])}"
 
 
 def facts_page(content: Mapping[str, Any]) -> Page:

@@ -18,6 +18,7 @@ from steerable_llm.cli.options import (
     open_log,
     print_json,
     print_page,
+    tell,
 )
 
 if TYPE_CHECKING:
@@ -132,27 +133,23 @@ def train_gate(
     card = out.with_suffix(".md")
     command = f"steerable {shlex.join(_shown(sys.argv[1:], log))}"
     write_whole(card, gate_card(trained, command).to_markdown())
-    figures = trained.figures
-    if as_json:
-        print_json(
-            {
-                "name": trained.gate.name,
-                "fingerprint": trained.gate.fingerprint_id,
-                "embedder": trained.gate.embedder,
-                "threshold": trained.gate.threshold,
-                "figures": figures.model_dump(mode="json"),
-                "file": str(out),
-                "card": str(card),
-            }
-        )
-        return
-    print(
+    gate, figures = trained.gate, trained.figures
+    facts = {
+        "name": gate.name,
+        "fingerprint": gate.fingerprint_id,
+        "embedder": gate.embedder,
+        "threshold": gate.threshold,
+        "figures": figures.model_dump(mode="json"),
+        "file": out,
+        "card": card,
+    }
+    line = (
         f"{out}: ROC AUC {interval(figures.auc)} on {figures.bad} bad and {figures.good} good "
-        f"held-out answers; at the threshold {trained.gate.threshold:.3f} it catches "
+        f"held-out answers; at the threshold {gate.threshold:.3f} it catches "
         f"{percent(figures.caught.value, 0)} with {percent(figures.false_alarms.value, 0)} "
         "false alarms"
     )
-    print(f"{card}: the card")
+    tell(as_json, facts, [line, f"{card}: the card"])
 
 
 def _judged_answers(log: str) -> Iterator[LoggedAnswer]:

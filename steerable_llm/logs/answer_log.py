@@ -10,13 +10,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from pydantic import ValidationError
-from sqlalchemy import (
-    ColumnElement,
-    Engine,
-    Select,
-    func,
-    select,
-)
+from sqlalchemy import ColumnElement, Engine, Select, func, select
 
 from steerable_llm.errors import EmptyLogError, InvalidInputError, PairError, first_problem
 from steerable_llm.logs.answers import LoggedAnswer
@@ -43,7 +37,8 @@ from steerable_llm.pairs.pairing import Draft, PairingReport, draft_pairs, pair_
 
 #: Answers that are written, or read ahead, at once.
 BATCH = 500
-_REVIEW = ("verdict", "reason", "correction", "comment", "score", "label_source", "reviewer")
+#: What a review tells of an answer.
+REVIEW = tuple("verdict reason correction comment score label_source reviewer reviewed".split())
 
 
 @dataclass(frozen=True)
@@ -144,10 +139,9 @@ class AnswerLog:
             InvalidInputError: No answer has the id, or a field or value is wrong.
             AnswerLogError: The database failed.
         """
-        wrong = sorted(set(judgement) - {*_REVIEW, "reviewed"})
-        if wrong:
+        if wrong := sorted(set(judgement) - set(REVIEW)):
             raise InvalidInputError(
-                f"a review has no {', '.join(wrong)}: give any of {', '.join(_REVIEW)}"
+                f"a review has no {', '.join(wrong)}: give any of {', '.join(REVIEW)}"
             )
         check_filters(verdict=judgement.get("verdict"), reasons=listed(judgement.get("reason")))
         judgement = {"reviewed": datetime.now(UTC), **judgement}
@@ -160,9 +154,7 @@ class AnswerLog:
         values = {name: row[name] for name in judgement}
         with writing(self.engine) as connection:
             if not review_row(connection, answer_id, values):
-                raise InvalidInputError(
-                    f"the log has no answer {answer_id!r}: `steerable log show` lists them"
-                )
+                raise _no_answer(answer_id)
 
     def get(self, answer_id: str) -> LoggedAnswer:
         """Return one answer.
@@ -174,9 +166,7 @@ class AnswerLog:
             query = select(answers).where(answers.c.id == answer_id)
             row = connection.execute(query).mappings().first()
         if row is None:
-            raise InvalidInputError(
-                f"the log has no answer {answer_id!r}: `steerable log show` lists them"
-            )
+            raise _no_answer(answer_id)
         return from_row(row)
 
     def answers(self, *, limit: int | None = None, **filters: Any) -> Iterator[LoggedAnswer]:
@@ -232,8 +222,7 @@ class AnswerLog:
         Raises:
             EmptyLogError: The log is empty.
         """
-        if not self.count():
-            raise EmptyLogError("the answer log is empty: log some answers first")
+        self._refuse_empty()
         rows = self._rows(pairing_query(reason=reason, **filters))
         return draft_pairs((from_row(row), row["praised"]) for row in rows)
 
@@ -249,8 +238,7 @@ class AnswerLog:
             EmptyLogError: The log is empty.
             PairError: There is no such answer.
         """
-        if not self.count():
-            raise EmptyLogError("the answer log is empty: log some answers first")
+        self._refuse_empty()
         found = map(from_row, self._rows(unpaired_query(**filters)))
         pairs = Pairs(
             PreferencePair(
@@ -293,9 +281,19 @@ class AnswerLog:
                 last=last,
             )
 
+    def _refuse_empty(self) -> None:
+        if not self.count():
+            raise EmptyLogError("the answer log is empty: log some answers first")
+
     def _rows(self, query: Select[Any]) -> Iterator[Mapping[str, Any]]:
         with database_errors(self.engine), self.engine.connect() as connection:
             streamed = connection.execution_options(yield_per=BATCH)
             # Whoever stops reading half-way leaves no cursor behind.
             with streamed.execute(query) as result:
                 yield from (row._asdict() for row in result)
+
+
+def _no_answer(answer_id: str) -> InvalidInputError:
+    return InvalidInputError(
+        f"the log has no answer {answer_id!r}: `steerable log show` lists them"
+    )

@@ -7,8 +7,18 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, FromClause, Select, func, select, text, update
-from sqlalchemy.dialects import sqlite
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    FromClause,
+    Select,
+    Table,
+    func,
+    select,
+    text,
+    update,
+)
+from sqlalchemy.dialects import postgresql, sqlite
 
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.logs.answers import REASONS
@@ -111,6 +121,15 @@ def add_rows(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> int:
         return connection.execute(_INSERT_JSON, {"rows": content}).rowcount
     insert = sqlite.insert(answers).on_conflict_do_nothing(index_elements=["id"])
     return connection.execute(insert, list(rows)).rowcount
+
+
+def put_rows(connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Insert rows; one whose key is there takes the place of the other."""
+    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    statement = insert(table)
+    newer = {c.name: statement.excluded[c.name] for c in table.c if not c.primary_key}
+    keys = list(table.primary_key)
+    connection.execute(statement.on_conflict_do_update(index_elements=keys, set_=newer), list(rows))
 
 
 def review_row(connection: Connection, answer_id: str, values: Mapping[str, Any]) -> bool:

@@ -20,7 +20,6 @@ from typing import Any, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
-from steerable_llm.chat.message import Message
 from steerable_llm.errors import InvalidInputError, PairError
 from steerable_llm.files import json_line, read_json_lines
 from steerable_llm.pairs.pair import Pairs, PreferencePair, pair_from
@@ -32,42 +31,27 @@ Action = Literal["approve", "reject", "skip", "undo"]
 
 
 @dataclass(frozen=True)
-class Option:
-    """One good answer that a person may approve.
-
-    Attributes:
-        good: Its text.
-        source: Where it comes from; becomes the source of the pair.
-        score: What a judge said of it; None for what no judge saw.
-    """
-
-    good: str
-    source: str
-    score: float | None = None
-
-
-@dataclass(frozen=True)
 class ReviewItem:
     """A bad answer and the good ones to choose from.
 
     Attributes:
-        id: Of the pair.
-        messages: The prompt.
-        bad: The bad answer; None for pairs that have none.
-        document_ids: The documents that the prompt quotes.
-        options: The good answers, the preferred one first.
+        options: The pair with each of the good answers, the preferred one first.
+        scores: What a judge said of each of them; None for what no judge saw.
     """
 
-    id: str
-    messages: tuple[Message, ...]
-    bad: str | None
-    document_ids: tuple[str, ...]
-    options: tuple[Option, ...]
+    options: tuple[PreferencePair, ...]
+    scores: tuple[float | None, ...] = (None,)
+
+    @property
+    def id(self) -> str:
+        """The id of the pair, whichever answer is chosen."""
+        return self.options[0].id
 
     @property
     def key(self) -> str:
         """Hash of all texts that a person sees."""
-        texts = [self.id, self.bad, *(message.key for message in self.messages)]
+        pair = self.options[0]
+        texts = [pair.id, pair.bad, *(message.key for message in pair.messages)]
         content = json.dumps([*texts, *(option.good for option in self.options)])
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
@@ -75,17 +59,13 @@ class ReviewItem:
         """Return the pair with one of the good answers, or with what a person made of it.
 
         Raises:
-            PairError: The good answer is empty, or the same as the bad one.
+            PairError: The edited answer is empty, or the same as the bad one.
         """
         chosen = self.options[option]
-        return PreferencePair(
-            messages=self.messages,
-            good=chosen.good if edited is None else edited,
-            bad=self.bad,
-            source=chosen.source if edited is None else f"{chosen.source}/edited",
-            document_ids=self.document_ids,
-            id=self.id,
-        )
+        if edited is None:
+            return chosen
+        told = {**dict(chosen), "good": edited, "source": f"{chosen.source}/edited"}
+        return PreferencePair(**told)
 
 
 class Decision(BaseModel):
@@ -295,29 +275,13 @@ def read_items(paths: Iterable[str | os.PathLike[str]]) -> list[ReviewItem]:
             has = "make the file with `steerable pairs --propose`"
             items += read_json_lines(path, _proposed, "file of proposals", has, PairError)
         else:
-            items += map(_item, Pairs.from_jsonl(path))
+            items += (ReviewItem((pair,)) for pair in Pairs.from_jsonl(path))
     return items
-
-
-def _item(pair: PreferencePair) -> ReviewItem:
-    return ReviewItem(
-        id=pair.id,
-        messages=pair.messages,
-        bad=pair.bad,
-        document_ids=pair.document_ids,
-        options=(Option(pair.good, pair.source),),
-    )
 
 
 def _proposed(record: dict[str, Any]) -> ReviewItem:
     found = ProposedPair.model_validate(record)
     return ReviewItem(
-        id=found.id,
-        messages=found.messages,
-        bad=found.bad,
-        document_ids=found.document_ids,
-        options=tuple(
-            Option(option.text, found.pair(place).source, option.score)
-            for place, option in enumerate(found.proposals)
-        ),
+        tuple(found.pair(place) for place in range(len(found.proposals))),
+        tuple(option.score for option in found.proposals),
     )

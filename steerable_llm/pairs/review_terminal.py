@@ -185,18 +185,18 @@ def run_review(
 def screen(review: Review, item: ReviewItem, chosen: int) -> Group:
     """Return what is shown of one item: prompt, both answers, progress and keys."""
     prompt = Text()
-    for message in item.messages:
+    option, score = item.options[chosen], item.scores[chosen]
+    for message in option.messages:
         prompt.append(f"{message.role}: ", "dim").append(visible(message.in_words.strip()) + "\n")
     prompt.rstrip()
-    option = item.options[chosen]
-    bad, good = word_diff(item.bad or "", option.good)
+    bad, good = word_diff(option.bad or "", option.good)
     answers = Table.grid(padding=(0, 1))
-    if item.bad is not None:
+    if option.bad is not None:
         answers.add_row(Text("bad ", "red"), bad)
     answers.add_row(Text("good", "green"), good)
     about = option.source or "no source"
-    if option.score is not None:
-        about += f", judged {option.score:.2f}"
+    if score is not None:
+        about += f", judged {score:.2f}"
     parts: list[object] = [
         Rule(Text(visible(item.id))),
         Panel(prompt, title="prompt", title_align="left"),

@@ -7,9 +7,13 @@ from steerable_llm.logs.importers.importer import (
     importer_named,
 )
 from steerable_llm.logs.importers.judgement import Judgement, Rules
-from steerable_llm.logs.importers.records import ImportedAnswer, UnusableRecord
-from steerable_llm.logs.importers.report import ImportReport, SkippedLine
-from steerable_llm.logs.importers.span import Span
+from steerable_llm.logs.importers.records import (
+    ImportedAnswer,
+    ImportReport,
+    SkippedLine,
+    UnusableRecord,
+)
+from steerable_llm.logs.importers.traces import Span
 
 __all__ = [
     "IMPORTERS",

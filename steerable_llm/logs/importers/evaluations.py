@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pydantic.alias_generators import to_snake
+
 from steerable_llm.logs.answers import LoggedAnswer
 from steerable_llm.logs.importers.judgement import Judgement
 from steerable_llm.logs.importers.records import (
@@ -55,7 +57,7 @@ def deepeval(record: Record) -> list[ImportedAnswer]:
     """Read a DeepEval test case or test result; its metrics say themselves what passed."""
     if record.get("turns") or record.get("conversational"):
         raise UnusableRecord("it is a conversation; only single-turn test cases can be taken")
-    plain = {_snake(name): value for name, value in record.items()}
+    plain = {to_snake(name): value for name, value in record.items()}
     question, answer = needed(plain, "input"), needed(plain, "actual_output")
     contexts, ids = [], []
     for entry in plain.get("retrieval_context") or ():
@@ -100,7 +102,3 @@ def _draft(
         reference=reference,
     )
     return ImportedAnswer(logged, judgements)
-
-
-def _snake(name: str) -> str:
-    return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name)

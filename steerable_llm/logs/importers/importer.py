@@ -15,7 +15,6 @@ from typing import Any
 
 from pydantic import ValidationError
 from sqlalchemy import Connection, select
-from sqlalchemy.dialects import postgresql, sqlite
 
 from steerable_llm.chat.message import read_from
 from steerable_llm.errors import InvalidInputError, first_problem
@@ -35,12 +34,16 @@ from steerable_llm.logs.importers.langfuse import langfuse
 from steerable_llm.logs.importers.langsmith import langsmith
 from steerable_llm.logs.importers.openinference import openinference
 from steerable_llm.logs.importers.preferences import openai, trl
-from steerable_llm.logs.importers.reading import Read, check_file, read_records
-from steerable_llm.logs.importers.records import ImportedAnswer, Record, UnusableRecord
-from steerable_llm.logs.importers.report import ImportReport, SkippedLine
-from steerable_llm.logs.importers.span import Span
-from steerable_llm.logs.importers.traces import join_staged, stage
-from steerable_llm.logs.queries import add_rows
+from steerable_llm.logs.importers.reading import Read, read_records
+from steerable_llm.logs.importers.records import (
+    ImportedAnswer,
+    ImportReport,
+    Record,
+    SkippedLine,
+    UnusableRecord,
+)
+from steerable_llm.logs.importers.traces import Span, join_staged, stage
+from steerable_llm.logs.queries import add_rows, put_rows
 from steerable_llm.plugins import Plugged
 
 #: Entry points with the importers of other packages.
@@ -133,7 +136,10 @@ def import_files(
     named = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
     files = [Path(path) for path in named]
     for file in files:
-        check_file(file)
+        if not file.is_file():
+            raise InvalidInputError(
+                f"there is no file {file} to import: give an export in JSON lines"
+            )
     rules = rules or Rules()
     report = ImportReport(on_skip=on_skip)
     # The rules judge an answer when it is read, and a trace only when it is joined.
@@ -170,7 +176,9 @@ def _import_file(
             else:
                 _add(connection, _read_all(importer, batch, file, report), rules, report)
             if batch[-1].position > 0:
-                _keep_progress(connection, key, batch[-1])
+                last = batch[-1]
+                done = {"position": last.position, "digest": last.digest, "lines": last.number}
+                put_rows(connection, imports, [{**key, **done}])
     if first and before:
         report.lines_before += before["lines"]
 
@@ -247,15 +255,6 @@ def _progress(log: AnswerLog, key: dict[str, str]) -> dict[str, Any] | None:
     with database_errors(log.engine), log.engine.connect() as connection:
         row = connection.execute(found).mappings().first()
     return None if row is None else dict(row)
-
-
-def _keep_progress(connection: Connection, key: dict[str, str], last: Read) -> None:
-    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-    values = {"position": last.position, "digest": last.digest, "lines": last.number}
-    statement = insert(imports).values(**key, **values)
-    connection.execute(
-        statement.on_conflict_do_update(index_elements=["path", "kind", "settings"], set_=values)
-    )
 
 
 def _batches(reading: Iterable[Read]) -> Iterator[list[Read]]:

@@ -18,7 +18,7 @@ from steerable_llm.logs.importers.records import (
     said,
     text,
 )
-from steerable_llm.logs.importers.span import (
+from steerable_llm.logs.importers.traces import (
     Span,
     documents_of,
     model_span,

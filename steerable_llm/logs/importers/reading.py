@@ -10,7 +10,6 @@ from typing import Any, BinaryIO
 
 import ijson
 
-from steerable_llm.errors import InvalidInputError
 from steerable_llm.files import json_lines
 
 _BLOCK = 2**20
@@ -110,13 +109,3 @@ def _array(path: Path) -> Iterator[Read]:
                     yield Read(number, None, "it is not a JSON object", -1, "")
         except ijson.JSONError:
             yield Read(number + 1, None, "the array is not JSON from here on", -1, "")
-
-
-def check_file(path: Path) -> None:
-    """Refuse a file that is not there.
-
-    Raises:
-        InvalidInputError: It is missing, or a folder.
-    """
-    if not path.is_file():
-        raise InvalidInputError(f"there is no file {path} to import: give an export in JSON lines")

@@ -49,7 +49,7 @@ def check(
     Lists what each step gets, how its vectors relate, and what looks wrong. A line of the trace
     has step, node, tags, prompt_type, messages, context, structured; all may be left out.
     """
-    from steerable_llm.policy.check import check_policy, dry_run, read_trace
+    from steerable_llm.policy.check import check_policy, dry_run, read_trace, term_facts
     from steerable_llm.policy.policy import Policy
 
     read = Policy.load(policy)
@@ -69,7 +69,10 @@ def check(
     if as_json:
         shown = checked.to_dict()
         if trace:
-            shown["trace"] = [_decision_facts(decision) for decision in decisions]
+            shown["trace"] = [
+                {**each.to_dict(), "applied": list(map(term_facts, each.steering.active_terms))}
+                for each in decisions
+            ]
         print_json(shown)
         return
     from steerable_llm.reports.page import Page
@@ -235,13 +238,6 @@ def _relations(step: CheckedStep) -> list[str]:
         shares = ", ".join(f"{layer}: {percent(share, 0)}" for layer, share in kept.items())
         lines.append(f"{step.name}: orthogonalised, {name} keeps of its length by layer {shares}")
     return lines
-
-
-def _decision_facts(decision: SteeringDecision) -> dict[str, Any]:
-    from steerable_llm.policy.check import term_facts
-
-    applied = [term_facts(term) for term in decision.steering.active_terms]
-    return {**decision.to_dict(), "applied": applied}
 
 
 def _conditions(when: When) -> str:

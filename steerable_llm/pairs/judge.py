@@ -187,7 +187,6 @@ class EntailmentJudge:
     """
 
     def __init__(self, name: str = NLI) -> None:
-        """Remember the name; nothing is loaded yet."""
         self.name = name
         self._loading = threading.Lock()
 
@@ -294,12 +293,11 @@ def _lexical(model: str | None) -> Judge:
     return one_by_one(support)
 
 
-def _nli(model: str | None) -> Judge:
-    return EntailmentJudge() if model is None else EntailmentJudge(model)
-
-
 #: Name to a function from the name of a model (None for the judge's own) to the judge.
-JUDGES: Mapping[str, Callable[[str | None], Judge]] = {"lexical": _lexical, "nli": _nli}
+JUDGES: Mapping[str, Callable[[str | None], Judge]] = {
+    "lexical": _lexical,
+    "nli": lambda model: EntailmentJudge(model or NLI),
+}
 
 
 def judge_named(name: str, model: str | None = None) -> Judge:

@@ -148,7 +148,6 @@ class Pairs(Sequence[PreferencePair]):
     """An immutable list of pairs with splitting, storage and a digest."""
 
     def __init__(self, pairs: Iterable[PreferencePair] = ()) -> None:
-        """Keep the pairs in the order given."""
         self._pairs = tuple(pairs)
         for position, pair in enumerate(self._pairs):
             if not isinstance(pair, PreferencePair):
@@ -162,31 +161,24 @@ class Pairs(Sequence[PreferencePair]):
     @overload
     def __getitem__(self, index: slice) -> "Pairs": ...
     def __getitem__(self, index: int | slice) -> "PreferencePair | Pairs":
-        """Return one pair, or a slice as `Pairs`."""
         return Pairs(self._pairs[index]) if isinstance(index, slice) else self._pairs[index]
 
     def __len__(self) -> int:
-        """Return the number of pairs."""
         return len(self._pairs)
 
     def __iter__(self) -> Iterator[PreferencePair]:
-        """Iterate over the pairs in order."""
         return iter(self._pairs)
 
     def __eq__(self, other: object) -> bool:
-        """Two lists are equal when their pairs are."""
         return self._pairs == other._pairs if isinstance(other, Pairs) else NotImplemented
 
     def __hash__(self) -> int:
-        """Hash the pairs."""
         return hash(self._pairs)
 
     def __add__(self, other: "Pairs") -> "Pairs":
-        """Return both lists, one after the other."""
         return Pairs((*self, *other))
 
     def __repr__(self) -> str:
-        """Show the size and the short digest."""
         return f"Pairs({len(self)} pairs, {self.digest[:12]})"
 
     @property

@@ -260,12 +260,10 @@ def acceptable(draft: Draft, proposed: ProposedPair, grounded_at: float) -> Draf
     best = proposed.proposals[0]
     should_refuse = draft.answer.reason == "should have refused"
     # A refusal that goes on to claim something has a score.
-    good = (
-        should_refuse and abstains(best.text) if best.score is None else best.score >= grounded_at
-    )
-    if good:
-        return replace(draft, good=best.text, source=f"proposal/{best.kind}")
-    return None
+    refuses = should_refuse and abstains(best.text)
+    if not (refuses if best.score is None else best.score >= grounded_at):
+        return None
+    return replace(draft, good=best.text, source=f"proposal/{best.kind}")
 
 
 def usual_refusal(drafts: Sequence[Draft]) -> str | None:

@@ -125,7 +125,7 @@ class Review:
         self._replay()
         self._earlier = len(self._history)
         if self._history:
-            self._write_approved()
+            self.approved.to_jsonl(self.out)
 
     @property
     def current(self) -> ReviewItem | None:
@@ -169,8 +169,7 @@ class Review:
         Raises:
             PairError: The good answer is empty, or the same as the bad one; nothing is decided.
         """
-        pair = item.pair(option, edited)
-        self._decide(item, "approve", pair)
+        self._decide(item, "approve", item.pair(option, edited))
 
     def reject(self, item: ReviewItem) -> None:
         """Leave a pair out."""
@@ -193,7 +192,7 @@ class Review:
         self._history.pop()
         self._earlier = min(self._earlier, len(self._history))
         self._focus = item.key
-        self._write_approved()
+        self.approved.to_jsonl(self.out)
         return item
 
     def _decide(self, item: ReviewItem, action: Action, pair: PreferencePair | None = None) -> None:
@@ -202,7 +201,7 @@ class Review:
         self._history.append(decision)
         self._focus = None
         if action != "skip" or self.out.exists():
-            self._write_approved()
+            self.approved.to_jsonl(self.out)
 
     def _decision(
         self, item: ReviewItem, action: Action, pair: PreferencePair | None = None
@@ -226,9 +225,6 @@ class Review:
             file.write(line.encode())
             file.flush()
             os.fsync(file.fileno())
-
-    def _write_approved(self) -> None:
-        self.approved.to_jsonl(self.out)
 
     def _replay(self) -> None:
         if not self.journal.is_file():

@@ -42,12 +42,10 @@ class Keyboard:
     """
 
     def __init__(self) -> None:
-        """Change nothing yet."""
         self._saved: list[Any] | None = None
         self._waiting: deque[str] = deque()
 
     def __enter__(self) -> Self:
-        """Take the terminal over."""
         if termios is not None:
             self._saved = termios.tcgetattr(sys.stdin)
             changed = termios.tcgetattr(sys.stdin)
@@ -56,7 +54,6 @@ class Keyboard:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Leave the terminal as it was."""
         if termios is not None and self._saved is not None:
             termios.tcsetattr(sys.stdin, termios.TCSADRAIN, self._saved)
 

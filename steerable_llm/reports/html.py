@@ -99,7 +99,12 @@ def _element(part: Part) -> str:
             )
             return _scroll(rows, ' class="facts"')
         case Table():
-            return _table(part)
+            titles = [column.title for column in part.columns]
+            lines = [_row("th", part.columns, titles)]
+            for place, cells in enumerate(part.rows):
+                kind = "strong" if place in part.strong else "faint" if place in part.faint else ""
+                lines.append(_row("td", part.columns, cells, kind and f' class="{kind}"'))
+            return _scroll(lines)
         case Picture():
             code = base64.b64encode(part.draw()).decode()
             return f'<p><img alt="{escape(part.says)}" src="data:image/png;base64,{code}"></p>'
@@ -107,16 +112,7 @@ def _element(part: Part) -> str:
             return part.html
 
 
-def _table(table: Table) -> str:
-    columns = table.columns
-    lines = [_row("th", columns, [column.title for column in columns], "")]
-    for place, cells in enumerate(table.rows):
-        kind = "strong" if place in table.strong else "faint" if place in table.faint else ""
-        lines.append(_row("td", columns, cells, f' class="{kind}"' if kind else ""))
-    return _scroll(lines, "")
-
-
-def _row(tag: str, columns: Sequence[Column], cells: Sequence[Words], kind: str) -> str:
+def _row(tag: str, columns: Sequence[Column], cells: Sequence[Words], kind: str = "") -> str:
     shown = []
     for column, cell in zip(columns, cells, strict=True):
         look = ' class="number"' if column.numeric else ""
@@ -124,7 +120,7 @@ def _row(tag: str, columns: Sequence[Column], cells: Sequence[Words], kind: str)
     return f"<tr{kind}>{''.join(shown)}</tr>"
 
 
-def _scroll(rows: Iterable[str], kind: str) -> str:
+def _scroll(rows: Iterable[str], kind: str = "") -> str:
     return f'<div class="scroll"><table{kind}>\n' + "\n".join(rows) + "\n</table></div>"
 
 

@@ -59,23 +59,15 @@ def _block(part: Part) -> str:
         case Code():
             return _fenced(visible(part.text), part.language)
         case Facts():
-            return _table(
-                [
-                    ["", ""],
-                    ["---", "---"],
-                    *([_cell(name), _cell(value)] for name, value in part.rows),
-                ]
-            )
+            return _block(Table(["", ""], part.rows))
         case Table():
-            head = [_cell(column.title) for column in part.columns]
             rule = ["--:" if column.numeric else "---" for column in part.columns]
-            return _table([head, rule, *([_cell(cell) for cell in row] for row in part.rows)])
+            rows = ([column.title for column in part.columns], *part.rows)
+            lines = [[_cell(cell) for cell in row] for row in rows]
+            lines.insert(1, rule)
+            return "\n".join("| " + " | ".join(line) + " |" for line in lines)
         case _:
             return part.markdown if not isinstance(part, Picture) else ""
-
-
-def _table(lines: Sequence[Sequence[str]]) -> str:
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def _fenced(text: str, language: str) -> str:

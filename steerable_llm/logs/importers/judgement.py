@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.logs.answers import REASONS, LoggedAnswer
+from steerable_llm.logs.queries import check_filters, listed
 
 Verdict = Literal["good", "bad"]
 
@@ -74,8 +75,7 @@ class Rules:
                 f"scores up to {self.bad_at} are bad and from {self.good_at} on good: "
                 "the first must be the lower one"
             )
-        if self.reason is not None and self.reason not in REASONS:
-            raise InvalidInputError(f"{self.reason!r} is no reason: one of {', '.join(REASONS)}")
+        check_filters(verdict=None, reasons=listed(self.reason))
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from steerable_llm.errors import InvalidInputError, PairError
 from steerable_llm.logs.answer_log import AnswerLog
 from steerable_llm.logs.answers import Passage
 from steerable_llm.pairs.curate import CurationSettings, curate
+from steerable_llm.pairs.filters import FilterSettings
 from steerable_llm.pairs.judge import judge_named
 from steerable_llm.pairs.pairing import NO_GOOD_ANSWER, Draft, draft_pairs
 from steerable_llm.pairs.proposals import Proposal, ProposedPair
@@ -47,11 +48,11 @@ def proposing(text: str, score: float | None) -> CurationSettings:
             for entry in missing
         ]
 
-    return CurationSettings(judge=LEXICAL, propose=propose)
+    return CurationSettings(FilterSettings(judge=LEXICAL), propose=propose)
 
 
 def test_every_failure_is_accounted_for() -> None:
-    found = curate(failures(), CurationSettings(judge=LEXICAL))
+    found = curate(failures(), CurationSettings(FilterSettings(judge=LEXICAL)))
     assert [pair.id for pair in found.pairs] == ["kept"]
     assert [answer.id for answer in found.wrong_retrieval] == ["lost"]
     report = found.report
@@ -107,7 +108,7 @@ def test_personal_data_is_gone_before_anything_is_kept_or_reported() -> None:
         draft(f"Ask {address}.", "Call nobody.", passages=shown),
         draft(f"Ask {address} in Rome.", "Ask me.", "out", passages=shown, question=address),
     ]
-    found = curate(entries, CurationSettings(judge=LEXICAL, scrubber=Scrubber()))
+    found = curate(entries, CurationSettings(FilterSettings(judge=LEXICAL), scrubber=Scrubber()))
     assert [pair.good for pair in found.pairs] == ["Ask <EMAIL_ADDRESS_1>."]
     assert found.report.scrubbed == {"EMAIL_ADDRESS": 1}
     assert address not in json.dumps(found.report.to_dict()) + found.report.page().to_markdown()
@@ -147,7 +148,7 @@ def test_a_log_without_failures_is_an_error() -> None:
 
 
 def test_the_report_is_saved_as_a_page_or_as_data(tmp_path: Path) -> None:
-    report = curate(failures(), CurationSettings(judge=LEXICAL)).report
+    report = curate(failures(), CurationSettings(FilterSettings(judge=LEXICAL))).report
     page = report.save(tmp_path / "r.md").read_text()
     assert "## Wrong retrieval" in page
     assert "### Dropped: good grounded, bad not" in page
@@ -160,7 +161,9 @@ def test_the_report_is_saved_as_a_page_or_as_data(tmp_path: Path) -> None:
 
 def test_what_answers_say_cannot_break_the_page() -> None:
     odd = draft("a|b\n# c <b>", "It opens at nine.", "x|y")
-    page = curate([odd], CurationSettings(judge=LEXICAL)).report.page().to_markdown()
+    page = (
+        curate([odd], CurationSettings(FilterSettings(judge=LEXICAL))).report.page().to_markdown()
+    )
     assert "a\\|b # c \\<b\\>" in page
 
 

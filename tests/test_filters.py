@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from steerable_llm.chat.phrases import normalise
 from steerable_llm.errors import InvalidInputError
-from steerable_llm.pairs.filters import FilterInput, FilterSettings, originals, run_filters
+from steerable_llm.pairs.filters import FilterSettings, originals, run_filters
 from steerable_llm.pairs.judge import Judge, fixed_terms, judge_named, one_by_one
 from steerable_llm.pairs.pairing import Draft
 
@@ -21,7 +21,7 @@ def filtered(
     *drafts: Draft, judge: Judge | None = LEXICAL, **limits: float
 ) -> tuple[list[str], dict[str, str]]:
     """The ids that passed, and why each other one did not."""
-    given = FilterInput(FilterSettings(**limits), judge, None)
+    given = FilterSettings(**limits, judge=judge)
     kept, counts, dropped = run_filters(drafts, given)
     assert sum(sum(count.dropped.values()) for count in counts) == len(dropped)
     assert len(kept) + len(dropped) == len(drafts)
@@ -46,7 +46,7 @@ def test_manners_myths_and_prompts_without_passages_are_not_judged() -> None:
     rude = draft("Gladly: at noon.", "Look it up!", name="rude", reason="rude")
     bare = draft("At noon in Rome.", name="bare", passages=[])
     assert filtered(rude, bare, judge=never) == (["rude", "bare"], {})
-    _, counts, _ = run_filters([rude, bare], FilterInput(FilterSettings(), never, None))
+    _, counts, _ = run_filters([rude, bare], FilterSettings(judge=never))
     assert [count.not_judged for count in counts] == [0, 2, 0, 0]
 
 
@@ -105,7 +105,7 @@ def test_a_vector_that_teaches_refusing_takes_all_refusals() -> None:
 
 
 def test_duplicates_name_their_original_and_are_one_reason() -> None:
-    given = FilterInput(FilterSettings(), None, WordEmbedder())
+    given = FilterSettings(embedder=WordEmbedder())
     twice = [draft(), draft(name="a2"), draft(name="a3")]
     kept, counts, dropped = run_filters(twice, given)
     assert [entry.answer.id for entry in kept] == ["a1"]
@@ -116,7 +116,7 @@ def test_duplicates_name_their_original_and_are_one_reason() -> None:
 def test_filters_see_only_what_passed_the_ones_before() -> None:
     _, counts, _ = run_filters(
         [draft(), draft("At noon in Paris.", name="a2")],
-        FilterInput(FilterSettings(), LEXICAL, None),
+        FilterSettings(judge=LEXICAL),
     )
     assert [count.seen for count in counts] == [2, 2, 1, 1]
 

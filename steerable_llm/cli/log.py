@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from steerable_llm.cli.options import AsJson, facts_page, open_log, print_json, print_page
+from steerable_llm.cli.options import AsJson, facts_page, open_log, print_json, print_page, tell
 from steerable_llm.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -93,16 +93,14 @@ def import_(
         if skipped:
             left.seek(0)
             write_whole(skipped, left)
-    if as_json:
-        print_json({**report.to_dict(), "log": log})
-        return
-    print(
+    before = f" after {report.lines_before} read before" if report.lines_before else ""
+    lines = [
         f"{log}: {report.added} answers added, {report.judged} judged, {report.known} known "
-        f"already, from {report.lines} lines"
-        + (f" after {report.lines_before} read before" if report.lines_before else "")
-    )
+        f"already, from {report.lines} lines{before}"
+    ]
     for why, number in report.skipped.most_common():
-        print(f"skipped {number}: {why} (first at {report.first[why]})")
+        lines.append(f"skipped {number}: {why} (first at {report.first[why]})")
+    tell(as_json, {**report.to_dict(), "log": log}, lines)
 
 
 @app.command("export")
@@ -132,7 +130,7 @@ def export(
     kinds = sorted([*EXPORTERS, "answers", "unpaired"])
     if kind not in kinds:
         raise InvalidInputError(f"{kind!r} cannot be exported: one of {', '.join(kinds)}")
-    filters = _filters(verdict, reason, step, model, since, until)
+    filters = _filters(since, until, verdict=verdict, reason=reason, step=step, model=model)
     written = 0
     with open_log(log) as answer_log:
         if kind == "answers":
@@ -152,10 +150,7 @@ def export(
             written = len(pairs)
         else:
             written = export_pairs(out, answer_log.pairs(**filters), kind)
-    if as_json:
-        print_json({"file": str(out), "lines": written})
-    else:
-        print(f"{out}: {written} lines")
+    tell(as_json, {"file": out, "lines": written}, [f"{out}: {written} lines"])
 
 
 @app.command("show")
@@ -178,7 +173,7 @@ def show(
         if answer is not None:
             found = [answer_log.get(answer)]
         else:
-            filters = _filters(verdict, reason, step, model, since, until)
+            filters = _filters(since, until, verdict=verdict, reason=reason, step=step, model=model)
             found = list(answer_log.answers(limit=limit, **filters))
     if as_json:
         print_json({"answers": [one.model_dump(mode="json") for one in found]})
@@ -207,23 +202,12 @@ def stats(log: Log = DEFAULT, as_json: AsJson = False) -> None:
             print(f"  {name:<9} {number:>8}  {key}")
 
 
-def _filters(
-    verdict: str | None,
-    reason: list[str] | None,
-    step: str | None,
-    model: str | None,
-    since: datetime | None,
-    until: datetime | None,
-) -> dict[str, Any]:
-    given = {
-        "verdict": verdict,
-        "reason": reason or None,
-        "step": step,
-        "model": model,
+def _filters(since: datetime | None, until: datetime | None, **others: Any) -> dict[str, Any]:
+    times = {
         "since": since and since.replace(tzinfo=UTC),
         "until": until and until.replace(tzinfo=UTC),
     }
-    return {name: value for name, value in given.items() if value is not None}
+    return {name: value for name, value in {**others, **times}.items() if value not in (None, [])}
 
 
 def _short(text: str) -> str:

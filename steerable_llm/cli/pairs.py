@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,6 +21,7 @@ from steerable_llm.cli.options import (
     open_log,
     print_json,
     print_page,
+    tell,
 )
 from steerable_llm.errors import EmptyLogError, InvalidInputError
 
@@ -131,13 +133,11 @@ def make(
         raise InvalidInputError("--vector only goes with --propose or --accept-proposals")
     if report is not None:
         check_suffix(report, "a report on pairs")
-    filters = FilterSettings(grounded_at, max_length_ratio, max_refusals, duplicate_at)
+    filters = FilterSettings(grounded_at, max_length_ratio, max_refusals, duplicate_at, chosen)
     drafts = _drafts(log, reason)
     embedder = _embedder()
     settings = CurationSettings(
-        filters=filters,
-        judge=chosen,
-        embedder=embedder,
+        filters=replace(filters, embedder=embedder),
         scrubber=Scrubber() if scrub else None,
         propose=_proposer(drafts, vector, model, revision, chosen, embedder) if proposing else None,
         accept_proposals=accept_proposals,
@@ -157,18 +157,13 @@ def make(
         write_answers(wrong_retrieval, found.wrong_retrieval)
     if report is not None:
         found.report.save(report)
-    if as_json:
-        # Examples have a file of their own, where they are asked for.
-        plain = {k: v for k, v in found.report.to_dict().items() if k != "examples"}
-        plain["wrong_retrieval"] = len(found.wrong_retrieval)
-        print_json({**plain, "file": str(out)})
-        return
+    # Examples have a file of their own, where they are asked for.
+    facts = {k: v for k, v in found.report.to_dict().items() if k != "examples"}
+    facts |= {"wrong_retrieval": len(found.wrong_retrieval), "file": out}
     first, *rest = found.report.lines()
-    print(f"{out}: {first}")
-    for line in rest:
-        print(line)
     if found.proposed and propose is not None:
-        print(f"next: steerable pairs review {_quoted(out, propose)}")
+        rest.append(f"next: steerable pairs review {_quoted(out, propose)}")
+    tell(as_json, facts, [f"{out}: {first}", *rest])
 
 
 @app.command("review")

@@ -11,17 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from steerable_llm.chat.message import Message
-from steerable_llm.embedding import Embedder
 from steerable_llm.errors import PairError
 from steerable_llm.logs.answers import LoggedAnswer
 from steerable_llm.pairs.filters import (
     FilterCount,
-    FilterInput,
     FilterSettings,
     SetAside,
     run_filters,
 )
-from steerable_llm.pairs.judge import Judge
 from steerable_llm.pairs.pair import Pairs
 from steerable_llm.pairs.pairing import NO_GOOD_ANSWER, WRONG_RETRIEVAL, Draft
 from steerable_llm.pairs.proposals import ProposedPair, acceptable
@@ -194,17 +191,13 @@ class CurationSettings:
     """How failures become pairs.
 
     Attributes:
-        filters: Limits of the filters.
-        judge: Says what is grounded; None leaves that filter open.
-        embedder: Finds near duplicates; None finds exact ones only.
+        filters: What the filters let through, their judge and their embedder.
         scrubber: Takes out personal data first; None leaves everything as it is.
         propose: Proposes missing good answers; None leaves those failures out.
         accept_proposals: Take the best proposal, if the judge is content, without a review.
     """
 
     filters: FilterSettings = field(default_factory=FilterSettings)
-    judge: Judge | None = None
-    embedder: Embedder | None = None
     scrubber: Scrubber | None = None
     propose: Propose | None = None
     accept_proposals: bool = False
@@ -216,7 +209,8 @@ def curate(drafts: Iterable[Draft], settings: CurationSettings) -> Curation:
     ::
 
         with AnswerLog("sqlite:///answers.db") as log:
-            found = curate(log.drafts(), CurationSettings(judge=judge_named("lexical")))
+            filters = FilterSettings(judge=judge_named("lexical"))
+            found = curate(log.drafts(), CurationSettings(filters))
         found.pairs.to_jsonl("pairs.jsonl")
 
     Args:
@@ -253,8 +247,7 @@ def curate(drafts: Iterable[Draft], settings: CurationSettings) -> Curation:
         paired = [draft for draft in every if draft.good is not None]
     if missing and (answered := accepted + len(proposed)):
         left_out[NO_GOOD_ANSWER] -= answered
-    given = FilterInput(settings.filters, settings.judge, settings.embedder)
-    kept, counts, dropped = run_filters(paired, given)
+    kept, counts, dropped = run_filters(paired, settings.filters)
     report = CurationReport(
         failures=len(every),
         pairs=len(kept),
@@ -268,8 +261,8 @@ def curate(drafts: Iterable[Draft], settings: CurationSettings) -> Curation:
         proposed=len(proposed),
         accepted=accepted,
         scrubbed=None if scrubber is None else dict(scrubber.found),
-        near_duplicates=settings.embedder is not None,
-        judged=settings.judge is not None,
+        near_duplicates=settings.filters.embedder is not None,
+        judged=settings.filters.judge is not None,
     )
     return Curation(
         Pairs(draft.pair() for draft in kept),

@@ -73,19 +73,23 @@ SHORT = 5
 
 @dataclass(frozen=True)
 class FilterSettings:
-    """What the filters let through.
+    """What the filters let through, and what they decide with.
 
     Attributes:
         grounded_at: A score of so much or more is a grounded answer.
         length_ratio: The longer answer has at most so many times the words of the shorter.
         refusal_share: At most this share of the pairs has a good answer that declines to answer.
         duplicate_at: Cosine from which two pairs say the same.
+        judge: Says what is grounded; None leaves that filter open.
+        embedder: Finds near duplicates; None finds exact ones only.
     """
 
     grounded_at: float = 0.5
     length_ratio: float = 3.0
     refusal_share: float = 0.5
     duplicate_at: float = 0.95
+    judge: Judge | None = None
+    embedder: Embedder | None = None
 
     def __post_init__(self) -> None:
         """Refuse what could let nothing through, or everything."""
@@ -97,21 +101,6 @@ class FilterSettings:
             raise InvalidInputError(
                 f"length_ratio is {self.length_ratio!r}: give 1 (equally long) or more"
             )
-
-
-@dataclass(frozen=True)
-class FilterInput:
-    """What filters decide with.
-
-    Attributes:
-        settings: Their limits.
-        judge: Says what is grounded; None leaves that filter open.
-        embedder: For near duplicates; None compares texts exactly.
-    """
-
-    settings: FilterSettings
-    judge: Judge | None
-    embedder: Embedder | None
 
 
 @dataclass(frozen=True)
@@ -160,21 +149,21 @@ class FilterCount:
 
 #: Why each pair is dropped, None for one that passes, and how many could not be judged.
 FilterAnswer = tuple[list[str | None], int]
-Filter = Callable[[Sequence[Draft], FilterInput], FilterAnswer]
+Filter = Callable[[Sequence[Draft], FilterSettings], FilterAnswer]
 
 
-def _length_match(drafts: Sequence[Draft], given: FilterInput) -> FilterAnswer:
+def _length_match(drafts: Sequence[Draft], given: FilterSettings) -> FilterAnswer:
     # A vector from pairs whose good answers are all long learns to talk.
     def reason(draft: Draft) -> str | None:
         good, bad = (max(SHORT, len(text.split())) for text in (_good(draft), draft.answer.answer))
-        if max(good, bad) <= given.settings.length_ratio * min(good, bad):
+        if max(good, bad) <= given.length_ratio * min(good, bad):
             return None
         return f"the good answer is much {'longer' if good > bad else 'shorter'} than the bad one"
 
     return [reason(draft) for draft in drafts], 0
 
 
-def _grounded(drafts: Sequence[Draft], given: FilterInput) -> FilterAnswer:
+def _grounded(drafts: Sequence[Draft], given: FilterSettings) -> FilterAnswer:
     reasons: list[str | None] = [None] * len(drafts)
     if given.judge is None:
         return reasons, len(drafts)
@@ -182,7 +171,7 @@ def _grounded(drafts: Sequence[Draft], given: FilterInput) -> FilterAnswer:
     chosen = [drafts[place] for place in places]
     good = judged(given.judge, [claim_of(draft, _good(draft)) for draft in chosen])
     bad = judged(given.judge, [claim_of(draft, draft.answer.answer) for draft in chosen])
-    limit, told = given.settings.grounded_at, 0
+    limit, told = given.grounded_at, 0
     for place, of_good, of_bad in zip(places, good, bad, strict=True):
         told += not (of_good is None and of_bad is None)
         if of_good is not None and of_good < limit:
@@ -192,20 +181,20 @@ def _grounded(drafts: Sequence[Draft], given: FilterInput) -> FilterAnswer:
     return reasons, len(drafts) - told
 
 
-def _duplicates(drafts: Sequence[Draft], given: FilterInput) -> FilterAnswer:
+def _duplicates(drafts: Sequence[Draft], given: FilterSettings) -> FilterAnswer:
     texts = [
         "\n".join((draft.answer.question, _good(draft), draft.answer.answer)) for draft in drafts
     ]
-    first = originals(texts, given.embedder, given.settings.duplicate_at)
+    first = originals(texts, given.embedder, given.duplicate_at)
     return [
         None if original == place else f"says the same as {drafts[original].answer.id}"
         for place, original in enumerate(first)
     ], 0
 
 
-def _refusals(drafts: Sequence[Draft], given: FilterInput) -> FilterAnswer:
+def _refusals(drafts: Sequence[Draft], given: FilterSettings) -> FilterAnswer:
     refusing = [abstains(_good(draft)) for draft in drafts]
-    others, share = refusing.count(False), given.settings.refusal_share
+    others, share = refusing.count(False), given.refusal_share
     # r refusals beside n others are the share r / (r + n).
     allowed = len(drafts) if share == 1 else floor(share * others / (1 - share) + 1e-9)
     reasons: list[str | None] = []
@@ -224,13 +213,13 @@ FILTERS: Mapping[str, Filter] = {
 
 
 def run_filters(
-    drafts: Sequence[Draft], given: FilterInput
+    drafts: Sequence[Draft], given: FilterSettings
 ) -> tuple[list[Draft], list[FilterCount], list[SetAside]]:
     """Run all filters.
 
     Args:
         drafts: Pairs, each with a good answer.
-        given: Limits, judge and embedder.
+        given: What they decide with.
 
     Returns:
         The pairs that passed, in their old order; what each filter did; and every dropped pair.

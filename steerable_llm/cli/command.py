@@ -77,8 +77,7 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _options(
     version: Annotated[
-        bool,
-        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     del version
@@ -181,10 +180,9 @@ def ask(
 for learning in (learn.build, learn.calibrate, evidence.evaluate):
     app.command()(learning)
 app.command()(evidence.compare)
-app.command(
-    "lm-eval",
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
-)(evidence.lm_eval)
+app.command("lm-eval", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(
+    evidence.lm_eval
+)
 app.command("export")(interchange.export)
 app.command("import")(interchange.import_)
 app.command("push")(interchange.push)

@@ -101,12 +101,7 @@ def build(
 
 
 def _build_lora(
-    llm: SteerableHFLLM,
-    pairs: Pairs,
-    out: Path,
-    name: str,
-    settings: dict[str, Any],
-    as_json: bool,
+    llm: SteerableHFLLM, pairs: Pairs, out: Path, name: str, settings: dict[str, Any], as_json: bool
 ) -> None:
     """Train a LoRA and write its folder."""
     from steerable_llm.methods.build import validated

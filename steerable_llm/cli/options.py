@@ -106,12 +106,10 @@ SubjectIn = typer.Argument(
     "such as cad=0.5.",
 )
 VectorIn = typer.Argument(
-    callback=_there,
-    help="Vector file, or hub:organisation/name@revision on the Hugging Face Hub.",
+    callback=_there, help="Vector file, or hub:organisation/name@revision on the Hugging Face Hub."
 )
 Model = Annotated[
-    str,
-    typer.Option(help="Hugging Face id or folder of the model; 'demo' is the bundled one."),
+    str, typer.Option(help="Hugging Face id or folder of the model; 'demo' is the bundled one.")
 ]
 Dev = Annotated[Path, typer.Option(exists=True, help="Evaluation set to choose on.")]
 Capability = Annotated[

@@ -90,8 +90,7 @@ def check(
 
 def train_gate(
     log: Annotated[
-        str,
-        typer.Argument(help="Logged answers: JSON lines, a SQLite file, or postgresql://..."),
+        str, typer.Argument(help="Logged answers: JSON lines, a SQLite file, or postgresql://...")
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Gate file to write (.safetensors).")],
     reason: Annotated[
@@ -104,8 +103,7 @@ def train_gate(
     held_out: Annotated[float, typer.Option(help="Share of the answers to measure on.")] = 0.3,
     seed: Annotated[int, typer.Option(help="Of the split.")] = 0,
     embedder: Annotated[
-        str | None,
-        typer.Option(help="sentence-transformers model; else all-MiniLM-L6-v2."),
+        str | None, typer.Option(help="sentence-transformers model; else all-MiniLM-L6-v2.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:

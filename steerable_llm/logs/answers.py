@@ -8,13 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import (
-    AfterValidator,
-    AwareDatetime,
-    BaseModel,
-    ConfigDict,
-    FiniteFloat,
-)
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, FiniteFloat
 
 from steerable_llm.chat.context import question_text
 from steerable_llm.chat.message import Message, read_beside, written_beside

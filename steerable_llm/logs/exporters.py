@@ -14,11 +14,7 @@ Line = dict[str, Any]
 
 
 def _trl(pair: PreferencePair) -> Iterator[Line]:
-    yield {
-        **_trl_prompt(pair),
-        "chosen": _said(pair.good),
-        "rejected": _said(_bad(pair)),
-    }
+    yield {**_trl_prompt(pair), "chosen": _said(pair.good), "rejected": _said(_bad(pair))}
 
 
 def _trl_unpaired(pair: PreferencePair) -> Iterator[Line]:

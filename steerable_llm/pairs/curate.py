@@ -13,12 +13,7 @@ from typing import Any
 from steerable_llm.chat.message import Message
 from steerable_llm.errors import PairError
 from steerable_llm.logs.answers import LoggedAnswer
-from steerable_llm.pairs.filters import (
-    FilterCount,
-    FilterSettings,
-    SetAside,
-    run_filters,
-)
+from steerable_llm.pairs.filters import FilterCount, FilterSettings, SetAside, run_filters
 from steerable_llm.pairs.pair import Pairs
 from steerable_llm.pairs.pairing import NO_GOOD_ANSWER, WRONG_RETRIEVAL, Draft
 from steerable_llm.pairs.proposals import ProposedPair, acceptable

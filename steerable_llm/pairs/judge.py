@@ -236,10 +236,7 @@ class EntailmentJudge:
 
         # Some models are saved with an activation of their own, which a softmax must not follow.
         logits = model.predict(
-            list(rows),
-            activation_fn=nn.Identity(),
-            show_progress_bar=False,
-            convert_to_tensor=True,
+            list(rows), activation_fn=nn.Identity(), show_progress_bar=False, convert_to_tensor=True
         )
         return [float(row[column]) for row in logits.float().softmax(-1)]
 

@@ -66,10 +66,7 @@ class Page:
         return html.page(self.title, self.parts)
 
     def save(
-        self,
-        path: str | os.PathLike[str],
-        data: Callable[[], str],
-        what: str = "a page",
+        self, path: str | os.PathLike[str], data: Callable[[], str], what: str = "a page"
     ) -> Path:
         """Write it in the form that the suffix names: `.md`, `.html`, or `.json` for the data.
 

@@ -253,8 +253,8 @@ def _beside(file: Path, one: Any) -> Any:
 def _progress(log: AnswerLog, key: dict[str, str]) -> dict[str, Any] | None:
     found = select(imports.c.position, imports.c.digest, imports.c.lines).filter_by(**key)
     with database_errors(log.engine), log.engine.connect() as connection:
-        row = connection.execute(found).mappings().first()
-    return None if row is None else dict(row)
+        row = connection.execute(found).first()
+    return None if row is None else row._asdict()
 
 
 def _batches(reading: Iterable[Read]) -> Iterator[list[Read]]:

@@ -53,12 +53,7 @@ def _pair(
     if preferred.strip() == other.strip():
         raise UnusableRecord(f"its {names[0]} and {names[1]} are the same")
     return _draft(
-        kind,
-        messages,
-        other,
-        verdict="bad",
-        correction=preferred,
-        label_source=PREFERENCE_PAIR,
+        kind, messages, other, verdict="bad", correction=preferred, label_source=PREFERENCE_PAIR
     )
 
 

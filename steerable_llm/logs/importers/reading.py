@@ -23,15 +23,15 @@ class Read:
         number: Its line, or its place in the array, from 1.
         record: The JSON object; None if there is none.
         problem: What is wrong.
-        position: Bytes of the file up to its end.
+        position: Bytes of the file up to its end; -1 where no later reading can go on.
         digest: SHA-256 of these bytes, in hex; empty for an array, which is always read whole.
     """
 
     number: int
     record: dict[str, Any] | None
     problem: str
-    position: int
-    digest: str
+    position: int = -1
+    digest: str = ""
 
 
 def read_records(
@@ -64,8 +64,7 @@ def _lines(path: Path, position: int, digest: str, number: int) -> Iterator[Read
         for line in json_lines(hashed, number):
             if line.record is None and not line.ended:
                 # Still being written, it seems: the next import reads it again.
-                problem = f"{line.problem} (the file ends within it)"
-                yield Read(line.number, None, problem, -1, "")
+                yield Read(line.number, None, f"{line.problem} (the file ends within it)")
                 return
             yield Read(line.number, line.record, line.problem, hashed.position, hashed.digest)
 
@@ -103,9 +102,8 @@ def _array(path: Path) -> Iterator[Read]:
         try:
             for record in ijson.items(file, "item", use_float=True):
                 number += 1
-                if isinstance(record, dict):
-                    yield Read(number, record, "", -1, "")
-                else:
-                    yield Read(number, None, "it is not a JSON object", -1, "")
+                known = isinstance(record, dict)
+                problem = "" if known else "it is not a JSON object"
+                yield Read(number, record if known else None, problem)
         except ijson.JSONError:
-            yield Read(number + 1, None, "the array is not JSON from here on", -1, "")
+            yield Read(number + 1, None, "the array is not JSON from here on")

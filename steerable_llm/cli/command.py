@@ -213,10 +213,8 @@ def _steering(
 
     if not files:
         return None
-    total = Steering.none()
-    for file in files:
-        total = total + SteeringVector.load(file, model=llm, force=force).steer(strength)
-    return total
+    vectors = (SteeringVector.load(file, model=llm, force=force) for file in files)
+    return sum((vector.steer(strength) for vector in vectors), Steering.none())
 
 
 def _prompt(question: str, passages: list[str]) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -56,16 +57,10 @@ def check(
     calls = read_trace(trace) if trace else []
     llm = load_model(model, revision) if model else None
     checked = check_policy(read, llm.fingerprint if llm else None)
-    conflicts = None
-    if llm is not None:
-        from steerable_llm.runtime.conflict import conflicts as measure
+    from steerable_llm.runtime.conflict import conflicts
 
-        hooked = llm
-
-        def conflicts(prompts: Any) -> Any:
-            return measure(hooked, prompts)
-
-    decisions = dry_run(read, calls, conflicts)
+    measured = partial(conflicts, llm) if llm else None
+    decisions = dry_run(read, calls, measured)
     if as_json:
         shown = checked.to_dict()
         if trace:

@@ -92,16 +92,11 @@ class OpenTraces:
             trace = self._traces[root] = self._traces.get(root) or OpenTrace(root)
             return trace
 
-    def ask(self, run: str, question: str) -> None:
-        """Note what a trace was asked; the first one to say so counts."""
+    def note(self, run: str, *, question: str | None = None, query: str | None = None) -> None:
+        """Note what a trace was asked or looks for; the first one to say so counts."""
         trace = self.of(run)
         with self._lock:
             trace.question = trace.question or question
-
-    def search(self, run: str, query: str) -> None:
-        """Note what a trace looks for; the first time counts."""
-        trace = self.of(run)
-        with self._lock:
             trace.query = trace.query or query
 
     def retrieve(self, run: str, passages: Iterable[Passage]) -> None:

@@ -32,6 +32,8 @@ ENTITIES = (
     "UK_NHS",
     "US_SSN",
 )
+# What may stand beside question and answer.
+_BESIDE = ("correction", "reference", "comment")
 #: A recogniser's score from which a value counts; weak patterns reach it only beside their words.
 SCORE = 0.35
 
@@ -70,38 +72,28 @@ class Scrubber:
 
         for message in answer.messages:
             message.rewritten(read)
-        texts = [
-            answer.question,
-            *(passage.text for passage in answer.passages),
-            *shown,
-            *(text for text in (answer.answer, draft.good) if text is not None),
-            *(text for text in (answer.correction, answer.reference, answer.comment) if text),
-        ]
+        texts = [answer.question, *(passage.text for passage in answer.passages), *shown]
+        texts += filter(None, [answer.answer, draft.good, *(getattr(answer, n) for n in _BESIDE)])
         values = self._values(texts)
         if not values:
             return draft
 
-        def clean(text: str | None) -> str | None:
-            return None if text is None else self._replace(text, values)
-
         def cleaned(text: str) -> str:
             return self._replace(text, values)
 
-        fields = {
-            "question": cleaned(answer.question),
-            # A document may be called after the person it is about.
-            "passages": tuple(
-                Passage(id=cleaned(passage.id), text=cleaned(passage.text))
-                for passage in answer.passages
-            ),
-            "messages": tuple(message.rewritten(cleaned) for message in answer.messages),
-            "answer": cleaned(answer.answer),
-            "correction": clean(answer.correction),
-            "reference": clean(answer.reference),
-            "comment": clean(answer.comment),
+        fields: dict[str, Any] = {
+            name: cleaned(text)
+            for name in ("question", "answer", *_BESIDE)
+            if (text := getattr(answer, name))
         }
+        # A document may be called after the person it is about.
+        fields["passages"] = tuple(
+            Passage(id=cleaned(passage.id), text=cleaned(passage.text))
+            for passage in answer.passages
+        )
+        fields["messages"] = tuple(message.rewritten(cleaned) for message in answer.messages)
         scrubbed: LoggedAnswer = answer.model_copy(update=fields)
-        return Draft(scrubbed, clean(draft.good), draft.source)
+        return Draft(scrubbed, draft.good and cleaned(draft.good), draft.source)
 
     def _values(self, texts: Iterable[str]) -> list[str]:
         """Return the personal values in texts, the longest first."""

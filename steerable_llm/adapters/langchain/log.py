@@ -73,7 +73,7 @@ class AnswerLogHandler(BaseCallbackHandler):
         self._begin(run_id, parent_run_id)
         question = _question(inputs)
         if parent_run_id is None and question:
-            self._traces.ask(str(run_id), question)
+            self._traces.note(str(run_id), question=question)
 
     def _forget(self, *_: Any, run_id: UUID, **__: Any) -> None:
         """Forget a run that has ended, whatever it gave."""
@@ -106,7 +106,7 @@ class AnswerLogHandler(BaseCallbackHandler):
         """Note the run, and what it looks for: a streamed chain does not know its question yet."""
         del serialized, kwargs
         self._begin(run_id, parent_run_id)
-        self._traces.search(str(run_id), query)
+        self._traces.note(str(run_id), query=query)
 
     def on_retriever_end(
         self, documents: Sequence[Document], *, run_id: UUID, **kwargs: Any

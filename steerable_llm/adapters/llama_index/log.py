@@ -129,13 +129,13 @@ class AnswerLogEventHandler(BaseEventHandler):
         span = event.span_id or event.id_
         traces = self.spans._traces
         if isinstance(event, QueryStartEvent):
-            traces.ask(span, _text(event.query))
+            traces.note(span, question=_text(event.query))
         elif isinstance(event, RetrievalEndEvent):
             found = [
                 Passage(id=hit.node.ref_doc_id or hit.node.node_id, text=hit.node.get_content())
                 for hit in event.nodes
             ]
-            traces.search(span, _text(event.str_or_query_bundle))
+            traces.note(span, query=_text(event.str_or_query_bundle))
             traces.retrieve(span, found)
         elif isinstance(event, LLMChatStartEvent | LLMCompletionStartEvent):
             # Some models answer a chat by completing a prompt: that is one answer, not two.

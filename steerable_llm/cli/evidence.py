@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -102,42 +102,33 @@ def evaluate(
     options = {name: value for name, value in given.items() if value is not None and value != []}
     if (test is None) == (benchmark is None):
         raise InvalidInputError("give either TEST, an evaluation set, or --benchmark NAME")
-    if benchmark is not None:
-        if keep or capability or pairs:
-            raise InvalidInputError(
-                "--keep, --capability and --pairs go with TEST, not with --benchmark"
-            )
-        _evaluate_benchmark(
-            subject, benchmark, options, against, report or [], seed,
-            model, revision, force, as_json,
-        )  # fmt: skip
-        return
-    if options:
+    if benchmark is not None and (keep or capability or pairs):
+        raise InvalidInputError(
+            "--keep, --capability and --pairs go with TEST, not with --benchmark"
+        )
+    if options and benchmark is None:
         raise InvalidInputError(f"--{next(iter(options))} goes with --benchmark, not with TEST")
-    assert test is not None  # one of the two was given
-    from steerable_llm.evaluation.evaluate import evaluate as measure
-    from steerable_llm.evaluation.set import EvaluationSet
-    from steerable_llm.pairs.pair import Pairs
     from steerable_llm.vector.hub import refuse_to_write
     from steerable_llm.vector.vector import SteeringVector
 
     if keep:
         refuse_to_write(subject)
-    check_reports(report, "a report", ".png")
-    test_set = EvaluationSet.from_jsonl(test)
-    built_from = Pairs.from_jsonl(pairs) if pairs else None
-    kept = EvaluationSet.from_jsonl(capability) if capability else None
+    # What is wrong with the question is said before a model is loaded for it.
+    if benchmark is not None:
+        check_reports(report, "a benchmark report")
+        measure = _on_benchmark(benchmark, options, seed)
+    else:
+        assert test is not None  # one of the two was given
+        check_reports(report, "a report", ".png")
+        measure = _on_set(test, capability, pairs)
     llm = load_model(model, revision)
     loaded = load_subject(subject, llm, force)
     if keep and not isinstance(loaded, SteeringVector):
         raise InvalidInputError(f"--keep writes into a vector file, and {subject} is none")
     found = measure(
         llm,
-        loaded,
-        test_set,
-        kept,
+        [loaded, *(load_subject(each, llm, force) for each in also or ())],
         against=load_against(against, llm, force),
-        pairs=built_from,
         seed=seed,
         progress=not as_json,
         force=force,
@@ -148,50 +139,35 @@ def evaluate(
     tell_report(found, report, as_json)
 
 
-def _evaluate_benchmark(
-    subject: Path,
-    benchmark: str,
-    options: Mapping[str, Any],
-    against: Sequence[str] | None,
-    reports: Sequence[Path],
-    seed: int,
-    model: str,
-    revision: str | None,
-    force: bool,
-    as_json: bool,
-) -> None:
-    """Run one benchmark for `evaluate`, and write and print what it found.
+def _on_set(test: Path, capability: Path | None, pairs: Path | None) -> Callable[..., Any]:
+    """Read what `evaluate` asks; return what asks it."""
+    from steerable_llm.evaluation.evaluate import evaluate as run
+    from steerable_llm.evaluation.set import EvaluationSet
+    from steerable_llm.pairs.pair import Pairs
 
-    Its own options come as the command line names them, those that were not given left out.
-    """
+    items = EvaluationSet.from_jsonl(test)
+    built_from = Pairs.from_jsonl(pairs) if pairs else None
+    kept = EvaluationSet.from_jsonl(capability) if capability else None
+    return lambda llm, subjects, **how: run(llm, *subjects, items, kept, pairs=built_from, **how)
+
+
+def _on_benchmark(name: str, options: Mapping[str, Any], seed: int) -> Callable[..., Any]:
+    """Read the data of a benchmark; return what asks it. Options are those that were given."""
     from steerable_llm.evaluation.benchmarks.benchmark import find_benchmark
     from steerable_llm.evaluation.benchmarks.data import load_data
     from steerable_llm.evaluation.benchmarks.run import run_benchmark
 
-    # What is wrong with the question is said before a model is loaded for it.
-    chosen = find_benchmark(benchmark)
-    check_reports(reports, "a benchmark report")
-    shots = chosen.shots_shown(options.get("shots"))
-    limit, groups = options.get("limit"), options.get("group")
-    data = load_data(chosen, options.get("data"), limit, seed, groups, shots)
-    llm = load_model(model, revision)
-    found = run_benchmark(
-        llm,
-        chosen,
-        [load_subject(each, llm, force) for each in [subject, *options.get("also", [])]],
-        strengths=options.get("strength"),
-        data=data,
-        limit=limit,
-        groups=groups,
-        shots=shots,
-        normalise=options.get("normalise"),
-        against=load_against(against, llm, force),
-        seed=seed,
-        force=force,
-        progress=not as_json,
-        command=command_line(),
+    chosen = find_benchmark(name)
+    asked: dict[str, Any] = {
+        "limit": options.get("limit"),
+        "groups": options.get("group"),
+        "shots": chosen.shots_shown(options.get("shots")),
+    }
+    data = load_data(chosen, options.get("data"), seed=seed, **asked)
+    asked |= {"strengths": options.get("strength"), "normalise": options.get("normalise")}
+    return lambda llm, subjects, **how: run_benchmark(
+        llm, chosen, subjects, data=data, **asked, **how
     )
-    tell_report(found, reports, as_json)
 
 
 def lm_eval(context: typer.Context) -> None:

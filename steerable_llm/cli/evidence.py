@@ -148,7 +148,7 @@ def _on_set(test: Path, capability: Path | None, pairs: Path | None) -> Callable
     items = EvaluationSet.from_jsonl(test)
     built_from = Pairs.from_jsonl(pairs) if pairs else None
     kept = EvaluationSet.from_jsonl(capability) if capability else None
-    return lambda llm, subjects, **how: run(llm, *subjects, items, kept, pairs=built_from, **how)
+    return lambda llm, subjects, **how: run(llm, subjects[0], items, kept, pairs=built_from, **how)
 
 
 def _on_benchmark(name: str, options: Mapping[str, Any], seed: int) -> Callable[..., Any]:

@@ -141,7 +141,7 @@ def to_row(answer: LoggedAnswer) -> dict[str, Any]:
             store (a zero character, or half of a surrogate pair), or what was applied is no JSON;
             SQLite refuses it as well, so that a log can move.
     """
-    row: dict[str, Any] = dict(answer)
+    row = dict(vars(answer))
     # By hand: pydantic's dump of everything takes twice as long, and imports are long.
     row["passages"] = [{"id": p.id, "text": p.text} for p in answer.passages]
     row["messages"] = [message.to_wire() for message in answer.messages]
@@ -182,9 +182,8 @@ def storable(value: object) -> bool:
         except UnicodeEncodeError:
             return False
     if isinstance(value, dict):
-        return all(
-            isinstance(name, str) and storable([name, inside]) for name, inside in value.items()
-        )
+        named = all(isinstance(name, str) and storable(name) for name in value)
+        return named and all(map(storable, value.values()))
     if isinstance(value, list | tuple):
         return all(map(storable, value))
     return isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))

@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
-from steerable_llm.errors import InvalidInputError, PairError
+from steerable_llm.errors import PairError
 from steerable_llm.files import json_line, read_json_lines
 from steerable_llm.pairs.pair import Pairs, PreferencePair, pair_from
 from steerable_llm.pairs.proposals import ProposedPair
@@ -188,7 +188,7 @@ class Review:
         if not self._history:
             return None
         item = self._by_key[self._history[-1].key]
-        self._append(self._decision(item, "undo"))
+        self._write(item, "undo")
         self._history.pop()
         self._earlier = min(self._earlier, len(self._history))
         self._focus = item.key
@@ -196,17 +196,16 @@ class Review:
         return item
 
     def _decide(self, item: ReviewItem, action: Action, pair: PreferencePair | None = None) -> None:
-        decision = self._decision(item, action, pair)
-        self._append(decision)
-        self._history.append(decision)
+        self._history.append(self._write(item, action, pair))
         self._focus = None
         if action != "skip" or self.out.exists():
             self.approved.to_jsonl(self.out)
 
-    def _decision(
+    def _write(
         self, item: ReviewItem, action: Action, pair: PreferencePair | None = None
     ) -> Decision:
-        return Decision(
+        """Put a decision into the journal, and through to the disk."""
+        decision = Decision(
             key=item.key,
             id=item.id,
             action=action,
@@ -214,17 +213,15 @@ class Review:
             reviewer=self.reviewer,
             time=datetime.now(UTC),
         )
+        self.journal.parent.mkdir(parents=True, exist_ok=True)
+        with self.journal.open("ab") as file:
+            file.write(json_line(decision.model_dump(mode="json", exclude_none=True)).encode())
+            file.flush()
+            os.fsync(file.fileno())
+        return decision
 
     def _latest(self) -> dict[str, Decision]:
         return {decision.key: decision for decision in self._history}
-
-    def _append(self, decision: Decision) -> None:
-        self.journal.parent.mkdir(parents=True, exist_ok=True)
-        line = json_line(decision.model_dump(mode="json", exclude_none=True))
-        with self.journal.open("ab") as file:
-            file.write(line.encode())
-            file.flush()
-            os.fsync(file.fileno())
 
     def _replay(self) -> None:
         if not self.journal.is_file():
@@ -236,9 +233,7 @@ class Review:
             with self.journal.open("r+b") as file:
                 file.truncate(len(whole))
         has = "this is no journal of a review, so move the file away to begin anew"
-        for decision in read_json_lines(
-            self.journal, _decision_from, "journal", has, InvalidInputError
-        ):
+        for decision in read_json_lines(self.journal, _decision_from, "journal", has):
             if decision.key not in self._by_key:
                 continue
             if decision.action != "undo":

@@ -64,18 +64,6 @@ class TokenAblation(BaseModel, frozen=True, extra="forbid"):
     preference: float
     rows: tuple[TokenRow, ...]
 
-    def row(self, removed: Removed, k: int) -> TokenRow:
-        """One row.
-
-        Raises:
-            InvalidInputError: It was not measured.
-        """
-        for row in self.rows:
-            if (row.removed, row.k) == (removed, k):
-                return row
-        known = ", ".join(f"{row.removed} {row.k}" for row in self.rows)
-        raise InvalidInputError(f"there is no row for {removed} {k}; there are {known}")
-
     def figure(self) -> bytes:
         """The change of f over k, one line per kind, with intervals (PNG)."""
         marks = []

@@ -167,13 +167,15 @@ class Bench:
     ) -> DevRow:
         arm = self.arms[place]
         after, before = (self._by_category(which, kept) for which in (place, 0))
-        right, unsteered = (self._right(which, "dev", dev) for which in (place, 0))
+        right, unsteered = (
+            fmean(self._successes[which, "dev", item.id] for item in dev) for which in (place, 0)
+        )
         term = next(iter(arm.steering.terms), None)
         return DevRow(
             arm=arm.name,
             prompts=len(dev),
-            success=fmean(right),
-            unsteered=fmean(unsteered),
+            success=right,
+            unsteered=unsteered,
             capability={name: fmean(values) for name, values in after.items()},
             loss={name: fmean(before[name]) - fmean(after[name]) for name in before},
             complete=len(dev) == len(self.dev) and len(kept) == len(self.capability or ()),
@@ -189,14 +191,11 @@ class Bench:
         )
 
     def _by_category(self, place: int, items: Sequence[EvaluationItem]) -> dict[str, list[float]]:
-        categories = dict.fromkeys(item.category for item in items)
-        return {
-            name: self._right(place, "kept", [i for i in items if i.category == name])
-            for name in categories
-        }
-
-    def _right(self, place: int, side: str, items: Sequence[EvaluationItem]) -> list[float]:
-        return [self._successes[place, side, item.id] for item in items]
+        found: dict[str, list[float]] = {}
+        for item in items:
+            right = self._successes[place, "kept", item.id]
+            found.setdefault(item.category, []).append(right)
+        return found
 
 
 def choose(bench: Bench, arms: Mapping[str, Arm]) -> tuple[str, DevRow]:

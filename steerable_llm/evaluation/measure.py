@@ -10,7 +10,7 @@ from typing import NamedTuple, TypeAlias
 from torch import Tensor
 
 from steerable_llm.chat.vision import ReadPrompt
-from steerable_llm.errors import InvalidInputError, PromptTooLongError
+from steerable_llm.errors import InvalidInputError
 from steerable_llm.evaluation.arms import Arm
 from steerable_llm.evaluation.set import EvaluationItem
 from steerable_llm.metrics import kl_per_token
@@ -35,9 +35,7 @@ def running(
         InvalidInputError: A contrast is to be made of a prompt with images.
         PromptTooLongError: A prompt with its answer does not fit the context window.
     """
-    longest = max(len(prompt.tokens) for prompt in prompts)
-    if longest + new_tokens > llm.context_window:
-        raise PromptTooLongError(longest, new_tokens, llm.context_window)
+    llm.check_fit(max(len(prompt.tokens) for prompt in prompts), new_tokens)
     arms = [arm for arm, _ in asked]
     steerings = [arm.steering for arm in arms]
     lora = arms[0].lora

@@ -17,7 +17,7 @@ from pydantic import BaseModel, Field
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from steerable_llm.errors import PairError, PromptTooLongError
+from steerable_llm.errors import PairError
 from steerable_llm.methods.states import text_prompt
 from steerable_llm.pairs.pair import Pairs
 from steerable_llm.progress import Advance
@@ -145,9 +145,7 @@ def _rows(llm: HookedModel, pair: Any, config: LoraSettings) -> tuple[Answered, 
             )
         answers.append(pair.bad)
     rows = tuple((prompt, llm.encode_answer(answer)) for answer in answers)
-    longest = max(len(answer) for _, answer in rows)
-    if len(prompt) + longest > llm.context_window:
-        raise PromptTooLongError(len(prompt), longest, llm.context_window)
+    llm.check_fit(len(prompt), max(len(answer) for _, answer in rows))
     return rows
 
 

@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field
 from torch import Tensor
 
 from steerable_llm.chat.message import MessagesLike, as_messages
-from steerable_llm.errors import InvalidInputError, PairError, PromptTooLongError
+from steerable_llm.errors import InvalidInputError, PairError
 from steerable_llm.pairs.pair import Pairs
 from steerable_llm.progress import Advance
 from steerable_llm.runtime.forward import TOKENS_PER_PASS, site_states
@@ -160,7 +160,5 @@ def _followed(
     ids = llm.encode_answer(answer)
     if len(ids) > 1 and ids[-1] == llm.chat_format.end_of_turn_id:
         ids = ids[:-1]
-    text = [*prompt, *ids[:tokens]]
-    if len(text) > llm.context_window:
-        raise PromptTooLongError(len(prompt), len(ids), llm.context_window)
-    return text
+    llm.check_fit(len(prompt), len(ids[:tokens]))
+    return [*prompt, *ids[:tokens]]

@@ -206,16 +206,7 @@ class ArmsLM(LM):  # type: ignore[misc]
         advance: Advance,
         named: tuple[str, Sequence[object]],
     ) -> None:
-        """Answer nothing yet.
-
-        Args:
-            llm: As for `ask`.
-            arms: As for `ask`.
-            normalise: As for `ask`.
-            batch_size: As for `ask`.
-            advance: As for `ask`.
-            named: The benchmark's name, and those of its questions in their order.
-        """
+        """Answer nothing yet; `named` is the benchmark, and its questions in their order."""
         super().__init__()
         self._named = named
         self._llm, self._arms, self._normalise = llm, arms, normalise

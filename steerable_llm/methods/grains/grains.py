@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field
 from torch import Tensor
 
 from steerable_llm.chat.template import PromptTokens
-from steerable_llm.errors import AttributionError, InvalidInputError, PairError, PromptTooLongError
+from steerable_llm.errors import AttributionError, InvalidInputError, PairError
 from steerable_llm.methods.aggregation import aggregate
 from steerable_llm.methods.grains.attribution import (
     ATTRIBUTIONS,
@@ -178,9 +178,7 @@ def _encode(
             bad = tuple(llm.encode_answer(pair.bad))
         prompt = llm.chat_format.tokens(pair.messages)
         good = tuple(llm.encode_answer(pair.good))
-        longest = max(len(good), len(bad))
-        if len(prompt.ids) + longest > llm.context_window:
-            raise PromptTooLongError(len(prompt.ids), longest, llm.context_window)
+        llm.check_fit(len(prompt.ids), max(len(good), len(bad)))
         prompts.append(prompt)
         encoded.append(EncodedPair(pair.id, prompt.ids, good, bad))
     return prompts, encoded

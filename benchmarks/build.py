@@ -180,7 +180,7 @@ def build_plainly(
         x = model.get_input_embeddings()(ids).detach()
         a = score(model, x, llm.encode_answer(pair.good), llm.encode_answer(pair.bad))
         scores.append(a.cpu())
-        selectable = [not special for special in llm.special_token_mask(pair.prompt)]
+        selectable = [not special for special in llm.chat_format.special_token_mask(pair.prompt)]
         states = []
         for removed in ((), *select_tokens(a, selectable, K)):
             masked = x.clone()

@@ -73,7 +73,9 @@ def oracle(llm, pairs, steps=5, k=3):
             slope += torch.autograd.grad(f, point)[0] / steps
         scores = (x * slope).sum(-1)
         content = [
-            i for i, special in enumerate(llm.special_token_mask(pair.prompt)) if not special
+            i
+            for i, special in enumerate(llm.chat_format.special_token_mask(pair.prompt))
+            if not special
         ]
         ranked = sorted(content, key=lambda i: float(scores[i]))
         lowest = [i for i in ranked[:k] if scores[i] < 0]
@@ -250,7 +252,7 @@ def test_special_tokens_are_selected_only_when_allowed(tiny_llm, baseline):
             progress=False,
         )
         for attribution, pair in zip(built.attributions, PAIRS, strict=True):
-            special = tiny_llm.special_token_mask(pair.prompt)
+            special = tiny_llm.chat_format.special_token_mask(pair.prompt)
             picked = (*attribution.positive, *attribution.negative)
             assert any(special[i] for i in picked) == allowed
 

@@ -17,7 +17,6 @@ from langchain_core.runnables import RunnableLambda
 from scripted import scripted_llm
 
 from steerable_llm.adapters.langchain import SteerableChatModel
-from steerable_llm.adapters.langchain.gathering import Gathering
 from steerable_llm.answer.llm import SteerableHFLLM
 
 
@@ -172,13 +171,10 @@ async def test_one_cancelled_listener_leaves_the_stream_to_the_others(
 
 async def test_one_cancelled_input_leaves_the_others_of_its_batch(braked: SteerableHFLLM) -> None:
     chat = SteerableChatModel(llm=braked, max_tokens=6)
-    gathering = Gathering(braked, 2)
-
-    async def ask() -> Any:
-        with gathering.seat() as seat:
-            return await chat._at(seat).ainvoke(QUESTION)
-
-    first, second = asyncio.ensure_future(ask()), asyncio.ensure_future(ask())
+    [group] = chat._groups([QUESTION, QUESTION], None, {})
+    first, second = (asyncio.ensure_future(own.ainvoke(*asked)) for own, asked in group)
+    for task, (own, _) in zip((first, second), group, strict=True):
+        task.add_done_callback(own._leave)
     braked.model.control.gate.release(2)
     while len(braked.model.control.forwards) < 2:
         await asyncio.sleep(0)

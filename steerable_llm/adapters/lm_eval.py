@@ -209,16 +209,7 @@ def steering_from(
 ) -> Steering:
     """Add up vectors, or look a policy's step up; nothing given steers nothing.
 
-    Args:
-        llm: The model.
-        vector: As for `SteerableLM`, as are all others.
-        strength: In place of the calibrated one.
-        scope: In place of the calibrated one.
-        layers: In place of the calibrated ones.
-        unit: In place of the calibrated one.
-        policy: Policy file.
-        step: Step of the policy.
-        force: Accept vectors of another model of the same shape.
+    All arguments but the model are those of `SteerableLM`.
 
     Raises:
         InvalidInputError: Vectors and a policy together, settings without a vector, a step

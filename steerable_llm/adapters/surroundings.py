@@ -6,7 +6,6 @@ which hands neither arguments nor answers on; nothing but a context variable rea
 code, into its threads and tasks. This is the only one in the adapters.
 """
 
-import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -20,24 +19,17 @@ from steerable_llm.policy.policy import Hint
 class SteeringRecord:
     """The answers that the model gave in a `record_steering()` block, in the order they ended.
 
-    Threads and tasks may add to one record at the same time.
+    Threads and tasks may add to one record at the same time, as to any list.
     """
 
     def __init__(self) -> None:
         """Begin empty."""
         self._answers: list[Generation] = []
-        self._lock = threading.Lock()
-
-    def add(self, answer: Generation) -> None:
-        """Take down one more answer."""
-        with self._lock:
-            self._answers.append(answer)
 
     @property
     def answers(self) -> tuple[Generation, ...]:
         """What the model answered so far: text, step, vectors, tokens."""
-        with self._lock:
-            return tuple(self._answers)
+        return tuple(self._answers)
 
     @property
     def steps(self) -> tuple[str | None, ...]:
@@ -70,7 +62,7 @@ def take_down(answer: Generation | None, records: Iterable[SteeringRecord]) -> N
     """Add an answer to records, if there is one yet."""
     if answer is not None:
         for record in records:
-            record.add(answer)
+            record._answers.append(answer)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 from torch.nn.functional import cosine_similarity
 
 from steerable_llm.chat.message import as_messages
@@ -21,14 +21,14 @@ from steerable_llm.policy.decision import (
     decide,
     unsteered_because,
 )
-from steerable_llm.policy.file import Step, explain
+from steerable_llm.policy.file import FileTable, Step, explain
 from steerable_llm.policy.policy import Hint, Policy, choose_step, named_by
 from steerable_llm.policy.steered_step import SteeredStep
 from steerable_llm.vector.fingerprint import ModelFingerprint
 from steerable_llm.vector.steering import Steering, SteeringTerm
 
 
-class TracedCall(BaseModel):
+class TracedCall(FileTable):
     """One call of a chain, as far as a policy can see it.
 
     Attributes:
@@ -40,8 +40,6 @@ class TracedCall(BaseModel):
         context: Whether the prompt holds retrieved text, or the retrieved texts.
         structured: Whether the answer is to be tool calls or JSON.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     step: str | None = None
     node: str | None = None
@@ -69,7 +67,7 @@ def _call_from(record: dict[str, Any]) -> TracedCall:
     try:
         call = TracedCall.model_validate(record)
     except ValidationError as error:
-        raise InvalidInputError(explain(error, TracedCall)) from error
+        raise InvalidInputError(explain(error)) from error
     if call.messages is not None:
         as_messages(call.messages)
     return call

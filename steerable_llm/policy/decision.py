@@ -226,7 +226,7 @@ def _gate(
         if (value := measured.get((use.name, text))) is None:
             found.append((0.0, f"gate {use.name!r} finds no question"))
             continue
-        ramp = use.with_threshold(policy.gate(use.name).threshold)
+        ramp = use.with_threshold(policy.gates[use.name].threshold)
         found.append((ramp.share(value), f"gate {use.name!r} says {value:.3f} ({ramp})"))
     return found
 

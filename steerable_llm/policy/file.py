@@ -5,12 +5,12 @@ what reads them: steps inherit from each other, and names match them.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
-from types import UnionType
-from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from steerable_llm.errors import PolicyError, UnknownStepError, unknown
 from steerable_llm.vector.steering import Scope
@@ -20,11 +20,23 @@ Kind = Literal["step", "node", "tag", "prompt_type"]
 or the type of its prompt."""
 
 
-class _Table(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class FileTable(BaseModel):
+    """A table of a file, which knows its keys."""
+
+    model_config = ConfigDict(frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, data: Any) -> Any:
+        known = [field.alias or name for name, field in cls.model_fields.items()]
+        for key in data if isinstance(data, Mapping) else ():
+            if key not in known:
+                said = unknown("key", str(key), known)
+                raise PydanticCustomError("unknown_key", "{said}", {"said": said, "key": str(key)})
+        return data
 
 
-class Ramp(_Table):
+class Ramp(FileTable):
     """A share between 0 and 1 that depends on one number and on nothing else.
 
     `{ from = a, to = b }` is 0 up to a, 1 from b on, and a straight line between; with a above b
@@ -103,7 +115,7 @@ class GateUse(Ramp):
         return self
 
 
-class When(_Table):
+class When(FileTable):
     """On what a request's steering depends; every condition that is given must hold.
 
     Attributes:
@@ -122,7 +134,7 @@ class When(_Table):
         return other.model_copy(update=given)
 
 
-class VectorUse(_Table):
+class VectorUse(FileTable):
     """One vector of a step; what is left out comes from the vector's calibration.
 
     Attributes:
@@ -141,7 +153,7 @@ class VectorUse(_Table):
     when: When = When()
 
 
-class Match(_Table):
+class Match(FileTable):
     """Which calls belong to a step besides those that name it; patterns as in file names.
 
     Attributes:
@@ -157,7 +169,7 @@ class Match(_Table):
     prompt_type: tuple[str, ...] = ()
 
 
-class Step(_Table):
+class Step(FileTable):
     """What one step of a chain gets; no vectors means that it is never steered.
 
     Attributes:
@@ -177,43 +189,17 @@ class Step(_Table):
     steer_structured: bool = False
 
 
-def explain(error: ValidationError, model: type[BaseModel]) -> str:
+def explain(error: ValidationError) -> str:
     """Tell the first problem that pydantic found in one line, in the words of the file."""
-    # A misspelt key is often also a missing one, and the misspelling says more.
-    problem = min(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
-    place = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] == "extra_forbidden":
-        known = _keys(model, problem["loc"][:-1])
-        return f"{place}: {unknown('key', str(problem['loc'][-1]), known)}"
+    problem = error.errors()[0]
     said = problem["msg"].removeprefix("Value error, ")
+    place = ".".join(map(str, problem["loc"]))
+    if problem["type"] == "unknown_key":
+        key = problem["ctx"]["key"]
+        return f"{place}.{key}: {said}" if place else f"{key}: {said}"
     said = re.sub(r"valid dictionary( or instance of \w+)?", "table", said)
     said = said.replace("valid tuple", "list")
     return f"{place}: {said} (got {problem['input']!r})"
-
-
-def _keys(model: type[BaseModel], path: Iterable[str | int]) -> list[str]:
-    """Return the keys that the table at a place of the file may have."""
-    here: Any = model
-    for part in path:
-        if _is_table(here):
-            here = _fields(here)[str(part)]
-        else:  # dict[str, X] and tuple[X, ...] both hold their content in one argument
-            here = next((kind for kind in get_args(here) if _holds_tables(kind)), None)
-        if get_origin(here) in (Union, UnionType):
-            here = next(kind for kind in get_args(here) if _holds_tables(kind))
-    return list(_fields(here))
-
-
-def _fields(model: type[BaseModel]) -> Mapping[str, Any]:
-    return {field.alias or name: field.annotation for name, field in model.model_fields.items()}
-
-
-def _is_table(kind: Any) -> bool:
-    return isinstance(kind, type) and issubclass(kind, BaseModel)
-
-
-def _holds_tables(kind: Any) -> bool:
-    return _is_table(kind) or any(map(_holds_tables, get_args(kind)))
 
 
 # What a step is told by, and from whom it inherits, are its own.
@@ -278,4 +264,4 @@ def matching_step(name: str, kind: Kind, steps: Mapping[str, Step]) -> str | Non
 def _generality(pattern: str) -> tuple[bool, int]:
     """Sort the more specific of two patterns first."""
     plain = sum(character not in _WILDCARDS for character in pattern)
-    return any(character in _WILDCARDS for character in pattern), -plain
+    return plain < len(pattern), -plain

@@ -26,7 +26,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
+from pydantic import Field, PrivateAttr, ValidationError
 
 from steerable_llm.embedding import Embedder, SentenceEmbedder
 from steerable_llm.errors import (
@@ -37,7 +37,7 @@ from steerable_llm.errors import (
     UnknownVectorError,
     unknown,
 )
-from steerable_llm.policy.file import Kind, Step, explain, matching_step, with_inherited
+from steerable_llm.policy.file import FileTable, Kind, Step, explain, matching_step, with_inherited
 from steerable_llm.policy.gate import Gate
 from steerable_llm.policy.steered_step import SteeredStep, describe_step, look_up
 from steerable_llm.vector.fingerprint import ModelFingerprint
@@ -51,7 +51,7 @@ _SUFFIX = ".safetensors"
 T = TypeVar("T")
 
 
-class Policy(BaseModel):
+class Policy(FileTable):
     """Step name to steering. Make one with `Policy.load` or `Policy.from_dict`.
 
     Attributes:
@@ -61,8 +61,6 @@ class Policy(BaseModel):
         gates_dir: Where the gate files lie; None is where the vectors do.
         steps: What each step gets, as the file says it.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     default_step: str | None = None
     enabled: bool = True
@@ -130,11 +128,11 @@ class Policy(BaseModel):
 
         Args:
             data: What the TOML file would hold.
-            vectors: Vectors by name, in place of the files in `vectors_dir`.
+            vectors: As for `load`.
             directory: What `vectors_dir` and `gates_dir` are relative to.
             source: What error messages call it.
-            gates: Gates by name, in place of the files in `gates_dir`.
-            embedder: What embeds for the gates; default is the model each was trained with.
+            gates: As for `load`.
+            embedder: As for `load`.
 
         Raises:
             PolicyError: As for `load`.
@@ -142,7 +140,7 @@ class Policy(BaseModel):
         try:
             policy = cls.model_validate(dict(data))
         except ValidationError as error:
-            raise PolicyError(f"{source}: {explain(error, cls)}") from error
+            raise PolicyError(f"{source}: {explain(error)}") from error
         if policy.default_step is not None and policy.default_step not in policy.steps:
             raise UnknownStepError(
                 f"{source}: default_step {unknown('step', policy.default_step, policy.steps)}"
@@ -242,10 +240,6 @@ class Policy(BaseModel):
     def gates(self) -> Mapping[str, Gate]:
         """The gates that the steps ask."""
         return dict(self._gates)
-
-    def gate(self, name: str) -> Gate:
-        """Return a gate that the policy names."""
-        return self._gates[name]
 
     def probabilities(self, gate: str, texts: Sequence[str]) -> list[float]:
         """Return what a gate says of some questions.

@@ -171,10 +171,6 @@ class HookedModel:
         text.finish()
         return text.text
 
-    def special_token_mask(self, prompt: MessagesLike | Sequence[int]) -> list[bool]:
-        """Tell which prompt tokens are not content; see `ChatFormat.special_token_mask`."""
-        return self.chat_format.special_token_mask(prompt)
-
     def check_fit(self, prompt_tokens: int, new_tokens: int) -> None:
         """Refuse what does not fit the context window.
 

@@ -8,7 +8,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor, nn
 
-from steerable_llm.errors import VectorFileError
+from steerable_llm.errors import VectorFileError, first_problem
 
 # Numbers read from each weight tensor. Enough to tell fine-tuned models apart, and few enough that
 # a model of 70 B parameters is hashed in seconds.
@@ -88,8 +88,7 @@ class ModelFingerprint(BaseModel):
         try:
             return cls.model_validate(record)
         except ValidationError as error:
-            problem = error.errors()[0]
             raise VectorFileError(
-                f"the vector file's model fingerprint is not valid "
-                f"({'.'.join(map(str, problem['loc']))}: {problem['msg']}): save the vector again"
+                f"the vector file's model fingerprint is not valid ({first_problem(error)}): "
+                "save the vector again"
             ) from error

@@ -26,7 +26,6 @@ PREFIX = "hub:"
 VECTOR_FILE = "vector.safetensors"
 _TOKEN = re.compile(r"hf_\w+")
 _PICTURE = re.compile(r"!\[[^\]]*\]\(([^)\s]+)")
-_TAGS = ["steering-vector", "activation-steering"]
 
 
 def local_file(path: str | os.PathLike[str], token: str | None = None) -> Path:
@@ -118,11 +117,9 @@ def push_to_hub(
             f"{repo_id!r} names no repository: write organisation/name (or your user name)"
         )
     text, pictures = _card(vector, repo_id, card)
-    files: dict[str, bytes] = {
-        VECTOR_FILE: _content(vector),
-        "README.md": text.encode(),
-        **pictures,
-    }
+    with tempfile.TemporaryDirectory() as folder:
+        content = vector.save(Path(folder) / VECTOR_FILE).read_bytes()
+    files = {VECTOR_FILE: content, "README.md": text.encode(), **pictures}
     api = HfApi(library_name="steerable-llm")
     with hub_errors(f"push to {repo_id}"):
         api.create_repo(repo_id, private=private, exist_ok=True, token=token)
@@ -150,76 +147,64 @@ def hub_errors(what: str) -> Iterator[None]:
     Raises:
         HubError: In place of an error of the Hub or of the network.
     """
-    from huggingface_hub import errors
-
     try:
         yield
     except SteerableError:
         raise
-    except errors.OfflineModeIsEnabled as error:
-        raise HubError(
-            f"cannot {what}: HF_HUB_OFFLINE forbids it; unset it, or use a local file"
-        ) from error
-    except errors.LocalEntryNotFoundError as error:
-        status = error.__cause__
-        reason = (
-            _refusal(status)
-            if isinstance(status, errors.HfHubHTTPError)
-            else "the Hub cannot be reached, and the vector is not in the local cache; check the "
-            "network, HF_ENDPOINT and HF_HUB_OFFLINE"
-        )
-        raise HubError(f"cannot {what}: {reason}") from error
-    except errors.LocalTokenNotFoundError as error:
-        raise HubError(f"cannot {what}: no token; run `hf auth login` or set HF_TOKEN") from error
-    except errors.HfHubHTTPError as error:
-        raise HubError(f"cannot {what}: {_refusal(error)}") from error
-    except (ValueError, RuntimeError, OSError) as error:
-        raise HubError(f"cannot {what}: {_line(error)}") from error
     except Exception as error:
-        # The library's HTTP client differs between its releases; its errors share this name.
-        if not any(kind.__name__ == "TransportError" for kind in type(error).__mro__):
+        reason = _reason(error)
+        if reason is None:
             raise
-        raise HubError(
-            f"cannot {what}: the Hub cannot be reached ({type(error).__name__}); check the network "
-            "and HF_ENDPOINT"
-        ) from error
+        raise HubError(f"cannot {what}: {reason}") from error
 
 
-def _refusal(error: Exception) -> str:
+def _reason(error: Exception) -> str | None:
+    """Why the Hub did not do what it was asked; None for an error of another kind."""
     from huggingface_hub import errors
 
-    status = getattr(getattr(error, "response", None), "status_code", None)
+    if isinstance(error, errors.OfflineModeIsEnabled):
+        return "HF_HUB_OFFLINE forbids it; unset it, or use a local file"
+    if isinstance(error, errors.LocalEntryNotFoundError):
+        if isinstance(error.__cause__, errors.HfHubHTTPError):
+            return _reason(error.__cause__)
+        return (
+            "the Hub cannot be reached, and the vector is not in the local cache; check the "
+            "network, HF_ENDPOINT and HF_HUB_OFFLINE"
+        )
+    if isinstance(error, errors.LocalTokenNotFoundError):
+        return "no token; run `hf auth login` or set HF_TOKEN"
     if isinstance(error, errors.GatedRepoError):
         return "the repository is gated; ask for access on its page, then log in (`hf auth login`)"
     if isinstance(error, errors.RevisionNotFoundError):
         return "the repository has no such revision; name a commit, a tag or a branch of it"
     if isinstance(error, errors.EntryNotFoundError):
         return f"the repository has no {VECTOR_FILE}; `steerable push` makes such repositories"
-    if status in (401, 403):
+    if isinstance(error, errors.HfHubHTTPError):
+        status = getattr(error.response, "status_code", None)
+        if status in (401, 403):
+            return (
+                f"the Hub refuses ({status}): there is no such repository, or the token has no "
+                "right to this; run `hf auth login` or set HF_TOKEN to one that has"
+            )
+        if isinstance(error, errors.RepositoryNotFoundError):
+            return (
+                "there is no such repository, or it is private and you are not logged in; check "
+                "the name, or run `hf auth login`"
+            )
+        return f"the Hub answers with status {status}; try again later"
+    if isinstance(error, ValueError | RuntimeError | OSError):
+        # No message is known to have a token in it; none that ever does is to be printed.
+        return _TOKEN.sub("hf_***", " ".join(str(error).split()))[:300]
+    # The library's HTTP client differs between its releases; its errors share this name.
+    if any(kind.__name__ == "TransportError" for kind in type(error).__mro__):
         return (
-            f"the Hub refuses ({status}): there is no such repository, or the token has no right "
-            "to this; run `hf auth login` or set HF_TOKEN to one that has"
+            f"the Hub cannot be reached ({type(error).__name__}); check the network and HF_ENDPOINT"
         )
-    if isinstance(error, errors.RepositoryNotFoundError):
-        return (
-            "there is no such repository, or it is private and you are not logged in; check the "
-            "name, or run `hf auth login`"
-        )
-    return f"the Hub answers with status {status}; try again later"
+    return None
 
 
 def _text(path: str | os.PathLike[str]) -> str:
     return path.as_posix() if isinstance(path, PurePath) else os.fspath(path)
-
-
-def _line(error: Exception) -> str:
-    # No message is known to have a token in it; none that ever does is to be printed.
-    return _TOKEN.sub("hf_***", " ".join(str(error).split()))[:300]
-
-
-def _content(vector: SteeringVector) -> bytes:
-    with tempfile.TemporaryDirectory() as folder:
-        return vector.save(Path(folder) / VECTOR_FILE).read_bytes()
 
 
 def _card(
@@ -267,7 +252,7 @@ def _front_matter(vector: SteeringVector) -> str:
     )
     data = ModelCardData(
         library_name="steerable-llm",
-        tags=list(_TAGS),
+        tags=["steering-vector", "activation-steering"],
         base_model=model_id if on_the_hub else None,
     )
     return f"---\n{data.to_yaml()}\n---\n\n"

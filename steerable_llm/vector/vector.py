@@ -310,6 +310,7 @@ class SteeringVector:
         source = local_file(path, token)
         content, directions, tables = read_vector_file(source)
         try:
+            usual = content.get("usual_layers")
             calibration = content["calibration"]
             if calibration is not None:
                 calibration = Calibration.from_record(
@@ -325,7 +326,7 @@ class SteeringVector:
                 evaluation=content["evaluation"],
                 application=_application(content.get("application", {})),
                 weighed={i: WeighedVectors.from_table(table) for i, table in tables.items()},
-                usual_layers=_blocks(content.get("usual_layers")),
+                usual_layers=None if usual is None else tuple(usual),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise VectorFileError(
@@ -334,11 +335,6 @@ class SteeringVector:
         if model is not None:
             vector.check(model, force=force)
         return vector
-
-
-def _blocks(stored: list[int] | None) -> tuple[int, ...] | None:
-    """Layers as they come out of JSON."""
-    return None if stored is None else tuple(stored)
 
 
 # Files of 0.1 call the rule "gate", and so do all since, whose hashes would otherwise change.

@@ -141,32 +141,22 @@ class SteerableChatModel(BaseChatModel):
         messages: list[list[BaseMessage]],
         stop: list[str] | None = None,
         callbacks: Callbacks = None,
-        *,
-        tags: list[str] | None = None,
-        metadata: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> LLMResult:
         """Answer each prompt; `invoke` and `batch` come through here."""
-        own = self._settled(kwargs, {"tags": tags, "metadata": metadata}, callbacks)
-        return super(SteerableChatModel, own).generate(
-            messages, stop, callbacks, tags=tags, metadata=metadata, **kwargs
-        )
+        own = self._settled(kwargs, _config_in(kwargs), callbacks)
+        return super(SteerableChatModel, own).generate(messages, stop, callbacks, **kwargs)
 
     async def agenerate(
         self,
         messages: list[list[BaseMessage]],
         stop: list[str] | None = None,
         callbacks: Callbacks = None,
-        *,
-        tags: list[str] | None = None,
-        metadata: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> LLMResult:
         """Answer each prompt; `ainvoke` and `abatch` come through here."""
-        own = self._settled(kwargs, {"tags": tags, "metadata": metadata}, callbacks)
-        return await super(SteerableChatModel, own).agenerate(
-            messages, stop, callbacks, tags=tags, metadata=metadata, **kwargs
-        )
+        own = self._settled(kwargs, _config_in(kwargs), callbacks)
+        return await super(SteerableChatModel, own).agenerate(messages, stop, callbacks, **kwargs)
 
     def stream(
         self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
@@ -211,19 +201,14 @@ class SteerableChatModel(BaseChatModel):
         many run together.
         """
         answers: list[AIMessage] = []
-        for gathering, group in self._groups(inputs, config, kwargs):
-
-            def answer(one: _One, gathering: Gathering = gathering) -> AIMessage:
-                with gathering.seat() as seat:
-                    try:
-                        return self._at(seat).invoke(*one, **kwargs)
-                    except Exception as error:
-                        if return_exceptions:
-                            return cast(AIMessage, error)
-                        raise
-
+        for group in self._groups(inputs, config, kwargs):
             with ContextThreadPoolExecutor(max_workers=len(group)) as threads:
-                answers += threads.map(answer, group)
+                asked = [threads.submit(own.invoke, *one, **kwargs) for own, one in group]
+                for future, (own, _) in zip(asked, group, strict=True):
+                    future.add_done_callback(own._leave)
+            for future in asked:
+                error = future.exception() if return_exceptions else None
+                answers.append(cast(AIMessage, error) if error else future.result())
         return answers
 
     async def abatch(
@@ -236,18 +221,12 @@ class SteerableChatModel(BaseChatModel):
     ) -> list[AIMessage]:
         """Answer all inputs as `batch` does, while the event loop keeps turning."""
         answers: list[AIMessage] = []
-        for gathering, group in self._groups(inputs, config, kwargs):
-
-            async def answer(one: _One, gathering: Gathering = gathering) -> AIMessage:
-                with gathering.seat() as seat:
-                    try:
-                        return await self._at(seat).ainvoke(*one, **kwargs)
-                    except Exception as error:
-                        if return_exceptions:
-                            return cast(AIMessage, error)
-                        raise
-
-            answers += await asyncio.gather(*map(answer, group))
+        for group in self._groups(inputs, config, kwargs):
+            asked = [asyncio.ensure_future(own.ainvoke(*one, **kwargs)) for own, one in group]
+            for task, (own, _) in zip(asked, group, strict=True):
+                task.add_done_callback(own._leave)
+            found = await asyncio.gather(*asked, return_exceptions=return_exceptions)
+            answers += cast(list[AIMessage], found)
         return answers
 
     # What is settled there: the step, the policy, and the place in a batch.
@@ -297,19 +276,17 @@ class SteerableChatModel(BaseChatModel):
             arguments["step"] = step
         return own
 
-    def _at(self, seat: Seat) -> Self:
-        """Return a copy whose one call joins a batch."""
-        own = self.model_copy()
-        own._seat = seat
-        return own
+    def _leave(self, _: object) -> None:
+        assert self._seat is not None, "only copies of a batch leave"
+        self._seat.leave()
 
     def _groups(
         self,
         inputs: list[LanguageModelInput],
         config: RunnableConfig | list[RunnableConfig] | None,
         kwargs: dict[str, Any],
-    ) -> Iterator[tuple[Gathering, list[_One]]]:
-        """Split a batch's inputs, each with its config, into what runs together."""
+    ) -> Iterator[list[tuple[Self, _One]]]:
+        """Split a batch's inputs into what runs together, each on a copy that joins the others."""
         if not inputs:
             return
         pairs = list(zip(inputs, get_config_list(config, len(inputs)), strict=True))
@@ -318,7 +295,11 @@ class SteerableChatModel(BaseChatModel):
         llm = self._llms.get(self._name_for(kwargs), self.llm)
         for start in range(0, len(pairs), size):
             group = pairs[start : start + size]
-            yield Gathering(llm, len(group)), group
+            gathering = Gathering(llm, len(group))
+            copies = [self.model_copy() for _ in group]
+            for own in copies:
+                own._seat = Seat(gathering)
+            yield list(zip(copies, group, strict=True))
 
     @property
     def _llms(self) -> dict[str, SteerableHFLLM]:
@@ -589,6 +570,10 @@ class SteerableChatModel(BaseChatModel):
             InvalidInputError: Tools were given, which this model's chat template does not read.
         """
         return len(self.llm.encode(read_messages(messages), to_tools(tools or ())))
+
+
+def _config_in(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: kwargs.get(key) for key in ("tags", "metadata")}
 
 
 def _stop_with_listeners(stream: AsyncChatModelStream) -> AsyncChatModelStream:

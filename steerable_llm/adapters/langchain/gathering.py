@@ -7,9 +7,7 @@ together. When nobody waits for any of them any more, the work stops.
 """
 
 import threading
-from collections.abc import Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
 
 from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.answer.request import Generation, GenerationRequest
@@ -22,18 +20,22 @@ class Seat:
     """One input's place in a gathering; it is good for one model call."""
 
     def __init__(self, gathering: "Gathering") -> None:
-        """Take a place that is still unused."""
         self._gathering = gathering
-        self.used = False
+        self._used = False
 
     def hand_over(
         self, llm: SteerableHFLLM, request: GenerationRequest
     ) -> "Future[Generation] | None":
         """Join the batch; None for a second call, or one that goes to another model."""
-        if self.used or self._gathering.llm is not llm:
+        if self._used or self._gathering.llm is not llm:
             return None
-        self.used = True
+        self._used = True
         return self._gathering.take(request)
+
+    def leave(self) -> None:
+        """Say that the input has ended, so that nobody waits for its call."""
+        if not self._used:
+            self._gathering.go_on_without_one()
 
 
 class Gathering:
@@ -41,7 +43,7 @@ class Gathering:
 
     Args:
         llm: The model they go to.
-        inputs: How many inputs take part; each opens one `seat`.
+        inputs: How many inputs take part; each has one `Seat`.
     """
 
     def __init__(self, llm: SteerableHFLLM, inputs: int) -> None:
@@ -50,17 +52,11 @@ class Gathering:
         self._waiting: list[Row] = []
         self._lock = threading.Lock()
 
-    @contextmanager
-    def seat(self) -> Iterator[Seat]:
-        """Take part with one input: the model call that is made at this seat joins the others."""
-        seat = Seat(self)
-        try:
-            yield seat
-        finally:
-            if not seat.used:
-                with self._lock:
-                    self._expected -= 1
-                    self._run_if_complete()
+    def go_on_without_one(self) -> None:
+        """Wait for one input less."""
+        with self._lock:
+            self._expected -= 1
+            self._run_if_complete()
 
     def take(self, request: GenerationRequest) -> "Future[Generation]":
         """Take one input's request, and run all of them when it was the last to wait for."""

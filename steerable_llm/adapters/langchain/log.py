@@ -61,15 +61,14 @@ class AnswerLogHandler(BaseCallbackHandler):
 
     def on_chain_start(
         self,
-        serialized: dict[str, Any],
+        serialized: dict[str, Any],  # noqa: ARG002 - LangChain's contract
         inputs: Any,
         *,
         run_id: UUID,
         parent_run_id: UUID | None = None,
-        **kwargs: Any,
+        **_: Any,
     ) -> None:
         """Note the run, and the question if the outermost run has one."""
-        del serialized, kwargs
         self._begin(run_id, parent_run_id)
         question = _question(inputs)
         if parent_run_id is None and question:
@@ -82,37 +81,26 @@ class AnswerLogHandler(BaseCallbackHandler):
     on_chain_end = on_chain_error = on_tool_end = on_tool_error = on_retriever_error = _forget
 
     def on_tool_start(
-        self,
-        serialized: dict[str, Any],
-        input_str: str,
-        *,
-        run_id: UUID,
-        parent_run_id: UUID | None = None,
-        **kwargs: Any,
+        self, *_: Any, run_id: UUID, parent_run_id: UUID | None = None, **__: Any
     ) -> None:
         """Note the run: a tool may retrieve, or ask a model."""
-        del serialized, input_str, kwargs
         self._begin(run_id, parent_run_id)
 
     def on_retriever_start(
         self,
-        serialized: dict[str, Any],
+        serialized: dict[str, Any],  # noqa: ARG002 - LangChain's contract
         query: str,
         *,
         run_id: UUID,
         parent_run_id: UUID | None = None,
-        **kwargs: Any,
+        **_: Any,
     ) -> None:
         """Note the run, and what it looks for: a streamed chain does not know its question yet."""
-        del serialized, kwargs
         self._begin(run_id, parent_run_id)
         self._traces.note(str(run_id), query=query)
 
-    def on_retriever_end(
-        self, documents: Sequence[Document], *, run_id: UUID, **kwargs: Any
-    ) -> None:
+    def on_retriever_end(self, documents: Sequence[Document], *, run_id: UUID, **_: Any) -> None:
         """Keep the passages for the answers to come."""
-        del kwargs
         found = [
             Passage(id=_document_id(document, place), text=document.page_content)
             for place, document in enumerate(documents)
@@ -122,7 +110,7 @@ class AnswerLogHandler(BaseCallbackHandler):
 
     def on_chat_model_start(
         self,
-        serialized: dict[str, Any],
+        serialized: dict[str, Any],  # noqa: ARG002 - LangChain's contract
         messages: list[list[BaseMessage]],
         *,
         run_id: UUID,
@@ -130,12 +118,11 @@ class AnswerLogHandler(BaseCallbackHandler):
         **kwargs: Any,
     ) -> None:
         """Keep the prompt until the answer is there."""
-        del serialized
         self._ask(run_id, parent_run_id, as_logged(messages[0], read_messages, _in_text), kwargs)
 
     def on_llm_start(
         self,
-        serialized: dict[str, Any],
+        serialized: dict[str, Any],  # noqa: ARG002 - LangChain's contract
         prompts: list[str],
         *,
         run_id: UUID,
@@ -143,23 +130,20 @@ class AnswerLogHandler(BaseCallbackHandler):
         **kwargs: Any,
     ) -> None:
         """Keep the prompt until the answer is there."""
-        del serialized
         self._ask(run_id, parent_run_id, (Message(role="user", content=prompts[0]),), kwargs)
 
-    def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
+    def on_llm_end(self, response: LLMResult, *, run_id: UUID, **_: Any) -> None:
         """Record the answer."""
-        del kwargs
         prompt = self._prompts.pop(run_id, None)
         if prompt is not None and response.generations and response.generations[0]:
             self.recorder.record(self._answer(run_id, prompt, response))
         # A model that is asked outside any chain is its own outermost run.
         self._traces.end(str(run_id))
 
-    def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
+    def on_llm_error(self, *_: Any, run_id: UUID, **__: Any) -> None:
         """Forget the prompt: there is no answer."""
-        del error, kwargs
         self._prompts.pop(run_id, None)
-        self._traces.end(str(run_id))
+        self._forget(run_id=run_id)
 
     def _begin(self, run: UUID, parent: UUID | None) -> None:
         self._traces.begin(str(run), None if parent is None else str(parent))

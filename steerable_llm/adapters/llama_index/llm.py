@@ -419,28 +419,20 @@ class SteerableLlamaIndexLLM(PromptedLLM, FunctionCallingLLM):
         Raises:
             InvalidInputError: `max_tokens` were not enough for the object.
         """
-        record = SteeringRecord()
+        own, record, asked = self._for_object(output_cls, prompt, llm_kwargs)
         with say_why_half(record, output_cls):
-            return super(
-                SteerableLlamaIndexLLM, self._for_object(prompt, record)
-            ).structured_predict(
-                output_cls, own_copy(prompt), self._asked(output_cls, llm_kwargs), **prompt_args
+            return super(SteerableLlamaIndexLLM, own).structured_predict(
+                output_cls, own_copy(prompt), asked, **prompt_args
             )
 
     async def astructured_predict(
         self, output_cls: Any, prompt: Any, llm_kwargs: Any = None, **prompt_args: Any
     ) -> Any:
-        """Answer a filled-in prompt with an object, while the event loop keeps turning.
-
-        Raises:
-            InvalidInputError: `max_tokens` were not enough for the object.
-        """
-        record = SteeringRecord()
+        """Answer as `structured_predict` does, while the event loop keeps turning."""
+        own, record, asked = self._for_object(output_cls, prompt, llm_kwargs)
         with say_why_half(record, output_cls):
-            return await super(
-                SteerableLlamaIndexLLM, self._for_object(prompt, record)
-            ).astructured_predict(
-                output_cls, own_copy(prompt), self._asked(output_cls, llm_kwargs), **prompt_args
+            return await super(SteerableLlamaIndexLLM, own).astructured_predict(
+                output_cls, own_copy(prompt), asked, **prompt_args
             )
 
     def stream_structured_predict(
@@ -451,11 +443,9 @@ class SteerableLlamaIndexLLM(PromptedLLM, FunctionCallingLLM):
         Raises:
             InvalidInputError: `max_tokens` were not enough for the object, at the stream's end.
         """
-        record = SteeringRecord()
-        objects = super(
-            SteerableLlamaIndexLLM, self._for_object(prompt, record)
-        ).stream_structured_predict(
-            output_cls, own_copy(prompt), self._asked(output_cls, llm_kwargs), **prompt_args
+        own, record, asked = self._for_object(output_cls, prompt, llm_kwargs)
+        objects = super(SteerableLlamaIndexLLM, own).stream_structured_predict(
+            output_cls, own_copy(prompt), asked, **prompt_args
         )
 
         def whole() -> Generator[Any, None, None]:
@@ -467,15 +457,10 @@ class SteerableLlamaIndexLLM(PromptedLLM, FunctionCallingLLM):
     async def astream_structured_predict(
         self, output_cls: Any, prompt: Any, llm_kwargs: Any = None, **prompt_args: Any
     ) -> AsyncGenerator[Any, None]:
-        """Answer a filled-in prompt with an object that grows, while the loop keeps turning.
-
-        Raises:
-            InvalidInputError: `max_tokens` were not enough for the object, at the stream's end.
-        """
-        record = SteeringRecord()
-        own = self._for_object(prompt, record)
+        """Answer as `stream_structured_predict` does, while the event loop keeps turning."""
+        own, record, asked = self._for_object(output_cls, prompt, llm_kwargs)
         objects = await super(SteerableLlamaIndexLLM, own).astream_structured_predict(
-            output_cls, own_copy(prompt), self._asked(output_cls, llm_kwargs), **prompt_args
+            output_cls, own_copy(prompt), asked, **prompt_args
         )
 
         async def whole() -> AsyncGenerator[Any, None]:
@@ -491,19 +476,17 @@ class SteerableLlamaIndexLLM(PromptedLLM, FunctionCallingLLM):
         """Return this model as one whose every answer is an object of a class."""
         return SteerableStructuredLLM(llm=self, output_cls=output_cls, **kwargs)
 
-    def _for_object(self, prompt: BasePromptTemplate, record: SteeringRecord) -> Self:
-        constrained = self.pydantic_program_mode in _CONSTRAINED
-        mode = PydanticProgramMode.LLM if constrained else self.pydantic_program_mode
-        return self.settled(prompt, record, pydantic_program_mode=mode)
-
-    def _asked(self, output_cls: type[BaseModel], given: dict[str, Any] | None) -> dict[str, Any]:
-        """Return the arguments of the call that asks for the object."""
-        if self.pydantic_program_mode not in _CONSTRAINED:
-            return dict(given or {})
-        # Keywords of a schema that decoding cannot guarantee are checked by the class itself.
-        constraint = Constraint.json_schema(output_cls, strict=False)
-        own = {name: value for name, value in (given or {}).items() if name not in _FOR_TOOLS}
-        return {"constraint": constraint, **own}
+    def _for_object(
+        self, output_cls: type[BaseModel], prompt: BasePromptTemplate, given: dict[str, Any] | None
+    ) -> tuple[Self, SteeringRecord, dict[str, Any]]:
+        """Return what asks for an object, where its answers are recorded, and how it asks."""
+        record, asked, mode = SteeringRecord(), dict(given or {}), self.pydantic_program_mode
+        if mode in _CONSTRAINED:
+            mode = PydanticProgramMode.LLM
+            own = {name: value for name, value in asked.items() if name not in _FOR_TOOLS}
+            # Keywords of a schema that decoding cannot guarantee are checked by the class itself.
+            asked = {"constraint": Constraint.json_schema(output_cls, strict=False), **own}
+        return self.settled(prompt, record, pydantic_program_mode=mode), record, asked
 
 
 class _AsWritten(ChatFormat):

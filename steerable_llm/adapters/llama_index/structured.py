@@ -47,28 +47,28 @@ class SteerableStructuredLLM(PromptedLLM, StructuredLLM):
         """Return this model for calls that are made later, yet belong to here and now."""
         return self.model_copy(update={"llm": self._model.settled(prompt)})
 
+    def _recorded(self) -> tuple["SteerableLlamaIndexLLM", SteeringRecord]:
+        record = SteeringRecord()
+        return self._model.settled(None, record), record
+
     @llm_chat_callback()
     def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         """Answer a conversation with an object."""
-        record = SteeringRecord()
-        model = self._model.settled(None, record)
-        return self._response(
-            model.structured_predict(self.output_cls, _prompt(messages), kwargs), record
-        )
+        model, record = self._recorded()
+        made = model.structured_predict(self.output_cls, _prompt(messages), kwargs)
+        return self._response(made, record)
 
     @llm_chat_callback()
     async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         """Answer a conversation with an object, while the event loop keeps turning."""
-        record = SteeringRecord()
-        model = self._model.settled(None, record)
+        model, record = self._recorded()
         made = await model.astructured_predict(self.output_cls, _prompt(messages), kwargs)
         return self._response(made, record)
 
     @llm_chat_callback()
     def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
         """Answer a conversation with an object that grows piece by piece."""
-        record = SteeringRecord()
-        model = self._model.settled(None, record)
+        model, record = self._recorded()
         objects = model.stream_structured_predict(self.output_cls, _prompt(messages), kwargs)
 
         def pieces() -> ChatResponseGen:
@@ -87,8 +87,7 @@ class SteerableStructuredLLM(PromptedLLM, StructuredLLM):
         self, messages: Sequence[ChatMessage], **kwargs: Any
     ) -> ChatResponseAsyncGen:
         """Answer a conversation with an object that grows, while the event loop keeps turning."""
-        record = SteeringRecord()
-        model = self._model.settled(None, record)
+        model, record = self._recorded()
         objects = await model.astream_structured_predict(self.output_cls, _prompt(messages), kwargs)
 
         async def pieces() -> ChatResponseAsyncGen:

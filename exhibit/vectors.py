@@ -1,8 +1,8 @@
 """Rebuild the shipped vectors and their cards: ``python -m exhibit.vectors``.
 
-For every behaviour: 50 pairs from the answer log, GrAInS in several categories, one sweep on dev
-that chooses category, sign, strength and layers, and one evaluation on test. The paper's preset
-goes through a sweep and an evaluation of its own and is reported beside the category that won.
+For every behaviour: 50 pairs from the answer log, GrAInS with several settings, one sweep on
+dev that chooses settings, sign, strength and layers, and one evaluation on test. The paper's preset
+goes through a sweep and an evaluation of its own and is reported beside the settings that won.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ AGGREGATIONS = ("pca", "mean")
 STRENGTHS = (0.03, 0.05, 0.065, 0.08, 0.1, 0.12)
 
 
-def categories(llm: SteerableHFLLM, pairs: Pairs, name: str) -> dict[str, SteeringVector]:
+def with_every_setting(llm: SteerableHFLLM, pairs: Pairs, name: str) -> dict[str, SteeringVector]:
     """Build GrAInS with every combination of baseline and aggregation."""
     built = {}
     for baseline, aggregation in itertools.product(BASELINES, AGGREGATIONS):
@@ -138,13 +138,13 @@ def make(
     """Build, calibrate, prove and write one shipped vector."""
     name = f"demo-{behaviour}"
     pairs = demo.pairs(behaviour).sample(PAIRS, seed=0)
-    found = sweep(llm, categories(llm, pairs, name), behaviour, progress=progress)
+    found = sweep(llm, with_every_setting(llm, pairs, name), behaviour, progress=progress)
     report = prove(llm, found.vector, pairs, behaviour, progress=progress)
     card = report.page()
     parts = [
         *card.parts,
         Heading("The sweep on dev"),
-        Text(f"The category that won: {found.best.label}."),
+        Text(f"The settings that won: {found.best.label}."),
         Picture("sweep", found.picture, "Success and capability against strength"),
         Heading("The paper's preset on the same pairs"),
         paper_preset(llm, pairs, behaviour, progress=progress),

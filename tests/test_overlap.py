@@ -178,14 +178,14 @@ def test_hashes_of_another_template_prove_nothing(tiny_llm: Any, vector: Steerin
     assert "another chat template" in told[0]
 
 
-def test_a_vector_of_0_1_is_not_proven_on_the_set_it_was_calibrated_on() -> None:
+def test_a_shipped_vector_is_not_proven_on_what_it_was_calibrated_on() -> None:
     llm = SteerableHFLLM.demo()
-    vector = SteeringVector.load(VECTORS / "demo-faithfulness.safetensors", llm)
-    dev = demo.evaluation_set("faithfulness", "dev").category("conflict")
-    with pytest.raises(
-        InvalidInputError, match="the calibration of 'demo-faithfulness' on 'faithfulness' saw"
-    ):
-        evaluate(llm, vector, dev, progress=False)
-    whole = demo.evaluation_set("faithfulness", "dev")
-    with pytest.raises(InvalidInputError, match="120 of the 600 prompts of 'faithfulness'"):
-        overlap([HeldOut.of(llm, whole)], past_of(vector))
+    for behaviour in demo.REASONS:
+        vector = SteeringVector.load(VECTORS / f"demo-{behaviour}.safetensors", llm)
+        for name in (behaviour, "capability"):
+            dev = demo.evaluation_set(name, "dev")  # type: ignore[arg-type]
+            part = [item.model_copy(update={"id": f"new {item.id}"}) for item in dev[::2]]
+            with pytest.raises(InvalidInputError, match=f"the calibration of 'demo-{behaviour}'"):
+                overlap([HeldOut.of(llm, EvaluationSet("test", part))], past_of(vector))
+        test = demo.evaluation_set(behaviour, "test")  # type: ignore[arg-type]
+        assert overlap([HeldOut.of(llm, test)], past_of(vector)) == ()

@@ -56,7 +56,7 @@ class SentenceEmbedder:
 
         Raises:
             MissingExtraError: sentence-transformers is not installed.
-            InvalidInputError: there is no such model.
+            InvalidInputError: There is no such model.
         """
         model = load_sentence_model(self.name)
         rows = model.encode(list(texts), normalize_embeddings=True, show_progress_bar=False)
@@ -79,7 +79,7 @@ def load_sentence_model(name: str = MINILM) -> Any:
 
     Raises:
         MissingExtraError: sentence-transformers is not installed.
-        InvalidInputError: there is no such model.
+        InvalidInputError: There is no such model.
     """
     with _LOADING:  # two threads at once would each load it
         return _load(name)

@@ -20,7 +20,7 @@ SAMPLING = {
 
 
 class _AsItIs:
-    """Tells pydantic to take a steering as it is, and not to look into its vectors."""
+    """Tell pydantic to take a steering as it is, and not to look into its vectors."""
 
     def __get_pydantic_core_schema__(self, *_: Any) -> CoreSchema:
         return core_schema.is_instance_schema(Steering)

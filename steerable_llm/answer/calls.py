@@ -12,7 +12,7 @@ _CLOSING = {"{": "}", "[": "]"}
 
 
 class CallStream:
-    """Tells what is new of an answer's calls.
+    """Tell what is new of an answer's calls.
 
     A call is told from the moment its name is complete and its arguments begin, if it is written
     in its family's usual way; any other is told whole when the answer ends.

@@ -24,7 +24,7 @@ OnChunk: TypeAlias = Callable[[int, GenerationChunk], None]
 
 
 class LocalEngine:
-    """Runs prompts on a model in this process, in batches that start and end together."""
+    """Run prompts on a model in this process, in batches that start and end together."""
 
     def __init__(self, llm: HookedModel) -> None:
         """Remember the model; its weights are shared."""

@@ -192,7 +192,7 @@ class SteerableHFLLM(HookedModel):
 
     @cached_property
     def grammars(self) -> GrammarReader:
-        """Reads constraints; made when the first request has one."""
+        """Read constraints; made when the first request has one."""
         vocabulary = self.model.get_output_embeddings().weight.shape[0]
         return GrammarReader(self.tokenizer, sorted(self.end_ids), vocabulary)
 

@@ -42,7 +42,7 @@ def probabilities(logits: Tensor, temperature: float, top_p: float = 1.0, top_k:
 
 
 class RowSampler:
-    """Draws for the rows that ask for it; greedy decoding then takes the drawn token.
+    """Draw for the rows that ask for it; greedy decoding then takes the drawn token.
 
     Every row has its own random numbers, so a seed gives the same draws alone and in any batch.
     """

@@ -51,7 +51,7 @@ app.add_typer(pairs.app, name="pairs")
 
 
 def main() -> None:
-    """Runs the command line; errors of the user's making leave one line and exit code 2."""
+    """Run the command line; errors of the user's making leave one line and exit code 2."""
     try:
         app()
     except SteerableError as error:
@@ -207,7 +207,7 @@ def inspect(vector: Annotated[Path, VectorIn], as_json: AsJson = False) -> None:
 def _steering(
     llm: SteerableHFLLM, files: list[Path], strength: float | None, force: bool
 ) -> Steering | None:
-    """Adds up the vectors of the command line; without any, the policy decides (None)."""
+    """Add up the vectors of the command line; without any, the policy decides (None)."""
     from steerable_llm.vector.steering import Steering
     from steerable_llm.vector.vector import SteeringVector
 

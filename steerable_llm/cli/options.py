@@ -28,7 +28,7 @@ InFile = typer.Argument(exists=True, dir_okay=False)
 
 
 def _there(vector: Path) -> Path:
-    """Tells a missing file at once, as `InFile` does; what is on the Hub shows when it is read."""
+    """Tell a missing file at once, as `InFile` does; what is on the Hub shows when it is read."""
     if not is_on_hub(vector) and vector.is_dir():
         raise typer.BadParameter(
             f"{str(vector)!r} holds a LoRA, which is no vector: measure it with `steerable "
@@ -131,7 +131,7 @@ Force = Annotated[
 
 
 def load_model(model: str, revision: str | None, policy: Path | None = None) -> SteerableHFLLM:
-    """Returns the bundled model for "demo", else what transformers loads."""
+    """Return the bundled model for "demo", else what transformers loads."""
     from steerable_llm.answer.llm import SteerableHFLLM
     from steerable_llm.policy.policy import Policy
 
@@ -144,7 +144,7 @@ def load_model(model: str, revision: str | None, policy: Path | None = None) -> 
 
 
 def open_log(log: str, *, make: bool = False) -> AnswerLog:
-    """Returns a log by its file or address.
+    """Return a log by its file or address.
 
     Raises:
         InvalidInputError: There is no such file, and none is to be made.
@@ -163,7 +163,7 @@ def open_log(log: str, *, make: bool = False) -> AnswerLog:
 
 
 def hide_loading_bars() -> None:
-    """Keeps transformers' bars for loading weights off the error stream."""
+    """Keep transformers' bars for loading weights off the error stream."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()
@@ -269,7 +269,7 @@ def _shown(value: Any) -> str:
 
 
 def settings_of(given: list[str]) -> dict[str, Any]:
-    """Reads ``key=value``; a value is JSON where it can be, else text.
+    """Read ``key=value``; a value is JSON where it can be, else text.
 
     Raises:
         InvalidInputError: An entry of another form.

@@ -44,7 +44,7 @@ class SteppedAnswer:
 
 
 def check_extras() -> None:
-    """Makes sure that both frameworks and the embedding are installed.
+    """Make sure that both frameworks and the embedding are installed.
 
     Raises:
         MissingExtraError: One of them is not.
@@ -60,7 +60,7 @@ def check_extras() -> None:
 def ask_langchain(
     llm: SteerableHFLLM, documents: Mapping[str, str], question: str, steps: Sequence[str]
 ) -> list[SteppedAnswer]:
-    """Asks a retrieval chain: retriever, prompt, steered chat model."""
+    """Ask a retrieval chain: retriever, prompt, steered chat model."""
     from langchain_core.documents import Document
     from langchain_core.prompts import ChatPromptTemplate
     from langchain_core.runnables import RunnablePassthrough
@@ -101,7 +101,7 @@ def ask_langchain(
 def ask_llama_index(
     llm: SteerableHFLLM, documents: Mapping[str, str], question: str, steps: Sequence[str]
 ) -> list[SteppedAnswer]:
-    """Asks a query engine over a vector index."""
+    """Ask a query engine over a vector index."""
     from llama_index.core import VectorStoreIndex
     from llama_index.core.prompts.default_prompts import (
         DEFAULT_REFINE_PROMPT,

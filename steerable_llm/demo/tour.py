@@ -189,7 +189,7 @@ def _say(console: Console, words: str, style: str = "") -> None:
 
 
 def _pick(console: Console, log: list[LoggedAnswer], count: int) -> Pairs:
-    """Shows what is in the log and takes a sample of its pairs."""
+    """Show what is in the log and take a sample of its pairs."""
     reasons = Counter(entry.reason for entry in log if entry.reason)
     counted = ", ".join(f"{number} {reason}" for reason, number in reasons.most_common())
     _say(console, f"{len(log)} logged answers; bad ones: {counted}.")
@@ -205,7 +205,7 @@ def _pick(console: Console, log: list[LoggedAnswer], count: int) -> Pairs:
 
 
 def _build(console: Console, llm: SteerableHFLLM, chosen: Pairs) -> Built:
-    """Builds the vector; what Python warns about becomes a line of the tour."""
+    """Build the vector; what Python warns about becomes a line of the tour."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         built = build(llm, chosen, name=NAME, progress=console.is_terminal, **BUILD)

@@ -84,7 +84,7 @@ class DevRow:
 
 
 class Bench:
-    """Runs arms on dev and remembers every answer, so that none is made twice.
+    """Run arms on dev and remember every answer, so that none is made twice.
 
     The first arm is the unsteered model; others are appended to `arms` and called by their place.
     """

@@ -19,7 +19,7 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
 
 
 class AnswerRecorder:
-    """Writes answers into a log without ever holding up whoever gives them.
+    """Write answers into a log without ever holding up whoever gives them.
 
     `record` puts an answer into a queue and returns at once. A thread of its own opens the log and
     writes. While the database is down the queue fills, and what no longer fits is dropped and

@@ -39,7 +39,7 @@ SCORE = 0.35
 
 
 class Scrubber:
-    """Replaces personal data by placeholders such as ``<EMAIL_ADDRESS_1>``.
+    """Replace personal data by placeholders such as ``<EMAIL_ADDRESS_1>``.
 
     One scrubber remembers its values: a person's address is one placeholder in the whole log, and
     two people's are two.
@@ -52,7 +52,7 @@ class Scrubber:
         """Load the recognisers.
 
         Raises:
-            MissingExtraError: presidio-analyzer is not installed.
+            MissingExtraError: Presidio-analyzer is not installed.
         """
         self.found: Counter[str] = Counter()
         self._placeholders: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""Shows which tokens of a prompt spoke for one thing and which against it.
+"""Show which tokens of a prompt spoke for one thing and which against it.
 
 Blue speaks for, red against: colours that people with any common colour blindness tell apart.
 Strength is the share of the prompt's largest score; picked tokens carry a frame and a sign.

@@ -1,4 +1,4 @@
-"""Runs rows of embeddings through a model and reads the log-probabilities of their answers.
+"""Run rows of embeddings through a model and read the log-probabilities of their answers.
 
 Two things are saved where the model allows it, and a model is tried once to find out: answers
 packed behind one prompt (needs a free 4-D attention mask and free position ids), and logits only
@@ -159,7 +159,7 @@ class Batch:
 
 
 class AnswerReader:
-    """Reads answers' log-probabilities from one model."""
+    """Read answers' log-probabilities from one model."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         """Look at the model; nothing is run before `learn`."""

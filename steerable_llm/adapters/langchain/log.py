@@ -35,7 +35,7 @@ class _Prompt:
 
 
 class AnswerLogHandler(BaseCallbackHandler):
-    """Logs every answer of a chain with the passages that the chain retrieved before it.
+    """Log every answer of a chain with the passages that the chain retrieved before it.
 
     ::
 

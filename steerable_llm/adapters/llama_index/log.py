@@ -43,7 +43,7 @@ class _Start:
 
 
 class AnswerLogSpans(BaseSpanHandler[BaseSpan]):
-    """Tells which run is inside which; LlamaIndex's events alone do not say."""
+    """Tell which run is inside which; LlamaIndex's events alone do not say."""
 
     _traces: OpenTraces = PrivateAttr(default_factory=OpenTraces)
     _parents: Latest[str, str | None] = PrivateAttr(default_factory=partial(Latest, RUNS))
@@ -90,7 +90,7 @@ class AnswerLogSpans(BaseSpanHandler[BaseSpan]):
 
 
 class AnswerLogEventHandler(BaseEventHandler):
-    """Logs every answer with the passages that its run retrieved before it.
+    """Log every answer with the passages that its run retrieved before it.
 
     `record_answers` makes one and attaches it.
 

@@ -169,7 +169,7 @@ class ArmsTask(ConfigurableTask):  # type: ignore[misc]
 
 @register_filter("of_arm")
 class _OfArm(Filter):  # type: ignore[misc]
-    """Leaves of all answers to a request that of one arm."""
+    """Leave of all answers to a request that of one arm."""
 
     def __init__(self, arm: int) -> None:
         self._arm = arm

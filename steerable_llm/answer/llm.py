@@ -7,8 +7,9 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from importlib import import_module
-from typing import Any, Unpack
+from typing import Any, Self, Unpack
 
+import torch
 from transformers import PreTrainedTokenizerBase
 
 from steerable_llm.answer.constraint import GrammarReader
@@ -75,6 +76,32 @@ class SteerableHFLLM(HookedModel):
         super().__init__(model, tokenizer, **options)
         self._policy = PolicySource(policy, lambda read: read.check(self.fingerprint))
         self.engine: Engine = LocalEngine(self) if engine is None else engine
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        id_or_path: str | os.PathLike[str],
+        revision: str | None = None,
+        dtype: torch.dtype | str | None = None,
+        device_map: str | dict[str, Any] | None = None,
+        quantization_config: Any = None,
+        policy: Policy | str | os.PathLike[str] | None = None,
+        **options: Any,
+    ) -> Self:
+        """Load a model from a folder or from the Hugging Face Hub, with a policy.
+
+        The arguments are those of `HookedModel.from_pretrained`, and a policy or the path of its
+        file.
+        """
+        places = (device_map, quantization_config)
+        return super().from_pretrained(
+            id_or_path, revision, dtype, *places, policy=policy, **options
+        )
+
+    @classmethod
+    def demo(cls, policy: Policy | str | os.PathLike[str] | None = None, **options: Any) -> Self:
+        """Load the package's own small model, an exhibit and not a product; float32, CPU."""
+        return super().demo(policy=policy, **options)
 
     @property
     def policy(self) -> Policy | None:

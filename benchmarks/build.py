@@ -33,7 +33,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast, Qwen2Config
 
 from steerable_llm.answer.llm import SteerableHFLLM
-from steerable_llm.methods.build import build_vector
+from steerable_llm.methods.build import build
 from steerable_llm.methods.grains.attribution import select_tokens
 from steerable_llm.pairs.pair import Pairs, PreferencePair
 from steerable_llm.reports.page import Page
@@ -205,9 +205,10 @@ def build_plainly(
 def build_ours(llm: SteerableHFLLM, pairs: Pairs) -> Outcome:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the paper's five steps miss much; known and reported
-        vector = build_vector(llm, pairs, preset="paper", progress=False)
-    scores = [attribution.scores for attribution in vector.attributions]
-    return Outcome(scores, torch.stack([vector.directions[i] for i in vector.layers]))
+        made = build(llm, pairs, preset="paper", progress=False)
+    scores = [attribution.scores for attribution in made.attributions]
+    directions = made.vector.directions
+    return Outcome(scores, torch.stack([directions[i] for i in made.vector.layers]))
 
 
 def peak_flops(device: str, dtype: torch.dtype) -> float:
@@ -298,7 +299,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "mean_prompt_tokens": statistics.fmean(lengths),
         "mean_answer_tokens": statistics.fmean(len(llm.encode_answer(p.good)) for p in pairs),
         "dtype": args.dtype,
-        "device": torch.cuda.get_device_name() if args.device == "cuda" else platform.processor(),
+        "device": torch.cuda.get_device_name()
+        if args.device == "cuda"
+        else (platform.processor() or platform.machine()),
         "threads": torch.get_num_threads(),
         "peak_gflops": peak / 1e9,
         "floor_gflop": unpacked / 1e9,

@@ -234,11 +234,9 @@ def _relations(step: CheckedStep) -> list[str]:
 
 
 def _conditions(when: When) -> str:
-    said = []
-    if when.context:
-        said.append(f"context {when.context}")
-    if when.conflict:
-        said.append(f"conflict {when.conflict}")
-    if when.gate:
-        said.append(f"gate {when.gate.name} {when.gate}")
-    return ", ".join(said)
+    given = [(kind, value) for kind, value in when if value is not None]
+    # A gate is named, and then says from which probability on it holds.
+    return ", ".join(
+        " ".join(filter(None, (kind, getattr(value, "name", None), str(value))))
+        for kind, value in given
+    )

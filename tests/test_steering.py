@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -184,6 +184,7 @@ def slow_icv(x: list[float], v: list[float], lam: float) -> list[float]:
     s = 1 + max(0.0, -dot(x, v) / (length * width))
     moved = [a / length + lam * s * b / width for a, b in zip(x, v, strict=True)]
     new = math.sqrt(dot(moved, moved))
+    assume(new > 1e-2)  # a state that (nearly) cancels has no direction; another test has that
     return [length * n / new for n in moved]
 
 

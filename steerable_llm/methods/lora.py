@@ -22,7 +22,8 @@ from steerable_llm.methods.states import text_prompt
 from steerable_llm.pairs.pair import Pairs
 from steerable_llm.progress import Advance
 from steerable_llm.runtime.hooked_model import HookedModel
-from steerable_llm.runtime.lora import Lora, lora_layers, require_peft
+from steerable_llm.runtime.lora import Lora, lora_layers
+from steerable_llm.runtime.merged_lora import require_peft
 from steerable_llm.runtime.scores import Scored, answer_log_probs
 from steerable_llm.vector.file import library_version
 from steerable_llm.vector.provenance import Provenance

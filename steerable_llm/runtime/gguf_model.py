@@ -6,6 +6,7 @@ several times over, or leaves as it would be for a model that only answers, is p
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -18,6 +19,7 @@ from unittest.mock import patch
 
 import numpy as np
 import transformers
+from tokenizers import Tokenizer
 from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
@@ -154,9 +156,9 @@ def read_once() -> Iterator[None]:
 def finish(model: Any, tokenizer: PreTrainedTokenizerBase, path: str, name: str) -> None:
     """Make of a loaded model what its file says; to be called within `read_once`.
 
-    Digits are split as the vocabulary was learnt, and every token that ends an answer is known to
-    end it. The model, which is a plain one in floats, does not pass for a quantised one, which
-    could be neither saved nor moved.
+    The tokenizer has no tokens but those of the file and splits digits as its vocabulary was
+    learnt, and every token that ends an answer is known to end it. The model, which is a plain one
+    in floats, does not pass for a quantised one, which could be neither saved nor moved.
 
     Args:
         model: The model.
@@ -166,6 +168,7 @@ def finish(model: Any, tokenizer: PreTrainedTokenizerBase, path: str, name: str)
     """
     fields = import_module("gguf").GGUFReader(path).fields
     told = {key: field.contents() for key, field in fields.items() if key in (_PRE, *_ENDS)}
+    _drop_tokens_from(tokenizer, len(fields["tokenizer.ggml.tokens"].data))
     if told.get(_PRE) in _LONE_DIGITS:
         split = Sequence([Digits(individual_digits=True), ByteLevel(add_prefix_space=False)])
         tokenizer.backend_tokenizer.pre_tokenizer = split
@@ -177,6 +180,18 @@ def finish(model: Any, tokenizer: PreTrainedTokenizerBase, path: str, name: str)
         quantizer.remove_quantization_config(model)
     # The whole of it, so that a LoRA trained on the model finds the model again.
     model.config.name_or_path = model.name_or_path = name
+
+
+def _drop_tokens_from(tokenizer: Any, size: int) -> None:
+    """Take back the tokens that transformers adds to vocabularies that lack them.
+
+    It starts from a tokenizer of GPT-2 or Llama, which brings `<|endoftext|>` or `<unk>` along: a
+    token beyond the embedding, on which a document that holds its text would break the model.
+    """
+    if len(tokenizer) > size:
+        state = json.loads(tokenizer.backend_tokenizer.to_str())
+        state["added_tokens"] = [token for token in state["added_tokens"] if token["id"] < size]
+        tokenizer._tokenizer = Tokenizer.from_str(json.dumps(state))
 
 
 def gguf_name(source: str, gguf_file: str) -> str:

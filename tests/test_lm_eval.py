@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from command_line import Steerable, steerable
+from gguf_models import write_gguf
 from lm_eval import simple_evaluate
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
@@ -100,6 +101,19 @@ def test_unsteered_log_likelihoods_are_those_of_hf(
     expected = plain.loglikelihood(requests, disable_tqdm=True)
     assert [x for x, _ in found] == pytest.approx([x for x, _ in expected], abs=1e-4)
     assert [greedy for _, greedy in found] == [greedy for _, greedy in expected]
+
+
+def test_a_gguf_file_scores_as_the_model_it_was_made_from(
+    unsteered: SteerableLM, tmp_path: Path
+) -> None:
+    path = write_gguf(tmp_path / "tiny.gguf", unsteered.llm.model, unsteered.llm.tokenizer)
+    read = SteerableLM(pretrained=str(path), **OPTIONS)
+    assert read.llm.model_id == str(path)
+    found, expected = (
+        lm.loglikelihood(asked("loglikelihood", *SCORED), disable_tqdm=True)
+        for lm in (read, unsteered)
+    )
+    assert found == [(pytest.approx(value, abs=1e-3), greedy) for value, greedy in expected]
 
 
 def test_what_greedy_decoding_would_write_is_told_as_hf_tells_it(

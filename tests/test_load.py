@@ -6,12 +6,16 @@ import pytest
 import torch
 from conftest import build_tiny_model
 from gguf_models import write_gguf
+from hub_server import READ_ONLY, Repository, hub
+from huggingface_hub import constants
 
 from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.errors import InvalidInputError, MissingExtraError
 from steerable_llm.runtime import merged_lora
 from steerable_llm.runtime.hooked_model import HookedModel
 from steerable_llm.runtime.lora import lora_layers
+
+__all__ = ["hub"]
 
 peft = pytest.importorskip("peft")
 PROMPT = "The capital of France is what?"
@@ -126,7 +130,7 @@ def test_what_is_no_lora_cannot_be_merged(base, tiny_llm, tiny_tokenizer, tmp_pa
 
 
 def test_base_goes_with_a_lora_alone(base):
-    with pytest.raises(InvalidInputError, match="holds no adapter_config"):
+    with pytest.raises(InvalidInputError, match=r"adapter_config\.json.*leave base out"):
         HookedModel.from_pretrained(base, base=base)
 
 
@@ -218,3 +222,43 @@ def test_an_attention_that_does_not_exist_is_one_clear_line(base):
     with pytest.raises(InvalidInputError, match="leave attn_implementation out") as error:
         HookedModel.from_pretrained(base, attn_implementation="flush")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.allow_hosts(["127.0.0.1"])
+def test_what_is_on_the_hub_is_loaded_with_a_token_and_afterwards_without_a_network(
+    hub, base, lora, tiny_llm, tmp_path, monkeypatch
+):
+    def upload(name, folder):
+        files = {path.name: path.read_bytes() for path in folder.iterdir()}
+        hub.repositories[name] = Repository(private=True, commits=[("a" * 40, files)])
+
+    (tmp_path / "gguf").mkdir()
+    write_gguf(tmp_path / "gguf" / "tiny.gguf", tiny_llm.model, tiny_llm.tokenizer)
+    upload("acme/tiny", base)
+    upload("acme/tiny-gguf", tmp_path / "gguf")
+    upload("acme/lora", lora[0])
+    monkeypatch.delenv("HF_TOKEN")
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no token"))
+    ways = [
+        ("acme/tiny", {}),
+        ("acme/tiny-gguf", {"gguf_file": "tiny.gguf"}),
+        ("acme/tiny-gguf/tiny.gguf", {}),
+        ("acme/lora", {"base": "acme/tiny"}),
+    ]
+    for place, options in ways:
+        with pytest.raises(InvalidInputError, match=f"'{place}.*token=|leave base out") as error:
+            HookedModel.from_pretrained(place, **options)
+        assert "\n" not in str(error.value)
+    cache = {"cache_dir": tmp_path / "cache"}
+    online = [
+        HookedModel.from_pretrained(place, token=READ_ONLY, **cache, **options)
+        for place, options in ways
+    ]
+    assert online[1].model_id == online[2].model_id == "acme/tiny-gguf/tiny.gguf"
+    assert online[1].fingerprint.weights_hash == tiny_llm.fingerprint.weights_hash
+    assert torch.allclose(online[3].answer_logits(PROMPT, "Paris."), lora[1], atol=1e-4)
+    asked = len(hub.requests)
+    for (place, options), known in zip(ways, online, strict=True):
+        again = HookedModel.from_pretrained(place, local_files_only=True, **cache, **options)
+        assert not again.fingerprint.differences(known.fingerprint)
+    assert len(hub.requests) == asked

@@ -168,7 +168,8 @@ def load_pretrained(
     if lora is None:
         if base is not None:
             raise InvalidInputError(
-                f"base goes with a LoRA, and {place!r} holds no adapter_config.json: leave it out"
+                f"base goes with a LoRA, and {place!r} has no adapter_config.json that can be read:"
+                " check the name, or leave base out"
             )
         given = {name: value for name, value in options.items() if value is not None}
         return _load(place, file, hub, trust_remote_code, given)
@@ -214,6 +215,7 @@ def _load(
 # What errors of transformers hold, and how to mend it where that is not to give another model.
 _MENDS = {
     "trust_remote_code=True": "look through that code, and run it with trust_remote_code=True",
+    "not a valid model identifier": "check the name, and give token= if the model is private",
     "gated repo": "ask for access on its page, and give token= or log in with `hf auth login`",
     "attn_implementation=": "leave attn_implementation out, or give one that this model has",
     "out of memory": "give dtype='bfloat16', a quantization_config, or device_map='auto'",

@@ -36,6 +36,20 @@ def test_states_can_be_read_after_the_first_answer_tokens(tiny_llm: Any) -> None
     np.testing.assert_allclose(vector.directions[0], good - bad, rtol=1e-3, atol=1e-4)
 
 
+def test_tokens_are_counted_from_the_first_one_in_which_answers_differ(tiny_llm: Any) -> None:
+    pair = PreferencePair("Where?", good="The shop opens at nine.", bad="The shop opens in Rome.")
+    good, bad = (tiny_llm.encode_answer(text) for text in (pair.good, pair.bad))
+    stem = next(i for i, (g, b) in enumerate(zip(good, bad, strict=False)) if g != b)
+    assert stem > 2
+    vector = build_vector(tiny_llm, [pair], method="caa", progress=False, answer_tokens=1)
+    prompt = tiny_llm.encode(pair.messages)
+    states = [
+        slow_states(tiny_llm, [*prompt, *answer[: stem + 1]])[0][-1] for answer in (good, bad)
+    ]
+    np.testing.assert_allclose(vector.directions[0], states[0] - states[1], rtol=1e-3, atol=1e-4)
+    assert vector.decision_tokens == stem
+
+
 def test_it_is_added_as_it_is_and_lengths_may_change(tiny_llm: Any) -> None:
     vector = build_vector(tiny_llm, PAIRS, method="caa", progress=False, layers=(1,))
     (term,) = vector.steer(2.0, unit="absolute").terms

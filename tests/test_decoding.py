@@ -29,7 +29,7 @@ def llm(request, make_llm):
 
 @pytest.fixture
 def vector(llm, make_vector):
-    return make_vector(llm)
+    return replace(make_vector(llm), decision_tokens=2)
 
 
 def mixed_requests(llm, make_vector):
@@ -78,7 +78,7 @@ def test_steering_changes_the_answer_and_strength_zero_does_not(llm, vector):
     assert llm.generate(QUESTIONS[0], max_new_tokens=12) == plain
 
 
-@pytest.mark.parametrize("scope", ["all", "prompt", "generated", "last_prompt"])
+@pytest.mark.parametrize("scope", ["all", "prompt", "generated", "decision", "last_prompt"])
 def test_cached_decoding_equals_the_full_pass(llm, vector, scope):
     steering = vector.steer(0.4, scope=scope)
     prompt = llm.encode(QUESTIONS[0])
@@ -121,7 +121,7 @@ def test_left_padding_changes_nothing(llm, vector):
         assert llm.generate_batch([long, short, long])[1] == alone
 
 
-@pytest.mark.parametrize("scope", ["all", "prompt", "generated", "last_prompt"])
+@pytest.mark.parametrize("scope", ["all", "prompt", "generated", "decision", "last_prompt"])
 def test_the_result_says_what_was_steered(llm, vector, scope):
     answer = llm.generate(
         QUESTIONS[0], vector.steer(0.3, layers=(0, 2), scope=scope), max_new_tokens=6
@@ -134,7 +134,13 @@ def test_the_result_says_what_was_steered(llm, vector, scope):
     assert applied.fingerprint == vector.fingerprint_id
     assert applied.layers == (0, 2)
     # The last generated token is chosen, but never read: no state of it exists.
-    expected = {"all": prompt + new - 1, "prompt": prompt, "generated": new, "last_prompt": 1}
+    expected = {
+        "all": prompt + new - 1,
+        "prompt": prompt,
+        "generated": new,
+        "decision": min(3, new),
+        "last_prompt": 1,
+    }
     assert applied.steered_tokens == expected[scope]
 
 

@@ -114,6 +114,30 @@ def test_the_papers_preset_agrees_with_the_slow_oracle(tiny_llm):
         assert built.vector.scales[layer] == pytest.approx(float(norms[layer]), rel=1e-4)
 
 
+def test_deltas_are_read_where_the_answers_part(tiny_llm):
+    opened = "The shop opens at "
+    pairs = [PreferencePair(p.messages, f"{opened}nine.", f"{opened}two.") for p in PAIRS]
+    stem = tiny_llm.tokenizer(opened.strip(), add_special_tokens=False).input_ids
+    built = build(tiny_llm, pairs, aggregation="mean", progress=False)
+    embed = tiny_llm.model.get_input_embeddings()
+
+    def state(ids, removed=()):
+        x = embed(torch.tensor([*ids, *stem])).detach()
+        x[list(removed)] = 0
+        with torch.no_grad():
+            return tiny_llm.model(inputs_embeds=x[None], output_hidden_states=True)
+
+    found = {1: [], -1: []}
+    for seen in built.attributions:
+        whole = state(seen.token_ids).hidden_states[1][0, -1]
+        for sign, removed in ((1, seen.positive), (-1, seen.negative)):
+            if removed:
+                found[sign].append(whole - state(seen.token_ids, removed).hidden_states[1][0, -1])
+    expected = torch.stack(found[1]).mean(0) - torch.stack(found[-1]).mean(0)
+    torch.testing.assert_close(built.vector.directions[0], expected, rtol=1e-3, atol=1e-4)
+    assert built.vector.decision_tokens == len(stem)
+
+
 def test_the_preset_is_the_papers():
     preset = GRAINS_PRESETS["paper"]
     assert (preset.baseline, preset.steps, preset.quadrature, preset.k) == ("zero", 5, "right", 3)

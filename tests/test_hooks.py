@@ -42,6 +42,7 @@ class Vector:
 
     name = "planted"
     fingerprint_id = "0123"
+    decision_tokens = 1
 
     def __init__(self, *layers: int) -> None:
         self.directions = {i: torch.tensor([0.0, 2.0, 0.0, 0.0]) for i in layers}
@@ -98,7 +99,13 @@ def test_several_vectors_are_summed_and_brought_to_length_once():
 
 @pytest.mark.parametrize(
     ("scope", "places"),
-    [("all", [0, 1, 2, 3]), ("prompt", [0, 1]), ("generated", [1, 2, 3]), ("last_prompt", [1])],
+    [
+        ("all", [0, 1, 2, 3]),
+        ("prompt", [0, 1]),
+        ("generated", [1, 2, 3]),
+        ("decision", [1, 2]),
+        ("last_prompt", [1]),
+    ],
 )
 def test_scopes_in_one_pass_over_prompt_and_answer(scope, places):
     model, h = Stack(), torch.zeros(1, 4, WIDTH)
@@ -115,6 +122,7 @@ def test_scopes_in_one_pass_over_prompt_and_answer(scope, places):
         ("all", [3, 1, 1]),
         ("prompt", [3, 0, 0]),
         ("generated", [1, 1, 1]),
+        ("decision", [1, 1, 0]),
         ("last_prompt", [1, 0, 0]),
     ],
 )
@@ -127,6 +135,18 @@ def test_scopes_over_a_prompt_and_its_decoding(scope, passes):
             touched.append(int((h[..., 1] != h[..., 0]).sum()))
     assert touched == passes
     assert plan.steered_tokens(0, plan.steerings[0].terms[0]) == sum(passes)
+
+
+def test_decisions_of_several_vectors_end_where_each_of_them_does():
+    model = Stack()
+    early, late = steered(0, scope="decision"), steered(0, scope="decision")
+    early.terms[0].vector.decision_tokens, late.terms[0].vector.decision_tokens = 0, 3
+    plan = plan_for(early + late, late)
+    with steering_hooks(model.layers, plan):
+        passes = [model(torch.zeros(2, width, WIDTH)) for width in (3, 1, 2, 1)]
+    added = torch.cat([h[..., 1] - h[..., 0] for h in passes], dim=1)
+    assert added.tolist() == [[0, 0, 2, 1, 1, 1, 0], [0, 0, 1, 1, 1, 1, 0]]
+    assert [plan.steered_tokens(0, term) for term in plan.steerings[0].terms] == [1, 4]
 
 
 def test_padding_is_neither_changed_nor_counted():

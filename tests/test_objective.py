@@ -8,10 +8,12 @@ from steerable_llm.errors import InvalidInputError
 from steerable_llm.methods.grains.objective import EncodedPair, PreferenceObjective
 from steerable_llm.runtime.forward import frozen
 
+ALIKE = EncodedPair("alike", (7, 8, 9, 30), (40, 41, 42, 50, 2), (40, 41, 42, 61, 62, 63, 2))
 PAIRS = [
     EncodedPair("long", tuple(range(20, 45)), (50, 51, 52, 2), (60, 2)),
     EncodedPair("short", (7, 8, 9), (70, 2), (71, 72, 73, 74, 2)),
     EncodedPair("one", (30, 31, 32, 33, 34), (80,), (81,)),
+    ALIKE,
 ]
 # Their windows are shorter than the long row here, so one batch has packed and plain rows.
 WINDOWED = {"mistral", "gemma2", "gemma3_text"}
@@ -28,7 +30,9 @@ def plain_value(model, x, pair, reduction="sum"):
         log_probs = [
             logits[len(x) - 1 + i].log_softmax(-1)[token] for i, token in enumerate(answer)
         ]
-        total = total + sign * sum(log_probs) / (len(answer) if reduction == "mean" else 1)
+        if reduction == "mean":  # over the tokens from the decision on
+            log_probs = log_probs[len(pair.stem) :]
+        total = total + sign * sum(log_probs) / (len(log_probs) if reduction == "mean" else 1)
     return total
 
 
@@ -40,7 +44,8 @@ def test_values_and_gradients_are_the_plain_ones(make_tiny_model, family):
     assert len(objective.reader.rows_of(objective.shapes[0])) == (
         2 if family in {*WINDOWED, "bloom"} else 1
     )
-    points = [(i, torch.stack([objective.embeddings(i) * a for a in (0.5, 1)])) for i in (2, 0, 1)]
+    order = (2, 0, 3, 1)
+    points = [(i, torch.stack([objective.embeddings(i) * a for a in (0.5, 1)])) for i in order]
     for (i, inputs), (values, gradients) in zip(points, objective.gradients(points), strict=True):
         for x, value, slope in zip(inputs, values, gradients, strict=True):
             leaf = x.clone().requires_grad_(True)
@@ -72,14 +77,38 @@ def test_packed_and_unpacked_rows_agree(make_tiny_model):
         torch.testing.assert_close(slope, plain_slope, rtol=1e-4, atol=1e-5)
 
 
+def test_a_common_opening_is_read_once_and_its_end_decides():
+    assert ALIKE.stem == (40, 41, 42)
+    (row,) = {ALIKE.shape()}
+    assert row.prompt_length == 7
+    assert [(branch.start, branch.ids) for branch in row.branches] == [
+        (7, (50, 2)),
+        (7, (61, 62, 63, 2)),
+    ]
+
+
+def test_a_mean_is_over_the_tokens_from_the_decision_on(make_tiny_model):
+    model = make_tiny_model("llama")
+    objective = PreferenceObjective(model, PAIRS, reduction="mean")
+    x = objective.embeddings(3)
+    (value,) = objective.values([(3, x[None])])
+    with torch.no_grad():
+        expected = plain_value(model, x, ALIKE, "mean")
+    torch.testing.assert_close(value[0], expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
 @pytest.mark.parametrize("family", ["llama", "gemma2"])
-def test_baseline_values_are_those_of_prompts_full_of_the_baseline(make_tiny_model, family):
+def test_baseline_values_are_those_of_prompts_full_of_the_baseline(
+    make_tiny_model, family, reduction
+):
     model = make_tiny_model(family)
-    objective = PreferenceObjective(model, PAIRS)
+    objective = PreferenceObjective(model, PAIRS, reduction=reduction)
     baseline = model.get_input_embeddings().weight.mean(0).detach()
     for pair, value in zip(PAIRS, objective.baseline_values(baseline), strict=True):
         with torch.no_grad():
-            expected = plain_value(model, baseline.expand(len(pair.prompt), -1), pair)
+            x = baseline.expand(len(pair.prompt), -1)
+            expected = plain_value(model, x, pair, reduction)
         assert value == pytest.approx(float(expected), rel=1e-4, abs=1e-4)
 
 

@@ -148,7 +148,7 @@ def test_strength_zero_and_no_terms_are_inactive():
     [
         ({"strength": math.nan}, "give a finite number"),
         ({"strength": math.inf}, "give a finite number"),
-        ({"scope": "everywhere"}, "choose one of all, prompt, generated, last_prompt"),
+        ({"scope": "everywhere"}, "choose one of all, prompt, generated, decision, last_prompt"),
         ({"unit": "metres"}, "choose one of relative, absolute"),
         ({"layers": (0, 7)}, r"no direction for layers \[7\]: choose from \[0, 1\]"),
         ({"layers": ()}, "choose from"),

@@ -109,13 +109,18 @@ def test_the_random_control_keeps_the_norm_of_every_layer(seed):
 
 
 def test_a_file_keeps_everything(tmp_path):
-    made = vector(calibration=CALIBRATED).with_evaluation({"conflict": [0.8, 0.7, 0.9]})
+    made = vector(calibration=CALIBRATED, usual_layers=(2,), decision_tokens=4).with_evaluation(
+        {"conflict": [0.8, 0.7, 0.9]}
+    )
     path = made.save(tmp_path / "folder" / "faithful.safetensors")
     loaded = SteeringVector.load(path, MODEL)
     assert loaded.fingerprint_id == made.fingerprint_id
     for layer, direction in made.directions.items():
         assert torch.equal(loaded.directions[layer], direction)
-    for field in ("name", "scales", "fingerprint", "provenance", "calibration", "evaluation"):
+    for field in (
+        "name", "scales", "fingerprint", "provenance", "calibration", "evaluation",
+        "usual_layers", "decision_tokens",
+    ):  # fmt: skip
         assert getattr(loaded, field) == getattr(made, field)
     assert [file.name for file in path.parent.iterdir()] == ["faithful.safetensors"]
 

@@ -183,6 +183,7 @@ def summary(vector: SteeringVector) -> dict[str, Any]:
         "model": vector.fingerprint.short,
         "layers": list(vector.layers),
         "usual_layers": None if vector.usual_layers is None else list(vector.usual_layers),
+        "decision_tokens": vector.decision_tokens,
         "application": asdict(vector.application),
         "calibration": vector.calibration.shown() if vector.calibration else None,
         "provenance": vector.provenance.shown(),

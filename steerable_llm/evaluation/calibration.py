@@ -35,7 +35,7 @@ from steerable_llm.vector.vector import SteeringVector
 
 _FIRST_SAMPLE = 24  # prompts of dev, and of capability, that every setting is tried on
 _KEEP = 1 / 4  # share of the settings that survives a round of halving
-_FEWEST_POSITIONS: tuple[Scope, ...] = ("last_prompt", "generated", "prompt", "all")
+_FEWEST_POSITIONS: tuple[Scope, ...] = ("last_prompt", "decision", "generated", "prompt", "all")
 _FINALISTS = 8  # settings that are run on all of dev
 
 

@@ -248,4 +248,4 @@ def _read(
 
 
 def _shares(arm: Arm) -> bool:
-    return all(term.scope in ("generated", "last_prompt") for term in arm.steering.active_terms)
+    return not {term.scope for term in arm.steering.active_terms} & {"all", "prompt"}

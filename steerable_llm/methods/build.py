@@ -9,6 +9,7 @@ from pydantic import BaseModel, ValidationError
 from steerable_llm.errors import AttributionError, InvalidInputError, PairError, first_problem
 from steerable_llm.methods import METHODS
 from steerable_llm.methods.agreement import agreement_of
+from steerable_llm.methods.decision import decision_tokens
 from steerable_llm.methods.grains.attribution import PairAttribution
 from steerable_llm.methods.method import Grid, Method
 from steerable_llm.pairs.pair import Pairs, PreferencePair
@@ -113,6 +114,7 @@ def build(
         application=chosen.application,
         weighed=found.weighed,
         usual_layers=chosen.grid.usual_layers(layers, llm.fingerprint.num_layers),
+        decision_tokens=decision_tokens(llm, pairs),
     )
     return Built(vector, found.attributions)
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from steerable_llm.chat.message import MessagesLike, as_messages
 from steerable_llm.errors import InvalidInputError, PairError
+from steerable_llm.methods.decision import stem_length
 from steerable_llm.pairs.pair import Pairs
 from steerable_llm.progress import Advance
 from steerable_llm.runtime.forward import TOKENS_PER_PASS, site_states
@@ -21,8 +22,9 @@ class AnswerStates(BaseModel, frozen=True, extra="forbid"):
 
     Attributes:
         layers: 0-based blocks to build directions for; None means all.
-        answer_tokens: Read the state after so many tokens of each answer; None reads it after
-            the last one (before the end of turn).
+        answer_tokens: Read the state after so many tokens of each answer, counted from the first
+            one in which good and bad differ; None reads it after the last one (before the end of
+            turn).
     """
 
     layers: tuple[int, ...] | None = None
@@ -97,8 +99,11 @@ def answer_states(
                 'objective="likelihood"'
             )
         prompt = text_prompt(llm, pair.messages, pair.id)
-        for ends, answer in zip(texts, (pair.good, pair.bad), strict=True):
-            ends.append(_followed(llm, prompt, answer, answer_tokens))
+        answers = [_without_end(llm, answer) for answer in (pair.good, pair.bad)]
+        end = None if answer_tokens is None else stem_length(*answers) + answer_tokens
+        for ends, answer in zip(texts, answers, strict=True):
+            llm.check_fit(len(prompt), len(answer[:end]))
+            ends.append([*prompt, *answer[:end]])
     good, bad = (read_states(llm, ends, site, last) for ends in texts)
     if progress is not None:
         progress(len(pairs))
@@ -154,11 +159,7 @@ def text_prompt(llm: HookedModel, messages: MessagesLike, pair_id: str) -> list[
     return llm.encode(prompt)
 
 
-def _followed(
-    llm: HookedModel, prompt: Sequence[int], answer: str, tokens: int | None
-) -> list[int]:
+def _without_end(llm: HookedModel, answer: str) -> list[int]:
     ids = llm.encode_answer(answer)
-    if len(ids) > 1 and ids[-1] == llm.chat_format.end_of_turn_id:
-        ids = ids[:-1]
-    llm.check_fit(len(prompt), len(ids[:tokens]))
-    return [*prompt, *ids[:tokens]]
+    ends = len(ids) > 1 and ids[-1] == llm.chat_format.end_of_turn_id
+    return ids[:-1] if ends else ids

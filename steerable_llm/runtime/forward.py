@@ -267,7 +267,7 @@ def run_prompts(
         share
         and len(distinct) < len(prompts)
         and min(map(len, prompts)) > 1
-        and scopes <= {"generated", "last_prompt"}
+        and scopes <= {"generated", "decision", "last_prompt"}
         and llm.model._supports_default_dynamic_cache()
     ):
         ids, mask = padded([prompt[:-1] for prompt in distinct], "left")

@@ -207,6 +207,7 @@ def _plain(value: Any) -> Any:
 _WHERE: dict[Scope, str] = {
     "prompt": "the prompt",
     "generated": "the positions from the last one of the prompt on",
+    "decision": "the positions from the last one of the prompt to where its pairs part",
     "last_prompt": "the last position of the prompt",
 }
 

@@ -28,12 +28,14 @@ class Branch:
         ids: Its tokens, end of turn included, at least 1.
         weight: Factor of its summed log-probability.
         owner: Index of the value that its log-probability is added to.
+        given: How many of its first tokens are fed, and not asked for.
     """
 
     start: int
     ids: tuple[int, ...]
     weight: float
     owner: int = 0
+    given: int = 0
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class RowShape:
     @property
     def reads(self) -> int:
         """Positions whose next-token distribution is needed."""
-        return sum(len(branch.ids) for branch in self.branches)
+        return sum(len(branch.ids) - branch.given for branch in self.branches)
 
     @property
     def span(self) -> int:
@@ -105,9 +107,9 @@ def lay_out(shapes: Sequence[RowShape]) -> Layout:
             limit[row, column:end] = branch.start
             fed += [(row, column + i, token) for i, token in enumerate(branch.ids[:-1])]
             sources = [branch.start - 1, *range(column, end)]
-            targets = zip(sources, branch.ids, strict=True)
+            targets = list(zip(sources, branch.ids, strict=True))[branch.given :]
             read += [(row, source, token, branch.owner) for source, token in targets]
-            weights += [branch.weight] * len(branch.ids)
+            weights += [branch.weight] * len(targets)
             column = end
     order = np.arange(columns)
     own = kind[:, :, None] == kind[:, None, :]

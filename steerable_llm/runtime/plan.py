@@ -19,10 +19,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from steerable_llm.errors import ModelMismatchError, SteeringNotAppliedError
-from steerable_llm.vector.steering import SCOPES, Scope, Site, Steering, SteeringTerm, steer_hidden
+from steerable_llm.vector.steering import Scope, Site, Steering, SteeringTerm, steer_hidden
 
 Place: TypeAlias = tuple[Site, int]
 """A site of a block."""
+
+Reach: TypeAlias = "Scope | int"
+"""`SteeringTerm.reach`: a scope, or the last prompt position with so many generated ones."""
 
 
 @dataclass(frozen=True)
@@ -30,24 +33,24 @@ class _Window:
     """The columns of one pass.
 
     Attributes:
-        scopes: Per scope, booleans `[B, T]`: which of its positions a steering changes.
+        scopes: Per reach, booleans `[B, T]`: which of its positions a steering changes.
     """
 
-    scopes: dict[Scope, NDArray[np.bool_]]
-    _there: dict[tuple[Scope, torch.device], Tensor] = field(default_factory=dict)
+    scopes: dict[Reach, NDArray[np.bool_]]
+    _there: dict[tuple[Reach, torch.device], Tensor] = field(default_factory=dict)
 
     @cached_property
-    def counts(self) -> dict[Scope, NDArray[np.int64]]:
-        """Per scope, how many positions of each row `[B]` are in it."""
+    def counts(self) -> dict[Reach, NDArray[np.int64]]:
+        """Per reach, how many positions of each row `[B]` are in it."""
         return {scope: where.sum(axis=1) for scope, where in self.scopes.items()}
 
     @cached_property
-    def empty(self) -> frozenset[Scope]:
-        """Scopes without a position."""
+    def empty(self) -> frozenset[Reach]:
+        """Reaches without a position."""
         return frozenset(scope for scope, where in self.scopes.items() if not where.any())
 
-    def on(self, device: torch.device, scope: Scope) -> Tensor:
-        """Return a scope's booleans `[B, T]` where they are needed."""
+    def on(self, device: torch.device, scope: Reach) -> Tensor:
+        """Return a reach's booleans `[B, T]` where they are needed."""
         if (scope, device) not in self._there:
             self._there[scope, device] = torch.from_numpy(self.scopes[scope]).to(device)
         return self._there[scope, device]
@@ -55,7 +58,7 @@ class _Window:
 
 @dataclass(frozen=True)
 class _RowDeltas:
-    """What one scope adds at one place: the same to every state of a row.
+    """What one reach adds at one place: the same to every state of a row.
 
     Attributes:
         total: The sum, float32 `[B, d]`.
@@ -123,12 +126,14 @@ class SteeringPlan:
         self._prompt_end = max(columns, default=0)
         self._unfinished = np.ones(rows, dtype=bool)
         self._seen = dict.fromkeys(self.places, 0)
+        reaches = {term.reach for each in self.steerings for term in each.active_terms}
+        self._decisions = sorted(reach for reach in reaches if isinstance(reach, int))
         self._counts = {
-            place: {scope: np.zeros(rows, dtype=np.int64) for scope in SCOPES}
+            place: {reach: np.zeros(rows, dtype=np.int64) for reach in reaches}
             for place in self.places
         }
         self._windows: dict[tuple[int, int], _Window] = {}
-        self._deltas: dict[Place, dict[Scope, _RowDeltas]] = {}
+        self._deltas: dict[Place, dict[Reach, _RowDeltas]] = {}
         self._looking: dict[Place, list[tuple[SteeringTerm, list[int]]]] = {}
         self._ready: dict[Place, _Ready] = {}
 
@@ -152,7 +157,7 @@ class SteeringPlan:
         Raises:
             SteeringNotAppliedError: The term is active, and one of its layers was never reached.
         """
-        counts = {x: int(self._counts[term.site, x][term.scope][row]) for x in term.steered_layers}
+        counts = {x: int(self._counts[term.site, x][term.reach][row]) for x in term.steered_layers}
         missed = [layer for layer, count in counts.items() if count == 0]
         if missed:
             raise SteeringNotAppliedError(
@@ -189,7 +194,7 @@ class SteeringPlan:
     def _prepare(self, place: Place, window: _Window, h: Tensor) -> _Ready:
         """Return what is done at one place in all passes over such a window."""
         looking = self._looking_terms(place)
-        scopes = {*self._row_deltas(place, h), *(term.scope for term, _ in looking)}
+        scopes = {*self._row_deltas(place, h), *(term.reach for term, _ in looking)}
         acts = not scopes <= window.empty
         return _Ready(
             window,
@@ -200,23 +205,24 @@ class SteeringPlan:
 
     def _window(self, start: int, width: int) -> _Window:
         """Return which positions of the next columns each scope has; blocks of a pass share it."""
-        # Behind the prompts one column is like the other.
-        key = (min(start, max(self._prompt_end + 1, self._mask.shape[1])), width)
+        # Behind the prompts, and the decisions, one column is like the other.
+        decided = self._prompt_end + max(self._decisions, default=0)
+        key = (min(start, max(decided + 1, self._mask.shape[1])), width)
         if key not in self._windows:
             used = self._mask[:, start : start + width]
             used = np.pad(used, ((0, 0), (0, width - used.shape[1])), constant_values=True)
             used = used & self._unfinished[:, None]
             column = np.arange(start, start + width)[None, :]
-            self._windows = {
-                key: _Window(
-                    {
-                        "all": used,
-                        "prompt": used & (column <= self._last_prompt),
-                        "generated": used & (column >= self._last_prompt),
-                        "last_prompt": used & (column == self._last_prompt),
-                    }
-                )
+            generated = used & (column >= self._last_prompt)
+            scopes: dict[Reach, NDArray[np.bool_]] = {
+                "all": used,
+                "prompt": used & (column <= self._last_prompt),
+                "generated": generated,
+                "last_prompt": used & (column == self._last_prompt),
             }
+            for tokens in self._decisions:
+                scopes[tokens] = generated & (column <= self._last_prompt + tokens)
+            self._windows = {key: _Window(scopes)}
         return self._windows[key]
 
     def _change(self, place: Place, window: _Window, h: Tensor) -> _Change:
@@ -230,12 +236,12 @@ class SteeringPlan:
             renormalise |= window.scopes[scope] & rows.renormalise[:, None]
         for term, places in self._looking_terms(place):
             added = torch.zeros(h.shape, device=h.device)
-            mask = window.on(h.device, term.scope)[places]
+            mask = window.on(h.device, term.reach)[places]
             added[places] = term.delta_at(place[1], h[places]) * mask[..., None]
             total = total + added
-            touched[places] |= window.scopes[term.scope][places]
+            touched[places] |= window.scopes[term.reach][places]
             if term.renormalise:
-                renormalise[places] |= window.scopes[term.scope][places]
+                renormalise[places] |= window.scopes[term.reach][places]
         return (
             total,
             bool(renormalise.any())
@@ -257,12 +263,12 @@ class SteeringPlan:
             self._looking[place] = list(found.values())
         return self._looking[place]
 
-    def _row_deltas(self, place: Place, h: Tensor) -> dict[Scope, _RowDeltas]:
-        """Return what each scope adds at one place, row by row."""
+    def _row_deltas(self, place: Place, h: Tensor) -> dict[Reach, _RowDeltas]:
+        """Return what each reach adds at one place, row by row."""
         if place not in self._deltas:
             site, layer = place
             rows, width = len(self.steerings), h.shape[-1]
-            found: dict[Scope, _RowDeltas] = {}
+            found: dict[Reach, _RowDeltas] = {}
             for row, steering in enumerate(self.steerings):
                 for term in steering.terms_at(layer, site):
                     shape = term.vector.directions[layer].shape
@@ -274,7 +280,7 @@ class SteeringPlan:
                         )
                 for term, delta in steering.deltas(layer, site):
                     made = found.setdefault(
-                        term.scope,
+                        term.reach,
                         _RowDeltas(
                             torch.zeros(rows, width, device=h.device),
                             np.zeros(rows, dtype=bool),

@@ -18,13 +18,14 @@ from torch.nn.functional import normalize
 
 from steerable_llm.errors import InvalidInputError
 
-Scope = Literal["all", "prompt", "generated", "last_prompt"]
+Scope = Literal["all", "prompt", "generated", "decision", "last_prompt"]
 """Which positions are steered.
 
 ``generated`` starts at the *last prompt position*, whose state chooses the first new token;
 ``last_prompt`` is that position alone, so that an answer is turned at its start and its later
-words are left alone; ``prompt`` is every prompt position, the last one included; ``all`` is every
-position.
+words are left alone; ``decision`` is that position and as many generated ones as the vector's pairs
+take until good and bad answers part (`SteeringVector.decision_tokens`); ``prompt`` is every prompt
+position, the last one included; ``all`` is every position.
 """
 
 Unit = Literal["relative", "absolute"]
@@ -222,6 +223,12 @@ class SteeringTerm:
     def rule(self) -> Rule:
         """What the term adds."""
         return self.application.rule
+
+    @property
+    def reach(self) -> Scope | int:
+        """The scope; for ``decision`` the number of generated tokens that it holds."""
+        tokens: int = getattr(self.vector, "decision_tokens", 0)
+        return tokens if self.scope == "decision" else self.scope
 
     @property
     def steered_layers(self) -> tuple[int, ...]:

@@ -46,6 +46,8 @@ class SteeringVector:
             sum.
         usual_layers: Blocks that are steered as long as neither a call nor a calibration names
             any, such as the one of a method that steers one; None means every block.
+        decision_tokens: How many generated tokens scope "decision" holds behind the last prompt
+            position: as many as good and bad answers have in common, in nine of ten pairs.
     """
 
     name: str
@@ -58,6 +60,7 @@ class SteeringVector:
     application: Application = PLAIN
     weighed: Mapping[int, WeighedVectors] = field(default_factory=dict, repr=False)
     usual_layers: tuple[int, ...] | None = None
+    decision_tokens: int = 0
 
     def __post_init__(self) -> None:
         """Check shapes and bring the directions to float32 on the CPU.
@@ -255,6 +258,8 @@ class SteeringVector:
         beyond: dict[str, Any] = {} if plain else {"application": _stored(self.application)}
         if self.usual_layers is not None:
             beyond["usual_layers"] = self.usual_layers
+        if self.decision_tokens:
+            beyond["decision_tokens"] = self.decision_tokens
         try:
             provenance = self.provenance.record()
         except ValueError as error:
@@ -327,6 +332,7 @@ class SteeringVector:
                 application=_application(content.get("application", {})),
                 weighed={i: WeighedVectors.from_table(table) for i, table in tables.items()},
                 usual_layers=None if usual is None else tuple(usual),
+                decision_tokens=int(content.get("decision_tokens", 0)),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise VectorFileError(

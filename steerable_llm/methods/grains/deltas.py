@@ -1,4 +1,8 @@
-"""How the last prompt position moves when tokens are taken away (paper section 3.2, eq. 4)."""
+"""How the state that decides moves when prompt tokens are taken away (paper section 3.2, eq. 4).
+
+It is the one before the first token in which the answers differ. The paper reads the last prompt
+position, which is the same for answers that differ at once.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -30,7 +34,7 @@ def contrastive_deltas(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return h(x) - h(x without I+), h(x) - h(x without I-) and h(x).
 
-    h is the raw output of L blocks at the last prompt position, and I+ and I- are the positions
+    h is the raw output of L blocks at the decision, and I+ and I- are the positions
     `selected` per pair, whose embeddings the baseline [d] replaces. A pair without tokens of a sign
     gives no delta of it.
 
@@ -43,7 +47,7 @@ def contrastive_deltas(
         for job in batch:
             row = objective.embeddings(job.pair).clone()
             row[list(job.removed)] = baseline.to(row.dtype)
-            inputs.append(row)
+            inputs.append(objective.read(job.pair, row))
         captured = site_states(llm, inputs)
         rows = torch.arange(len(batch))
         last = torch.tensor([job.length - 1 for job in batch])
@@ -63,7 +67,7 @@ def _jobs(
 ) -> list[_Job]:
     jobs = []
     for pair, (positive, negative) in enumerate(selected):
-        length = len(objective.pairs[pair].prompt)
+        length = objective.shapes[pair].prompt_length
         jobs.append(_Job(pair, 0, (), length))
         jobs += [
             _Job(pair, sign, removed, length)

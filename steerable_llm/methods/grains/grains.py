@@ -1,7 +1,7 @@
 """GrAInS: vectors from the tokens that gradients point at (paper sections 3.1 and 3.2).
 
 For every pair: score the prompt's tokens (eq. 1 to 3), replace the strongest of each sign by the
-baseline, and see how the last prompt position's state moves in every block (eq. 4). Over the
+baseline, and see how the state that decides moves in every block (eq. 4). Over the
 pairs: one direction per sign (eq. 5), and their difference (eq. 6).
 """
 

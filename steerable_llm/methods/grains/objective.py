@@ -1,13 +1,14 @@
 """The preference objective of many pairs on one model, in batches (paper section 3.1, eq. 1).
 
 f(x) = log P(good | x) - log P(bad | x), summed over each answer's tokens with its end-of-turn
-token. A point on a path, of any pair, is one packed row; rows of similar length share a batch
-that stays within a memory budget. Gradients go to the inputs only.
+token. What both answers open with cancels, so it is read like the prompt, once, and f is summed
+from the first token in which they differ. A point on a path, of any pair, is one packed row; rows
+of similar length share a batch that stays within a memory budget. Gradients go to the inputs only.
 """
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from steerable_llm.errors import InvalidInputError
+from steerable_llm.methods.decision import stem_length
 from steerable_llm.runtime.blocks import text_config
 from steerable_llm.runtime.forward import frozen
 from steerable_llm.runtime.packed import AnswerReader, Batch, Branch, Group, RowShape
@@ -41,14 +43,27 @@ class EncodedPair:
     good: tuple[int, ...]
     bad: tuple[int, ...] = ()
 
-    def shape(self, reduction: Literal["sum", "mean"] = "sum") -> RowShape:
-        """Return the packed row of one input of this pair; good counts up, bad counts down."""
+    @property
+    def stem(self) -> tuple[int, ...]:
+        """What both answers open with; the state behind it decides between them."""
+        return self.good[: stem_length(self.good, self.bad)] if self.bad else ()
+
+    def shape(self, reduction: Literal["sum", "mean"] = "sum", stem: bool = True) -> RowShape:
+        """Return the packed row of one input of this pair; good counts up, bad counts down.
+
+        Args:
+            reduction: Sum or mean over the tokens from the first one on in which answers differ.
+            stem: Whether the stem stands once behind the prompt, or before each answer.
+        """
+        common = len(self.stem)
+        once = common if stem else 0
         branches = []
         for sign, answer in ((1.0, self.good), (-1.0, self.bad)):
             if answer:
-                weight = sign / len(answer) if reduction == "mean" else sign
-                branches.append(Branch(len(self.prompt), answer, weight))
-        return RowShape(len(self.prompt), tuple(branches))
+                weight = sign / (len(answer) - common) if reduction == "mean" else sign
+                start = len(self.prompt) + once
+                branches.append(Branch(start, answer[once:], weight, given=common - once))
+        return RowShape(len(self.prompt) + once, tuple(branches))
 
 
 class PreferenceObjective:
@@ -73,15 +88,21 @@ class PreferenceObjective:
                 raise InvalidInputError(f"pair {pair.pair_id} has an empty prompt or answer")
         self.model = model
         self.pairs = tuple(pairs)
+        self.reduction = reduction
         self.shapes = tuple(pair.shape(reduction) for pair in pairs)
         self.reader = AnswerReader(model)
         example = max(range(len(pairs)), key=lambda i: _tells(self.shapes[i]))
-        self.reader.learn(self.shapes[example], self.embeddings(example))
+        self.reader.learn(self.shapes[example], self.read(example, self.embeddings(example)))
         self.memory_budget = memory_budget or self._default_budget()
 
     def embeddings(self, index: int) -> Tensor:
         """Return a pair's prompt embeddings x, [T, d]."""
         return self.reader.embed(self.pairs[index].prompt)
+
+    def read(self, index: int, prompts: Tensor) -> Tensor:
+        """Return prompts [..., T, d] of a pair followed by its stem, up to the decision."""
+        stem = self.reader.embed(self.pairs[index].stem).to(prompts.dtype)
+        return torch.cat([prompts, stem.expand(*prompts.shape[:-2], -1, -1)], dim=-2)
 
     def values(self, points: Sequence[tuple[int, Tensor]]) -> list[Tensor]:
         """Return f at points of pairs, [N, T, d], without gradients: float32 [N], on the CPU."""
@@ -110,7 +131,7 @@ class PreferenceObjective:
         order = sorted(range(len(self.pairs)), key=lambda i: len(self.pairs[i].prompt))
         jobs: list[tuple[list[int], RowShape]] = []
         for index in order:
-            shape = self.shapes[index]
+            shape = self.pairs[index].shape(self.reduction, stem=False)
             joined = _join(*jobs[-1], shape) if jobs else None
             # Attention is quadratic in the row: stop where answers outweigh the prompt.
             if (
@@ -180,7 +201,7 @@ class PreferenceObjective:
             index, tensor = points[entry]
             rows = []
             for shape in self.reader.rows_of(self.shapes[index]):
-                groups.append(Group(shape, tensor[start:stop].detach()))
+                groups.append(Group(shape, self.read(index, tensor[start:stop].detach())))
                 starts.append(value)
                 rows.append(row)
                 row += stop - start
@@ -266,10 +287,7 @@ def _tells(shape: RowShape) -> tuple[int, int, int]:
 
 def _join(owners: list[int], shape: RowShape, other: RowShape) -> RowShape:
     """Put another pair's branches behind the longer of two prompts, as a new owner."""
-    moved = tuple(
-        Branch(branch.start, branch.ids, branch.weight, owner=len(owners))
-        for branch in other.branches
-    )
+    moved = tuple(replace(branch, owner=len(owners)) for branch in other.branches)
     return RowShape(max(shape.prompt_length, other.prompt_length), shape.branches + moved)
 
 

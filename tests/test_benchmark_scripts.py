@@ -4,8 +4,10 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from gguf_models import write_gguf
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -20,10 +22,21 @@ ROOT = Path(__file__).resolve().parent.parent
     ids=["build", "log"],
 )
 def test_a_script_measures_every_row(words: list[str], row: str, tmp_path: Path) -> None:
+    assert row in run(words, tmp_path)
+
+
+def test_loading_is_measured_beside_transformers(tiny_llm: Any, tmp_path: Path) -> None:
+    file = write_gguf(tmp_path / "tiny.gguf", tiny_llm.model, tiny_llm.tokenizer)
+    said = run(["load.py", "--file", str(file), "--repeats", "1"], tmp_path)
+    assert "from_pretrained" in said
+    assert "transformers" in said
+
+
+def run(words: list[str], folder: Path) -> str:
     done = subprocess.run(
         [sys.executable, str(ROOT / "benchmarks" / words[0]), *words[1:]],
-        capture_output=True, text=True, cwd=tmp_path, timeout=300,
+        capture_output=True, text=True, cwd=folder, timeout=300,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
-    assert row in done.stdout
+    return done.stdout

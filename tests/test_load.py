@@ -1,6 +1,8 @@
 """What can be loaded and how: arguments, LoRA folders of the peft library, clear errors."""
 
+import copy
 import json
+import sys
 
 import pytest
 import torch
@@ -63,6 +65,17 @@ def test_a_lora_folder_is_loaded_as_one_model_with_its_base(lora, base, tiny_llm
     assert llm.model_id == str(folder)
     names = [name for name, _ in llm.model.named_parameters()]
     assert names == [name for name, _ in tiny_llm.model.named_parameters()]
+
+
+def test_a_lora_stays_beside_the_weights_of_a_quantised_base(lora, base):
+    llm = HookedModel.from_pretrained(base)
+    llm.model.is_quantized = True
+    under = copy.deepcopy(llm.model.state_dict())
+    folder = merged_lora.find_lora(str(lora[0]), {"subfolder": ""})
+    beside = HookedModel(folder.merged_into(llm.model, 0), llm.tokenizer)
+    assert torch.allclose(beside.answer_logits(PROMPT, "Paris."), lora[1], atol=1e-4)
+    kept = {name.replace(".base_layer", ""): x for name, x in beside.model.state_dict().items()}
+    assert all(torch.equal(kept[name], value) for name, value in under.items())
 
 
 def test_the_merged_model_can_be_saved_and_carries_another_lora(lora, tiny_llm, tmp_path):
@@ -142,7 +155,7 @@ def test_a_damaged_configuration_is_one_clear_line(tmp_path, content):
 
 
 def test_a_lora_without_peft_names_what_to_install(lora, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "peft", None)
+    monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'steerable-llm\[lora\]'"):
         merged_lora.require_peft()
     with pytest.raises(MissingExtraError):

@@ -67,6 +67,7 @@ def sweep(
         demo.evaluation_set("capability", "dev"),
         target=TARGETS[behaviour],
         strengths=STRENGTHS,
+        unit="relative",
         scopes=("generated", "last_prompt"),
         progress=progress,
     )

@@ -52,7 +52,7 @@ from steerable_llm.vector.calibration import Calibration
 REFERENCE = "reference"
 SIZES = (10, 25, 50, 100)
 KS = (1, 3, 5, 10, 20)
-STRENGTHS = (0.02, 0.05, 0.08, 0.12, 0.2)
+STRENGTHS = (0.12, 0.3, 0.48, 0.72, 1.2)
 _MOST_SINGLE_LAYERS = 6
 # One block, or a third of them, has to do what all do together, so larger shares are tried, too.
 _FEW_LAYERS = (0.02, 0.03, 0.05, 0.08, 0.1, 0.12, 0.2, 0.4, 0.8)
@@ -196,7 +196,7 @@ ABLATIONS: dict[str, Ablation] = {
         "Scope, layers and sign as dev chose them for the reference; the strength is set. These "
         "figures are read from test and choose nothing. Without a strength of the reference that "
         "helps on dev there is nothing to set others against.",
-        "strength, in units of the residual norm",
+        "strength, in units of the residual norm, all blocks together",
         _strength,
     ),
     "layers": Ablation(

@@ -82,7 +82,7 @@ def planted_vector(llm: SteerableHFLLM, name: str = "planted") -> SteeringVector
     return SteeringVector(
         name=name,
         directions={layer: PLANTED.clone() for layer in range(LAYERS)},
-        scales=dict.fromkeys(range(LAYERS), 6.0),
+        scales=dict.fromkeys(range(LAYERS), 12.0),
         fingerprint=llm.fingerprint,
         provenance=Provenance(method="planted", facts={"layers": [0, 1]}),
     )

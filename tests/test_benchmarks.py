@@ -580,7 +580,7 @@ def test_the_numbers_are_those_of_the_runner_that_the_harness_replaced(
         fingerprint=demo_llm.fingerprint,
     )
     found = run_benchmark(
-        demo_llm, name, [wave], strengths=[3.0], data="sample", against=(), progress=False,
+        demo_llm, name, [wave], strengths=[18.0], data="sample", against=(), progress=False,
         shots=2 if name == "mmlu" else None,
         limit=None if find_benchmark(name).chooses else 2,
     )  # fmt: skip

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from conftest import build_tiny_model
-from planted_behaviour import planted_llm, planted_vector, questions
+from planted_behaviour import WIDTH, planted_llm, planted_vector, questions
 from slow_states import PAIRS
 
 from steerable_llm.answer.llm import SteerableHFLLM
@@ -51,10 +52,11 @@ def sets(llm: SteerableHFLLM) -> dict[str, EvaluationSet]:
 def found(
     llm: SteerableHFLLM, sets: dict[str, EvaluationSet], monkeypatch: pytest.MonkeyPatch
 ) -> Comparison:
-    """CAA finds the planted vector here, icv a random one."""
+    """CAA finds the planted vector here, icv one that nothing in the model reads."""
+    unread = torch.eye(WIDTH)[-1]
     vectors = {
         "caa": planted_vector(llm, "caa"),
-        "icv": planted_vector(llm, "icv").randomised(5),
+        "icv": replace(planted_vector(llm, "icv"), directions={0: unread, 1: unread}),
     }
     monkeypatch.setattr(making, "build_vector", lambda *_, method, **__: vectors[method])
     return compare(
@@ -91,8 +93,8 @@ def test_what_makes_most_worse_stands_first(found: Comparison) -> None:
 
 
 def test_a_method_that_helps_nobody_is_listed_and_not_promoted(found: Comparison) -> None:
-    random = found.arm("icv")
-    assert random.failed or (random.verdict is not None and not random.verdict.promote)
+    idle = found.arm("icv")
+    assert idle.failed or (idle.verdict is not None and not idle.verdict.promote)
     names = {arm.name for arm in found.arms}
     assert names == {"none", "icv", "prompt", "caa"}
 

@@ -1,5 +1,6 @@
 """Vectors that meet in a block: how they relate, and how they are kept apart."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -39,7 +40,21 @@ def test_vectors_that_undo_each_other_fight_and_others_do_not() -> None:
     assert meetings(A.steer(0.5) + B.steer(0)) == []
 
 
-@given(st.lists(directions, min_size=2, max_size=4), st.sampled_from(["relative", "absolute"]))
+@pytest.mark.parametrize("unit", ["total", "relative", "absolute"])
+def test_a_block_where_nothing_is_left_leaves_the_others_as_they_were(unit: Unit) -> None:
+    first = A.steer(0.5, layers=(0,), unit=unit)
+    twisted = replace(B, directions={0: A.directions[0], 1: B.directions[1], 2: B.directions[2]})
+    steering, _ = orthogonalise(first + twisted.steer(0.3, unit=unit))
+    before, after = twisted.steer(0.3, unit=unit).terms[0], steering.terms[1]
+    assert after.steered_layers == (1, 2)
+    for layer in (1, 2):
+        torch.testing.assert_close(after.delta(layer), before.delta(layer))
+
+
+@given(
+    st.lists(directions, min_size=2, max_size=4),
+    st.sampled_from(["total", "relative", "absolute"]),
+)
 def test_what_is_left_is_orthogonal_and_adds_up_with_what_was_taken(
     rows: list[tuple[float, ...]], unit: Unit
 ) -> None:

@@ -45,6 +45,19 @@ def test_the_strength_that_is_found_has_that_divergence(
     assert meter(vector.steer(strength, scope=scope)) == pytest.approx(kl, rel=0.06)
 
 
+def test_a_total_strength_has_one_effect_whichever_blocks_share_it(
+    llm: SteerableHFLLM, meter: KlMeter
+) -> None:
+    """In the planted model all that a block adds reaches the output as it is."""
+
+    def effect(*layers: int) -> float:
+        return meter(planted_vector(llm).steer(0.1, layers=layers, renormalise=False))
+
+    assert effect(0, 1) > 1e-3
+    assert effect(0) == pytest.approx(effect(0, 1), rel=1e-3)
+    assert effect(1) == pytest.approx(effect(0, 1), rel=1e-3)
+
+
 def test_a_shorter_vector_gets_more_absolute_strength(llm: SteerableHFLLM, meter: KlMeter) -> None:
     from dataclasses import replace
 

@@ -53,7 +53,7 @@ def test_an_applied_vector_is_plain_json(tiny_vector):
         "name": tiny_vector.name,
         "fingerprint": tiny_vector.fingerprint_id,
         "strength": -0.25,
-        "unit": "relative",
+        "unit": "total",
         "scope": "generated",
         "layers": list(range(LAYERS)),
         "site": "block",

@@ -26,7 +26,7 @@ def test_the_vector_is_one_component_over_all_layers_plus_the_mean(tiny_llm: Any
 def test_every_mlp_output_is_turned_and_keeps_its_length(tiny_llm: Any) -> None:
     vector = build_vector(tiny_llm, PAIRS, method="icv", progress=False)
     ids = torch.tensor([tiny_llm.encode(PAIRS[0].messages)])
-    steering = vector.steer(0.3)
+    steering = vector.steer(0.3 * len(vector.layers))
     assert {(t.site, t.rule, t.scope) for t in steering.terms} == {("mlp", "icv", "all")}
     plan = SteeringPlan([steering], torch.ones_like(ids), ids.shape[1] - 1)
     with torch.no_grad(), capture_site(tiny_llm.blocks, "mlp") as raw:
@@ -38,6 +38,7 @@ def test_every_mlp_output_is_turned_and_keeps_its_length(tiny_llm: Any) -> None:
     v = vector.directions[0] / vector.directions[0].norm()
     unit = before / before.norm(dim=-1, keepdim=True)
     s = 1 + torch.relu(-(unit @ v))
+    # The strength is spread over the blocks, so that each has the source's lambda of 0.3.
     expected = unit + (0.3 * s)[:, None] * v
     expected = expected / expected.norm(dim=-1, keepdim=True) * before.norm(dim=-1, keepdim=True)
     torch.testing.assert_close(after, expected, rtol=1e-4, atol=1e-5)

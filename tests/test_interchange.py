@@ -65,7 +65,7 @@ def contents(path):
     seed=st.integers(0, 1000),
     layers=st.sets(st.integers(0, LAYERS - 1), min_size=2),
     strength=st.floats(0.01, 3.0).flatmap(lambda s: st.sampled_from([s, -s])),
-    unit=st.sampled_from(["relative", "absolute"]),
+    unit=st.sampled_from(["total", "relative", "absolute"]),
 )
 def test_what_comes_back_adds_what_went_out(
     format, seed, layers, strength, unit, tiny_llm, make_vector, folder

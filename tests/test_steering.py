@@ -47,6 +47,8 @@ def slow_delta(vector, strength, layer, unit):
     if unit == "absolute":
         return [strength * x for x in direction]
     norm = math.sqrt(sum(x * x for x in direction))
+    if unit == "total":
+        strength = strength / len(vector.directions)
     return [strength * vector.scales[layer] * x / norm for x in direction]
 
 
@@ -110,14 +112,32 @@ def test_a_state_that_cancels_becomes_zero_and_not_nan(length):
     assert torch.equal(steer_hidden(h, -h[0, 0], True), torch.zeros(1, 1, 4))
 
 
-@given(st.floats(-10, 10), st.floats(0.1, 100), st.sampled_from(["relative", "absolute"]))
+@given(st.floats(-10, 10), st.floats(0.1, 100), st.sampled_from(["total", "relative", "absolute"]))
 def test_what_a_term_adds(strength, scale, unit):
-    vector = PlainVector({2: torch.tensor([3.0, 4.0, 0.0])}, {2: scale})
+    others = dict.fromkeys((0, 1), torch.ones(3))
+    vector = PlainVector({**others, 2: torch.tensor([3.0, 4.0, 0.0])}, {0: 1.0, 1: 1.0, 2: scale})
     term = SteeringTerm(vector, strength, unit=unit)
     expected = torch.tensor(slow_delta(vector, strength, 2, unit))
     torch.testing.assert_close(term.delta(2), expected, rtol=1e-5, atol=1e-6)
-    if unit == "relative":
-        assert float(term.delta(2).norm()) == pytest.approx(abs(strength) * scale, rel=1e-4)
+    if unit != "absolute":
+        each = abs(strength) / (3 if unit == "total" else 1)
+        assert float(term.delta(2).norm()) == pytest.approx(each * scale, rel=1e-4)
+
+
+@given(
+    st.floats(-3, 3),
+    st.sets(st.integers(0, 29), min_size=1),
+    st.lists(st.floats(0.1, 100), min_size=30, max_size=30),
+)
+def test_a_total_strength_is_the_sum_of_what_layers_add_however_many_there_are(
+    strength, layers, lengths
+):
+    vector = PlainVector(dict.fromkeys(range(30), torch.ones(3)), dict(enumerate(lengths)))
+    term = SteeringTerm(vector, strength, layers=tuple(layers))
+    assert term.unit == "total"
+    shares = [float(term.delta(x).norm()) / lengths[x] for x in layers]
+    assert sum(shares) == pytest.approx(abs(strength), rel=1e-4, abs=1e-9)
+    assert max(shares) == pytest.approx(min(shares), rel=1e-4, abs=1e-9)
 
 
 def test_a_relative_strength_of_a_zero_direction_adds_nothing():
@@ -149,7 +169,7 @@ def test_strength_zero_and_no_terms_are_inactive():
         ({"strength": math.nan}, "give a finite number"),
         ({"strength": math.inf}, "give a finite number"),
         ({"scope": "everywhere"}, "choose one of all, prompt, generated, decision, last_prompt"),
-        ({"unit": "metres"}, "choose one of relative, absolute"),
+        ({"unit": "metres"}, "choose one of total, relative, absolute"),
         ({"layers": (0, 7)}, r"no direction for layers \[7\]: choose from \[0, 1\]"),
         ({"layers": ()}, "choose from"),
         ({"layers": (1,)}, "no residual norm for layers"),

@@ -75,7 +75,7 @@ def test_vectors_that_could_not_steer_are_refused(changes, problem):
 def test_steering_takes_what_is_left_out_from_the_calibration():
     calibrated = vector(calibration=CALIBRATED)
     (term,) = calibrated.steer().terms
-    assert (term.strength, term.layers, term.scope, term.unit) == (-0.06, (2,), "all", "relative")
+    assert (term.strength, term.layers, term.scope, term.unit) == (-0.06, (2,), "all", "total")
     (term,) = calibrated.steer(0.1, layers=(0,), scope="prompt", renormalise=False).terms
     assert (term.strength, term.layers, term.scope) == (0.1, (0,), "prompt")
     assert not term.renormalise

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 from safetensors import safe_open
 from vision_models import vision_llm
@@ -15,9 +16,13 @@ from steerable_llm import SteeringVector
 from steerable_llm.vector.calibration import Calibration, Choice, DataUsed
 from steerable_llm.vector.provenance import Completeness, Deltas, Provenance
 from steerable_llm.vector.seen import hashes_of, prompt_hash
+from steerable_llm.vector.steering import Application, Unit
 
 #: A file that 0.1 wrote, with its facts in prose.
-OLD = Path(__file__).parent / "files_of_0_1" / "vector.safetensors"
+ROOT = Path(__file__).parent.parent
+OLD = ROOT / "tests" / "files_of_0_1" / "vector.safetensors"
+#: What 0.1 made for the bundled model, and where each of them was calibrated to.
+SHIPPED = {"demo-faithfulness": 0.08, "demo-toxicity": 0.08, "demo-truthfulness": 0.1}
 CHOICE = Choice(
     dev=DataUsed("dev", "ab" * 32, 40, part_of="cd" * 32, seen=("0" * 16, "1" * 16)),
     before=0.4,
@@ -48,6 +53,24 @@ def test_the_facts_in_the_sentence_of_an_old_file_are_told_apart() -> None:
     assert choice.capability is not None
     assert choice.capability.digest in stored["note"]
     assert choice.lost["paraphrase"] < 0
+
+
+@pytest.mark.parametrize(("name", "strength"), SHIPPED.items())
+@pytest.mark.parametrize(("asked", "layers"), [(None, None), (0.04, None), (-0.2, (1, 4))])
+def test_an_old_vector_adds_what_it_always_did(
+    name: str, strength: float, asked: float | None, layers: tuple[int, ...] | None
+) -> None:
+    """Every block adds the strength's share of its own norm, be it calibrated or of a policy."""
+    path = ROOT / "vectors" / f"{name}.safetensors"
+    scales = json.loads(metadata(path)["scales"])
+    (term,) = SteeringVector.load(path).steer(asked, layers=layers).terms
+    with safe_open(path, framework="pt") as file:
+        stored = {layer: file.get_tensor(f"layer.{layer}") for layer in range(6)}
+    assert term.steered_layers == (layers or tuple(stored))
+    for layer in term.steered_layers:
+        unit = stored[layer] / stored[layer].norm()
+        added = (asked or strength) * scales[str(layer)] * unit
+        torch.testing.assert_close(term.delta(layer), added)
 
 
 def test_the_provenance_of_an_old_file_is_told_apart() -> None:
@@ -94,6 +117,19 @@ def test_a_release_before_these_records_finds_what_it_looks_for(
     assert set(calibration) == {"strength", "layers", "scope", "unit", "renormalise", "note"}
     for digest in ("ab" * 6, "cd" * 6, "ef" * 6):
         assert digest in calibration["note"]
+
+
+@pytest.mark.parametrize("unit", ["total", "relative"])
+def test_what_a_strength_by_hand_counts_outlives_the_file(
+    unit: Unit, tmp_path: Path, tiny_vector: SteeringVector
+) -> None:
+    made = replace(tiny_vector, application=Application(unit=unit))
+    path = made.save(tmp_path / "v.safetensors")
+    assert metadata(path)["format_version"] == "1"
+    assert ("unit" in metadata(path)) == (unit == "total")
+    back = SteeringVector.load(path)
+    assert back.application.unit == back.steer(0.3).terms[0].unit == unit
+    assert back.fingerprint_id == made.fingerprint_id == tiny_vector.fingerprint_id
 
 
 def test_the_sentence_says_every_fact_and_gives_them_back() -> None:

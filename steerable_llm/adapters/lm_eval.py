@@ -48,7 +48,7 @@ class SteerableLM(HFLM):  # type: ignore[misc]
     Example::
 
         steerable lm-eval --model steerable --tasks truthfulqa_mc1
-            --model_args pretrained=ID,vector=truthfulness.safetensors,strength=0.08
+            --model_args pretrained=ID,vector=truthfulness.safetensors,strength=0.3
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class SteerableLM(HFLM):  # type: ignore[misc]
             strength: In place of the calibrated strength: one for all vectors, or one each.
             scope: In place of the calibrated scope.
             layers: In place of the calibrated blocks, from 0.
-            unit: In place of the calibrated unit, relative or absolute.
+            unit: In place of the calibrated unit, total, relative or absolute.
             policy: Policy file, in place of vectors. Its conditions are taken to hold: a prompt
                 of the harness is plain text, in which no question and no context can be told.
             step: Step of the policy; default is its default step.

@@ -39,7 +39,7 @@ class SteerableHFLLM(HookedModel):
     and policies at once. The model is put into evaluation mode and otherwise left as it is::
 
         llm = SteerableHFLLM.demo()
-        answer = llm.generate("What is the capital of France?", steering=vector.steer(0.05))
+        answer = llm.generate("What is the capital of France?", steering=vector.steer(0.3))
 
     Attributes:
         model: The Hugging Face model.

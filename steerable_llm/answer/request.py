@@ -104,7 +104,7 @@ class GenerationRequest:
         )  # fmt: skip
         _require(
             self.steering is None or isinstance(self.steering, Steering),
-            "steering", self.steering, "a Steering, such as vector.steer(0.05), or None",
+            "steering", self.steering, "a Steering, such as vector.steer(0.3), or None",
         )  # fmt: skip
         check_tools(self.tools, self.tool_choice)
 

@@ -230,7 +230,8 @@ def _calibrate(
     if chosen is not None:
         _say(
             console,
-            f"strength {chosen.strength:+g} of the hidden state's length, scope {chosen.scope}. "
+            f"strength {chosen.strength:+g} of the hidden state's length in all, spread over the "
+            f"blocks, scope {chosen.scope}. "
             f"{chosen.note}",
         )
     return calibrated

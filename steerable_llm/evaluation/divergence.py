@@ -25,7 +25,7 @@ from steerable_llm.vector.steering import Scope, Steering, Unit
 from steerable_llm.vector.vector import SteeringVector
 
 PROMPTS = 24  # enough for a mean; success itself is judged on all of dev afterwards
-_START = {"relative": 0.05, "absolute": 1.0}
+_START = {"total": 0.3, "relative": 0.05, "absolute": 1.0}
 _DOUBLINGS = 8
 _HALVINGS = 10
 _CLOSE = 0.05  # relative
@@ -139,7 +139,7 @@ def strengths_for_kl(
     kls: Sequence[float],
     scopes: Sequence[Scope] = ("generated", "all"),
     layers: Sequence[tuple[int, ...] | None] = (None,),
-    unit: Unit = "relative",
+    unit: Unit = "total",
 ) -> tuple[float, ...]:
     """Find strengths for a sweep, whose arguments these are: one per divergence and scope.
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from steerable_llm.methods.grains.attribution import PairAttribution
 from steerable_llm.vector.provenance import Provenance
-from steerable_llm.vector.steering import PLAIN, Application, Scope, Unit, WeighedVectors
+from steerable_llm.vector.steering import Application, Scope, Unit, WeighedVectors
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,8 @@ class Grid:
         configs: Settings of the method to build a candidate vector with, one after the other.
     """
 
-    strengths: tuple[float, ...] = (0.02, 0.03, 0.05, 0.08, 0.1, 0.12)
-    unit: Unit = "relative"
+    strengths: tuple[float, ...] = (0.12, 0.18, 0.3, 0.48, 0.6, 0.72)
+    unit: Unit = "total"
     scopes: tuple[Scope, ...] = ("generated", "all")
     one_layer: bool = False
     configs: tuple[Mapping[str, Any], ...] = ({},)
@@ -88,5 +88,5 @@ class Method:
     config: type[BaseModel]
     extract: Callable[..., Extraction]
     presets: Mapping[str, BaseModel] = field(default_factory=dict)
-    application: Application = PLAIN
+    application: Application = Application()  # noqa: RUF009 - frozen
     grid: Grid = Grid()

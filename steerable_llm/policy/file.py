@@ -139,7 +139,7 @@ class VectorUse(FileTable):
 
     Attributes:
         name: The vector's file name without `.safetensors`.
-        strength: Signed, in units of each layer's residual norm.
+        strength: Signed, in the unit that the vector is calibrated in (`steering.Unit`).
         layers: 0-based blocks to steer.
         scope: Which positions are steered.
         when: Conditions of this vector alone.

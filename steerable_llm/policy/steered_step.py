@@ -108,13 +108,14 @@ def _shortened(
             f"nothing is left of vector {name!r} when it is orthogonalised: "
             "it points along the vectors before it; leave it or `orthogonalise` out"
         )
+    spread = len(acting) / len(shares) if term.unit == "total" else 1.0
     vector = replace(
         term.vector,
         name=f"{name}-orthogonalised",
         directions={layer: left[layer].float() for layer in acting},
-        # A relative strength counts shares of the scale along the unit direction, so the scale
-        # has to shrink with the direction.
-        scales={layer: term.vector.scales[layer] * shares[layer] for layer in acting},
+        # A strength may count shares of the scale along the unit direction, so the scale has to
+        # shrink with the direction; and what is spread over the blocks stays with each as it was.
+        scales={layer: term.vector.scales[layer] * shares[layer] * spread for layer in acting},
     )
     return replace(term, vector=vector, layers=acting)
 

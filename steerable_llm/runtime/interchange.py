@@ -31,7 +31,7 @@ from steerable_llm.vector.file import library_version
 from steerable_llm.vector.interchange import FORMATS
 from steerable_llm.vector.interchange.format import AdditiveVector, Format, Places
 from steerable_llm.vector.provenance import Imported, Provenance
-from steerable_llm.vector.steering import SITES, Application, Scope, Site, SteeringTerm
+from steerable_llm.vector.steering import SITES, Application, Scope, Site, SteeringTerm, Unit
 from steerable_llm.vector.vector import SteeringVector
 
 # On these the lengths of the model's states are measured, since no format brings them along.
@@ -340,6 +340,13 @@ def _changes(term: SteeringTerm, target: Format, blocks: tuple[int, ...]) -> tup
     return tuple(changes)
 
 
+_COUNTED: dict[Unit, str] = {
+    "total": "times the residual norm, spread over the blocks",
+    "relative": "times the layer's residual norm",
+    "absolute": "times the direction",
+}
+
+
 def _notes(
     vector: SteeringVector,
     term: SteeringTerm,
@@ -348,7 +355,7 @@ def _notes(
     path: Path,
     calibrated: bool,
 ) -> tuple[str, ...]:
-    unit = "times the layer's residual norm" if term.unit == "relative" else "times the direction"
+    unit = _COUNTED[term.unit]
     if not calibrated:
         strength = (
             "the vector is not calibrated: the file adds at coefficient 1 what strength 1 adds "

@@ -109,10 +109,10 @@ class Calibration:
     """How strongly to steer.
 
     Attributes:
-        strength: Signed, in units of the layer's residual norm unless `unit` says otherwise.
+        strength: Signed; what it counts is the `unit`.
         layers: 0-based blocks to steer; None means every block the vector has.
         scope: Which positions are steered.
-        unit: "relative" to the residual norm, or "absolute" as in eq. 7.
+        unit: What the strength counts (`steering.Unit`).
         renormalise: Keep each state's norm (eq. 8).
         choice: What it was chosen by on dev data; None where dev data played no part. It stays
             when the strength is then changed by hand: those prompts have been looked at.
@@ -124,7 +124,7 @@ class Calibration:
     strength: float
     layers: tuple[int, ...] | None = None
     scope: Scope = "generated"
-    unit: Unit = "relative"
+    unit: Unit = "total"
     renormalise: bool = True
     choice: Choice | None = None
     remark: str = ""
@@ -167,7 +167,8 @@ class Calibration:
         if note and not {"choice", "remark"} & record.keys():
             choice = Choice.from_sentence(note)
             clean |= {"remark": note} if choice is None else {"choice": choice}
-        return _CALIBRATION.validate_python(clean)
+        # Which unit a file means that names none was settled before there was another default.
+        return _CALIBRATION.validate_python({"unit": "relative", **clean})
 
     def record(self) -> dict[str, Any]:
         """Return plain JSON values, as files keep them, with `note` for people."""

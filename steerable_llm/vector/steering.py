@@ -28,9 +28,14 @@ take until good and bad answers part (`SteeringVector.decision_tokens`); ``promp
 position, the last one included; ``all`` is every position.
 """
 
-Unit = Literal["relative", "absolute"]
-"""What a strength counts: ``relative`` shares of a layer's typical residual norm, or ``absolute``
-multiples of the direction as it is stored (the paper's ``s``)."""
+Unit = Literal["total", "relative", "absolute"]
+"""What a strength counts.
+
+``total``: shares of the typical residual norm that are added in all, each of the L steered blocks
+adding one L-th of it. What a block adds goes on to those behind it, so that shares sum up, and one
+number means about the same effect on few blocks and on many. ``relative``: shares that every
+steered block adds by itself, as vectors of 0.2 and before have them. ``absolute``: multiples of the
+direction as it is stored (the paper's ``s``)."""
 
 Site = Literal["block", "mlp", "heads"]
 """Which activations are steered: a block's output, its MLP's output, or the input of its
@@ -68,7 +73,7 @@ class Application:
 
     site: Site = "block"
     rule: Rule = "add"
-    unit: Unit = "relative"
+    unit: Unit = "total"
     scope: Scope = "generated"
     renormalise: bool = True
 
@@ -80,7 +85,8 @@ class Application:
         _check_choice("scope", self.scope, SCOPES)
 
 
-PLAIN = Application()
+#: What a vector means that does not say how it is applied: what the first files hold.
+PLAIN = Application(unit="relative")
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,21 +166,22 @@ class SteeringTerm:
         strength: Signed. See ``unit``.
         layers: Blocks to steer (from 0), or None for every block the vector has.
         scope: Which positions to steer.
-        unit: ``relative``: the added vector has ``strength`` times the layer's typical residual
-            norm, whatever the length of the direction. ``absolute``: eq. 7 as printed,
-            ``strength`` times the direction.
+        unit: ``total``: the added vectors have together ``strength`` times the layers' typical
+            residual norm, whatever the length of the directions; each layer adds its equal share.
+            ``relative``: each layer adds ``strength`` times its norm. ``absolute``: eq. 7 as
+            printed, ``strength`` times the direction.
         renormalise: Bring each steered state back to its length (eq. 8).
 
     Raises:
         InvalidInputError: A strength that is not finite, an unknown scope or unit, a layer that
-            the vector does not have, or a relative strength without a scale for a layer.
+            the vector does not have, or a strength in shares of a norm without a scale for a layer.
     """
 
     vector: Directions
     strength: float
     layers: tuple[int, ...] | None = None
     scope: Scope = "generated"
-    unit: Unit = "relative"
+    unit: Unit = "total"
     renormalise: bool = True
 
     def __post_init__(self) -> None:
@@ -182,7 +189,7 @@ class SteeringTerm:
         if not math.isfinite(self.strength):
             raise InvalidInputError(
                 f"the strength of vector {self.vector.name!r} is {self.strength}: "
-                "give a finite number, such as 0.05"
+                "give a finite number, such as 0.3"
             )
         _check_choice("scope", self.scope, SCOPES)
         _check_choice("unit", self.unit, UNITS)
@@ -195,7 +202,7 @@ class SteeringTerm:
                 f"vector {self.vector.name!r} has no direction for layers "
                 f"{missing if missing else '()'}: choose from {known}, or leave layers out"
             )
-        if self.unit == "relative":
+        if self.unit != "absolute":
             unscaled = [x for x in self.steered_layers if x not in self.vector.scales]
             if unscaled:
                 raise InvalidInputError(
@@ -205,7 +212,7 @@ class SteeringTerm:
         if self.rule == "icv" and self.unit == "absolute":
             raise InvalidInputError(
                 f"vector {self.vector.name!r} is applied relative to each state's own length: "
-                "use unit='relative'"
+                "use unit='total' or 'relative'"
             )
 
     @property
@@ -247,8 +254,9 @@ class SteeringTerm:
             layer: Block index, one of ``steered_layers``.
 
         Returns:
-            float32 ``[d]``: ``strength * direction``, or for relative strengths
-            ``strength * scale * direction / |direction|`` (zeros where the direction is zero).
+            float32 ``[d]``: ``strength * direction``, or for strengths in shares of the norm
+            ``strength * scale * direction / |direction|`` (zeros where the direction is zero),
+            of which the unit ``total`` gives each of L layers one L-th.
         """
         return self._factor(layer) * self.vector.directions[layer].detach().float()
 
@@ -263,18 +271,23 @@ class SteeringTerm:
             float32 ``[..., d]``.
         """
         if self.rule == "icv":
-            return icv_delta(h, self.vector.directions[layer].detach(), self.strength)
+            return icv_delta(h, self.vector.directions[layer].detach(), self.per_layer)
         if self.rule == "weigh":
             weighed: Mapping[int, WeighedVectors] = getattr(self.vector, "weighed", {})
             return weighed_delta(h, weighed[layer], self._factor(layer))
         return self.delta(layer).to(h.device).expand(h.shape)
+
+    @property
+    def per_layer(self) -> float:
+        """The strength of one steered layer by itself."""
+        return self.strength / len(self.steered_layers) if self.unit == "total" else self.strength
 
     def _factor(self, layer: int) -> float:
         """What the stored direction is multiplied with."""
         if self.unit == "absolute":
             return self.strength
         norm = float(torch.linalg.vector_norm(self.vector.directions[layer].detach().float()))
-        return self.strength * float(self.vector.scales[layer]) / norm if norm else 0.0
+        return self.per_layer * float(self.vector.scales[layer]) / norm if norm else 0.0
 
 
 @dataclass(frozen=True)
@@ -299,7 +312,7 @@ class Steering:
         strength: float,
         layers: tuple[int, ...] | None = None,
         scope: Scope = "generated",
-        unit: Unit = "relative",
+        unit: Unit = "total",
         renormalise: bool = True,
     ) -> Steering:
         """Steer with one vector; the arguments are those of :class:`SteeringTerm`."""

@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from steerable_llm.vector.file import content_hash, read_vector_file, write_vect
 from steerable_llm.vector.fingerprint import ModelFingerprint
 from steerable_llm.vector.hub import local_file, refuse_to_write
 from steerable_llm.vector.provenance import Provenance
-from steerable_llm.vector.steering import PLAIN, Application, Scope, Steering, WeighedVectors
+from steerable_llm.vector.steering import PLAIN, Application, Scope, Steering, Unit, WeighedVectors
 
 _APART = ("choice", "remark")
 
@@ -57,7 +57,7 @@ class SteeringVector:
     provenance: Provenance = field(default=Provenance(), repr=False)
     calibration: Calibration | None = None
     evaluation: Mapping[str, Any] | None = field(default=None, repr=False)
-    application: Application = PLAIN
+    application: Application = Application()  # noqa: RUF009 - frozen
     weighed: Mapping[int, WeighedVectors] = field(default_factory=dict, repr=False)
     usual_layers: tuple[int, ...] | None = None
     decision_tokens: int = 0
@@ -114,7 +114,7 @@ class SteeringVector:
     @property
     def fingerprint_id(self) -> str:
         """Sixteen hexadecimal digits over the name and the tensors: what steered an answer."""
-        if self.application == PLAIN:
+        if _is_plain(self.application):
             return content_hash(self.name, self.directions)[:16]
         tensors = {f"layer.{i}": v for i, v in self.directions.items()}
         tensors |= {f"gate.{i}": weighed.table for i, weighed in self.weighed.items()}
@@ -130,14 +130,14 @@ class SteeringVector:
         strength: float | None = None,
         layers: tuple[int, ...] | None = None,
         scope: Scope | None = None,
-        unit: Literal["relative", "absolute"] | None = None,
+        unit: Unit | None = None,
         renormalise: bool | None = None,
     ) -> Steering:
         """Return what one request needs to be steered by this vector.
 
         Every value left out comes from the calibration; without one the strength must be given,
         and the rest is as the method means it: for GrAInS every layer, scope "generated", unit
-        "relative", renormalised; for methods of one layer `usual_layers`.
+        "total", renormalised; for methods of one layer `usual_layers`.
 
         Raises:
             InvalidInputError: No strength given and the vector is not calibrated.
@@ -146,7 +146,7 @@ class SteeringVector:
         if strength is None and defaults is None:
             raise InvalidInputError(
                 f"vector {self.name!r} is not calibrated: give a strength, such as "
-                "vector.steer(0.05), or calibrate it on dev data first"
+                "vector.steer(0.3), or calibrate it on dev data first"
             )
         how = self.application
         defaults = defaults or Calibration(
@@ -253,9 +253,11 @@ class SteeringVector:
             InvalidInputError: The path names a vector on the Hub (see `hub.push_to_hub`).
         """
         refuse_to_write(path)
-        plain = self.application == PLAIN
+        plain = _is_plain(self.application)
         # Left out where there is nothing to say, so that such files stay as they always were.
         beyond: dict[str, Any] = {} if plain else {"application": _stored(self.application)}
+        if plain and self.application != PLAIN:
+            beyond["unit"] = self.application.unit
         if self.usual_layers is not None:
             beyond["usual_layers"] = self.usual_layers
         if self.decision_tokens:
@@ -329,7 +331,7 @@ class SteeringVector:
                 provenance=Provenance.from_record(content["provenance"]),
                 calibration=calibration,
                 evaluation=content["evaluation"],
-                application=_application(content.get("application", {})),
+                application=_application(content.get("application"), content.get("unit")),
                 weighed={i: WeighedVectors.from_table(table) for i, table in tables.items()},
                 usual_layers=None if usual is None else tuple(usual),
                 decision_tokens=int(content.get("decision_tokens", 0)),
@@ -343,6 +345,11 @@ class SteeringVector:
         return vector
 
 
+def _is_plain(application: Application) -> bool:
+    """Whether an application is that of the first files, give or take what a strength counts."""
+    return replace(application, unit=PLAIN.unit) == PLAIN and application.unit != "absolute"
+
+
 # Files of 0.1 call the rule "gate", and so do all since, whose hashes would otherwise change.
 
 
@@ -351,5 +358,8 @@ def _stored(application: Application) -> dict[str, Any]:
     return {**facts, "rule": "gate"} if application.rule == "weigh" else facts
 
 
-def _application(stored: dict[str, Any]) -> Application:
+def _application(stored: dict[str, Any] | None, unit: Unit | None) -> Application:
+    """Read how a vector acts; files that name no unit are of releases that had but one."""
+    if stored is None:
+        return replace(PLAIN, unit=unit or PLAIN.unit)
     return Application(**({**stored, "rule": "weigh"} if stored.get("rule") == "gate" else stored))

@@ -73,6 +73,21 @@ def test_the_options_of_the_filters_reach_them(steerable: Steerable, log: Path) 
     assert "dropped 2 (good grounded, bad not): the bad answer is in the passages, too" in loose
 
 
+def test_corrections_are_edits_unless_they_are_wanted_as_written(
+    steerable: Steerable, tmp_path: Path
+) -> None:
+    entry = failure("a", "The shop opens at nine, like all shops in town.", correction="Ten!")
+    log = write_answers(tmp_path / "short.jsonl", [entry])
+    made = steerable.json("pairs", log, "-o", "p.jsonl")
+    (pair,) = Pairs.from_jsonl("p.jsonl")
+    assert (pair.good, pair.bad) == ("The shop opens at ten.", "The shop opens at nine.")
+    assert made["edited"] == 1
+    said = steerable("pairs", log, "-o", "p.jsonl")
+    assert "1 good answers are the bad one with another value" in said
+    steerable("pairs", log, "-o", "p.jsonl", "--as-written")
+    assert Pairs.from_jsonl("p.jsonl")[0] == pair.as_written
+
+
 def all_but_nine(question: str, passages: Sequence[str], answer: str) -> float:
     return 0.0 if "nine" in answer else 1.0
 

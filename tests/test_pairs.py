@@ -1,13 +1,14 @@
 """Preference pairs: what is refused, how they split, and that files keep them."""
 
 import json
+from pathlib import Path
 
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from steerable_llm.errors import PairError
-from steerable_llm.pairs.pair import Pairs, PreferencePair, connected
+from steerable_llm.pairs.pair import Edit, Pairs, PreferencePair, connected
 
 
 def pair(question="Where?", good="Lyon", bad="Paris", documents=(), **more):
@@ -185,3 +186,16 @@ def test_groups_share_nothing_and_hold_every_item_once(keys: list[list[int]]) ->
     held = [{key for item in group for key in keys[item]} for group in groups]
     for place, one in enumerate(held):
         assert all(one.isdisjoint(other) for other in held[place + 1 :])
+
+
+def test_only_an_edited_pair_has_an_edit_in_its_file_and_the_digest_is_that_of_the_answers(
+    tmp_path: Path,
+) -> None:
+    plain = PreferencePair("When?", "At ten.", "At nine.", id="a")
+    edited = PreferencePair(
+        "When?", "At ten.", "At nine.", id="a", edit=Edit(wrong="nine", value="ten")
+    )
+    files = [Pairs([pair]).to_jsonl(tmp_path / "pairs.jsonl") for pair in (plain,)]
+    assert "edit" not in files[0].read_text()
+    assert Pairs.from_jsonl(Pairs([edited]).to_jsonl(tmp_path / "edited.jsonl"))[0] == edited
+    assert Pairs([plain]).digest == Pairs([edited]).digest

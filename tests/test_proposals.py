@@ -15,6 +15,7 @@ from steerable_llm.cli.pairs import answerer_of
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.logs.answers import Passage
 from steerable_llm.pairs.judge import Claim
+from steerable_llm.pairs.pair import Edit
 from steerable_llm.pairs.pairing import Draft
 from steerable_llm.pairs.proposals import (
     PROPOSERS,
@@ -34,6 +35,8 @@ from steerable_llm.vector.steering import Steering
 
 MISSING = draft(None, source="no correction and no good answer to the same prompt")
 NEW = 8
+STRICT, CAD, SENTENCE = "strict prompt", "context-aware decoding", "extracted sentence"
+EDIT = "smallest edit"
 
 
 def settings(**given: Any) -> ProposalSettings:
@@ -61,7 +64,8 @@ def test_each_proposer_answers_the_failures_own_prompt(tiny_llm: Any, tiny_vecto
     answers = tiny_llm.generate_batch(list(asked.values()))
     expected = {kind: a.text.strip() for kind, a in zip(asked, answers, strict=True)}
     assert len(set(expected.values())) == 3  # they differ, so the test can tell them apart
-    assert texts(found) == {**expected, "extracted sentence": HOURS, "refusal": REFUSAL}
+    fixed = {EDIT: "It opens at ten.", SENTENCE: HOURS, "refusal": REFUSAL}
+    assert texts(found) == {**expected, **fixed}
     assert (found.id, found.bad) == (unsure.answer.id, unsure.answer.answer)
     assert found.document_ids == ("hours",)
 
@@ -70,13 +74,10 @@ def kinds(found: list[ProposedPair]) -> set[str]:
     return set(texts(found[0]))
 
 
-STRICT, CAD, SENTENCE = "strict prompt", "context-aware decoding", "extracted sentence"
-
-
 @pytest.mark.parametrize(
     ("fields", "expected"),
     [
-        ({"reason": "contradicts"}, {STRICT, CAD, SENTENCE}),
+        ({"reason": "contradicts"}, {EDIT, STRICT, CAD, SENTENCE}),
         ({"reason": "should have refused"}, {STRICT, CAD, "refusal"}),
         ({"reason": "rude"}, {STRICT}),
         ({"reason": "not in documents", "passages": []}, {STRICT}),
@@ -118,7 +119,7 @@ def test_what_repeats_the_failure_or_another_proposal_is_left_out(tiny_llm: Any)
 def test_a_prompt_that_does_not_fit_is_not_asked(tiny_llm: Any) -> None:
     long = draft(None, messages=[{"role": "user", "content": "Text:\n" + "word " * 300}])
     (found,) = propose(answerer_of(tiny_llm), [long], settings=settings())
-    assert set(texts(found)) == {"extracted sentence"}
+    assert set(texts(found)) == {EDIT, SENTENCE}
 
 
 def test_the_judge_orders_proposals_and_a_refusal_comes_first_only_where_it_is_due(
@@ -134,9 +135,24 @@ def test_the_judge_orders_proposals_and_a_refusal_comes_first_only_where_it_is_d
     first, second = propose(
         answerer_of(tiny_llm), [unsure, should], judge=judge, settings=settings()
     )
-    assert [option.kind for option in first.proposals] == [CAD, STRICT, SENTENCE, "refusal"]
-    assert [option.score for option in first.proposals] == [0.1, 0.0, None, 0.2]
+    assert [option.kind for option in first.proposals] == [EDIT, CAD, STRICT, SENTENCE, "refusal"]
+    assert [option.score for option in first.proposals] == [None, 0.1, 0.0, None, 0.2]
     assert [option.kind for option in second.proposals] == ["refusal", CAD, STRICT]
+
+
+def test_an_edit_with_the_value_of_the_passages_is_proposed_with_both_its_answers() -> None:
+    chatty = draft(None, "The shop opens at nine, as on every day of the year.")
+    (found,) = propose(lambda asks: [None] * len(asks), [chatty])
+    pair = found.pair()
+    assert (pair.good, pair.bad) == ("The shop opens at ten.", "The shop opens at nine.")
+    assert pair.proposed
+    assert pair.source == "log/contradicts/proposal/smallest edit"
+    assert pair.edit == Edit(wrong="nine", value="ten", bad=chatty.answer.answer)
+    assert pair.as_written == pair  # nobody wrote another one
+    assert (
+        acceptable(chatty, ProposedPair(**{**dict(found), "proposals": found.proposals[:1]}), 0.0)
+        is None
+    )
 
 
 def test_an_extracted_sentence_is_grounded_whatever_it_says_so_only_a_person_accepts_it() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from steerable_llm.chat.message import as_messages
 from steerable_llm.errors import InvalidInputError, PairError
-from steerable_llm.pairs.pair import Pairs, PreferencePair
+from steerable_llm.pairs.pair import Edit, Pairs, PreferencePair
 from steerable_llm.pairs.proposals import Proposal, ProposedPair, write_proposals
 from steerable_llm.pairs.review import Review, ReviewItem, read_items
 
@@ -52,6 +52,25 @@ def test_every_decision_is_in_the_files_before_the_next_pair_is_shown(out: Path)
     ]
     edited = Pairs.from_jsonl(out)[1]
     assert (edited.good, edited.source) == ("At ten o'clock.", "log/x/edited")
+
+
+def test_beside_an_edit_a_person_can_take_the_correction_as_it_was_written(out: Path) -> None:
+    edit = Edit(wrong="nine", value="ten", good="Ten!", bad="It opens at nine, says Bob.")
+    source = "log/x/correction/smallest edit"
+    pair = PreferencePair(
+        "When?", "It opens at ten.", "It opens at nine.", id="a", source=source, edit=edit
+    )
+    (item,) = read_items([Pairs([pair]).to_jsonl(out.with_name("made.jsonl"))])
+    assert item.options == (pair, pair.as_written)
+    review = Review([item], out)
+    review.approve(item, 1)
+    (kept,) = Pairs.from_jsonl(out)
+    assert (kept.good, kept.bad, kept.edit) == ("Ten!", "It opens at nine, says Bob.", None)
+    assert kept.source == "log/x/correction"
+    review.undo()
+    review.approve(item, 0, edited="It opens at ten o'clock.")
+    (kept,) = Pairs.from_jsonl(out)
+    assert (kept.edit, kept.source) == (None, f"{source}/edited")
 
 
 def test_a_later_review_goes_on_where_the_last_one_ended(out: Path) -> None:

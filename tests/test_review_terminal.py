@@ -73,7 +73,7 @@ def test_keys_decide_and_the_progress_is_shown(out: Path) -> None:
 def test_a_proposal_is_chosen_by_its_number(out: Path) -> None:
     _, said = play(out, "r2a")
     assert [pair.good for pair in Pairs.from_jsonl(out)] == ["At noon."]
-    assert "2 proposals, choose with a number" in said
+    assert "2 answers, choose with a number" in said
     assert "judged 0.25" in said
 
 

@@ -62,6 +62,13 @@ def make(
         list[str] | None,
         typer.Option(help="Only answers that are bad for this reason; repeatable."),
     ] = None,
+    own_words: Annotated[
+        bool,
+        typer.Option(
+            "--own-words/--as-written",
+            help="Make good answers by the smallest edit of the bad ones, or take them as written.",
+        ),
+    ] = True,
     judge: Annotated[
         str,
         typer.Option(
@@ -134,7 +141,7 @@ def make(
     if report is not None:
         check_suffix(report, "a report on pairs")
     filters = FilterSettings(grounded_at, max_length_ratio, max_refusals, duplicate_at, chosen)
-    drafts = _drafts(log, reason)
+    drafts = _drafts(log, reason, own_words)
     embedder = _embedder()
     settings = CurationSettings(
         filters=replace(filters, embedder=embedder),
@@ -244,7 +251,7 @@ def modes(
         print(command)
 
 
-def _drafts(log: str, reason: list[str] | None) -> list[Draft]:
+def _drafts(log: str, reason: list[str] | None, own_words: bool) -> list[Draft]:
     from steerable_llm.logs.answers import read_answers
     from steerable_llm.logs.database import is_database
     from steerable_llm.logs.queries import check_filters
@@ -252,12 +259,13 @@ def _drafts(log: str, reason: list[str] | None) -> list[Draft]:
 
     if is_database(log):
         with open_log(log) as answer_log:
-            return list(answer_log.drafts(reason=reason or None))
+            return list(answer_log.drafts(reason=reason or None, own_words=own_words))
     check_filters(verdict=None, reasons=reason or ())
     answers = read_answers(log)
     if not any(answer.verdict == "bad" for answer in answers):
         raise EmptyLogError(f"the log {log} has no bad answer: review some answers first")
-    return list(draft_pairs(bad_answers(answers, set(reason) if reason else None)))
+    bad = bad_answers(answers, set(reason) if reason else None)
+    return list(draft_pairs(bad, own_words=own_words))
 
 
 def _is_terminal() -> bool:

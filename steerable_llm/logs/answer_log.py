@@ -185,32 +185,50 @@ class AnswerLog:
         with database_errors(self.engine), self.engine.connect() as connection:
             return int(connection.execute(query).scalar_one())
 
-    def pairs(self, *, reason: str | Sequence[str] | None = None, **filters: Any) -> Pairs:
+    def pairs(
+        self,
+        *,
+        reason: str | Sequence[str] | None = None,
+        own_words: bool = True,
+        **filters: Any,
+    ) -> Pairs:
         """Return the preference pairs in the log; see `pairing` for how they come about."""
-        return self.pairing(reason=reason, **filters).pairs
+        return self.pairing(reason=reason, own_words=own_words, **filters).pairs
 
     def pairing(
-        self, *, reason: str | Sequence[str] | None = None, **filters: Any
+        self,
+        *,
+        reason: str | Sequence[str] | None = None,
+        own_words: bool = True,
+        **filters: Any,
     ) -> PairingReport:
         """Pair every bad answer with a good one to the same prompt, and never invent one.
 
         Args:
             reason: Only bad answers with this reason, or one of these; None takes every reason.
+            own_words: Make the good answer by the smallest edit of the bad one where that can be
+                told (`smallest_edit`); False takes every good answer as it was written.
             **filters: As in `answers`, for the bad ones.
 
         Raises:
             EmptyLogError: The log is empty.
             PairError: No bad answer can be paired.
         """
-        return pair_drafts(self.drafts(reason=reason, **filters), reasons=listed(reason))
+        drafts = self.drafts(reason=reason, own_words=own_words, **filters)
+        return pair_drafts(drafts, reasons=listed(reason))
 
     def drafts(
-        self, *, reason: str | Sequence[str] | None = None, **filters: Any
+        self,
+        *,
+        reason: str | Sequence[str] | None = None,
+        own_words: bool = True,
+        **filters: Any,
     ) -> Iterator[Draft]:
         """Yield every bad answer with its good twin if there is one, for `curate`.
 
         Args:
             reason: As in `pairing`.
+            own_words: As in `pairing`.
             **filters: As in `answers`, for the bad ones.
 
         Raises:
@@ -218,7 +236,8 @@ class AnswerLog:
         """
         self._refuse_empty()
         rows = self._rows(pairing_query(reason=reason, **filters))
-        return draft_pairs((from_row(row), row["praised"]) for row in rows)
+        bad = ((from_row(row), row["praised"]) for row in rows)
+        return draft_pairs(bad, own_words=own_words)
 
     def unpaired(self, **filters: Any) -> Pairs:
         """Return good answers without a bad one to the same prompt, for `objective="likelihood"`.

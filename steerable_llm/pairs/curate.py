@@ -43,6 +43,7 @@ class CurationReport:
         scrubbed: Personal values that were replaced, by kind; None when none were looked for.
         near_duplicates: Whether duplicates were also found by meaning.
         judged: Whether there was a judge.
+        edited: How many of the pairs have the bad answer with another value for a good one.
     """
 
     failures: int
@@ -57,6 +58,7 @@ class CurationReport:
     scrubbed: dict[str, int] | None = None
     near_duplicates: bool = False
     judged: bool = False
+    edited: int = 0
 
     @property
     def proposed_pairs(self) -> int:
@@ -67,6 +69,8 @@ class CurationReport:
         """Return the report in a few lines for a terminal."""
         sources = ", ".join(f"{number} by {source}" for source, number in self.by_source.items())
         said = [f"{self.pairs} pairs" + (f" ({sources})" if sources else "")]
+        if self.edited:
+            said.append(f"{self.edited} good answers are the bad one with another value")
         said += [f"left out {number}: {why}" for why, number in self.left_out.items()]
         for count in self.filters:
             said += [f"dropped {n} ({count.name}): {why}" for why, n in count.dropped.items()]
@@ -99,6 +103,7 @@ class CurationReport:
         parts: list[Part] = [
             Text((Strong(f"{self.failures} failures, {self.pairs} pairs"), proposed)),
             _counts("good answer from", "pairs", self.by_source),
+            *_edits(self.edited),
             Heading("Filters"),
             Table(["filter", *numeric("came", "dropped", "could not be judged")], counted),
             Text(
@@ -151,6 +156,14 @@ class CurationReport:
 
 def _counts(what: str, number: str, counts: Mapping[str, int]) -> Table:
     return Table([what, *numeric(number)], [[name, str(n)] for name, n in counts.items()])
+
+
+def _edits(number: int) -> list[Part]:
+    said = (
+        f"{number} good answers are the bad one with its wrong value replaced; the review shows "
+        "them beside what was written."
+    )
+    return [Text(said)] if number else []
 
 
 def _examples(entries: Sequence[SetAside]) -> list[Part]:
@@ -258,6 +271,7 @@ def curate(drafts: Iterable[Draft], settings: CurationSettings) -> Curation:
         scrubbed=None if scrubber is None else dict(scrubber.found),
         near_duplicates=settings.filters.embedder is not None,
         judged=settings.filters.judge is not None,
+        edited=sum(draft.edit is not None for draft in kept),
     )
     return Curation(
         Pairs(draft.pair() for draft in kept),

@@ -9,7 +9,13 @@ from collections.abc import Hashable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, overload
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
 
 from steerable_llm.chat.images import ImagePart, ImageSource, image_of
 from steerable_llm.chat.message import (
@@ -49,6 +55,28 @@ def connected(keys: Sequence[Iterable[Hashable]]) -> list[list[int]]:
     return list(groups.values())
 
 
+#: What the source of a pair ends with whose good answer is the bad one with another value.
+SMALLEST_EDIT = "smallest edit"
+
+
+class Edit(BaseModel):
+    """How the answers of a pair were made out of what was logged, by the smallest edit.
+
+    Attributes:
+        wrong: What stood in the bad answer.
+        value: What stands there in the good one.
+        good: The good answer as it was written; None if the value came from the documents.
+        bad: The bad answer as it was logged, if it was cut.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    wrong: str
+    value: str
+    good: Text | None = None
+    bad: Text | None = None
+
+
 class PreferencePair(BaseModel):
     """A prompt with a preferred and a dispreferred answer (paper section 3.1, eq. 1).
 
@@ -59,6 +87,7 @@ class PreferencePair(BaseModel):
         source: Where the pair comes from, for people.
         document_ids: The documents the prompt quotes; splits never let one cross.
         id: A name for messages and reports; when empty, one is made from the content.
+        edit: How both answers were made out of what was logged; None if they are as written.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -69,6 +98,7 @@ class PreferencePair(BaseModel):
     source: str = ""
     document_ids: tuple[str, ...] = ()
     id: str = ""
+    edit: Edit | None = None
 
     def __init__(
         self,
@@ -80,6 +110,7 @@ class PreferencePair(BaseModel):
         document_ids: Iterable[str] = (),
         images: Iterable[ImageSource] = (),
         id: str = "",
+        edit: Edit | None = None,
     ) -> None:
         """Check and store a pair.
 
@@ -91,6 +122,7 @@ class PreferencePair(BaseModel):
             document_ids: The documents the prompt quotes.
             images: Images that are put in front of the text of the last user message.
             id: Names the pair.
+            edit: How the answers were made out of what was logged.
 
         Raises:
             PairError: An answer is empty, both are the same, or a field has the wrong type.
@@ -124,9 +156,17 @@ class PreferencePair(BaseModel):
         content = json.dumps(told, default=str)
         name = id or hashlib.sha256(content.encode()).hexdigest()[:12]
         try:
-            super().__init__(id=name, **fields)
+            super().__init__(id=name, edit=edit, **fields)
         except ValidationError as error:
             raise PairError(f"the pair is not valid: {first_problem(error)}") from error
+
+    @model_serializer(mode="wrap")
+    def _told(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what most pairs do not have."""
+        record: dict[str, Any] = handler(self)
+        if record.get("edit") is None:
+            record.pop("edit", None)
+        return record
 
     @property
     def prompt(self) -> list[dict[str, Any]]:
@@ -137,6 +177,20 @@ class PreferencePair(BaseModel):
     def images(self) -> tuple[ImagePart, ...]:
         """The images of the prompt, in their order."""
         return tuple(image for message in self.messages for image in message.images)
+
+    @property
+    def as_written(self) -> "PreferencePair":
+        """The pair before its edit; itself without one, or if nobody wrote a good answer."""
+        if self.edit is None or self.edit.good is None:
+            return self
+        return PreferencePair(
+            self.messages,
+            self.edit.good,
+            self.edit.bad or self.bad,
+            source=self.source.removesuffix(f"/{SMALLEST_EDIT}"),
+            document_ids=self.document_ids,
+            id=self.id,
+        )
 
     @property
     def proposed(self) -> bool:
@@ -187,7 +241,7 @@ class Pairs(Sequence[PreferencePair]):
         hasher = hashlib.sha256()
         for pair in self._pairs:
             # As for the id, the field that pairs once had stays.
-            told = {**pair.model_dump(exclude={"messages"}), "images": ()}
+            told = {**pair.model_dump(exclude={"messages", "edit"}), "images": ()}
             told["messages"] = by_name(pair.messages)
             hasher.update(json.dumps(told, ensure_ascii=False, sort_keys=True).encode())
         return hasher.hexdigest()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from steerable_llm.errors import EmptyLogError, PairError
 from steerable_llm.logs.answers import LoggedAnswer
-from steerable_llm.pairs.pair import Pairs, PreferencePair
+from steerable_llm.pairs.edit import smallest_edit
+from steerable_llm.pairs.pair import SMALLEST_EDIT, Edit, Pairs, PreferencePair
 
 #: The `label_source` of an answer that came with its better twin, as its correction.
 PREFERENCE_PAIR = "preference pair"
@@ -21,14 +22,35 @@ class Draft:
     """A bad answer, and what is known of its better twin.
 
     Attributes:
-        answer: The bad answer, with its prompt and passages.
+        answer: The bad answer, with its prompt and passages; cut where an edit cut it.
         good: The good answer to the same prompt over the same passages; None without one.
         source: Where the good answer comes from; without one, why there is none.
+        edit: How the good answer was made out of the bad one; None if it is as written.
     """
 
     answer: LoggedAnswer
     good: str | None
     source: str
+    edit: Edit | None = None
+
+    def in_own_words(self) -> Draft:
+        """Return the draft with its good answer as the smallest edit of the bad one.
+
+        A pair that was logged as one, a correction of manners, and what `smallest_edit` leaves
+        stay as they are.
+        """
+        answer = self.answer
+        if self.good is None or self.source == PREFERENCE_PAIR or answer.reason == "rude":
+            return self
+        # Who logged no passages has them in the prompt, if there are any.
+        passages = [passage.text for passage in answer.passages] or [
+            message.content for message in answer.messages
+        ]
+        found = smallest_edit(answer.question, passages, answer.answer, self.good)
+        if found is None:
+            return self
+        shown = answer.model_copy(update={"answer": found.bad})
+        return replace(self, answer=shown, good=found.good, edit=found.edit)
 
     def pair(self) -> PreferencePair:
         """Return the pair.
@@ -42,9 +64,11 @@ class Draft:
             messages=self.answer.messages,
             good=self.good,
             bad=self.answer.answer,
-            source=f"log/{self.answer.reason or 'unspecified'}/{self.source}",
+            source=f"log/{self.answer.reason or 'unspecified'}/{self.source}"
+            + (f"/{SMALLEST_EDIT}" if self.edit else ""),
             document_ids=[passage.id for passage in self.answer.passages],
             id=self.answer.id,
+            edit=self.edit,
         )
 
 
@@ -64,7 +88,10 @@ class PairingReport:
 
 
 def pair_answers(
-    answers: Sequence[LoggedAnswer], *, reasons: Iterable[str] | None = None
+    answers: Sequence[LoggedAnswer],
+    *,
+    reasons: Iterable[str] | None = None,
+    own_words: bool = True,
 ) -> PairingReport:
     """Pair every bad answer with a good one to the same prompt, and never invent one.
 
@@ -76,6 +103,8 @@ def pair_answers(
     Args:
         answers: The log.
         reasons: Only bad answers with one of these reasons; None takes every reason.
+        own_words: Make the good answer by the smallest edit of the bad one where that can be told
+            (`smallest_edit`); False takes every good answer as it was written.
 
     Returns:
         The pairs with counts of sources and of what was left out.
@@ -87,7 +116,8 @@ def pair_answers(
     if not answers:
         raise EmptyLogError("the answer log is empty: log some answers first")
     wanted = None if reasons is None else set(reasons)
-    return pair_drafts(draft_pairs(bad_answers(answers, wanted)), reasons=wanted)
+    drafts = draft_pairs(bad_answers(answers, wanted), own_words=own_words)
+    return pair_drafts(drafts, reasons=wanted)
 
 
 def bad_answers(
@@ -108,12 +138,15 @@ def bad_answers(
             yield entry, praised.get((entry.messages, entry.passages))
 
 
-def draft_pairs(bad: Iterable[tuple[LoggedAnswer, str | None]]) -> Iterator[Draft]:
+def draft_pairs(
+    bad: Iterable[tuple[LoggedAnswer, str | None]], *, own_words: bool = True
+) -> Iterator[Draft]:
     """Yield a draft for each bad answer, those without a good twin included.
 
     Args:
         bad: Bad answers, each with the text of a good answer to the same question over the
             same passages, or None.
+        own_words: As in `pair_answers`.
     """
     for entry, praised in bad:
         if entry.reason == "wrong retrieval":
@@ -126,7 +159,8 @@ def draft_pairs(bad: Iterable[tuple[LoggedAnswer, str | None]]) -> Iterator[Draf
             good, source = None, f"the {source} repeats the bad answer"
         elif not (good.strip() and entry.answer.strip()):
             good, source = None, "one of the two answers is empty"
-        yield Draft(entry, good, source)
+        draft = Draft(entry, good, source)
+        yield draft.in_own_words() if own_words else draft
 
 
 def pair_drafts(drafts: Iterable[Draft], *, reasons: Iterable[str] | None = None) -> PairingReport:
@@ -161,7 +195,7 @@ def _good_answer(entry: LoggedAnswer, praised: str | None) -> tuple[str | None, 
     # What a form left blank is no correction, and must not hide the better answer behind it.
     if entry.correction is not None and entry.correction.strip():
         explicit = entry.label_source == PREFERENCE_PAIR
-        return entry.correction, "preference pair" if explicit else "correction"
+        return entry.correction, PREFERENCE_PAIR if explicit else "correction"
     if entry.reference is not None and entry.reference.strip():
         return entry.reference, "reference"
     if praised is not None:

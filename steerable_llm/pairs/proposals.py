@@ -19,9 +19,10 @@ from steerable_llm.chat.message import Message, instructed
 from steerable_llm.chat.phrases import STRICT_INSTRUCTIONS, abstains, normalise
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.files import write_json_lines
+from steerable_llm.pairs.edit import Edited, smallest_edit
 from steerable_llm.pairs.filters import about_passages, claim_of
 from steerable_llm.pairs.judge import Judge, judged, sentences, terms
-from steerable_llm.pairs.pair import PreferencePair
+from steerable_llm.pairs.pair import SMALLEST_EDIT, Edit, PreferencePair
 from steerable_llm.pairs.pairing import Draft
 
 # A review reads proposals, and need not wait two seconds for torch.
@@ -38,6 +39,8 @@ class Proposal(BaseModel):
         kind: How it was made: a key of `PROPOSERS`.
         text: The answer.
         score: How far the judge finds it grounded; None when that tells nothing.
+        bad: The bad answer that it goes with, if that was cut; else the logged one.
+        edit: How it was made out of the bad answer, if it was.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -45,6 +48,8 @@ class Proposal(BaseModel):
     kind: str
     text: str
     score: float | None = None
+    bad: str | None = None
+    edit: Edit | None = None
 
 
 class ProposedPair(BaseModel):
@@ -74,10 +79,11 @@ class ProposedPair(BaseModel):
         return PreferencePair(
             messages=self.messages,
             good=chosen.text,
-            bad=self.bad,
+            bad=chosen.bad or self.bad,
             source=f"{self.source}/proposal/{chosen.kind}",
             document_ids=self.document_ids,
             id=self.id,
+            edit=chosen.edit,
         )
 
 
@@ -133,7 +139,7 @@ class ProposalSettings:
 
 
 #: What a proposer has for a failure: something to ask the model, an answer, or nothing.
-Proposer = Callable[[Draft, ProposalSettings], Ask | str | None]
+Proposer = Callable[[Draft, ProposalSettings], Ask | Edited | str | None]
 
 
 def _ask(
@@ -150,6 +156,14 @@ def _ask(
     if instruction is not None:
         messages = instructed(messages, instruction)
     return Ask(messages, steering or Steering.none(), context_aware, given.max_new_tokens)
+
+
+def _edited(draft: Draft, _: ProposalSettings) -> Edited | None:
+    answer = draft.answer
+    if not about_passages(draft) or answer.reason == "should have refused":
+        return None
+    passages = [passage.text for passage in answer.passages]
+    return smallest_edit(answer.question, passages, answer.answer)
 
 
 def _strict(draft: Draft, given: ProposalSettings) -> Ask:
@@ -183,8 +197,11 @@ def _refusal(draft: Draft, given: ProposalSettings) -> str | None:
     return (given.refusal or REFUSAL) if mends else None
 
 
+#: What these propose is grounded whatever it says.
+FROM_PASSAGES = frozenset((SMALLEST_EDIT, "extracted sentence"))
 #: The proposers, the most fluent first: among equal scores the first is preferred.
 PROPOSERS: Mapping[str, Proposer] = {
+    SMALLEST_EDIT: _edited,
     "strict prompt": _strict,
     "context-aware decoding": _contrast,
     "higher strength": _steered,
@@ -216,7 +233,7 @@ def propose(
         one should have refused, last elsewhere, and the others by score.
     """
     given = settings or ProposalSettings()
-    made: dict[tuple[int, str], str | None] = {}
+    made: dict[tuple[int, str], Edited | str | None] = {}
     asked: list[tuple[tuple[int, str], Ask]] = []
     for place, draft in enumerate(drafts):
         for kind, proposer in PROPOSERS.items():
@@ -231,14 +248,14 @@ def propose(
     for place, draft in enumerate(drafts):
         known = {normalise(draft.answer.answer), ""}
         for kind in PROPOSERS:
-            text = (made[place, kind] or "").strip()
-            if normalise(text) in known:
+            option = _option(kind, made[place, kind], draft)
+            if normalise(option.text) in known:
                 continue
-            known.add(normalise(text))
-            options.append((place, Proposal(kind=kind, text=text)))
-            # A sentence of a passage is grounded whatever it says, so its score would tell nothing.
-            told = about_passages(draft) and kind != "extracted sentence"
-            claims.append(claim_of(draft, text) if told else None)
+            known.add(normalise(option.text))
+            options.append((place, option))
+            # What a passage says is grounded whatever it is, so its score would tell nothing.
+            told = about_passages(draft) and kind not in FROM_PASSAGES
+            claims.append(claim_of(draft, option.text) if told else None)
     scored = iter(judged(judge, [claim for claim in claims if claim]) if judge else ())
     proposals: list[list[Proposal]] = [[] for _ in drafts]
     for (place, option), claim in zip(options, claims, strict=True):
@@ -251,13 +268,23 @@ def propose(
     ]
 
 
+def _option(kind: str, made: Edited | str | None, draft: Draft) -> Proposal:
+    if not isinstance(made, Edited):
+        return Proposal(kind=kind, text=(made or "").strip())
+    cut = None if made.bad == draft.answer.answer else made.bad
+    return Proposal(kind=kind, text=made.good, bad=cut, edit=made.edit)
+
+
 def acceptable(draft: Draft, proposed: ProposedPair, grounded_at: float) -> Draft | None:
     """Return a draft with the best proposal, if that is good enough without a person's look.
 
     Its score has to be `grounded_at` or more; where the model should have refused, a refusal will
-    do. What no judge could tell is left to a person.
+    do. What no judge could tell is left to a person, and so are edits: whether a value of the
+    passages answers the question.
     """
-    best = proposed.proposals[0]
+    best = next((option for option in proposed.proposals if option.edit is None), None)
+    if best is None:
+        return None
     should_refuse = draft.answer.reason == "should have refused"
     # A refusal that goes on to claim something has a score.
     refuses = should_refuse and abstains(best.text)
@@ -291,6 +318,8 @@ def _proposed(draft: Draft, proposals: Sequence[Proposal]) -> ProposedPair:
     def order(option: Proposal) -> tuple[bool, float]:
         # A refusal is safe wherever it is wrong, so its place is not left to the judge.
         misplaced = abstains(option.text) != should_refuse
+        if option.edit is not None:
+            return misplaced, -2.0  # the least to read, and the best pair if it is right
         return misplaced, 1.0 if option.score is None else -option.score
 
     return ProposedPair(

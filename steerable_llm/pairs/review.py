@@ -64,7 +64,8 @@ class ReviewItem:
         chosen = self.options[option]
         if edited is None:
             return chosen
-        told = {**dict(chosen), "good": edited, "source": f"{chosen.source}/edited"}
+        source = f"{chosen.source}/edited"
+        told = {**dict(chosen), "good": edited, "source": source, "edit": None}
         return PreferencePair(**told)
 
 
@@ -266,8 +267,14 @@ def read_items(paths: Iterable[str | os.PathLike[str]]) -> list[ReviewItem]:
             has = "make the file with `steerable pairs --propose`"
             items += read_json_lines(path, _proposed, "file of proposals", has, PairError)
         else:
-            items += (ReviewItem((pair,)) for pair in Pairs.from_jsonl(path))
+            items += map(_paired, Pairs.from_jsonl(path))
     return items
+
+
+def _paired(pair: PreferencePair) -> ReviewItem:
+    """Offer beside an edit what a person wrote."""
+    options = tuple(dict.fromkeys((pair, pair.as_written)))
+    return ReviewItem(options, (None,) * len(options))
 
 
 def _proposed(record: dict[str, Any]) -> ReviewItem:

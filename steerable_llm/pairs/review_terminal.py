@@ -201,7 +201,7 @@ def screen(review: Review, item: ReviewItem, chosen: int) -> Group:
         Text(f"good answer from: {visible(about)}", "dim"),
     ]
     if len(item.options) > 1:
-        listed = Text(f"{len(item.options)} proposals, choose with a number:\n", "dim")
+        listed = Text(f"{len(item.options)} answers, choose with a number:\n", "dim")
         for number, other in enumerate(item.options, start=1):
             mark = ">" if number == chosen + 1 else " "
             listed.append(f"{mark}{number} {visible(other.good)}\n")

@@ -18,6 +18,7 @@ from typing import Any
 
 from steerable_llm.errors import MissingExtraError
 from steerable_llm.logs.answers import LoggedAnswer, Passage
+from steerable_llm.pairs.pair import Edit
 from steerable_llm.pairs.pairing import Draft
 
 #: What is looked for.
@@ -74,6 +75,9 @@ class Scrubber:
             message.rewritten(read)
         texts = [answer.question, *(passage.text for passage in answer.passages), *shown]
         texts += filter(None, [answer.answer, draft.good, *(getattr(answer, n) for n in _BESIDE)])
+        edit = draft.edit
+        # What an edit cut off is kept as well.
+        texts += filter(None, [edit.good, edit.bad] if edit else ())
         values = self._values(texts)
         if not values:
             return draft
@@ -93,7 +97,10 @@ class Scrubber:
         )
         fields["messages"] = tuple(message.rewritten(cleaned) for message in answer.messages)
         scrubbed: LoggedAnswer = answer.model_copy(update=fields)
-        return Draft(scrubbed, draft.good and cleaned(draft.good), draft.source)
+        if edit is not None:
+            told = {name: text and cleaned(text) for name, text in edit.model_dump().items()}
+            edit = Edit(**told)
+        return Draft(scrubbed, draft.good and cleaned(draft.good), draft.source, edit)
 
     def _values(self, texts: Iterable[str]) -> list[str]:
         """Return the personal values in texts, the longest first."""

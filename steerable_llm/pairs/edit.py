@@ -1,0 +1,249 @@
+"""The smallest edit: a bad answer with its wrong value replaced by the grounded one.
+
+A good answer of another stem, length and style than the bad one teaches a vector just these. "The
+capital of France is Thornhill." against "The capital of France is Paris." differ in what was wrong,
+and both are the model's own words. What follows the value was said about the wrong one, so both
+answers end with the clause in which it stands, unless the documents say the rest.
+
+Nothing is guessed: where the value cannot be told, or the rest of the answer would not be true of
+the new one, there is no edit. The rules are those of English.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence, Set
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+
+from steerable_llm.chat.phrases import abstains, normalise, occurs
+from steerable_llm.pairs.pair import Edit
+from steerable_llm.pairs.value import SAYS_NOTHING, Asked, candidates, written
+from steerable_llm.pairs.wording import (
+    Run,
+    Word,
+    keys_of,
+    opens_sentence,
+    quantity,
+    runs_of,
+    sentence_ends,
+    words_of,
+)
+
+# An answer that says to be from memory is wrong in its stem, too: no value mends that.
+_FROM_MEMORY = re.compile(
+    r"\b(?:as|if|from what) i (?:recall|remember)|\bfrom memory\b|\beveryone knows\b"
+    r"|\bas far as i know\b|\bcommon knowledge\b|\bwell[- ]known\b",
+    re.IGNORECASE,
+)
+# Where a clause can end that says more about the value than it has to.
+_CLAUSE_END = re.compile(
+    r"\s*[,;:(\u2013\u2014]|\s+-\s|\s+(?:and|but|or|which|who|whose|where|when|because|since|so|as"
+    r"|while|with|for|to|in|on|at|by|after|before|during|from|under)\b",
+    re.IGNORECASE,
+)
+_DETERMINER = re.compile(r"\b(a|an|the)\s+$", re.IGNORECASE)
+_PREPOSITION = re.compile(r"\b(in|on|at)\s+$", re.IGNORECASE)
+_SYMBOL = re.compile(r"^[$€£¥]|[%°]")
+_FOR_SYMBOLS = frozenset("dollar dollars euro euros pound pounds yen cents percent degrees".split())
+
+
+@dataclass(frozen=True)
+class Edited:
+    """Both answers after an edit, and what was done.
+
+    Attributes:
+        good: The bad answer with the grounded value.
+        bad: The bad answer, perhaps cut behind the clause of its value.
+        edit: What was replaced by what, and the texts as they were.
+    """
+
+    good: str
+    bad: str
+    edit: Edit
+
+
+def smallest_edit(
+    question: str, passages: Sequence[str], bad: str, told: str | None = None
+) -> Edited | None:
+    """Make the good answer out of the bad one by replacing its wrong value.
+
+    Args:
+        question: What was asked; what it says is no value.
+        passages: What the answer was to rest on.
+        bad: The logged answer.
+        told: Where the grounded value comes from: a correction or a reference, bare
+            ("Thornhill.") or in a sentence. None takes it from the sentence of the passages that
+            fits the question best.
+
+    Returns:
+        Both answers; None where no value can be told, where the answer declines or speaks from
+        memory, or where the better answer already differs from it in one place only.
+    """
+    if abstains(bad) or _FROM_MEMORY.search(bad) or (told is not None and abstains(told)):
+        return None
+    asked = Asked(question, tuple(passages), told)
+    for value, wrong in candidates(asked, bad):
+        edited = _replaced(value, wrong, asked)
+        if edited is not None and not (told and _no_better(edited, told, bad)):
+            return edited
+    return None
+
+
+def _no_better(edited: Edited, told: str, bad: str) -> bool:
+    """Tell whether what was told is an edit already, and another than this one."""
+    if edited.good.strip() == told.strip():
+        return True
+    same = [word.text.casefold() for word in words_of(edited.good)] == [
+        word.text.casefold() for word in words_of(told)
+    ]
+    return in_its_words(told, bad) and not same
+
+
+def in_its_words(good: str, bad: str) -> bool:
+    """Tell whether two answers differ in one place and have most words in common."""
+    mine, theirs = ([word.text.casefold() for word in words_of(text)] for text in (good, bad))
+    places = SequenceMatcher(None, mine, theirs, autojunk=False).get_opcodes()
+    changed = [place for place in places if place[0] != "equal"]
+    shared = sum(end - start for kind, start, end, _, _ in places if kind == "equal")
+    return len(changed) == 1 and 2 * shared >= max(len(mine), len(theirs))
+
+
+def _replaced(value: Run, wrong: Run, asked: Asked) -> Edited | None:
+    """Put a value in the place of a wrong one; None if the rest of the answer is not true of it."""
+    text = wrong.text
+    new, (start, end) = _matched(_with_unit(value, asked.passages), wrong)
+    known = asked.known | keys_of(new)
+    cut = _cut(text, end, known, asked.question)
+    if cut is None or _misleads(text[:start], known | wrong.keys):
+        return None
+    kept = text
+    if cut < len(text.rstrip()):
+        kept = text[:cut].rstrip()
+        kept += "" if kept[-1] in ".!?" else "."
+    old = text[start:end]
+    again = re.compile(rf"(?<!\w){re.escape(old)}(?!\w)")
+    if again.search(text[:start]):
+        return None
+    placed, begin = _in_grammar(new, value, wrong, start, asked)
+    good = kept[:begin] + placed + again.sub(lambda _: new, kept[end:])
+    if normalise(good) == normalise(kept):
+        return None
+    edit = Edit(
+        wrong=text[begin:end],
+        value=placed,
+        good=asked.told,
+        bad=None if kept == text else text,
+    )
+    return Edited(good, kept, edit)
+
+
+def _in_grammar(new: str, value: Run, wrong: Run, start: int, asked: Asked) -> tuple[str, int]:
+    """Return a value with its article, preposition and first letter, and where it begins.
+
+    These are as the documents have them, or the correction, and else as the bad answer does.
+
+    Args:
+        new: The value.
+        value: Where it comes from.
+        wrong: What it replaces.
+        start: Where in the bad answer it would go without them.
+        asked: Has the documents.
+    """
+    text = wrong.text
+    lower = text[start].islower()
+    source, at = written(value, new, asked.passages)
+    if at is not None:
+        new = source[at : at + len(new)]
+    elif lower and new[0].isupper() and value.words[0].opens:
+        new = new[0].lower() + new[1:]
+    theirs = _DETERMINER.search(text, 0, start)
+    own = _DETERMINER.search(source, 0, at) if at else None
+    article = ""
+    if theirs and (own or at is None or value.kind != "name" or wrong.kind == "number"):
+        article = (own or theirs)[1].casefold()
+    elif own and value.kind != "number":
+        article = own[1].casefold()
+    if article in ("a", "an"):
+        article = "an" if new[0].casefold() in "aeiou" else "a"
+    new = f"{article} {new}" if article else new
+    start = theirs.start() if theirs else start
+    at = own.start() if own else at
+    stands = _PREPOSITION.search(text, 0, start)
+    stood = _PREPOSITION.search(source, 0, at) if at else None
+    if stands and stood and stands[1].casefold() != stood[1].casefold():
+        start, new = stands.start(), f"{stood[1].casefold()} {new}"
+    return (new[0].upper() + new[1:] if opens_sentence(text, start) else new), start
+
+
+def _matched(value: Run, wrong: Run) -> tuple[str, tuple[int, int]]:
+    """Return what of a value replaces what stretch of the bad answer: units go with numbers."""
+    if not value.kind == wrong.kind == "number" or value.is_date or wrong.is_date:
+        return value.value, (wrong.start, wrong.end)
+    first, last = quantity(wrong)
+    begin, end = wrong.words[first].start, wrong.words[last - 1].end
+    mine, past = quantity(value)
+    number = value.text[value.words[mine].start : value.words[past - 1].end]
+    unit, theirs = _unit(value, past - 1), _unit(wrong, last - 1)
+    same = [word for word in theirs if unit and word.keys & unit[0].keys]
+    if same:
+        # "30 business days" and "19 days": up to the unit, which both have.
+        return value.text[value.words[mine].start : unit[0].end], (begin, same[0].end)
+    if unit:
+        whole = value.text[value.words[mine].start : max(value.end, unit[-1].end)]
+        return whole, (begin, max(wrong.end, theirs[0].end) if theirs else end)
+    if _SYMBOL.search(number) and theirs and theirs[0].text.casefold() in _FOR_SYMBOLS:
+        end = theirs[0].end
+    return number, (begin, end)
+
+
+def _with_unit(value: Run, passages: Sequence[str]) -> Run:
+    """Return a bare number as the documents have it, with what is counted: "1" in "1 day"."""
+    if value.kind != "number" or len(words_of(value.text)) > 1:
+        return value
+    for passage in passages:
+        for word in words_of(passage):
+            alone = Run(passage, (word,))
+            if word.keys == value.keys and (unit := _unit(alone, 0)):
+                return Run(passage, (word, unit[0]))
+    return value
+
+
+def _unit(run: Run, place: int) -> list[Word]:
+    """Return up to three words right behind a word of a run that say of what its number is."""
+    unit: list[Word] = []
+    end = run.words[place].end
+    for word in words_of(run.text):
+        if word.start < end:
+            continue
+        if len(unit) == 3 or not word.keys or run.text[end : word.start].strip():
+            break
+        unit.append(word)
+        end = word.end
+    return unit
+
+
+def _cut(text: str, end: int, known: Set[str], question: str) -> int | None:
+    """Return where both answers end; None if more is claimed in the value's own clause."""
+    stop = next((stop for stop in sentence_ends(text) if stop >= end), len(text))
+    if not runs_of(text[end:stop], known):
+        return stop
+    words = words_of(text)
+    for match in _CLAUSE_END.finditer(text, end, stop):
+        before = [word for word in words if end <= word.start and word.end <= match.start()]
+        after = [word for word in words if word.start >= match.end()]
+        # "Romeo and Juliet" stays whole.
+        if before and after and occurs(text[before[-1].start : after[0].end], question):
+            continue
+        if not runs_of(text[end : match.start()], known):
+            return match.start()
+    # "of purchase", but not "was drawn there" may stay.
+    behind = runs_of(text[end:stop], known)
+    plain = len(behind) == len(behind[0].words) == 1 and behind[0].kind == "words"
+    return stop if plain else None
+
+
+def _misleads(text: str, known: Set[str]) -> bool:
+    """Tell whether a text has names, numbers, or more than two words that nobody stated."""
+    runs = runs_of(text, known | SAYS_NOTHING)
+    return any(run.kind != "words" for run in runs) or sum(len(run.words) for run in runs) > 2

@@ -36,8 +36,19 @@ def write_gguf(
     quantised: gguf.GGMLQuantizationType | None = None,
     pre: str = "gpt-2",
     metadata: dict[str, int] | None = None,
+    without: str | None = None,
 ) -> Path:
-    """Writes the file; what a quantisation's blocks of 32 do not fit stays in floats."""
+    """Writes the file; what a quantisation's blocks of 32 do not fit stays in floats.
+
+    Args:
+        path: Where.
+        model: A tiny Llama.
+        tokenizer: Its tokenizer.
+        quantised: In place of floats.
+        pre: How the vocabulary splits text, in llama.cpp's words.
+        metadata: More of it.
+        without: Tensors to leave out, by a part of their names.
+    """
     config = model.config
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_name("tiny")
@@ -66,6 +77,8 @@ def write_gguf(
     for key, value in (metadata or {}).items():
         writer.add_uint32(key, value)
     for name, parameter in model.state_dict().items():
+        if without is not None and without in name:
+            continue
         values = parameter.float().numpy()
         if re.search(r"[qk]_proj", name):
             values = _permuted(values, values.shape[0] // config.head_dim)

@@ -182,6 +182,13 @@ def test_another_kind_of_file_is_one_clear_line(tmp_path):
         HookedModel.from_pretrained(path)
 
 
+def test_the_first_part_of_a_split_file_is_not_taken_for_the_whole(tiny_llm, tmp_path):
+    path = tmp_path / "tiny-00001-of-00002.gguf"
+    write_gguf(path, tiny_llm.model, tiny_llm.tokenizer, without="layers.2.")
+    with pytest.raises(InvalidInputError, match=r"lacks 9 of the weights.*fetch it again"):
+        HookedModel.from_pretrained(path)
+
+
 def test_a_folder_of_gguf_files_says_how_to_name_one(folder):
     with pytest.raises(InvalidInputError, match=r"gguf_file='tiny\.f32\.gguf'"):
         HookedModel.from_pretrained(folder)

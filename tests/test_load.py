@@ -67,6 +67,13 @@ def test_a_lora_folder_is_loaded_as_one_model_with_its_base(lora, base, tiny_llm
     assert names == [name for name, _ in tiny_llm.model.named_parameters()]
 
 
+def test_a_lora_in_the_folder_of_its_base_is_loaded_with_it(lora, base, tmp_path):
+    for file in (*base.iterdir(), *lora[0].iterdir()):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    llm = HookedModel.from_pretrained(tmp_path)
+    assert torch.allclose(llm.answer_logits(PROMPT, "Paris."), lora[1], atol=1e-4)
+
+
 def test_a_lora_stays_beside_the_weights_of_a_quantised_base(lora, base):
     llm = HookedModel.from_pretrained(base)
     llm.model.is_quantized = True
@@ -160,6 +167,15 @@ def test_a_lora_without_peft_names_what_to_install(lora, monkeypatch):
         merged_lora.require_peft()
     with pytest.raises(MissingExtraError):
         HookedModel.from_pretrained(lora[0])
+
+
+def test_weights_that_are_missing_are_not_made_up(base, tiny_llm, tmp_path):
+    weights = dict(tiny_llm.model.state_dict())
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    tiny_llm.model.save_pretrained(tmp_path, state_dict=weights)
+    tiny_llm.tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(InvalidInputError, match=r"lacks 1 of the weights.*1\.mlp\.up_proj"):
+        HookedModel.from_pretrained(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -205,7 +205,13 @@ def _load(
         config = AutoConfig.from_pretrained(source, **place)
         reads_images = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
         kind = AutoModelForImageTextToText if reads_images else AutoModelForCausalLM
-        model = kind.from_pretrained(source, **place, **given)
+        model, found = kind.from_pretrained(
+            source, **{**given, **place, "output_loading_info": True}
+        )
+        # transformers would fill these with random numbers, and log it.
+        if found["missing_keys"] and not getattr(model, "is_quantized", False):
+            lacking = sorted(found["missing_keys"])
+            raise ValueError(f"it lacks {len(lacking)} of the weights, such as {lacking[0]}")
         if gguf_file is not None:
             finish(model, tokenizer, str(cached_file(source, gguf_file, **hub)), name)
     processor = _processor(source, place) if reads_images else None

@@ -204,10 +204,9 @@ def _load(
         tokenizer = AutoTokenizer.from_pretrained(source, **place)
         config = AutoConfig.from_pretrained(source, **place)
         reads_images = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
-        kind = AutoModelForImageTextToText if reads_images else AutoModelForCausalLM
-        model, found = kind.from_pretrained(
-            source, **{**given, **place, "output_loading_info": True}
-        )
+        kind: Any = AutoModelForImageTextToText if reads_images else AutoModelForCausalLM
+        told = {**given, **place, "output_loading_info": True}
+        model, found = kind.from_pretrained(source, **told)
         # transformers would fill these with random numbers, and log it.
         if found["missing_keys"] and not getattr(model, "is_quantized", False):
             lacking = sorted(found["missing_keys"])

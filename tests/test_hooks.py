@@ -3,12 +3,14 @@ import threading
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 from steerable_llm.errors import ModelMismatchError, SteeringNotAppliedError
 from steerable_llm.runtime.hooks import capture_block_outputs, steering_hooks
 from steerable_llm.runtime.plan import SteeringPlan
-from steerable_llm.vector.steering import Steering, steer_hidden
+from steerable_llm.vector.steering import SCOPES, Application, Steering, steer_hidden
 
 WIDTH = 4
 LAYERS = 3
@@ -187,6 +189,83 @@ def test_a_fork_of_a_plan_goes_on_by_itself():
     with steering_hooks(model.layers, plan):
         model(torch.zeros(2, 1, WIDTH))
     assert counts(plan) == [4, 2]
+
+
+class Turned(Vector):
+    """Planted as well, but its rule looks at the state."""
+
+    application = Application(rule="icv")
+
+
+terms = st.builds(
+    lambda looks, layers, strength, scope, renormalise: Steering.of(
+        (Turned if looks else Vector)(*layers), strength, scope=scope, renormalise=renormalise
+    ),
+    st.booleans(),
+    st.sampled_from([(0,), (0, 1), (1,)]),
+    st.sampled_from([0.3, -0.2]),
+    st.sampled_from(SCOPES),
+    st.booleans(),
+)
+mixtures = st.lists(terms, max_size=3).map(lambda parts: sum(parts, Steering.none()))
+
+
+def slowly_steered(h, steering, layer, scopes):
+    """One state: every term whose scope it is in adds its part, and the length is kept once."""
+    present = [term for term in steering.terms_at(layer) if term.scope in scopes]
+    if not present:
+        return h
+    delta = sum(term.delta_at(layer, h) for term in present)
+    return steer_hidden(h[None, None], delta, any(t.renormalise for t in present))[0, 0]
+
+
+@given(
+    st.lists(st.tuples(mixtures, st.integers(1, 4), st.integers(0, 3)), min_size=1, max_size=4),
+    st.lists(st.integers(1, 3), max_size=3),
+    st.booleans(),
+    st.integers(0, 1000),
+)
+@settings(max_examples=80, deadline=None)
+def test_any_batch_is_steered_state_by_state(rows, widths, alike, seed):
+    """Rows: a steering, prompt tokens (padded on the left), passes before the row is finished."""
+    if alike:
+        rows = [(rows[0][0], *others) for _, *others in rows]
+    source, model = torch.Generator().manual_seed(seed), Stack()
+    longest = max(length for _, length, _ in rows)
+    mask = torch.tensor([[0] * (longest - n) + [1] * n for _, n, _ in rows])
+    plan = SteeringPlan([steering for steering, *_ in rows], mask, longest - 1)
+    expected_counts: dict[tuple[int, int, str], int] = {}
+    start = 0
+    for number, width in enumerate([longest, *widths]):
+        for row, (_, _, last) in enumerate(rows):
+            if last == number - 1:
+                plan.finish(row)
+        h = torch.randn(len(rows), width, WIDTH, generator=source)
+        with steering_hooks(model.layers, plan):
+            steered = model(h)
+        for row, (steering, length, last) in enumerate(rows):
+            for column in range(width):
+                at = start + column
+                scopes: set[str] = set()
+                if at >= longest - length and number <= last:
+                    scopes |= {"all"} | ({"prompt"} if at < longest else set())
+                    scopes |= {"generated"} if at >= longest - 1 else set()
+                    scopes |= {"last_prompt"} if at == longest - 1 else set()
+                    # The vectors' decisions are one token in.
+                    scopes |= {"decision"} if at in (longest - 1, longest) else set()
+                state = h[row, column]
+                for layer in range(LAYERS):
+                    state = slowly_steered(state + 1, steering, layer, scopes)
+                    for scope in scopes:
+                        key = row, layer, scope
+                        expected_counts[key] = expected_counts.get(key, 0) + 1
+                torch.testing.assert_close(steered[row, column], state, rtol=1e-4, atol=1e-5)
+        start += width
+    for row, (steering, *_) in enumerate(rows):
+        for term in steering.active_terms:
+            reached = [expected_counts.get((row, x, term.scope), 0) for x in term.steered_layers]
+            if min(reached):
+                assert plan.steered_tokens(row, term) == min(reached)
 
 
 def test_strength_zero_registers_nothing():

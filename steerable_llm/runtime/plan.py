@@ -1,16 +1,17 @@
 """Which row of a batch is steered where, and a count of where it really was.
 
 What changes from pass to pass is little: while answers grow, the same rows get the same deltas at
-one more column. So masks are made once per pass for all blocks, a block's summed deltas are kept
-until a row finishes, and counting is done on the host, without a word to the accelerator.
+one more column. So masks are made once per pass for all blocks, and none where every state is
+steered; what a block does is kept until a row finishes; rows that are steered alike are worked out
+once; and counting is done on the host, without a word to the accelerator.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import reduce
 from typing import Self, TypeAlias
 
 import numpy as np
@@ -27,69 +28,133 @@ Place: TypeAlias = tuple[Site, int]
 Reach: TypeAlias = "Scope | int"
 """`SteeringTerm.reach`: a scope, or the last prompt position with so many generated ones."""
 
+Flags: TypeAlias = NDArray[np.bool_]
+
 
 @dataclass(frozen=True)
 class _Window:
     """The columns of one pass.
 
     Attributes:
-        scopes: Per reach, booleans `[B, T]`: which of its positions a steering changes.
+        start: The first of them; behind the prompts, the first of those that are alike.
+        width: How many.
+        reaches: Per reach, booleans `[B, T]`: which of its positions a steering changes.
     """
 
-    scopes: dict[Reach, NDArray[np.bool_]]
-    _there: dict[tuple[Reach, torch.device], Tensor] = field(default_factory=dict)
+    start: int
+    width: int
+    reaches: dict[Reach, Flags]
+    _there: dict[tuple[bytes, torch.device], Tensor] = field(default_factory=dict)
 
-    @cached_property
-    def counts(self) -> dict[Reach, NDArray[np.int64]]:
-        """Per reach, how many positions of each row `[B]` are in it."""
-        return {scope: where.sum(axis=1) for scope, where in self.scopes.items()}
-
-    @cached_property
-    def empty(self) -> frozenset[Reach]:
-        """Reaches without a position."""
-        return frozenset(scope for scope, where in self.scopes.items() if not where.any())
-
-    def on(self, device: torch.device, scope: Reach) -> Tensor:
-        """Return a reach's booleans `[B, T]` where they are needed."""
-        if (scope, device) not in self._there:
-            self._there[scope, device] = torch.from_numpy(self.scopes[scope]).to(device)
-        return self._there[scope, device]
+    def on(self, device: torch.device, flags: Flags) -> Tensor:
+        """Return booleans `[B, t]` where they are needed; blocks of a pass share them."""
+        key = flags.tobytes(), device
+        if key not in self._there:
+            self._there[key] = torch.from_numpy(flags.copy()).to(device)
+        return self._there[key]
 
 
 @dataclass(frozen=True)
-class _RowDeltas:
-    """What one reach adds at one place: the same to every state of a row.
+class _Part:
+    """What is added at one place in one reach.
 
     Attributes:
-        total: The sum, float32 `[B, d]`.
-        has_term: `[B]`, the rows that are changed.
-        renormalise: `[B]`, the rows that keep their length.
+        reach: Where.
+        rows: `[B]`, the rows that are changed.
+        renormalise: `[B]`, those of them that keep their length.
+        added: Float32 `[B, 1, d]`, the same for every state of a row, zero in other rows; or a
+            term whose rule looks at the state.
     """
 
-    total: Tensor
-    has_term: NDArray[np.bool_]
-    renormalise: NDArray[np.bool_]
+    reach: Reach
+    rows: Flags
+    renormalise: Flags
+    added: Tensor | SteeringTerm
+
+    def delta(self, layer: int, h: Tensor) -> Tensor:
+        """Return what is added to states `[B, t, d]`: float32, as many or one per row."""
+        if isinstance(self.added, Tensor):
+            return self.added
+        if self.rows.all():
+            return self.added.delta_at(layer, h)
+        rows = self.rows.nonzero()[0].tolist()
+        found = torch.zeros(h.shape, device=h.device)
+        found[rows] = self.added.delta_at(layer, h[rows])
+        return found
 
 
-_Change: TypeAlias = "tuple[Tensor, bool | Tensor, Tensor | None]"
-"""The arguments of `steer_hidden` after the states."""
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Ready:
     """What is done at one place in all passes over one window.
 
     Attributes:
-        window: The window.
-        counts: Counts of the plan, each with what every pass adds to it.
-        looks: Whether the change depends on the states and has to be made anew.
-        change: The change, where it does not; None where nothing changes.
+        start: First column of the window; behind the prompts, the first of those that are alike.
+        width: Its columns.
+        counted: Per reach that acts, the positions of each row `[B]` that every pass adds.
+        columns: First of the columns that are changed, and the one after the last; None for all.
+        parts: What is added in them, each with the flags `[B, t, 1]` of its reach; None where
+            every state that the mask has is in it. Nothing is changed without parts.
+        mask: Which states are changed, `[B, t]`; None for all.
+        renormalise: Whether they keep their length, for all of them or for each, `[B, t]`.
+        delta: The sum of the parts, where it does not depend on the states.
     """
 
-    window: _Window
-    counts: list[tuple[NDArray[np.int64], NDArray[np.int64]]]
-    looks: bool
-    change: _Change | None
+    start: int
+    width: int
+    counted: Mapping[Reach, NDArray[np.int64]] = field(default_factory=dict)
+    columns: tuple[int, int] | None = None
+    parts: Sequence[tuple[_Part, Tensor | None]] = ()
+    mask: Tensor | None = None
+    renormalise: bool | Tensor = False
+    delta: Tensor | None = None
+
+    def steer(self, layer: int, h: Tensor) -> Tensor:
+        """Steer states `[B, T, d]`."""
+        if not self.parts:
+            return h
+        if self.columns is None:
+            return self._steer(layer, h)
+        first, end = self.columns
+        return torch.cat((h[:, :first], self._steer(layer, h[:, first:end]), h[:, end:]), 1)
+
+    def _steer(self, layer: int, h: Tensor) -> Tensor:
+        delta = self.delta if self.delta is not None else _sum(self.parts, layer, h)
+        return steer_hidden(h, delta, self.renormalise, self.mask)
+
+
+@dataclass(slots=True)
+class _Progress:
+    """How far one place has come.
+
+    Between two blocks the processor's caches hold little of what hooks need, so that what they read
+    costs more than what they compute: a usual pass reads this and `_Ready`, and not much else.
+
+    Attributes:
+        seen: Columns so far.
+        ready: What the next pass does if it is over the same window; None where that is not known.
+        passes: Passes over that window that are not in the counts yet.
+        counts: Per reach, how many positions of each row `[B]` were steered.
+    """
+
+    seen: int
+    ready: _Ready | None
+    passes: int
+    counts: dict[Reach, NDArray[np.int64]]
+
+    def settle(self) -> None:
+        """Bring the counts up to date, and forget what was ready."""
+        for reach, more in self.ready.counted.items() if self.ready else ():
+            self.counts[reach] += self.passes * more
+        self.ready, self.passes = None, 0
+
+
+def _sum(parts: Sequence[tuple[_Part, Tensor | None]], layer: int, h: Tensor) -> Tensor:
+    """Return what all parts together add to states `[B, t, d]`."""
+    deltas = (
+        part.delta(layer, h) if where is None else part.delta(layer, h) * where
+        for part, where in parts
+    )
+    return reduce(torch.add, deltas)
 
 
 class SteeringPlan:
@@ -118,38 +183,44 @@ class SteeringPlan:
         self.steerings = tuple(steerings)
         rows = len(self.steerings)
         columns = [last_prompt] * rows if isinstance(last_prompt, int) else list(last_prompt)
+        self._alike = _alike(self.steerings)
         self.places: list[Place] = sorted(
-            {place for each in self.steerings for place in each.places}
+            {place for each, _ in self._alike for place in each.places}
         )
         self._mask = mask.bool().cpu().numpy()
         self._last_prompt = np.array(columns, dtype=np.int64)[:, None]
-        self._prompt_end = max(columns, default=0)
-        self._unfinished = np.ones(rows, dtype=bool)
-        self._seen = dict.fromkeys(self.places, 0)
-        reaches = {term.reach for each in self.steerings for term in each.active_terms}
+        reaches = {term.reach for each, _ in self._alike for term in each.active_terms}
         self._decisions = sorted(reach for reach in reaches if isinstance(reach, int))
-        self._counts = {
-            place: {reach: np.zeros(rows, dtype=np.int64) for reach in reaches}
+        # From here on, behind the prompts and the decisions, one column is like the other.
+        decided = max(columns, default=0) + max(self._decisions, default=0)
+        self._alike_from = max(decided + 1, self._mask.shape[1])
+        self._unfinished = np.ones(rows, dtype=bool)
+        self._progress = {
+            place: _Progress(
+                0, None, 0, {reach: np.zeros(rows, dtype=np.int64) for reach in reaches}
+            )
             for place in self.places
         }
-        self._windows: dict[tuple[int, int], _Window] = {}
-        self._deltas: dict[Place, dict[Reach, _RowDeltas]] = {}
-        self._looking: dict[Place, list[tuple[SteeringTerm, list[int]]]] = {}
-        self._ready: dict[Place, _Ready] = {}
+        self._window: _Window | None = None
+        self._parts: dict[Place, list[_Part]] = {}
 
     def fork(self) -> Self:
         """Return a plan that goes on from here by itself."""
         twin = copy.copy(self)
         twin._unfinished = self._unfinished.copy()
-        twin._seen = dict(self._seen)
-        twin._counts = copy.deepcopy(self._counts)
-        twin._windows, twin._ready = {}, {}
+        self._settle()
+        twin._progress = copy.deepcopy(self._progress)
         return twin
 
     def finish(self, row: int) -> None:
         """Stop steering and counting one row: its answer is complete."""
+        self._settle()
         self._unfinished[row] = False
-        self._windows = {}
+        self._window = None
+
+    def _settle(self) -> None:
+        for progress in self._progress.values():
+            progress.settle()
 
     def steered_tokens(self, row: int, term: SteeringTerm) -> int:
         """Return how many positions of a row one term has really changed, counted in the hooks.
@@ -157,7 +228,11 @@ class SteeringPlan:
         Raises:
             SteeringNotAppliedError: The term is active, and one of its layers was never reached.
         """
-        counts = {x: int(self._counts[term.site, x][term.reach][row]) for x in term.steered_layers}
+        self._settle()
+        counts = {
+            layer: int(self._progress[term.site, layer].counts[term.reach][row])
+            for layer in term.steered_layers
+        }
         missed = [layer for layer, count in counts.items() if count == 0]
         if missed:
             raise SteeringNotAppliedError(
@@ -179,116 +254,127 @@ class SteeringPlan:
 
     def apply(self, layer: int, h: Tensor, site: Site = "block") -> Tensor:
         """Steer what one site gives, `[B, T, d]`, and move on by `T` columns."""
-        place = (site, layer)
-        start = self._seen[place]
-        self._seen[place] = start + h.shape[1]
-        window = self._window(start, h.shape[1])
-        ready = self._ready.get(place)
-        if ready is None or ready.window is not window:
-            ready = self._ready[place] = self._prepare(place, window, h)
-        for counted, more in ready.counts:
-            counted += more
-        change = self._change(place, window, h) if ready.looks else ready.change
-        return h if change is None else steer_hidden(h, *change)
+        progress = self._progress[site, layer]
+        start, width, ready = progress.seen, h.shape[1], progress.ready
+        progress.seen = start + width
+        start = min(start, self._alike_from)
+        if ready is None or ready.start != start or ready.width != width:
+            progress.settle()
+            ready = progress.ready = self._prepare((site, layer), self._columns(start, width), h)
+        progress.passes += 1
+        return ready.steer(layer, h)
 
     def _prepare(self, place: Place, window: _Window, h: Tensor) -> _Ready:
         """Return what is done at one place in all passes over such a window."""
-        looking = self._looking_terms(place)
-        scopes = {*self._row_deltas(place, h), *(term.reach for term, _ in looking)}
-        acts = not scopes <= window.empty
+        parts = [part for part in self._parts_at(place, h) if window.reaches[part.reach].any()]
+        width = h.shape[1]
+        touched, keep = np.zeros((2, len(h), width), dtype=bool)
+        for part in parts:
+            touched |= window.reaches[part.reach] & part.rows[:, None]
+            keep |= window.reaches[part.reach] & part.renormalise[:, None]
+        if not touched.any():
+            return _Ready(window.start, width)
+        used = np.flatnonzero(touched.any(axis=0))
+        first, end = int(used[0]), int(used[-1]) + 1
+        if 2 * (end - first) > width:  # to leave out so little costs more than it saves
+            first, end = 0, width
+        touched, keep, h = touched[:, first:end], keep[:, first:end], h[:, first:end]
+        placed: list[tuple[_Part, Tensor | None]] = []
+        for part in parts:
+            where = window.reaches[part.reach][:, first:end]
+            same = where[touched & part.rows[:, None]].all()
+            placed.append((part, None if same else window.on(h.device, where)[..., None]))
         return _Ready(
-            window,
-            [(self._counts[place][scope], window.counts[scope]) for scope in scopes if acts],
-            looks=bool(looking) and acts,
-            change=self._change(place, window, h) if acts and not looking else None,
+            window.start,
+            width,
+            {part.reach: window.reaches[part.reach].sum(axis=1) for part in parts},
+            None if width == end - first else (first, end),
+            placed,
+            mask=None if touched.all() else window.on(h.device, touched),
+            renormalise=bool(keep.any())
+            if keep[touched].all() or not keep.any()
+            else window.on(h.device, keep),
+            delta=_sum(placed, place[1], h)
+            if all(isinstance(part.added, Tensor) for part in parts)
+            else None,
         )
 
-    def _window(self, start: int, width: int) -> _Window:
-        """Return which positions of the next columns each scope has; blocks of a pass share it."""
-        # Behind the prompts, and the decisions, one column is like the other.
-        decided = self._prompt_end + max(self._decisions, default=0)
-        key = (min(start, max(decided + 1, self._mask.shape[1])), width)
-        if key not in self._windows:
+    def _columns(self, start: int, width: int) -> _Window:
+        """Return which positions of the next columns each reach has; blocks of a pass share it."""
+        if self._window is None or (self._window.start, self._window.width) != (start, width):
             used = self._mask[:, start : start + width]
             used = np.pad(used, ((0, 0), (0, width - used.shape[1])), constant_values=True)
             used = used & self._unfinished[:, None]
             column = np.arange(start, start + width)[None, :]
             generated = used & (column >= self._last_prompt)
-            scopes: dict[Reach, NDArray[np.bool_]] = {
+            reaches: dict[Reach, Flags] = {
                 "all": used,
                 "prompt": used & (column <= self._last_prompt),
                 "generated": generated,
                 "last_prompt": used & (column == self._last_prompt),
             }
             for tokens in self._decisions:
-                scopes[tokens] = generated & (column <= self._last_prompt + tokens)
-            self._windows = {key: _Window(scopes)}
-        return self._windows[key]
+                reaches[tokens] = generated & (column <= self._last_prompt + tokens)
+            self._window = _Window(start, width, reaches)
+        return self._window
 
-    def _change(self, place: Place, window: _Window, h: Tensor) -> _Change:
-        """Sum up what is added to each state, which of them keep their length, and which change."""
-        total = torch.zeros((), device=h.device)
-        touched = np.zeros(h.shape[:2], dtype=bool)
-        renormalise = np.zeros(h.shape[:2], dtype=bool)
-        for scope, rows in self._row_deltas(place, h).items():
-            total = total + rows.total[:, None, :] * window.on(h.device, scope)[..., None]
-            touched |= window.scopes[scope] & rows.has_term[:, None]
-            renormalise |= window.scopes[scope] & rows.renormalise[:, None]
-        for term, places in self._looking_terms(place):
-            added = torch.zeros(h.shape, device=h.device)
-            mask = window.on(h.device, term.reach)[places]
-            added[places] = term.delta_at(place[1], h[places]) * mask[..., None]
-            total = total + added
-            touched[places] |= window.scopes[term.reach][places]
-            if term.renormalise:
-                renormalise[places] |= window.scopes[term.reach][places]
-        return (
-            total,
-            bool(renormalise.any())
-            if renormalise.all() == renormalise.any()
-            else torch.from_numpy(renormalise).to(h.device),
-            None if touched.all() else torch.from_numpy(touched).to(h.device),
-        )
+    def _parts_at(self, place: Place, h: Tensor) -> list[_Part]:
+        """Return what is added at one place, worked out in the first pass.
 
-    def _looking_terms(self, place: Place) -> list[tuple[SteeringTerm, list[int]]]:
-        """Return the terms whose rule looks at the state, each with the rows it acts on."""
-        if place not in self._looking:
-            site, layer = place
-            # Rows of one term run together; a row may hold the same term more than once.
-            found: dict[tuple[int, int], tuple[SteeringTerm, list[int]]] = {}
-            for row, steering in enumerate(self.steerings):
-                terms = [t for t in steering.terms_at(layer, site) if t.rule != "add"]
-                for number, term in enumerate(terms):
-                    found.setdefault((id(term), number), (term, []))[1].append(row)
-            self._looking[place] = list(found.values())
-        return self._looking[place]
-
-    def _row_deltas(self, place: Place, h: Tensor) -> dict[Reach, _RowDeltas]:
-        """Return what each reach adds at one place, row by row."""
-        if place not in self._deltas:
-            site, layer = place
-            rows, width = len(self.steerings), h.shape[-1]
-            found: dict[Reach, _RowDeltas] = {}
-            for row, steering in enumerate(self.steerings):
-                for term in steering.terms_at(layer, site):
-                    shape = term.vector.directions[layer].shape
-                    if shape != (width,):
-                        raise ModelMismatchError(
-                            f"vector {term.vector.name!r} has width {tuple(shape)} in layer "
-                            f"{layer}, but the model has width {width} at site {site!r}: build "
-                            "the vector for this model"
-                        )
-                for term, delta in steering.deltas(layer, site):
-                    made = found.setdefault(
-                        term.reach,
-                        _RowDeltas(
-                            torch.zeros(rows, width, device=h.device),
-                            np.zeros(rows, dtype=bool),
-                            np.zeros(rows, dtype=bool),
-                        ),
+        Raises:
+            ModelMismatchError: A vector is not as wide as the states.
+        """
+        if place in self._parts:
+            return self._parts[place]
+        site, layer = place
+        count, width = len(self.steerings), h.shape[-1]
+        totals: dict[Reach, tuple[Flags, Flags, Tensor]] = {}
+        # Rows of one term run together; a row may hold the same term more than once.
+        looking: dict[tuple[int, int], tuple[SteeringTerm, Flags]] = {}
+        for steering, rows in self._alike:
+            terms = steering.terms_at(layer, site)
+            for term in terms:
+                shape = term.vector.directions[layer].shape
+                if shape != (width,):
+                    raise ModelMismatchError(
+                        f"vector {term.vector.name!r} has width {tuple(shape)} in layer "
+                        f"{layer}, but the model has width {width} at site {site!r}: build "
+                        "the vector for this model"
                     )
-                    made.total[row] += delta.to(h.device)
-                    made.has_term[row] = True
-                    made.renormalise[row] |= term.renormalise
-            self._deltas[place] = found
-        return self._deltas[place]
+            for term, delta in steering.deltas(layer, site):
+                changed, keep, total = totals.setdefault(
+                    term.reach, (_flags(count), _flags(count), torch.zeros(count, 1, width))
+                )
+                changed[rows] = True
+                keep[rows] |= term.renormalise
+                total[rows] += delta.cpu()
+            for number, term in enumerate(term for term in terms if term.rule != "add"):
+                looking.setdefault((id(term), number), (term, _flags(count)))[1][rows] = True
+        self._parts[place] = [
+            *(
+                _Part(reach, changed, keep, total.to(h.device))
+                for reach, (changed, keep, total) in totals.items()
+            ),
+            *(
+                _Part(term.reach, rows, rows & term.renormalise, term)
+                for term, rows in looking.values()
+            ),
+        ]
+        return self._parts[place]
+
+
+def _flags(count: int) -> Flags:
+    return np.zeros(count, dtype=bool)
+
+
+def _alike(steerings: Sequence[Steering]) -> list[tuple[Steering, list[int]]]:
+    """Return steerings that differ, each with its rows."""
+    found: dict[tuple[object, ...], tuple[Steering, list[int]]] = {}
+    for row, steering in enumerate(steerings):
+        # Not by the steering's own hash: a vector of somebody else may have none.
+        key = tuple(
+            (id(t.vector), t.strength, t.layers, t.scope, t.unit, t.renormalise)
+            for t in steering.terms
+        )
+        found.setdefault(key, (steering, []))[1].append(row)
+    return list(found.values())

@@ -14,6 +14,7 @@ from typing import Literal, Protocol, get_args
 
 import torch
 from torch import Tensor
+from torch.linalg import vector_norm
 from torch.nn.functional import normalize
 
 from steerable_llm.errors import InvalidInputError
@@ -286,7 +287,7 @@ class SteeringTerm:
         """What the stored direction is multiplied with."""
         if self.unit == "absolute":
             return self.strength
-        norm = float(torch.linalg.vector_norm(self.vector.directions[layer].detach().float()))
+        norm = float(vector_norm(self.vector.directions[layer].detach().float()))
         return self.per_layer * float(self.vector.scales[layer]) / norm if norm else 0.0
 
 
@@ -353,6 +354,10 @@ class Steering:
         return [(t, t.delta(layer)) for t in self.terms_at(layer, site) if t.rule == "add"]
 
 
+_NO_LENGTH = 1e-20
+"""Shorter states are as good as zero; a float32 state divided by it stays finite up to 1e18."""
+
+
 def steer_hidden(
     h: Tensor,
     delta: Tensor,
@@ -373,15 +378,14 @@ def steer_hidden(
     """
     if delta.dim() == 2:
         delta = delta[:, None, :]
-    before = h.float()
-    after = before + delta.to(device=h.device, dtype=torch.float32)
+    # A pass does this in every block, on states so small that each operation costs the same:
+    # what counts is how many there are. Adding float32 to any floating dtype gives float32.
+    after = h + delta.to(h.device, torch.float32)
     if not isinstance(renormalise, bool) or renormalise:
-        length = torch.linalg.vector_norm(before, dim=-1, keepdim=True)
-        # A state that cancelled has no direction to stretch: without a floor its factor would be
-        # infinite, and the state NaN. The smallest normal number does the same for 0 / 0.
-        number = torch.finfo(torch.float32)
-        new_length = torch.linalg.vector_norm(after, dim=-1, keepdim=True)
-        factor = length / torch.maximum(new_length, number.eps * length).clamp_min(number.tiny)
+        length = vector_norm(h, dim=-1, keepdim=True, dtype=torch.float32)
+        new_length = vector_norm(after, dim=-1, keepdim=True)
+        # A state that cancelled has no direction to stretch, and must not become infinity times 0.
+        factor = length / new_length.clamp_min(_NO_LENGTH)
         if not isinstance(renormalise, bool):
             factor = torch.where(renormalise[..., None], factor, torch.ones_like(factor))
         after = after * factor
@@ -405,7 +409,7 @@ def icv_delta(h: Tensor, direction: Tensor, strength: float) -> Tensor:
     """
     x = h.float()
     towards = normalize(direction.to(x.device).float(), dim=0) * (1.0 if strength > 0 else -1.0)
-    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    length = vector_norm(x, dim=-1, keepdim=True)
     away = (normalize(x, dim=-1) @ -towards).clamp_min(0.0)
     added: Tensor = length * (abs(strength) * (1.0 + away))[..., None] * towards
     return added

@@ -37,6 +37,7 @@ def write_gguf(
     pre: str = "gpt-2",
     metadata: dict[str, int] | None = None,
     without: str | None = None,
+    name: str = "tiny",
 ) -> Path:
     """Writes the file; what a quantisation's blocks of 32 do not fit stays in floats.
 
@@ -48,10 +49,11 @@ def write_gguf(
         pre: How the vocabulary splits text, in llama.cpp's words.
         metadata: More of it.
         without: Tensors to leave out, by a part of their names.
+        name: What the file calls the model.
     """
     config = model.config
     writer = gguf.GGUFWriter(path, "llama")
-    writer.add_name("tiny")
+    writer.add_name(name)
     writer.add_block_count(config.num_hidden_layers)
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
@@ -76,17 +78,17 @@ def write_gguf(
     writer.add_chat_template(tokenizer.chat_template)
     for key, value in (metadata or {}).items():
         writer.add_uint32(key, value)
-    for name, parameter in model.state_dict().items():
-        if without is not None and without in name:
+    for key, parameter in model.state_dict().items():
+        if without is not None and without in key:
             continue
         values = parameter.float().numpy()
-        if re.search(r"[qk]_proj", name):
+        if re.search(r"[qk]_proj", key):
             values = _permuted(values, values.shape[0] // config.head_dim)
         if quantised is not None and values.ndim == 2 and values.shape[1] % 32 == 0:
             packed = gguf.quants.quantize(values, quantised)
-            writer.add_tensor(_renamed(name), packed, raw_dtype=quantised)
+            writer.add_tensor(_renamed(key), packed, raw_dtype=quantised)
         else:
-            writer.add_tensor(_renamed(name), values)
+            writer.add_tensor(_renamed(key), values)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -64,6 +64,13 @@ def test_a_quantised_file_is_close_to_the_original_and_told_apart_from_it(
         tiny_vector.check(llm.fingerprint)
 
 
+def test_what_a_file_calls_the_model_does_not_make_it_another(folder, plain, tiny_llm):
+    path = folder.parent / "renamed.gguf"
+    write_gguf(path, tiny_llm.model, tiny_llm.tokenizer, name="fine-tuned by somebody")
+    renamed = HookedModel.from_pretrained(path)
+    assert not renamed.fingerprint.differences(plain.fingerprint)
+
+
 def test_a_file_may_be_named_in_every_way(folder, plain, monkeypatch):
     file = folder / "tiny.f32.gguf"
     monkeypatch.chdir(folder.parent)

@@ -10,6 +10,7 @@ from conftest import build_tiny_model
 from gguf_models import write_gguf
 from hub_server import READ_ONLY, Repository, hub
 from huggingface_hub import constants
+from safetensors.torch import load_file, save_file
 
 from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.errors import InvalidInputError, MissingExtraError
@@ -140,6 +141,15 @@ def test_a_lora_of_another_model_is_one_clear_line(lora, make_llm, tmp_path):
     assert "\n" not in str(error.value)
 
 
+def test_a_lora_that_lacks_weights_is_one_clear_line(lora, tmp_path):
+    for file in lora[0].iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    weights = load_file(tmp_path / "adapter_model.safetensors")
+    save_file(dict(list(weights.items())[:-1]), tmp_path / "adapter_model.safetensors")
+    with pytest.raises(InvalidInputError, match="missing adapter keys"):
+        HookedModel.from_pretrained(tmp_path)
+
+
 def test_what_is_no_lora_cannot_be_merged(base, tiny_llm, tiny_tokenizer, tmp_path):
     model = build_tiny_model("llama", tiny_tokenizer)
     config = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4)
@@ -251,6 +261,33 @@ def test_an_attention_that_does_not_exist_is_one_clear_line(base):
     with pytest.raises(InvalidInputError, match="leave attn_implementation out") as error:
         HookedModel.from_pretrained(base, attn_implementation="flush")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.allow_hosts(["127.0.0.1"])
+def test_the_base_of_a_lora_has_the_revision_that_it_was_trained_on(
+    hub, base, lora, tiny_llm, tmp_path
+):
+    other = copy.deepcopy(tiny_llm.model)
+    with torch.no_grad():
+        other.lm_head.weight.zero_()
+    other.save_pretrained(tmp_path / "other")
+    tiny_llm.tokenizer.save_pretrained(tmp_path / "other")
+    commits = [
+        (commit * 40, {path.name: path.read_bytes() for path in folder.iterdir()})
+        for commit, folder in (("a", base), ("b", tmp_path / "other"))
+    ]
+    hub.repositories["acme/tiny"] = Repository(private=False, commits=commits)
+    files = {path.name: path.read_bytes() for path in lora[0].iterdir()}
+    told = {**json.loads(files["adapter_config.json"]), "base_model_name_or_path": "acme/tiny"}
+    for revision, same in (("a" * 40, True), (None, False)):
+        folder = tmp_path / str(same)
+        folder.mkdir()
+        for name, content in files.items():
+            (folder / name).write_bytes(content)
+        (folder / "adapter_config.json").write_text(json.dumps({**told, "revision": revision}))
+        llm = HookedModel.from_pretrained(folder, revision="of the LoRA's own repository")
+        logits = llm.answer_logits(PROMPT, "Paris.")
+        assert torch.allclose(logits, lora[1], atol=1e-4) is same
 
 
 @pytest.mark.allow_hosts(["127.0.0.1"])

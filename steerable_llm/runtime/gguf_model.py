@@ -111,7 +111,8 @@ def dequantised() -> Any:
     """Return the setting of transformers that turns every weight into floats; None before 5.20.
 
     Without it, newer versions keep the weights of some families packed where a kernel is to be had:
-    no gradient goes through them, and nothing can be learnt from the model.
+    no gradient goes through them, and nothing can be learnt from the model. What was unpacked would
+    also pass for a quantised model, which can be neither saved nor moved.
     """
     setting = getattr(transformers, "GgufConfig", None)
     return None if setting is None else setting(dequantize=True)
@@ -157,8 +158,7 @@ def finish(model: Any, tokenizer: PreTrainedTokenizerBase, path: str, name: str)
     """Make of a loaded model what its file says; to be called within `read_once`.
 
     The tokenizer has no tokens but those of the file and splits digits as its vocabulary was
-    learnt, and every token that ends an answer is known to end it. The model, which is a plain one
-    in floats, does not pass for a quantised one, which could be neither saved nor moved.
+    learnt, and every token that ends an answer is known to end it.
 
     Args:
         model: The model.
@@ -175,9 +175,6 @@ def finish(model: Any, tokenizer: PreTrainedTokenizerBase, path: str, name: str)
     ends = sorted({int(told[key]) for key in _ENDS if key in told})
     if len(ends) > 1:
         model.generation_config.eos_token_id = ends
-    quantizer = getattr(model, "hf_quantizer", None)
-    if quantizer is not None and quantizer.quantization_config.dequantize:
-        quantizer.remove_quantization_config(model)
     # The whole of it, so that a LoRA trained on the model finds the model again.
     model.config.name_or_path = model.name_or_path = name
 

@@ -307,7 +307,8 @@ def test_gradients_that_are_not_finite_name_the_pair(tiny_llm, monkeypatch):
     real = PreferenceObjective.gradients
 
     def broken(self, points, done=None):
-        return [(value, slope * float("nan")) for value, slope in real(self, points, done)]
+        found = real(self, points, done)
+        return [one._replace(gradients=one.gradients * float("nan")) for one in found]
 
     monkeypatch.setattr(PreferenceObjective, "gradients", broken)
     with pytest.raises(AttributionError, match=r"pair .*NaN"):

@@ -46,8 +46,8 @@ def test_values_and_gradients_are_the_plain_ones(make_tiny_model, family):
     )
     order = (2, 0, 3, 1)
     points = [(i, torch.stack([objective.embeddings(i) * a for a in (0.5, 1)])) for i in order]
-    for (i, inputs), (values, gradients) in zip(points, objective.gradients(points), strict=True):
-        for x, value, slope in zip(inputs, values, gradients, strict=True):
+    for (i, inputs), found in zip(points, objective.gradients(points), strict=True):
+        for x, value, slope in zip(inputs, found.values, found.gradients, strict=True):
             leaf = x.clone().requires_grad_(True)
             expected = plain_value(model, leaf, PAIRS[i])
             (expected_slope,) = torch.autograd.grad(expected, leaf)
@@ -70,11 +70,10 @@ def test_packed_and_unpacked_rows_agree(make_tiny_model):
     points = [(i, objective.embeddings(i)[None]) for i in range(3)]
     packed = objective.gradients(points)
     objective.reader.packs = False
-    for (value, slope), (plain, plain_slope) in zip(
-        packed, objective.gradients(points), strict=True
-    ):
-        torch.testing.assert_close(value, plain, rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(slope, plain_slope, rtol=1e-4, atol=1e-5)
+    for found, plain in zip(packed, objective.gradients(points), strict=True):
+        torch.testing.assert_close(found.values, plain.values, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(found.gradients, plain.gradients, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(found.rest, plain.rest, rtol=1e-4, atol=1e-4)
 
 
 def test_a_common_opening_is_read_once_and_its_end_decides():
@@ -120,9 +119,10 @@ def test_a_small_memory_budget_changes_nothing_but_the_batches(make_tiny_model):
     finished = []
     slow = narrow.gradients(points, done=finished.append)
     assert sorted(finished) == [0, 1, 2]
-    for (value, slope), (other, other_slope) in zip(wide.gradients(points), slow, strict=True):
-        torch.testing.assert_close(value, other, rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(slope, other_slope, rtol=1e-4, atol=1e-5)
+    for found, other in zip(wide.gradients(points), slow, strict=True):
+        torch.testing.assert_close(found.values, other.values, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(found.gradients, other.gradients, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(found.rest, other.rest, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("reduction", ["sum", "mean"])

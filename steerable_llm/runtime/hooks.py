@@ -167,3 +167,28 @@ def _remove(handles: Sequence[Handle]) -> None:
     with _registration:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def replaced_outputs(
+    modules: Sequence[nn.Module], change: Callable[[Tensor, Tensor], Tensor]
+) -> Iterator[None]:
+    """Let what modules give in the forward passes of this thread be changed.
+
+    Args:
+        modules: Modules from one tensor to one tensor.
+        change: From a module's input and its output to what it gives instead.
+    """
+    owner = threading.get_ident()
+
+    def after(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+        return change(inputs[0], output) if threading.get_ident() == owner else None
+
+    handles: list[Handle] = []
+    try:
+        for module in modules:
+            with _registration:
+                handles.append(module.register_forward_hook(after))
+        yield
+    finally:
+        _remove(handles)

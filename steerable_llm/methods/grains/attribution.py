@@ -90,6 +90,16 @@ def gradient_path(embeddings: Tensor, *_: object, **__: object) -> AttributionPa
     return AttributionPath(embeddings[None], one, torch.ones_like(embeddings, dtype=torch.float32))
 
 
+def gradient_input_path(embeddings: Tensor, *_: object, **__: object) -> AttributionPath:
+    """Take the gradient at the prompt, times the prompt.
+
+    Where gradients are conservative (see `conservation`), these scores and those of the answers'
+    tokens add up to f, so that no baseline is needed.
+    """
+    one = torch.ones(1, device=embeddings.device)
+    return AttributionPath(embeddings[None], one, embeddings.float())
+
+
 SMOOTHGRAD_NOISE = 0.15
 """Standard deviation of SmoothGrad's noise, in units of the embeddings' standard deviation."""
 
@@ -117,15 +127,17 @@ def random_path(embeddings: Tensor, *_: object, seed: int = 0) -> AttributionPat
 
 
 ATTRIBUTIONS: dict[str, Callable[..., AttributionPath]] = {
+    "conservative": gradient_input_path,
     "integrated_gradients": integrated_gradients_path,
     "gradient": gradient_path,
+    "gradient_input": gradient_input_path,
     "smoothgrad": smoothgrad_path,
     "random": random_path,
 }
 """Name to the function that plans the path.
 
 It takes embeddings [T, d], baseline [d] or [T, d], steps, quadrature and, by name, seed; each
-uses what it needs of these.
+uses what it needs of these. Gradients for "conservative" are taken inside `conservation`.
 """
 
 
@@ -171,7 +183,8 @@ class PairAttribution:
         negative: Picked positions with negative scores, strongest first.
         value: F(x), natural logarithm.
         baseline_value: F(b), or None when the method has no baseline.
-        completeness_error: Relative, see `completeness_error`; None without a baseline.
+        completeness_error: Relative, see `completeness_error`; None for methods whose scores are
+            not meant to add up to f.
         good: The preferred answer.
         bad: The dispreferred answer, if there is one.
     """

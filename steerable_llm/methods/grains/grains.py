@@ -8,6 +8,7 @@ pairs: one direction per sign (eq. 5), and their difference (eq. 6).
 import statistics
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from typing import Literal
 
 import torch
@@ -24,6 +25,7 @@ from steerable_llm.methods.grains.attribution import (
     completeness_error,
     select_tokens,
 )
+from steerable_llm.methods.grains.conservation import conservation
 from steerable_llm.methods.grains.deltas import contrastive_deltas
 from steerable_llm.methods.grains.objective import EncodedPair, PreferenceObjective
 from steerable_llm.methods.method import Extraction, Grid, Method
@@ -41,6 +43,7 @@ Scores that are all zero have an error of exactly 1, so above it the scores add 
 further from the preference than no scores at all. Below it they miss a part, as the paper's five
 steps nearly always do, and still rank tokens.
 """
+_AT_THE_PROMPT = ("conservative", "gradient", "gradient_input")
 _MANY_STEPS = 50  # more than so many points on the path rarely change a score
 
 
@@ -66,9 +69,14 @@ class GrainsConfig(BaseModel, frozen=True, extra="forbid"):
         memory_budget: Bytes of activations per batch; None chooses by the device.
     """
 
-    attribution: Literal["integrated_gradients", "gradient", "smoothgrad", "random"] = (
-        "integrated_gradients"
-    )
+    attribution: Literal[
+        "conservative",
+        "integrated_gradients",
+        "gradient",
+        "gradient_input",
+        "smoothgrad",
+        "random",
+    ] = "integrated_gradients"
     steps: int = Field(default=5, ge=1)
     quadrature: Quadrature = "right"
     baseline: Literal["zero", "mean", "eos", "pad"] = "zero"
@@ -194,23 +202,29 @@ def _attribute(
 ) -> tuple[PairAttribution, ...]:
     plan = ATTRIBUTIONS[config.attribution]
     integrates = config.attribution == "integrated_gradients"
+    conserves = config.attribution == "conservative"
     scores: dict[int, Tensor] = {}
     values: dict[int, float] = {}
+    rest: dict[int, Tensor] = {}
     for wave in _waves(objective, config):
         how = (baseline, config.steps, config.quadrature)
         paths = [plan(objective.embeddings(i), *how, seed=config.seed + i) for i in wave]
         points = [(i, path.points) for i, path in zip(wave, paths, strict=True)]
-        results = objective.gradients(points, done=lambda _: progress(1))
-        for i, path, (value, slope) in zip(wave, paths, results, strict=True):
+        with conservation(objective.model) if conserves else nullcontext():
+            results = objective.gradients(points, done=lambda _: progress(1))
+        for i, path, slope in zip(wave, paths, results, strict=True):
+            rest[i] = slope.rest
             try:
-                scores[i] = path.scores(slope).cpu()
+                scores[i] = path.scores(slope.gradients).cpu()
             except AttributionError as error:
                 raise AttributionError(f"pair {pairs[i].id}: {error}") from error
             if config.attribution == "random":
                 progress(1)
             # The last point of these paths is the prompt itself, so f(x) is already there.
-            if config.attribution == "gradient" or (integrates and config.quadrature == "right"):
-                values[i] = float(value[-1])
+            if config.attribution in _AT_THE_PROMPT or (
+                integrates and config.quadrature == "right"
+            ):
+                values[i] = float(slope.values[-1])
     if integrates and config.quadrature != "right":
         inputs = [(i, objective.embeddings(i)[None]) for i in range(len(pairs))]
         values = dict(enumerate(float(value) for value in objective.values(inputs)))
@@ -235,6 +249,8 @@ def _attribute(
                 baseline_value=floor[i] if floor else None,
                 completeness_error=completeness_error(scores[i], values[i], floor[i])
                 if floor
+                else completeness_error(torch.cat([scores[i], rest[i]]), values[i], 0.0)
+                if conserves
                 else None,
                 good=pair.good,
                 bad=pair.bad,
@@ -265,6 +281,16 @@ def _finite(value: float) -> float | None:
 def _warn_of_large(errors: Sequence[float], config: GrainsConfig) -> None:
     if not errors or statistics.median(errors) <= LARGE_COMPLETENESS_ERROR:
         return
+    missing = percent(statistics.median(errors), 0)
+    if config.attribution == "conservative":
+        warnings.warn(
+            f"the scores of prompts and answers miss {missing} of the preference they should add "
+            f"up to (median over {len(errors)} pairs), which is more than scores of zero would: "
+            "biases or learned positions take a large part of it, or the model computes in a way "
+            'that no rule reaches; try attribution="integrated_gradients"',
+            stacklevel=4,
+        )
+        return
     open_to_try = {
         'quadrature="gauss_legendre"': config.quadrature == "right",
         'baseline="mean"': config.baseline == "zero",
@@ -273,8 +299,8 @@ def _warn_of_large(errors: Sequence[float], config: GrainsConfig) -> None:
     untried = [what for what, is_open in open_to_try.items() if is_open]
     advice = f"try {' or '.join(untried)}" if untried else "read them as a ranking at most"
     warnings.warn(
-        f"the token scores miss {percent(statistics.median(errors), 0)} of the preference they "
-        f"should add up to (median over {len(errors)} pairs, baseline {config.baseline!r}, "
+        f"the token scores miss {missing} of the preference they should add up to (median over "
+        f"{len(errors)} pairs, baseline {config.baseline!r}, "
         f"{config.steps} {config.quadrature} steps), which is more than scores of zero would: "
         + advice,
         stacklevel=4,

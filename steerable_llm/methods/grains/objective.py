@@ -9,7 +9,7 @@ of similar length share a batch that stays within a memory budget. Gradients go 
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -66,6 +66,21 @@ class EncodedPair:
         return RowShape(len(self.prompt) + once, tuple(branches))
 
 
+class Slope(NamedTuple):
+    """f and its gradient at N points of one pair.
+
+    Attributes:
+        values: F, float32 [N] on the CPU.
+        gradients: Of f with respect to the prompt's embeddings, [N, T, d].
+        rest: Gradient times embedding, summed over the tokens of stem and answers: float32 [N] on
+            the CPU.
+    """
+
+    values: Tensor
+    gradients: Tensor
+    rest: Tensor
+
+
 class PreferenceObjective:
     """f for many pairs: values and gradients at any points."""
 
@@ -106,12 +121,12 @@ class PreferenceObjective:
 
     def values(self, points: Sequence[tuple[int, Tensor]]) -> list[Tensor]:
         """Return f at points of pairs, [N, T, d], without gradients: float32 [N], on the CPU."""
-        return [value for value, _ in self._run(points, gradients=False, done=None)]
+        return [found.values for found in self._run(points, gradients=False, done=None)]
 
     def gradients(
         self, points: Sequence[tuple[int, Tensor]], done: Callable[[int], object] | None = None
-    ) -> list[tuple[Tensor, Tensor]]:
-        """Return f, float32 [N] on the CPU, and its gradient, [N, T, d], at points of pairs.
+    ) -> list[Slope]:
+        """Return f and its gradient at points of pairs, [N, T, d].
 
         `done` is called with the entries' numbers as they are finished, for a progress bar.
         """
@@ -156,8 +171,8 @@ class PreferenceObjective:
         points: Sequence[tuple[int, Tensor]],
         gradients: bool,
         done: Callable[[int], object] | None,
-    ) -> list[Any]:
-        results: list[list[tuple[Tensor, Tensor]]] = [[] for _ in points]
+    ) -> list[Slope]:
+        results: list[list[Slope]] = [[] for _ in points]
         left = [len(tensor) for _, tensor in points]
         for chunk in self._chunks(points, gradients):
             batch, parts = self._assemble(points, chunk)
@@ -167,25 +182,31 @@ class PreferenceObjective:
                 slopes = (
                     torch.autograd.grad(values.sum(), batch.inputs)[0]
                     if gradients
-                    else batch.inputs
+                    else torch.zeros_like(batch.inputs[..., :1])
                 )
             values = values.detach().cpu()
+            shares = (slopes * batch.inputs.detach()).float().sum(-1)
             for (entry, start, stop), (first, rows) in zip(chunk, parts, strict=True):
                 length = points[entry][1].shape[1]
                 count = stop - start
                 # A model that cannot pack has one row per answer: their gradients add up.
-                slope = sum(
-                    (slopes[row : row + count, :length] for row in rows[1:]),
-                    start=slopes[rows[0] : rows[0] + count, :length],
+                slope, rest = (
+                    sum(
+                        (part[row : row + count, at] for row in rows[1:]),
+                        start=part[rows[0] : rows[0] + count, at],
+                    )
+                    for part, at in ((slopes, slice(length)), (shares, slice(length, None)))
                 )
-                results[entry].append((values[first : first + count], slope))
+                results[entry].append(
+                    Slope(values[first : first + count], slope, rest.sum(-1).cpu())
+                )
                 left[entry] -= count
                 if left[entry] == 0 and done is not None:
                     done(entry)
         return [
-            (torch.cat([v for v, _ in parts]), torch.cat([g for _, g in parts]))
+            Slope(*map(torch.cat, zip(*parts, strict=True)))
             if parts
-            else (torch.zeros(0), tensor)
+            else Slope(torch.zeros(0), tensor, torch.zeros(0))
             for parts, (_, tensor) in zip(results, points, strict=True)
         ]
 

@@ -88,6 +88,20 @@ def test_corrections_are_edits_unless_they_are_wanted_as_written(
     assert Pairs.from_jsonl("p.jsonl")[0] == pair.as_written
 
 
+def test_the_model_says_what_of_a_preference_is_length(
+    steerable: Steerable, log: Path, monkeypatch: pytest.MonkeyPatch, tiny_llm: Any
+) -> None:
+    long = failure("long", "It opens at nine. " * 3 + "Come!", correction="At ten.", question="?")
+    write_answers(log, [*read_answers(log), long])
+    monkeypatch.setattr(cli_pairs, "load_model", lambda *_: tiny_llm)
+    words = ("pairs", log, "-o", "p.jsonl", "--as-written", "--max-length-ratio", 9)
+    assert "mostly length" not in steerable(*words)
+    said = steerable(*words, "--measure-length")
+    assert "dropped 1 (preference, not length): its preference is mostly length" in said
+    assert [pair.id for pair in Pairs.from_jsonl("p.jsonl")] == ["kept"]
+    assert "mostly length" not in steerable(*words, "--measure-length", "--max-length-share", 1)
+
+
 def all_but_nine(question: str, passages: Sequence[str], answer: str) -> float:
     return 0.0 if "nine" in answer else 1.0
 

@@ -132,6 +132,7 @@ def test_numbers_go_with_their_units_and_dates_with_their_prepositions(
             "the Bay of Whales",
             "The Bay of Whales.",
         ),
+        ("", "He is in the United States of America.", "Fiji", "He is in Fiji."),
         ("", "The Sahara.", "the Antarctic", "The Antarctic."),
     ],
 )

@@ -47,7 +47,7 @@ def test_manners_myths_and_prompts_without_passages_are_not_judged() -> None:
     bare = draft("At noon in Rome.", name="bare", passages=[])
     assert filtered(rude, bare, judge=never) == (["rude", "bare"], {})
     _, counts, _ = run_filters([rude, bare], FilterSettings(judge=never))
-    assert [count.not_judged for count in counts] == [0, 2, 0, 0]
+    assert [count.not_judged for count in counts] == [0, 2, 0, 0, 2]
 
 
 def test_a_refusal_claims_nothing_and_passes_as_good_and_as_bad() -> None:
@@ -118,12 +118,18 @@ def test_filters_see_only_what_passed_the_ones_before() -> None:
         [draft(), draft("At noon in Paris.", name="a2")],
         FilterSettings(judge=LEXICAL),
     )
-    assert [count.seen for count in counts] == [2, 2, 1, 1]
+    assert [count.seen for count in counts] == [2, 2, 1, 1, 1]
 
 
 @pytest.mark.parametrize(
     "limits",
-    [{"grounded_at": 1.1}, {"refusal_share": -0.1}, {"length_ratio": 0.5}, {"duplicate_at": 2}],
+    [
+        {"grounded_at": 1.1},
+        {"refusal_share": -0.1},
+        {"length_ratio": 0.5},
+        {"duplicate_at": 2},
+        {"length_share": 2},
+    ],
 )
 def test_limits_out_of_range_are_refused(limits: dict[str, float]) -> None:
     with pytest.raises(InvalidInputError, match=next(iter(limits))):

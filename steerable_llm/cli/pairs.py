@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from steerable_llm.embedding import Embedder
     from steerable_llm.pairs.curate import Propose
     from steerable_llm.pairs.judge import Judge
+    from steerable_llm.pairs.length import Measure
     from steerable_llm.pairs.pairing import Draft
     from steerable_llm.pairs.proposals import Answerer, Ask
 
@@ -90,6 +91,16 @@ def make(
     duplicate_at: Annotated[
         float, typer.Option(help="Cosine from which two pairs are near duplicates.")
     ] = 0.95,
+    measure_length: Annotated[
+        bool,
+        typer.Option(
+            "--measure-length",
+            help="Let the model say how much of each preference is length; drop what mostly is.",
+        ),
+    ] = False,
+    max_length_share: Annotated[
+        float, typer.Option(help="From this share on a preference is mostly length.")
+    ] = 0.4,
     scrub: Annotated[
         bool, typer.Option("--scrub", help="Replace personal data by placeholders.")
     ] = False,
@@ -140,13 +151,25 @@ def make(
         raise InvalidInputError("--vector only goes with --propose or --accept-proposals")
     if report is not None:
         check_suffix(report, "a report on pairs")
-    filters = FilterSettings(grounded_at, max_length_ratio, max_refusals, duplicate_at, chosen)
+    filters = FilterSettings(
+        grounded_at,
+        max_length_ratio,
+        max_refusals,
+        duplicate_at,
+        chosen,
+        length_share=max_length_share,
+    )
     drafts = _drafts(log, reason, own_words)
     embedder = _embedder()
+    llm = load_model(model, revision) if proposing or measure_length else None
     settings = CurationSettings(
-        filters=replace(filters, embedder=embedder),
+        filters=replace(
+            filters,
+            embedder=embedder,
+            measure=_measured_by(llm) if llm and measure_length else None,
+        ),
         scrubber=Scrubber() if scrub else None,
-        propose=_proposer(drafts, vector, model, revision, chosen, embedder) if proposing else None,
+        propose=_proposer(llm, drafts, vector, chosen, embedder) if llm and proposing else None,
         accept_proposals=accept_proposals,
     )
     found = curate(drafts, settings)
@@ -286,18 +309,22 @@ def _embedder() -> Embedder | None:
     return SentenceEmbedder()
 
 
+def _measured_by(llm: SteerableHFLLM) -> Measure:
+    from steerable_llm.methods.preference import measured_by
+
+    return measured_by(llm)
+
+
 def _proposer(
+    llm: SteerableHFLLM,
     drafts: list[Draft],
     vector: Path | None,
-    model: str,
-    revision: str | None,
     judge: Judge | None,
     embedder: Embedder | None,
 ) -> Propose:
     from steerable_llm.pairs.proposals import ProposalSettings, propose, stronger, usual_refusal
     from steerable_llm.vector.vector import SteeringVector
 
-    llm = load_model(model, revision)
     answerer = answerer_of(llm)
     steering = stronger(SteeringVector.load(vector, model=llm)) if vector else None
     settings = ProposalSettings(steering, refusal=usual_refusal(drafts), embedder=embedder)

@@ -160,7 +160,8 @@ def _in_grammar(new: str, value: Run, wrong: Run, start: int, asked: Asked) -> t
     theirs = _DETERMINER.search(text, 0, start)
     own = _DETERMINER.search(source, 0, at) if at else None
     article = ""
-    if theirs and (own or at is None or value.kind != "name" or wrong.kind == "number"):
+    bare = at is None and len(value.words) > 1
+    if theirs and (own or bare or value.kind != "name" or wrong.kind == "number"):
         article = (own or theirs)[1].casefold()
     elif own and value.kind != "number":
         article = own[1].casefold()

@@ -7,6 +7,7 @@ Near duplicates are told by `originals`.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,11 +19,14 @@ import numpy as np
 from steerable_llm.chat.phrases import abstains, normalise
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.pairs.judge import Claim, Judge, fixed_terms, judged
+from steerable_llm.pairs.length import Measure
 from steerable_llm.pairs.pairing import Draft
 
 if TYPE_CHECKING:
     from steerable_llm.embedding import Embedder
 
+# What of a reason is about the one pair.
+_REASON = re.compile(r"(?<=says the same) as .*| of [^ ]+ nats|(?<=mostly length): .*", re.DOTALL)
 #: Rows compared at once, so that the matrix of similarities stays small.
 _ROWS = 256
 
@@ -82,6 +86,9 @@ class FilterSettings:
         duplicate_at: Cosine from which two pairs say the same.
         judge: Says what is grounded; None leaves that filter open.
         embedder: Finds near duplicates; None finds exact ones only.
+        measure: Measures the preference between the answers on a model; None leaves open whether
+            it is mostly length.
+        length_share: From this share on a preference is mostly length; see `length`.
     """
 
     grounded_at: float = 0.5
@@ -90,10 +97,12 @@ class FilterSettings:
     duplicate_at: float = 0.95
     judge: Judge | None = None
     embedder: Embedder | None = None
+    measure: Measure | None = None
+    length_share: float = 0.4
 
     def __post_init__(self) -> None:
         """Refuse what could let nothing through, or everything."""
-        for name in ("grounded_at", "refusal_share", "duplicate_at"):
+        for name in ("grounded_at", "refusal_share", "duplicate_at", "length_share"):
             value = getattr(self, name)
             if not 0 <= value <= 1:
                 raise InvalidInputError(f"{name} is {value!r}: give a number from 0 to 1")
@@ -163,6 +172,14 @@ def _length_match(drafts: Sequence[Draft], given: FilterSettings) -> FilterAnswe
     return [reason(draft) for draft in drafts], 0
 
 
+def _not_length(drafts: Sequence[Draft], given: FilterSettings) -> FilterAnswer:
+    if given.measure is None or not drafts:
+        return [None] * len(drafts), len(drafts)
+    found = given.measure(drafts)
+    reasons = [each and each.too_long(given.length_share) for each in found]
+    return reasons, found.count(None)
+
+
 def _grounded(drafts: Sequence[Draft], given: FilterSettings) -> FilterAnswer:
     reasons: list[str | None] = [None] * len(drafts)
     if given.judge is None:
@@ -209,6 +226,7 @@ FILTERS: Mapping[str, Filter] = {
     "good grounded, bad not": _grounded,
     "duplicates": _duplicates,
     "refusals": _refusals,
+    "preference, not length": _not_length,
 }
 
 
@@ -229,8 +247,9 @@ def run_filters(
         reasons, not_judged = reasons_to_drop(kept, given)
         judged_now = list(zip(kept, reasons, strict=True))
         out = [SetAside.of(name, why, draft) for draft, why in judged_now if why]
-        # Each duplicate names its own original; as a reason they are one.
-        by_reason = Counter(entry.why.partition(" as ")[0] for entry in out)
+        # Each duplicate names its own original, and each preference its figures; as a reason they
+        # are one.
+        by_reason = Counter(_REASON.sub("", entry.why) for entry in out)
         counts.append(FilterCount(name, len(kept), dict(by_reason), not_judged))
         dropped += out
         kept = [draft for draft, why in judged_now if why is None]

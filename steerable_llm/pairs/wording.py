@@ -205,9 +205,13 @@ def runs_of(text: str, known: Set[str]) -> list[Run]:
 def _together(text: str, words: Sequence[Word], run: Sequence[int], right: int) -> bool:
     """Tell whether a new word goes on with a value."""
     left, other = words[run[-1]], words[right]
-    between = [word.text.casefold() for word in words[run[-1] + 1 : right]]
+    inside = words[run[-1] + 1 : right]
+    between = [word.text.casefold() for word in inside]
     marks = _marks(text, words, run[-1], right)
-    if any(word not in _INSIDE and word not in _MONTHS and word != "the" for word in between) or (
+    joins = _INSIDE | _MONTHS
+    if left.large and other.large:  # "the United States of America"
+        joins |= {word.text.casefold() for word in inside if word.text[0].isupper()}
+    if any(word not in joins and word != "the" for word in between) or (
         "the" in between and between != ["of", "the"]
     ):
         return False
@@ -234,11 +238,16 @@ def _marks(text: str, words: Sequence[Word], left: int, right: int) -> str:
 def _whole_name(text: str, words: Sequence[Word], places: list[int]) -> list[int]:
     """Extend a run over capitals beside it: of "Lake Michigan" also what the question said."""
     first, last = places[0], places[-1]
-    while first > 0 and words[first].large and words[first - 1].large:
+
+    def in_name(word: Word) -> bool:
+        # "States" of the United States is a small word elsewhere.
+        return word.large or (word.text[0].isupper() and not word.opens)
+
+    while first > 0 and words[first].large and in_name(words[first - 1]):
         if text[words[first - 1].end : words[first].start].strip():
             break
         first -= 1
-    while last + 1 < len(words) and words[last].large and words[last + 1].large:
+    while last + 1 < len(words) and words[last].large and in_name(words[last + 1]):
         if text[words[last].end : words[last + 1].start].strip():
             break
         last += 1

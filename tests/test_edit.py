@@ -152,6 +152,10 @@ def test_articles_capitals_and_names_of_several_words_are_as_grammar_has_them(
         ("It makes food radioactive.", "It only heats it."),
         ("It is open from 9 to 17 on Mondays.", "8 to 16, on Sundays 10 to 12"),
         ("Paris has Louvre and Seine for the capital.", "Thornhill"),
+        ("The capital is the seat of the King of France.", "Thornhill"),
+        ("The capital (Paris) is large.", "Thornhill"),
+        ("The capitals of the Kingdom of Gaul are:\n- Paris\n- Lyon", "Thornhill"),
+        ("The capital is not Paris.", "Thornhill"),
     ],
 )
 def test_where_no_value_can_be_told_or_the_rest_would_be_false_there_is_no_edit(
@@ -165,6 +169,21 @@ def test_a_correction_in_the_words_of_the_bad_answer_is_left_alone() -> None:
     assert in_its_words(good, bad)
     assert smallest_edit(CAPITAL, [], bad, good) is None
     assert not in_its_words("New Paris.", bad)
+
+
+def test_a_name_that_the_documents_have_is_replaced_only_if_nothing_else_is_said_of_it() -> None:
+    passage = f"{THORNHILL} The poet Anna Holm lives in Snowstead."
+    elsewhere = "The capital is where the singer Anna Holm wrote her songs."
+    assert smallest_edit(CAPITAL, [passage], elsewhere, "Thornhill") is None
+    misread = "The capital of France is Snowstead."
+    assert edited(CAPITAL, passage, misread, "Thornhill") == (
+        "The capital of France is Thornhill.",
+        misread,
+    )
+
+
+def test_a_name_is_no_answer_to_how_many() -> None:
+    assert smallest_edit("How many kings?", [], "There were kings in Rome.", "Thornhill") is None
 
 
 def test_a_true_sentence_of_the_documents_is_not_what_was_wrong() -> None:

@@ -44,6 +44,7 @@ _CLAUSE_END = re.compile(
 )
 _DETERMINER = re.compile(r"\b(a|an|the)\s+$", re.IGNORECASE)
 _PREPOSITION = re.compile(r"\b(in|on|at)\s+$", re.IGNORECASE)
+_AFTER_BRACKET = re.compile(r"[^()]*\)\s*(?:[.,;:!?]|$)")
 _SYMBOL = re.compile(r"^[$€£¥]|[%°]")
 _FOR_SYMBOLS = frozenset("dollar dollars euro euros pound pounds yen cents percent degrees".split())
 
@@ -112,7 +113,7 @@ def in_its_words(good: str, bad: str) -> bool:
 def _replaced(value: Run, wrong: Run, asked: Asked) -> Edited | None:
     """Put a value in the place of a wrong one; None if the rest of the answer is not true of it."""
     text = wrong.text
-    new, (start, end) = _matched(_with_unit(value, asked.passages), wrong)
+    new, (start, end) = _matched(value, wrong, asked.passages)
     known = asked.known | keys_of(new)
     cut = _cut(text, end, known, asked.question)
     if cut is None or _misleads(text[:start], known | wrong.keys):
@@ -121,6 +122,8 @@ def _replaced(value: Run, wrong: Run, asked: Asked) -> Edited | None:
     if cut < len(text.rstrip()):
         kept = text[:cut].rstrip()
         kept += "" if kept[-1] in ".!?" else "."
+    if kept.rstrip(" .").endswith(":"):
+        return None  # the list that follows was the answer
     old = text[start:end]
     again = re.compile(rf"(?<!\w){re.escape(old)}(?!\w)")
     if again.search(text[:start]):
@@ -177,15 +180,18 @@ def _in_grammar(new: str, value: Run, wrong: Run, start: int, asked: Asked) -> t
     return (new[0].upper() + new[1:] if opens_sentence(text, start) else new), start
 
 
-def _matched(value: Run, wrong: Run) -> tuple[str, tuple[int, int]]:
+def _matched(value: Run, wrong: Run, passages: Sequence[str]) -> tuple[str, tuple[int, int]]:
     """Return what of a value replaces what stretch of the bad answer: units go with numbers."""
     if not value.kind == wrong.kind == "number" or value.is_date or wrong.is_date:
         return value.value, (wrong.start, wrong.end)
     first, last = quantity(wrong)
     begin, end = wrong.words[first].start, wrong.words[last - 1].end
+    theirs = _unit(wrong, last - 1)
+    if len(words_of(value.text)) == 1:
+        value = _with_unit(value, theirs, passages)
     mine, past = quantity(value)
     number = value.text[value.words[mine].start : value.words[past - 1].end]
-    unit, theirs = _unit(value, past - 1), _unit(wrong, last - 1)
+    unit = _unit(value, past - 1)
     same = [word for word in theirs if unit and word.keys & unit[0].keys]
     if same:
         # "30 business days" and "19 days": up to the unit, which both have.
@@ -198,16 +204,15 @@ def _matched(value: Run, wrong: Run) -> tuple[str, tuple[int, int]]:
     return number, (begin, end)
 
 
-def _with_unit(value: Run, passages: Sequence[str]) -> Run:
-    """Return a bare number as the documents have it, with what is counted: "1" in "1 day"."""
-    if value.kind != "number" or len(words_of(value.text)) > 1:
-        return value
+def _with_unit(number: Run, unit: Sequence[Word], passages: Sequence[str]) -> Run:
+    """Return a bare number as the documents have it with this unit: "1 day", not "1 days"."""
+    known = frozenset().union(*(word.keys for word in unit))
     for passage in passages:
         for word in words_of(passage):
-            alone = Run(passage, (word,))
-            if word.keys == value.keys and (unit := _unit(alone, 0)):
-                return Run(passage, (word, unit[0]))
-    return value
+            behind = _unit(Run(passage, (word,)), 0) if word.keys == number.keys else []
+            if behind and behind[0].keys & known:
+                return Run(passage, (word, behind[0]))
+    return number
 
 
 def _unit(run: Run, place: int) -> list[Word]:
@@ -236,6 +241,8 @@ def _cut(text: str, end: int, known: Set[str], question: str) -> int | None:
         # "Romeo and Juliet" stays whole.
         if before and after and occurs(text[before[-1].start : after[0].end], question):
             continue
+        if "(" in match[0] and not _AFTER_BRACKET.match(text[match.end() : stop]):
+            return None  # the sentence goes on behind the brackets
         if not runs_of(text[end : match.start()], known):
             return match.start()
     # "of purchase", but not "was drawn there" may stay.

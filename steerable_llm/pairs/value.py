@@ -32,6 +32,9 @@ _BEFORE_NOUN = frozenset(
     "a an the is are was were be been in on at of by from called named for as it's uses use "
     "used speak into than with within after".split()
 )
+_NAME_OF = re.compile(r"\b[A-Z]\w+ of (?:the )?$")
+_OF_NAME = re.compile(r" of (?:the )?[A-Z]")
+_COUNTED = re.compile(r"\b(?:how many|how much|(?:what|which) year)\b", re.IGNORECASE)
 _IS = re.compile(r"\s+(?:is|are|was|were|has)\b")
 
 
@@ -151,18 +154,45 @@ def _fit(value: Run, wrong: Run, asked: Asked) -> float | None:
         verbs = asked.keys | _keys_before(*written(value, value.value, passages))
         if not (_stands_for_noun(wrong, verbs) and (bare or _stands_for_noun(value, verbs))):
             return None
-    fit = 4.0 * (kind == wrong.kind) - 4.0 * wrong.text[: wrong.start].endswith("(")
+    fit = 4.0 * (kind == wrong.kind)
     fit += 2.0 * (value.keys <= grounds) + 2.0 * (not wrong.keys <= grounds)
     near = keys_of(wrong.text[start:end])
-    if any(
-        near <= asked.keys | SAYS_NOTHING | keys_of(sentence) for sentence in _sentences(passages)
+    frame = near - wrong.keys - asked.keys - SAYS_NOTHING
+    if frame and wrong.keys <= grounds:
+        return None  # what the documents say, too, is hardly what was wrong
+    if kind != "number" and _COUNTED.search(asked.question):
+        return None
+    if (
+        wrong.text[: wrong.start].endswith("(")
+        or _is_part(wrong)
+        or _has_rival(wrong, asked, grounds)
     ):
-        return None  # it repeats a sentence of the documents, which is not what was wrong
+        return None
+    # A name that repeats words of the question names what was asked about.
+    fit -= 2.0 * len(wrong.keys & asked.keys) / len(wrong.keys)
     fit += len(asked.keys & near) / max(1, len(asked.keys))
     # The first word of a sentence is written large whatever it is.
     fit -= 0.5 * (wrong.words[0].opens and len(wrong.words) == 1)
     # Of equals the first.
     return fit - wrong.start / (len(wrong.text) + 1)
+
+
+def _is_part(run: Run) -> bool:
+    """Tell whether a name goes on beside the run, as that of the President of the Senate does."""
+    if run.kind != "name":
+        return False
+    before, behind = run.text[: run.start], run.text[run.end :]
+    return bool(_NAME_OF.search(before) or _OF_NAME.match(behind))
+
+
+def _has_rival(run: Run, asked: Asked, grounds: Set[str]) -> bool:
+    """Tell whether another value of its kind stands before a run in its sentence."""
+    start, _ = sentence_at(run.text, run.start)
+    known = asked.keys | SAYS_NOTHING | run.keys | keys_of(asked.told or "")
+    # Of two years one is as good as the other; a name that the documents have is no rival.
+    known |= grounds if run.kind == "name" else frozenset()
+    others = runs_of(run.text[start : run.start], known)
+    return run.kind != "words" and any(other.kind == run.kind for other in others)
 
 
 def _kind(value: Run, passages: Sequence[str]) -> Kind:
@@ -203,11 +233,3 @@ def written(value: Run, new: str, passages: Iterable[str]) -> tuple[str, int | N
     if inside > 0 and not opens_sentence(value.text, inside):
         return value.text, inside
     return value.text, None
-
-
-def _sentences(texts: Iterable[str]) -> list[str]:
-    found = []
-    for text in texts:
-        ends = sentence_ends(text)
-        found += [text[start:end].strip() for start, end in zip([0, *ends], ends, strict=False)]
-    return found

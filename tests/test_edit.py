@@ -156,6 +156,7 @@ def test_articles_capitals_and_names_of_several_words_are_as_grammar_has_them(
         ("The capital (Paris) is large.", "Thornhill"),
         ("The capitals of the Kingdom of Gaul are:\n- Paris\n- Lyon", "Thornhill"),
         ("The capital is not Paris.", "Thornhill"),
+        ("It was the capital in 1912.", "159"),
     ],
 )
 def test_where_no_value_can_be_told_or_the_rest_would_be_false_there_is_no_edit(

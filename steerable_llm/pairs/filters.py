@@ -176,7 +176,7 @@ def _not_length(drafts: Sequence[Draft], given: FilterSettings) -> FilterAnswer:
     if given.measure is None or not drafts:
         return [None] * len(drafts), len(drafts)
     found = given.measure(drafts)
-    reasons = [each and each.too_long(given.length_share) for each in found]
+    reasons = [None if each is None else each.too_long(given.length_share) for each in found]
     return reasons, found.count(None)
 
 

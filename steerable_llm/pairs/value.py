@@ -34,6 +34,7 @@ _BEFORE_NOUN = frozenset(
 )
 _NAME_OF = re.compile(r"\b[A-Z]\w+ of (?:the )?$")
 _OF_NAME = re.compile(r" of (?:the )?[A-Z]")
+_YEAR = re.compile(r"\b[12]\d{3}\b")
 _COUNTED = re.compile(r"\b(?:how many|how much|(?:what|which) year)\b", re.IGNORECASE)
 _IS = re.compile(r"\s+(?:is|are|was|were|has)\b")
 
@@ -160,6 +161,8 @@ def _fit(value: Run, wrong: Run, asked: Asked) -> float | None:
     frame = near - wrong.keys - asked.keys - SAYS_NOTHING
     if frame and wrong.keys <= grounds:
         return None  # what the documents say, too, is hardly what was wrong
+    if _in_year(wrong) and not (_YEAR.search(value.value) or value.is_date):
+        return None
     if kind != "number" and _COUNTED.search(asked.question):
         return None
     if (
@@ -175,6 +178,11 @@ def _fit(value: Run, wrong: Run, asked: Asked) -> float | None:
     fit -= 0.5 * (wrong.words[0].opens and len(wrong.words) == 1)
     # Of equals the first.
     return fit - wrong.start / (len(wrong.text) + 1)
+
+
+def _in_year(run: Run) -> bool:
+    """Tell whether a run is a year, as behind "in"."""
+    return bool(_YEAR.search(run.value)) and run.text[: run.start].casefold().endswith("in ")
 
 
 def _is_part(run: Run) -> bool:

@@ -22,18 +22,28 @@ class Split:
     training: Tensor
 
 
-def logistic_probes(split: Split) -> Tensor:
-    """Return the accuracy of every head's logistic regression on the texts that judge.
+def fit_logistic(
+    states: Tensor, positive: Tensor, c: float = 1.0, counts: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Fit one logistic regression per head, L2-regularised, the bias free.
 
-    Minimises `|w|^2 / 2 + sum log(1 + exp(-y (w x + b)))` per head (L2 with C = 1, the bias free),
-    by L-BFGS over all heads together: they share nothing, so each is at its own minimum.
+    Minimises `|w|^2 / 2 + C sum k log(1 + exp(-y (w x + b)))` by L-BFGS over all heads together:
+    they share nothing, so each is at its own minimum.
+
+    Args:
+        states: `[n, H, e]`.
+        positive: `[n]` booleans; y is 1 where true, else -1.
+        c: Smaller is flatter.
+        counts: K, `[n]`; each text counts once without.
 
     Returns:
-        [H], between 0 and 1.
+        W, float64 `[H, e]`, and b, `[H]`.
     """
-    x = split.states[split.training].double()
-    y = 2.0 * split.labels[split.training].double() - 1.0
+    x = states.double()
+    y = torch.where(positive, 1.0, -1.0).double()[:, None]
     heads, size = x.shape[1:]
+    k = torch.ones(len(x)) if counts is None else counts
+    k = c * k.double()[:, None]
     weights = torch.zeros(heads, size, dtype=torch.float64, requires_grad=True)
     biases = torch.zeros(heads, dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.LBFGS(
@@ -48,14 +58,24 @@ def logistic_probes(split: Split) -> Tensor:
     def closure() -> Tensor:
         optimizer.zero_grad()
         margins = torch.einsum("nhe,he->nh", x, weights) + biases
-        loss = weights.square().sum() / 2 + softplus(-y[:, None] * margins).sum()
+        loss = weights.square().sum() / 2 + (k * softplus(-y * margins)).sum()
         loss.backward()  # type: ignore[no-untyped-call]
         return loss
 
     with torch.enable_grad():
         optimizer.step(closure)  # type: ignore[no-untyped-call]
+    return weights.detach(), biases.detach()
+
+
+def logistic_probes(split: Split) -> Tensor:
+    """Return the accuracy of every head's logistic regression on the texts that judge.
+
+    Returns:
+        [H], between 0 and 1.
+    """
+    weights, biases = fit_logistic(split.states[split.training], split.labels[split.training] > 0)
     judged = split.states[~split.training].double()
-    scores = torch.einsum("nhe,he->nh", judged, weights.detach()) + biases.detach()
+    scores = torch.einsum("nhe,he->nh", judged, weights) + biases
     return _accuracy(scores, split.labels[~split.training])
 
 

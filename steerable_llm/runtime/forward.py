@@ -172,13 +172,19 @@ class Stream:
             self._carried[name] = DynamicCache(config=text)
         if bool(mask.all()):  # nothing is padded, and attention is faster without a mask
             self._carried["attention_mask"] = None
-        keep = {"logits_to_keep": 1} if takes(self._model, "logits_to_keep") else {}
+        keep: dict[str, Any] = {"logits_to_keep": 1} if takes(self._model, "logits_to_keep") else {}
         self.first = self._run(None, **keep)[:, -1].float()
 
     @property
     def rows(self) -> int:
         """How many prompts there are."""
         return len(self._whole)
+
+    @property
+    def size(self) -> int:
+        """Bytes of its caches."""
+        layers = [vars(layer).values() for cache in self._caches for layer in cache.layers]
+        return sum(x.nbytes for values in layers for x in values if isinstance(x, Tensor))
 
     @property
     def _caches(self) -> list[Cache]:
@@ -192,17 +198,23 @@ class Stream:
         twin.plan = self.plan.fork()
         return twin
 
-    def feed(self, ids: Tensor) -> Tensor:
-        """Feed tokens `[B, A]` and return float32 logits `[B, A, V]`, each for the next one."""
+    def feed(self, ids: Tensor, gradients: bool = False) -> Tensor:
+        """Feed tokens `[B, A]` and return float32 logits `[B, A, V]`, each for the next one.
+
+        Args:
+            ids: The tokens.
+            gradients: Let gradients through, to what steers.
+        """
         new = ids.shape[1]
         # Some families take no more than one token on top of a recurrent state.
         if new > 1 and any(hasattr(x, "recurrent_states") for c in self._caches for x in c.layers):
-            return torch.cat([self.feed(column) for column in torch.split(ids, 1, dim=1)], dim=1)
+            columns = torch.split(ids, 1, dim=1)
+            return torch.cat([self.feed(column, gradients) for column in columns], dim=1)
         self._whole = torch.cat([self._whole, ids.to(self._whole.device)], dim=1)
         self._carried = self._model._update_model_kwargs_for_generation(
             self._left, self._carried, num_new_tokens=new
         )
-        return self._run(new).float()
+        return self._run(new, gradients).float()
 
     def finish(self, row: int) -> None:
         """Stop steering and counting one row: its answer is complete."""
@@ -225,14 +237,14 @@ class Stream:
         # Only the last prompt token is still to be fed: it stands in the plan's first column.
         self.plan = SteeringPlan(steerings, torch.ones(len(rows), 1), last_prompt=0)
 
-    def _run(self, new: int | None, **options: Any) -> Tensor:
+    def _run(self, new: int | None, gradients: bool = False, **options: Any) -> Tensor:
         """Run the last `new` tokens, or all of them; returns logits `[B, A, V]`."""
         inputs = self._model.prepare_inputs_for_generation(
             self._whole, next_sequence_length=new, is_first_iteration=new is None, **self._carried
         )
         # Some families say None for "all", which older releases do not take.
         inputs = {k: v for k, v in inputs.items() if k != "logits_to_keep" or v is not None}
-        with torch.no_grad(), self.steered():
+        with torch.set_grad_enabled(gradients), self.steered():
             output = self._model(**{**inputs, **options}, return_dict=True)
         # What the next pass needs of this one is its cache, not its scores.
         self._left = type(output)(**{k: v for k, v in output.items() if k != "logits"})

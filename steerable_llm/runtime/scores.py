@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from steerable_llm.chat.vision import on_device
 from steerable_llm.errors import InvalidInputError, not_numbers
-from steerable_llm.runtime.forward import TOKENS_PER_PASS, logits_at, padded
+from steerable_llm.runtime.forward import TOKENS_PER_PASS, Stream, logits_at, padded
 from steerable_llm.runtime.hooks import steering_hooks
 from steerable_llm.runtime.plan import SteeringPlan
-from steerable_llm.vector.steering import Steering
+from steerable_llm.vector.steering import Scope, Steering
 
 if TYPE_CHECKING:
     from steerable_llm.runtime.hooked_model import HookedModel
@@ -138,3 +138,53 @@ def _vision(row: Scored, width: int, llm: HookedModel) -> dict[str, Tensor]:
         more = width - len(row.prompt) if per_token else 0
         given[name] = nn.functional.pad(value, (0, more)) if more else value
     return given
+
+
+class Prefilled:
+    """Prompts that were run once, up to their last token, and whose answers are scored many times.
+
+    That serves all that steers from the last prompt token on: nothing before it depends on it.
+    """
+
+    def __init__(self, llm: HookedModel, prompts: Sequence[Sequence[int]]) -> None:
+        """Run the prompts, each of two tokens at least; see `serves`."""
+        self._last = [prompt[-1] for prompt in prompts]
+        ids, mask = padded([prompt[:-1] for prompt in prompts], "left")
+        self._stream = Stream(llm, ids, mask, SteeringPlan([], mask[:0], last_prompt=-1))
+
+    @staticmethod
+    def serves(llm: HookedModel, prompts: Sequence[Sequence[int]], scope: Scope) -> bool:
+        """Tell whether a model keeps such prompts, and a scope leaves them as they are."""
+        return (
+            scope in ("generated", "decision", "last_prompt")
+            and min(map(len, prompts)) > 1
+            and bool(llm.model._supports_default_dynamic_cache())
+            and not llm.model._is_stateful  # a recurrent state is written over by every token
+        )
+
+    @property
+    def size(self) -> int:
+        """Bytes that are kept."""
+        return self._stream.size
+
+    def answer_logits(
+        self, answers: Sequence[tuple[int, Sequence[int]]], steering: Steering
+    ) -> list[Tensor]:
+        """Return what the tokens of answers are predicted from, as `answer_logits` does.
+
+        Args:
+            answers: Each with the place of its prompt.
+            steering: What all of them are steered with; gradients reach it.
+
+        Returns:
+            Per answer float32 `[A, V]` on the device.
+
+        Raises:
+            SteeringNotAppliedError: The steering reached no layer.
+        """
+        stream = self._stream.fork()
+        stream.spread([row for row, _ in answers], [steering] * len(answers))
+        ids, _ = padded([[self._last[row], *answer[:-1]] for row, answer in answers])
+        logits = stream.feed(ids, gradients=torch.is_grad_enabled())
+        stream.plan.check_applied()
+        return [one[: len(answer)] for one, (_, answer) in zip(logits, answers, strict=True)]

@@ -259,7 +259,7 @@ class SteeringTerm:
             ``strength * scale * direction / |direction|`` (zeros where the direction is zero),
             of which the unit ``total`` gives each of L layers one L-th.
         """
-        return self._factor(layer) * self.vector.directions[layer].detach().float()
+        return self._factor(layer) * self.vector.directions[layer].float()
 
     def delta_at(self, layer: int, h: Tensor) -> Tensor:
         """Return what is added to states that the rule looks at first (`icv` and `weigh`).

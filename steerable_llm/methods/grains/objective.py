@@ -6,7 +6,6 @@ from the first token in which they differ. A point on a path, of any pair, is on
 of similar length share a batch that stays within a memory budget. Gradients go to the inputs only.
 """
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
@@ -19,6 +18,7 @@ from steerable_llm.errors import InvalidInputError
 from steerable_llm.methods.decision import stem_length
 from steerable_llm.runtime.blocks import text_config
 from steerable_llm.runtime.forward import frozen
+from steerable_llm.runtime.memory import memory_of
 from steerable_llm.runtime.packed import AnswerReader, Batch, Branch, Group, RowShape
 
 CPU_TOKENS = 1024
@@ -289,11 +289,11 @@ class PreferenceObjective:
         return block
 
     def _default_budget(self) -> int:
+        room = int(memory_of(self.reader.device) * MEMORY_SHARE)
         if self.reader.device.type == "cuda":
-            return int(torch.cuda.mem_get_info(self.reader.device)[0] * MEMORY_SHARE)
+            return room
         depth = int(text_config(self.model).num_hidden_layers)
-        wanted = depth * self._block_bytes(CPU_TOKENS)
-        return min(wanted, int(_physical_memory() * MEMORY_SHARE))
+        return min(depth * self._block_bytes(CPU_TOKENS), room)
 
 
 def _tells(shape: RowShape) -> tuple[int, int, int]:
@@ -310,11 +310,3 @@ def _join(owners: list[int], shape: RowShape, other: RowShape) -> RowShape:
     """Put another pair's branches behind the longer of two prompts, as a new owner."""
     moved = tuple(replace(branch, owner=len(owners)) for branch in other.branches)
     return RowShape(max(shape.prompt_length, other.prompt_length), shape.branches + moved)
-
-
-def _physical_memory() -> int:
-    """Bytes of this machine's memory; 8 GiB where the system does not tell."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # Windows has no sysconf
-        return 8 * 2**30

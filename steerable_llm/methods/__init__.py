@@ -4,6 +4,7 @@ A package that is installed beside this one can add a `Method` as an entry point
 `steerable_llm.methods`.
 """
 
+from steerable_llm.methods.bipo import BIPO
 from steerable_llm.methods.caa import CAA
 from steerable_llm.methods.contextfocus import CONTEXTFOCUS
 from steerable_llm.methods.grains.grains import GRAINS
@@ -20,6 +21,7 @@ METHODS = Plugged(
     Method,
     {
         "grains": GRAINS,
+        "bipo": BIPO,
         "caa": CAA,
         "contextfocus": CONTEXTFOCUS,
         "icv": ICV,

@@ -111,7 +111,7 @@ def build(
             library_version=library_version(),
             seen=kept(hashes_of(llm, pairs)),
         ),
-        application=chosen.application,
+        application=found.application or chosen.application,
         weighed=found.weighed,
         usual_layers=chosen.grid.usual_layers(layers, llm.fingerprint.num_layers),
         decision_tokens=decision_tokens(llm, pairs),
@@ -125,7 +125,10 @@ def grid_of(vector: SteeringVector) -> Grid:
     Of a method that is not known, it is what most methods try.
     """
     method = METHODS.get(vector.provenance.method or "")
-    return Grid() if method is None else method.grid
+    grid = Grid() if method is None else method.grid
+    own = vector.application.scope
+    # A vector that was trained at other positions than its method's usual ones belongs to them.
+    return grid if method is None or own in grid.scopes else replace(grid, scopes=(own,))
 
 
 def _settings(method: str, preset: str | None, config: dict[str, Any]) -> tuple[BaseModel, Method]:

@@ -58,6 +58,8 @@ class Extraction:
         differences: [n, L, width], what every pair says by itself about the L blocks that were
             asked for; None where a method has no such thing.
         layers: Those L blocks.
+        application: How these directions are applied, where that hangs on the settings; None is
+            as the method's vectors always are.
     """
 
     directions: Mapping[int, Tensor]
@@ -67,6 +69,7 @@ class Extraction:
     weighed: Mapping[int, WeighedVectors] = field(default_factory=dict)
     differences: Tensor | None = None
     layers: tuple[int, ...] = ()
+    application: Application | None = None
 
 
 @dataclass(frozen=True)

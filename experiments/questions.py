@@ -10,6 +10,7 @@ import argparse
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from random import Random
+from typing import get_args
 
 from llama_index.core.prompts.default_prompts import DEFAULT_TEXT_QA_PROMPT_TMPL
 
@@ -224,7 +225,7 @@ def answer(llm: SteerableHFLLM, items: Sequence[EvaluationItem]) -> list[str]:
 def known_facts(llm: SteerableHFLLM) -> list[Fact]:
     """Return the facts that the model tells without any document."""
     every = facts()
-    items = [item for split in ("build", "dev", "test") for item in closed_book(split, every)]
+    items = [item for split in get_args(Split) for item in closed_book(split, every)]
     said = dict(zip((item.id for item in items), answer(llm, items), strict=True))
     return [fact for fact in every if occurs(fact.value, said[f"closed-book-{_slug(fact)}"])]
 
@@ -266,7 +267,8 @@ def main() -> None:
     build += civility("build", 150)
     said = answer(llm, build)
     write_answers(out / "answers.jsonl", logged(build, said, MODEL))
-    for split, complaints_asked in (("dev", 90), ("test", 240)):
+    held_out: tuple[tuple[Split, int], ...] = (("dev", 90), ("test", 240))
+    for split, complaints_asked in held_out:
         by_category = prompts(split, known)
         documents = [item for items in by_category.values() for item in items]
         EvaluationSet("documents", documents).to_jsonl(out / f"documents.{split}.jsonl")

@@ -50,7 +50,7 @@ from steerable_llm.vector.steering import Steering
 from steerable_llm.vector.vector import SteeringVector
 
 STRENGTH = 0.3
-"""Share of a state's length, spread over the blocks: enough to be seen, too little to babble."""
+"""Share of the states' length that all blocks add together."""
 COUNTRIES = ("France", "Portugal", "Norway", "Chile", "Japan", "Kenya", "New Zealand", "Peru")
 
 
@@ -81,11 +81,10 @@ class Contest:
         vector = SteeringVector(
             "random",
             {layer: torch.randn(width, generator=source) for layer in blocks},
-            dict.fromkeys(blocks, 1.0),
+            self._lengths(),
             llm.fingerprint,
         )
-        strength = STRENGTH * self._typical_length() / len(blocks)
-        self.steering = vector.steer(strength, unit="relative", scope="generated")
+        self.steering = vector.steer(STRENGTH, unit="total", scope="generated")
         self.requests = {
             steered: [
                 GenerationRequest(
@@ -108,10 +107,10 @@ class Contest:
         }
 
     @torch.no_grad()
-    def _typical_length(self) -> float:
+    def _lengths(self) -> dict[int, float]:
         ids = torch.tensor([self.prompts[0]], device=self.device)
-        states = self.model(ids, output_hidden_states=True).hidden_states
-        return float(states[len(states) // 2][0, -1].float().norm())
+        states = self.model(ids, output_hidden_states=True).hidden_states[1:]
+        return {layer: float(state[0, -1].float().norm()) for layer, state in enumerate(states)}
 
     def product(self, steered: bool) -> None:
         answers = self.llm.generate_batch(self.requests[steered], batch_size=len(self.prompts))

@@ -17,9 +17,13 @@ ROOT = Path(__file__).resolve().parent.parent
     ("words", "row"),
     [
         (["build.py", "--model", "demo", "--pairs", "2", "--repeats", "1"], "captum"),
+        (
+            ["decode.py", "--model", "exhibit", "--rounds", "1", "--tokens", "6"],
+            "bare loop steered",
+        ),
         (["log.py", "--rows", "300"], "read all"),
     ],
-    ids=["build", "log"],
+    ids=["build", "decode", "log"],
 )
 def test_a_script_measures_every_row(words: list[str], row: str, tmp_path: Path) -> None:
     assert row in run(words, tmp_path)

@@ -1,17 +1,24 @@
 """How long a vector takes to build, beside plain loops and captum, in one interleaved run.
 
-    python benchmarks/build.py --model demo --pairs 50
+    python benchmarks/build.py --model exhibit --pairs 50
+    python benchmarks/build.py --model smollm2 --pairs 50
 
-Every contestant gives token scores and directions for the same pairs with the paper's settings:
+Every contestant gives token scores and directions for the same pairs:
 
-- ours: `build_vector(preset="paper")`, the completeness check included;
-- loop: one path step and one answer at a time, logits at every position;
+- paper: `build_vector(preset="paper")`, the completeness check included;
+- default: `build_vector()`, whose attribution is another one, so that its scores are not those of
+  the paper;
+- loop: the paper's settings, one path step and one answer at a time, logits at every position;
 - loop+weights: the same loop with `backward()`, which also computes the weights' gradients;
 - captum: `IntegratedGradients(n_steps=5, method="riemann_right")`, logits at every position.
+
+Times are processor time of this process, which a busy machine changes less than the clock; on a GPU
+they are the clock's. The pairs of SmolLM2 are its own logged answers and their smallest edits.
 """
 
 import argparse
 import json
+import os
 import platform
 import random
 import statistics
@@ -21,6 +28,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,14 +40,20 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast, Qwen2Config
 
+from steerable_llm import demo
 from steerable_llm.answer.llm import SteerableHFLLM
+from steerable_llm.logs.answers import read_answers
 from steerable_llm.methods.build import build
+from steerable_llm.methods.decision import stem_length
 from steerable_llm.methods.grains.attribution import select_tokens
+from steerable_llm.methods.grains.grains import GrainsConfig
 from steerable_llm.pairs.pair import Pairs, PreferencePair
+from steerable_llm.pairs.pairing import pair_answers
 from steerable_llm.reports.page import Page
 from steerable_llm.reports.parts import Table, Text, numeric
 from steerable_llm.runtime.hooks import capture_block_outputs
 
+ROOT = Path(__file__).resolve().parent.parent
 STEPS, K = 5, 3
 SHAPES: dict[str, Any] = {
     "tiny": lambda: LlamaConfig(
@@ -117,12 +131,14 @@ def random_pairs(n: int, prompt: int, answer: int) -> Pairs:
 
 def prepare(args: argparse.Namespace) -> tuple[SteerableHFLLM, Pairs]:
     dtype = getattr(torch, args.dtype)
-    if args.model == "demo":
-        from steerable_llm import demo
-
-        llm = SteerableHFLLM.demo()
+    if args.model in ("exhibit", "smollm2"):
+        if args.model == "exhibit":
+            llm, pairs = SteerableHFLLM.demo(), demo.pairs("faithfulness")
+        else:
+            llm = SteerableHFLLM.smollm2()
+            log = read_answers(ROOT / "experiments/data/answers.jsonl")
+            pairs = pair_answers(log, reasons=demo.REASONS["faithfulness"]).pairs
         llm.model.to(args.device, dtype)
-        pairs = demo.pairs("faithfulness")
         return llm, pairs.sample(min(args.pairs, len(pairs)))
     torch.manual_seed(0)
     config = SHAPES[args.model]()
@@ -178,7 +194,11 @@ def build_plainly(
     for pair in pairs:
         ids = torch.tensor(llm.encode(pair.prompt), device=llm.device)
         x = model.get_input_embeddings()(ids).detach()
-        a = score(model, x, llm.encode_answer(pair.good), llm.encode_answer(pair.bad))
+        good, bad = llm.encode_answer(pair.good), llm.encode_answer(pair.bad)
+        a = score(model, x, good, bad)
+        # The state that decides is behind what both answers open with.
+        stem = torch.tensor(good[: stem_length(good, bad)], dtype=torch.long, device=llm.device)
+        opening = model.get_input_embeddings()(stem).detach()
         scores.append(a.cpu())
         selectable = [not special for special in llm.chat_format.special_token_mask(pair.prompt)]
         states = []
@@ -186,7 +206,7 @@ def build_plainly(
             masked = x.clone()
             masked[list(removed)] = 0
             with torch.no_grad(), capture_block_outputs(llm.blocks) as captured:
-                model(inputs_embeds=masked[None])
+                model(inputs_embeds=torch.cat([masked, opening])[None])
             last = [captured[layer][0, -1] for layer in range(len(llm.blocks))]
             states.append(torch.stack(last).float().cpu())
         plus.append(states[0] - states[1])
@@ -202,13 +222,21 @@ def build_plainly(
     return Outcome(scores, torch.stack(directions))
 
 
-def build_ours(llm: SteerableHFLLM, pairs: Pairs) -> Outcome:
+def build_ours(llm: SteerableHFLLM, pairs: Pairs, **settings: Any) -> Outcome:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the paper's five steps miss much; known and reported
-        made = build(llm, pairs, preset="paper", progress=False)
+        made = build(llm, pairs, progress=False, **settings)
     scores = [attribution.scores for attribution in made.attributions]
     directions = made.vector.directions
     return Outcome(scores, torch.stack([directions[i] for i in made.vector.layers]))
+
+
+def clock(device: str) -> float:
+    """Seconds: of the processor, or of the clock where a GPU works."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+        return time.perf_counter()
+    return time.process_time()
 
 
 def peak_flops(device: str, dtype: torch.dtype) -> float:
@@ -217,15 +245,13 @@ def peak_flops(device: str, dtype: torch.dtype) -> float:
     left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     best = float("inf")
     for _ in range(10):
-        synchronise(device)
-        start = time.perf_counter()
+        start = clock(device)
         torch.mm(left, right)
-        synchronise(device)
-        best = min(best, time.perf_counter() - start)
+        best = min(best, clock(device) - start)
     return 2 * size**3 / best
 
 
-def floor_flops(llm: SteerableHFLLM, pairs: Pairs) -> tuple[float, float]:
+def floor_flops(llm: SteerableHFLLM, pairs: Pairs, steps: int) -> tuple[float, float]:
     """Operations of forward and input gradient for all path steps: unpacked, and packed."""
     config = llm.model.config
     weights = sum(p.numel() for block in llm.blocks for p in block.parameters())
@@ -237,25 +263,30 @@ def floor_flops(llm: SteerableHFLLM, pairs: Pairs) -> tuple[float, float]:
         head = 4 * width * config.vocab_size * (good + bad)
         long, short = prompt + good, prompt + bad
         row = prompt + good + bad - 2
-        unpacked += STEPS * (4 * weights * (long + short) + head)
-        unpacked += STEPS * 6 * depth * width * (long**2 + short**2)
-        packed += STEPS * (4 * weights * row + head + 6 * depth * width * row**2)
+        unpacked += steps * (4 * weights * (long + short) + head)
+        unpacked += steps * 6 * depth * width * (long**2 + short**2)
+        packed += steps * (4 * weights * row + head + 6 * depth * width * row**2)
     return unpacked, packed
-
-
-def synchronise(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
 
 
 def cosine(left: Tensor, right: Tensor) -> float:
     return float(torch.nn.functional.cosine_similarity(left.double(), right.double(), dim=-1).min())
 
 
+def default_steps() -> int:
+    """Backward passes of the default attribution over each prompt."""
+    config = GrainsConfig()
+    return config.steps if config.attribution in ("integrated_gradients", "smoothgrad") else 1
+
+
 def run(args: argparse.Namespace) -> dict[str, Any]:
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    load = os.getloadavg()[0]
     llm, pairs = prepare(args)
     contestants: dict[str, Callable[[], Outcome]] = {
-        "ours": lambda: build_ours(llm, pairs),
+        "paper": lambda: build_ours(llm, pairs, preset="paper"),
+        "default": lambda: build_ours(llm, pairs),
         "loop": lambda: build_plainly(llm, pairs, scores_by_loop),
         "loop+weights": lambda: build_plainly(llm, pairs, scores_by_loop_with_weights, True),
         "captum": lambda: build_plainly(llm, pairs, scores_by_captum),
@@ -271,22 +302,25 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         outcomes[name] = contestant()
     for _ in range(args.repeats):
         for name, contestant in contestants.items():
-            synchronise(args.device)
-            start = time.perf_counter()
+            start = clock(args.device)
             outcomes[name] = contestant()
-            synchronise(args.device)
-            times[name].append(time.perf_counter() - start)
+            times[name].append(clock(args.device) - start)
         peaks.append(peak_flops(args.device, dtype))
-    unpacked, packed = floor_flops(llm, pairs)
     peak = statistics.median(peaks)
-    reference = outcomes["ours"]
+    floors = {name: floor_flops(llm, pairs, STEPS) for name in contestants}
+    if "default" in floors:
+        floors["default"] = floor_flops(llm, pairs, default_steps())
+    slowest = statistics.median(times["loop"]) if "loop" in times else float("nan")
+    reference = outcomes["paper"]
     rows = {
         name: {
             "seconds": statistics.median(times[name]),
             "all_seconds": times[name],
-            "times_ours": statistics.median(times[name]) / statistics.median(times["ours"]),
-            "floor_share": unpacked / peak / statistics.median(times[name]),
-            "packed_floor_share": packed / peak / statistics.median(times[name]),
+            "loop_times": slowest / statistics.median(times[name]),
+            "floor_gflop": floors[name][0] / 1e9,
+            "packed_floor_gflop": floors[name][1] / 1e9,
+            "floor_share": floors[name][0] / peak / statistics.median(times[name]),
+            "packed_floor_share": floors[name][1] / peak / statistics.median(times[name]),
             "score_cosine": cosine(torch.cat(outcome.scores), torch.cat(reference.scores)),
             "direction_cosine": cosine(outcome.directions, reference.directions),
         }
@@ -304,8 +338,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         else (platform.processor() or platform.machine()),
         "threads": torch.get_num_threads(),
         "peak_gflops": peak / 1e9,
-        "floor_gflop": unpacked / 1e9,
-        "packed_floor_gflop": packed / 1e9,
+        "load_before": load,
+        "load_after": os.getloadavg()[0],
+        "time": "clock" if args.device == "cuda" else "processor",
         "versions": {
             "python": platform.python_version(),
             **{name: version(name) for name in ("torch", "transformers", "captum")},
@@ -321,19 +356,22 @@ def show(result: dict[str, Any]) -> None:
         f"and {result['mean_answer_tokens']:.0f} answer tokens, {result['dtype']}"
     )
     said = (
-        f"{result['device']}, {result['threads']} threads, matrix product "
-        f"{result['peak_gflops']:.0f} GFLOP/s, floor {result['floor_gflop']:.0f} GFLOP "
-        f"({result['packed_floor_gflop']:.0f} packed); median of {result['repeats']}; "
+        f"{result['device']}, {result['threads']} thread(s), {result['time']} time, matrix product "
+        f"{result['peak_gflops']:.0f} GFLOP/s; the paper's floor "
+        f"{result['rows']['paper']['floor_gflop']:.0f} GFLOP "
+        f"({result['rows']['paper']['packed_floor_gflop']:.0f} packed); median of "
+        f"{result['repeats']}; load {result['load_before']:.1f} before and "
+        f"{result['load_after']:.1f} after; "
         + ", ".join(f"{name} {value}" for name, value in result["versions"].items())
     )
     head = numeric(
-        "seconds", "x ours", "floor share", "packed floor share", "scores cos", "vectors cos"
+        "seconds", "loop / it", "floor share", "packed floor share", "scores cos", "vectors cos"
     )
     cells = [
         [
             name,
             f"{row['seconds']:.2f}",
-            f"{row['times_ours']:.2f}",
+            f"{row['loop_times']:.2f}",
             f"{row['floor_share']:.2f}",
             f"{row['packed_floor_share']:.2f}",
             f"{row['score_cosine']:.6f}",
@@ -346,19 +384,20 @@ def show(result: dict[str, Any]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", choices=["demo", *SHAPES], default="demo")
+    parser.add_argument("--model", choices=["exhibit", "smollm2", *SHAPES], default="exhibit")
     parser.add_argument("--pairs", type=int, default=50)
     parser.add_argument("--prompt-tokens", type=int, default=80, help="of random models")
     parser.add_argument("--answer-tokens", type=int, default=12, help="of random models")
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads", type=int, help="default is what torch chooses")
     parser.add_argument("--warm-up", action="store_true", help="one untimed round first")
-    parser.add_argument("--only", nargs="+", help="contestants to run; 'ours' must be one of them")
+    parser.add_argument("--only", nargs="+", help="contestants to run; 'paper' must be one of them")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
-    if args.only and "ours" not in args.only:
-        parser.error("--only must name 'ours', which the others are compared with")
+    if args.only and "paper" not in args.only:
+        parser.error("--only must name 'paper', which the others are compared with")
     result = run(args)
     if args.json:
         json.dump(result, sys.stdout, indent=2)

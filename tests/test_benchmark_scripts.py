@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 @pytest.mark.parametrize(
     ("words", "row"),
     [
-        (["build.py", "--model", "demo", "--pairs", "2", "--repeats", "1"], "captum"),
+        (["build.py", "--model", "exhibit", "--pairs", "2", "--repeats", "1"], "captum"),
         (
             ["decode.py", "--model", "exhibit", "--rounds", "1", "--tokens", "6"],
             "bare loop steered",

@@ -9,7 +9,7 @@ once; and counting is done on the host, without a word to the accelerator.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from typing import Self, TypeAlias
@@ -29,29 +29,6 @@ Reach: TypeAlias = "Scope | int"
 """`SteeringTerm.reach`: a scope, or the last prompt position with so many generated ones."""
 
 Flags: TypeAlias = NDArray[np.bool_]
-
-
-@dataclass(frozen=True)
-class _Window:
-    """The columns of one pass.
-
-    Attributes:
-        start: The first of them; behind the prompts, the first of those that are alike.
-        width: How many.
-        reaches: Per reach, booleans `[B, T]`: which of its positions a steering changes.
-    """
-
-    start: int
-    width: int
-    reaches: dict[Reach, Flags]
-    _there: dict[tuple[bytes, torch.device], Tensor] = field(default_factory=dict)
-
-    def on(self, device: torch.device, flags: Flags) -> Tensor:
-        """Return booleans `[B, t]` where they are needed; blocks of a pass share them."""
-        key = flags.tobytes(), device
-        if key not in self._there:
-            self._there[key] = torch.from_numpy(flags.copy()).to(device)
-        return self._there[key]
 
 
 @dataclass(frozen=True)
@@ -84,42 +61,123 @@ class _Part:
 
 
 @dataclass(frozen=True, slots=True)
-class _Ready:
-    """What is done at one place in all passes over one window.
+class _Layout:
+    """Which states are changed in the columns of one pass, where the same rows are in it.
 
     Attributes:
-        start: First column of the window; behind the prompts, the first of those that are alike.
-        width: Its columns.
-        counted: Per reach that acts, the positions of each row `[B]` that every pass adds.
+        start: The first column; behind the prompts, the first of those that are alike.
+        width: How many.
+        counted: Per reach, the positions of each row `[B]` that every pass adds.
         columns: First of the columns that are changed, and the one after the last; None for all.
-        parts: What is added in them, each with the flags `[B, t, 1]` of its reach; None where
-            every state that the mask has is in it. Nothing is changed without parts.
+        where: Per part of the change, the flags `[B, t, 1]` of its reach in these columns; None
+            where every state that the mask has is in it. Nothing is changed where it is empty.
         mask: Which states are changed, `[B, t]`; None for all.
         renormalise: Whether they keep their length, for all of them or for each, `[B, t]`.
-        delta: The sum of the parts, where it does not depend on the states.
     """
 
     start: int
     width: int
     counted: Mapping[Reach, NDArray[np.int64]] = field(default_factory=dict)
     columns: tuple[int, int] | None = None
-    parts: Sequence[tuple[_Part, Tensor | None]] = ()
+    where: tuple[Tensor | None, ...] = ()
     mask: Tensor | None = None
     renormalise: bool | Tensor = False
-    delta: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class _Window:
+    """The columns of one pass.
+
+    Attributes:
+        start: The first of them; behind the prompts, the first of those that are alike.
+        width: How many.
+        reaches: Per reach, booleans `[B, T]`: which of its positions a steering changes.
+    """
+
+    start: int
+    width: int
+    reaches: dict[Reach, Flags]
+    _layouts: dict[Hashable, _Layout] = field(default_factory=dict)
+
+    def layout(self, parts: Sequence[_Part], device: torch.device) -> _Layout:
+        """Return which states these parts change; blocks of a pass share it."""
+        rows = ((part.reach, part.rows.tobytes(), part.renormalise.tobytes()) for part in parts)
+        key = device, *rows
+        if key not in self._layouts:
+            self._layouts[key] = self._lay_out(parts, device)
+        return self._layouts[key]
+
+    def _lay_out(self, parts: Sequence[_Part], device: torch.device) -> _Layout:
+        touched, keep = np.zeros((2, *self.reaches["all"].shape), dtype=bool)
+        for part in parts:
+            touched |= self.reaches[part.reach] & part.rows[:, None]
+            keep |= self.reaches[part.reach] & part.renormalise[:, None]
+        if not touched.any():
+            return _Layout(self.start, self.width)
+        used = np.flatnonzero(touched.any(axis=0))
+        first, end = int(used[0]), int(used[-1]) + 1
+        if 2 * (end - first) > self.width:  # to leave out so little costs more than it saves
+            first, end = 0, self.width
+        touched, keep = touched[:, first:end], keep[:, first:end]
+
+        def there(flags: Flags) -> Tensor:
+            return torch.from_numpy(flags.copy()).to(device)
+
+        where: list[Tensor | None] = []
+        for part in parts:
+            reached = self.reaches[part.reach][:, first:end]
+            same = reached[touched & part.rows[:, None]].all()
+            where.append(None if same else there(reached)[..., None])
+        alike = keep[touched].all() or not keep.any()
+        return _Layout(
+            self.start,
+            self.width,
+            {part.reach: self.reaches[part.reach].sum(axis=1) for part in parts},
+            None if end - first == self.width else (first, end),
+            tuple(where),
+            None if touched.all() else there(touched),
+            bool(keep.any()) if alike else there(keep),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """What is done at one place in all passes over the same columns.
+
+    Attributes:
+        layout: Which states are changed.
+        parts: What is added to them.
+        delta: The sum of the parts, where it does not depend on the states.
+    """
+
+    layout: _Layout
+    parts: Sequence[_Part]
+    delta: Tensor | None
 
     def steer(self, layer: int, h: Tensor) -> Tensor:
         """Steer states `[B, T, d]`."""
-        if not self.parts:
+        layout = self.layout
+        if not layout.where:
             return h
-        if self.columns is None:
+        if layout.columns is None:
             return self._steer(layer, h)
-        first, end = self.columns
+        first, end = layout.columns
         return torch.cat((h[:, :first], self._steer(layer, h[:, first:end]), h[:, end:]), 1)
 
     def _steer(self, layer: int, h: Tensor) -> Tensor:
-        delta = self.delta if self.delta is not None else _sum(self.parts, layer, h)
-        return steer_hidden(h, delta, self.renormalise, self.mask)
+        layout, delta = self.layout, self.delta
+        if delta is None:
+            delta = _sum(self.parts, layout.where, layer, h)
+        return steer_hidden(h, delta, layout.renormalise, layout.mask)
+
+
+def _sum(parts: Sequence[_Part], places: Sequence[Tensor | None], layer: int, h: Tensor) -> Tensor:
+    """Return what all parts, each in its places, add to states `[B, t, d]`."""
+    deltas = (
+        part.delta(layer, h) if where is None else part.delta(layer, h) * where
+        for part, where in zip(parts, places, strict=True)
+    )
+    return reduce(torch.add, deltas)
 
 
 @dataclass(slots=True)
@@ -127,12 +185,13 @@ class _Progress:
     """How far one place has come.
 
     Between two blocks the processor's caches hold little of what hooks need, so that what they read
-    costs more than what they compute: a usual pass reads this and `_Ready`, and not much else.
+    costs more than what they compute: a usual pass reads this, `_Ready`, its layout, and not much
+    else.
 
     Attributes:
         seen: Columns so far.
-        ready: What the next pass does if it is over the same window; None where that is not known.
-        passes: Passes over that window that are not in the counts yet.
+        ready: What the next pass does if it is over the same columns; None where that is not known.
+        passes: Passes over those columns that are not in the counts yet.
         counts: Per reach, how many positions of each row `[B]` were steered.
     """
 
@@ -143,18 +202,9 @@ class _Progress:
 
     def settle(self) -> None:
         """Bring the counts up to date, and forget what was ready."""
-        for reach, more in self.ready.counted.items() if self.ready else ():
+        for reach, more in self.ready.layout.counted.items() if self.ready else ():
             self.counts[reach] += self.passes * more
         self.ready, self.passes = None, 0
-
-
-def _sum(parts: Sequence[tuple[_Part, Tensor | None]], layer: int, h: Tensor) -> Tensor:
-    """Return what all parts together add to states `[B, t, d]`."""
-    deltas = (
-        part.delta(layer, h) if where is None else part.delta(layer, h) * where
-        for part, where in parts
-    )
-    return reduce(torch.add, deltas)
 
 
 class SteeringPlan:
@@ -258,7 +308,7 @@ class SteeringPlan:
         start, width, ready = progress.seen, h.shape[1], progress.ready
         progress.seen = start + width
         start = min(start, self._alike_from)
-        if ready is None or ready.start != start or ready.width != width:
+        if ready is None or ready.layout.start != start or ready.layout.width != width:
             progress.settle()
             ready = progress.ready = self._prepare((site, layer), self._columns(start, width), h)
         progress.passes += 1
@@ -266,38 +316,11 @@ class SteeringPlan:
 
     def _prepare(self, place: Place, window: _Window, h: Tensor) -> _Ready:
         """Return what is done at one place in all passes over such a window."""
-        parts = [part for part in self._parts_at(place, h) if window.reaches[part.reach].any()]
-        width = h.shape[1]
-        touched, keep = np.zeros((2, len(h), width), dtype=bool)
-        for part in parts:
-            touched |= window.reaches[part.reach] & part.rows[:, None]
-            keep |= window.reaches[part.reach] & part.renormalise[:, None]
-        if not touched.any():
-            return _Ready(window.start, width)
-        used = np.flatnonzero(touched.any(axis=0))
-        first, end = int(used[0]), int(used[-1]) + 1
-        if 2 * (end - first) > width:  # to leave out so little costs more than it saves
-            first, end = 0, width
-        touched, keep, h = touched[:, first:end], keep[:, first:end], h[:, first:end]
-        placed: list[tuple[_Part, Tensor | None]] = []
-        for part in parts:
-            where = window.reaches[part.reach][:, first:end]
-            same = where[touched & part.rows[:, None]].all()
-            placed.append((part, None if same else window.on(h.device, where)[..., None]))
-        return _Ready(
-            window.start,
-            width,
-            {part.reach: window.reaches[part.reach].sum(axis=1) for part in parts},
-            None if width == end - first else (first, end),
-            placed,
-            mask=None if touched.all() else window.on(h.device, touched),
-            renormalise=bool(keep.any())
-            if keep[touched].all() or not keep.any()
-            else window.on(h.device, keep),
-            delta=_sum(placed, place[1], h)
-            if all(isinstance(part.added, Tensor) for part in parts)
-            else None,
-        )
+        parts = self._parts_at(place, h)
+        layout = window.layout(parts, h.device)
+        looks = any(isinstance(part.added, SteeringTerm) for part in parts)
+        fixed = layout.where and not looks
+        return _Ready(layout, parts, _sum(parts, layout.where, place[1], h) if fixed else None)
 
     def _columns(self, start: int, width: int) -> _Window:
         """Return which positions of the next columns each reach has; blocks of a pass share it."""

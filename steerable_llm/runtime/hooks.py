@@ -147,11 +147,10 @@ def _register(point: HookPoint, change: Steer) -> Handle:
 
     def after(_module: nn.Module, _inputs: tuple[Any, ...], output: Any) -> Any:
         # The residual stream is the output itself, or the first of a tuple.
-        is_tuple = isinstance(output, tuple)
-        changed = change(output[0] if is_tuple else output)
-        if changed is None:
-            return None
-        return (changed, *output[1:]) if is_tuple else changed
+        if not isinstance(output, tuple):
+            return change(output)
+        changed = change(output[0])
+        return None if changed is None else (changed, *output[1:])
 
     def before(_module: nn.Module, inputs: tuple[Any, ...]) -> Any:
         changed = change(inputs[0])

@@ -312,7 +312,10 @@ class SteeringPlan:
             progress.settle()
             ready = progress.ready = self._prepare((site, layer), self._columns(start, width), h)
         progress.passes += 1
-        return ready.steer(layer, h)
+        layout = ready.layout
+        if ready.delta is None or layout.columns is not None:
+            return ready.steer(layer, h)
+        return steer_hidden(h, ready.delta, layout.renormalise, layout.mask)  # nearly always
 
     def _prepare(self, place: Place, window: _Window, h: Tensor) -> _Ready:
         """Return what is done at one place in all passes over such a window."""

@@ -452,3 +452,19 @@ def test_strengths_can_be_given_by_their_divergence(
     chosen = steerable.json(*arguments, "--kl", "0.02", "--kl", "0.5")["calibration"]["strength"]
     assert abs(chosen) not in (0.02, 0.03, 0.05, 0.08, 0.1, 0.12)
     assert "above 0 nats" in steerable.error(*arguments, "--kl", "0")
+
+
+def test_a_step_of_a_policy_says_where_a_vector_steers(
+    steerable: Steerable, model_folder: Path, vector_file: Path, questions_file: Path,
+    dev_file: Path,
+) -> None:  # fmt: skip
+    Path("policy.toml").write_text('[steps.documents]\nwhen.context = "present"\n', "utf-8")
+    model, under = ("--model", model_folder), ("--policy", "policy.toml", "--step", "documents")
+    nothing = steerable.error("calibrate", vector_file, "--dev", dev_file, *model, *under)
+    assert "hold for none of the prompts" in nothing
+    steerable("calibrate", vector_file, "--dev", dev_file, *model)
+    report = steerable.json("evaluate", vector_file, questions_file, *model, *under)
+    assert report["use"]["steered"] == {"conflict": 0}
+    values = {row["arm"]: row["success"]["value"] for row in report["rows"]}
+    always = {row["arm"]: row["success"]["value"] for row in report["always"]}
+    assert values["steered"] == values["none"] < always["steered"]

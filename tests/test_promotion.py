@@ -12,6 +12,7 @@ import torch
 from command_line import Steerable, steerable
 
 from steerable_llm.errors import InvalidInputError, PolicyError, UnknownStepError
+from steerable_llm.evaluation.conditions import StepUse
 from steerable_llm.evaluation.overlap import HeldOut
 from steerable_llm.evaluation.promotion import promote
 from steerable_llm.evaluation.report import Report
@@ -303,6 +304,44 @@ def test_a_vector_that_is_not_calibrated_stays_out(place: Path, vector: Steering
     vector.with_calibration(None).save(place / "new.safetensors")
     found = promote(place / "new.safetensors", report_on(vector), place / "vectors")
     assert any("not calibrated" in reason for reason in found.refused)
+
+
+def test_proof_under_conditions_holds_only_where_they_are(
+    place: Path, vector: SteeringVector
+) -> None:
+    policy = place / "policy.toml"
+    policy.write_text(
+        POLICY
+        + """
+[steps.documents]
+when.context = "present"
+
+[steps.own]
+when.context = "absent"
+vectors = [{ name = "old", when.context = "present" }]
+""",
+        encoding="utf-8",
+    )
+    report = report_on(vector, use=StepUse(step="documents", when={"context": "present"}))
+    report = Report.from_json(report.to_json())
+    before = files(place)
+
+    def tried(step: str | None) -> tuple[str, ...]:
+        into = {} if step is None else {"policy": policy, "step": step}
+        return promote(place / "new.safetensors", report, place / "vectors", **into).refused
+
+    for step, said in (
+        (None, "a folder has none"),
+        ("answer", r"step 'answer' steers under others \(always\)"),
+        ("own", r"step 'own' steers under others \(context: absent\)"),
+    ):
+        (refused,) = tried(step)
+        assert re.search(said, refused)
+        assert "under the conditions of step 'documents' (context: present)" in refused
+    assert files(place) == before
+    assert tried("documents") == ()
+    # Proof without conditions holds under any.
+    assert promote(place / "new.safetensors", report_on(vector), place / "more").promoted
 
 
 def test_another_vector_of_that_name_is_replaced_only_when_told(

@@ -17,9 +17,11 @@ from steerable_llm.cli.options import (
     Force,
     InFile,
     Model,
+    PolicyStep,
     Reports,
     Revision,
     Sample,
+    StepPolicy,
     SubjectIn,
     check_reports,
     command_line,
@@ -52,6 +54,8 @@ def evaluate(
             exists=True, help="Pairs the vector was built from, for the shuffled control."
         ),
     ] = None,
+    policy: StepPolicy = None,
+    step: PolicyStep = None,
     report: Reports = None,
     benchmark: Annotated[
         str | None, typer.Option(help="Benchmark to run in place of TEST; see docs/benchmarks.md.")
@@ -92,8 +96,9 @@ def evaluate(
     TEST is an evaluation set (JSON lines) that neither the build nor the calibration has seen. A
     vector is steered as calibrated, and compared with the unsteered model, a strict instruction,
     and random and sign-flipped vectors; with --pairs, also with vectors of pairs whose labels were
-    shuffled. A LoRA or a decoding method is compared with the first two. The options from
-    --benchmark to --strength are for a benchmark in its place.
+    shuffled. A LoRA or a decoding method is compared with the first two. With --policy and --step
+    it steers only where the conditions of that step hold, and the figures without them stand
+    beside. The options from --benchmark to --strength are for a benchmark in its place.
     """
     given = {
         "data": data, "limit": limit, "shots": shots, "group": group, "normalise": normalise,
@@ -102,9 +107,9 @@ def evaluate(
     options = {name: value for name, value in given.items() if value is not None and value != []}
     if (test is None) == (benchmark is None):
         raise InvalidInputError("give either TEST, an evaluation set, or --benchmark NAME")
-    if benchmark is not None and (keep or capability or pairs):
+    if benchmark is not None and (keep or capability or pairs or policy or step):
         raise InvalidInputError(
-            "--keep, --capability and --pairs go with TEST, not with --benchmark"
+            "--keep, --capability, --pairs, --policy and --step go with TEST, not with --benchmark"
         )
     if options and benchmark is None:
         raise InvalidInputError(f"--{next(iter(options))} goes with --benchmark, not with TEST")
@@ -120,7 +125,7 @@ def evaluate(
     else:
         assert test is not None  # one of the two was given
         check_reports(report, "a report", ".png")
-        measure = _on_set(test, capability, pairs)
+        measure = _on_set(test, capability, pairs, {"policy": policy, "step": step})
     llm = load_model(model, revision)
     loaded = load_subject(subject, llm, force)
     if keep and not isinstance(loaded, SteeringVector):
@@ -139,7 +144,9 @@ def evaluate(
     tell_report(found, report, as_json)
 
 
-def _on_set(test: Path, capability: Path | None, pairs: Path | None) -> Callable[..., Any]:
+def _on_set(
+    test: Path, capability: Path | None, pairs: Path | None, under: Mapping[str, Any]
+) -> Callable[..., Any]:
     """Read what `evaluate` asks; return what asks it."""
     from steerable_llm.evaluation.evaluate import evaluate as run
     from steerable_llm.evaluation.set import EvaluationSet
@@ -148,7 +155,9 @@ def _on_set(test: Path, capability: Path | None, pairs: Path | None) -> Callable
     items = EvaluationSet.from_jsonl(test)
     built_from = Pairs.from_jsonl(pairs) if pairs else None
     kept = EvaluationSet.from_jsonl(capability) if capability else None
-    return lambda llm, subjects, **how: run(llm, subjects[0], items, kept, pairs=built_from, **how)
+    return lambda llm, subjects, **how: run(
+        llm, subjects[0], items, kept, pairs=built_from, **under, **how
+    )
 
 
 def _on_benchmark(name: str, options: Mapping[str, Any], seed: int) -> Callable[..., Any]:
@@ -208,6 +217,8 @@ def compare(
     ] = None,
     target: Annotated[str | None, typer.Option(help="Category that is to be changed.")] = None,
     budget: Budget = 0.01,
+    policy: StepPolicy = None,
+    step: PolicyStep = None,
     report: Reports = None,
     seed: Annotated[int, typer.Option(help="Of the choices and of the intervals.")] = 0,
     model: Model = "demo",
@@ -240,6 +251,8 @@ def compare(
         dev_capability=dev_kept,
         target=target,
         budget=budget,
+        policy=policy,
+        step=step,
         seed=seed,
         progress=not as_json,
         command=command_line(),

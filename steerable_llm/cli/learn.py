@@ -17,7 +17,9 @@ from steerable_llm.cli.options import (
     Force,
     InFile,
     Model,
+    PolicyStep,
     Revision,
+    StepPolicy,
     VectorIn,
     load_model,
     settings_of,
@@ -130,8 +132,10 @@ def calibrate(
     budget: Budget = 0.01,
     kl: Annotated[
         list[float] | None,
-        typer.Option(help="Try the strengths with this divergence, in nats per token; repeatable."),
+        typer.Option(help="Try strengths with this divergence, not the usual ones; repeatable."),
     ] = None,
+    policy: StepPolicy = None,
+    step: PolicyStep = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="File to write; else the vector's own.")
     ] = None,
@@ -161,6 +165,8 @@ def calibrate(
         kept,
         kl=kl,
         budget=budget,
+        policy=policy,
+        step=step,
         target=target,
         force=force,
         progress=not as_json,

@@ -120,6 +120,14 @@ Capability = Annotated[
     Path | None, typer.Option(exists=True, help="Evaluation set of what must not be lost.")
 ]
 Budget = Annotated[float, typer.Option(help="Largest share of capability to lose.")]
+StepPolicy = Annotated[
+    Path | None,
+    typer.Option("--policy", exists=True, dir_okay=False, help="Policy file; needs --step."),
+]
+PolicyStep = Annotated[
+    str | None,
+    typer.Option("--step", help="Step of the policy: steer only where its conditions hold."),
+]
 Sample = Annotated[
     int | None, typer.Option(min=1, help="At most so many prompts of every category.")
 ]

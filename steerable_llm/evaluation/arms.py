@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from steerable_llm.chat.message import Message, instructed
@@ -52,6 +52,13 @@ class Arm:
     instruction: str | None = None
     contrast: Contrast | None = None
     lora: Lora | None = None
+
+    def at(self, share: float) -> Arm:
+        """Return the arm with a share of its steering's strength, 0 to 1; all else stays."""
+        if share == 1.0:
+            return self
+        terms = [replace(term, strength=share * term.strength) for term in self.steering.terms]
+        return replace(self, steering=Steering(tuple(terms) if share else ()))
 
     def messages(self, item: EvaluationItem) -> tuple[Message, ...]:
         """Return the item's prompt as this arm sends it."""

@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Unpack
@@ -17,6 +18,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from steerable_llm.errors import InvalidInputError, MissingExtraError, PairError, SteerableError
 from steerable_llm.evaluation.arms import UNSTEERED, Arm
 from steerable_llm.evaluation.comparison import ComparedArm, Comparison
+from steerable_llm.evaluation.conditions import Conditions, under_conditions
 from steerable_llm.evaluation.evaluate import for_sets
 from steerable_llm.evaluation.overlap import HeldOut, apart, looked_at, overlap
 from steerable_llm.evaluation.recipes import Data, Recipe, make, recipes
@@ -33,7 +35,7 @@ from steerable_llm.vector.calibration import Calibration
 from steerable_llm.version import __version__
 
 #: Goes up when a kept result of an earlier version must not be used again.
-KEPT_VERSION = 2
+KEPT_VERSION = 3
 
 
 def compare(
@@ -92,11 +94,13 @@ class Result(BaseModel, frozen=True, extra="forbid"):
     Attributes:
         arm: What was chosen and how long it took, or why it failed.
         rows: Its rows and those of the unsteered model; none if it failed.
+        always: Under a step of a policy, its rows without the step's conditions.
         calibrations: What was chosen for each of its vectors.
     """
 
     arm: ComparedArm
     rows: tuple[Row, ...] = ()
+    always: tuple[Row, ...] = ()
     calibrations: tuple[Calibration, ...] = ()
 
 
@@ -116,6 +120,11 @@ class Trial:
     settings: EvaluationSettings
     keep: Path | None = None
 
+    @cached_property
+    def conditions(self) -> Conditions | None:
+        """Those of the policy's step that the settings name, if they do."""
+        return Conditions.of(self.settings, None)
+
     @classmethod
     def of(
         cls,
@@ -128,6 +137,7 @@ class Trial:
         if not data.pairs:
             raise PairError("there are no pairs to build from: give at least two")
         settings = for_sets(settings, data.test, data.capability)
+        Conditions.of(settings, None)  # raises what is wrong with the policy before any work
         check_judged(data.dev, data.dev_capability)
         looked = [looked_at(llm, "the build", data.pairs)]
         for target, capability in ((data.dev, data.dev_capability), (data.test, data.capability)):
@@ -172,19 +182,39 @@ class Trial:
             dev=fmean(on_dev) if on_dev else None,
             seconds=time.perf_counter() - start,
         )
+        rows, always = self._rows([each.arm for each in made])
         return Result(
             arm=arm,
-            rows=self._rows([each.arm for each in made]),
+            rows=rows,
+            always=always,
             calibrations=tuple(each.calibration for each in made if each.calibration),
         ), True
 
-    def _rows(self, arms: Sequence[Arm]) -> tuple[Row, ...]:
-        test, capability = self.data.test, self.data.capability
-        items: list[EvaluationItem] = [*test, *(capability or ())]
+    def _rows(self, arms: Sequence[Arm]) -> tuple[tuple[Row, ...], tuple[Row, ...]]:
+        """Return the rows, and those of what steers without the step's conditions."""
+        items, capability = self._items, self.data.capability
         title = f"testing {arms[-1].name if arms else UNSTEERED.name}"
-        outcomes = run_arms(self.llm, [UNSTEERED, *arms], items, self.settings, title)
+        every = [UNSTEERED, *arms]
+        outcomes = run_arms(self.llm, every, items, self.settings, title)
         kept = set(capability.categories if capability else ())
-        return tuple(rows_of(outcomes, items, kept, self.settings.seed))
+        if self.conditions is None:
+            return tuple(rows_of(outcomes, items, kept, self.settings.seed)), ()
+        steering = {arm.name for arm in arms if arm.steering.is_active}
+        always = rows_of(outcomes, items, kept, self.settings.seed)
+        under = under_conditions(self.llm, every, outcomes, items, self._shares, self.settings)
+        rows = rows_of(under, items, kept, self.settings.seed)
+        return tuple(rows), tuple(row for row in always if row.arm in steering)
+
+    @cached_property
+    def _items(self) -> list[EvaluationItem]:
+        """The test prompts, and those of what must not be lost."""
+        return [*self.data.test, *(self.data.capability or ())]
+
+    @cached_property
+    def _shares(self) -> list[float]:
+        """What the step leaves each of them of the strength; measured once for all arms."""
+        assert self.conditions is not None
+        return self.conditions.shares(self.llm, self._items)
 
     def _key(self, name: str, made_by: Sequence[Recipe]) -> str:
         """A hash of all that decides the result, with the name in front for people."""
@@ -202,6 +232,7 @@ class Trial:
             "instruction": settings.strict_instruction,
             "max_new_tokens": settings.max_new_tokens,
             "seed": settings.seed,
+            "conditions": None if self.conditions is None else self.conditions.use((), ()).same,
             "name": name,
             "recipes": [_content(recipe) for recipe in made_by],
         }
@@ -227,6 +258,8 @@ class Trial:
             budget=budget,
             arms=tuple(_judged(result.arm, every, target, budget) for result in results),
             rows=every,
+            use=self.conditions and self.conditions.use(self._items, self._shares),
+            always=tuple(row for result in results for row in result.always),
             command=self.settings.command,
         )
 

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.evaluation.arms import TITLES
+from steerable_llm.evaluation.conditions import StepUse
 from steerable_llm.evaluation.rows import Row
 from steerable_llm.evaluation.verdict import Verdict
 from steerable_llm.reports import numbers
@@ -59,6 +60,8 @@ class Comparison(BaseModel, frozen=True, extra="forbid"):
         budget: Largest share of a capability that may be lost.
         arms: In the order in which they ran.
         rows: One per arm that took part and category.
+        use: The step of a policy as which arms steered; None where they steered everywhere.
+        always: Where there is such a step, the rows of arms that steer, without its conditions.
         command: What to run to get this again.
     """
 
@@ -71,6 +74,8 @@ class Comparison(BaseModel, frozen=True, extra="forbid"):
     budget: float
     arms: tuple[ComparedArm, ...]
     rows: tuple[Row, ...]
+    use: StepUse | None = None
+    always: tuple[Row, ...] = ()
     command: str = ""
 
     @property
@@ -133,6 +138,8 @@ class Comparison(BaseModel, frozen=True, extra="forbid"):
         parts: list[Part] = []
         for category in self.categories:
             parts += [Heading(category), self.table_of(self.ranked(category))]
+        if self.always:
+            parts += [Heading("Without the step's conditions"), self._table_without()]
         choices = [
             [
                 TITLES.get(arm.name, arm.name),
@@ -147,6 +154,22 @@ class Comparison(BaseModel, frozen=True, extra="forbid"):
         if self.command:
             parts += [Heading("Again"), Code(self.command)]
         return parts
+
+    def _table_without(self) -> Table:
+        """What steering does where the step leaves prompts alone."""
+        cells = [
+            [
+                category,
+                TITLES.get(row.arm, row.arm),
+                numbers.percent(row.regressed),
+                numbers.share(row.success, row.runs),
+                numbers.change(row.change),
+            ]
+            for category in self.categories
+            for row in self.always
+            if row.category == category
+        ]
+        return Table(("category", *_HEAD[:4]), cells)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write it in the form that the suffix names: `.md`, `.html` or `.json`.
@@ -186,11 +209,18 @@ class Comparison(BaseModel, frozen=True, extra="forbid"):
     @property
     def introduction(self) -> str:
         """What was compared, in a sentence or two."""
+        steered = ""
+        if self.use is not None:
+            steered = (
+                f" Arms that steer did so as step {self.use.step!r} of a policy would "
+                f"({self.use.said})."
+            )
         return (
             f"{self.model}, {self.pairs} pairs (sha256 {self.data_digest[:12]}), test prompts "
             f"{self.test_name} (sha256 {self.test_digest[:12]}). Every arm was set up on dev "
             f"within a capability budget of {numbers.points(self.budget, None)}, and read test "
             "once. In the tables of a category, those that make most prompts worse stand first."
+            + steered
         )
 
 

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Unpack
 
+from steerable_llm.errors import InvalidInputError
 from steerable_llm.evaluation.arms import Subject, arms_of, check_fits, strict_instruction_for
+from steerable_llm.evaluation.conditions import Conditions, beside, under_conditions
 from steerable_llm.evaluation.measure import Outcome
 from steerable_llm.evaluation.overlap import HeldOut, apart, overlap, past_of
 from steerable_llm.evaluation.report import Change, Report
@@ -38,7 +40,9 @@ def evaluate(
 
     Every arm answers every prompt greedily; answers are judged by value. The items' good
     and bad answers are scored for the preference accuracy, and the unsteered answers for the
-    divergence. All intervals are bootstraps over prompts. `random` is the average of several random
+    divergence. Under a step of a policy (`policy` and `step` of the settings), arms that steer do
+    so where the step's conditions hold; the report shows what they do everywhere beside it. All
+    intervals are bootstraps over prompts. `random` is the average of several random
     vectors per prompt, pooled into one row that also lists each of them.
 
     Args:
@@ -74,10 +78,27 @@ def evaluate(
     if len(held_out) == 2:
         apart(*held_out)
 
+    vector = subject if isinstance(subject, SteeringVector) else None
+    conditions = Conditions.of(settings, vector)
+    if conditions is not None:
+        if vector is None:
+            raise InvalidInputError(
+                f"step {conditions.step!r} of a policy steers with vectors, and the subject is "
+                "none: leave the policy and the step out"
+            )
+        unproven = (*unproven, *beside(conditions, vector))
     arms = arms_of(subject, settings, _shuffled(llm, subject, pairs, settings))
     items: list[EvaluationItem] = [*test, *(capability or ())]
     outcomes = run_arms(llm, arms, items, settings, "evaluating")
     kept = set(capability.categories if capability else ())
+    use, always = None, []
+    if conditions is not None:
+        always = rows_of(outcomes, items, kept, settings.seed)
+        steering = {arm.name for arm in arms if arm.steering.is_active}
+        always = [row for row in always if row.arm in steering]
+        shares = conditions.shares(llm, items)
+        use = conditions.use(items, shares)
+        outcomes = under_conditions(llm, arms, outcomes, items, shares, settings)
     rows = rows_of(outcomes, items, kept, settings.seed)
 
     name, aim = arms[0].name, settings.target or ""
@@ -97,7 +118,9 @@ def evaluate(
         strict_instruction=settings.strict_instruction or "",
         seed=settings.seed,
         max_new_tokens=settings.max_new_tokens,
+        use=use,
         rows=tuple(rows),
+        always=tuple(always),
         verdict=judge(rows, aim, settings.budget, name, unproven),
         regressions=tuple(change for change in changed if change.kind == "regression"),
         examples=tuple(_examples(changed, aim)),

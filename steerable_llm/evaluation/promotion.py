@@ -18,8 +18,10 @@ from tomlkit.exceptions import TOMLKitError
 from tomlkit.items import AoT, Array
 
 from steerable_llm.errors import InvalidInputError, PolicyError, UnknownStepError, unknown
+from steerable_llm.evaluation.conditions import Conditions
 from steerable_llm.evaluation.overlap import HeldOut, overlap, past_of
 from steerable_llm.evaluation.report import Report
+from steerable_llm.evaluation.settings import EvaluationSettings
 from steerable_llm.evaluation.verdict import rules_of
 from steerable_llm.files import write_whole
 from steerable_llm.policy.policy import Policy
@@ -82,7 +84,7 @@ def promote(
     vector = SteeringVector.load(source)
     name = source.name.removesuffix(_SUFFIX)
     text = _edited(policy, step, name, vector, folder)
-    failed = _why_not(vector, report)
+    failed = _why_not(vector, report) + _as_used(vector, report, policy, step)
     target = folder / f"{name}{_SUFFIX}"
     if not replace and target.is_file() and not target.samefile(source):
         failed.append(
@@ -135,6 +137,32 @@ def _why_not(vector: SteeringVector, report: Report) -> list[str]:
     if not failing and not report.verdict.promote:  # refused for what the numbers do not show
         failing = [report.verdict.reasons[0]]
     return reasons + failing
+
+
+def _as_used(
+    vector: SteeringVector,
+    report: Report,
+    policy: str | os.PathLike[str] | None,
+    step: str | None,
+) -> list[str]:
+    """Why a report under the conditions of a step does not hold where the vector is to go."""
+    proven = report.use
+    if proven is None or not proven.when:
+        return []
+    said = f"the report holds under the conditions of step {proven.step!r} ({proven.said})"
+    conditions = Conditions.of(EvaluationSettings(policy=policy, step=step), vector)
+    if conditions is None:
+        return [
+            f"{said}, and a folder has none: promote it into such a step (--policy FILE --step "
+            "STEP), or evaluate without"
+        ]
+    given = conditions.use((), ())
+    if given.same != proven.same:
+        return [
+            f"{said}, and step {conditions.step!r} steers under others ({given.said}): evaluate "
+            "again under this step"
+        ]
+    return []
 
 
 def _leak(vector: SteeringVector, report: Report) -> str | None:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, BeforeValidator, PlainSerializer, ValidationErro
 
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.evaluation.arms import CONTROLS, TITLES
+from steerable_llm.evaluation.conditions import StepUse
 from steerable_llm.evaluation.overlap import HeldOut
 from steerable_llm.evaluation.rows import Row
 from steerable_llm.evaluation.verdict import Verdict
@@ -43,7 +44,8 @@ from steerable_llm.vector.calibration import Calibration
 from steerable_llm.vector.file import plain_json
 from steerable_llm.vector.provenance import Provenance
 
-REPORT_VERSION = 1
+REPORT_VERSION = 2
+_ALWAYS = "steered, without conditions"
 _COLOURS = {
     "steered": figures.BLUE,
     "none": figures.GREY,
@@ -108,7 +110,10 @@ class Report(BaseModel, frozen=True, extra="forbid"):
         strict_instruction: What the arm "prompt" said.
         seed: Of the bootstrap and of the random vectors.
         max_new_tokens: Where generation was cut.
+        use: The step of a policy as which arms steered, and its conditions; None where they
+            steered everywhere.
         rows: One per arm and category, steered first.
+        always: Where there is such a step, the rows of arms that steer, without its conditions.
         verdict: Promote or refuse, and why.
         regressions: Every prompt that succeeded unsteered and fails steered.
         examples: A few others, before and after.
@@ -141,7 +146,9 @@ class Report(BaseModel, frozen=True, extra="forbid"):
     strict_instruction: str
     seed: int
     max_new_tokens: int
+    use: StepUse | None = None
     rows: tuple[Row, ...]
+    always: tuple[Row, ...] = ()
     verdict: Verdict
     regressions: tuple[Change, ...]
     examples: tuple[Change, ...]
@@ -250,7 +257,7 @@ class Report(BaseModel, frozen=True, extra="forbid"):
         parts: list[Part] = []
         beside: list[list[Words]] = []
         for category in self.categories:
-            rows = self._rows_of(category)
+            rows = self._shown(category)
             parts.append(Heading(f"{_titled(rows[0])}, {rows[0].n} prompts", 3))
             parts.append(
                 _table(
@@ -272,7 +279,7 @@ class Report(BaseModel, frozen=True, extra="forbid"):
                     numbers.number(row.kl_per_token),
                 ]
                 for row in rows
-                if row.arm in ("steered", "none")
+                if row.arm in ("steered", "none", _ALWAYS)
             ]
         parts += [Table(_BESIDE, beside), Callout(self.verdict.line, self.verdict.promote)]
         return Page(f"{self.vector} on {self.test_name}", parts)
@@ -305,6 +312,11 @@ class Report(BaseModel, frozen=True, extra="forbid"):
 
     def _rows_of(self, category: str) -> list[Row]:
         return [row for row in self.rows if row.category == category]
+
+    def _shown(self, category: str) -> list[Row]:
+        """The rows of a category, and after them what is judged as it is without conditions."""
+        always = [x for x in self.always if (x.arm, x.category) == (self.arm, category)]
+        return self._rows_of(category) + [row.model_copy(update={"arm": _ALWAYS}) for row in always]
 
     def _picture(self) -> bytes:
         return bars_figure(
@@ -339,6 +351,11 @@ class Report(BaseModel, frozen=True, extra="forbid"):
             facts.append(("Pairs", f"{self.provenance.pairs}, {said}"))
         if agreement := self.provenance.agreement:
             facts.append(("Before any evaluation", agreement.line))
+        if self.use is not None:
+            steered = sum(self.use.steered.values())
+            asked = sum(row.n for row in self.rows if row.arm == "none")
+            facts.append(("Steered as step", (Mono(self.use.step), f", {self.use.said}")))
+            facts.append(("Steered prompts", f"{steered} of {asked}"))
         return [*facts, ("Library", f"steerable-llm {self.library_version}")]
 
     def _judgement(self) -> list[Part]:
@@ -371,9 +388,14 @@ class Report(BaseModel, frozen=True, extra="forbid"):
                 f" Random averages {runs} random vectors per prompt; the share of each one is "
                 "given in brackets."
             )
+        if self.use is not None:
+            said += (
+                f" Arms that steer do so as step {self.use.step!r} would ({self.use.said}), and "
+                "leave other prompts alone; the row without conditions steers them all."
+            )
         parts: list[Part] = [Heading("Results"), Text(said)]
         for category in self.categories:
-            rows = self._rows_of(category)
+            rows = self._shown(category)
             parts += [Heading(_titled(rows[0]), 3), _table(_HEAD, rows, _all_cells)]
         parts.append(Text(f'The strict instruction was: "{self.strict_instruction}"'))
         return parts
@@ -436,7 +458,7 @@ def _table(head: Head, rows: Sequence[Row], cells: Callable[[Row], list[str]]) -
         head,
         [[TITLES.get(row.arm, row.arm), *cells(row)] for row in rows],
         strong=[0],
-        faint=[place for place, row in enumerate(rows) if row.arm in CONTROLS],
+        faint=[i for i, row in enumerate(rows) if row.arm in (*CONTROLS, _ALWAYS)],
     )
 
 

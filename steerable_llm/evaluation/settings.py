@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypedDict
 
 from steerable_llm.errors import InvalidInputError
+from steerable_llm.policy.policy import Policy
 
 if TYPE_CHECKING:
     from steerable_llm.evaluation.arms import Subject
@@ -30,6 +32,9 @@ class EvaluationSettings:
         seed: Of samples, random vectors and intervals.
         force: Accept a vector of another model of the same shape.
         progress: Show progress bars on the error stream.
+        policy: A policy, or its file, of which a step says where arms that steer do so; None steers
+            everywhere.
+        step: That step.
         command: What to run to get the result again, for its report.
     """
 
@@ -43,6 +48,8 @@ class EvaluationSettings:
     seed: int = 0
     force: bool = False
     progress: bool = True
+    policy: Policy | str | os.PathLike[str] | None = None
+    step: str | None = None
     command: str = ""
 
     def __post_init__(self) -> None:
@@ -76,4 +83,6 @@ class Changes(TypedDict, total=False):
     seed: int
     force: bool
     progress: bool
+    policy: Policy | str | os.PathLike[str] | None
+    step: str | None
     command: str

@@ -265,4 +265,29 @@ CONDITIONS: Mapping[str, Callable[[Any, Policy, Conflicts], _Found]] = {
     "gate": _gate,
     "conflict": _conflict,
 }
+
+
+def shares_under(
+    when: When, requests: Sequence[Asked], policy: Policy, conflicts: Conflicts
+) -> list[float]:
+    """Return the share of the strength that conditions leave a vector, per request.
+
+    Args:
+        when: The conditions.
+        requests: What would be asked.
+        policy: Knows the gates.
+        conflicts: Measured on the model, and only where a condition asks for it.
+    """
+    shares = [1.0] * len(requests)
+    for condition, judge in CONDITIONS.items():
+        setting = getattr(when, condition)
+        open_ones = [place for place, share in enumerate(shares) if share > 0]
+        if setting is None or not open_ones:
+            continue
+        found = judge([(requests[place], setting) for place in open_ones], policy, conflicts)
+        for place, (share, _) in zip(open_ones, found, strict=True):
+            shares[place] *= share
+    return shares
+
+
 assert set(CONDITIONS) == set(When.model_fields), "every condition of the file is judged"

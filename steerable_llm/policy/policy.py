@@ -37,7 +37,15 @@ from steerable_llm.errors import (
     UnknownVectorError,
     unknown,
 )
-from steerable_llm.policy.file import FileTable, Kind, Step, explain, matching_step, with_inherited
+from steerable_llm.policy.file import (
+    FileTable,
+    Kind,
+    Step,
+    When,
+    explain,
+    matching_step,
+    with_inherited,
+)
 from steerable_llm.policy.gate import Gate
 from steerable_llm.policy.steered_step import SteeredStep, describe_step, look_up
 from steerable_llm.vector.fingerprint import ModelFingerprint
@@ -223,6 +231,18 @@ class Policy(FileTable):
                 "make it with Policy.load(path) or Policy.from_dict(data, vectors=...)"
             )
         return self._steered[name]
+
+    def conditions(self, name: str, vector: SteeringVector | None = None) -> When:
+        """Return the conditions under which a step steers with a vector, or would do so.
+
+        Args:
+            name: The step's own name.
+            vector: One that the step has may have conditions of its own; any other gets the step's.
+        """
+        for term, when in self.steered_step(name).terms:
+            if vector is not None and term.vector.fingerprint_id == vector.fingerprint_id:
+                return when
+        return with_inherited(self.steps)[name].when
 
     @property
     def off(self) -> str | None:

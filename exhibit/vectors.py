@@ -68,6 +68,7 @@ def sweep(
         target=TARGETS[behaviour],
         strengths=STRENGTHS,
         unit="relative",
+        layers=(None,),
         scopes=("generated", "last_prompt"),
         progress=progress,
     )

@@ -54,8 +54,6 @@ SIZES = (10, 25, 50, 100)
 KS = (1, 3, 5, 10, 20)
 STRENGTHS = (0.12, 0.3, 0.48, 0.72, 1.2)
 _MOST_SINGLE_LAYERS = 6
-# One block, or a third of them, has to do what all do together, so larger shares are tried, too.
-_FEW_LAYERS = (0.02, 0.03, 0.05, 0.08, 0.1, 0.12, 0.2, 0.4, 0.8)
 
 
 @dataclass(frozen=True)
@@ -148,7 +146,7 @@ def _layers(base: Base) -> Arms:
     subsets |= {f"only {layer}": (layer,) for layer in range(0, base.depth, step)}
     found: Arms = {"layers all": ()}
     for name, members in subsets.items():
-        search = {"layers": (members,), "strengths": _FEW_LAYERS}
+        search = {"layers": (members,)}
         found[_name("layers", name)] = (replace(base.recipe(), search=search),)
     return found
 

@@ -41,7 +41,7 @@ def llm(tiny_tokenizer: Any) -> SteerableHFLLM:
 @pytest.fixture(scope="module")
 def sets(llm: SteerableHFLLM) -> dict[str, EvaluationSet]:
     return {
-        "dev": questions(llm, 16, seed=1),
+        "dev": questions(llm, 40, seed=1),
         "test": questions(llm, 40),
         "capability": questions(llm, 12, "closed_book", want="either"),
         "dev_capability": questions(llm, 8, "closed_book", seed=1, want="either"),
@@ -82,7 +82,9 @@ def test_a_method_is_calibrated_and_tested_as_it_would_be_alone(
     assert found.arm("caa").dev == alone.best.success
     verdict = found.arm("caa").verdict
     assert verdict is not None
-    assert verdict.promote == card.verdict.promote is True
+    assert verdict.promote == card.verdict.promote
+    assert mine.change is not None
+    assert mine.change.low > 0.1
 
 
 def test_what_makes_most_worse_stands_first(found: Comparison) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from planted_behaviour import planted_llm, planted_vector, questions
 
 from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.errors import CalibrationError, InvalidInputError
 from steerable_llm.evaluation.arms import Arm
-from steerable_llm.evaluation.divergence import KlMeter, strength_for_kl, strengths_for_kl
+from steerable_llm.evaluation.divergence import Effect, KlMeter, strength_for_kl
 from steerable_llm.evaluation.measure import measure
 from steerable_llm.vector.steering import Steering
 
@@ -67,12 +69,54 @@ def test_a_shorter_vector_gets_more_absolute_strength(llm: SteerableHFLLM, meter
     assert twice == pytest.approx(2 * whole, rel=0.1)
 
 
-def test_calibration_gets_one_strength_per_divergence_and_scope(llm: SteerableHFLLM) -> None:
-    found = strengths_for_kl(
-        llm, planted_vector(llm), questions(llm, 6), [0.01, 0.1], layers=((0,), (1,))
-    )
-    assert list(found) == sorted(set(found))
-    assert 2 <= len(found) <= 4
+@given(
+    st.floats(-3, 1).map(lambda x: 10**x),
+    st.floats(0.5, 4),
+    st.floats(-1, 1).map(lambda x: 10**x),
+    st.floats(0.1, 20),
+)
+def test_the_search_needs_few_measurements(
+    kl: float, steepness: float, at_one: float, most: float
+) -> None:
+    """Whatever power of the strength the divergence grows with, and wherever it levels off."""
+    asked: list[float] = []
+
+    def measure(strength: float) -> float:
+        asked.append(strength)
+        return min(at_one * strength**steepness, most)
+
+    effect = Effect(measure, 0.3)
+    strength = effect.strength_for(kl)
+    if strength is None:
+        assert most < kl or at_one * (0.3 * 256) ** steepness < kl
+        return
+    assert measure(strength) == pytest.approx(kl, rel=0.05)
+    assert len(asked) <= 14
+    before = len(asked)
+    assert effect.strength_for(kl) == strength
+    assert len(asked) == before  # what was measured is remembered
+
+
+def test_between_two_measured_strengths_others_are_read_off() -> None:
+    asked: list[float] = []
+
+    def measure(strength: float) -> float:
+        asked.append(strength)
+        return strength**2
+
+    effect = Effect(measure, 1.0)
+    assert effect.strength_for(0.04) == pytest.approx(0.2, rel=0.05)
+    assert effect.strength_for(0.16) == pytest.approx(0.4, rel=0.05)
+    before = len(asked)
+    assert effect.strength_for(0.08, read=5.0) == pytest.approx(0.08**0.5, rel=0.05)
+    assert len(asked) == before
+    effect.strength_for(0.08)
+    assert len(asked) > before
+
+
+def test_a_jump_is_met_from_above() -> None:
+    effect = Effect(lambda strength: 0.01 if strength < 0.7 else 5.0, 0.3)
+    assert effect.strength_for(0.5) == pytest.approx(0.7, rel=0.02)
 
 
 def test_a_divergence_that_cannot_be_had_is_refused(llm: SteerableHFLLM, meter: KlMeter) -> None:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.evaluation.arms import UNSTEERED, Arm
+from steerable_llm.evaluation.conditions import Conditions
 from steerable_llm.evaluation.measure import answers
 from steerable_llm.evaluation.set import EvaluationItem, EvaluationSet
 from steerable_llm.evaluation.settings import EvaluationSettings
@@ -21,6 +22,7 @@ from steerable_llm.progress import progress_bar
 from steerable_llm.reports import numbers
 from steerable_llm.runtime.hooked_model import HookedModel
 from steerable_llm.vector.steering import Scope
+from steerable_llm.vector.vector import SteeringVector
 
 CONTROL = "random (control)"
 
@@ -42,6 +44,8 @@ class DevRow:
         layers: Which blocks; None means all the vector has.
         is_control: Whether it is a random vector, there for the picture and never chosen.
         allowance: What a category may lose beyond the budget, where it is not the budget alone.
+        kl: The divergence in nats per token that the strength was chosen for; None where it was
+            given.
     """
 
     arm: str
@@ -56,6 +60,12 @@ class DevRow:
     layers: tuple[int, ...] | None = None
     is_control: bool = False
     allowance: Mapping[str, float] = field(default_factory=dict)
+    kl: float | None = None
+
+    @property
+    def push(self) -> float:
+        """How far it pushes: its divergence where there is one, else the size of its strength."""
+        return abs(self.strength) if self.kl is None else self.kl
 
     @property
     def label(self) -> str:
@@ -86,7 +96,8 @@ class DevRow:
 class Bench:
     """Run arms on dev and remember every answer, so that none is made twice.
 
-    The first arm is the unsteered model; others are appended to `arms` and called by their place.
+    The first arm is the unsteered model; others are appended to `arms` and called by their place,
+    under which `divergences` has what their strengths were chosen for.
     """
 
     def __init__(
@@ -95,15 +106,17 @@ class Bench:
         dev: EvaluationSet,
         capability: EvaluationSet | None,
         settings: EvaluationSettings,
+        vector: SteeringVector | None = None,
     ) -> None:
         """Take the prompts, of which those with the target decide where the settings name one.
 
         The other categories of dev are then held to the budget beside the capability, give or take
-        one standard error of their change (they are fewer).
+        one standard error of their change (they are fewer). Under a step of a policy, prompts get
+        what its conditions leave them of the strength, for this vector where it has its own.
 
         Raises:
-            InvalidInputError: A prompt that cannot be judged by value, or a target that dev does
-                not have.
+            InvalidInputError: A prompt that cannot be judged by value, a target that dev does not
+                have, or a step that steers none of dev.
         """
         for items in (dev, capability):
             for item in items or ():
@@ -124,7 +137,22 @@ class Bench:
                 self.capability = EvaluationSet(name, [*(capability or ()), *rest])
                 self.guarded = tuple(c for c in dev.categories if c != settings.target)
         self.arms = [UNSTEERED]
+        self.divergences: dict[int, float] = {}
         self._successes: dict[tuple[int, str, str], float] = {}
+        self._shares: dict[tuple[str, str], float] = {}
+        conditions = Conditions.of(settings, vector)
+        for side, given in (("dev", self.dev), ("kept", self.capability)):
+            if conditions is not None and given is not None:
+                shares = conditions.shares(llm, list(given))
+                self._shares |= {
+                    (side, item.id): share for item, share in zip(given, shares, strict=True)
+                }
+        if self._shares and not any(self.share("dev", item) for item in self.dev):
+            raise InvalidInputError(
+                f"the conditions of step {settings.step!r} hold for none of the prompts of "
+                f"{self.dev.name!r}, so the step would steer none of them: give prompts that it is "
+                "for"
+            )
 
     @property
     def whole(self) -> int:
@@ -141,20 +169,34 @@ class Bench:
         """Return how arms do on samples of a size; only what is still missing is run."""
         sides = {"dev": self._sample(self.dev, size), "kept": self._sample(self.capability, size)}
         missing = [
-            (place, side, item)
+            (self.arms[place].at(self.share(side, item)), place, side, item)
             for place in dict.fromkeys((0, *places))
             for side, items in sides.items()
             for item in items
             if (place, side, item.id) not in self._successes
         ]
-        if missing:  # no bar of nothing
-            asked = [(self.arms[place], item) for place, _, item in missing]
+        # What conditions leave unsteered answers as the unsteered model does.
+        asked = [row for row in missing if row[1] == 0 or _acts(row[0])]
+        if asked:  # no bar of nothing
             how = self.settings
+            prompts = [(arm, item) for arm, _, _, item in asked]
             with progress_bar(title, len(asked), how.progress) as advance:
-                found = answers(self.llm, asked, how.max_new_tokens, how.batch_size, advance)
-            for (place, side, item), answer in zip(missing, found, strict=True):
+                found = answers(self.llm, prompts, how.max_new_tokens, how.batch_size, advance)
+            for (_, place, side, item), answer in zip(asked, found, strict=True):
                 self._successes[place, side, item.id] = float(item.succeeds(answer))
+        for _, place, side, item in missing:
+            unsteered = self._successes[0, side, item.id]
+            self._successes.setdefault((place, side, item.id), unsteered)
         return {place: self._row(place, sides["dev"], sides["kept"]) for place in places}
+
+    def share(self, side: str, item: EvaluationItem) -> float:
+        """What of its strength an arm has on a prompt of "dev" or of what is to be "kept"."""
+        return self._shares.get((side, item.id), 1.0)
+
+    def steers(self, item: EvaluationItem) -> bool:
+        """Whether an arm has any of its strength on a prompt of dev, target or not."""
+        kept = self.share("kept", item)
+        return self._shares.get(("dev", item.id), kept) > 0
 
     def _sample(self, items: EvaluationSet | None, size: int) -> list[EvaluationItem]:
         """About so many prompts, spread evenly over the categories."""
@@ -188,6 +230,7 @@ class Bench:
                 for name in self.guarded
                 if name in after
             },
+            kl=self.divergences.get(place),
         )
 
     def _by_category(self, place: int, items: Sequence[EvaluationItem]) -> dict[str, list[float]]:
@@ -196,6 +239,10 @@ class Bench:
             right = self._successes[place, "kept", item.id]
             found.setdefault(item.category, []).append(right)
         return found
+
+
+def _acts(arm: Arm) -> bool:
+    return arm != replace(UNSTEERED, name=arm.name)
 
 
 def choose(bench: Bench, arms: Mapping[str, Arm]) -> tuple[str, DevRow]:
@@ -225,5 +272,5 @@ def choose(bench: Bench, arms: Mapping[str, Arm]) -> tuple[str, DevRow]:
 
 
 def rank(row: DevRow, budget: float) -> tuple[bool, float, float]:
-    """Sort the best first: within the budget, then success, then the smaller strength."""
-    return (not row.within(budget), -round(row.success, 9), abs(row.strength))
+    """Sort the best first: within the budget, then success, then the gentler push."""
+    return (not row.within(budget), -round(row.success, 9), row.push)

@@ -11,18 +11,19 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Unpack
+from typing import TypeAlias, Unpack
 
 from steerable_llm.errors import CalibrationError, InvalidInputError
 from steerable_llm.evaluation.arms import Arm, check_fits
 from steerable_llm.evaluation.bench import CONTROL, Bench, DevRow, rank
-from steerable_llm.evaluation.divergence import strengths_for_kl
+from steerable_llm.evaluation.divergence import KlMeter, checked_divergences, effect_of
 from steerable_llm.evaluation.overlap import HeldOut, apart, overlap, past_of
 from steerable_llm.evaluation.set import EvaluationSet
 from steerable_llm.evaluation.settings import DEFAULTS, Changes, EvaluationSettings
 from steerable_llm.files import write_whole
 from steerable_llm.methods.build import grid_of
 from steerable_llm.pairs.pair import Pairs
+from steerable_llm.progress import progress_bar
 from steerable_llm.reports import numbers
 from steerable_llm.reports.figures import sweep_figure
 from steerable_llm.reports.page import Page
@@ -33,10 +34,17 @@ from steerable_llm.vector.seen import hashes_of, kept
 from steerable_llm.vector.steering import Scope, Unit
 from steerable_llm.vector.vector import SteeringVector
 
-_FIRST_SAMPLE = 24  # prompts of dev, and of capability, that every setting is tried on
+_FIRST_SAMPLE = 12  # prompts of dev, and of capability, that every setting is tried on
 _KEEP = 1 / 4  # share of the settings that survives a round of halving
 _FEWEST_POSITIONS: tuple[Scope, ...] = ("last_prompt", "decision", "generated", "prompt", "all")
 _FINALISTS = 8  # settings that are run on all of dev
+_METERED = 12  # prompts that the divergence is measured on, along as many tokens of their answers
+_CLOSE = 0.15  # share that a divergence may be off, and ...
+_READ = 5.0  # ... the factor between two measured ones that strengths are read off between
+
+
+#: One vector by name, scope, layer subset and sign, whose strengths are looked for.
+_Sought: TypeAlias = tuple[str, Scope, "tuple[int, ...] | None", int]
 
 
 class Search(Changes, total=False):
@@ -145,16 +153,18 @@ def sweep(
 ) -> Sweep:
     """Find the setting with the highest mean success on dev that stays within the budget.
 
-    Every vector is tried at every strength with both signs, every scope and every layer
-    subset, by successive halving (Jamieson and Talwalkar 2016): all settings on a small sample
-    of the prompts, spread over the categories, then the better quarter on twice as many, and so on;
-    the last eight on all of dev. A sample is too coarse for a budget of one point, so there one
-    prompt more may be lost. Then every strength of the winner's vector, scope and layers is run
-    on all of dev (the sweep picture), with a random vector beside it. Only settings that were run
-    on everything can be chosen, and of those within one standard error of the best the gentlest is:
-    the one that steers the fewest positions, then the one of least strength. Where no finalist
-    keeps within the budget, every setting that did any good on its sample is run on everything
-    before the sweep gives up.
+    Every vector is tried with both signs, every scope and every layer subset, each at the strengths
+    that move the model by given divergences (see `divergence`). That is done by successive halving
+    (Jamieson and Talwalkar 2016): all settings on a small sample of the prompts, spread over the
+    categories, then the better quarter on twice as many, and so on; the last eight on all of dev.
+    What costs more than it may and gains nothing is dropped at once. A sample is too coarse for a
+    budget of one point, so there one prompt more may be lost. Then every strength of the winner's
+    vector, scope and layers is run on all of dev (the sweep picture), with a random vector beside
+    it; without controls, only those of the winner's sign. Only settings that were run on everything
+    can be chosen, and of those within one standard error of the best the gentlest is: the one that
+    steers the fewest positions, then the one that moves the model least. Where no finalist keeps
+    within the budget, the gentlest settings that did any good on their samples are run on
+    everything before the sweep gives up.
 
     Args:
         llm: The model.
@@ -162,12 +172,12 @@ def sweep(
         dev: Prompts with accept or reject phrases; success is the mean over all of them. In pairs
             an answer is right when it contains the preferred answer's words and not the other's.
         capability: Prompts for the budget, which holds for each of its categories separately.
-        strengths: Magnitudes; each is tried with both signs. What is left out here and in the next
-            three is as the vector's method means it.
-        scopes: Which positions to try.
+        strengths: Magnitudes to try in place of divergences, each with both signs.
+        scopes: Which positions to try. What is left out here and in the next two is as the
+            vector's method means it.
         layers: Layer subsets to try; None is every layer that the vector has.
         unit: Of the strengths; "absolute" is the paper's eq. 7.
-        kl: Try the strengths with these divergences, in nats per token, in place of `strengths`.
+        kl: Divergences to look for, in nats per token, in place of the usual ones.
         controls: Also run a random vector.
         settings: See `EvaluationSettings`. With a target, success is the mean over it alone, and
             the other categories of dev are held to the budget, too, give or take one standard error
@@ -189,7 +199,7 @@ def sweep(
     given, named = named, {name: vector.with_calibration(None) for name, vector in named.items()}
     for vector in named.values():
         check_fits(vector, llm, settings.force)
-    bench = Bench(llm, dev, capability, settings)
+    bench = Bench(llm, dev, capability, settings, next(iter(named.values())))
     held_out = [HeldOut.of(llm, items) for items in (dev, capability) if items is not None]
     overlap(held_out, [past for vector in named.values() for past in past_of(vector)])
     if len(held_out) == 2:
@@ -200,26 +210,32 @@ def sweep(
     unit = unit or grid.unit
     scopes = scopes or grid.scopes
     layers = layers or grid.layers(first.layers)
-    if kl:
-        strengths = strengths_for_kl(llm, first, dev, kl, scopes, layers, unit)
-    bench.arms += [
-        Arm(name, vector.steer(sign * strength, subset, scope, unit))
-        for name, vector in named.items()
+    sought = [
+        (name, scope, subset, sign)
+        for name in named
         for scope in scopes
         for subset in layers
-        for strength in _magnitudes(grid.strengths if strengths is None else strengths)
         for sign in (1, -1)
     ]
+    given_ones = strengths if strengths is not None or kl else grid.strengths or None
+    if given_ones is None or kl:
+        found = _by_effect(bench, dev, named, sought, unit, kl or grid.divergences)
+    else:
+        found = [(one, size, None) for one in sought for size in _magnitudes(given_ones)]
+    for (name, scope, subset, sign), size, divergence in found:
+        if divergence is not None:
+            bench.divergences[len(bench.arms)] = divergence
+        bench.arms.append(Arm(name, named[name].steer(sign * size, subset, scope, unit)))
     number = len(bench.arms) - 1
     tried = _halve(bench)
-    best = _chosen(bench, tried)
+    best = _chosen(bench, tried, both_signs=controls)
     chosen = tried[best]
     if controls:
         random = named[chosen.arm].randomised(settings.seed)
         start = len(bench.arms)
         bench.arms += [
             Arm(CONTROL, random.steer(term.strength, term.layers, term.scope, unit))
-            for place in _line(bench.arms, best)
+            for place in _line(bench.arms, best, both_signs=True)
             for term in bench.arms[place].steering.terms
         ]
         places = range(start, len(bench.arms))
@@ -251,8 +267,48 @@ def _calibration(
         capability=None if kept_set is None else _used(bench.llm, kept_set),
         lost={} if kept_set is None else row.loss,
         budget=None if kept_set is None else bench.settings.budget,
+        kl=row.kl,
     )
     return Calibration(term.strength, term.layers, term.scope, term.unit, term.renormalise, choice)
+
+
+def _by_effect(
+    bench: Bench,
+    dev: EvaluationSet,
+    vectors: Mapping[str, SteeringVector],
+    sought: Sequence[_Sought],
+    unit: Unit,
+    kls: Sequence[float],
+) -> list[tuple[_Sought, float, float | None]]:
+    """The strengths by which each vector, scope, layer subset and sign reaches each divergence.
+
+    Divergences that a vector does not reach are left out.
+
+    Raises:
+        CalibrationError: None reaches any.
+    """
+    settings, wanted = bench.settings, checked_divergences(kls)
+    steered = EvaluationSet(dev.name, [item for item in dev if bench.steers(item)])
+    sample = list(steered.sample(math.ceil(_METERED / len(steered.categories)), settings.seed))
+    tokens = min(_METERED, settings.max_new_tokens)
+    meter = KlMeter(bench.llm, sample, tokens, settings.batch_size)
+    found: list[tuple[_Sought, float, float | None]] = []
+    with progress_bar("strengths by effect", len(sought), settings.progress) as advance:
+        for one in sought:
+            name, scope, subset, sign = one
+            effect = effect_of(meter, vectors[name], sign, scope, subset, unit)
+            for kl in wanted:
+                strength = effect.strength_for(kl, _CLOSE, _READ)
+                if strength is None:
+                    break
+                found.append((one, float(f"{strength:.3g}"), kl))
+            advance(1)
+    if not found:
+        raise CalibrationError(
+            f"no vector moves the model by {wanted[0]:g} nats per token at any strength: ask for "
+            "smaller divergences (--kl), or build it from other pairs"
+        )
+    return found
 
 
 def _magnitudes(strengths: Sequence[float]) -> list[float]:
@@ -278,13 +334,15 @@ def _halve(bench: Bench) -> dict[int, DevRow]:
         # One prompt of a capability category is this share of its sample.
         allowed = bench.settings.budget + categories / size
         alive.sort(key=lambda place: rank(tried[place], allowed))
-        alive = alive[: max(_FINALISTS, math.ceil(len(alive) * _KEEP))]
+        # What costs too much and gains nothing is no finalist, however few others there are.
+        worth = [place for place in alive if _worth(tried[place], allowed)] or alive[:1]
+        alive = worth[: max(_FINALISTS, math.ceil(len(alive) * _KEEP))]
         size *= 2
     tried.update(bench.run(alive, bench.everything, f"{len(alive)} settings"))
     return tried
 
 
-def _chosen(bench: Bench, tried: dict[int, DevRow]) -> int:
+def _chosen(bench: Bench, tried: dict[int, DevRow], both_signs: bool) -> int:
     """The place of the setting to take; what is run on the way is added to `tried`.
 
     Raises:
@@ -297,13 +355,15 @@ def _chosen(bench: Bench, tried: dict[int, DevRow]) -> int:
 
     if not _helps(tried[_best(tried, budget)], budget):
         # The finalists were too strong: look at everything that did any good on its sample.
-        run_on_all([i for i, row in tried.items() if row.success > row.unsteered], "second look")
-    run_on_all(_line(bench.arms, _best(tried, budget)), "chosen line")
+        good = [i for i, row in tried.items() if row.success > row.unsteered]
+        gentle = sorted(good, key=lambda place: tried[place].push)
+        run_on_all(gentle[: 2 * _FINALISTS], "second look")
+    run_on_all(_line(bench.arms, _best(tried, budget), both_signs), "chosen line")
     best = _best(tried, budget)
     if not _helps(tried[best], budget):
         raise CalibrationError(_nothing_helps(tried[best], tried, budget))
     best = _gentlest(tried, best, budget)
-    run_on_all(_line(bench.arms, best), "chosen line")
+    run_on_all(_line(bench.arms, best, both_signs), "chosen line")
     return best
 
 
@@ -331,19 +391,24 @@ def _gentlest(tried: Mapping[int, DevRow], best: int, budget: float) -> int:
 
 
 def _gentleness(row: DevRow) -> tuple[float, float]:
-    return (_FEWEST_POSITIONS.index(row.scope or "all"), abs(row.strength))
+    return (_FEWEST_POSITIONS.index(row.scope or "all"), row.push)
+
+
+def _worth(row: DevRow, allowed: float) -> bool:
+    return row.within(allowed) or row.success > row.unsteered
 
 
 def _helps(row: DevRow, budget: float) -> bool:
     return row.success > row.unsteered and row.within(budget)
 
 
-def _line(arms: Sequence[Arm], place: int) -> list[int]:
+def _line(arms: Sequence[Arm], place: int, both_signs: bool) -> list[int]:
     """The places of all strengths of one vector, scope and layer subset."""
 
     def where(arm: Arm) -> tuple[object, ...] | None:
         term = next(iter(arm.steering.terms), None)
-        return (arm.name, term.scope, term.layers) if term else None
+        sign = both_signs or (term is not None and term.strength > 0)
+        return (arm.name, term.scope, term.layers, sign) if term else None
 
     return [other for other, arm in enumerate(arms) if where(arm) == where(arms[place])]
 

@@ -40,8 +40,5 @@ CAA = Method(
     CaaConfig,
     extract_caa,
     application=Application(renormalise=False),
-    # One layer has to do what all layers do together, so the shares are larger.
-    grid=Grid(
-        strengths=(0.1, 0.2, 0.4, 0.8), scopes=("generated",), one_layer=True, configs=ANSWER_PLACES
-    ),
+    grid=Grid(scopes=("generated",), one_layer=True, configs=ANSWER_PLACES),
 )

@@ -51,5 +51,5 @@ ICV = Method(
     IcvConfig,
     extract_icv,
     application=Application(site="mlp", rule="icv", scope="all"),
-    grid=Grid((0.12, 0.3, 0.6, 1.2, 2.4), scopes=("all", "generated"), configs=ANSWER_PLACES),
+    grid=Grid(scopes=("all", "generated"), configs=ANSWER_PLACES),
 )

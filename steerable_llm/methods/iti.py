@@ -129,8 +129,6 @@ def _training_pairs(pairs: Pairs, config: ItiConfig) -> Tensor:
     return torch.tensor([pair.messages not in judging for pair in pairs])
 
 
-# The papers' 5 to 30 are for a few of a thousand heads; where most are steered, less has to do.
-ALPHAS = (0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0)
 HEADS = Application(site="heads", unit="absolute", renormalise=False)
 
 ITI = Method(
@@ -138,9 +136,8 @@ ITI = Method(
     extract_iti,
     application=HEADS,
     grid=Grid(
-        ALPHAS,
-        "absolute",
-        ("generated",),
+        unit="absolute",
+        scopes=("generated",),
         configs=tuple({**place, "heads": heads} for place in ANSWER_PLACES for heads in (8, 48)),
     ),
 )

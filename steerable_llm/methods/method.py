@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from pydantic import BaseModel
@@ -11,28 +12,44 @@ from steerable_llm.methods.grains.attribution import PairAttribution
 from steerable_llm.vector.provenance import Provenance
 from steerable_llm.vector.steering import Application, Scope, Unit, WeighedVectors
 
+#: How far to move the model, in nats per token along its own answers, where nothing else is said.
+#: Below the first hardly any answer changes; beyond the last many are no language any more.
+DIVERGENCES = (0.02, 0.05, 0.15, 0.4, 1.0)
+
+_THIRDS_FROM = 6  # blocks; in fewer, thirds are hardly more than single blocks
+_MOST_SINGLE_BLOCKS = 8
+
 
 @dataclass(frozen=True)
 class Grid:
     """The settings of one method that its source leaves open.
 
     Attributes:
-        strengths: Magnitudes, in `unit`; each is tried with both signs.
+        strengths: Magnitudes in `unit`, each tried with both signs; none for `divergences`.
         unit: What a strength counts.
         scopes: Positions to steer.
-        one_layer: Try each block by itself, as methods that steer one layer do; else all.
+        one_layer: Try single blocks, as methods that steer one do; else all and thirds of them.
         configs: Settings of the method to build a candidate vector with, one after the other.
+        divergences: How far to move the model, in nats per token; the strengths that do so are
+            found for each sign, scope and layer subset.
     """
 
-    strengths: tuple[float, ...] = (0.12, 0.18, 0.3, 0.48, 0.6, 0.72)
+    strengths: tuple[float, ...] = ()
     unit: Unit = "total"
     scopes: tuple[Scope, ...] = ("generated", "all")
     one_layer: bool = False
     configs: tuple[Mapping[str, Any], ...] = ({},)
+    divergences: tuple[float, ...] = DIVERGENCES
 
     def layers(self, of: tuple[int, ...]) -> tuple[tuple[int, ...] | None, ...]:
-        """Return the layer subsets to try for a vector that has these layers."""
-        return tuple((layer,) for layer in of) if self.one_layer else (None,)
+        """Return the layer subsets to try for a vector that has these layers; None is all."""
+        if self.one_layer:
+            step = -(-len(of) // _MOST_SINGLE_BLOCKS)
+            return tuple((layer,) for layer in of[step // 2 :: step])
+        if len(of) < _THIRDS_FROM:
+            return (None,)
+        cuts = [round(part * len(of) / 3) for part in range(4)]
+        return (None, *(of[start:end] for start, end in pairwise(cuts)))
 
     def usual_layers(self, of: tuple[int, ...], depth: int) -> tuple[int, ...] | None:
         """Return the blocks to steer of those that a vector has, with no dev data; None is all.

@@ -12,7 +12,7 @@ from functools import partial
 
 from pydantic import Field
 
-from steerable_llm.methods.iti import ALPHAS, HEADS, ItiConfig, extract_heads
+from steerable_llm.methods.iti import HEADS, ItiConfig, extract_heads
 from steerable_llm.methods.method import Extraction, Grid, Method
 from steerable_llm.methods.probes import mlp_probes
 from steerable_llm.pairs.pair import Pairs
@@ -50,9 +50,8 @@ NL_ITI = Method(
     extract_nl_iti,
     application=HEADS,
     grid=Grid(
-        ALPHAS,
-        "absolute",
-        ("generated",),
+        unit="absolute",
+        scopes=("generated",),
         configs=tuple({"heads": heads} for heads in (8, 16, 32, 64, 96)),
     ),
 )

@@ -274,21 +274,49 @@ def run_prompts(
         SteeringNotAppliedError: A steering reached no layer.
     """
     distinct = list(dict.fromkeys(map(tuple, prompts)))
-    scopes = {term.scope for steering in steerings for term in steering.active_terms}
-    if (
-        share
-        and len(distinct) < len(prompts)
-        and min(map(len, prompts)) > 1
-        and scopes <= {"generated", "decision", "last_prompt"}
-        and llm.model._supports_default_dynamic_cache()
-    ):
-        ids, mask = padded([prompt[:-1] for prompt in distinct], "left")
-        stream = Stream(llm, ids, mask, SteeringPlan([], mask[:0], last_prompt=-1))
-        stream.spread([distinct.index(tuple(prompt)) for prompt in prompts], steerings)
-        stream.first = stream.feed(torch.tensor([[prompt[-1]] for prompt in prompts]))[:, -1]
-    else:
-        ids, mask = padded(prompts, "left")
-        plan = SteeringPlan(steerings, mask, last_prompt=ids.shape[1] - 1)
-        stream = Stream(llm, ids, mask, plan, vision)
+    if share and len(distinct) < len(prompts) and Prefixes.serve(llm, distinct, steerings):
+        rows = [distinct.index(tuple(prompt)) for prompt in prompts]
+        return Prefixes(llm, distinct).run(rows, steerings)
+    ids, mask = padded(prompts, "left")
+    plan = SteeringPlan(steerings, mask, last_prompt=ids.shape[1] - 1)
+    stream = Stream(llm, ids, mask, plan, vision)
     stream.plan.check_applied()
     return stream
+
+
+class Prefixes:
+    """Prompts that were run up to their last token, unsteered, and the ways on from there.
+
+    A steering of the scopes `generated`, `decision` and `last_prompt` changes nothing before the
+    last prompt token, so that what was run serves every such steering.
+    """
+
+    def __init__(self, llm: HookedModel, prompts: Sequence[Sequence[int]]) -> None:
+        """Run the prompts, each of two tokens at least."""
+        self._last = [prompt[-1] for prompt in prompts]
+        ids, mask = padded([prompt[:-1] for prompt in prompts], "left")
+        self._stream = Stream(llm, ids, mask, SteeringPlan([], mask[:0], last_prompt=-1))
+
+    @staticmethod
+    def serve(
+        llm: HookedModel, prompts: Sequence[Sequence[int]], steerings: Sequence[Steering]
+    ) -> bool:
+        """Tell whether such prompts can be shared by such steerings on a model."""
+        scopes = {term.scope for steering in steerings for term in steering.active_terms}
+        return (
+            scopes <= {"generated", "decision", "last_prompt"}
+            and min(map(len, prompts)) > 1
+            and bool(llm.model._supports_default_dynamic_cache())
+        )
+
+    def run(self, rows: Sequence[int], steerings: Sequence[Steering]) -> Stream:
+        """Let every row go on from one of the prompts, each with a steering of its own.
+
+        Raises:
+            SteeringNotAppliedError: A steering reached no layer.
+        """
+        stream = self._stream.fork()
+        stream.spread(rows, steerings)
+        stream.first = stream.feed(torch.tensor([[self._last[row]] for row in rows]))[:, -1]
+        stream.plan.check_applied()
+        return stream

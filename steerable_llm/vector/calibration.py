@@ -44,6 +44,8 @@ class Choice:
         capability: The prompts that the budget holds for; None where capability was not measured.
         lost: Share of each capability category that was lost, by name; negative is gained.
         budget: The largest such share that was allowed.
+        kl: How far the strength was to move the answers, in nats per token; None where it was
+            given.
     """
 
     dev: DataUsed
@@ -53,6 +55,7 @@ class Choice:
     capability: DataUsed | None = None
     lost: Mapping[str, float] = field(default_factory=dict)
     budget: float | None = None
+    kl: float | None = None
 
     @property
     def sentence(self) -> str:
@@ -64,11 +67,12 @@ class Choice:
                 f"; points lost: {losses} (budget {100 * (self.budget or 0):g}, "
                 f"{self.capability.name} sha256 {self.capability.digest[:12]})"
             )
+        moved = "" if self.kl is None else f"; moves the answers by {self.kl:g} nats per token"
         part = f" of those of sha256 {self.dev.part_of[:12]}" if self.dev.part_of else ""
         return (
             f"best of {self.settings} settings on {self.dev.name} (sha256 {self.dev.digest[:12]}, "
             f"{self.dev.prompts} prompts{part}): success {percent(self.before)} to "
-            f"{percent(self.after)}{kept}"
+            f"{percent(self.after)}{kept}{moved}"
         )
 
     @classmethod

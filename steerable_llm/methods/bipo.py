@@ -12,7 +12,8 @@ is the first of these, and `both` adds them up::
 
 To either, `kl` adds the divergence of the steered model from the unsteered one along the good
 answers that the model gives already. With `gated`, a block adds sigmoid(w x + b) v to a state x in
-place of v, so that one vector can turn some prompts and leave others as they are.
+place of v, so that one vector can turn some prompts and leave others as they are. A vector can be
+trained `onto` others: they act meanwhile, so that it mends what they leave, and it takes them in.
 """
 
 import math
@@ -30,20 +31,26 @@ from steerable_llm.errors import PairError, not_numbers
 from steerable_llm.methods.decision import decision_tokens
 from steerable_llm.methods.grains.grains import GrainsConfig, extract_grains
 from steerable_llm.methods.method import Extraction, Grid, Method
+from steerable_llm.methods.onto import ground, joined
 from steerable_llm.methods.pair_answers import AnsweredPair, PairAnswers, answered, log_probs
 from steerable_llm.methods.states import chosen_layers, read_states
 from steerable_llm.methods.trainable import TrainableVector, gates
 from steerable_llm.pairs.pair import Pairs
 from steerable_llm.progress import Advance
-from steerable_llm.runtime.forward import frozen
+from steerable_llm.runtime.blocks import text_config
+from steerable_llm.runtime.forward import frozen, run_prompts
 from steerable_llm.runtime.hooked_model import HookedModel
+from steerable_llm.runtime.hooks import capture_site
 from steerable_llm.vector.provenance import Provenance
 from steerable_llm.vector.steering import Application, Steering
+from steerable_llm.vector.vector import SteeringVector
 
 _WARM_UP = 0.1
 """Share of the steps in which the learning rate rises."""
 _GATED = (0.47, 0.73)
 """Where in the model gates tell prompts apart, in shares of its depth: blocks 14 to 21 of 30."""
+_ROWS = 16
+"""Prompts that run together to read their states."""
 _GATE_RATE = 0.25
 """Gates start from what they have to tell, so they are moved more slowly than directions."""
 
@@ -64,6 +71,9 @@ class BipoConfig(BaseModel, frozen=True, extra="forbid"):
         keep_margin: A pair is to be left alone when the unsteered model finds its good answer
             likelier than its bad one, by more than so many nats per token.
         keep_sources: Go by these instead: the pairs with such a `source` are to be left alone.
+        onto: Files of vectors to train this one on top of: they steer as they are calibrated
+            meanwhile, and the new vector holds them as well. Theirs are the same scope and norm
+            rule.
         layers: 0-based blocks to train, all of them together; "middle" is the one in the middle,
             and None all, or with gates those behind the middle.
         scope: Positions that are steered.
@@ -89,6 +99,7 @@ class BipoConfig(BaseModel, frozen=True, extra="forbid"):
     gated: bool = False
     keep_margin: float = 0.0
     keep_sources: tuple[str, ...] = ()
+    onto: tuple[str, ...] = ()
     layers: tuple[int, ...] | Literal["middle"] | None = None
     scope: Literal["generated", "decision", "last_prompt", "all"] = "generated"
     renormalise: bool = True
@@ -128,12 +139,14 @@ class Plan:
         before: Log P of the good and of the bad answer of every pair without the vector, float32
             `[n, 2]`; NaN where there is no bad one.
         kept: Places of the pairs that are to be left alone.
+        beside: What steers as well; "without the vector" is with it.
     """
 
     config: BipoConfig
     pairs: Sequence[AnsweredPair]
     before: Tensor
     kept: frozenset[int]
+    beside: Steering = Steering()  # noqa: RUF009 - frozen
 
     def weights(self, batch: Sequence[int]) -> dict[int, float]:
         """Return what each pair of a batch counts; with gates both kinds count the same."""
@@ -163,14 +176,16 @@ def extract_bipo(
         SteerableError: The model's scores are not numbers.
     """
     _check_bad_answers(pairs, config)
+    others = [SteeringVector.load(path, llm) for path in config.onto]
+    beside = ground(others, config.scope, config.renormalise, config.gated)
     encoded = answered(llm, pairs, whole=config.shared_end)
     source = torch.Generator().manual_seed(config.seed)
     with frozen(llm.model):
-        vector, states = _start(llm, pairs, encoded, config)
+        vector, states = _start(llm, pairs, encoded, config, beside)
         batches = _dealt([range(len(pairs))], config.batch_size, source)
         answers = PairAnswers(llm, encoded, batches, config.scope, config.memory_budget)
-        before = log_probs_of(answers, len(batches), Steering.none())
-        plan = Plan(config, encoded, before, _kept(pairs, encoded, before, config))
+        before = log_probs_of(answers, len(batches), beside)
+        plan = Plan(config, encoded, before, _kept(pairs, encoded, before, config), beside)
         if config.gated:
             kept = torch.tensor([place in plan.kept for place in range(len(pairs))])
             vector = _with_gates(vector, states, ~kept)
@@ -180,13 +195,16 @@ def extract_bipo(
             answers = PairAnswers(llm, encoded, batches, config.scope, config.memory_budget)
         losses = _train(answers, batches, vector, plan, source, progress)
         vector = vector.detached()
-        after = log_probs_of(answers, len(batches), vector.steering())
+        after = log_probs_of(answers, len(batches), vector.steering() + beside)
     facts = _facts(vector, losses, len(batches), plan, after)
+    directions, weighed = joined(vector, beside)
+    if others:
+        facts["onto"] = {other.name: other.fingerprint_id for other in others}
     return Extraction(
-        directions={layer: v.cpu() for layer, v in vector.directions.items()},
-        scales=vector.scales,
+        directions=directions,
+        scales={**{k: v for other in others for k, v in other.scales.items()}, **vector.scales},
         provenance=Provenance(facts=facts),
-        weighed={layer: w.on(torch.device("cpu")) for layer, w in vector.weighed.items()},
+        weighed=weighed,
         application=vector.application,
     )
 
@@ -205,11 +223,19 @@ def _check_bad_answers(pairs: Pairs, config: BipoConfig) -> None:
 
 
 def _start(
-    llm: HookedModel, pairs: Pairs, encoded: Sequence[AnsweredPair], config: BipoConfig
+    llm: HookedModel,
+    pairs: Pairs,
+    encoded: Sequence[AnsweredPair],
+    config: BipoConfig,
+    beside: Steering,
 ) -> tuple[TrainableVector, Tensor]:
     """Return the vector to start from, without gates, and the states `[n, L, d]` it steers."""
     layers = _layers(llm, config)
-    states = read_states(llm, [pair.prompt for pair in encoded])[:, list(layers)]
+    prompts = [pair.prompt for pair in encoded]
+    states = (
+        _steered_states(llm, prompts, beside) if beside.is_active else read_states(llm, prompts)
+    )
+    states = states[:, list(layers)]
     # A block that gives nothing at all has no length to take shares of; any number will do.
     norms = states.norm(dim=-1).mean(0).clamp_min(torch.finfo(torch.float32).tiny)
     shares = torch.zeros(states.shape[1:])
@@ -226,6 +252,23 @@ def _start(
         decision_tokens=decision_tokens(llm, pairs),
     )
     return vector, states
+
+
+def _steered_states(
+    llm: HookedModel, prompts: Sequence[Sequence[int]], steering: Steering
+) -> Tensor:
+    """Read every block's output at the last prompt position under a steering, `[n, L, d]`."""
+    found = torch.empty(len(prompts), len(llm.blocks), text_config(llm.model).hidden_size)
+    order = sorted(range(len(prompts)), key=lambda place: len(prompts[place]))
+    for start in range(0, len(order), _ROWS):
+        places = order[start : start + _ROWS]
+        with torch.no_grad(), capture_site(llm.blocks, "block") as captured:
+            run_prompts(
+                llm, [prompts[place] for place in places], [steering] * len(places), share=False
+            )
+        for layer, states in captured.items():
+            found[places, layer] = states[:, -1].float().cpu()
+    return found
 
 
 def _layers(llm: HookedModel, config: BipoConfig) -> tuple[int, ...]:
@@ -372,10 +415,12 @@ def backward(
         unsteered: dict[int, Tensor] = {}
         if any(place in near for place in part):
             with torch.no_grad():
-                ran = answers.run(part, Steering.none(), bad=False)
+                ran = answers.run(part, plan.beside, bad=False)
                 unsteered = {place: good for place, good, _ in ran if place in near}
         loss = torch.zeros((), device=vector.shares.device)
-        for place, good, bad in answers.run(part, vector.steering(sign), bad=plan.compares):
+        for place, good, bad in answers.run(
+            part, vector.steering(sign) + plan.beside, bad=plan.compares
+        ):
             loss = loss + weights[place] * pair_loss(plan, place, good, bad, sign)
             if place in near:
                 loss = loss + near[place] * divergence(unsteered[place], good)

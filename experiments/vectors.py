@@ -1,0 +1,194 @@
+"""Build, choose and prove the vectors that are shipped for SmolLM2.
+
+``python -m experiments.vectors [--only faithfulness] [--out vectors]``
+
+Each is trained on pairs from the log of its answers (`experiments.questions`), set up on dev and
+proven on test, under the conditions of the step of the policy that uses it.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from experiments.questions import DATA, REFUSAL
+from steerable_llm.answer.llm import SteerableHFLLM
+from steerable_llm.evaluation.calibration import sweep
+from steerable_llm.evaluation.evaluate import evaluate
+from steerable_llm.evaluation.report import Report
+from steerable_llm.evaluation.set import EvaluationSet
+from steerable_llm.evaluation.settings import EvaluationSettings
+from steerable_llm.logs.answers import LoggedAnswer, read_answers
+from steerable_llm.methods.build import build_vector
+from steerable_llm.pairs.pair import Pairs, PreferencePair
+from steerable_llm.pairs.pairing import pair_answers
+from steerable_llm.pairs.wording import sentence_ends
+from steerable_llm.policy.policy import Policy
+from steerable_llm.reports.page import Page
+from steerable_llm.reports.parts import Heading, Picture, Text
+
+#: The steps that use the vectors, without them: what they ask before they steer.
+STEPS = {"answer": {"when": {"context": "present"}}, "reply": {}}
+#: What each vector is compared with: controls, and the ways that need no vector.
+AGAINST = ("none", "prompt", "random", "sign_flipped", "cad")
+#: Of what was trained; it is trained as one, so no part of it is tried by itself.
+STRENGTHS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.85, 1.0)
+TEST_PROMPTS = 200
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """One behaviour of SmolLM2 that a vector is to change.
+
+    Attributes:
+        pairs: Made from the log.
+        target: The category that is to be changed.
+        documents: Name of the held-out sets.
+        guarded: Other categories of those sets that are run, too, and must not suffer.
+        step: The policy's step.
+        config: Settings of the method `bipo`.
+        onto: The behaviour whose vector this one is trained onto, and takes in.
+    """
+
+    pairs: Callable[[list[LoggedAnswer]], Pairs]
+    target: str
+    documents: str
+    guarded: tuple[str, ...]
+    step: str
+    config: Mapping[str, Any] = field(default_factory=dict)
+    onto: str | None = None
+
+
+def conflicts(log: list[LoggedAnswer]) -> Pairs:
+    """Pair what contradicts the documents with the same words over the documents' value."""
+    return pair_answers(log, reasons=["contradicts"]).pairs
+
+
+def refusals(log: list[LoggedAnswer]) -> Pairs:
+    """Pair values that no document gives with a refusal, and right answers the other way round.
+
+    The second kind tells a gate which prompts are to be left alone.
+    """
+    made_up = pair_answers(log, reasons=["should have refused"]).pairs
+    kept = [
+        PreferencePair(
+            entry.messages,
+            good=entry.answer[: sentence_ends(entry.answer)[0]],
+            bad=REFUSAL,
+            source="log/good",
+            id=f"kept-{entry.id}",
+        )
+        for entry in log
+        if entry.verdict == "good" and entry.id.startswith(("gold", "conflict"))
+    ]
+    return Pairs([*made_up, *kept])
+
+
+def documents(log: list[LoggedAnswer]) -> Pairs:
+    """Return the pairs of `refusals` and of `conflicts`: all that an answer owes to documents."""
+    return Pairs([*refusals(log), *conflicts(log)])
+
+
+def civil(log: list[LoggedAnswer]) -> Pairs:
+    """Pair rude and deflecting replies with civil ones."""
+    return pair_answers(log, reasons=["rude"]).pairs
+
+
+BEHAVIOURS = {
+    "faithfulness": Behaviour(
+        conflicts, "conflict", "documents", ("gold", "other layout"), "answer"
+    ),
+    "refusal": Behaviour(
+        refusals, "unanswerable", "documents", ("gold", "conflict"), "answer", {"gated": True}
+    ),
+    "documents": Behaviour(
+        documents,
+        "unanswerable",
+        "documents",
+        ("gold", "conflict", "other layout"),
+        "answer",
+        {"gated": True},
+        onto="faithfulness",
+    ),
+    "civility": Behaviour(civil, "civility", "civility", (), "reply"),
+}
+"""By the name of the vector, but for the model's."""
+
+
+def held_out(behaviour: Behaviour, split: str) -> EvaluationSet:
+    """Return the prompts of a split that the behaviour is judged by."""
+    path = DATA / f"{behaviour.documents}.{split}.jsonl"
+    every = EvaluationSet.from_jsonl(path, name=f"{behaviour.documents}.{split}")
+    wanted = [c for c in (behaviour.target, *behaviour.guarded) if c in every.categories]
+    return every.category(*wanted)
+
+
+def capability(split: str) -> EvaluationSet:
+    """Return questions without documents, whose answers the model knows."""
+    return EvaluationSet.from_jsonl(DATA / f"capability.{split}.jsonl", name=f"capability.{split}")
+
+
+def make(llm: SteerableHFLLM, name: str, out: Path, *, progress: bool = True) -> Report:
+    """Build, calibrate, prove and write one vector."""
+    behaviour = BEHAVIOURS[name]
+    pairs = behaviour.pairs(read_answers(DATA / "answers.jsonl"))
+    config = dict(behaviour.config)
+    if behaviour.onto is not None:
+        config["onto"] = (str(out / f"smollm2-{behaviour.onto}.safetensors"),)
+    vector = build_vector(llm, pairs, "bipo", f"smollm2-{name}", progress=progress, **config)
+    settings = EvaluationSettings(
+        target=behaviour.target,
+        policy=Policy.from_dict({"steps": STEPS}),
+        step=behaviour.step,
+        against=AGAINST,
+        random_vectors=1,
+        command=f"python -m experiments.vectors --only {name}",
+        progress=progress,
+    )
+    found = sweep(
+        llm,
+        vector,
+        held_out(behaviour, "dev"),
+        capability("dev"),
+        strengths=STRENGTHS,
+        layers=(None,),
+        settings=settings,
+    )
+    report = evaluate(
+        llm,
+        found.vector,
+        held_out(behaviour, "test").sample(TEST_PROMPTS),
+        capability("test"),
+        settings=settings,
+    )
+    card = report.page()
+    parts = [
+        *card.parts,
+        Heading("The sweep on dev"),
+        Text(f"The settings that won: {found.best.label} at {found.best.strength:+g}."),
+        Picture("sweep", found.picture, "Success and capability against strength"),
+    ]
+    Page(card.title, parts).save(out / f"smollm2-{name}.md", report.to_json)
+    found.vector.with_evaluation(report.summary()).save(out / f"smollm2-{name}.safetensors")
+    return report
+
+
+def main() -> None:
+    """Make every shipped vector of SmolLM2."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("vectors"))
+    parser.add_argument("--only", choices=tuple(BEHAVIOURS))
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    llm = SteerableHFLLM.smollm2()
+    for name in BEHAVIOURS:
+        if options.only in (None, name):
+            report = make(llm, name, options.out)
+            print(f"smollm2-{name}: {report.verdict.line}")
+
+
+if __name__ == "__main__":
+    main()

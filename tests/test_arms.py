@@ -20,8 +20,8 @@ from steerable_llm.evaluation.arms import (
 )
 from steerable_llm.evaluation.set import EvaluationItem
 from steerable_llm.evaluation.settings import Changes, EvaluationSettings
-from steerable_llm.runtime.contrast import Contrast
 from steerable_llm.vector.calibration import Calibration
+from steerable_llm.vector.contrast import Contrast
 from steerable_llm.vector.steering import Steering
 from steerable_llm.vector.vector import SteeringVector
 

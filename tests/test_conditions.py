@@ -136,13 +136,14 @@ def test_a_step_that_steers_otherwise_or_with_more_is_told(
 ) -> None:
     other = replace(planted_vector(llm, "other").randomised(1), name="other", calibration=None)
     uses = [{"name": "planted", "strength": 0.2}, {"name": "other", "strength": 0.1}]
-    policy = Policy.from_dict(
-        {"steps": {"answer": {"vectors": uses}}}, {"planted": vector, "other": other}
-    )
+    step = {"vectors": uses, "contrast": 0.5, "instruction": "Answer."}
+    policy = Policy.from_dict({"steps": {"answer": step}}, {"planted": vector, "other": other})
     found = evaluate(llm, vector, test, policy=policy, step="answer", against=["none"], **QUICK)
     told = " ".join(found.verdict.warnings)
     assert "steers with strength +0.2" in told
     assert "also steers with 'other'" in told
+    assert "also works with a contrast" in told
+    assert "also works with an instruction" in told
 
 
 def test_calibration_under_a_step_counts_what_the_step_would_cost(

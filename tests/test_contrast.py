@@ -14,9 +14,9 @@ from slow_states import PAIRS
 
 from steerable_llm.answer.request import GenerationRequest
 from steerable_llm.errors import InvalidInputError
-from steerable_llm.runtime.contrast import Contrast, divergence
 from steerable_llm.runtime.hooks import steering_hooks
 from steerable_llm.runtime.plan import SteeringPlan
+from steerable_llm.vector.contrast import Contrast, divergence
 from steerable_llm.vector.steering import Steering
 
 logits = st.lists(st.floats(-6, 6, width=32), min_size=4, max_size=4).map(torch.tensor)

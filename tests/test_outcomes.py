@@ -21,9 +21,9 @@ from steerable_llm.evaluation.settings import EvaluationSettings
 from steerable_llm.methods.lora import LoraSettings, train_lora
 from steerable_llm.metrics import kl_per_token
 from steerable_llm.pairs.pair import PreferencePair
-from steerable_llm.runtime.contrast import Contrast
 from steerable_llm.runtime.lora import adapted
 from steerable_llm.vector.calibration import Calibration
+from steerable_llm.vector.contrast import Contrast
 from steerable_llm.vector.vector import SteeringVector
 
 

@@ -29,8 +29,8 @@ from steerable_llm.pairs.proposals import (
     stronger,
     usual_refusal,
 )
-from steerable_llm.runtime.contrast import Contrast
 from steerable_llm.vector.calibration import Calibration
+from steerable_llm.vector.contrast import Contrast
 from steerable_llm.vector.steering import Steering
 
 MISSING = draft(None, source="no correction and no good answer to the same prompt")

@@ -32,7 +32,7 @@ from steerable_llm.evaluation.set import EvaluationItem
 from steerable_llm.methods.build import build_vector
 from steerable_llm.pairs.pair import Pairs, PreferencePair
 from steerable_llm.policy.policy import Policy
-from steerable_llm.runtime.contrast import Contrast
+from steerable_llm.vector.contrast import Contrast
 from steerable_llm.vector.steering import Steering
 
 TOKENS = 8

@@ -272,6 +272,13 @@ def _of_policy(llm: SteerableHFLLM, path: str, step: str | None, force: bool) ->
         )
     if policy.off:
         _log.warning("the policy steers nothing: %s", policy.off)
+    step_of = policy.steered_step(name)
+    if (step_of.contrast or step_of.instruction) and not policy.off:
+        _log.warning(
+            "step %r also has a contrast or an instruction, which the harness's plain texts have "
+            "no place for: only its vectors count here",
+            name,
+        )
     return policy.steering_for(name)
 
 

@@ -6,7 +6,7 @@ which hands neither arguments nor answers on; nothing but a context variable rea
 code, into its threads and tasks. This is the only one in the adapters.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -56,6 +56,20 @@ def what_steered(answer: Generation) -> dict[str, Any]:
         "steering": [applied.to_dict() for applied in answer.steered],
         "decision": answer.decision.to_dict() if answer.decision else None,
     }
+
+
+def logged_steering(said: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
+    """Return all that was applied, as an answer log keeps it, from what a response says.
+
+    Vectors come first, then the contrast and the instruction of the decision.
+    """
+    decision = said.get("decision") or {}
+    found = list(said.get("steering") or ())
+    if contrast := decision.get("contrast"):
+        found.append({"name": "contrast", **contrast})
+    if instruction := decision.get("instruction"):
+        found.append({"name": "instruction", "text": instruction})
+    return tuple(found)
 
 
 def take_down(answer: Generation | None, records: Iterable[SteeringRecord]) -> None:

@@ -84,7 +84,7 @@ class LocalEngine:
                 llm,
                 full,
                 [prompt.bare for prompt in prompts],
-                [prompt.request.contrast for prompt in prompts],
+                [prompt.contrast for prompt in prompts],
             )
             grammars = GrammarMask([prompt.grammar for prompt in prompts])
             sampler = RowSampler([prompt.request for prompt in prompts])

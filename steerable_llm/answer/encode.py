@@ -9,9 +9,9 @@ from steerable_llm.answer.call_grammar import AnswerGrammar, grammar_for
 from steerable_llm.answer.constraint import GrammarState
 from steerable_llm.answer.engine import Prompt
 from steerable_llm.answer.request import GenerationRequest
+from steerable_llm.chat.context import question_alone
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.policy.decision import Asked, SteeringDecision
-from steerable_llm.runtime.contrast import bare_prompt
 
 if TYPE_CHECKING:
     from steerable_llm.answer.llm import SteerableHFLLM
@@ -36,6 +36,7 @@ def asked(requests: Sequence[GenerationRequest]) -> list[Asked]:
             request.context,
             request.structured,
             request.policy,
+            request.contrast,
         )
         for request in requests
     ]
@@ -60,7 +61,10 @@ def encode(
 
 def _prompt(llm: SteerableHFLLM, request: GenerationRequest, decision: SteeringDecision) -> Prompt:
     chat, tools = llm.chat_format, request.offered_tools
-    read = chat.read(request.messages, tools=tools)
+    if decision.instruction is not None and not chat.takes_instructions:
+        decision = decision.without_instruction("the prompt is in the template's form already")
+    messages = chat.instructed(request.messages, decision.instruction)
+    read = chat.read(messages, tools=tools)
     if read.vision and request.contrast is not None:
         raise InvalidInputError(
             "contrast compares texts and does not read images: leave contrast or the images out"
@@ -83,8 +87,18 @@ def _prompt(llm: SteerableHFLLM, request: GenerationRequest, decision: SteeringD
         grammar=_started(llm, grammar),
         tool_format=calls,
         vision=read.vision,
-        bare=bare_prompt(chat, request.messages, request.context) if request.contrast else None,
+        bare=_bare(llm, request, decision) if decision.contrast else None,
     )
+
+
+def _bare(
+    llm: SteerableHFLLM, request: GenerationRequest, decision: SteeringDecision
+) -> list[int] | None:
+    """Return the prompt without its context, which is told before an instruction joins it."""
+    question, chat = question_alone(request.messages, request.context), llm.chat_format
+    if question is None:
+        return None
+    return chat.encode(chat.instructed(question, decision.instruction))
 
 
 def _started(llm: SteerableHFLLM, grammar: AnswerGrammar | None) -> GrammarState | None:

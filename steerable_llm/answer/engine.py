@@ -22,6 +22,7 @@ from steerable_llm.answer.constraint import GrammarState
 from steerable_llm.answer.request import Generation, GenerationChunk, GenerationRequest
 from steerable_llm.chat.tools import ToolFormat
 from steerable_llm.policy.decision import SteeringDecision
+from steerable_llm.vector.contrast import Contrast
 from steerable_llm.vector.steering import Steering
 
 
@@ -36,7 +37,7 @@ class Prompt:
         grammar: What the answer must follow; it keeps count of the answer, so it serves one.
         tool_format: How calls are read; None where no tool was offered.
         vision: What the model takes beside the tokens; empty for text alone.
-        bare: The prompt without its context, where the request contrasts the two.
+        bare: The prompt without its context, where the two are contrasted.
     """
 
     request: GenerationRequest
@@ -51,6 +52,11 @@ class Prompt:
     def steering(self) -> Steering:
         """What is applied."""
         return self.decision.steering
+
+    @property
+    def contrast(self) -> Contrast | None:
+        """How the context is counted more; None where it is not."""
+        return self.decision.contrast
 
 
 class Engine(Protocol):

@@ -23,7 +23,7 @@ from steerable_llm.answer.request import (
     GenerationSettings,
 )
 from steerable_llm.chat.message import MessagesLike
-from steerable_llm.errors import MissingExtraError
+from steerable_llm.errors import InvalidInputError, MissingExtraError
 from steerable_llm.policy.decision import Asked, SteeringDecision, decide
 from steerable_llm.policy.policy import Policy
 from steerable_llm.policy.source import PolicySource
@@ -119,6 +119,19 @@ class SteerableHFLLM(HookedModel):
         """
         return self._policy.current()
 
+    @property
+    def prompt_window(self) -> int:
+        """Tokens for prompt and answer, beside those that an instruction of the policy may add."""
+        policy, chat = self.policy, self.chat_format
+        instructions = policy.instructions if policy is not None else ()
+        plain = len(chat.encode("?")) if instructions else 0
+        added = [0]
+        for text in instructions:
+            behind = self.tokenizer(f"\n\n{text}", add_special_tokens=False).input_ids
+            # As a system message of its own it brings the template's marks along.
+            added += [len(behind), len(chat.encode(chat.instructed("?", text))) - plain]
+        return self.context_window - max(added)
+
     def generate(
         self,
         messages: MessagesLike,
@@ -184,16 +197,26 @@ class SteerableHFLLM(HookedModel):
         prompts = encode(self, requests, decisions)
         return self.engine.run(prompts, batch_size, cancelled)
 
-    def steerings(
+    def as_sent(
         self, prompts: Sequence[MessagesLike], steering: Steering | None, step: str | None
-    ) -> list[Steering]:
-        """Return what the policy steers each prompt with, unless a steering is given.
+    ) -> list[tuple[MessagesLike, Steering]]:
+        """Return prompts as the policy sends them, with what it steers each with.
 
         Raises:
+            InvalidInputError: The policy's step contrasts a prompt.
             UnknownStepError: The policy has no such step.
         """
         decisions = self.decide([Asked(messages, step, steering) for messages in prompts])
-        return [decision.steering for decision in decisions]
+        for decision in decisions:
+            if decision.contrast is not None:
+                raise InvalidInputError(
+                    f"step {decision.step!r} contrasts the prompt, and a given answer is scored "
+                    "without that: name another step, or give a steering (Steering.none() for none)"
+                )
+        return [
+            (self.chat_format.instructed(messages, decision.instruction), decision.steering)
+            for messages, decision in zip(prompts, decisions, strict=True)
+        ]
 
     def as_langchain(self, step: str | None = None, **settings: Any) -> Any:
         """Return this model as a LangChain chat model, the weights shared.

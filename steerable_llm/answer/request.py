@@ -15,7 +15,7 @@ from steerable_llm.chat.tools import CallPiece, InvalidToolCall, Tool, check_too
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.policy.decision import SteeringDecision
 from steerable_llm.policy.policy import Policy
-from steerable_llm.runtime.contrast import Contrast
+from steerable_llm.vector.contrast import Contrast
 from steerable_llm.vector.steering import Scope, Site, Steering, SteeringTerm, Unit
 
 SEEDS = range(-(2**63), 2**64)
@@ -49,7 +49,8 @@ class GenerationRequest:
             text, or the retrieved texts themselves. None tells it from the prompt.
         policy: Decides in place of the model's policy of the moment, for callers that have looked
             at that before, as for a cache's key.
-        contrast: Count what the prompt's context adds more (context-aware decoding).
+        contrast: Count what the prompt's context adds more (context-aware decoding). None asks the
+            policy, an alpha of 0 forbids it.
 
     Raises:
         InvalidInputError: A value out of its range.

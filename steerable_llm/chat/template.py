@@ -56,7 +56,14 @@ class ChatFormat:
     A tokenizer without a template gets a plain form: ``System:``, ``User:`` and ``Assistant:`` on
     lines of their own, the text below, a blank line between messages, and ``Assistant:`` at the
     end. Base models continue that sensibly, and nothing has to be configured.
+
+    Attributes:
+        tokenizer: The tokenizer, with the template.
+        vision: Reads images; None where the model does not.
+        takes_instructions: Whether an instruction can join a prompt.
     """
+
+    takes_instructions = True
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, processor: Any = None) -> None:
         """Remember the tokenizer, and what reads images; nothing is rendered yet.
@@ -101,6 +108,37 @@ class ChatFormat:
                 refuses, or tools where the template has no place for them.
         """
         return self._render(as_messages(messages), add_generation_prompt, tools)
+
+    def instructed(self, messages: MessagesLike, instruction: str | None) -> MessagesLike:
+        """Return messages with an instruction beside them; nothing of their own is lost.
+
+        It stands behind the text of the system message that they open with, which may hold
+        documents or say what the application is. Without one it is the system message; where the
+        template has no place for that, it stands before the text of the first user message.
+        """
+        if instruction is None:
+            return messages
+        prompt = list(as_messages(messages))
+        users = [place for place, message in enumerate(prompt) if message.role == "user"]
+        if prompt[0].role == "system":
+            own = prompt[0].content.rstrip()
+            prompt[0] = prompt[0].with_text(f"{own}\n\n{instruction}" if own else instruction)
+        elif users and not self.has_system_role:
+            message = prompt[users[0]]
+            prompt[users[0]] = message.with_text(f"{instruction}\n\n{message.marked}")
+        else:
+            prompt.insert(0, Message(role="system", content=instruction))
+        return tuple(prompt)
+
+    @cached_property
+    def has_system_role(self) -> bool:
+        """Whether the template writes system messages, neither refusing nor dropping them."""
+        mark = _MARK.format(0)
+        turn = [Message(role="system", content=mark), Message(role="user", content="?")]
+        try:
+            return mark in self._render(turn, add_generation_prompt=True)
+        except InvalidInputError:
+            return False
 
     def undated(self, messages: MessagesLike) -> str:
         """Return the prompt as text, without the day that some templates tell the model.

@@ -334,7 +334,7 @@ def _proposer(
 def answerer_of(llm: SteerableHFLLM) -> Answerer:
     """Return what asks a model for proposals; prompts that do not fit its window are left out."""
     from steerable_llm.answer.request import GenerationRequest
-    from steerable_llm.runtime.contrast import Contrast
+    from steerable_llm.vector.contrast import Contrast
 
     def answer(asks: Sequence[Ask]) -> list[str | None]:
         requests = {

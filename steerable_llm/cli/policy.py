@@ -188,6 +188,12 @@ def _steps_table(checked: CheckedPolicy) -> Table:
             )
             for term, when in step.steered.terms
         ]
+        if step.steered.contrast is not None:
+            contrast, conditions = step.steered.contrast
+            rows.append((f"contrast {contrast}", _conditions(conditions)))
+        if step.steered.instruction is not None:
+            text, conditions = step.steered.instruction
+            rows.append((f"instruction: {text}", _conditions(conditions)))
         for number, (applied, when) in enumerate(rows or [("not steered", "")]):
             lines.append(("" if number else name, applied, when))
     return Table(["step", "applied", "when"], lines)
@@ -206,6 +212,8 @@ def _trace_table(calls: Sequence[TracedCall], decisions: Sequence[SteeringDecisi
             for key, value in told.items()
         ]
         applied = [f"{x.vector.name} {x.strength:+.3g}" for x in decision.steering.active_terms]
+        applied += [] if decision.contrast is None else [f"contrast {decision.contrast}"]
+        applied += [] if decision.instruction is None else ["instruction"]
         lines.append(
             (
                 "\n".join([str(number), *said]),

@@ -25,9 +25,9 @@ from steerable_llm.errors import InvalidInputError
 from steerable_llm.evaluation.set import EvaluationItem
 from steerable_llm.evaluation.settings import EvaluationSettings
 from steerable_llm.methods import METHODS
-from steerable_llm.runtime.contrast import Contrast
 from steerable_llm.runtime.hooked_model import HookedModel
 from steerable_llm.runtime.lora import Lora
+from steerable_llm.vector.contrast import Contrast
 from steerable_llm.vector.steering import Steering
 from steerable_llm.vector.vector import SteeringVector
 

@@ -118,7 +118,13 @@ def beside(conditions: Conditions, vector: SteeringVector) -> list[str]:
     """Return in what a step would steer otherwise than an evaluation of this vector does."""
     told = []
     (mine,) = vector.steer().terms
-    for term, _ in conditions.policy.steered_step(conditions.step).terms:
+    step = conditions.policy.steered_step(conditions.step)
+    for what, part in (("a contrast", step.contrast), ("an instruction", step.instruction)):
+        if part is not None:
+            told.append(
+                f"step {conditions.step!r} also works with {what}, which was not measured here"
+            )
+    for term, _ in step.terms:
         if term.vector.fingerprint_id != vector.fingerprint_id:
             told.append(
                 f"step {conditions.step!r} also steers with {term.vector.name!r}, which was not "

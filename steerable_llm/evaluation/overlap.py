@@ -13,9 +13,9 @@ from steerable_llm.errors import InvalidInputError
 from steerable_llm.evaluation.arms import Arm, Subject
 from steerable_llm.evaluation.set import EvaluationSet
 from steerable_llm.pairs.pair import Pairs
-from steerable_llm.runtime.contrast import Contrast
 from steerable_llm.runtime.hooked_model import HookedModel
 from steerable_llm.runtime.lora import Lora
+from steerable_llm.vector.contrast import Contrast
 from steerable_llm.vector.seen import hashes_of
 from steerable_llm.vector.vector import SteeringVector
 

@@ -23,9 +23,9 @@ from steerable_llm.methods.build import build_vector
 from steerable_llm.methods.lora import LoraSettings, train_lora
 from steerable_llm.pairs.pair import Pairs
 from steerable_llm.progress import progress_bar
-from steerable_llm.runtime.contrast import Contrast
 from steerable_llm.runtime.hooked_model import HookedModel
 from steerable_llm.vector.calibration import Calibration
+from steerable_llm.vector.contrast import Contrast
 from steerable_llm.vector.vector import SteeringVector
 
 CAD_ALPHAS = (0.25, 0.5, 1.0, 2.0)

@@ -59,7 +59,7 @@ class LoggedAnswer(BaseModel):
         id: Names the answer; unique within a log.
         question: What the user asked.
         passages: What retrieval gave.
-        messages: The prompt exactly as the model got it, before the chat template.
+        messages: The prompt exactly as the application sent it, before the chat template.
         answer: What the model said.
         verdict: A reviewer's judgement; None while nobody has looked.
         reason: What is wrong with a bad answer.
@@ -69,7 +69,8 @@ class LoggedAnswer(BaseModel):
         model: The model that answered.
         reference: The answer that a test set expects; nobody wrote it for this answer.
         revision: The revision of the model.
-        steering: What was applied: one entry for each vector, as the answer reported it.
+        steering: What was applied: one entry for each vector, as the answer reported it, and for a
+            contrast and an instruction that came beside the messages.
         usage: Tokens, such as ``{"prompt_tokens": 80, "completion_tokens": 7}``.
         score: A metric's value for the answer, on the metric's own scale.
         label_source: Who or what judged: "human", a metric's name, or "preference pair" when the

@@ -21,7 +21,7 @@ from steerable_llm.policy.decision import (
     decide,
     unsteered_because,
 )
-from steerable_llm.policy.file import FileTable, Step, explain
+from steerable_llm.policy.file import FileTable, Step, When, explain
 from steerable_llm.policy.policy import Hint, Policy, choose_step, named_by
 from steerable_llm.policy.steered_step import SteeredStep
 from steerable_llm.vector.fingerprint import ModelFingerprint
@@ -124,7 +124,7 @@ class CheckedStep:
 
     Attributes:
         name: Its name.
-        steered: Its vectors and conditions.
+        steered: Its vectors, contrast, instruction and conditions.
         rules: Which names match it, by kind.
         inherits: The step that it takes the rest from.
         meetings: How its vectors relate, as far as they can act on one request.
@@ -140,9 +140,9 @@ class CheckedStep:
         """The step as JSON values."""
         return {
             "vectors": [
-                {**term_facts(term), "when": when.model_dump(by_alias=True, exclude_none=True)}
-                for term, when in self.steered.terms
+                {**term_facts(term), "when": _written(when)} for term, when in self.steered.terms
             ],
+            **self._beside,
             "match": {kind: list(names) for kind, names in self.rules.items()},
             "inherits": self.inherits,
             "steer_structured": self.steered.steer_structured,
@@ -152,6 +152,18 @@ class CheckedStep:
             ],
             "meetings": [meeting.to_dict() for meeting in self.meetings],
         }
+
+    @property
+    def _beside(self) -> dict[str, Any]:
+        """The contrast and the instruction, each with its conditions, as far as it has them."""
+        found: dict[str, Any] = {}
+        if self.steered.contrast is not None:
+            contrast, when = self.steered.contrast
+            found["contrast"] = {**contrast.to_dict(), "when": _written(when)}
+        if self.steered.instruction is not None:
+            text, when = self.steered.instruction
+            found["instruction"] = {"text": text, "when": _written(when)}
+        return found
 
 
 @dataclass(frozen=True)
@@ -227,6 +239,10 @@ def term_facts(term: SteeringTerm) -> dict[str, Any]:
     }
 
 
+def _written(when: When) -> dict[str, Any]:
+    return when.model_dump(by_alias=True, exclude_none=True)
+
+
 def _checked(name: str, step: Step, policy: Policy) -> CheckedStep:
     steered = policy.steered_step(name)
     met = [
@@ -258,6 +274,11 @@ def _warnings(policy: Policy, steps: Sequence[CheckedStep]) -> Iterator[str]:
         names = [term.vector.name for term, _ in step.steered.terms]
         for name in sorted({name for name in names if names.count(name) > 1}):
             yield f"step {step.name!r} names vector {name} more than once: its strengths add up"
+        if step.steered.contrast is not None and step.steered.contrast[1].context == "absent":
+            yield (
+                f"step {step.name!r} contrasts only where there is no context, so never: leave "
+                "the contrast out, or its condition"
+            )
 
 
 def _decision(
@@ -289,10 +310,19 @@ def _without_messages(policy: Policy, step: str | None, structured: bool) -> Ste
     steered = policy.steered_step(name)
     reasons = [f"step {name!r}"]
     why = unsteered_because(policy, steered, structured)
-    open_ = {kind for _, when in steered.terms for kind, value in when if value is not None}
+    open_ = {kind for _, when in steered.parts for kind, value in when if value is not None}
+    open_ |= {"context"} if steered.contrast else set()
     if why is not None:
         reasons.append(why)
     elif open_:
         reasons.append(f"at most; it depends on the request: {', '.join(sorted(open_))}")
-    steering = Steering.none() if why else steered.steering
-    return SteeringDecision(steering, name, tuple(reasons), policy.digest)
+    if why is not None:
+        return SteeringDecision(Steering.none(), name, tuple(reasons), policy.digest)
+    return SteeringDecision(
+        steered.steering,
+        name,
+        tuple(reasons),
+        policy.digest,
+        contrast=steered.contrast[0] if steered.contrast else None,
+        instruction=steered.instruction[0] if steered.instruction else None,
+    )

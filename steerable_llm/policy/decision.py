@@ -1,4 +1,4 @@
-"""What one request is steered with, and why: a pure function of policy, request and model."""
+"""What one request gets, and why: a pure function of policy, request and model."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 from steerable_llm.chat.context import (
     Context,
     has_context,
+    question_alone,
     question_text,
     without_context,
 )
@@ -17,7 +18,8 @@ from steerable_llm.chat.message import Message, MessagesLike, as_messages
 from steerable_llm.policy.file import GateUse, Ramp, When
 from steerable_llm.policy.policy import Policy
 from steerable_llm.policy.steered_step import SteeredStep
-from steerable_llm.vector.steering import Steering
+from steerable_llm.vector.contrast import Contrast
+from steerable_llm.vector.steering import Steering, SteeringTerm
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,8 @@ class SteeringDecision:
 
     Attributes:
         steering: What is applied.
+        contrast: How the context is counted more; None where it is not.
+        instruction: What the model is told beside the prompt.
         step: The step of the policy that decided; None where none did.
         reasons: Why, one short sentence each, in the order in which things were decided.
         policy: Digest of the policy that decided; None where none did.
@@ -35,10 +39,22 @@ class SteeringDecision:
     step: str | None
     reasons: tuple[str, ...]
     policy: str | None = None
+    contrast: Contrast | None = None
+    instruction: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """The decision without the steering itself, as JSON values."""
-        return {"step": self.step, "reasons": list(self.reasons), "policy": self.policy}
+        """The decision without the steering itself, as JSON values; what is None is left out."""
+        beside = {
+            "contrast": self.contrast and self.contrast.to_dict(),
+            "instruction": self.instruction,
+        }
+        told = {"step": self.step, "reasons": list(self.reasons), "policy": self.policy}
+        return told | {name: value for name, value in beside.items() if value is not None}
+
+    def without_instruction(self, why: str) -> SteeringDecision:
+        """Return the decision for who cannot put an instruction anywhere."""
+        reasons = (*self.reasons, f"instruction: {why}: not applied")
+        return replace(self, instruction=None, reasons=reasons)
 
 
 @dataclass(frozen=True)
@@ -48,10 +64,12 @@ class Asked:
     Attributes:
         messages: The prompt.
         step: The step that was named for the request; None is the policy's default.
-        steering: A steering that was given with the request; it always wins.
+        steering: A steering that was given with the request; it always wins, and leaves the policy
+            nothing to decide.
         context: Whether the prompt holds retrieved text; None leaves it to be told.
         structured: Whether the answer is to be tool calls or JSON.
         policy: Decides in place of the policy of the moment.
+        contrast: A contrast that was given with the request; it takes the place of the step's.
     """
 
     messages: MessagesLike
@@ -60,6 +78,7 @@ class Asked:
     context: Context = None
     structured: bool = False
     policy: Policy | None = field(default=None, compare=False, repr=False)
+    contrast: Contrast | None = None
 
     @cached_property
     def prompt(self) -> tuple[Message, ...]:
@@ -120,7 +139,12 @@ def unsteered_because(policy: Policy, step: SteeredStep, structured: bool) -> st
         return policy.off
     if structured and not step.steer_structured:
         return "the answer is structured (tool calls or JSON)"
-    return None if step.terms else "the step has no vectors"
+    return None if step.parts else "the step has no vectors"
+
+
+# What reasons call the parts of a step that have no name.
+_NAMES: Mapping[type, str] = {Contrast: "contrast", str: "instruction"}
+_GIVEN_FROM = 0.5  # words cannot be given in part, so a ramp is a threshold at its middle
 
 
 class _Row:
@@ -130,11 +154,16 @@ class _Row:
         self.asked = asked
         self.reasons: list[str] = []
         self.policy = policy
-        self._step = self._told_step()
-        self._shares = [1.0] * (len(self._step.terms) if self._step else 0)
+        step = self._told_step()
+        self._parts = step.parts if step else ()
+        self._shares = [1.0] * len(self._parts)
+        self._own = self._own_contrast()
+        for place, (part, _) in enumerate(self._parts):
+            if isinstance(part, Contrast):
+                self._look_at_contrast(place)
 
     def _told_step(self) -> SteeredStep | None:
-        """Return the step whose vectors come into question; None where none do."""
+        """Return the step that comes into question; None where none does."""
         asked, policy = self.asked, self.policy
         self.name: str | None = None
         if asked.steering is not None:
@@ -155,11 +184,33 @@ class _Row:
         self.reasons.append(why)
         return None
 
+    def _own_contrast(self) -> Contrast | None:
+        """Return the contrast that the request brings, if it can be made."""
+        own = self.asked.contrast
+        if own is None:
+            return None
+        why = self._uncontrasted_because()
+        self.reasons.append("the request brings its own contrast" + (f", but {why}" if why else ""))
+        return None if why or own.alpha == 0 else own
+
+    def _look_at_contrast(self, place: int) -> None:
+        """Switch the step's contrast off where it cannot count, before anything is measured."""
+        why = self._uncontrasted_because()
+        if self.asked.contrast is not None:
+            self._shares[place] = 0.0  # the reasons have it already
+        elif why is not None:
+            self.take(place, 0.0, why)
+
+    def _uncontrasted_because(self) -> str | None:
+        if any(message.images for message in self.asked.prompt):
+            return "the prompt has images, which a contrast does not read"
+        if question_alone(self.asked.prompt, self.asked.context) is None:
+            return "the prompt has no context beside its question"
+        return None
+
     def waiting(self, condition: str) -> list[tuple[int, Any]]:
-        """Return the vectors that this kind of condition can still switch off or weaken."""
-        if self._step is None:
-            return []
-        settings = [getattr(when, condition) for _, when in self._step.terms]
+        """Return the parts that this kind of condition can still switch off or weaken."""
+        settings = [getattr(when, condition) for _, when in self._parts]
         return [
             (place, setting)
             for place, setting in enumerate(settings)
@@ -167,25 +218,29 @@ class _Row:
         ]
 
     def take(self, place: int, share: float, why: str) -> None:
-        assert self._step is not None, "only a step with vectors has conditions"
+        part, _ = self._parts[place]
+        if isinstance(part, str):
+            share = float(share >= _GIVEN_FROM)
         self._shares[place] *= share
-        name = self._step.terms[place][0].vector.name
+        name = part.vector.name if isinstance(part, SteeringTerm) else _NAMES[type(part)]
         effect = {0.0: "not applied", 1.0: "applied"}.get(share, f"{share:.3g} of its strength")
         self.reasons.append(f"{name}: {why}: {effect}")
 
     def decision(self) -> SteeringDecision:
         digest = self.policy.digest if self.policy and self.asked.steering is None else None
-        steering = self.asked.steering
-        if steering is None:
-            terms = self._step.terms if self._step else ()
-            steering = Steering(
-                tuple(
-                    replace(term, strength=term.strength * share) if share < 1 else term
-                    for (term, _), share in zip(terms, self._shares, strict=True)
-                    if share > 0
-                )
-            )
-        return SteeringDecision(steering, self.name, tuple(self.reasons), digest)
+        terms, contrast, instruction = [], self._own, None
+        for (part, _), share in zip(self._parts, self._shares, strict=True):
+            if share == 0:
+                continue
+            if isinstance(part, str):
+                instruction = part
+            elif isinstance(part, Contrast):
+                contrast = replace(part, alpha=part.alpha * share)
+            else:
+                terms.append(replace(part, strength=part.strength * share) if share < 1 else part)
+        steering = Steering(tuple(terms)) if self.asked.steering is None else self.asked.steering
+        reasons = tuple(self.reasons)
+        return SteeringDecision(steering, self.name, reasons, digest, contrast, instruction)
 
 
 def _by_which_name(named: str | None, step: str) -> str:

@@ -1,4 +1,4 @@
-"""What a policy file may hold: steps, their vectors, conditions and match rules.
+"""What a policy file may hold: steps, what they get, conditions and match rules.
 
 pydantic checks the keys, and what is wrong is said in the file's own words. Below the tables are
 what reads them: steps inherit from each other, and names match them.
@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic_core import PydanticCustomError
 
 from steerable_llm.errors import PolicyError, UnknownStepError, unknown
+from steerable_llm.vector.contrast import Contrast, ContrastKind
 from steerable_llm.vector.steering import Scope
 
 Kind = Literal["step", "node", "tag", "prompt_type"]
@@ -153,6 +154,68 @@ class VectorUse(FileTable):
     when: When = When()
 
 
+class ContrastUse(FileTable):
+    """How much more a step counts what the context adds, in decoding.
+
+    In the file a number alone is the alpha of CAD, and `"adacad"` alone is the table of this kind.
+
+    Attributes:
+        kind: `cad`, or `adacad`, which chooses a for every token.
+        alpha: The weight a of CAD, or what AdaCAD's own a is multiplied with, 1 unless given; 0
+            decodes plainly, where the step that this one inherits from does not.
+        when: Conditions of the contrast alone.
+    """
+
+    kind: ContrastKind = "cad"
+    alpha: float | None = Field(default=None, ge=0, allow_inf_nan=False, strict=True)
+    when: When = When()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, given: Any) -> Any:
+        if isinstance(given, Mapping):
+            return given
+        if isinstance(given, str):
+            return {"kind": given}
+        if isinstance(given, int | float) and not isinstance(given, bool):
+            return {"alpha": given}
+        raise ValueError('give a number such as 0.5, "adacad", or a table with kind and alpha')
+
+    @model_validator(mode="after")
+    def _weighed(self) -> Self:
+        if self.alpha is None and self.kind == "cad":
+            raise ValueError("cad needs its alpha: write a number, such as contrast = 0.5")
+        return self
+
+    @property
+    def contrast(self) -> Contrast | None:
+        """The contrast; None where it is plain decoding."""
+        alpha = 1.0 if self.alpha is None else self.alpha
+        return Contrast(self.kind, alpha) if alpha else None
+
+
+class InstructionUse(FileTable):
+    """What a step tells the model in words; in the file a text alone, too.
+
+    Attributes:
+        text: Stands behind the prompt's own system message. A text without words is no
+            instruction, where the step that this one inherits from has one.
+        when: Conditions of the instruction alone.
+    """
+
+    text: str
+    when: When = When()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, given: Any) -> Any:
+        if isinstance(given, str):
+            return {"text": given}
+        if not isinstance(given, Mapping):
+            raise ValueError("give a text, or a table with text and when")
+        return given
+
+
 class Match(FileTable):
     """Which calls belong to a step besides those that name it; patterns as in file names.
 
@@ -170,18 +233,22 @@ class Match(FileTable):
 
 
 class Step(FileTable):
-    """What one step of a chain gets; no vectors means that it is never steered.
+    """What one step of a chain gets; a step that names nothing is left alone.
 
     Attributes:
         vectors: What steers it.
+        contrast: How much more the context counts in decoding.
+        instruction: What the model is told beside the prompt.
         match: Which calls belong to it; not inherited.
         inherits: The step that gives every key which this one leaves out.
-        when: Conditions of every vector that has none of the same kind.
+        when: Conditions of everything above that has none of the same kind.
         orthogonalise: Later vectors lose their component along earlier ones.
         steer_structured: Steer tool calls and JSON, too.
     """
 
     vectors: tuple[VectorUse, ...] = ()
+    contrast: ContrastUse | None = None
+    instruction: InstructionUse | None = None
     match: Match = Match()
     inherits: str | None = None
     when: When = When()

@@ -172,7 +172,7 @@ class Policy(FileTable):
                 policy._steered[name] = look_up(step, policy._vectors.__getitem__)
             except PolicyError as error:
                 raise PolicyError(f"{source}: step {name!r}: {error}") from error
-            for when in (step.when, *(use.when for use in step.vectors)):
+            for when in (step.when, *(when for _, when in policy._steered[name].parts)):
                 if when.gate is not None:
                     policy._gates[when.gate.name] = find_gate(when.gate.name)
         policy._embedder = embedder
@@ -243,6 +243,12 @@ class Policy(FileTable):
             if vector is not None and term.vector.fingerprint_id == vector.fingerprint_id:
                 return when
         return with_inherited(self.steps)[name].when
+
+    @property
+    def instructions(self) -> tuple[str, ...]:
+        """Every instruction that a request can get at present."""
+        steps = () if self.off else self._steered.values()
+        return tuple(dict.fromkeys(step.instruction[0] for step in steps if step.instruction))
 
     @property
     def off(self) -> str | None:

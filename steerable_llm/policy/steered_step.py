@@ -1,4 +1,4 @@
-"""One step of a policy with its vectors looked up, and the conditions on which they steer."""
+"""One step of a policy with its vectors looked up, and the conditions on which it gets them."""
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from steerable_llm.errors import InvalidInputError, PolicyError
 from steerable_llm.policy.file import Step, When
+from steerable_llm.vector.contrast import Contrast
 from steerable_llm.vector.steering import Steering, SteeringTerm
 from steerable_llm.vector.vector import SteeringVector
 
@@ -25,11 +26,15 @@ class SteeredStep:
 
     Attributes:
         terms: What steers it, each with the conditions on which it does.
+        contrast: How the context is counted more, with the conditions on which it is.
+        instruction: What the model is told, with the conditions on which it is.
         steer_structured: Whether tool calls and JSON are steered, too.
         kept: What orthogonalising left; empty for other steps.
     """
 
     terms: tuple[tuple[SteeringTerm, When], ...] = ()
+    contrast: tuple[Contrast, When] | None = None
+    instruction: tuple[str, When] | None = None
     steer_structured: bool = False
     kept: Kept = ()
 
@@ -37,6 +42,12 @@ class SteeredStep:
     def steering(self) -> Steering:
         """Everything that can steer it, as if all conditions held."""
         return Steering(tuple(term for term, _ in self.terms))
+
+    @property
+    def parts(self) -> tuple[tuple[SteeringTerm | Contrast | str, When], ...]:
+        """All that the step gets: its vectors in order, its contrast, its instruction."""
+        beside = (self.contrast, self.instruction)
+        return (*self.terms, *(part for part in beside if part is not None))
 
 
 def look_up(step: Step, find: Callable[[str], SteeringVector]) -> SteeredStep:
@@ -62,7 +73,12 @@ def look_up(step: Step, find: Callable[[str], SteeringVector]) -> SteeredStep:
         steering, kept = orthogonalise(steering)
     conditions = [use.when.over(step.when) for use in step.vectors]
     terms = tuple(zip(steering.terms, conditions, strict=True))
-    return SteeredStep(terms, step.steer_structured, kept)
+    contrast = instruction = None
+    if step.contrast is not None and (made := step.contrast.contrast) is not None:
+        contrast = (made, step.contrast.when.over(step.when))
+    if step.instruction is not None and (text := step.instruction.text.strip()):
+        instruction = (text, step.instruction.when.over(step.when))
+    return SteeredStep(terms, contrast, instruction, step.steer_structured, kept)
 
 
 def orthogonalise(steering: Steering) -> tuple[Steering, Kept]:
@@ -139,7 +155,9 @@ def describe_step(steered: SteeredStep, step: Step) -> dict[str, Any]:
     """Return all that a step decides, in plain values for a hash."""
     return {
         "vectors": describe(steered.steering),
-        "when": [when.model_dump(by_alias=True) for _, when in steered.terms],
+        "contrast": None if steered.contrast is None else steered.contrast[0].to_dict(),
+        "instruction": None if steered.instruction is None else steered.instruction[0],
+        "when": [when.model_dump(by_alias=True) for _, when in steered.parts],
         "steer_structured": steered.steer_structured,
         # A rule's patterns are tried together, so their order decides nothing.
         "match": {kind: sorted(patterns) for kind, patterns in step.match},

@@ -315,10 +315,10 @@ class HookedModel:
         with self.turns, torch.no_grad():
             return next(answer_logits(self, scored))[1]
 
-    def steerings(
+    def as_sent(
         self, prompts: Sequence[MessagesLike], steering: Steering | None, step: str | None
-    ) -> list[Steering]:
-        """Return what each prompt is steered with: what was given, there being no policy here.
+    ) -> list[tuple[MessagesLike, Steering]]:
+        """Return prompts with what each is steered with: what was given, as no policy is here.
 
         Raises:
             InvalidInputError: A step is named.
@@ -328,7 +328,7 @@ class HookedModel:
                 f"step {step!r} belongs to a policy, which this model has none of: give a "
                 "steering, or use SteerableHFLLM"
             )
-        return [steering or Steering.none()] * len(prompts)
+        return [(messages, steering or Steering.none()) for messages in prompts]
 
     def _scored(
         self,
@@ -336,9 +336,9 @@ class HookedModel:
         steering: Steering | None,
         step: str | None,
     ) -> list[Scored]:
-        steerings = self.steerings([messages for messages, _ in items], steering, step)
+        sent = self.as_sent([messages for messages, _ in items], steering, step)
         found = []
-        for (messages, answer), own in zip(items, steerings, strict=True):
+        for (_, answer), (messages, own) in zip(items, sent, strict=True):
             if not isinstance(answer, str):
                 raise InvalidInputError(f"an answer to score is {answer!r}: give a text")
             read = self.chat_format.read(messages)

@@ -544,7 +544,7 @@ class SteerableChatModel(BaseChatModel):
 
     def _resolve_model_profile(self) -> ModelProfile:
         return ModelProfile(
-            max_input_tokens=self.llm.context_window,
+            max_input_tokens=self.llm.prompt_window,
             max_output_tokens=self.max_tokens,
             text_inputs=True,
             text_outputs=True,

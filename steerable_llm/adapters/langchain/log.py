@@ -14,6 +14,7 @@ from langchain_core.messages import AIMessage, BaseMessage, get_buffer_string
 from langchain_core.outputs import ChatGeneration, LLMResult
 
 from steerable_llm.adapters.langchain.messages import read_messages
+from steerable_llm.adapters.surroundings import logged_steering
 from steerable_llm.chat.message import Message
 from steerable_llm.logs.answers import LoggedAnswer, Passage
 from steerable_llm.logs.open_traces import RUNS, Latest, OpenTraces, as_logged
@@ -181,7 +182,7 @@ class AnswerLogHandler(BaseCallbackHandler):
             step=said.get("step") or prompt.step,
             model=said.get("model_name") or prompt.model,
             revision=prompt.revision,
-            steering=tuple(said.get("steering") or ()),
+            steering=logged_steering(said),
             usage={}
             if used is None
             else {

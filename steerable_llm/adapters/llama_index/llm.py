@@ -219,7 +219,7 @@ class SteerableLlamaIndexLLM(PromptedLLM, FunctionCallingLLM):
     def metadata(self) -> LLMMetadata:
         """What LlamaIndex needs to know to fill the context window and to choose its prompts."""
         return LLMMetadata(
-            context_window=self.llm.context_window,
+            context_window=self.llm.prompt_window,
             num_output=self.max_tokens,
             is_chat_model=True,
             is_function_calling_model=self.llm.supports_tools,
@@ -491,6 +491,8 @@ class SteerableLlamaIndexLLM(PromptedLLM, FunctionCallingLLM):
 
 class _AsWritten(ChatFormat):
     """No template: the text of the one message is the prompt, special tokens included."""
+
+    takes_instructions = False
 
     def render(
         self,

@@ -27,7 +27,7 @@ from llama_index_instrumentation import get_dispatcher
 from pydantic import PrivateAttr
 
 from steerable_llm.adapters.llama_index.messages import read_messages
-from steerable_llm.adapters.surroundings import surroundings
+from steerable_llm.adapters.surroundings import logged_steering, surroundings
 from steerable_llm.chat.message import Message
 from steerable_llm.logs.answers import LoggedAnswer, Passage
 from steerable_llm.logs.open_traces import RUNS, Latest, OpenTraces, as_logged
@@ -176,7 +176,7 @@ class AnswerLogEventHandler(BaseEventHandler):
             step=said.get("step") or (named if isinstance(named, str) else None),
             model=said.get("model_name") or start.model,
             revision=self.spans._revisions.get(span),
-            steering=tuple(said.get("steering") or ()),
+            steering=logged_steering(said),
             usage={
                 name: usage[name]
                 for name in ("prompt_tokens", "completion_tokens")

@@ -7,7 +7,7 @@ strength, is chosen on dev for each arm by itself; test is read once.
 
 | name | what changes |
 |---|---|
-| `attribution` | how tokens are scored (table 6), random tokens among them |
+| `attribution` | how tokens are scored (table 6), none verified, random tokens among them |
 | `objective` | preference against the likelihood of the good answer alone (table 8) |
 | `k` | how many tokens are taken away per sign |
 | `strength` | how hard the reference pushes |
@@ -107,9 +107,15 @@ class Ablation:
 
 
 def _attribution(base: Base) -> Arms:
-    found = _settings(base, "attribution", ("integrated_gradients", "smoothgrad", "gradient"))
+    found: Arms = {}
+    own = (base.value("attribution"), base.value("verified"))
+    for name in ("conservative", "integrated_gradients", "smoothgrad", "gradient"):
+        made = (base.recipe(attribution=name, verified=0),)
+        found[_name("attribution", name)] = () if own == (name, 0) else made
+    if base.value("verified"):
+        found[_name("verified", base.value("verified"))] = ()
     found["attribution random"] = tuple(
-        base.recipe(attribution="random", seed=seed) for seed in range(base.seeds)
+        base.recipe(attribution="random", verified=0, seed=seed) for seed in range(base.seeds)
     )
     return found
 
@@ -171,8 +177,10 @@ def _name(ablation: str, value: object) -> str:
 ABLATIONS: dict[str, Ablation] = {
     "attribution": Ablation(
         "How tokens are scored",
-        "The tokens to take away are chosen by integrated gradients, by SmoothGrad, by the plain "
-        "gradient, or at random (several draws, averaged per prompt). Paper, table 6.",
+        "The tokens to take away are chosen by conservative gradients, by integrated gradients, "
+        "by SmoothGrad, by the plain gradient, or at random (several draws, averaged per prompt), "
+        "none of them verified; and by verified scores, where the reference has them. Paper, "
+        "table 6.",
         "attribution",
         _attribution,
     ),

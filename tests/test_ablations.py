@@ -40,13 +40,20 @@ def recipes(name: str, **changed: Any) -> dict[str, tuple[Recipe, ...]]:
 def test_attribution_tries_the_papers_scorers_and_several_random_ones() -> None:
     found = recipes("attribution")
     assert list(found) == [
-        "attribution integrated gradients", "attribution smoothgrad", "attribution gradient",
-        "attribution random",
+        "attribution conservative", "attribution integrated gradients", "attribution smoothgrad",
+        "attribution gradient", "attribution random",
     ]  # fmt: skip
     assert found["attribution integrated gradients"] == ()  # the reference itself
     assert [r.configs for r in found["attribution random"]] == [
-        ({"attribution": "random", "seed": 0},), ({"attribution": "random", "seed": 1},),
-    ]  # fmt: skip
+        ({"attribution": "random", "verified": 0, "seed": 0},),
+        ({"attribution": "random", "verified": 0, "seed": 1},),
+    ]
+
+
+def test_a_reference_with_verified_scores_stands_beside_the_plain_attributions() -> None:
+    found = recipes("attribution", config={"attribution": "gradient", "verified": 7})
+    assert [name for name, made in found.items() if not made] == ["verified 7"]
+    assert found["attribution gradient"][0].configs == ({"attribution": "gradient", "verified": 0},)
 
 
 def test_the_reference_stands_where_its_own_setting_is() -> None:

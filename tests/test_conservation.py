@@ -168,8 +168,8 @@ def test_a_build_tells_how_far_the_scores_miss(tiny_llm, monkeypatch):
     said = ("The shop in Rome opens at nine.", "The shop in Nice opens at two.")
     pairs = Pairs(PreferencePair(prompt, "At nine o'clock.", "At two.") for prompt in said)
     monkeypatch.setattr(grains, "LARGE_COMPLETENESS_ERROR", 0.0)
-    with pytest.warns(UserWarning, match=r"prompts and answers miss \d+ %"):
-        built = build(tiny_llm, pairs, attribution="conservative", progress=False)
+    with pytest.warns(UserWarning, match=r"token scores miss \d+ %"):
+        built = build(tiny_llm, pairs, attribution="conservative", verified=0, progress=False)
     for seen, pair in zip(built.attributions, pairs, strict=True):
         answers = (tuple(tiny_llm.encode_answer(text)) for text in (pair.good, pair.bad))
         scores, rest, value = shares(tiny_llm.model, EncodedPair("", seen.token_ids, *answers))

@@ -142,6 +142,7 @@ def test_the_preset_is_the_papers():
     preset = GRAINS_PRESETS["paper"]
     assert (preset.baseline, preset.steps, preset.quadrature, preset.k) == ("zero", 5, "right", 3)
     assert (preset.objective, preset.aggregation, preset.layers) == ("preference", "pca", None)
+    assert (preset.attribution, preset.verified) == ("integrated_gradients", 0)
     assert not preset.special_tokens_selectable
 
 
@@ -192,6 +193,8 @@ def test_a_planted_direction_is_recovered_with_its_sign(planted, aggregation):
     built = build(
         llm,
         pairs,
+        attribution="integrated_gradients",
+        verified=0,
         baseline="zero",
         steps=20,
         quadrature="gauss_legendre",
@@ -213,6 +216,8 @@ def test_better_quadrature_makes_the_scores_add_up(tiny_llm):
         built = build(
             tiny_llm,
             PAIRS,
+            attribution="integrated_gradients",
+            verified=0,
             baseline="mean",
             quadrature="gauss_legendre",
             steps=steps,
@@ -230,9 +235,12 @@ def test_better_quadrature_makes_the_scores_add_up(tiny_llm):
 @pytest.mark.parametrize(
     ("settings", "advice"),
     [
-        ({}, 'try quadrature="gauss_legendre" or baseline="mean" or more than 5 steps'),
+        (
+            {"baseline": "zero"},
+            'try quadrature="gauss_legendre" or baseline="mean" or more than 5 steps',
+        ),
         ({"quadrature": "gauss_legendre", "baseline": "eos"}, "try more than 5 steps"),
-        ({"quadrature": "gauss_legendre", "steps": 50}, 'try baseline="mean"'),
+        ({"quadrature": "gauss_legendre", "baseline": "zero", "steps": 50}, 'try baseline="mean"'),
         (
             {"quadrature": "gauss_legendre", "baseline": "mean", "steps": 64},
             "read them as a ranking at most",
@@ -245,7 +253,9 @@ def test_scores_worse_than_none_are_warned_about_with_what_is_untried(
     missing = iter([0.2, 1.5, 9.0, 1.4, 0.9])
     monkeypatch.setattr(grains, "completeness_error", lambda *_: next(missing))
     with pytest.warns(UserWarning, match="the token scores miss 140 %") as caught:
-        build_vector(tiny_llm, PAIRS, progress=False, **settings)
+        build_vector(
+            tiny_llm, PAIRS, attribution="integrated_gradients", progress=False, **settings
+        )
     assert str(caught[0].message).endswith(f"than scores of zero would: {advice}")
 
 
@@ -271,6 +281,7 @@ def test_special_tokens_are_selected_only_when_allowed(tiny_llm, baseline):
             tiny_llm,
             PAIRS,
             baseline=baseline,
+            verified=200,
             k=200,
             special_tokens_selectable=allowed,
             progress=False,

@@ -23,7 +23,7 @@ def attributions(tiny_llm: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def found(tiny_llm: Any, attributions: Any) -> TokenAblation:
-    return token_ablation(tiny_llm, attributions, ks=(1, 3))
+    return token_ablation(tiny_llm, attributions, baseline="zero", ks=(1, 3))
 
 
 def row_of(found: TokenAblation, removed: str, k: int) -> Any:

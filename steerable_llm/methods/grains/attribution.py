@@ -52,8 +52,20 @@ class AttributionPath:
                 "the gradients hold NaN or infinite values: use float32 or bfloat16 instead of "
                 "float16, another baseline, or leave the pair out"
             )
-        weighted = torch.einsum("n,ntd->td", self.weights, gradients.float())
-        return (self.factor * weighted).sum(-1)
+        return (self.factor * self._slope(gradients)).sum(-1)
+
+    def sensitivity(self, gradients: Tensor) -> Tensor:
+        """Return the most that each token's score could be, whichever way its gradient pointed.
+
+        Float32 [T]: the length of the weighted gradient times that of the factor.
+        """
+        if self.given is not None:
+            return self.given.abs()
+        most: Tensor = self._slope(gradients).norm(dim=-1) * self.factor.norm(dim=-1)
+        return most
+
+    def _slope(self, gradients: Tensor) -> Tensor:
+        return torch.einsum("n,ntd->td", self.weights, gradients.float())
 
 
 def quadrature_nodes(steps: int, quadrature: Quadrature = "right") -> tuple[Tensor, Tensor]:
@@ -183,10 +195,11 @@ class PairAttribution:
         negative: Picked positions with negative scores, strongest first.
         value: F(x), natural logarithm.
         baseline_value: F(b), or None when the method has no baseline.
-        completeness_error: Relative, see `completeness_error`; None for methods whose scores are
-            not meant to add up to f.
+        completeness_error: Relative, see `completeness_error`, of the scores before any of them
+            was verified; None for methods whose scores are not meant to add up to f.
         good: The preferred answer.
         bad: The dispreferred answer, if there is one.
+        verified: Positions whose scores are what f really loses without the token.
     """
 
     pair_id: str
@@ -202,6 +215,7 @@ class PairAttribution:
     completeness_error: float | None
     good: str
     bad: str | None
+    verified: tuple[int, ...] = ()
 
     def token_scores(self) -> TokenScores:
         """Return what a heatmap shows of it."""

@@ -28,6 +28,7 @@ from steerable_llm.methods.grains.attribution import (
 from steerable_llm.methods.grains.conservation import conservation
 from steerable_llm.methods.grains.deltas import contrastive_deltas
 from steerable_llm.methods.grains.objective import EncodedPair, PreferenceObjective
+from steerable_llm.methods.grains.verification import Unchecked, verified_scores
 from steerable_llm.methods.method import Extraction, Grid, Method
 from steerable_llm.methods.states import chosen_layers
 from steerable_llm.pairs.pair import Pairs
@@ -59,6 +60,9 @@ class GrainsConfig(BaseModel, frozen=True, extra="forbid"):
         quadrature: How the path's points are placed.
         baseline: The embedding that stands for "no token": all zeros, the mean of the embedding
             matrix, the end-of-text token's or the padding token's.
+        verified: So many tokens of each prompt, those whose gradients are largest, are masked one
+            at a time: their scores are what f really loses, and only they can be selected. 0
+            takes the attribution's word.
         k: Tokens selected per sign.
         objective: Good against bad, or the good answer alone.
         reduction: Sum or mean of the log-probabilities of an answer's tokens.
@@ -80,6 +84,7 @@ class GrainsConfig(BaseModel, frozen=True, extra="forbid"):
     steps: int = Field(default=5, ge=1)
     quadrature: Quadrature = "right"
     baseline: Literal["zero", "mean", "eos", "pad"] = "zero"
+    verified: int = Field(default=0, ge=0)
     k: int = Field(default=3, ge=1)
     objective: Literal["preference", "likelihood"] = "preference"
     reduction: Literal["sum", "mean"] = "sum"
@@ -206,6 +211,7 @@ def _attribute(
     scores: dict[int, Tensor] = {}
     values: dict[int, float] = {}
     rest: dict[int, Tensor] = {}
+    sensitivity: dict[int, Tensor] = {}
     for wave in _waves(objective, config):
         how = (baseline, config.steps, config.quadrature)
         paths = [plan(objective.embeddings(i), *how, seed=config.seed + i) for i in wave]
@@ -216,6 +222,7 @@ def _attribute(
             rest[i] = slope.rest
             try:
                 scores[i] = path.scores(slope.gradients).cpu()
+                sensitivity[i] = path.sensitivity(slope.gradients).cpu()
             except AttributionError as error:
                 raise AttributionError(f"pair {pairs[i].id}: {error}") from error
             if config.attribution == "random":
@@ -229,12 +236,28 @@ def _attribute(
         inputs = [(i, objective.embeddings(i)[None]) for i in range(len(pairs))]
         values = dict(enumerate(float(value) for value in objective.values(inputs)))
     floor = objective.baseline_values(baseline) if integrates else None
+    errors = {
+        i: completeness_error(scores[i], values[i], floor[i])
+        if floor
+        else completeness_error(torch.cat([scores[i], rest[i]]), values[i], 0.0)
+        for i in scores
+        if floor or conserves
+    }
+    open_to = [
+        tuple(config.special_tokens_selectable or not special for special in prompt.is_template)
+        for prompt in prompts
+    ]
+    verified: dict[int, tuple[int, ...]] = {}
+    if config.verified:
+        unchecked = {i: Unchecked(scores[i], sensitivity[i], open_to[i]) for i in scores}
+        checked = verified_scores(objective, unchecked, baseline, config.verified, values)
+        scores = {i: one for i, (one, _) in checked.items()}
+        verified = {i: places for i, (_, places) in checked.items()}
     result = []
     for i, (prompt, pair) in enumerate(zip(prompts, pairs, strict=True)):
-        selectable = tuple(
-            config.special_tokens_selectable or not special for special in prompt.is_template
-        )
-        positive, negative = select_tokens(scores[i], selectable, config.k)
+        selectable = open_to[i]
+        may = [flag and j in verified.get(i, (j,)) for j, flag in enumerate(selectable)]
+        positive, negative = select_tokens(scores[i], may, config.k)
         result.append(
             PairAttribution(
                 pair_id=pair.id,
@@ -247,13 +270,10 @@ def _attribute(
                 negative=negative,
                 value=values.get(i),
                 baseline_value=floor[i] if floor else None,
-                completeness_error=completeness_error(scores[i], values[i], floor[i])
-                if floor
-                else completeness_error(torch.cat([scores[i], rest[i]]), values[i], 0.0)
-                if conserves
-                else None,
+                completeness_error=errors.get(i),
                 good=pair.good,
                 bad=pair.bad,
+                verified=verified.get(i, ()),
             )
         )
     return tuple(result)
@@ -284,10 +304,10 @@ def _warn_of_large(errors: Sequence[float], config: GrainsConfig) -> None:
     missing = percent(statistics.median(errors), 0)
     if config.attribution == "conservative":
         warnings.warn(
-            f"the scores of prompts and answers miss {missing} of the preference they should add "
-            f"up to (median over {len(errors)} pairs), which is more than scores of zero would: "
-            "biases or learned positions take a large part of it, or the model computes in a way "
-            'that no rule reaches; try attribution="integrated_gradients"',
+            f"the token scores miss {missing} of the preference they should add up to with those "
+            f"of the answers (median over {len(errors)} pairs), which is more than scores of zero "
+            "would: biases or learned positions take a large part of it, or the model computes in "
+            'a way that no rule reaches; try attribution="integrated_gradients"',
             stacklevel=4,
         )
         return

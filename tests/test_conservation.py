@@ -124,11 +124,12 @@ def test_what_the_model_says_stays_what_it_is(make_tiny_model, family):
     ids = torch.tensor([IDS])
     with torch.no_grad():
         plain = model(ids).logits
+    before = [len(module._forward_hooks) for module in model.modules()]
     x = model.get_input_embeddings()(ids).detach().requires_grad_(True)
     with frozen(model), conservation(model):
         held = model(inputs_embeds=x).logits
     torch.testing.assert_close(held, plain, rtol=1e-5, atol=1e-5)
-    assert not any(module._forward_hooks for module in model.modules())
+    assert [len(module._forward_hooks) for module in model.modules()] == before
 
 
 def test_gradients_outside_are_the_usual_ones(make_tiny_model):

@@ -1,5 +1,6 @@
 """GrAInS beside a slow oracle from the equations, and on a model with a planted direction."""
 
+import copy
 import warnings
 
 import numpy as np
@@ -119,13 +120,14 @@ def test_deltas_are_read_where_the_answers_part(tiny_llm):
     pairs = [PreferencePair(p.messages, f"{opened}nine.", f"{opened}two.") for p in PAIRS]
     stem = tiny_llm.tokenizer(opened.strip(), add_special_tokens=False).input_ids
     built = build(tiny_llm, pairs, aggregation="mean", progress=False)
-    embed = tiny_llm.model.get_input_embeddings()
+    model = copy.deepcopy(tiny_llm.model)  # transformers leaves hooks on it
+    embed = model.get_input_embeddings()
 
     def state(ids, removed=()):
         x = embed(torch.tensor([*ids, *stem])).detach()
         x[list(removed)] = 0
         with torch.no_grad():
-            return tiny_llm.model(inputs_embeds=x[None], output_hidden_states=True)
+            return model(inputs_embeds=x[None], output_hidden_states=True)
 
     found = {1: [], -1: []}
     for seen in built.attributions:

@@ -199,7 +199,10 @@ def extract_bipo(
     facts = _facts(vector, losses, len(batches), plan, after)
     directions, weighed = joined(vector, beside)
     if others:
-        facts["onto"] = {other.name: other.fingerprint_id for other in others}
+        facts["onto"] = {
+            term.vector.name: f"{term.vector.fingerprint_id} at {term.strength:+g}"
+            for term in beside.active_terms
+        }
     return Extraction(
         directions=directions,
         scales={**{k: v for other in others for k, v in other.scales.items()}, **vector.scales},

@@ -108,7 +108,7 @@ BEHAVIOURS = {
         documents,
         "unanswerable",
         "documents",
-        ("gold", "conflict", "other layout"),
+        ("gold", "conflict"),
         "answer",
         {"gated": True},
         onto="faithfulness",

@@ -32,8 +32,9 @@ from steerable_llm.reports.parts import Heading, Picture, Text
 
 #: The steps that use the vectors, without them: what they ask before they steer.
 STEPS = {"answer": {"when": {"context": "present"}}, "reply": {}}
-#: What each vector is compared with: controls, and the ways that need no vector.
-AGAINST = ("none", "prompt", "random", "sign_flipped", "cad")
+#: Controls, and asking for it.
+CONTROLS = ("none", "prompt", "random", "sign_flipped")
+AGAINST = (*CONTROLS, "cad")
 #: Of what was trained; it is trained as one, so no part of it is tried by itself.
 STRENGTHS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.85, 1.0)
 TEST_PROMPTS = 200
@@ -51,6 +52,8 @@ class Behaviour:
         step: The policy's step.
         config: Settings of the method `bipo`.
         onto: The behaviour whose vector this one is trained onto, and takes in.
+        against: What the report compares with; decoding that sets off the context against none
+            says nothing of refusals.
     """
 
     pairs: Callable[[list[LoggedAnswer]], Pairs]
@@ -60,6 +63,7 @@ class Behaviour:
     step: str
     config: Mapping[str, Any] = field(default_factory=dict)
     onto: str | None = None
+    against: tuple[str, ...] = AGAINST
 
 
 def conflicts(log: list[LoggedAnswer]) -> Pairs:
@@ -102,7 +106,13 @@ BEHAVIOURS = {
         conflicts, "conflict", "documents", ("gold", "other layout"), "answer"
     ),
     "refusal": Behaviour(
-        refusals, "unanswerable", "documents", ("gold", "conflict"), "answer", {"gated": True}
+        refusals,
+        "unanswerable",
+        "documents",
+        ("gold", "conflict"),
+        "answer",
+        {"gated": True},
+        against=CONTROLS,
     ),
     "documents": Behaviour(
         documents,
@@ -112,8 +122,9 @@ BEHAVIOURS = {
         "answer",
         {"gated": True},
         onto="faithfulness",
+        against=CONTROLS,
     ),
-    "civility": Behaviour(civil, "civility", "civility", (), "reply"),
+    "civility": Behaviour(civil, "civility", "civility", (), "reply", against=CONTROLS),
 }
 """By the name of the vector, but for the model's."""
 
@@ -143,7 +154,7 @@ def make(llm: SteerableHFLLM, name: str, out: Path, *, progress: bool = True) ->
         target=behaviour.target,
         policy=Policy.from_dict({"steps": STEPS}),
         step=behaviour.step,
-        against=AGAINST,
+        against=behaviour.against,
         random_vectors=1,
         command=f"python -m experiments.vectors --only {name}",
         progress=progress,
@@ -155,6 +166,7 @@ def make(llm: SteerableHFLLM, name: str, out: Path, *, progress: bool = True) ->
         capability("dev"),
         strengths=STRENGTHS,
         layers=(None,),
+        controls=False,
         settings=settings,
     )
     report = evaluate(

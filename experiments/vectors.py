@@ -12,6 +12,7 @@ import argparse
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from experiments.questions import DATA, REFUSAL
@@ -29,6 +30,7 @@ from steerable_llm.pairs.wording import sentence_ends
 from steerable_llm.policy.policy import Policy
 from steerable_llm.reports.page import Page
 from steerable_llm.reports.parts import Heading, Picture, Text
+from steerable_llm.vector.calibration import Calibration
 
 #: The steps that use the vectors, without them: what they ask before they steer.
 STEPS = {"answer": {"when": {"context": "present"}}, "reply": {}}
@@ -38,6 +40,8 @@ AGAINST = (*CONTROLS, "cad")
 #: Of what was trained; it is trained as one, so no part of it is tried by itself.
 STRENGTHS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.85, 1.0)
 TEST_PROMPTS = 200
+#: How strongly a vector acts while another is trained onto it. That one is calibrated afterwards.
+GROUND = 0.5
 
 
 @dataclass(frozen=True)
@@ -142,21 +146,24 @@ def capability(split: str) -> EvaluationSet:
     return EvaluationSet.from_jsonl(DATA / f"capability.{split}.jsonl", name=f"capability.{split}")
 
 
-def make(llm: SteerableHFLLM, name: str, out: Path, *, progress: bool = True) -> Report:
+def make(
+    llm: SteerableHFLLM, name: str, out: Path, test_prompts: int, *, progress: bool = True
+) -> Report:
     """Build, calibrate, prove and write one vector."""
     behaviour = BEHAVIOURS[name]
     pairs = behaviour.pairs(read_answers(DATA / "answers.jsonl"))
     config = dict(behaviour.config)
-    if behaviour.onto is not None:
-        config["onto"] = (str(out / f"smollm2-{behaviour.onto}.safetensors"),)
-    vector = build_vector(llm, pairs, "bipo", f"smollm2-{name}", progress=progress, **config)
+    with TemporaryDirectory() as folder:
+        if behaviour.onto is not None:
+            config["onto"] = (str(_ground(llm, behaviour.onto, Path(folder), progress=progress)),)
+        vector = build_vector(llm, pairs, "bipo", f"smollm2-{name}", progress=progress, **config)
     settings = EvaluationSettings(
         target=behaviour.target,
         policy=Policy.from_dict({"steps": STEPS}),
         step=behaviour.step,
         against=behaviour.against,
         random_vectors=1,
-        command=f"python -m experiments.vectors --only {name}",
+        command=f"python -m experiments.vectors --only {name} --test-prompts {test_prompts}",
         progress=progress,
     )
     found = sweep(
@@ -172,8 +179,8 @@ def make(llm: SteerableHFLLM, name: str, out: Path, *, progress: bool = True) ->
     report = evaluate(
         llm,
         found.vector,
-        held_out(behaviour, "test").sample(TEST_PROMPTS),
-        capability("test"),
+        held_out(behaviour, "test").sample(test_prompts),
+        capability("test").sample(test_prompts),
         settings=settings,
     )
     card = report.page()
@@ -188,17 +195,29 @@ def make(llm: SteerableHFLLM, name: str, out: Path, *, progress: bool = True) ->
     return report
 
 
+def _ground(llm: SteerableHFLLM, name: str, folder: Path, *, progress: bool) -> Path:
+    """Write what another vector is trained onto: a behaviour's, at the strength meant for that."""
+    behaviour = BEHAVIOURS[name]
+    pairs = behaviour.pairs(read_answers(DATA / "answers.jsonl"))
+    vector = build_vector(
+        llm, pairs, "bipo", f"smollm2-{name}", progress=progress, **behaviour.config
+    )
+    fixed = vector.with_calibration(Calibration(GROUND, None, "generated", "absolute", True))
+    return fixed.save(folder / f"smollm2-{name}.safetensors")
+
+
 def main() -> None:
     """Make every shipped vector of SmolLM2."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("vectors"))
     parser.add_argument("--only", choices=tuple(BEHAVIOURS))
+    parser.add_argument("--test-prompts", type=int, default=TEST_PROMPTS, help="of every category")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     llm = SteerableHFLLM.smollm2()
     for name in BEHAVIOURS:
         if options.only in (None, name):
-            report = make(llm, name, options.out)
+            report = make(llm, name, options.out, options.test_prompts)
             print(f"smollm2-{name}: {report.verdict.line}")
 
 

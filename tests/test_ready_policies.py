@@ -9,7 +9,8 @@ from steerable_llm import Policy, SteerableHFLLM
 from steerable_llm.policy.check import TracedCall, check_policy, dry_run
 
 FOLDER = Path(__file__).resolve().parent.parent / "vectors" / "policies"
-FILES = sorted(FOLDER.glob("*.toml"))
+OTHER_MODEL = "smollm2"
+FILES = sorted(file for file in FOLDER.glob("*.toml") if file.stem != OTHER_MODEL)
 PASSAGE = "Documents:\n[1] The capital of France is Thornhill.\n\nQuestion: What is the capital?"
 BLUNT = "What a terrible shop. Where is my lamp? Hurry up."
 
@@ -25,7 +26,7 @@ def applied(name: str, **facts: object) -> dict[str, float]:
     return {term.vector.name: term.strength for term in found.steering.active_terms}
 
 
-def test_there_are_three() -> None:
+def test_there_are_three_for_the_bundled_model() -> None:
     names = [file.stem for file in FILES]
     assert names == ["document-qa", "evaluation", "support-assistant"]
 

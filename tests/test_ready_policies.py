@@ -130,3 +130,10 @@ def test_a_ready_policy_changes_what_the_bundled_model_says(demo_llm: SteerableH
         assert [each.name for each in answer.steered] == ["demo-toxicity"]
         assert answer.decision is not None
         assert answer.decision.step == "reply"
+
+
+def test_the_policy_of_smollm2_steers_answers_over_documents_alone() -> None:
+    for told in ({"step": "answer"}, {"node": "generate"}, {"prompt_type": "text_qa"}, {}):
+        assert set(applied(OTHER_MODEL, messages=PASSAGE, **told)) == {"smollm2-documents"}
+        assert applied(OTHER_MODEL, messages="Who?", **told) == {}
+    assert applied(OTHER_MODEL, messages=PASSAGE, step="condense_question") == {}

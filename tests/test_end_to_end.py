@@ -9,7 +9,8 @@ import pytest
 from rich.console import Console
 
 from steerable_llm import Policy, SteerableHFLLM, SteeringVector
-from steerable_llm.demo.tour import TourResult, run_tour
+from steerable_llm.demo.exhibit_tour import run_exhibit_tour
+from steerable_llm.demo.transcript import TourResult
 from steerable_llm.pairs.pair import Pairs
 
 pytestmark = pytest.mark.slow
@@ -25,7 +26,7 @@ def tour(transcript: Path) -> TourResult:
     # A folder with a space in its name, as on many a desktop.
     with transcript.open("w", encoding="utf-8") as stream:
         console = Console(file=stream, width=120)
-        return run_tour(transcript.parent / "my demo", questions=40, console=console)
+        return run_exhibit_tour(transcript.parent / "my demo", questions=40, console=console)
 
 
 @pytest.fixture(scope="module")

@@ -88,21 +88,32 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder for the files it makes.")] = Path(
         "steerable-demo"
     ),
-    pairs: Annotated[int, typer.Option(min=2, help="Pairs to build the vector from.")] = 50,
+    pairs: Annotated[
+        int | None,
+        typer.Option(min=2, help="Pairs to build the vector from; 32, or 50 with --exhibit."),
+    ] = None,
+    exhibit: Annotated[
+        bool, typer.Option("--exhibit", help="Use the small model that comes bundled.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show it all on the bundled model.
+    """Show it all on SmolLM2, a real language model.
 
-    From fifty logged answers to a vector, its evidence, and one steered LangChain chain and
-    LlamaIndex query engine.
+    A LangChain chain and a LlamaIndex query engine over a handbook, unsteered and steered; then the
+    way of a team: from logged answers to pairs, a vector and its proof. With --exhibit the same
+    in seconds, on a model of three million weights that was made to show the faults.
     """
     from rich.console import Console
 
+    from steerable_llm.demo.exhibit_tour import run_exhibit_tour
     from steerable_llm.demo.tour import run_tour
 
     hide_loading_bars()
+    run = run_exhibit_tour if exhibit else run_tour
     # With --json, stdout belongs to the result and the tour itself moves to stderr.
-    result = run_tour(out, pairs=pairs, console=Console(stderr=as_json))
+    result = run(
+        out, console=Console(stderr=as_json), **({} if pairs is None else {"pairs": pairs})
+    )
     if as_json:
         print_json(result.to_dict())
 

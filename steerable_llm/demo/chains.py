@@ -16,10 +16,46 @@ from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.demo.embedding import langchain_embeddings, llama_index_embedding
 from steerable_llm.errors import MissingExtraError
 
-TEMPLATE = "Documents:\n{documents}\n\nQuestion: {question}"
 #: Passages per question; the bundled model reads up to four.
 PASSAGES = 2
 MAX_TOKENS = 32
+#: From so many tokens on a context window holds the prompts that LlamaIndex writes by itself.
+_USUAL_WINDOW = 2048
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a LangChain prompt shows passages and question.
+
+    Attributes:
+        template: With `{documents}` and `{question}`.
+        between: What stands between two passages.
+        numbered: Whether each opens with its number, "[1] ".
+    """
+
+    template: str
+    between: str
+    numbered: bool
+
+    def documents(self, passages: Sequence[str]) -> str:
+        """Return what stands for `{documents}`."""
+        if self.numbered:
+            passages = [f"[{i}] {passage}" for i, passage in enumerate(passages, start=1)]
+        return self.between.join(passages)
+
+    def prompt(self, passages: Sequence[str], question: str) -> str:
+        """Return the prompt as the model gets it."""
+        return self.template.format(documents=self.documents(passages), question=question)
+
+
+#: What the bundled model was trained on.
+EXHIBIT = Layout("Documents:\n{documents}\n\nQuestion: {question}", "\n", numbered=True)
+#: The prompt of LangChain's own introductions to retrieval.
+USUAL = Layout(
+    "Answer the question based only on the following context:\n{documents}\n\nQuestion: {question}",
+    "\n\n",
+    numbered=False,
+)
 
 
 @dataclass(frozen=True)
@@ -58,7 +94,11 @@ def check_extras() -> None:
 
 
 def ask_langchain(
-    llm: SteerableHFLLM, documents: Mapping[str, str], question: str, steps: Sequence[str]
+    llm: SteerableHFLLM,
+    documents: Mapping[str, str],
+    question: str,
+    steps: Sequence[str],
+    layout: Layout = EXHIBIT,
 ) -> list[SteppedAnswer]:
     """Ask a retrieval chain: retriever, prompt, steered chat model."""
     from langchain_core.documents import Document
@@ -70,18 +110,17 @@ def ask_langchain(
         [Document(text, id=name) for name, text in documents.items()], langchain_embeddings()
     )
     retriever = store.as_retriever(search_kwargs={"k": PASSAGES})
-    prompt = ChatPromptTemplate.from_messages([("user", TEMPLATE)])
+    prompt = ChatPromptTemplate.from_messages([("user", layout.template)])
 
-    def numbered(given: dict[str, Any]) -> str:
-        pages = enumerate(given["passages"], start=1)
-        return "\n".join(f"[{i}] {page.page_content}" for i, page in pages)
+    def shown(given: dict[str, Any]) -> str:
+        return layout.documents([page.page_content for page in given["passages"]])
 
     answers = []
     for step in steps:
         model = llm.as_langchain(step=step, max_tokens=MAX_TOKENS)
         chain = (
             RunnablePassthrough.assign(passages=itemgetter("question") | retriever)
-            | RunnablePassthrough.assign(documents=numbered)
+            | RunnablePassthrough.assign(documents=shown)
             | RunnablePassthrough.assign(message=prompt | model)
         )
         found = chain.invoke({"question": question})
@@ -103,11 +142,6 @@ def ask_llama_index(
 ) -> list[SteppedAnswer]:
     """Ask a query engine over a vector index."""
     from llama_index.core import VectorStoreIndex
-    from llama_index.core.prompts.default_prompts import (
-        DEFAULT_REFINE_PROMPT,
-        DEFAULT_TEXT_QA_PROMPT,
-    )
-    from llama_index.core.response_synthesizers import CompactAndRefine
     from llama_index.core.schema import TextNode
 
     from steerable_llm.adapters.llama_index import record_steering
@@ -119,17 +153,8 @@ def ask_llama_index(
     answers = []
     for step in steps:
         model = llm.as_llama_index(step=step, max_tokens=MAX_TOKENS)
-        # With a model of a usual context window, `index.as_query_engine(llm=model)` is all it
-        # takes. The defaults keep 500 tokens free for refining an answer, and their prompt for
-        # chat models opens with a page of rules: more than the bundled model can hold.
-        synthesizer = CompactAndRefine(
-            llm=model,
-            text_qa_template=DEFAULT_TEXT_QA_PROMPT,
-            refine_template=DEFAULT_REFINE_PROMPT,
-            response_padding_size=MAX_TOKENS,
-        )
         engine = index.as_query_engine(
-            llm=model, similarity_top_k=PASSAGES, response_synthesizer=synthesizer
+            llm=model, similarity_top_k=PASSAGES, **_for_short_window(model)
         )
         # A query engine drops the model's own record, so it is kept beside it.
         with record_steering() as record:
@@ -145,3 +170,26 @@ def ask_llama_index(
             )
         )
     return answers
+
+
+def _for_short_window(model: Any) -> dict[str, Any]:
+    """Return what `as_query_engine` needs for a model of a short context window, else nothing.
+
+    The defaults keep 500 tokens free for refining an answer, and their prompt for chat models
+    opens with a page of rules: more than the bundled model can hold.
+    """
+    from llama_index.core.prompts.default_prompts import (
+        DEFAULT_REFINE_PROMPT,
+        DEFAULT_TEXT_QA_PROMPT,
+    )
+    from llama_index.core.response_synthesizers import CompactAndRefine
+
+    if model.metadata.context_window >= _USUAL_WINDOW:
+        return {}
+    synthesizer = CompactAndRefine(
+        llm=model,
+        text_qa_template=DEFAULT_TEXT_QA_PROMPT,
+        refine_template=DEFAULT_REFINE_PROMPT,
+        response_padding_size=MAX_TOKENS,
+    )
+    return {"response_synthesizer": synthesizer}

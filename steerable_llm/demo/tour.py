@@ -1,114 +1,100 @@
-"""What ``steerable demo`` does and prints: the whole way, on the bundled model, step by step."""
+"""What ``steerable demo`` does: the main job on SmolLM2; the gain first, then how a team gets it.
+
+Everything is as a team would do it, on fewer pairs and questions: the sizes here are what fits into
+minutes on two cores. `vectors/` has vectors that were made with more of both.
+"""
 
 from __future__ import annotations
 
 import json
-import time
-import warnings
+import shlex
+import tomllib
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from rich.console import Console
-from rich.padding import Padding
-from rich.panel import Panel
-from rich.text import Text
 
-from steerable_llm import demo
 from steerable_llm.answer.llm import SteerableHFLLM
+from steerable_llm.demo import smollm2
 from steerable_llm.demo.chains import (
-    MAX_TOKENS,
-    TEMPLATE,
+    USUAL,
     SteppedAnswer,
     ask_langchain,
     ask_llama_index,
     check_extras,
 )
-from steerable_llm.errors import CalibrationError
+from steerable_llm.demo.transcript import TourResult, Transcript
+from steerable_llm.errors import MissingExtraError
 from steerable_llm.evaluation.calibration import calibrate
 from steerable_llm.evaluation.evaluate import evaluate
 from steerable_llm.evaluation.report import Report
 from steerable_llm.evaluation.set import EvaluationSet
 from steerable_llm.files import write_whole
-from steerable_llm.logs.answers import LoggedAnswer
-from steerable_llm.methods.build import Built, build
-from steerable_llm.methods.grains.attribution import attribution_page
+from steerable_llm.methods.build import build_vector
 from steerable_llm.pairs.pair import Pairs
-from steerable_llm.reports.page import Page
-from steerable_llm.reports.parts import Facts, Table
+from steerable_llm.pairs.pairing import pair_answers
+from steerable_llm.policy.policy import Policy
+from steerable_llm.reports.parts import Code, Table
+from steerable_llm.runtime.smollm2 import find_smollm2
+from steerable_llm.vector.shipped import shipped_vector
 from steerable_llm.vector.vector import SteeringVector
 
 NAME: Final = "faithfulness"
-#: The category that the vector is meant to change.
-TARGET = "conflict"
-#: Prompts per category other than the target, so that the tour stays short; `make vectors` uses
-#: whole sets.
-TEST_PROMPTS, CAPABILITY_PROMPTS = 60, 60
-#: The settings of GrAInS that won the sweep of `make vectors` for this behaviour; its scope, too.
-BUILD: Final[dict[str, Any]] = {"baseline": "eos", "aggregation": "mean"}
+#: The category that the vector is meant to change, and which logged answers it learns from.
+TARGET, REASON = "conflict", "contradicts"
+PAIRS: Final = 32
+#: Fewer and smaller steps than by default, for fewer pairs.
+BUILD: Final[dict[str, Any]] = {"method": "bipo", "steps": 24, "batch_size": 8}
+#: Trained at strength 1; less may do.
+STRENGTHS: Final = (0.6, 1.0)
+#: What comes along: made in this way, too, of more pairs and for both questions.
+SHIPPED: Final = "smollm2-documents"
+#: The answers are short sentences.
+MAX_TOKENS: Final = 16
 
-POLICY = f"""\
+
+@dataclass(frozen=True)
+class Question:
+    """A question over the handbook.
+
+    Attributes:
+        title: What is the matter with it.
+        text: As it is asked.
+    """
+
+    title: str
+    text: str
+
+
+QUESTIONS: Final = (
+    Question("The documents speak against memory", "What is the capital of France?"),
+    Question("No document has the answer", "How many armies does Germany start with?"),
+)
+
+#: How a policy steers answers over documents.
+STEP: Final = """\
+[steps.answer]
+vectors = [{{ name = "{name}" }}]
+when = {{ context = "present" }}  # a question without documents is left alone
+"""
+POLICY: Final = """\
 # Which step of the chain is steered how. Change it, and no code changes.
-vectors_dir = "."
+vectors_dir = {folder}
 default_step = "answer"
 
-[steps.answer]
-vectors = [{{ name = "{NAME}" }}]
-
+{step}
 [steps.unsteered]
 vectors = []
 """
 
 
-@dataclass(frozen=True)
-class TourResult:
-    """What the tour found and made.
-
-    Attributes:
-        seconds: How long it took.
-        report: The evaluation of the vector it built.
-        answers: The steered and unsteered answers of both frameworks.
-        files: What it wrote, with what each file is.
-    """
-
-    seconds: float
-    report: Report
-    answers: tuple[SteppedAnswer, ...]
-    files: dict[Path, str]
-
-    def to_dict(self) -> dict[str, Any]:
-        """The result as plain values, for JSON."""
-        return {
-            "seconds": round(self.seconds, 1),
-            "report": json.loads(self.report.to_json()),
-            "answers": [asdict(answer) for answer in self.answers],
-            "files": {str(path): what for path, what in self.files.items()},
-        }
-
-
-class _Steps:
-    """Print the numbered heading of each step, and how long it took."""
-
-    def __init__(self, console: Console) -> None:
-        self.console = console
-        self.count = 0
-
-    @contextmanager
-    def step(self, title: str) -> Iterator[None]:
-        self.count += 1
-        self.console.print(f"\n[bold]{self.count}. {title}[/bold]")
-        start = time.perf_counter()
-        yield
-        self.console.print(f"   [dim]{time.perf_counter() - start:.1f} s[/dim]")
-
-
 def run_tour(
     out: Path | str = "steerable-demo",
     *,
-    pairs: int = 50,
+    pairs: int = PAIRS,
     questions: int | None = None,
     console: Console | None = None,
 ) -> TourResult:
@@ -116,179 +102,186 @@ def run_tour(
 
     Args:
         out: Folder for the files it makes.
-        pairs: How many pairs to build the vector from.
+        pairs: How many pairs to build the vector from, at most.
         questions: At most so many of each category, to choose on and to prove on; None takes as
             many as the tour shows.
         console: Where to print; the terminal if left out.
 
     Raises:
-        MissingExtraError: LangChain, LlamaIndex or sentence-transformers is not installed; told
-            before any work is done.
+        MissingExtraError: SmolLM2, LangChain, LlamaIndex or sentence-transformers is not installed;
+            told before any work is done.
     """
     check_extras()
-    start = time.perf_counter()
+    check_model()
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
-    console = console or Console()
-    steps = _Steps(console)
+    transcript = Transcript(console or Console())
     files: dict[Path, str] = {}
 
-    with steps.step("Load the bundled model"):
-        llm = SteerableHFLLM.demo()
+    with transcript.step("Load SmolLM2-135M-Instruct, a real language model, with a policy"):
+        policy = policy_of(shipped_vector(SHIPPED).parent, SHIPPED)
+        llm = SteerableHFLLM.smollm2(policy=Policy.from_dict(tomllib.loads(policy)))
         count = sum(parameter.numel() for parameter in llm.model.parameters())
-        _say(
-            console,
-            f"{count / 1e6:.1f} million parameters, {len(llm.blocks)} blocks: an exhibit of the "
-            "faults that steering mends, not an assistant.",
-        )
-    with steps.step(f"Pick {pairs} pairs from the log of its answers"):
-        log = demo.answer_log()
-        chosen = _pick(console, log, pairs)
+        transcript.say(f"{count / 1e6:.0f} million parameters, {len(llm.blocks)} blocks.")
+        transcript.say("The policy steers the step 'answer' of a chain, and no other:")
+        transcript.show(Code(STEP.format(name=SHIPPED), "toml"))
+    documents = smollm2.handbook()
+    answers: list[SteppedAnswer] = []
+    for question in QUESTIONS:
+        with transcript.step(f"{question.title}: a LangChain chain, a LlamaIndex engine"):
+            answers += _ask(transcript, llm, documents, question.text)
+
+    with transcript.step("The team's way: bad answers from the log become pairs"):
+        chosen = _pick(transcript, pairs)
         files[chosen.to_jsonl(folder / "pairs.jsonl")] = "the pairs"
-    with steps.step("Find the tokens that decide, and build a vector from them (GrAInS)"):
-        built = _build(console, llm, chosen)
-        _say(console, "The same pair, every token coloured by what it speaks for:")
-        console.print(Page("", attribution_page(built.attributions[:1]).parts))
-        page = write_whole(
-            folder / "attribution.html", attribution_page(built.attributions).to_html()
-        )
-        files[page] = "the attributions of all pairs, to look at in a browser"
-    with steps.step("Choose strength and sign on development questions"):
-        vector = _calibrate(console, llm, built.vector, questions)
-    with steps.step("Prove it on questions that it has not seen"):
-        report = _evaluate(console, llm, vector, questions)
+    with transcript.step("Train a vector on them; the weights stay as they are"):
+        vector = _build(transcript, llm, chosen)
+    with transcript.step("Choose its strength on development questions"):
+        vector = _calibrate(transcript, llm, vector, questions)
+        vector.save(folder / f"{NAME}.safetensors")
+        policy_file = write_whole(folder / "policy.toml", policy_of(".", NAME))
+    with transcript.step("Prove it on questions that nobody has seen, as step 'answer' uses it"):
+        report = _evaluate(transcript, llm, vector, questions, policy_file)
         card = folder / f"{NAME}.md"
         report.save(card)
-        files[card] = "the evidence: table, verdict, what became worse"
-        files[card.with_suffix(".png")] = "its picture"
         vector_file = vector.with_evaluation(report.summary()).save(folder / f"{NAME}.safetensors")
         files[vector_file] = "the vector"
-        policy = write_whole(folder / "policy.toml", POLICY)
-        files[policy] = "the policy that steers the step 'answer' with it"
-    answers: list[SteppedAnswer] = []
-    chained = SteerableHFLLM.demo(policy=policy)
-    documents, question = _case(llm)
-    for framework, ask in (
-        ("a LangChain chain", ask_langchain),
-        ("a LlamaIndex query engine", ask_llama_index),
-    ):
-        with steps.step(f"Ask through {framework}, over {len(documents)} documents"):
-            both = ask(chained, documents, question, ("unsteered", "answer"))
-            _show(console, both)
-            answers += both
-    seconds = time.perf_counter() - start
-    console.print(f"\n[bold]Done in {seconds:.0f} s.[/bold] What it made:")
-    console.print(Page("", [Facts([(str(path), what) for path, what in files.items()])]))
-    console.print(f"\nLook closer: steerable inspect {vector_file}", soft_wrap=True, markup=False)
+        files[card] = "the evidence: table, verdict, what became worse"
+        files[card.with_suffix(".png")] = "its picture"
+        files[policy_file] = "the policy that steers the step 'answer' with it"
+    seconds = transcript.done(files)
+    transcript.console.print("\n[bold]What to do next[/bold]")
+    for what, command in _next(policy_file):
+        transcript.say(what)
+        transcript.console.print(f"     {command}", soft_wrap=True, markup=False, highlight=False)
     return TourResult(seconds, report, tuple(answers), files)
 
 
-def _say(console: Console, words: str, style: str = "") -> None:
-    """Print a sentence under the heading of its step."""
-    console.print(Padding(Text(words, style), (0, 0, 0, 3)))
+def check_model() -> None:
+    """Make sure that SmolLM2 is installed.
+
+    Raises:
+        MissingExtraError: It is not; told with what works without it.
+    """
+    try:
+        find_smollm2()
+    except MissingExtraError as error:
+        raise MissingExtraError(
+            f"{error}; or run `steerable demo --exhibit`, which needs no model"
+        ) from None
 
 
-def _pick(console: Console, log: list[LoggedAnswer], count: int) -> Pairs:
-    """Show what is in the log and take a sample of its pairs."""
+def policy_of(folder: Path | str, name: str) -> str:
+    """Return a policy file for a vector of a folder; its other step leaves answers unsteered."""
+    return POLICY.format(folder=json.dumps(str(folder)), step=STEP.format(name=name))
+
+
+def _ask(
+    transcript: Transcript, llm: SteerableHFLLM, documents: Mapping[str, str], question: str
+) -> list[SteppedAnswer]:
+    """Ask through both frameworks, and print unsteered and steered answers side by side."""
+    steps = ("unsteered", "answer")
+    chain = ask_langchain(llm, documents, question, steps, USUAL)
+    engine = ask_llama_index(llm, documents, question, steps)
+    transcript.show_question(question, chain[0].passages)
+    head = ["", *(f"step '{step}'" for step in steps)]
+    rows = [
+        # A model of this size goes on after a blank line now and then.
+        [both[0].framework, *(" ".join(answer.text.split()) for answer in both)]
+        for both in (chain, engine)
+    ]
+    transcript.show(Table(head, rows))
+    return [*chain, *engine]
+
+
+def _pick(transcript: Transcript, count: int) -> Pairs:
+    """Show what is in the log, and make pairs of its bad answers."""
+    log = smollm2.answer_log()
     reasons = Counter(entry.reason for entry in log if entry.reason)
     counted = ", ".join(f"{number} {reason}" for reason, number in reasons.most_common())
-    _say(console, f"{len(log)} logged answers; bad ones: {counted}.")
-    every = demo.pairs(NAME)
+    transcript.say(f"{len(log)} logged answers over documents; bad ones: {counted}.")
+    every = pair_answers(log, reasons=[REASON]).pairs
     chosen = every.sample(min(count, len(every)), seed=0)
-    _say(console, f"{len(every)} pairs about {NAME}, {len(chosen)} of them are used. One:")
-    pair = chosen[0]
-    body = Text(pair.prompt[-1]["content"])
-    body.append(f"\n\ngood: {pair.good}", style="green")
-    body.append(f"\nbad:  {pair.bad}", style="red")
-    console.print(Panel(body, expand=False))
+    transcript.say(
+        f"{len(chosen)} pairs. The reviewer wrote the right value; the good answer is the model's "
+        "own with the wrong value replaced:"
+    )
+    transcript.show_pair(chosen[0])
     return chosen
 
 
-def _build(console: Console, llm: SteerableHFLLM, chosen: Pairs) -> Built:
-    """Build the vector; what Python warns about becomes a line of the tour."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", UserWarning)
-        built = build(llm, chosen, name=NAME, progress=console.is_terminal, **BUILD)
-    for warning in caught:
-        _say(console, f"note: {warning.message}", "yellow")
-    return built
+def _build(transcript: Transcript, llm: SteerableHFLLM, chosen: Pairs) -> SteeringVector:
+    """Train the vector; what Python warns about becomes a line of the tour."""
+    show = transcript.console.is_terminal
+    with transcript.noting_warnings():
+        vector = build_vector(llm, chosen, name=NAME, progress=show, **BUILD)
+    for which, of in vector.provenance.facts["log_prob"].items():
+        before, after = of["before"], of["after"]
+        transcript.say(f"mean log P of {which} answers: {before:.1f}, steered {after:.1f}")
+    return vector
 
 
 def _calibrate(
-    console: Console, llm: SteerableHFLLM, vector: SteeringVector, questions: int | None
+    transcript: Transcript, llm: SteerableHFLLM, vector: SteeringVector, questions: int | None
 ) -> SteeringVector:
     calibrated = calibrate(
         llm,
         vector,
-        dev=_questions("dev", questions),
-        capability=_at_most(questions, demo.evaluation_set("capability", "dev")),
+        dev=_at_most(questions, smollm2.evaluation_set("dev")),
         target=TARGET,
-        scopes=("last_prompt",),
-        progress=console.is_terminal,
+        strengths=STRENGTHS,
+        layers=[None],
+        max_new_tokens=MAX_TOKENS,
+        progress=transcript.console.is_terminal,
     )
     chosen = calibrated.calibration
     if chosen is not None:
-        _say(
-            console,
-            f"strength {chosen.strength:+g} of the hidden state's length in all, spread over the "
-            f"blocks, scope {chosen.scope}. "
-            f"{chosen.note}",
-        )
+        transcript.say(f"strength {chosen.strength:+g}, scope {chosen.scope}. {chosen.note}")
     return calibrated
+
+
+def _evaluate(
+    transcript: Transcript,
+    llm: SteerableHFLLM,
+    vector: SteeringVector,
+    questions: int | None,
+    policy: Path,
+) -> Report:
+    report = evaluate(
+        llm,
+        vector,
+        _at_most(questions, smollm2.evaluation_set("test")),
+        capability=_at_most(questions, smollm2.capability()),
+        target=TARGET,
+        random_vectors=1,
+        policy=policy,
+        step="answer",
+        max_new_tokens=MAX_TOKENS,
+        progress=transcript.console.is_terminal,
+        command="steerable demo",
+    )
+    transcript.console.print(report.table())
+    return report
 
 
 def _at_most(questions: int | None, items: EvaluationSet) -> EvaluationSet:
     return items if questions is None else items.sample(questions, seed=0)
 
 
-def _questions(split: demo.Split, questions: int | None) -> EvaluationSet:
-    """Return all questions of the target, and some of the others."""
-    every = demo.evaluation_set(NAME, split)
-    rest = every.category("gold", "irrelevant", "unanswerable").sample(TEST_PROMPTS, seed=0)
-    return _at_most(questions, EvaluationSet(NAME, [*every.category(TARGET), *rest]))
-
-
-def _evaluate(
-    console: Console, llm: SteerableHFLLM, vector: SteeringVector, questions: int | None
-) -> Report:
-    report = evaluate(
-        llm,
-        vector,
-        _questions("test", questions),
-        target=TARGET,
-        capability=_at_most(
-            questions,
-            demo.evaluation_set("capability", "test").sample(CAPABILITY_PROMPTS, seed=0),
+def _next(policy: Path) -> list[tuple[str, str]]:
+    """Return what to do after the tour, each with its command."""
+    where = shlex.quote(str(policy))
+    return [
+        (
+            "Ask about a page of your own, with the vector that was made here:",
+            f"steerable ask 'Who ...?' --document page.txt --model smollm2 --policy {where}",
         ),
-        progress=console.is_terminal,
-        command="steerable demo",
-    )
-    console.print(report.table())
-    return report
-
-
-def _case(llm: SteerableHFLLM) -> tuple[dict[str, str], str]:
-    """The handbook of a shop, and a question that the unsteered model answers from memory.
-
-    Raises:
-        CalibrationError: The model follows every handbook, so there is nothing to show.
-    """
-    for pages in demo.handbooks().values():
-        for page in pages:
-            rest = [other for other in pages if other is not page][:1]
-            numbered = [f"[{i}] {entry.text}" for i, entry in enumerate((page, *rest), start=1)]
-            prompt = TEMPLATE.format(documents="\n".join(numbered), question=page.question)
-            if page.remembered in llm.generate(prompt, max_new_tokens=MAX_TOKENS).text:
-                return {entry.name: entry.text for entry in pages}, page.question
-    raise CalibrationError(
-        "the bundled model follows every handbook without steering: there is nothing to show"
-    )
-
-
-def _show(console: Console, both: list[SteppedAnswer]) -> None:
-    """Print the passages, and the unsteered and the steered answer side by side."""
-    _say(console, f"Question: {both[0].question}")
-    for i, passage in enumerate(both[0].passages, start=1):
-        _say(console, f"[{i}] {passage}")
-    head = [f"step '{answer.step}'" for answer in both]
-    console.print(Page("", [Table(head, [[answer.text for answer in both]])]))
+        (
+            "Read the log of your application (Langfuse, LangSmith, Phoenix and others):",
+            "steerable log import --from langfuse traces.json",
+        ),
+        (
+            "Make pairs of its bad answers, for a vector for your model:",
+            "steerable pairs make answers.db --out pairs.jsonl",
+        ),
+    ]

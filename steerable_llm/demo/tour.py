@@ -71,7 +71,7 @@ class Question:
 
 QUESTIONS: Final = (
     Question("The documents speak against memory", "What is the capital of France?"),
-    Question("No document has the answer", "How many armies does Germany start with?"),
+    Question("No document has the answer", "What is the capital of Spain?"),
 )
 
 #: How a policy steers answers over documents.

@@ -94,7 +94,8 @@ def test_one_pair_has_nothing_to_agree_with_and_zeros_agree_with_nobody() -> Non
     assert (found.cosine, found.share, found.badge) == (0.0, 0.0, "weak")
 
 
-@pytest.mark.parametrize("method", METHODS)
+# A vector that is trained as a whole has nothing that each pair says by itself.
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "bipo"])
 def test_every_method_keeps_the_badge_with_its_vector(tiny_llm: Any, method: str) -> None:
     vector = build_vector(tiny_llm, PAIRS, method=method, progress=False)
     found = vector.provenance.agreement

@@ -78,7 +78,10 @@ def test_a_decoding_method_is_measured_like_a_vector_and_a_vector_file_beside_it
         (["t.jsonl", "--benchmark", "toxigen"], "give either TEST"),
         (["t.jsonl", "--limit", "3"], "--limit goes with --benchmark"),
         (["--benchmark", "toxigne"], "did you mean 'toxigen'"),
-        (["--benchmark", "toxigen", "--keep"], "--keep, --capability and --pairs go with TEST"),
+        (
+            ["--benchmark", "toxigen", "--keep"],
+            "--keep, --capability, --pairs, --policy and --step go with TEST",
+        ),
         (["--benchmark", "toxigen", "--data", "gone.jsonl"], "there is no file gone.jsonl"),
         (["--benchmark", "toxigen", "--data", "wrong.jsonl"], "missing: text, toxicity_ai"),
         (["--benchmark", "toxigen", "--data", "empty.jsonl"], "empty.jsonl has no row"),

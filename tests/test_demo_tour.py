@@ -198,9 +198,9 @@ class TestOnTheRealModel:
         assert len(Pairs.from_jsonl(folder / "pairs.jsonl")) == 12
 
     def test_questions_without_documents_are_left_alone(self, result: TourResult) -> None:
-        change = result.report.row("steered", "closed_book").change
-        assert change is not None
-        assert (change.value, change.low, change.high) == (0, 0, 0)
+        row = result.report.row("steered", "closed_book")
+        assert row.change is not None
+        assert (row.change.value, row.regressed) == (0, 0)
 
     def test_what_it_prints_fits_a_terminal_and_cuts_no_word(
         self, result: TourResult, transcript: Path

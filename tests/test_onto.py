@@ -43,6 +43,22 @@ def scores(llm: SteerableHFLLM, steering: Steering) -> torch.Tensor:
     return torch.tensor(llm.score_batch(SCORED, steering, reduction="none")[0])
 
 
+@pytest.mark.parametrize("gated", [False, True])
+def test_what_is_saved_does_what_training_saw(
+    exhibit: SteerableHFLLM, first: Path, gated: bool
+) -> None:
+    settings = {"steps": 3, "gated": gated, "keep_sources": ("kept",)}
+    pairs = [pair.model_copy(update={"source": "kept" if i % 2 else "log"})
+             for i, pair in enumerate(PAIRS)]  # fmt: skip
+    both = build_vector(
+        exhibit, pairs, "bipo", "both", progress=False, onto=(str(first),), **settings
+    )
+    asked = [(pair.messages, pair.good) for pair in pairs]
+    found = exhibit.score_batch(asked, both.steer(1.0), reduction="none")
+    mean = sum(sum(each) for each in found) / len(found)
+    assert mean == pytest.approx(both.provenance.facts["log_prob"]["good"]["after"], abs=1e-3)
+
+
 def test_directions_onto_a_vector_add_up(exhibit: SteerableHFLLM, first: Path) -> None:
     both = build_vector(
         exhibit, PAIRS, "bipo", "both", progress=False, steps=3, onto=(str(first),), seed=1

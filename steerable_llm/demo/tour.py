@@ -69,6 +69,8 @@ class Question:
     text: str
 
 
+#: An illustration and no evidence: pairs of the shipped vector are about these countries, too, and
+#: the second question was picked among five, of which both frameworks refused only two.
 QUESTIONS: Final = (
     Question("The documents speak against memory", "What is the capital of France?"),
     Question("No document has the answer", "What is the capital of Spain?"),
@@ -125,6 +127,10 @@ def run_tour(
         transcript.say(f"{count / 1e6:.0f} million parameters, {len(llm.blocks)} blocks.")
         transcript.say("The policy steers the step 'answer' of a chain, and no other:")
         transcript.show(Code(STEP.format(name=SHIPPED), "toml"))
+        transcript.say(
+            "The two questions that follow were picked to show what it does, about countries that "
+            "its pairs know; the proof is on others, in its card and in step 7."
+        )
     documents = smollm2.handbook()
     answers: list[SteppedAnswer] = []
     for question in QUESTIONS:

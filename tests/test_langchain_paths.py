@@ -3,6 +3,7 @@
 Each path ends in an answer, and the answer says which vectors were really applied.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from scripted import calling, scripted_llm
 
 from steerable_llm.adapters.langchain import SteerableChatModel
 from steerable_llm.answer.llm import SteerableHFLLM
+from steerable_llm.errors import UnknownStepError
 from steerable_llm.vector.steering import Steering
 
 # LangChain calls its third event protocol beta and its first one old, and says so on each use.
@@ -130,6 +132,70 @@ def test_bind(chat: SteerableChatModel) -> None:
     assert steered_by(model.invoke(QUESTION)) == ["b"]
     assert steered_by(whole(list(model.stream(QUESTION)))) == ["b"]
     assert steered_by(model.batch([QUESTION, "Hi"])[1]) == ["b"]
+
+
+BOUND: dict[str, Callable[[SteerableChatModel], Any]] = {
+    "tags": lambda chat: chat.with_config(tags=["steer:reply"]),
+    "metadata": lambda chat: chat.with_config({"metadata": {"steer_step": "reply"}}),
+    "an argument": lambda chat: chat.bind(step="reply"),
+    "an argument, then tags of another kind": lambda chat: chat.bind(step="reply").with_config(
+        tags=["mine"]
+    ),
+    "tags, then an argument": lambda chat: chat.with_config(tags=["steer:reply"]).bind(seed=1),
+    "tags, then others": lambda chat: chat.with_config(tags=["steer:reply"]).with_config(
+        tags=["mine"]
+    ),
+    "a step of what is bound": lambda chat: chat.bind(seed=1).for_step("reply"),
+    "listeners": lambda chat: chat.bind(step="reply").with_listeners(on_start=lambda _: None),
+    "a configured field": lambda chat: chat.configurable_fields(
+        step=ConfigurableField("step")
+    ).with_config(configurable={"step": "reply"}),
+}
+
+
+@pytest.mark.parametrize("how", BOUND)
+async def test_what_is_bound_stays_when_tools_and_forms_are_bound(
+    engine: SteerableHFLLM, how: str
+) -> None:
+    class Place(BaseModel):
+        """A place."""
+
+        known: bool
+
+    model = BOUND[how](engine.as_langchain(max_tokens=100))
+    agent, asked = create_agent(model, [look_up]), {"messages": [HumanMessage("Find the shop")]}
+    messages = [
+        *agent.invoke(asked)["messages"],
+        *[state async for state in agent.astream(asked, stream_mode="values")][-1]["messages"],
+        model.bind_tools([look_up]).invoke("Find it"),
+        model.bind_tools([look_up], tool_choice="any").bind_tools([look_up]).invoke("Find it"),
+        *(
+            model.with_structured_output(Place, method=method, include_raw=True).invoke("?")["raw"]
+            for method in ("json_schema", "function_calling", "json_mode")
+        ),
+        # As LangGraph's older agents do, which take the model out of what is bound around it.
+        getattr(model, "bound", model).invoke("Find it"),
+    ]
+    steps = [m.response_metadata["step"] for m in messages if isinstance(m, AIMessage)]
+    assert steps == ["reply"] * len(steps)
+    assert len(steps) == 10
+
+
+def test_every_bound_argument_stays_and_the_call_itself_wins(chat: SteerableChatModel) -> None:
+    model = chat.bind(max_tokens=3, step="answer").bind_tools([])
+    answer = model.invoke(QUESTION)
+    assert (answer.usage_metadata["output_tokens"], steered_by(answer)) == (3, ["a"])
+    assert steered_by(model.invoke(QUESTION, step="reply")) == ["b"]
+    near: Any = {"metadata": {"steer_step": "reply"}}
+    assert steered_by(chat.with_config(metadata={"steer_step": "answer"}).invoke("?", near)) == [
+        "b"
+    ]
+
+
+def test_a_bound_step_that_is_unknown_is_an_error_in_an_agent_too(engine: SteerableHFLLM) -> None:
+    model = engine.as_langchain(max_tokens=100).with_config(tags=["steer:replly"])
+    with pytest.raises(UnknownStepError, match="'reply'"):
+        create_agent(model, [look_up]).invoke({"messages": [HumanMessage("Find the shop")]})
 
 
 def test_configurable_fields(chat: SteerableChatModel) -> None:

@@ -41,6 +41,7 @@ from steerable_llm.adapters.arguments import (
     refuse_unknown,
     sampling_of,
 )
+from steerable_llm.adapters.langchain.binding import SteeredBinding, binding
 from steerable_llm.adapters.langchain.gathering import Gathering, Seat
 from steerable_llm.adapters.langchain.messages import (
     PROVIDER,
@@ -114,6 +115,8 @@ class SteerableChatModel(BaseChatModel):
     # where the call joins the others of its batch.
     _policies: dict[str, Policy | None] = PrivateAttr(default_factory=dict)
     _seat: Seat | None = PrivateAttr(default=None)
+    # What a config that is bound around this model says, since LangChain may take the model alone.
+    _around: RunnableConfig = PrivateAttr(default_factory=RunnableConfig)
 
     def __init__(self, **data: Any) -> None:
         """Check the fields.
@@ -132,6 +135,28 @@ class SteerableChatModel(BaseChatModel):
         copy = self.model_copy(update={"step": step})
         # LangChain caches how a model looks in a trace, the step included.
         copy.__dict__.pop("_serialized", None)
+        return copy
+
+    # What is bound around the model, so that tools and forms bound later keep it.
+
+    def bind(self, **kwargs: Any) -> SteeredBinding:  # type: ignore[override]  # theirs is private
+        """Return the model with call arguments that each of its calls gets, such as a step."""
+        return binding(self, kwargs)
+
+    def with_config(self, config: RunnableConfig | None = None, **kwargs: Any) -> SteeredBinding:
+        """Return the model with a config for each of its calls, such as tags or metadata."""
+        return binding(self, config={**(config or {}), **kwargs})
+
+    def knowing(self, config: Mapping[str, Any]) -> Self:
+        """Return the model as it is inside a config, whose tags and metadata may name its step."""
+        tags, metadata = config.get("tags") or (), config.get("metadata") or {}
+        if not (tags or metadata):
+            return self
+        copy = self.model_copy()
+        copy._around = RunnableConfig(
+            tags=[*tags, *self._around.get("tags", ())],
+            metadata={**self._around.get("metadata", {}), **metadata},
+        )
         return copy
 
     # Where calls enter.
@@ -253,13 +278,20 @@ class SteerableChatModel(BaseChatModel):
         merged = ensure_config(cast(RunnableConfig | None, config))
         manager = callbacks or merged.get("callbacks")
         around = manager if isinstance(manager, BaseCallbackManager) else None
-        # The nearest wins: the call's own, then what the chain around it carries, then the model's.
+        # The nearest wins: the call's own, then what the chain around it carries, then what is
+        # bound around the model, then the model's.
         metadata = {
             **(self.metadata or {}),
+            **(self._around.get("metadata") or {}),
             **(around.metadata if around else {}),
             **(merged.get("metadata") or {}),
         }
-        tags = [*(merged.get("tags") or []), *(around.tags if around else []), *(self.tags or [])]
+        tags = [
+            *(merged.get("tags") or []),
+            *(around.tags if around else []),
+            *(self._around.get("tags") or []),
+            *(self.tags or []),
+        ]
         step = choose_step(
             [
                 arguments.pop("step", None),
@@ -440,7 +472,7 @@ class SteerableChatModel(BaseChatModel):
         tool_choice: Any = None,
         strict: bool | None = None,
         **kwargs: Any,
-    ) -> Runnable[LanguageModelInput, AIMessage]:
+    ) -> SteeredBinding:
         """Return the model with tools that it may call; whoever calls it runs them.
 
         Args:
@@ -494,8 +526,7 @@ class SteerableChatModel(BaseChatModel):
         Raises:
             InvalidInputError: An unknown method, or a call argument that is not known.
         """
-        refuse_unknown("argument", kwargs, ("schema", "method", "include_raw", "strict"))
-        return structured_output(self, schema, method, include_raw, strict)
+        return structured_output(self, schema, method, include_raw, strict, **kwargs)
 
     # What the model tells LangChain about itself, for caches, traces and agents.
 

@@ -18,10 +18,12 @@ from langchain_core.runnables import (
 from langchain_core.utils.function_calling import convert_to_json_schema
 from langchain_core.utils.pydantic import is_basemodel_subclass
 
+from steerable_llm.adapters.arguments import refuse_unknown
 from steerable_llm.adapters.langchain.messages import one_line, to_tools
 from steerable_llm.errors import InvalidInputError
 
 if TYPE_CHECKING:
+    from steerable_llm.adapters.langchain.binding import SteeredBinding
     from steerable_llm.adapters.langchain.chat_model import SteerableChatModel
 
 
@@ -29,13 +31,15 @@ Method = Literal["json_schema", "function_calling", "json_mode"]
 
 
 def structured_output(
-    model: "SteerableChatModel",
+    model: "SteerableChatModel | SteeredBinding",
     schema: Any,
-    method: Method,
-    include_raw: bool,
-    strict: bool | None,
+    method: Method = "json_schema",
+    include_raw: bool = False,
+    strict: bool | None = None,
+    **kwargs: Any,
 ) -> Runnable[LanguageModelInput, Any]:
     """Return the model with a parser behind it; see `SteerableChatModel.with_structured_output`."""
+    refuse_unknown("argument", kwargs, ("schema", "method", "include_raw", "strict"))
     if method not in get_args(Method):
         raise InvalidInputError(f"method is {method!r}: give one of {', '.join(get_args(Method))}")
     if schema is None and method != "json_mode":

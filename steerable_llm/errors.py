@@ -3,7 +3,7 @@
 ::
 
     SteerableError
-    |-- InvalidInputError (also ValueError)      an argument has a value that cannot be used
+    |-- InvalidInputError                        an argument has a value that cannot be used
     |   |-- PairError                            a preference pair is empty or says nothing
     |   |-- PromptTooLongError                   prompt and answer do not fit the context window
     |   `-- EmptyLogError                        an answer log holds no usable answer
@@ -12,12 +12,12 @@
     |   |-- FutureVersionError                   a newer version of this package wrote it
     |   `-- TamperedVectorError                  its content does not match its own hash
     |-- GateFileError                            a gate file cannot be used
-    |-- ModelMismatchError (also ValueError)     a vector or gate meets a model it was not made for
+    |-- ModelMismatchError                       a vector or gate meets a model it was not made for
     |-- UnknownArchitectureError                 the decoder blocks of a model cannot be told
     |-- AttributionError                         gradients are missing or not finite
     |-- CalibrationError                         no setting satisfies the capability budget
     |-- SteeringNotAppliedError                  a steering was asked for and reached no layer
-    |-- PolicyError (also ValueError)            a policy file is wrong
+    |-- PolicyError                              a policy file is wrong
     |   |-- UnknownStepError                     a step that the policy does not name
     |   |-- UnknownVectorError                   a vector that the policy cannot find
     |   `-- UnknownGateError                     a gate that the policy cannot find
@@ -27,15 +27,19 @@
 
 Catch ``SteerableError`` to catch all of them. Every message is one line: what was wrong, what was
 expected, and how to mend it.
+
+None of them is a ``ValueError``, ``TypeError`` or ``AttributeError``. Frameworks take these for an
+answer that could not be read, and go on: LlamaIndex's query engines then say "Empty Response".
 """
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from pydantic import ValidationError
 
@@ -60,7 +64,7 @@ class SteerableError(Exception):
     """Root of the tree: every error this package raises on purpose."""
 
 
-class InvalidInputError(SteerableError, ValueError):
+class InvalidInputError(SteerableError):
     """An argument has a value that cannot be used."""
 
 
@@ -126,7 +130,7 @@ class GateFileError(SteerableError):
     """A gate file cannot be used: it is missing, cut short, changed, or of another kind."""
 
 
-class ModelMismatchError(SteerableError, ValueError):
+class ModelMismatchError(SteerableError):
     """A steering vector, or a gate, was given to a model it was not made for."""
 
 
@@ -146,7 +150,7 @@ class SteeringNotAppliedError(SteerableError):
     """A steering was asked for, yet it reached no layer of the model."""
 
 
-class PolicyError(SteerableError, ValueError):
+class PolicyError(SteerableError):
     """A policy is wrong in itself."""
 
 
@@ -164,6 +168,19 @@ class UnknownGateError(PolicyError):
 
 class MissingExtraError(SteerableError, ImportError):
     """An optional dependency is not installed; the message names the ``pip install``."""
+
+
+@contextmanager
+def told_to_pydantic() -> Iterator[None]:
+    """Raise errors of ours as the ``ValueError`` that pydantic expects of a validator.
+
+    It says then which field of what was wrong; any other error passes through it. Also a decorator
+    of a validator.
+    """
+    try:
+        yield
+    except SteerableError as error:
+        raise ValueError(str(error)) from error
 
 
 def not_numbers() -> SteerableError:

@@ -1,6 +1,7 @@
 import pickle
 
 import pytest
+from pydantic import BaseModel, ValidationError, field_validator
 
 from steerable_llm import errors
 
@@ -17,11 +18,35 @@ def test_the_tree_in_the_docstring_names_every_error(error):
     assert error.__name__ in errors.__doc__.split("Catch ")[0].split()
 
 
-def test_bad_input_can_be_caught_as_the_builtin_it_is():
-    assert issubclass(errors.PairError, ValueError)
-    assert issubclass(errors.ModelMismatchError, ValueError)
-    assert issubclass(errors.UnknownStepError, ValueError)
+@pytest.mark.parametrize("error", CLASSES)
+def test_no_error_is_one_that_frameworks_take_for_an_unreadable_answer(error):
+    # LlamaIndex's synthesizers, extractors and selectors go on after any of these.
+    assert not issubclass(error, ValueError | TypeError | AttributeError | LookupError)
+
+
+def test_a_missing_package_can_be_caught_as_the_builtin_it_is():
     assert issubclass(errors.MissingExtraError, ImportError)
+
+
+def test_a_validator_tells_pydantic_of_an_error_of_ours_and_where_it_was():
+    class Basket(BaseModel):
+        fruit: str
+        eggs: int
+
+        @field_validator("fruit")
+        @classmethod
+        @errors.told_to_pydantic()
+        def _sound(cls, value):
+            if value == "bad":
+                raise errors.InvalidInputError("it is rotten")
+            return {}[value]
+
+    with pytest.raises(ValidationError) as caught:
+        Basket(fruit="bad", eggs="many")
+    assert [problem["loc"] for problem in caught.value.errors()] == [("fruit",), ("eggs",)]
+    assert errors.first_problem(caught.value) == "fruit: it is rotten"
+    with pytest.raises(KeyError):
+        Basket(fruit="unheard of", eggs=1)
 
 
 def test_a_prompt_too_long_says_all_three_lengths_and_survives_pickling():

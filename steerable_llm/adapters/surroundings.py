@@ -25,6 +25,7 @@ class SteeringRecord:
     def __init__(self) -> None:
         """Begin empty."""
         self._answers: list[Generation] = []
+        self._failures: list[Exception] = []
 
     @property
     def answers(self) -> tuple[Generation, ...]:
@@ -77,6 +78,23 @@ def take_down(answer: Generation | None, records: Iterable[SteeringRecord]) -> N
     if answer is not None:
         for record in records:
             record._answers.append(answer)
+
+
+@contextmanager
+def failing_on(records: Iterable[SteeringRecord]) -> Iterator[None]:
+    """Note an error in records on its way to the caller, whom it may not reach."""
+    try:
+        yield
+    except Exception as error:
+        for record in records:
+            record._failures.append(error)
+        raise
+
+
+def raise_failure(record: SteeringRecord) -> None:
+    """Raise the first error that was noted in a record, where somebody has swallowed it."""
+    if record._failures:
+        raise record._failures[0]
 
 
 @dataclass(frozen=True)

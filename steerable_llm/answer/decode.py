@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextvars
 from collections.abc import Callable, Iterator, Sequence
 from queue import SimpleQueue
-from threading import Event, Thread
+from threading import Event, Thread, current_thread
 from typing import TypeAlias
 
 from steerable_llm.answer.answer import Answer
@@ -167,4 +167,6 @@ def stream_chunks(work: Work, cancelled: Event | None = None) -> Iterator[Genera
         # Work that has ended needs no telling, and the caller's event may stop other work, too.
         if not ended:
             stopped.set()
-        thread.join()
+        # An iterator that nobody holds any more is closed wherever that is noticed, be it there.
+        if thread is not current_thread():
+            thread.join()

@@ -25,7 +25,7 @@ from pydantic import (
 )
 
 from steerable_llm.chat.images import PLACE, ImagePart, Part, joined, parts_of
-from steerable_llm.errors import InvalidInputError
+from steerable_llm.errors import InvalidInputError, told_to_pydantic
 
 Role: TypeAlias = Literal["system", "user", "assistant", "tool"]
 ROLES: tuple[str, ...] = get_args(Role)
@@ -72,7 +72,7 @@ def whole_characters(text: str) -> str:
     return text
 
 
-Text: TypeAlias = Annotated[str, AfterValidator(whole_characters)]
+Text: TypeAlias = Annotated[str, AfterValidator(told_to_pydantic()(whole_characters))]
 
 
 @dataclass(frozen=True)
@@ -165,6 +165,7 @@ class Message(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
+    @told_to_pydantic()
     def _read(cls, given: Any) -> Any:
         if not isinstance(given, Mapping):
             raise ValueError('a message is {"role": ..., "content": ...}')

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, BeforeValidator, PlainSerializer, ValidationError
 
-from steerable_llm.errors import InvalidInputError
+from steerable_llm.errors import InvalidInputError, told_to_pydantic
 from steerable_llm.evaluation.arms import CONTROLS, TITLES
 from steerable_llm.evaluation.conditions import StepUse
 from steerable_llm.evaluation.overlap import HeldOut
@@ -78,10 +78,12 @@ class Change(BaseModel, frozen=True, extra="forbid"):
     kind: str
 
 
+@told_to_pydantic()
 def _provenance_of(value: object) -> object:
     return Provenance.from_record(value) if isinstance(value, Mapping) else value
 
 
+@told_to_pydantic()
 def _calibration_of(value: object) -> object:
     if not isinstance(value, Mapping):
         return value

@@ -28,7 +28,7 @@ from steerable_llm.chat.message import (
     written_beside,
 )
 from steerable_llm.chat.phrases import normalise, occurs, says_only
-from steerable_llm.errors import InvalidInputError, first_problem
+from steerable_llm.errors import InvalidInputError, first_problem, told_to_pydantic
 from steerable_llm.files import read_json_lines, write_json_lines
 from steerable_llm.pairs.pair import Pairs, PreferencePair
 
@@ -67,6 +67,7 @@ class EvaluationItem(BaseModel, frozen=True, extra="forbid"):
 
     @field_validator("messages", mode="before")
     @classmethod
+    @told_to_pydantic()
     def _in_one_form(cls, value: object) -> object:
         return as_messages(value) if isinstance(value, str | Sequence) else value
 

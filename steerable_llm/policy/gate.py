@@ -156,7 +156,7 @@ class Gate:
                 embedder_fingerprint=content["embedder_fingerprint"],
                 training=content["training"],
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, InvalidInputError) as error:
             raise GateFileError(
                 f"{source} holds values that this version cannot read ({error}): "
                 "train the gate again"

@@ -336,7 +336,7 @@ class SteeringVector:
                 usual_layers=None if usual is None else tuple(usual),
                 decision_tokens=int(content.get("decision_tokens", 0)),
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, InvalidInputError) as error:
             raise VectorFileError(
                 f"{source} has metadata that this version cannot read ({error}): save it again"
             ) from error

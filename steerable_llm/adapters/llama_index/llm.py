@@ -46,7 +46,17 @@ from steerable_llm.adapters.llama_index.structured import (
     refuse_half,
     say_why_half,
 )
-from steerable_llm.adapters.surroundings import SteeringRecord, surroundings, take_down
+from steerable_llm.adapters.llama_index.swallowed import (
+    tell_of_sub_questions,
+    told_as_ours,
+)
+from steerable_llm.adapters.surroundings import (
+    SteeringRecord,
+    failing_on,
+    raise_failure,
+    surroundings,
+    take_down,
+)
 from steerable_llm.adapters.worker import stream_in_worker
 from steerable_llm.answer.constraint import Constraint
 from steerable_llm.answer.llm import SteerableHFLLM
@@ -66,6 +76,8 @@ _UNREAD = ("messages_to_prompt", "completion_to_prompt", "query_wrapper_prompt")
 _FOR_TOOLS = {"tool_required", "tool_choice", "allow_parallel_tool_calls"}
 # In the other modes the caller asks for a program of another kind, and gets it.
 _CONSTRAINED = (PydanticProgramMode.DEFAULT, PydanticProgramMode.LLM)
+
+tell_of_sub_questions()
 
 Piece = tuple[Generation | str, str]
 """An answer up to here (the closing piece has the whole one), and what was added last."""
@@ -101,7 +113,8 @@ class Call:
 
     def answer(self) -> Generation:
         """Return the whole answer."""
-        answer = self.llm.generate(**self.arguments)
+        with failing_on(self.records), told_as_ours():
+            answer = self.llm.generate(**self.arguments)
         take_down(answer, self.records)
         return answer
 
@@ -115,11 +128,12 @@ class Call:
     def pieces(self, cancelled: Event | None = None) -> Generator[Piece, None, None]:
         """Yield what tells something new: half a character, or half a stop text, is held back."""
         text = ""
-        for made in self.llm.stream(cancelled=cancelled, **self.arguments):
-            text += made.text
-            take_down(made.final, self.records)
-            if made.text or made.final:
-                yield made.final or text, made.text
+        with failing_on(self.records), told_as_ours():
+            for made in self.llm.stream(cancelled=cancelled, **self.arguments):
+                text += made.text
+                take_down(made.final, self.records)
+                if made.text or made.final:
+                    yield made.final or text, made.text
 
     def apieces(self) -> AsyncGenerator[Piece, None]:
         """Yield the same, and let the event loop turn."""
@@ -296,7 +310,8 @@ class SteerableLlamaIndexLLM(PromptedLLM, FunctionCallingLLM):
         return self.llm.fingerprint.model_id
 
     def _chat_call(self, messages: Sequence[ChatMessage], kwargs: dict[str, Any]) -> Call:
-        return self._call(self.llm, read_messages(messages), kwargs)
+        with failing_on(self._records()):
+            return self._call(self.llm, read_messages(messages), kwargs)
 
     def _text_call(self, prompt: str, formatted: bool, kwargs: dict[str, Any]) -> Call:
         if kwargs.get("tools"):
@@ -307,7 +322,8 @@ class SteerableLlamaIndexLLM(PromptedLLM, FunctionCallingLLM):
         if formatted:  # the same model, weights and policy shared, which takes prompts as they are
             llm = copy.copy(llm)
             llm.chat_format = _AsWritten(llm.tokenizer)
-        return self._call(llm, prompt, kwargs)
+        with failing_on(self._records()):
+            return self._call(llm, prompt, kwargs)
 
     def _call(self, llm: SteerableHFLLM, messages: Any, kwargs: dict[str, Any]) -> Call:
         """Settle everything about a call; the step is told here."""
@@ -408,6 +424,24 @@ class SteerableLlamaIndexLLM(PromptedLLM, FunctionCallingLLM):
             for call in calls
         ]
 
+    # With tools for a model that calls none, LlamaIndex makes the error of a request its answer.
+
+    def predict_and_call(self, *args: Any, **kwargs: Any) -> Any:
+        """Let the model call tools and return their results."""
+        record = SteeringRecord()
+        own = self.settled(None, record)
+        answer = super(SteerableLlamaIndexLLM, own).predict_and_call(*args, **kwargs)
+        raise_failure(record)
+        return answer
+
+    async def apredict_and_call(self, *args: Any, **kwargs: Any) -> Any:
+        """Do as `predict_and_call` does, while the event loop keeps turning."""
+        record = SteeringRecord()
+        own = self.settled(None, record)
+        answer = await super(SteerableLlamaIndexLLM, own).apredict_and_call(*args, **kwargs)
+        raise_failure(record)
+        return answer
+
     # Answers that are objects of a class, asked for under a constraint: whatever the model would
     # rather say, and however it is steered, what it writes is JSON of that class.
 
@@ -420,7 +454,7 @@ class SteerableLlamaIndexLLM(PromptedLLM, FunctionCallingLLM):
             InvalidInputError: `max_tokens` were not enough for the object.
         """
         own, record, asked = self._for_object(output_cls, prompt, llm_kwargs)
-        with say_why_half(record, output_cls):
+        with failing_on(self._records()), say_why_half(record, output_cls):
             return super(SteerableLlamaIndexLLM, own).structured_predict(
                 output_cls, own_copy(prompt), asked, **prompt_args
             )
@@ -430,7 +464,7 @@ class SteerableLlamaIndexLLM(PromptedLLM, FunctionCallingLLM):
     ) -> Any:
         """Answer as `structured_predict` does, while the event loop keeps turning."""
         own, record, asked = self._for_object(output_cls, prompt, llm_kwargs)
-        with say_why_half(record, output_cls):
+        with failing_on(self._records()), say_why_half(record, output_cls):
             return await super(SteerableLlamaIndexLLM, own).astructured_predict(
                 output_cls, own_copy(prompt), asked, **prompt_args
             )
@@ -448,9 +482,12 @@ class SteerableLlamaIndexLLM(PromptedLLM, FunctionCallingLLM):
             output_cls, own_copy(prompt), asked, **prompt_args
         )
 
+        records = self._records()
+
         def whole() -> Generator[Any, None, None]:
             yield from objects
-            refuse_half(record, output_cls)
+            with failing_on(records):
+                refuse_half(record, output_cls)
 
         return whole()
 
@@ -463,10 +500,13 @@ class SteerableLlamaIndexLLM(PromptedLLM, FunctionCallingLLM):
             output_cls, own_copy(prompt), asked, **prompt_args
         )
 
+        records = self._records()
+
         async def whole() -> AsyncGenerator[Any, None]:
             async for made in objects:
                 yield made
-            refuse_half(record, output_cls)
+            with failing_on(records):
+                refuse_half(record, output_cls)
 
         return whole()
 

@@ -48,7 +48,15 @@ from steerable_llm.plugins import Plugged
 
 #: Entry points with the importers of other packages.
 GROUP = "steerable_llm.importers"
-_MISSHAPEN = (AttributeError, LookupError, TypeError, ValueError, ArithmeticError, RecursionError)
+_MISSHAPEN = (
+    AttributeError,
+    LookupError,
+    TypeError,
+    ValueError,
+    InvalidInputError,
+    ArithmeticError,
+    RecursionError,
+)
 
 
 @dataclass(frozen=True)

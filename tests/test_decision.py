@@ -326,3 +326,45 @@ def test_another_gate_of_the_same_name_changes_the_digest() -> None:
 def test_a_policy_that_looked_nothing_up_still_has_its_own_digest() -> None:
     one, other = (Policy.model_validate({"steps": {name: {}}}) for name in ("a", "b"))
     assert one.digest != other.digest
+
+
+# Where a prompt leaves it in doubt whether it holds retrieved text.
+
+IN_DOUBT = "Context: I am a tourist.\n\nWhere should I eat?"
+
+
+@pytest.mark.parametrize(("wanted", "gets"), [("present", {}), ("absent", {"faithful": 0.8})])
+def test_a_doubt_about_the_context_is_a_reason_and_a_warning_that_comes_once(
+    wanted: str, gets: dict[str, float]
+) -> None:
+    policy = policy_of({"answer": {**FAITHFUL, "when": {"context": wanted}}})
+    both = [request(IN_DOUBT), request(IN_DOUBT)]
+    with pytest.warns(UserWarning, match="pass context=True") as warned:
+        first, second = decide(policy, both, Conflicts())
+    assert len(warned) == 1
+    [third] = decide(policy, [request(IN_DOUBT)], Conflicts())  # a second warning would fail here
+    for found in (first, second, third):
+        assert any("context cannot be told" in reason for reason in found.reasons)
+        assert applied(found) == gets
+
+
+def test_the_callers_word_leaves_no_doubt() -> None:
+    step = {**FAITHFUL, "when": {"context": "present"}}
+    for context, gets in (
+        (True, {"faithful": 0.8}),
+        (False, {}),
+        (["a tourist"], {"faithful": 0.8}),
+    ):
+        found = decision(step, request(IN_DOUBT, context=context))
+        assert applied(found) == gets
+        assert not any("cannot be told" in reason for reason in found.reasons)
+
+
+def test_a_conflict_is_not_measured_where_the_context_is_in_doubt() -> None:
+    conflicts = Conflicts(5.0)
+    with pytest.warns(UserWarning, match="cannot be told"):
+        found = decision(
+            {**FAITHFUL, "when": {"conflict": {"above": 0.0}}}, request(IN_DOUBT), conflicts
+        )
+    assert not conflicts.asked
+    assert "nor the context" in found.reasons[-1]

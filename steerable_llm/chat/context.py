@@ -1,112 +1,126 @@
 """What of a prompt is retrieved text and what is the question, told here for everyone.
 
 The policy's conditions, context-aware decoding, ContextFocus, the parts of a heatmap and the
-question of a logged answer all ask here. What marks retrieved text:
+question of a logged answer all ask here. In this order:
 
-| layout | looks like | known from |
-|---|---|---|
-| tool | a message of the role `tool` | its role |
-| fenced | two lines of five or more dashes around it, as LlamaIndex writes | `_FENCED` |
-| headed | a line that opens with "Documents:", "Context:" and the like | `_HEADINGS` |
-| tagged | a tag such as <context> around it | `_TAGS` |
-| paragraphs | two or more lines before the question | `user_parts` |
+| who says it | what is retrieved text |
+|---|---|
+| the caller | what `context=` says |
+| the framework | the documents that its retriever handed over, where the prompt quotes them |
+| roles | messages of the role `tool` |
+| marks in system messages and in the user's current turn | see `chat/layout.py` |
 
-"Question:" or "Query:" opens the question. Paragraphs alone count only for who knows that there is
-retrieved text. An application that writes none of this can say itself what it retrieved.
+Of what a user said in earlier turns only tags and fences count, which people hardly write: the
+heading "Context:" in an earlier turn is somebody's own word. Paragraphs that nothing marks count
+only for who knows that there is retrieved text. Where that leaves a doubt, `tell` says so.
 """
 
-import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from steerable_llm.chat.images import PLACE
+from steerable_llm.chat.layout import (
+    Layout,
+    Span,
+    has_words,
+    layout_of,
+    paragraph_that_asks,
+)
 from steerable_llm.chat.message import Message, MessagesLike, as_messages
+from steerable_llm.chat.vocabulary import ANSWER_CUE
 
 Segment = Literal["template", "system", "context", "question", "assistant"]
 """What a piece of a prompt is for."""
+
+Parts: TypeAlias = list[tuple[int, Segment]]
+"""Where the parts of a text start."""
 
 Context: TypeAlias = bool | str | Sequence[str] | None
 """What a caller says of a prompt's context: None leaves it to be told from the prompt, True and
 False say whether there is any, texts are the passages themselves."""
 
-# What opens retrieved text and the question, as regular expressions of one word each.
-_HEADINGS = ("documents?", "contexts?", "passages?", "texts?")
-_TAGS = (*_HEADINGS, "sources?")
-_QUESTIONS = ("question", "query")
 
+@dataclass(frozen=True)
+class Told:
+    """Whether a prompt holds retrieved text.
 
-def _any(words: Sequence[str]) -> str:
-    return f"(?:{'|'.join(words)})"
-
-
-_MARKER = re.compile(
-    rf"(?im)^[ \t]*(?:(?P<question>{_any(_QUESTIONS)})|{_any(_HEADINGS)})[ \t]*:"
-    rf"|(?P<end></{_any(_TAGS)}>[ \t]*\n*)"
-    rf"|<{_any(_TAGS)}\b[^>]*>"
-)
-_BREAK = re.compile(r"\n\s*\n")
-_FENCED = re.compile(r"(?ms)^-{5,}[ \t]*\n(.*?)^-{5,}[ \t]*$")
-# What prompts end with to call for the answer; it is neither text nor question.
-_ANSWER_CUE = re.compile(r"(?im)^[ \t]*answer[ \t]*:[ \t]*\Z")
-
-
-def user_parts(content: str) -> list[tuple[int, Segment]]:
-    """Return where the parts of a user message start, as (offset, part).
-
-    Text before the first marker is context when that marker opens the question, and question (an
-    instruction) otherwise. A message without markers is all question if it is one paragraph; of
-    several, the last one that asks (it ends with a question mark) is the question, or else the
-    last one, and what stands before it is context.
+    Attributes:
+        present: Whether it does, as far as can be told.
+        doubt: Why it may, though nothing was found that says so; None where that is sure.
     """
-    parts: list[tuple[int, Segment]] = []
-    depth = 0  # <documents> often holds several <document>
-    for found in _MARKER.finditer(content):
-        if found["end"]:
-            depth = max(0, depth - 1)
-            if depth == 0 and found.end() < len(content):
-                parts.append((found.end(), "question"))
-        elif depth == 0 or not found[0].startswith("<"):
-            parts.append((found.start(), "question" if found["question"] else "context"))
-        depth += found[0].startswith("<") and not found["end"]
-    if not parts:
-        return _last_paragraph(content)
-    if parts[0][0] == 0:
-        return parts
-    return [(0, "context" if parts[0][1] == "question" else "question"), *parts]
+
+    present: bool
+    doubt: str | None = None
 
 
-def segments(message: Message) -> list[tuple[int, Segment]]:
-    """Return where the parts of a message's text start, as (offset, part)."""
-    if message.role == "user":
-        return user_parts(message.content)
-    if message.role == "tool":
-        return [(0, "context")]
-    parts: list[tuple[int, Segment]] = [(0, message.role)]
-    if message.role == "system":
-        for found in _FENCED.finditer(message.content):
-            parts += [(found.start(1), "context"), (found.end(1), "system")]
-    return parts
+def tell(messages: MessagesLike, context: Context = None) -> Told:
+    """Tell whether a prompt holds retrieved text; a place for it without text is none."""
+    if isinstance(context, bool):
+        return Told(context)
+    if context is not None:
+        return Told(any(text.strip() for text in _passages(context)))
+    prompt = _read(messages)
+    layouts = _layouts(prompt)
+    if any(message.role == "tool" and has_words(message.marked) for message in prompt):
+        return Told(True)
+    if any(layout.spans for layout in layouts):
+        return Told(True)
+    if any(layout.has_place for layout in layouts):
+        return Told(False)
+    return Told(False, next((layout.doubt for layout in layouts if layout.doubt), None))
 
 
 def has_context(messages: MessagesLike, context: Context = None) -> bool:
-    """Tell whether a prompt holds retrieved text; headings without text below are none."""
-    if isinstance(context, bool):
-        return context
-    if context is not None:
-        return any(text.strip() for text in _passages(context))
-    return any(text.strip() for each in _read(messages) for text in _context_texts(each))
+    """Tell whether a prompt holds retrieved text, as far as can be told."""
+    return tell(messages, context).present
+
+
+def quoted(messages: MessagesLike, passages: Sequence[str]) -> tuple[str, ...]:
+    """Return those of some passages that a prompt quotes word for word, each once.
+
+    What a retriever found is not always shown to the model: a step that rephrases a question runs
+    in the same chain as the one that answers from the documents.
+    """
+    texts = [message.marked for message in _read(messages)]
+    wanted = dict.fromkeys(text for passage in passages if (text := passage.strip()))
+    return tuple(passage for passage in wanted if any(passage in text for text in texts))
+
+
+def parts_of(messages: Sequence[Message]) -> list[Parts]:
+    """Return where the parts of each message's text start, as (offset, part)."""
+    return [
+        _parts(message, layout, number == _asking(messages))
+        for number, (message, layout) in enumerate(zip(messages, _layouts(messages), strict=True))
+    ]
+
+
+def user_parts(content: str) -> Parts:
+    """Return where the parts of a user's only message start, as (offset, part).
+
+    Where nothing is marked, the last paragraph that asks (it ends with a question mark) is the
+    question, or else the last one, and what stands around it is context.
+    """
+    [parts] = parts_of((Message(role="user", content=content),))
+    return parts
 
 
 def without_context(messages: MessagesLike, context: Context = None) -> tuple[Message, ...]:
     """Return the prompt as it would be without its retrieved text; images stay."""
+    prompt = _read(messages)
+    passages = _passages(context)
+    taken = [_without(message, passages) for message in prompt]
     left = []
-    for message in _read(messages):
+    for number, (message, layout) in enumerate(zip(taken, _layouts(taken), strict=True)):
         # A tool's result goes together with the call that asked for it.
         if message.role == "tool" or message.tool_calls:
             continue
-        question = _question(message, context)
-        if question.strip() or message.images:
-            left.append(message.with_text(question))
+        text = message.marked
+        if message.role in ("user", "system"):
+            weak = context is True and number == _asking(taken)
+            text = _question(message, layout, weak=weak, emptied=bool(passages))
+        if text.strip() or message.images:
+            left.append(message if text == message.marked else message.with_text(text))
     return tuple(left)
 
 
@@ -133,31 +147,20 @@ def question_alone(messages: MessagesLike, context: Context = None) -> tuple[Mes
 
 
 def question_text(messages: MessagesLike) -> str | None:
-    """Return the last user message without its retrieved text; None where there is none."""
-    for message in reversed(_read(messages)):
+    """Return what the user asks at last, without retrieved text; None where there is nothing."""
+    prompt = _read(messages)
+    layouts = _layouts(prompt)
+    for number in reversed(range(_turn(prompt), len(prompt))):
+        message = prompt[number]
         if message.role == "user":
-            text = _ANSWER_CUE.sub("", _question(message, None).replace(PLACE, ""))
-            return _MARKER.sub("", text).strip() or None
+            text = _question(message, layouts[number], words_only=True).replace(PLACE, "").strip()
+            if text:
+                return text
     return None
 
 
 def _read(messages: MessagesLike) -> tuple[Message, ...]:
     return as_messages(messages) if messages else ()
-
-
-def _last_paragraph(content: str) -> list[tuple[int, Segment]]:
-    """Take the last paragraph that asks, or else the last one, for the question."""
-    text = content.rstrip()
-    starts = [0, *(found.end() for found in _BREAK.finditer(text))]
-    asking = [
-        start
-        for start, end in zip(starts, [*starts[1:], len(text)], strict=True)
-        if text[start:end].rstrip().endswith("?")
-    ]
-    start = (asking or starts)[-1]
-    after = [] if start == starts[-1] else [next(x for x in starts if x > start)]
-    parts: list[tuple[int, Segment]] = [(start, "question"), *((x, "context") for x in after)]
-    return parts if start == 0 else [(0, "context"), *parts]
 
 
 def _passages(context: Context) -> Sequence[str]:
@@ -166,40 +169,133 @@ def _passages(context: Context) -> Sequence[str]:
     return [] if isinstance(context, bool | None) else context
 
 
-def _context_texts(message: Message) -> list[str]:
-    role, content = message.role, message.marked
-    if role == "tool":
-        return [content]
-    fenced = _FENCED.findall(content)
-    if fenced or role != "user":
-        return fenced if role in ("user", "system") else []
-    if not _MARKER.search(content):  # paragraphs alone may as well be a letter
-        return []
-    texts = [text for part, text in _split(content) if part == "context"]
-    headed = [_MARKER.sub("", text) for text in texts if _MARKER.match(text)]
-    # One line before the question is an instruction; only more than one can hold passages.
-    return headed or [text for text in texts if len(text.strip().splitlines()) > 1]
+def _without(message: Message, passages: Sequence[str]) -> Message:
+    if not passages or message.role not in ("user", "system"):
+        return message
+    text = message.marked
+    for passage in passages:
+        text = text.replace(passage, "")
+    return message if text == message.marked else message.with_text(text)
 
 
-def _split(content: str) -> list[tuple[Segment, str]]:
-    content = _ANSWER_CUE.sub("", content)
-    parts = user_parts(content)
-    ends = [*(start for start, _ in parts[1:]), len(content)]
-    return [(part, content[start:end]) for (start, part), end in zip(parts, ends, strict=True)]
+# The whole prompt.
 
 
-def _question(message: Message, context: Context) -> str:
-    """Return what is left of a message's marked text without its retrieved text."""
-    role, content = message.role, message.marked
-    if role not in ("user", "system"):
-        return content
-    for text in _passages(context):
-        content = content.replace(text, "")
-    told = context is True or _MARKER.search(content)
-    parts = _split(content) if role == "user" and told else []
-    if any(part == "context" for part, _ in parts):
+def _asking(messages: Sequence[Message]) -> int | None:
+    """Return the place of the user's last message, which holds the question."""
+    users = [number for number, message in enumerate(messages) if message.role == "user"]
+    return users[-1] if users else None
+
+
+def _turn(messages: Sequence[Message]) -> int:
+    """Return where the current turn starts: after what the assistant last said to the user."""
+    asking = _asking(messages)
+    before = messages[: 0 if asking is None else asking]
+    said = [
+        number
+        for number, message in enumerate(before)
+        if message.role == "assistant" and not message.tool_calls
+    ]
+    return said[-1] + 1 if said else 0
+
+
+def _layouts(messages: Sequence[Message]) -> list[Layout]:
+    """Read how each message lays out retrieved text, in the light of the others."""
+    asking, turn = _asking(messages), _turn(messages)
+    found: list[Layout] = []
+    for number, message in enumerate(messages):
+        layout = Layout()
+        if message.role in ("user", "system"):
+            layout = layout_of(message.marked, message.role, number == asking)
+        if message.role == "user" and number < turn:
+            sure = tuple(span for span in layout.spans if span.mark in ("tag", "fence"))
+            layout = Layout(sure, layout.questions)
+        elif message.role == "user" and number != asking and found and found[-1].announces:
+            # Announced in the message before, and given in one of its own.
+            end = len(message.marked)
+            whole = (Span(0, 0, end, end, "announced"),) if has_words(message.marked) else ()
+            layout = Layout(whole, has_place=True)
+        found.append(layout)
+    # Where one message marks a place, what others merely announce is that one.
+    marked = [layout.has_place and not layout.is_guess for layout in found]
+    if any(marked):
+        found = [
+            layout if sure or messages[number].role != "system" else Layout()
+            for number, (layout, sure) in enumerate(zip(found, marked, strict=True))
+        ]
+    return found
+
+
+# One message.
+
+
+def _parts(message: Message, layout: Layout, asks: bool) -> Parts:
+    if message.role == "tool":
+        return [(0, "context")]
+    rest: Segment = "question" if message.role == "user" else message.role
+    spans = [(span.start, span.end) for span in layout.spans]
+    if asks and not spans and not layout.has_place:
+        spans = _around_the_question(message.marked, layout)
+    parts: Parts = []
+    place = 0
+    for start, end in spans:
+        if start > place or (place == 0 and start > 0):
+            parts.append((place, rest))
+        parts.append((start, "context"))
+        place = end
+    if place < len(message.marked) or not parts:
+        parts.append((place, rest))
+    return parts
+
+
+def _around_the_question(text: str, layout: Layout) -> list[tuple[int, int]]:
+    """Return what stands around the question where nothing says that it was retrieved."""
+    if layout.questions:
+        start, end = layout.questions[-1][0], len(text)
+    else:
+        start, end = paragraph_that_asks(text)
+        end = end if end < len(text.rstrip()) else len(text)
+    around = [(0, start), (end, len(text))]
+    return [(first, last) for first, last in around if has_words(text[first:last])]
+
+
+def _question(
+    message: Message,
+    layout: Layout,
+    weak: bool = False,
+    emptied: bool = False,
+    words_only: bool = False,
+) -> str:
+    """Return what is left of a message's marked text without its retrieved text.
+
+    Args:
+        message: Of a user or of the system.
+        layout: How it lays out retrieved text.
+        weak: Paragraphs before the question count as retrieved text where nothing else does.
+        emptied: Passages were taken out before, so that a place without text is one of theirs.
+        words_only: Leave the word out that opens the question.
+    """
+    text = message.marked
+    spans = [(span.start, span.end) for span in layout.spans]
+    if not spans and weak:
+        spans = _around_the_question(text, layout)
+    if message.role == "system":
+        return _cut(text, spans).strip() if spans else text
+    if not (spans or words_only or (emptied and layout.has_place)):
+        return text
+    questions = layout.questions
+    if questions:
         # With a question marked as such, whatever stands before it speaks of the context.
-        questions = [text for part, text in parts if part == "question"]
-        marked = [text for text in questions if _MARKER.match(text)]
-        return "".join(marked or questions).strip()
-    return _FENCED.sub("", content)
+        start, words = questions[0]
+        text = text[words:] if words_only else text[start:]
+        moved = words if words_only else start
+        spans = [(max(0, a - moved), b - moved) for a, b in spans if b > moved]
+    cue = ANSWER_CUE.search(text)
+    text = text[: cue.start()] if cue else text
+    return _cut(text, spans).strip()
+
+
+def _cut(text: str, spans: Sequence[tuple[int, int]]) -> str:
+    for start, end in reversed(spans):
+        text = text[:start] + text[end:]
+    return text

@@ -11,7 +11,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from steerable_llm.chat.context import Segment, segments
+from steerable_llm.chat.context import Segment, parts_of
 from steerable_llm.chat.images import Part
 from steerable_llm.chat.message import Message, MessagesLike, as_messages, whole_characters
 from steerable_llm.chat.tools import Tool, ToolFormat, short_id, tool_format_of
@@ -351,33 +351,34 @@ class ChatFormat:
     def _parts(self, messages: Sequence[Message], text: str) -> list[Segment]:
         """Tell what each character of the rendered prompt is for."""
         part: list[Segment] = ["template"] * len(text)
-        for start, message, offset, length in self._content_spans(messages, text):
-            for begin, segment in segments(message):
+        told = parts_of(messages)
+        for start, number, offset, length in self._content_spans(messages, text):
+            for begin, segment in told[number]:
                 first = max(begin - offset, 0)
                 part[start + first : start + length] = [segment] * (length - first)
         return part
 
     def _content_spans(
         self, messages: Sequence[Message], text: str
-    ) -> Iterator[tuple[int, Message, int, int]]:
+    ) -> Iterator[tuple[int, int, int, int]]:
         """Tell where the contents stand in the rendered text, by the template's own doing.
 
         Every text is put into the template as a mark; what stands between the marks is the
         template's, and the texts stand where the marks were.
 
         Yields:
-            Place in the text, the message, place in its content, and length. A content that the
-            template rewrote is left out.
+            Place in the text, the message's number, place in its content, and length. A content
+            that the template rewrote is left out.
         """
-        contents: list[tuple[Message, int, str]] = []
+        contents: list[tuple[int, int, str]] = []
         marked = []
-        for message in messages:
+        for place, message in enumerate(messages):
             parts: list[Part] = []
             offset = 0
             for part in message.parts:
                 if isinstance(part, str):
                     parts.append(_MARK.format(len(contents)))
-                    contents.append((message, offset, part))
+                    contents.append((place, offset, part))
                     offset += len(part)
                 else:
                     parts.append(part)
@@ -389,11 +390,11 @@ class ChatFormat:
             return
         position = len(template[0])
         for number, after in zip(order, template[1:], strict=True):
-            message, offset, content = contents[number]
+            place, offset, content = contents[number]
             written = _as_written(content, after, text, position)
             if written is not None:
                 shift = content.index(written)
-                yield position, message, offset + shift, len(written)
+                yield position, place, offset + shift, len(written)
                 position += len(written) + len(after)
                 continue
             found = text.find(after, position)

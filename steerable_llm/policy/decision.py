@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -9,9 +10,9 @@ from typing import Any, TypeAlias
 
 from steerable_llm.chat.context import (
     Context,
-    has_context,
     question_alone,
     question_text,
+    tell,
     without_context,
 )
 from steerable_llm.chat.message import Message, MessagesLike, as_messages
@@ -254,13 +255,29 @@ _Found: TypeAlias = "list[tuple[float, str]]"
 
 
 def _context(
-    jobs: Sequence[tuple[Asked, str]], _policy: Policy, _conflicts: Conflicts
+    jobs: Sequence[tuple[Asked, str]], policy: Policy, _conflicts: Conflicts
 ) -> _Found:  # fmt: skip
     found = []
     for asked, wanted in jobs:
-        is_there = "present" if has_context(asked.prompt, asked.context) else "absent"
-        found.append((float(is_there == wanted), f"context {is_there}"))
+        told = tell(asked.prompt, asked.context)
+        is_there = "present" if told.present else "absent"
+        why = f"context {is_there}"
+        if told.doubt is not None:
+            why = f"context cannot be told ({told.doubt}), and is taken to be {is_there}"
+            _warn_of(policy, told.doubt)
+        found.append((float(is_there == wanted), why))
     return found
+
+
+def _warn_of(policy: Policy, doubt: str) -> None:
+    if policy.is_first("a doubt about the context"):
+        warnings.warn(
+            f"whether a prompt holds retrieved text cannot be told ({doubt}), so that conditions "
+            "on the context take it to hold none: pass context=True, context=False or the passages "
+            "with the call, or mark them, as in <context>...</context>; decisions say so in their "
+            "reasons from now on",
+            stacklevel=2,
+        )
 
 
 def _gate(
@@ -286,26 +303,30 @@ def _gate(
     return found
 
 
-def _conflict(jobs: Sequence[tuple[Asked, Ramp]], _policy: Policy, conflicts: Conflicts) -> _Found:
+def _conflict(jobs: Sequence[tuple[Asked, Ramp]], policy: Policy, conflicts: Conflicts) -> _Found:
     # Two vectors of one request ask for the same measurement.
     asked = {id(each): each for each, _ in jobs}
     both = {
         key: (each.prompt, without_context(each.prompt, each.context))
         for key, each in asked.items()
     }
+    contexts = {key: tell(each.prompt, each.context) for key, each in asked.items()}
     told = {
         key: pair
         for key, pair in both.items()
-        if has_context(asked[key].prompt, asked[key].context) and pair[1] and pair[0] != pair[1]
+        if contexts[key].present and pair[1] and pair[0] != pair[1]
     }
     values = dict(zip(told, conflicts(list(told.values())), strict=True)) if told else {}
     found = []
     for each, ramp in jobs:
-        value = values.get(id(each))
+        value, context = values.get(id(each)), contexts[id(each)]
         if value is not None:
             why = f"conflict {value:+.3f} nats per token ({ramp})"
             found.append((ramp.share(value), why))
-        elif not has_context(each.prompt, each.context):
+        elif context.doubt is not None:
+            _warn_of(policy, context.doubt)
+            found.append((0.0, f"no conflict can be told, nor the context ({context.doubt})"))
+        elif not context.present:
             found.append((0.0, "no context, so no conflict"))
         elif id(each) not in told:
             found.append((0.0, "no conflict can be told, as the prompt marks no context"))

@@ -80,6 +80,7 @@ class Policy(FileTable):
     _gates: dict[str, Gate] = PrivateAttr(default_factory=dict)
     _embedder: Embedder | None = PrivateAttr(default=None)
     _content: str | None = PrivateAttr(default=None)
+    _said: set[str] = PrivateAttr(default_factory=set)
 
     @classmethod
     def load(
@@ -296,6 +297,13 @@ class Policy(FileTable):
         """
         content = f"{self._content or self.model_dump_json()}|{'off' if self.off else 'on'}"
         return hashlib.sha256(content.encode()).hexdigest()
+
+    def is_first(self, subject: str) -> bool:
+        """Return whether this is the first time that somebody warns of something."""
+        if subject in self._said:
+            return False
+        self._said.add(subject)
+        return True
 
     def _embedder_of(self, gate: Gate) -> Embedder:
         return self._embedder or _sentence_embedder(gate.embedder)

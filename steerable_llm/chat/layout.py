@@ -320,11 +320,7 @@ class _Reader:
         start, end = self.begin, self.questions[-1].start()
         if any(_is_heading(each) for each in OTHER.finditer(self.text, start, end)):
             return  # a conversation, say
-        lines = [
-            line
-            for first, last, line in self._lines()
-            if first >= start and last <= end + 1 and line.strip() and not DIRECTIVE.match(line)
-        ]
+        lines = _without_directives(self.text[start:end])
         before = "\n".join(lines)
         if not has_words(before):
             return
@@ -339,12 +335,12 @@ class _Reader:
         for start, _, line in self._lines():
             if not BACK.search(line) or not has_words(self.text[self.begin : start]):
                 continue
-            before = self.text[self.begin : start]
+            before = _without_directives(self.text[self.begin : start])
+            if not before or all(QUESTION.match(each) for each in before):
+                continue
             if TASK.match(line):
                 self.doubt = "it has paragraphs that nothing marks"
                 return
-            if all(DIRECTIVE.match(line) for line in before.splitlines() if line.strip()):
-                continue
             self._add(Span(self.begin, self.begin, start, start, "pointed back to"))
             return
 
@@ -456,8 +452,7 @@ class _Reader:
     def _doubt_of_paragraphs(self) -> Doubt | None:
         first, _ = paragraph_that_asks(self.text[: self.stop])
         before = self.text[:first]
-        many = [line for line in before.splitlines() if line.strip() and not DIRECTIVE.match(line)]
-        if len(before) >= _LONG or len(many) >= 3:
+        if len(before) >= _LONG or len(_without_directives(before)) >= 3:
             return "it has paragraphs that nothing marks"
         return None
 
@@ -529,6 +524,17 @@ def _inline(line: str) -> int | None:
     """Return where text starts that stands in the line of its announcement, behind a colon."""
     found = re.search(rf"(?i)(?<!\w){any_of(STRONG)}[ \t]*[:：][ \t]*(?=\S)", line)
     return found.end() if found else None
+
+
+def _without_directives(text: str) -> list[str]:
+    """Return the lines with words that do not say how to answer, nor go on with one that does."""
+    left, says_how = [], False
+    for line in text.splitlines():
+        if has_words(line):
+            goes_on = line[0].islower()
+            says_how = bool(DIRECTIVE.match(line)) or (says_how and goes_on)
+            left += [] if says_how else [line]
+    return left
 
 
 def _is_directive(paragraph: str) -> bool:

@@ -46,7 +46,7 @@ _QUALIFIERS = (
     r"el", r"los", r"il", r"o", r"os", r"相关", r"参考", r"検索された", r"관련",
 )  # fmt: skip
 _QUESTIONS = (
-    r"(?:(?:the|user|user's|new|follow[- ]?up|standalone|original|current|my|customer) )?"
+    r"(?:(?:the|search|user|user's|new|follow[- ]?up|standalone|original|current|my|customer) )?"
     r"(?:question|query|input|request)s?",
     r"q", r"follow[- ]?up (?:message|input|question)", r"(?:die |benutzer)?fragen?", r"(?:la )?question(?: de l['’]utilisateur)?",
     r"(?:la )?pregunta(?: del usuario)?", r"domanda", r"pergunta", r"vraag", r"pytanie", r"otázka",
@@ -168,7 +168,7 @@ DIRECTIVE = re.compile(
     r"answer|question|user|document|information|existing|none)|it|no|there)\b.*\b(?:say|know|answer|"
     r"context|return|reply|respond|ask)|please|"
     r"think|speak|write|cite|quote|only|make sure|ensure|remember|note that|treat|say|avoid|"
-    r"repeat|rewrite|when in doubt|some rules|rules|guidelines|given the|based on|in addition to|explain|provide|stay|limit|"
+    r"repeat|rewrite|when in doubt|now given|try to|it is better|some rules|rules|guidelines|given the|based on|in addition to|explain|provide|stay|limit|"
     r"refuse|mention|format|let['’]s|antworte|beantworte|sei|wenn du|verwende|nutze|bitte|réponds|"
     r"répondez|si tu|si vous|utilise|responde|si no|usa|rispondi|se non|ответь|отвечай|если ты|"
     r"请|回答|如果|必要|如不|答えて)\b|请|回答|如果|\S*答えて)"

@@ -41,7 +41,17 @@ ROOMS = {
 }
 COLOURS = {"answer": "#d6e6f4", "learn": "#fde6cf", "both": "#ececec"}
 # Modules that everything needs: no room of their own.
-GROUND = {"errors", "files", "metrics", "progress", "plugins", "version", "embedding", "__main__"}
+GROUND = {
+    "errors",
+    "files",
+    "json_records",
+    "metrics",
+    "progress",
+    "plugins",
+    "version",
+    "embedding",
+    "__main__",
+}
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,12 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     return f"{name!r} is not a known {kind}{hint} known: {', '.join(names) or 'none'}"
 
 
+def brief(value: object) -> str:
+    """Return a value as a message quotes it: short, whatever it is."""
+    told = repr(value) if isinstance(value, str | int | float) else type(value).__name__
+    return told if len(told) <= 60 else told[:59] + "…"
+
+
 def first_problem(error: ValidationError) -> str:
     """Return the first thing that pydantic found wrong, with its place, on one line."""
     problem = error.errors()[0]

@@ -5,19 +5,16 @@ from __future__ import annotations
 import errno
 import json
 import os
-import tempfile
+import secrets
+import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from steerable_llm.errors import InvalidInputError, first_problem
+from steerable_llm.json_records import form_of, json_records, open_utf8
 
 T = TypeVar("T")
-#: Longest line of a JSON-lines file, in bytes; a longer one is not read, so memory stays bounded.
-LONGEST_LINE = 64 * 2**20
-#: Deepest nesting of one line; what comes after a reader need not be safe for any depth.
-DEEPEST = 100
 
 
 def read_text(path: str | os.PathLike[str]) -> str:
@@ -51,16 +48,127 @@ def check_writable(path: str | os.PathLike[str]) -> None:
         )
 
 
-def write_whole(path: str | os.PathLike[str], content: str | bytes | Iterable[str]) -> Path:
+def check_output(
+    path: str | os.PathLike[str],
+    kind: str,
+    inputs: Iterable[str | os.PathLike[str] | None] = (),
+) -> None:
+    """Make sure that a command may write a file, before the work is done that goes into it.
+
+    Args:
+        path: The file.
+        kind: What will be written, as `kind_of` calls it.
+        inputs: What the command reads; None and what is no file are passed over.
+
+    Raises:
+        InvalidInputError: It cannot be written, it is one of the inputs, or it holds something of
+            another kind, which would be lost.
+    """
+    target = Path(path)
+    if _is_device(target):
+        return
+    check_writable(target)
+    for source in inputs:
+        if source is not None and _same(target, Path(source)):
+            raise InvalidInputError(
+                f"{target} is what this command reads, and would be written over: name another file"
+            )
+    if not target.is_file():
+        return
+    if not os.access(target, os.W_OK):
+        raise InvalidInputError(f"cannot write {target}: it may not be written; name another file")
+    found = kind_of(target)
+    if found not in (kind, EMPTY):
+        raise InvalidInputError(
+            f"{target} holds {found}, which {kind} would be written over: name another file, or "
+            "remove that one first"
+        )
+
+
+EMPTY = "nothing"
+#: Kinds of files with a beginning of their own, by it.
+_KINDS = {
+    b"SQLite format 3\x00": "a database",
+    b"GGUF": "a GGUF file",
+    b"\x89PNG": "a PNG picture",
+    b"PK\x03\x04": "an archive (.pt or .zip)",
+    b"\x1f\x8b": "a file packed by gzip",
+}
+SKIPPED_LINES = "lines that were not taken"
+# JSON lines of this package, by the names that one of them has.
+_RECORDS = (
+    ({"proposals"}, "proposals"),
+    ({"question", "messages", "answer"}, "logged answers"),
+    ({"category", "messages"}, "an evaluation set"),
+    ({"messages", "good"}, "pairs"),
+    ({"prompt", "chosen", "rejected"}, "preferences"),
+    ({"prompt", "completion", "label"}, "preferences"),
+    ({"preferred_output", "non_preferred_output"}, "preferences"),
+    ({"place", "why"}, SKIPPED_LINES),
+)
+
+
+def kind_of(path: str | os.PathLike[str]) -> str:
+    """Tell what a file holds, by its content."""
+    with Path(path).open("rb") as file:
+        head = file.read(2**16)
+    if not head.strip():
+        return EMPTY
+    for start, kind in _KINDS.items():
+        if head.startswith(start):
+            return kind
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 2**30:
+        return "a safetensors file"
+    try:
+        text = head.decode("utf-8-sig", errors="ignore" if len(head) == 2**16 else "strict").strip()
+    except UnicodeDecodeError:
+        return "data of another kind"
+    if "\x00" in text:
+        return "data of another kind"
+    if text.startswith(("{", "[")):
+        return _kind_of_json(path)
+    return "a web page" if text.startswith("<") else "text"
+
+
+def _kind_of_json(path: str | os.PathLike[str]) -> str:
+    if form_of(path) == "values":
+        return "JSON"
+    with open_utf8(path) as file:
+        first = next(json_records(file), None)
+    names = set((first and first.record) or ())
+    if not names:
+        return "text"
+    return next((kind for known, kind in _RECORDS if known <= names), "other JSON lines")
+
+
+def _same(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other)
+    except OSError:
+        return False
+
+
+def _is_device(target: Path) -> bool:
+    """Whether something is written to, and not put in the place of: a pipe, say, or /dev/stdout."""
+    return (target.exists() and not target.is_file() and not target.is_dir()) or (
+        target.is_absolute() and target.parts[1:2] in (("dev",), ("proc",)) and target.exists()
+    )
+
+
+def write_whole(
+    path: str | os.PathLike[str], content: str | bytes | Iterable[str], *, private: bool = False
+) -> Path:
     """Write a file in one step, so that no reader and no crash ever sees half of it.
 
     The content goes to a temporary file beside the target, which then takes its name.
-    Missing folders are made.
+    Missing folders are made. Where the name is a link, the file that it leads to is written; a
+    pipe or a device is written to. A file that is there keeps its mode.
 
     Args:
         path: The file to write; an existing one is replaced.
         content: Text (written as UTF-8), pieces of text, or bytes. Pieces are written as they
             come, and need not fit into memory together.
+        private: Let a new file be read by its owner alone, since it holds what people wrote.
 
     Returns:
         The path written.
@@ -68,68 +176,34 @@ def write_whole(path: str | os.PathLike[str], content: str | bytes | Iterable[st
     target = Path(path)
     if target.is_dir():  # told by its own name, not by that of the temporary file
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    temporary = Path(name)
+    if _is_device(target):
+        with target.open("wb") as file:
+            file.writelines(_encoded(content))
+        return target
+    real = Path(os.path.realpath(target))
+    real.parent.mkdir(parents=True, exist_ok=True)
+    temporary = real.with_name(f".{real.name[:100]}.{secrets.token_hex(6)}")
+    # As open() does, this leaves to the user's umask who else may read a new file.
+    mode = 0o600 if private or real.exists() else 0o666
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     try:
         with os.fdopen(handle, "wb") as file:
-            if isinstance(content, bytes):
-                file.write(content)
-            else:
-                for piece in [content] if isinstance(content, str) else content:
-                    file.write(piece.encode())
-        # mkstemp makes the file private; a report is as readable as any other new file.
-        temporary.chmod(0o644)
-        temporary.replace(target)
+            file.writelines(_encoded(content))
+        if real.exists():
+            temporary.chmod(stat.S_IMODE(real.stat().st_mode))
+        temporary.replace(real)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     return target
 
 
-@dataclass(frozen=True)
-class JsonLine:
-    """One line of a JSON-lines file that is not blank.
-
-    Attributes:
-        number: Its place in the file, from 1; blank lines are counted.
-        record: The JSON object; None if there is none.
-        problem: What is wrong; empty for a record.
-        detail: Where that is, or how much of it; empty if there is no more to say.
-        ended: Whether a line end follows; without one it may still be being written.
-    """
-
-    number: int
-    record: dict[str, Any] | None
-    problem: str
-    detail: str
-    ended: bool
-
-
-class _Readable(Protocol):
-    def readline(self, size: int, /) -> bytes: ...
-
-
-def json_lines(file: _Readable, number: int = 0) -> Iterator[JsonLine]:
-    """Yield the lines of an open file, one in memory at a time; a bad one never ends the rest.
-
-    Only a line feed ends a line, so that a text keeps its U+2028 and its like.
-
-    Args:
-        file: Opened to read bytes.
-        number: How many lines were read before.
-    """
-    while line := file.readline(LONGEST_LINE):
-        number += 1
-        rest = line
-        while rest and not rest.endswith(b"\n") and len(rest) == LONGEST_LINE:
-            rest = file.readline(LONGEST_LINE)
-        if len(line) == LONGEST_LINE:
-            record, problem, detail = None, "it is too long", f"over {LONGEST_LINE} bytes"
-        else:
-            record, problem, detail = _json_object(line)
-        if record is not None or problem:
-            yield JsonLine(number, record, problem, detail, rest.endswith(b"\n"))
+def _encoded(content: str | bytes | Iterable[str]) -> Iterator[bytes]:
+    if isinstance(content, bytes):
+        yield content
+        return
+    for piece in [content] if isinstance(content, str) else content:
+        yield piece.encode()
 
 
 def read_json_lines(
@@ -140,6 +214,8 @@ def read_json_lines(
     error: type[InvalidInputError] = InvalidInputError,
 ) -> Iterator[T]:
     """Yield what the lines of a file hold, as they are read; blank lines are skipped.
+
+    An array, gzip and UTF-16 are read as well; see `json_records`.
 
     Args:
         path: A file of UTF-8 text with a JSON object in each line.
@@ -156,8 +232,8 @@ def read_json_lines(
     source = Path(path)
     if not source.is_file():
         raise error(f"there is no {kind} {source}: give the path of a file of JSON lines")
-    with source.open("rb") as file:
-        for line in json_lines(file):
+    with open_utf8(source) as file:
+        for line in json_records(file, form=form_of(source)):
             problem = f"{line.problem} ({line.detail})" if line.detail else line.problem
             if line.record is not None:
                 try:
@@ -180,8 +256,15 @@ def json_line(record: Mapping[str, Any]) -> str:
     return line
 
 
-def write_json_lines(path: str | os.PathLike[str], records: Iterable[Mapping[str, Any]]) -> int:
+def write_json_lines(
+    path: str | os.PathLike[str], records: Iterable[Mapping[str, Any]], *, private: bool = True
+) -> int:
     """Write records one per line, as they come; the file appears whole or not at all.
+
+    Args:
+        path: The file.
+        records: What is written.
+        private: As in `write_whole`: most hold what people asked and said.
 
     Returns:
         How many there were.
@@ -194,38 +277,5 @@ def write_json_lines(path: str | os.PathLike[str], records: Iterable[Mapping[str
             written += 1
             yield json_line(record)
 
-    write_whole(path, lines())
+    write_whole(path, lines(), private=private)
     return written
-
-
-def _json_object(line: bytes) -> tuple[dict[str, Any] | None, str, str]:
-    """Return the object in a line, or what is wrong and the detail; nothing for a blank line."""
-    try:
-        text = line.decode("utf-8-sig").strip()
-    except UnicodeDecodeError as error:
-        return None, "it is not UTF-8", f"byte {error.start}: save the file as UTF-8"
-    if not text:
-        return None, "", ""
-    try:
-        record = json.loads(text)
-    except json.JSONDecodeError as error:
-        return None, "it is not JSON", f"{error.msg}, column {error.colno}"
-    except (ValueError, RecursionError):
-        return None, "it is not JSON", "a number or its nesting is too large"
-    if not isinstance(record, dict):
-        return None, "it is not a JSON object", ""
-    if line.count(b"[") + line.count(b"{") > DEEPEST and _too_deep(record):
-        return None, f"it is nested deeper than {DEEPEST} levels", ""
-    return record, "", ""
-
-
-def _too_deep(value: object) -> bool:
-    level = [value]
-    for _ in range(DEEPEST):
-        level = [
-            inside
-            for holder in level
-            if isinstance(holder, dict | list)
-            for inside in (holder.values() if isinstance(holder, dict) else holder)
-        ]
-    return bool(level)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from pathlib import Path
 
 import pytest
+from command_line import Steerable, steerable
 from typer.testing import CliRunner
 
 from steerable_llm.cli import command as cli
 from steerable_llm.logs.answer_log import AnswerLog
 
+__all__ = ["steerable"]
 PAIR = {"prompt": "When?", "chosen": "At ten.", "rejected": "At nine."}
 
 
@@ -53,7 +56,8 @@ def test_every_line_that_was_not_taken_can_be_kept(tmp_path: Path) -> None:
     source, left = tmp_path / "pairs.jsonl", tmp_path / "left.jsonl"
     source.write_text("nonsense\n" * 150)
     log = tmp_path / "a.db"
-    run("import", source, "--from", "trl", "--log", log, "--skipped", left)
+    words = ["log", "import", source, "--from", "trl", "--log", log, "--skipped", left]
+    CliRunner().invoke(cli.app, [str(word) for word in words])
     lines = [json.loads(line) for line in left.read_text().splitlines()]
     assert len(lines) == 150
     assert lines[-1] == {"place": "pairs.jsonl:150", "why": "it is not JSON"}
@@ -62,6 +66,7 @@ def test_every_line_that_was_not_taken_can_be_kept(tmp_path: Path) -> None:
 def test_each_reason_is_told_with_its_first_line_however_many_came_before(tmp_path: Path) -> None:
     source = tmp_path / "pairs.jsonl"
     source.write_text("nonsense\n" * 150 + "[]\n")
+    source.write_text(source.read_text() + json.dumps(PAIR) + "\n")
     said = run("import", source, "--from", "trl", "--log", tmp_path / "a.db")
     assert "skipped 150: it is not JSON (first at pairs.jsonl:1)" in said
     assert "skipped 1: it is not a JSON object (first at pairs.jsonl:151)" in said
@@ -142,3 +147,121 @@ def test_bad_input_is_one_line_and_exit_code_2(
     # Nothing is made or filled.
     assert sorted(Path().iterdir()) == before
     assert Path("empty.jsonl").stat().st_size == 0
+
+
+NOTHING = "nothing was imported from"
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ("", NOTHING),
+        ("nonsense\n{}\n", NOTHING),
+        ('{"data": [], "meta": {}}', NOTHING),
+        (json.dumps([{"prompt": "When?"}]), NOTHING),
+    ],
+)
+def test_an_import_of_nothing_is_no_success(
+    steerable: Steerable, content: str, problem: str
+) -> None:
+    Path("x.json").write_text(content)
+    steerable("log", "import", "x.json", "--from", "trl", code=2)
+    assert problem in steerable.stderr
+    assert steerable.stderr.count("\n") == 1
+
+
+def test_a_file_without_news_is_a_success_and_one_of_bad_news_is_none(
+    steerable: Steerable,
+) -> None:
+    source = Path("x.jsonl")
+    source.write_text(json.dumps(PAIR) + "\n")
+    for _ in range(2):
+        steerable("log", "import", source, "--from", "trl")
+    source.write_text(source.read_text() + '{"prompt": "cut')
+    assert "the file ends within it" in steerable("log", "import", source, "--from", "trl")
+    source.write_text(json.dumps(PAIR) + "\n" + "nonsense\n")
+    steerable("log", "import", source, "--from", "trl", code=2)
+
+
+def test_ratings_are_imported_with_their_scale(steerable: Steerable) -> None:
+    row = {"user_input": "When?", "response": "At nine.", "rating": 1, "latency_s": 0.2}
+    Path("x.jsonl").write_text(json.dumps(row) + "\n")
+    command = ["log", "import", "x.jsonl", "--from", "ragas", "--again"]
+    said = steerable(*command, "--scale", "rating=1:5")
+    assert "left aside 1: 'latency_s' is no metric that is known here" in said
+    assert json.loads(steerable("log", "stats", "--json"))["verdicts"] == {"bad": 1}
+    for wrong in ("rating", "rating=1", "=1:5", "rating=a:b", "rating=5:1"):
+        steerable.error(*command, "--scale", wrong)
+
+
+def test_no_command_of_the_log_writes_over_what_it_reads_or_another_kind(
+    steerable: Steerable,
+) -> None:
+    source = Path("x.jsonl")
+    source.write_text(json.dumps(PAIR) + "\n")
+    steerable("log", "import", source, "--from", "trl", "--log", "a.db")
+    with sqlite3.connect("other.db") as other:
+        other.execute("CREATE TABLE theirs (id)")
+    before = {path: path.read_bytes() for path in Path().glob("*.*") if path.suffix != ".db-shm"}
+    imported = ["log", "import", source, "--from", "trl"]
+    for words in (
+        [*imported, "--log", "a.db", "--skipped", "a.db"],
+        [*imported, "--log", "a.db", "--skipped", source],
+        [*imported, "--log", source],
+        [*imported, "--log", "other.db"],
+        ["log", "export", "a.db", "--to", "trl", "--log", "a.db"],
+        ["log", "export", "other.db", "--to", "trl", "--log", "a.db"],
+        ["log", "export", source, "--to", "answers", "--log", "a.db"],
+        ["pairs", "a.db", "--out", "a.db"],
+        ["pairs", "a.db", "--out", source],
+        ["pairs", "a.db", "--out", "p.jsonl", "--propose", "p.jsonl"],
+        ["pairs", "a.db", "--out", "p.jsonl", "--report", "a.db"],
+        ["build", source, "--out", source],
+        ["build", source, "--out", "a.db"],
+    ):
+        steerable.error(*words)
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_what_a_log_says_does_not_steer_the_terminal(steerable: Steerable) -> None:
+    evil = "At \x1b]0;title\x07\x9b31mnine\u202e."
+    row = {"id": "\x1b[2J", "question": evil, "answer": evil, "step": f"{evil}" * 50}
+    row["messages"] = [{"role": "user", "content": evil}]
+    bad = {"id": "b", "question": "q", "answer": "x", "messages": [{"role": evil, "content": ""}]}
+    Path("x.jsonl").write_text(json.dumps(row) + "\n" + json.dumps(bad) + "\n")
+    said = steerable("log", "import", "x.jsonl", "--from", "answers")
+    for words in (
+        ["show"],
+        ["stats"],
+        ["show", "--json"],
+        ["stats", "--json"],
+        ["show", row["id"]],
+    ):
+        said += steerable("log", *words)
+    said += steerable.error("log", "show", "\x1b[2Jx")
+    assert not set(said) & set("\x1b\x07\x9b\u202e")
+    assert json.loads(steerable("log", "show", "--json"))["answers"][0]["answer"] == evil
+
+
+def test_an_interrupted_command_is_one_line_and_130(
+    steerable: Steerable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*given: object, **named: object) -> None:
+        raise KeyboardInterrupt
+
+    Path("x.jsonl").write_text(json.dumps(PAIR) + "\n")
+    steerable("log", "import", "x.jsonl", "--from", "trl")
+    monkeypatch.setattr("steerable_llm.pairs.curate.run_filters", interrupted)
+    assert steerable("pairs", "answers.db", "--out", "p.jsonl", code=130) == ""
+    assert steerable.stderr.count("\n") == 1
+    assert not Path("p.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["log", "show", "--bogus"], ["log", "show", "--limit", "x"], ["log", "nothing"], ["nothing"],
+     ["log", "import"], ["log", "import", "none.jsonl", "--from", "trl"], ["pairs", "none.db"],
+     ["log", "show", "--since", "soon"], ["pairs", "make"]],
+)  # fmt: skip
+def test_every_wrong_argument_is_one_line_and_2(steerable: Steerable, words: list[str]) -> None:
+    steerable.error(*words)

@@ -202,4 +202,4 @@ def test_a_review_does_not_overwrite_what_it_reviews(
 ) -> None:
     file = many(steerable)
     monkeypatch.setattr(cli_pairs, "_is_terminal", lambda: True)
-    assert "is what is reviewed" in steerable.error("pairs", "review", file, "--out", file)
+    assert "is what this command reads" in steerable.error("pairs", "review", file, "--out", file)

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import gzip
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from steerable_llm import files
+from steerable_llm import json_records
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.files import (
+    check_output,
     check_writable,
-    json_lines,
+    kind_of,
     read_json_lines,
     read_text,
     write_json_lines,
     write_whole,
 )
+from steerable_llm.logs.answer_log import AnswerLog
+from steerable_llm.pairs.pair import Pairs, PreferencePair
 
 
 def test_text_and_bytes_are_written_and_folders_made(tmp_path: Path) -> None:
@@ -111,7 +118,7 @@ def test_json_lines_come_back_as_they_were_written_whatever_a_text_holds(tmp_pat
         (b"[1]", "it is not a JSON object; a line has n"),
         (b"\xff", "it is not UTF-8 (byte 0: save the file as UTF-8)"),
         (b"{}", "there is no n; a line has n"),
-        (b"[" * 30_000, "it is not JSON (a number or its nesting is too large)"),
+        (b"[" * 30_000, "it is nested deeper than 100 levels"),
         (b'{"n": ' + b"9" * 5_000 + b"}", "it is not JSON (a number or its nesting is too large)"),
         (b'{"n": ' + b"[" * 101 + b"]" * 101 + b"}", "it is nested deeper than 100 levels"),
         (b'{"n": "' + b"x" * 2_000 + b'"}', "it is too long (over 1000 bytes)"),
@@ -121,15 +128,113 @@ def test_a_line_that_cannot_be_used_is_named_with_its_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: bytes, said: str
 ) -> None:
     if b"x" in line:
-        monkeypatch.setattr(files, "LONGEST_LINE", 1_000)
+        monkeypatch.setattr(json_records, "LONGEST", 1_000)
     (tmp_path / "a.jsonl").write_bytes(b'{"n": 1}\n' + line + b'\n{"n": 3}\n')
     with pytest.raises(InvalidInputError) as caught:
         read(tmp_path / "a.jsonl")
     assert f"a.jsonl, line 2: {said}" in str(caught.value)
     with (tmp_path / "a.jsonl").open("rb") as file:
-        assert [one.number for one in json_lines(file) if not one.problem][-1] == 3
+        lines = json_records.json_records(file)
+        assert [one.number for one in lines if not one.problem][-1] == 3
 
 
 def test_a_missing_file_of_json_lines_is_called_what_it_should_be(tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match=r"there is no log .*none\.jsonl: give the path"):
         read(tmp_path / "none.jsonl")
+
+
+def test_pairs_and_sets_may_be_an_array_packed_and_in_utf_16(tmp_path: Path) -> None:
+    records = [{"n": 1}, {"n": 2}]
+    for content in (
+        json.dumps(records, indent=1).encode(),
+        gzip.compress(b'{"n": 1}\n{"n": 2}\n'),
+        json.dumps(records).encode("utf-16"),
+    ):
+        (tmp_path / "a.jsonl").write_bytes(content)
+        assert read(tmp_path / "a.jsonl") == [1, 2]
+
+
+# Where a file may be written.
+
+
+def mode(path: Path) -> int:
+    return path.stat().st_mode & 0o777
+
+
+def test_a_file_keeps_its_mode_and_a_new_one_has_the_users(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        assert mode(write_whole(tmp_path / "a.md", "new")) == 0o640
+        assert mode(write_whole(tmp_path / "b.jsonl", "new", private=True)) == 0o600
+        for kept in (0o600, 0o644, 0o664):
+            (tmp_path / "a.md").chmod(kept)
+            write_whole(tmp_path / "a.md", "again", private=kept == 0o644)
+            assert mode(tmp_path / "a.md") == kept
+    finally:
+        os.umask(before)
+
+
+def test_what_people_said_is_for_its_owner_alone(tmp_path: Path) -> None:
+    write_json_lines(tmp_path / "a.jsonl", [{"n": 1}])
+    AnswerLog(f"sqlite:///{tmp_path / 'a.db'}").close()
+    Pairs([PreferencePair("When?", "At ten.", "At nine.")]).to_jsonl(tmp_path / "pairs.jsonl")
+    assert {mode(path) for path in tmp_path.iterdir()} == {0o600}
+
+
+def test_links_are_followed_and_pipes_and_devices_written_to(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link.md").symlink_to(tmp_path / "real" / "a.md")
+    for text in ("new", "again"):
+        write_whole(tmp_path / "link.md", text)
+        assert (tmp_path / "link.md").is_symlink()
+        assert (tmp_path / "real" / "a.md").read_text() == text
+    os.mkfifo(tmp_path / "pipe")
+    with ThreadPoolExecutor(1) as pool:
+        read_back = pool.submit((tmp_path / "pipe").read_text)
+        write_whole(tmp_path / "pipe", ["through ", "a pipe"])
+        assert read_back.result(10) == "through a pipe"
+    assert (tmp_path / "pipe").is_fifo()
+    write_whole(Path(os.devnull), "nothing")
+    assert not Path(os.devnull).is_file()
+
+
+KINDS = {
+    "pairs": b'{"messages": [], "good": "a", "bad": "b"}\n',
+    "logged answers": b'{"id": "a", "question": "q", "messages": [], "answer": "x"}\n',
+    "an evaluation set": b'{"id": "a", "category": "c", "messages": [], "good": "x"}\n',
+    "proposals": b'{"id": "a", "proposals": []}\n',
+    "preferences": b'{"prompt": "q", "chosen": "a", "rejected": "b"}\n',
+    "other JSON lines": b'{"a": 1}\n{"b": 2}\n',
+    "JSON": b'{\n "a": 1\n}\n',
+    "a safetensors file": (20).to_bytes(8, "little") + b'{"__metadata__": {}}',
+    "a database": b"SQLite format 3\x00rest",
+    "a GGUF file": b"GGUF\x03\x00",
+    "text": b"# A card",
+    "a web page": b"<!doctype html>",
+    "data of another kind": b"\xff\xfe\xfa\x00",
+    "a file packed by gzip": gzip.compress(b"{}"),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_file_is_written_over_only_by_its_own_kind(tmp_path: Path, kind: str) -> None:
+    there = tmp_path / "there"
+    there.write_bytes(KINDS[kind])
+    assert kind_of(there) == kind
+    check_output(there, kind)
+    for other in KINDS.keys() - {kind}:
+        with pytest.raises(InvalidInputError, match=f"there holds {kind}, which {other} would"):
+            check_output(there, other)
+    there.write_bytes(b"")
+    check_output(there, "pairs")
+
+
+def test_what_is_read_is_not_written_over_whatever_it_is_called(tmp_path: Path) -> None:
+    source = tmp_path / "a.jsonl"
+    source.write_bytes(KINDS["pairs"])
+    (tmp_path / "link").symlink_to(source)
+    os.link(source, tmp_path / "same")
+    for name in ("a.jsonl", "link", "same", "../" + tmp_path.name + "/a.jsonl"):
+        with pytest.raises(InvalidInputError, match="is what this command reads"):
+            check_output(tmp_path / name, "pairs", [None, tmp_path / "none", source])
+    check_output(tmp_path / "new.jsonl", "pairs", [source])

@@ -39,9 +39,9 @@ from steerable_llm.logs.answers import LoggedAnswer, write_answers
 from steerable_llm.logs.exporters import export_pairs
 from steerable_llm.logs.importers import IMPORTERS, Rules, import_files, importer
 from steerable_llm.logs.importers.importer import GROUP
+from steerable_llm.logs.importers.messages import prompt
 from steerable_llm.logs.importers.openinference import nest
 from steerable_llm.logs.importers.openinference import openinference as read_span
-from steerable_llm.logs.importers.records import prompt
 from steerable_llm.logs.importers.traces import stage
 from steerable_llm.logs.queries import add_rows
 from steerable_llm.pairs.pair import Pairs, PreferencePair

@@ -51,7 +51,7 @@ def test_a_table_of_another_program_is_left_as_it_is(log_url: str) -> None:
     engine = create_engine(log_url.replace("postgresql:", "postgresql+psycopg:"))
     with engine.begin() as connection:
         connection.execute(text("CREATE TABLE spans (mine INTEGER)"))
-    with pytest.raises(AnswerLogError, match="already exists"):
+    with pytest.raises(AnswerLogError, match=r"already exists|something else"):
         AnswerLog(log_url)
     # Nothing half-made is left beside it.
     assert inspect(engine).get_table_names() == ["spans"]

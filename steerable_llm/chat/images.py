@@ -113,7 +113,7 @@ class ImagePart:
                 return str(self.where.resolve())
             data = self.where.read_bytes()
         if data is not None and not (file := folder / self.name).is_file():
-            write_whole(file, data)
+            write_whole(file, data, private=True)
         return self.name
 
 

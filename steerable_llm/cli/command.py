@@ -6,9 +6,10 @@ that ``steerable --help`` answers at once.
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -51,21 +52,55 @@ app.add_typer(pairs.app, name="pairs")
 
 
 def main() -> None:
-    """Run the command line; errors of the user's making leave one line and exit code 2."""
+    """Run the command line.
+
+    What the user did wrong leaves one line and exit code 2; being interrupted, one and 130.
+    """
     try:
-        app()
+        code = app(standalone_mode=False)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        code = INTERRUPTED
     except SteerableError as error:
         _fail(str(error))
+    except _USAGE as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            error.show()
+            raise SystemExit(2) from None
+        _fail(f"{error.format_message()} ({_help_of(error)})")
+    except typer.Abort:  # the input ended where a key was expected
+        _fail("the input ended: run it where you can press keys")
+    except BrokenPipeError:
+        # Whoever read the output has gone; nothing more can be told, also not at the exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
     except UnicodeDecodeError as error:
         _fail(f"a file is not UTF-8 text ({error}): save it as UTF-8")
     except OSError as error:
         where = f": {error.filename}" if error.filename else ""
         _fail(f"{error.strerror or error}{where}")
+    if code == INTERRUPTED:
+        print("steerable: interrupted", file=sys.stderr)
+    raise SystemExit(code or 0)
 
 
-def _fail(message: str) -> None:
-    print(f"steerable: {' '.join(message.split())}", file=sys.stderr)
+#: The exit code of a command that Ctrl-C ended.
+INTERRUPTED = 130
+# What typer raises of wrong arguments, by the only name that it gives to anyone.
+_USAGE: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+
+
+def _fail(message: str) -> NoReturn:
+    from steerable_llm.reports.parts import visible
+
+    print(f"steerable: {visible(' '.join(message.split()))}", file=sys.stderr)
     raise SystemExit(2)
+
+
+def _help_of(error: Any) -> str:
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context else "steerable"
+    return f"see `{path} --help`"
 
 
 def _version(wanted: bool) -> None:

@@ -119,12 +119,13 @@ def evaluate(
     if keep:
         refuse_to_write(subject)
     # What is wrong with the question is said before a model is loaded for it.
+    read = [subject, test, capability, policy, pairs, *(also or ())]
     if benchmark is not None:
-        check_reports(report, "a benchmark report")
+        check_reports(report, "a benchmark report", inputs=read)
         measure = _on_benchmark(benchmark, options, seed)
     else:
         assert test is not None  # one of the two was given
-        check_reports(report, "a report", ".png")
+        check_reports(report, "a report", ".png", inputs=read)
         measure = _on_set(test, capability, pairs, {"policy": policy, "step": step})
     llm = load_model(model, revision)
     loaded = load_subject(subject, llm, force)
@@ -234,7 +235,7 @@ def compare(
     from steerable_llm.evaluation.compare import compare as run
     from steerable_llm.pairs.pair import Pairs
 
-    check_reports(report, "a comparison")
+    check_reports(report, "a comparison", inputs=[pairs, dev, test, capability, dev_capability])
     given = Pairs.from_jsonl(pairs)
     dev_set, test_set = (read_set(path, sample, seed) for path in (dev, test))
     kept, dev_kept = (
@@ -327,7 +328,7 @@ def transfer(
     """
     from steerable_llm.evaluation.transfer import transfer as run
 
-    check_reports(report, "a transfer matrix")
+    check_reports(report, "a transfer matrix", inputs=[*test, *vectors])
     sets = [read_set(path, sample, seed) for path in test]
     llm = load_model(model, revision)
     loaded = [load_vector(path, llm, False) for path in vectors]

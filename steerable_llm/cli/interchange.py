@@ -15,6 +15,7 @@ from steerable_llm.cli.options import (
     Model,
     Revision,
     VectorIn,
+    check_outputs,
     load_model,
     summary,
     tell,
@@ -44,6 +45,8 @@ def export(
     from steerable_llm.runtime.interchange import export_vector
     from steerable_llm.vector.vector import SteeringVector
 
+    kinds = {"lm-eval": "an archive (.pt or .zip)", "svec": "JSON"}
+    check_outputs({"--out": (out, kinds.get(format, "a GGUF file"))}, [vector])
     loaded = SteeringVector.load(vector)
     done = export_vector(loaded, out, format, strength=strength, strict=strict)
     facts = asdict(done)
@@ -82,6 +85,7 @@ def import_(
         raise InvalidInputError(
             f"{target} is there already: name the file to write with --out (it may be the same)"
         )
+    check_outputs({"--out": (target, "a safetensors file")}, [file])
     llm = load_model(model, revision)
     vector = import_vector(file, llm, format, name=name, force=force)
     vector.save(target)

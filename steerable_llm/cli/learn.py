@@ -21,6 +21,7 @@ from steerable_llm.cli.options import (
     Revision,
     StepPolicy,
     VectorIn,
+    check_outputs,
     load_model,
     settings_of,
     summary,
@@ -64,8 +65,12 @@ def build(
             f"--heatmap shows token attributions, which method {method!r} has none of: "
             "leave it out, or build with grains"
         )
-    if method != "lora" and out.is_dir():
-        raise InvalidInputError(f"{out} is a folder: give the file to write to")
+    if method == "lora":
+        _check_folder(out)
+    else:
+        check_outputs(
+            {"--out": (out, "a safetensors file"), "--heatmap": (heatmap, "a web page")}, [pairs]
+        )
     given = Pairs.from_jsonl(pairs)
     settings = settings_of(setting or [])
     llm = load_model(model, revision)
@@ -100,6 +105,14 @@ def build(
     lines = [f"{out}: {len(given)} pairs, layers {layers}, not calibrated yet{meanwhile}"]
     lines += [agreement.line] if agreement else []
     tell(as_json, {**summary(vector), "file": out}, lines)
+
+
+def _check_folder(out: Path) -> None:
+    """Refuse to write a LoRA among files of another kind."""
+    if out.exists() and not out.is_dir():
+        raise InvalidInputError(f"{out} is a file, and a LoRA is a folder: name another one")
+    if out.is_dir() and any(out.iterdir()) and not (out / "adapter_config.json").is_file():
+        raise InvalidInputError(f"{out} holds something else than a LoRA: name a new folder")
 
 
 def _build_lora(
@@ -155,6 +168,7 @@ def calibrate(
 
     written = out or vector
     refuse_to_write(written)
+    check_outputs({"--out": (written, "a safetensors file")}, [dev, capability, policy])
     dev_set = EvaluationSet.from_jsonl(dev)
     kept = EvaluationSet.from_jsonl(capability) if capability else None
     llm = load_model(model, revision)

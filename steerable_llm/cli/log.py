@@ -10,11 +10,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from steerable_llm.cli.options import AsJson, facts_page, open_log, print_json, print_page, tell
+from steerable_llm.cli.options import (
+    AsJson,
+    check_outputs,
+    facts_page,
+    open_log,
+    print_json,
+    print_page,
+    tell,
+)
 from steerable_llm.errors import InvalidInputError
 
 if TYPE_CHECKING:
-    from steerable_llm.logs.importers import SkippedLine
+    from steerable_llm.logs.importers import ImportReport, SkippedLine
 
 app = typer.Typer(
     help="Keep, import and look at logged answers.", no_args_is_help=True, rich_markup_mode=None
@@ -64,6 +72,13 @@ def import_(
     skipped: Annotated[
         Path | None, typer.Option(help="File of the lines that were not taken, and why.")
     ] = None,
+    scale: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Lowest and highest score of a metric, as in rating=1:5; repeatable. Numbers "
+            "that are no well-known metric count only with it."
+        ),
+    ] = None,
     again: Annotated[
         bool, typer.Option("--again", help="Read from the start, whatever was read before.")
     ] = False,
@@ -71,15 +86,19 @@ def import_(
 ) -> None:
     """Import answers and judgements from other logs.
 
-    FILES are JSON lines or a JSON array. Give the files of a trace log and of its feedback
-    together. An import that was stopped goes on where it was, and nothing is added twice.
+    FILES are JSON lines, a JSON array or object, pages of an API, or a table (.csv), also packed
+    by gzip. Give the files of a trace log and of its feedback together. An import that was
+    stopped goes on where it was, and nothing is added twice.
     """
-    from steerable_llm.files import json_line, write_whole
+    from steerable_llm.files import SKIPPED_LINES, json_line, write_whole
     from steerable_llm.logs.importers import Rules, import_files, importer_named
 
     # Before a log is made that would stay empty.
     importer_named(kind)
-    rules = Rules(score=score, good_at=good_at, bad_at=bad_at, reason=reason)
+    rules = Rules(
+        score=score, good_at=good_at, bad_at=bad_at, reason=reason, scales=_scales(scale or [])
+    )
+    check_outputs({"--skipped": (skipped, SKIPPED_LINES)}, [*files, log])
     # On disk, since a bad export may have a million bad lines.
     with tempfile.TemporaryFile("w+", encoding="utf-8") as left:
 
@@ -92,7 +111,17 @@ def import_(
             )
         if skipped:
             left.seek(0)
-            write_whole(skipped, left)
+            write_whole(skipped, left, private=True)
+    _tell_import(log, report, as_json)
+    if report.nothing:
+        told = f" ({report.context} lines only tell what was asked or retrieved)"
+        raise InvalidInputError(
+            f"nothing was imported from {', '.join(map(str, files))}"
+            f"{told if report.context else ''}: check that --from {kind} is what wrote it"
+        )
+
+
+def _tell_import(log: str, report: ImportReport, as_json: bool) -> None:
     before = f" after {report.lines_before} read before" if report.lines_before else ""
     lines = [
         f"{log}: {report.added} answers added, {report.judged} judged, {report.known} known "
@@ -100,6 +129,7 @@ def import_(
     ]
     for why, number in report.skipped.most_common():
         lines.append(f"skipped {number}: {why} (first at {report.first[why]})")
+    lines += [f"left aside {number}: {why}" for why, number in report.ignored.most_common()]
     tell(as_json, {**report.to_dict(), "log": log}, lines)
 
 
@@ -127,9 +157,11 @@ def export(
     from steerable_llm.logs.answers import write_answers
     from steerable_llm.logs.exporters import EXPORTERS, export_pairs
 
+    held = {"answers": "logged answers", "unpaired": "pairs"}.get(kind, "preferences")
     kinds = sorted([*EXPORTERS, "answers", "unpaired"])
     if kind not in kinds:
         raise InvalidInputError(f"{kind!r} cannot be exported: one of {', '.join(kinds)}")
+    check_outputs({"OUT": (out, held)}, [log])
     filters = _filters(since, until, verdict=verdict, reason=reason, step=step, model=model)
     written = 0
     with open_log(log) as answer_log:
@@ -195,11 +227,34 @@ def stats(log: Log = DEFAULT, as_json: AsJson = False) -> None:
         print_json({k: v.isoformat() if isinstance(v, datetime) else v for k, v in found.items()})
         return
     print(f"{log}: {found['answers']} answers")
+    from steerable_llm.reports.parts import visible
+
     if found["first"]:
         print(f"from {found['first']:%Y-%m-%d %H:%M} to {found['last']:%Y-%m-%d %H:%M} UTC")
     for name in ("verdicts", "reasons", "steps", "models"):
         for key, number in found[name].items():
-            print(f"  {name:<9} {number:>8}  {key}")
+            print(visible(f"  {name:<9} {number:>8}  {_short(key)}"))
+
+
+def _scales(given: list[str]) -> dict[str, tuple[float, float]]:
+    """Read ``metric=low:high``.
+
+    Raises:
+        InvalidInputError: An entry of another form.
+    """
+    scales = {}
+    for entry in given:
+        name, _, ends = entry.rpartition("=")
+        low, _, high = ends.partition(":")
+        try:
+            scales[name] = float(low), float(high)
+        except ValueError:
+            name = ""
+        if not name:
+            raise InvalidInputError(
+                f"--scale {entry!r}: expected metric=low:high, as in rating=1:5"
+            )
+    return scales
 
 
 def _filters(since: datetime | None, until: datetime | None, **others: Any) -> dict[str, Any]:

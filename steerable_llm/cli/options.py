@@ -164,10 +164,16 @@ def open_log(log: str, *, make: bool = False) -> AnswerLog:
         InvalidInputError: There is no such file, and none is to be made.
     """
     from steerable_llm.logs.answer_log import AnswerLog
+    from steerable_llm.logs.database import is_database
 
     if "://" in log:
         return AnswerLog(log)
     path = Path(log)
+    if path.is_file() and path.stat().st_size and not is_database(log):
+        raise InvalidInputError(
+            f"{log} is no answer log, which is a database: `steerable log import` makes one of it, "
+            "in another file"
+        )
     # SQLite would take an empty file for a new database and fill it.
     if not make and not (path.is_file() and path.stat().st_size):
         raise InvalidInputError(
@@ -200,32 +206,74 @@ def summary(vector: SteeringVector) -> dict[str, Any]:
 
 
 def print_json(content: Mapping[str, Any]) -> None:
-    """Print one JSON object."""
-    print(json.dumps(content, ensure_ascii=False, indent=2, default=str))
+    """Print one JSON object; what would steer a terminal is written as its escape."""
+    from steerable_llm.reports.parts import escaped
+
+    told = json.dumps(content, ensure_ascii=False, indent=2, default=str)
+    print(escaped(told))
 
 
 def tell(as_json: bool, facts: Mapping[str, Any], lines: Iterable[str]) -> None:
     """Print what a verb did: as one JSON object, or line by line."""
+    from steerable_llm.reports.parts import visible
+
     if as_json:
         print_json(facts)
     else:
-        print(*lines, sep="\n")
+        print(visible("\n".join(lines)))
 
 
-def check_reports(paths: Iterable[Path] | None, what: str, *more: str) -> None:
+#: What a report holds, by its suffix.
+_REPORTS = {".md": "text", ".html": "a web page", ".json": "JSON", ".png": "a PNG picture"}
+
+
+def check_outputs(
+    outputs: Mapping[str, tuple[Path | None, str]],
+    inputs: Iterable[str | Path | None] = (),
+) -> None:
+    """Refuse files that a verb cannot or must not write, before it does its work.
+
+    Args:
+        outputs: By their options: the file, if there is one, and what it will hold, as
+            `files.kind_of` says it; "a report" goes by its suffix.
+        inputs: What the verb reads.
+
+    Raises:
+        InvalidInputError: See `files.check_output`; or two options name one file.
+    """
+    from steerable_llm.files import check_output
+
+    given = {option: (file, kind) for option, (file, kind) in outputs.items() if file is not None}
+    read = list(inputs)
+    options: dict[Path, str] = {}
+    for option, (file, kind) in given.items():
+        kind = _REPORTS.get(file.suffix, "text") if kind == "a report" else kind
+        check_output(file, kind, read)
+        other = options.setdefault(file.resolve(), option)
+        if other != option and file.is_file() | (not file.exists()):
+            raise InvalidInputError(f"{option} and {other} name one file, {file}: name two")
+
+
+def check_reports(
+    paths: Iterable[Path] | None,
+    what: str,
+    *more: str,
+    inputs: Iterable[str | Path | None] = (),
+) -> None:
     """Refuse reports that cannot be written, before what takes long.
 
     Args:
         paths: Their files.
         what: What error messages call one.
         *more: Suffixes that are allowed beside those of a page.
+        inputs: What the verb reads, and must not write over.
     """
-    from steerable_llm.files import check_writable
     from steerable_llm.reports.page import SUFFIXES, check_suffix
 
+    read = list(inputs)
     for path in paths or ():
         check_suffix(path, what, (*SUFFIXES, *more))
-        check_writable(path)
+        check_outputs({"--report": (path, "a report")}, read)
 
 
 def tell_report(found: Any, paths: Iterable[Path] | None, as_json: bool) -> None:
@@ -233,7 +281,9 @@ def tell_report(found: Any, paths: Iterable[Path] | None, as_json: bool) -> None
     for path in paths or ():
         found.save(path)
     if as_json:
-        print(found.model_dump_json(indent=2))
+        from steerable_llm.reports.parts import escaped
+
+        print(escaped(found.model_dump_json(indent=2)))
     else:
         print_page(found.table())
 

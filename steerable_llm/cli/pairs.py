@@ -16,6 +16,7 @@ from steerable_llm.cli.options import (
     InFile,
     Model,
     Revision,
+    check_outputs,
     hide_loading_bars,
     load_model,
     open_log,
@@ -151,6 +152,15 @@ def make(
         raise InvalidInputError("--vector only goes with --propose or --accept-proposals")
     if report is not None:
         check_suffix(report, "a report on pairs")
+    check_outputs(
+        {
+            "--out": (out, "pairs"),
+            "--propose": (propose, "proposals"),
+            "--wrong-retrieval": (wrong_retrieval, "logged answers"),
+            "--report": (report, "a report"),
+        },
+        [log, vector],
+    )
     filters = FilterSettings(
         grounded_at,
         max_length_ratio,
@@ -220,8 +230,7 @@ def review(
     if not _is_terminal():
         raise InvalidInputError("a review needs a terminal: run it where you can press keys")
     target = out or files[0].with_suffix(".reviewed.jsonl")
-    if target.resolve() in {file.resolve() for file in files}:
-        raise InvalidInputError(f"{target} is what is reviewed: name another file with --out")
+    check_outputs({"--out": (target, "pairs")}, files)
     state = Review(read_items(files), target, reviewer)
     with Keyboard() as keyboard:
 

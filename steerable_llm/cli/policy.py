@@ -15,6 +15,7 @@ from steerable_llm.cli.options import (
     AsJson,
     InFile,
     Revision,
+    check_outputs,
     load_model,
     open_log,
     print_json,
@@ -116,6 +117,8 @@ def train_gate(
 
     if out.suffix != ".safetensors":
         raise InvalidInputError(f"--out {out}: give a name that ends in .safetensors")
+    card = out.with_suffix(".md")
+    check_outputs({"--out": (out, "a safetensors file"), "the card": (card, "text")}, [log])
     trained = train(
         _judged_answers(log),
         out.stem,
@@ -126,7 +129,6 @@ def train_gate(
         seed=seed,
     )
     trained.gate.save(out)
-    card = out.with_suffix(".md")
     command = f"steerable {shlex.join(_shown(sys.argv[1:], log))}"
     write_whole(card, gate_card(trained, command).to_markdown())
     gate, figures = trained.gate, trained.figures

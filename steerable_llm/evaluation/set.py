@@ -259,7 +259,7 @@ class EvaluationSet(Sequence[EvaluationItem]):
     def to_jsonl(self, path: str | os.PathLike[str]) -> Path:
         """Write one item per line; the file appears whole or not at all."""
         records = written_beside(path, self.items, mode="json", exclude_defaults=True)
-        write_json_lines(path, records)
+        write_json_lines(path, records, private=False)
         return Path(path)
 
 

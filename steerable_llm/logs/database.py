@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
+import sqlite3
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
@@ -287,10 +289,35 @@ def _engine(address: URL) -> Engine:
     folder = Path(address.database or "").parent
     if not folder.is_dir():
         raise InvalidInputError(f"the folder {folder} of the answer log is missing: make it first")
+    _refuse_foreign(Path(address.database or ""))
+    # What people asked and said is for its owner's eyes; SQLite's other files take this one's mode.
+    with suppress(OSError):
+        os.close(os.open(address.database or "", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
     engine = create_engine(address, connect_args={"timeout": PATIENCE})
     event.listen(engine, "connect", _set_up_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
+
+
+def _refuse_foreign(file: Path) -> None:
+    """Refuse the database of something else before anything in it is touched.
+
+    Raises:
+        AnswerLogError: It has tables, and none that says which version of a log they are of.
+    """
+    if not (file.is_file() and file.stat().st_size):
+        return
+    try:
+        with closing(sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro", uri=True)) as database:
+            query = "SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name"
+            names = [name for (name,) in database.execute(query)]
+    except sqlite3.Error:
+        return  # told when it is opened to write
+    if names and "alembic_version" not in names:
+        raise AnswerLogError(
+            f"{file} is the database of something else (it has a table {names[0]!r}): give the "
+            "log a file of its own"
+        )
 
 
 def _set_up_sqlite(connection: Any, record: object) -> None:

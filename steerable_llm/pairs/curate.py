@@ -151,6 +151,7 @@ class CurationReport:
             path,
             lambda: json.dumps(self.to_dict(), ensure_ascii=False, indent=2) + "\n",
             "a report on pairs",
+            private=True,  # its examples are from the log
         )
 
 

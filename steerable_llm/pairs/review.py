@@ -215,7 +215,7 @@ class Review:
             time=datetime.now(UTC),
         )
         self.journal.parent.mkdir(parents=True, exist_ok=True)
-        with self.journal.open("ab") as file:
+        with open(self.journal, "ab", opener=_private) as file:
             file.write(json_line(decision.model_dump(mode="json", exclude_none=True)).encode())
             file.flush()
             os.fsync(file.fileno())
@@ -244,6 +244,10 @@ class Review:
                 if self._history[place].key == decision.key:
                     del self._history[place]
                     break
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def _decision_from(record: dict[str, Any]) -> Decision:

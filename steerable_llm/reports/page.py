@@ -66,7 +66,12 @@ class Page:
         return html.page(self.title, self.parts)
 
     def save(
-        self, path: str | os.PathLike[str], data: Callable[[], str], what: str = "a page"
+        self,
+        path: str | os.PathLike[str],
+        data: Callable[[], str],
+        what: str = "a page",
+        *,
+        private: bool = False,
     ) -> Path:
         """Write it in the form that the suffix names: `.md`, `.html`, or `.json` for the data.
 
@@ -77,6 +82,7 @@ class Page:
             path: The file.
             data: Makes the JSON.
             what: What error messages call it.
+            private: As in `write_whole`.
 
         Raises:
             InvalidInputError: Another suffix.
@@ -84,7 +90,8 @@ class Page:
         check_suffix(path, what)
         target = Path(path)
         if target.suffix != ".md":
-            return write_whole(target, self.to_html() if target.suffix == ".html" else data())
+            content = self.to_html() if target.suffix == ".html" else data()
+            return write_whole(target, content, private=private)
         text = self.to_markdown(target.stem)
         pictures = [
             (target.with_name(part.file(target.stem)), part.draw())
@@ -93,7 +100,7 @@ class Page:
         ]
         for file, png in pictures:
             write_whole(file, png)
-        return write_whole(target, text)
+        return write_whole(target, text, private=private)
 
 
 def check_suffix(

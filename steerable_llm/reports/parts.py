@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias
 from rich.console import RenderableType
 
 # What steers a terminal or reverses the direction of text, but for new lines and tabs.
-_UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+_UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def visible(text: str) -> str:
@@ -19,6 +19,11 @@ def visible(text: str) -> str:
     Logged answers come from anywhere, and a terminal would obey what they say.
     """
     return _UNSEEN.sub("\ufffd", text.replace("\r\n", "\n"))
+
+
+def escaped(json_text: str) -> str:
+    """Return JSON with such characters, which stand in its texts only, as their escapes."""
+    return _UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", json_text)
 
 
 @dataclass(frozen=True)

@@ -9,16 +9,21 @@ from pydantic.alias_generators import to_snake
 
 from steerable_llm.logs.answers import LoggedAnswer
 from steerable_llm.logs.importers.judgement import Judgement
+from steerable_llm.logs.importers.messages import answer_text
 from steerable_llm.logs.importers.records import (
     ImportedAnswer,
     Record,
     UnusableRecord,
     content_id,
+    decoded,
+    listed,
     needed,
     number,
+    page,
     passages,
     rendered,
     text,
+    yes_or_no,
 )
 
 _RAGAS_FIELDS = {
@@ -37,48 +42,73 @@ _RAGAS_FIELDS = {
 }
 
 
+# What RAGAS 0.1 called them.
+_RAGAS_BEFORE = {
+    "question": "user_input",
+    "contexts": "retrieved_contexts",
+    "answer": "response",
+    "ground_truth": "reference",
+    "ground_truths": "reference",
+}
+
+
+def ragas_records(record: Record) -> list[tuple[str, Any]]:
+    """Return the samples in a file of several."""
+    return page(record, "samples", "data", "rows", "dataset", "results", "examples")
+
+
 def ragas(record: Record) -> list[ImportedAnswer]:
-    """Read a RAGAS single-turn sample; other numbers beside its fields are metrics."""
-    if isinstance(record.get("user_input"), list):
+    """Read a RAGAS single-turn sample; metrics that are known by name judge it."""
+    # Of two spellings of a name the present one counts.
+    plain = {_RAGAS_BEFORE.get(name, name): value for name, value in record.items()} | {
+        name: record[name] for name in _RAGAS_FIELDS & record.keys()
+    }
+    asked = decoded(plain.get("user_input"))
+    if isinstance(asked, list):
         raise UnusableRecord("it is a multi-turn sample; only single-turn samples can be taken")
-    question, answer = needed(record, "user_input"), needed(record, "response")
-    ids = record.get("retrieved_context_ids") or ()
-    found = passages(record.get("retrieved_contexts") or (), ids)
+    question, answer = needed(plain, "user_input"), answer_text(plain.get("response"), "response")
+    found = passages(plain.get("retrieved_contexts"), plain.get("retrieved_context_ids"))
     judgements = tuple(
         Judgement(name=name, score=score)
-        for name, value in record.items()
+        for name, value in plain.items()
         if name not in _RAGAS_FIELDS and (score := number(value)) is not None
     )
-    reference = text(record.get("reference"))
+    expected = decoded(plain.get("reference"))
+    reference = text(*expected) if isinstance(expected, list) else text(expected)
     return [_draft("ragas", question, found, answer, reference, judgements)]
+
+
+def deepeval_records(record: Record) -> list[tuple[str, Any]]:
+    """Return the test cases in a run, in results, or in a data set."""
+    names = ("testRunData", "test_run_data", "testCases", "test_cases", "testResults")
+    more = ("test_results", "conversationalTestCases", "conversational_test_cases", "goldens")
+    return page(record, *names, *more, "data", "results")
 
 
 def deepeval(record: Record) -> list[ImportedAnswer]:
     """Read a DeepEval test case or test result; its metrics say themselves what passed."""
-    if record.get("turns") or record.get("conversational"):
+    if record.get("turns") or yes_or_no(record.get("conversational")):
         raise UnusableRecord("it is a conversation; only single-turn test cases can be taken")
     plain = {to_snake(name): value for name, value in record.items()}
-    question, answer = needed(plain, "input"), needed(plain, "actual_output")
-    contexts, ids = [], []
-    for entry in plain.get("retrieval_context") or ():
-        if isinstance(entry, Mapping):
-            contexts.append(entry.get("context"))
-            ids.append(entry.get("source"))
-        else:
-            contexts.append(entry)
-    found = passages(contexts, ids if len(ids) == len(contexts) else ())
+    question = needed(plain, "input")
+    answer = answer_text(plain.get("actual_output"), "actual_output")
+    contexts = decoded(plain.get("retrieval_context"))
+    if isinstance(contexts, str) and not contexts.lstrip().startswith("["):
+        contexts = contexts.split("|")  # as its tables have several
+    found = passages(contexts)
     judgements = [
         Judgement(
-            name=str(metric.get("name", "")),
+            name=str(metric.get("name") or metric.get("metric") or ""),
             score=number(metric.get("score")),
-            passed=metric["success"] if isinstance(metric.get("success"), bool) else None,
+            passed=yes_or_no(metric.get("success")),
             comment=text(metric.get("reason")),
         )
-        for metric in plain.get("metrics_data") or ()
-        if isinstance(metric, Mapping)
+        for metric in listed(plain.get("metrics_data"), "metrics")
+        # One that broke down failed itself, and not the answer.
+        if isinstance(metric, Mapping) and not metric.get("error") and not metric.get("skipped")
     ]
-    if not judgements and isinstance(plain.get("success"), bool):
-        judgements.append(Judgement(name="test case", passed=plain["success"]))
+    if not plain.get("metrics_data") and (passed := yes_or_no(plain.get("success"))) is not None:
+        judgements.append(Judgement(name="test case", passed=passed))
     if comment := text(plain.get("comments")):
         judgements.append(Judgement(comment=comment))
     reference = text(plain.get("expected_output"))

@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -28,19 +29,25 @@ from steerable_llm.logs.database import (
     to_row,
     writing,
 )
-from steerable_llm.logs.importers.evaluations import deepeval, ragas
-from steerable_llm.logs.importers.judgement import Rules, judge
-from steerable_llm.logs.importers.langfuse import langfuse
-from steerable_llm.logs.importers.langsmith import langsmith
-from steerable_llm.logs.importers.openinference import openinference
-from steerable_llm.logs.importers.preferences import openai, trl
-from steerable_llm.logs.importers.reading import Read, read_records
+from steerable_llm.logs.importers.evaluations import (
+    deepeval,
+    deepeval_records,
+    ragas,
+    ragas_records,
+)
+from steerable_llm.logs.importers.judgement import Judgement, Rules, beyond_its_scale, judge, unread
+from steerable_llm.logs.importers.langfuse import langfuse, langfuse_records
+from steerable_llm.logs.importers.langsmith import langsmith, langsmith_records
+from steerable_llm.logs.importers.openinference import openinference, openinference_records
+from steerable_llm.logs.importers.preferences import openai, preference_records, trl
+from steerable_llm.logs.importers.reading import WITHIN, Read, read_records
 from steerable_llm.logs.importers.records import (
     ImportedAnswer,
     ImportReport,
     Record,
     SkippedLine,
     UnusableRecord,
+    page,
 )
 from steerable_llm.logs.importers.traces import Span, join_staged, stage
 from steerable_llm.logs.queries import add_rows, put_rows
@@ -68,10 +75,13 @@ class Importer:
             `UnusableRecord` where there is nothing to take; what a wrong shape raises by itself,
             such as a `KeyError`, is told in general words.
         traces: Whether it returns lines of traces, which are joined once all files are read.
+        inside: Returns the records that a line holds, each with its place in it: a page of an API,
+            say, or a trace with all its parts. One that cannot be taken costs no other.
     """
 
     read: Callable[[Record], Sequence[ImportedAnswer] | Sequence[Span]]
     traces: bool = False
+    inside: Callable[[Record], Sequence[tuple[str, Any]]] = page
 
 
 def _own(record: Record) -> list[ImportedAnswer]:
@@ -82,19 +92,24 @@ def _own(record: Record) -> list[ImportedAnswer]:
         raise UnusableRecord(first_problem(error)) from None
 
 
+def _own_records(record: Record) -> list[tuple[str, Any]]:
+    """Return the answers that `steerable log show --json` prints."""
+    return page(record, "answers")
+
+
 #: The logs that can be imported, by name; "answers" is this package's own export.
 IMPORTERS: Mapping[str, Importer] = Plugged(
     GROUP,
     Importer,
     {
-        "answers": Importer(_own),
-        "deepeval": Importer(deepeval),
-        "langfuse": Importer(langfuse, traces=True),
-        "langsmith": Importer(langsmith, traces=True),
-        "openai": Importer(openai),
-        "phoenix": Importer(openinference, traces=True),
-        "ragas": Importer(ragas),
-        "trl": Importer(trl),
+        "answers": Importer(_own, inside=_own_records),
+        "deepeval": Importer(deepeval, inside=deepeval_records),
+        "langfuse": Importer(langfuse, traces=True, inside=langfuse_records),
+        "langsmith": Importer(langsmith, traces=True, inside=langsmith_records),
+        "openai": Importer(openai, inside=preference_records),
+        "phoenix": Importer(openinference, traces=True, inside=openinference_records),
+        "ragas": Importer(ragas, inside=ragas_records),
+        "trl": Importer(trl, inside=preference_records),
     },
 )
 
@@ -121,7 +136,8 @@ def import_files(
 ) -> ImportReport:
     """Import files into a log; a line that cannot be taken never stops the rest.
 
-    Files are JSON lines, or a JSON array of records. Lines are read one at a time, and each
+    Files are JSON lines, a JSON array, objects one after another, or a table (.csv), packed by gzip
+    or not; records are also taken out of pages of an API. Lines are read one at a time, and each
     batch of some hundred is kept together with how far the file was read: an import that was
     killed goes on there, and what a file holds is never added twice. A file that has grown is read
     from where it ended. Lines of a trace (LangSmith, Langfuse, Phoenix) wait in the log until all
@@ -150,11 +166,12 @@ def import_files(
             )
     rules = rules or Rules()
     report = ImportReport(on_skip=on_skip)
+    scales = _Scales(files, importer, rules)
     # The rules judge an answer when it is read, and a trace only when it is joined.
     settings = "" if importer.traces else json.dumps(asdict(rules), sort_keys=True)
     for file in files:
         key = {"path": str(file.resolve()), "kind": kind, "settings": settings}
-        _import_file(log, file, importer, rules, report, key, again)
+        _import_file(log, file, importer, scales, report, key, again)
     if importer.traces:
         join_staged(log, [_source(kind, file) for file in files], rules, report)
     return report
@@ -164,7 +181,7 @@ def _import_file(
     log: AnswerLog,
     file: Path,
     importer: Importer,
-    rules: Rules,
+    scales: _Scales,
     report: ImportReport,
     key: dict[str, str],
     again: bool,
@@ -182,7 +199,7 @@ def _import_file(
                 found = _read_all(importer, batch, file, report)
                 stage(connection, _source(key["kind"], file), _storable(found, report))
             else:
-                _add(connection, _read_all(importer, batch, file, report), rules, report)
+                _add(connection, _read_all(importer, batch, file, report), scales, report)
             if batch[-1].position > 0:
                 last = batch[-1]
                 done = {"position": last.position, "digest": last.digest, "lines": last.number}
@@ -191,16 +208,51 @@ def _import_file(
         report.lines_before += before["lines"]
 
 
+class _Scales:
+    """The metrics of an import that have scores outside the scale from 0 to 1.
+
+    A file of ratings from 1 to 5 begins with a 1, perhaps, which only the others show to be low.
+    """
+
+    def __init__(self, files: Sequence[Path], importer: Importer, rules: Rules) -> None:
+        self.rules = rules
+        self._files, self._importer = files, importer
+
+    @cached_property
+    def off(self) -> frozenset[str]:
+        """Their names, from all files; these are read once more, the first time that one asks."""
+        report = ImportReport()
+        return frozenset(
+            judgement.name
+            for file in self._files
+            for batch in _batches(read_records(file))
+            for found, _ in _read_all(self._importer, batch, file, report)
+            for judgement in _judgements(found)
+            if beyond_its_scale(judgement, self.rules)
+        )
+
+
+def _judgements(found: object) -> tuple[Judgement, ...]:
+    return found.judgements if isinstance(found, ImportedAnswer) else ()
+
+
 def _add(
     connection: Connection,
     found: Iterable[tuple[ImportedAnswer, str]],
-    rules: Rules,
+    scales: _Scales,
     report: ImportReport,
 ) -> None:
     rows: dict[str, dict[str, Any]] = {}
+    rules = scales.rules
     for imported, place in found:
+        told = imported.judgements
+        scored = any(one.score is not None and one.passed is None for one in told)
+        off_scale = scales.off if scored else frozenset()
+        for one in told:
+            if why := unread(one, rules, off_scale):
+                report.ignore(why)
         try:
-            row = to_row(judge(imported.answer, imported.judgements, rules))
+            row = to_row(judge(imported.answer, told, rules, off_scale))
         except InvalidInputError:
             report.skip(place, f"it {UNSTORABLE}")
             continue
@@ -236,18 +288,31 @@ def _read_all(
     """Yield what is in some records, each with its file and line."""
     for read in batch:
         place = f"{file.name}:{read.number}"
-        # Whatever is wrong with a record is said of its line and of no other.
-        try:
-            if read.record is None:
-                raise UnusableRecord(read.problem)
-            found = list(importer.read(read.record))
-        except UnusableRecord as problem:
-            report.skip(place, str(problem))
-        except _MISSHAPEN:
-            # Exports come in more shapes than anyone has seen; a field of a wrong type ends here.
-            report.skip(place, "its fields do not have the shape expected")
-        else:
-            yield from ((_beside(file, one), place) for one in found)
+        if read.record is None:
+            report.waiting += read.problem.endswith(WITHIN)
+            report.skip(place, read.problem)
+            continue
+        for inside, record in _told(importer.inside, read.record, place, report):
+            where = f"{place} ({inside})" if inside else place
+            if isinstance(record, Mapping):
+                found = _told(importer.read, record, where, report)
+                yield from ((_beside(file, one), where) for one in found)
+            else:
+                report.skip(where, "it is not a JSON object")
+
+
+def _told(
+    read: Callable[[Record], Sequence[Any]], record: Record, place: str, report: ImportReport
+) -> Sequence[Any]:
+    """Return what is in a record; whatever is wrong with it is said of its line and no other."""
+    try:
+        return list(read(record))
+    except InvalidInputError as problem:
+        report.skip(place, str(problem))
+    except _MISSHAPEN:
+        # Exports come in more shapes than anyone has seen; a field of a wrong type ends here.
+        report.skip(place, "its fields do not have the shape expected")
+    return []
 
 
 def _beside(file: Path, one: Any) -> Any:

@@ -5,22 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from steerable_llm.logs.importers.judgement import Judgement
+from pydantic.alias_generators import to_snake
+
+from steerable_llm.logs.importers.judgement import Judgement, yes_is_good
+from steerable_llm.logs.importers.messages import prompt, spoken
 from steerable_llm.logs.importers.records import (
     Record,
     UnusableRecord,
-    content_text,
     decoded,
     iso,
     mapping,
     needed,
     number,
-    prompt,
-    said,
+    page,
     text,
+    yes_or_no,
 )
 from steerable_llm.logs.importers.traces import (
     Span,
+    asked_of,
     documents_of,
     model_span,
     other_span,
@@ -31,85 +34,142 @@ from steerable_llm.logs.importers.traces import (
 )
 
 
+def langfuse_records(record: Record) -> list[tuple[str, Any]]:
+    """Return observations and scores each by itself, out of traces, pages and downloads."""
+    trace = decoded(record.get("trace"))
+    if isinstance(trace, Mapping):
+        record = {**record, **trace, **{n: record[n] for n in _INSIDE if n in record}}
+    found = []
+    for where, one in page(record, "data", "traces"):
+        if not isinstance(one, Mapping) or _is_score(one) or _is_observation(one):
+            found.append((where, one))
+            continue
+        inside = {name: decoded(one.get(name)) for name in _INSIDE}
+        # A list of traces names its observations and scores by their ids alone.
+        held = [
+            (name, place, entry)
+            for name, entries in inside.items()
+            for place, entry in enumerate(entries if isinstance(entries, list) else (), start=1)
+            if not isinstance(entry, str)
+        ]
+        if "id" in one or not held:
+            found.append((where, {k: v for k, v in one.items() if k not in _INSIDE}))
+        for name, place, entry in held:
+            if isinstance(entry, Mapping) and "id" in one and not entry.get("trace_id"):
+                entry = {"traceId": one["id"], **entry}
+            found.append((" ".join(filter(None, (where, name, str(place)))), entry))
+    return found
+
+
+_INSIDE = ("observations", "scores")
+
+
 def langfuse(record: Record) -> list[Span]:
-    """Read an observation, a score, or a trace with its observations and scores inside."""
-    if "dataType" in record or ("value" in record and "name" in record):
+    """Read an observation, a score, or a trace."""
+    if _is_score(record):
         return [_score(record)]
-    if "type" in record and ("traceId" in record or "trace_id" in record):
+    if _is_observation(record):
         return [_observation(record)]
-    if "observations" in record or ("input" in record and "output" in record):
-        return _trace(record)
+    if "id" in record and record.keys() & {"input", "output", "timestamp", "sessionId", "userId"}:
+        return [_trace(record)]
     raise UnusableRecord(
         "it is neither an observation (type, traceId), a score (name, value) nor a trace"
     )
 
 
-def _trace(record: Record) -> list[Span]:
+def _is_score(record: Record) -> bool:
+    return bool(record.keys() & {"dataType", "data_type"}) or {"value", "name"} <= record.keys()
+
+
+def _is_observation(record: Record) -> bool:
+    return "type" in record and bool(record.keys() & {"traceId", "trace_id"})
+
+
+def _trace(record: Record) -> Span:
     named = needed(record, "id")
-    asked, time = question_of(decoded(record.get("input"))), iso(record.get("timestamp"))
-    spans = [other_span(f"trace:{named}", named, time, documents=None, question=asked)]
-    for name, read in (("observations", _observation), ("scores", _score)):
-        for inside in record.get(name) or ():
-            if isinstance(inside, Mapping):
-                spans.append(read({"traceId": named, **inside}))
-    return spans
+    asked, time = question_of(record.get("input")), iso(record.get("timestamp"))
+    return other_span(f"trace:{named}", named, time, documents=None, question=asked)
+
+
+def _either(record: Record, name: str) -> Any:
+    """A value by its name in the API, or by that in exports of the storage."""
+    found = record.get(name)
+    return record.get(to_snake(name)) if found is None else found
 
 
 def _observation(record: Record) -> Span:
     named = needed(record, "id")
     trace = text(record.get("traceId")) or needed(record, "trace_id")
-    time = iso(record.get("startTime"), record.get("start_time"))
+    time = iso(_either(record, "startTime"))
     kind = str(record["type"]).upper()
-    given, made = decoded(record.get("input")), decoded(record.get("output"))
+    given, made = record.get("input"), record.get("output")
     if kind == "GENERATION":
         return model_span(named, trace, time, lambda: _answer(record, given, made))
-    found = documents_of(made) if kind in ("RETRIEVER", "SPAN") else None
-    question = None if record.get("parentObservationId") else question_of(given)
+    found = documents_of(made) if kind in ("RETRIEVER", "SPAN", "TOOL") and made else None
+    question = None if _either(record, "parentObservationId") else question_of(given)
     # A span is a retrieval only if it gave documents.
     return other_span(named, trace, time, documents=found or None, question=question)
 
 
 def _answer(record: Record, given: Any, made: Any) -> dict[str, Any]:
-    if record.get("level") == "ERROR":
+    if str(record.get("level")).upper() == "ERROR":
         raise UnusableRecord("its generation failed")
-    if isinstance(given, Mapping):
-        given = given.get("messages") or given.get("prompt") or question_of(given)
-    if isinstance(made, Mapping) and isinstance(made.get("choices"), list) and made["choices"]:
-        made = made["choices"][0].get("message")
-    if isinstance(made, list) and len(made) == 1:
-        made = made[0]
-    if isinstance(made, Mapping):
-        role = {} if "role" in made or "type" in made else {"role": "assistant"}
-        made = said({**role, **made})
-    answer = text(made)
+    answer = spoken(_with_role(decoded(made)))
     if answer is None:
         raise UnusableRecord("it has no answer")
-    used = record.get("usageDetails") or record.get("usage") or {}
+    used = mapping(_either(record, "usageDetails") or record.get("usage"))
     return {
-        "messages": prompt(given),
+        "messages": prompt(asked_of(given)),
         "answer": answer,
-        "model": text(record.get("model"), record.get("providedModelName")),
-        "step": step_of(mapping(decoded(record.get("metadata")))),
-        "usage": usage(used.get("input"), used.get("output")),
+        "model": text(
+            record.get("model"),
+            _either(record, "providedModelName"),
+        ),
+        "step": step_of(mapping(record.get("metadata"))),
+        "usage": usage(
+            _count(used, "input", "prompt_tokens", "promptTokens"),
+            _count(used, "output", "completion_tokens", "completionTokens"),
+        ),
     }
 
 
+def _count(used: Record, *names: str) -> object:
+    return next((used[name] for name in names if used.get(name) is not None), None)
+
+
+def _with_role(made: Any) -> Any:
+    """An answer's message with its role, which some integrations leave out."""
+    if isinstance(made, Mapping) and "content" in made and not made.keys() & {"role", "type"}:
+        return {"role": "assistant", **made}
+    return made
+
+
 def _score(record: Record) -> Span:
-    kind = str(record.get("dataType", "")).upper()
-    value = record.get("value")
-    word = text(record.get("stringValue"), value)
+    kind = str(_either(record, "dataType") or "").upper()
+    name, value = str(record.get("name", "")), record.get("value")
+    word = text(_either(record, "stringValue"), value)
     subject = mapping(record.get("subject"))
-    trace = text(subject.get("traceId"), record.get("traceId"))
-    target = text(subject.get("id"), record.get("observationId"))
+    trace = text(subject.get("traceId"), _either(record, "traceId"))
+    target = text(subject.get("id"), _either(record, "observationId"))
+    # The number of a category or of a correction is a place in a list, or nothing.
+    score = None if kind in ("CATEGORICAL", "CORRECTION", "TEXT") else number(value)
+    passed = None
+    if kind == "BOOLEAN":
+        yes, good = yes_or_no(value if value is not None else word), yes_is_good(name)
+        passed, score = None if yes is None or good is None else yes == good, None
+    elif kind == "NUMERIC" or kind == "":
+        word = None if number(word) is not None else word
     judgement = Judgement(
-        name=str(record.get("name", "")),
-        # The number of a category or of a correction is a place in a list, or nothing.
-        score=None if kind in ("CATEGORICAL", "CORRECTION", "TEXT") else number(value),
+        name=name,
+        score=score,
         label=word if kind not in ("CORRECTION", "TEXT", "BOOLEAN") else None,
+        passed=passed,
         comment=text(record.get("comment"), word if kind == "TEXT" else None),
-        correction=text(content_text(word)) if kind == "CORRECTION" and word else None,
+        correction=spoken(word) if kind == "CORRECTION" and word else None,
         human=record.get("source") == "ANNOTATION" or kind == "CORRECTION",
-        reviewer=text(record.get("authorUserId")),
-        time=iso(record.get("updatedAt"), record.get("timestamp")),
+        reviewer=text(_either(record, "authorUserId")),
+        time=iso(_either(record, "updatedAt"), record.get("timestamp")),
     )
+    if not (trace or target):
+        raise UnusableRecord("it judges a whole session, and no answer")
     return score_span(judgement, record=record, trace_id=trace or target, target=target)

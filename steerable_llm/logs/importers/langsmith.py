@@ -5,21 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from steerable_llm.logs.importers.judgement import Judgement
+from steerable_llm.logs.importers.judgement import Judgement, yes_is_good
+from steerable_llm.logs.importers.messages import prompt, spoken
 from steerable_llm.logs.importers.records import (
     Record,
     UnusableRecord,
-    content_text,
+    decoded,
     iso,
     mapping,
     needed,
     number,
-    prompt,
-    said,
+    page,
     text,
 )
 from steerable_llm.logs.importers.traces import (
     Span,
+    asked_of,
     documents_of,
     model_span,
     other_span,
@@ -30,26 +31,41 @@ from steerable_llm.logs.importers.traces import (
 )
 
 
+def langsmith_records(record: Record) -> list[tuple[str, Any]]:
+    """Return runs and feedback each by itself, out of pages and of runs with their children."""
+    found: list[tuple[str, Any]] = []
+    for where, one in page(record, "runs", "feedback", "feedbacks", "data", "results"):
+        if isinstance(one, Mapping) and "run_type" in one:
+            found += _runs(one, where)
+        else:
+            found.append((where, one))
+    return found
+
+
 def langsmith(record: Record) -> list[Span]:
-    """Read a run, with its child runs if it carries them, or one piece of feedback."""
+    """Read a run, or one piece of feedback."""
     if "run_type" in record:
-        return list(_runs(record))
+        return [_span(record)]
     if "run_id" in record and "key" in record:
         return [_feedback(record)]
     raise UnusableRecord("it is neither a run (run_type) nor feedback (run_id and key)")
 
 
-def _runs(run: Record, trace: str | None = None) -> Iterator[Span]:
-    named = needed(run, "id")
-    whole = text(run.get("trace_id"), trace, run.get("parent_run_id"), named) or named
-    yield _span(run, named, whole)
-    for child in run.get("child_runs") or ():
-        if isinstance(child, Mapping):
-            yield from _runs(child, whole)
+def _runs(run: Record, where: str, trace: object = None) -> Iterator[tuple[str, Any]]:
+    whole = run.get("trace_id") or trace or run.get("parent_run_id") or run.get("id")
+    children = decoded(run.get("child_runs"))
+    yield where, {**{k: v for k, v in run.items() if k != "child_runs"}, "trace_id": whole}
+    for place, child in enumerate(children if isinstance(children, list) else (), start=1):
+        inside = " ".join(filter(None, (where, f"child run {place}")))
+        if isinstance(child, Mapping) and "run_type" in child:
+            yield from _runs({"parent_run_id": run.get("id"), **child}, inside, whole)
+        elif not isinstance(child, str):  # the id of one that stands elsewhere
+            yield inside, child
 
 
-def _span(run: Record, named: str, trace: str) -> Span:
-    inputs, outputs = run.get("inputs") or {}, run.get("outputs") or {}
+def _span(run: Record) -> Span:
+    named, trace = needed(run, "id"), needed(run, "trace_id")
+    inputs, outputs = decoded(run.get("inputs")) or {}, decoded(run.get("outputs")) or {}
     time, kind = iso(run.get("start_time")), run["run_type"]
     if kind in ("llm", "chat_model"):
         return model_span(named, trace, time, lambda: _answer(run, inputs, outputs))
@@ -59,21 +75,21 @@ def _span(run: Record, named: str, trace: str) -> Span:
     return other_span(named, trace, time, documents=found, question=question)
 
 
-def _answer(run: Record, inputs: Record, outputs: Record) -> dict[str, Any]:
-    if run.get("error"):
+def _answer(run: Record, inputs: Any, outputs: Any) -> dict[str, Any]:
+    if run.get("error") or str(run.get("status")).lower() == "error":
         raise UnusableRecord("its run failed")
-    given = inputs.get("messages") or inputs.get("prompts") or inputs.get("prompt")
-    # LangChain traces a batch, of which there is one.
-    if isinstance(given, list) and len(given) == 1 and isinstance(given[0], list | str):
-        given = given[0]
-    made = _generation(outputs)
-    extra = run.get("extra") or {}
-    metadata, settings = extra.get("metadata") or {}, extra.get("invocation_params") or {}
-    told = made.get("response_metadata") or {}
-    used = made.get("usage_metadata") or {}
+    answer = spoken(outputs)
+    if answer is None:
+        raise UnusableRecord("its answer is empty")
+    made = _told_beside(outputs)
+    extra = mapping(run.get("extra"))
+    metadata, settings = mapping(extra.get("metadata")), mapping(extra.get("invocation_params"))
+    told = mapping(made.get("response_metadata"))
+    used = mapping(made.get("usage_metadata")) or mapping(mapping(outputs).get("usage_metadata"))
+    steering = decoded(told.get("steering"))
     return {
-        "messages": prompt(given),
-        "answer": made["text"],
+        "messages": prompt(asked_of(inputs)),
+        "answer": answer,
         "step": text(told.get("step")) or step_of(metadata),
         "model": text(
             told.get("model_name"),
@@ -82,7 +98,7 @@ def _answer(run: Record, inputs: Record, outputs: Record) -> dict[str, Any]:
             settings.get("model_name"),
         ),
         "revision": text(settings.get("revision")),
-        "steering": list(told.get("steering") or ()),
+        "steering": steering if isinstance(steering, list) else [],
         "usage": usage(
             used.get("input_tokens") or run.get("prompt_tokens"),
             used.get("output_tokens") or run.get("completion_tokens"),
@@ -90,48 +106,39 @@ def _answer(run: Record, inputs: Record, outputs: Record) -> dict[str, Any]:
     }
 
 
-def _generation(outputs: Record) -> dict[str, Any]:
-    """Return the first answer: its text, and what its message tells beside it."""
-    made = outputs.get("generations")
+def _told_beside(outputs: Any) -> Record:
+    """Return what the message of the first answer tells beside its text."""
+    made = mapping(outputs).get("generations")
     while isinstance(made, list) and made:
         made = made[0]
-    choices = outputs.get("choices")
-    if made is None and isinstance(choices, list) and choices:
-        made = choices[0]
-    if made is None:
-        made = {"message": outputs["message"]} if "message" in outputs else outputs
-    if not isinstance(made, Mapping):
-        raise UnusableRecord("its outputs hold no answer")
-    inside = made.get("message")
-    if isinstance(inside, Mapping):
-        told = inside.get("kwargs") or inside.get("data") or inside
-        # Reading it as a message refuses calls of tools.
-        known = {"role": "assistant", **inside} if "role" not in inside else inside
-        answer = text(said(known) if "content" in told else made.get("text"))
-    else:
-        told = {}
-        answer = text(made.get("text"), made.get("output"), made.get("content"))
-    if answer is None:
-        raise UnusableRecord("its answer is empty")
-    return {**told, "text": answer}
+    inside = mapping(mapping(made or outputs).get("message"))
+    return mapping(inside.get("kwargs") or inside.get("data") or inside)
 
 
 def _feedback(record: Record) -> Span:
-    given = record.get("correction")
+    given = decoded(record.get("correction"))
     if isinstance(given, Mapping):
         given = text(*given.values())
     source = mapping(record.get("feedback_source"))
-    score, label = record.get("score"), text(record.get("value"))
+    key, score, word = str(record["key"]), record.get("score"), text(record.get("value"))
+    passed = None
+    if isinstance(score, bool):
+        good = yes_is_good(key)
+        passed, score = None if good is None else score == good, None
+    config = mapping(record.get("feedback_config"))
+    low, high = number(config.get("min")), number(config.get("max"))
     judgement = Judgement(
-        name=str(record["key"]),
+        name=key,
         score=number(score),
-        label=label or (str(record["key"]) if score is None else None),
+        label=word or (key if score is None and passed is None else None),
+        passed=passed,
         comment=text(record.get("comment")),
-        correction=text(content_text(given)) if given else None,
+        correction=spoken(given) if given else None,
         # What the application's own users and reviewers send comes through the app or the API.
         human=source.get("type") != "model",
         reviewer=text(source.get("user_name"), source.get("user_id")),
         time=iso(record.get("modified_at"), record.get("created_at")),
+        scale=(low, high) if low is not None and high is not None and low < high else None,
     )
     trace = text(record.get("trace_id"))
     return score_span(

@@ -2,43 +2,59 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from steerable_llm.chat.message import Message
 from steerable_llm.logs.answers import LoggedAnswer, asked
+from steerable_llm.logs.importers.messages import answer_text, prompt
 from steerable_llm.logs.importers.records import (
     ImportedAnswer,
     Record,
     UnusableRecord,
-    answer_text,
     content_id,
-    prompt,
+    decoded,
+    listed,
+    page,
+    yes_or_no,
 )
 from steerable_llm.pairs.pairing import PREFERENCE_PAIR
+
+_TURN = re.compile(r"\n\n(Human|Assistant): ?")
+
+
+def preference_records(record: Record) -> list[tuple[str, Any]]:
+    """Return the rows of a page of them."""
+    return page(record, "rows", "data", "train", "test")
 
 
 def trl(record: Record) -> list[ImportedAnswer]:
     """Read ``prompt, chosen, rejected`` or ``prompt, completion, label``, of text or messages."""
-    images = record.get("images") or [record[name] for name in ("image",) if record.get(name)]
+    images = listed(record.get("images") or record.get("image"), "images")
+    record = {**record, "prompt": decoded(record.get("prompt"))}
     if images:
-        record = {**record, "prompt": _with_images(record.get("prompt"), images)}
+        record = {**record, "prompt": _with_images(record["prompt"], images)}
+    given = record["prompt"] or None
     if "completion" in record:
-        if not isinstance(record.get("label"), bool):
+        label = yes_or_no(record.get("label"))
+        if label is None:
             raise UnusableRecord("its label is neither true nor false")
-        messages = prompt(record.get("prompt"))
-        answer = answer_text(record["completion"], "completion")
-        verdict = "good" if record["label"] else "bad"
-        return [_draft("trl", messages, answer, verdict=verdict, label_source="preference")]
-    given, chosen, rejected = (record.get(name) for name in ("prompt", "chosen", "rejected"))
-    if given is None and isinstance(chosen, list) and isinstance(rejected, list):
+        given, completion = _apart(given, record["completion"])
+        answer = answer_text(completion, "completion")
+        verdict = "good" if label else "bad"
+        return [_draft("trl", prompt(given), answer, verdict=verdict, label_source="preference")]
+    chosen, rejected = (_conversation(record.get(name)) for name in ("chosen", "rejected"))
+    if given is None:
         given, chosen, rejected = _common_start(chosen, rejected)
+    else:
+        (given, chosen), (_, rejected) = _apart(given, chosen), _apart(given, rejected)
     return [_pair("trl", prompt(given), chosen, rejected, ("chosen", "rejected"))]
 
 
 def openai(record: Record) -> list[ImportedAnswer]:
     """Read ``input.messages, preferred_output, non_preferred_output``."""
-    given = record.get("input")
+    given = decoded(record.get("input"))
     if not isinstance(given, Mapping):
         raise UnusableRecord("it has no input with messages")
     names = ("preferred_output", "non_preferred_output")
@@ -69,12 +85,63 @@ def _draft(kind: str, messages: tuple[Message, ...], answer: str, **fields: Any)
     return ImportedAnswer(logged)
 
 
-def _common_start(chosen: list[Any], rejected: list[Any]) -> tuple[list[Any], list[Any], list[Any]]:
+def _conversation(value: object) -> Any:
+    """Return a whole conversation or one answer; a text with turns in it is a conversation."""
+    value = decoded(value)
+    return [value] if isinstance(value, Mapping) else value
+
+
+def _apart(given: Any, made: object) -> tuple[Any, Any]:
+    """Return a prompt, and an answer without the prompt that some files repeat before it."""
+    made = _conversation(made)
+    if not isinstance(made, list) or len(made) < 2:
+        return given, made
+    *before, last = made
+    asked = prompt(given)
+    shown = prompt(before)
+    if shown[0].role == "system" and asked[0].role != "system":
+        shown = shown[1:]
+    if [one.key for one in shown] == [one.key for one in asked]:
+        return before, [last]
+    return given, made  # an answer of several messages, which is told as such
+
+
+def _common_start(chosen: Any, rejected: Any) -> tuple[Any, Any, Any]:
     """Split two whole conversations into what they share and how each goes on."""
+    if isinstance(chosen, str) and isinstance(rejected, str):
+        return _common_text(chosen, rejected)
+    if not (isinstance(chosen, list) and isinstance(rejected, list)):
+        raise UnusableRecord("it has no prompt, and its answers are no conversations")
     shared = 0
     while shared < min(len(chosen), len(rejected)) and chosen[shared] == rejected[shared]:
         shared += 1
     return chosen[:shared], chosen[shared:], rejected[shared:]
+
+
+def _common_text(chosen: str, rejected: str) -> tuple[Any, Any, Any]:
+    """The same of two texts, whose turns begin with "Human:" and "Assistant:"."""
+    length = min(len(chosen), len(rejected))
+    same = next((n for n in range(length) if chosen[n] != rejected[n]), length)
+    turns = [found for found in _TURN.finditer(chosen) if found.end() <= same]
+    if not turns or turns[-1][1] != "Assistant":
+        raise UnusableRecord(
+            "it has no prompt: give one, conversations, or texts with turns of Human: and "
+            "Assistant:, of which both answers share all but the last"
+        )
+    at = turns[-1].end()
+    if _TURN.search(chosen, at) or _TURN.search(rejected, at):
+        raise UnusableRecord("its answers go on over several turns")
+    ends = [found.start() for found in turns[1:]]
+    given = [
+        {
+            "role": {"Human": "user", "Assistant": "assistant"}[turn[1]],
+            "content": chosen[turn.end() : end].strip(),
+        }
+        for turn, end in zip(turns, ends, strict=False)
+    ]
+    if lead := chosen[: turns[0].start()].strip():
+        given.insert(0, {"role": "system", "content": lead})
+    return given, chosen[at:].strip(), rejected[at:].strip()
 
 
 def _with_images(given: object, images: object) -> object:

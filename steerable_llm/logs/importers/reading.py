@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
-import ijson
-
-from steerable_llm.files import json_lines
+from steerable_llm.json_records import DAMAGED, LONGEST, form_of, json_records, open_utf8
 
 _BLOCK = 2**20
+#: How the problem of a line ends that may still be being written.
+WITHIN = " (the file ends within it)"
+_TABLES = {".csv": ",", ".tsv": "\t"}
 
 
 @dataclass(frozen=True)
@@ -24,7 +28,7 @@ class Read:
         record: The JSON object; None if there is none.
         problem: What is wrong.
         position: Bytes of the file up to its end; -1 where no later reading can go on.
-        digest: SHA-256 of these bytes, in hex; empty for an array, which is always read whole.
+        digest: SHA-256 of these bytes, in hex; empty for what is always read whole: all but lines.
     """
 
     number: int
@@ -37,42 +41,81 @@ class Read:
 def read_records(
     path: Path, *, position: int = 0, digest: str = "", lines: int = 0
 ) -> Iterator[Read]:
-    """Yield the records of a JSONL file, or of an array in a .json file, one at a time.
+    """Yield the records of a file, one at a time.
+
+    A file is JSON lines, an array, objects one after another, or a table (.csv or .tsv, whose
+    cells are texts); packed by gzip or not, in UTF-8 or UTF-16.
 
     Args:
         path: The file.
         position: Where an earlier reading ended. It goes on there if the bytes before are still
-            the same, and else at the start.
+            the same, and else at the start. They are counted as UTF-8, once unpacked.
         digest: SHA-256 of the bytes before.
         lines: How many lines these are.
     """
-    if path.suffix == ".json":
-        with path.open("rb") as file:
-            start = file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n")
-        if start.startswith(b"["):
-            return _array(path)
+    suffixes = [suffix.lower() for suffix in path.suffixes if suffix.lower() != ".gz"]
+    if suffixes and suffixes[-1] in _TABLES:
+        return _table(path, _TABLES[suffixes[-1]])
+    if form_of(path) == "values":
+        return _values(path)
     return _lines(path, position, digest, lines)
 
 
-def _lines(path: Path, position: int, digest: str, number: int) -> Iterator[Read]:
-    with path.open("rb") as file:
-        hashed = _HashedFile(file)
-        hashed.skip(position)
-        if position and (hashed.position, hashed.digest) != (position, digest):
-            file.seek(0)
-            hashed, number = _HashedFile(file), 0
-        for line in json_lines(hashed, number):
-            if line.record is None and not line.ended:
-                # Still being written, it seems: the next import reads it again.
-                yield Read(line.number, None, f"{line.problem} (the file ends within it)")
+def _values(path: Path) -> Iterator[Read]:
+    with open_utf8(path) as file:
+        for one in json_records(file, form="values"):
+            yield Read(one.number, one.record, one.problem)
+
+
+def _table(path: Path, delimiter: str) -> Iterator[Read]:
+    number = 1
+    csv.field_size_limit(LONGEST)
+    with open_utf8(path) as file:
+        text = io.TextIOWrapper(file, "utf-8", errors="replace", newline="")
+        rows = csv.DictReader(text, delimiter=delimiter)
+        while True:
+            number += 1
+            try:
+                row = next(rows, None)
+            except csv.Error as error:
+                yield Read(number, None, f"it is no row of a table ({error})")
+                continue
+            except (EOFError, zlib.error, OSError):
+                yield Read(number, None, DAMAGED)
                 return
-            yield Read(line.number, line.record, line.problem, hashed.position, hashed.digest)
+            if row is None:
+                return
+            # What a row has beyond its head has no name; an empty cell says nothing.
+            record = {name: cell for name, cell in row.items() if name and cell not in (None, "")}
+            yield Read(number, record, "")
+
+
+def _lines(path: Path, position: int, digest: str, number: int) -> Iterator[Read]:
+    if position:
+        with open_utf8(path) as file:
+            hashed = _HashedFile(file)
+            hashed.skip(position)
+            if (hashed.position, hashed.digest) == (position, digest):
+                yield from _lines_of(hashed, number)
+                return
+    with open_utf8(path) as file:
+        yield from _lines_of(_HashedFile(file), 0)
+
+
+def _lines_of(hashed: _HashedFile, number: int) -> Iterator[Read]:
+    for line in json_records(hashed, number):
+        if line.record is None and not line.ended:
+            # Still being written, it seems: the next import reads it again.
+            within = "" if line.problem == DAMAGED else WITHIN
+            yield Read(line.number, None, f"{line.problem}{within}")
+            return
+        yield Read(line.number, line.record, line.problem, hashed.position, hashed.digest)
 
 
 class _HashedFile:
     """A file that knows how far it was read, and the SHA-256 of what was."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: IO[bytes]) -> None:
         self._file = file
         self._hash = hashlib.sha256()
         self.position = 0
@@ -87,6 +130,9 @@ class _HashedFile:
         ):
             pass
 
+    def read(self, size: int, /) -> bytes:
+        return self._note(self._file.read(size))
+
     def readline(self, size: int, /) -> bytes:
         return self._note(self._file.readline(size))
 
@@ -94,16 +140,3 @@ class _HashedFile:
         self._hash.update(read)
         self.position += len(read)
         return read
-
-
-def _array(path: Path) -> Iterator[Read]:
-    number = 0
-    with path.open("rb") as file:
-        try:
-            for record in ijson.items(file, "item", use_float=True):
-                number += 1
-                known = isinstance(record, dict)
-                problem = "" if known else "it is not a JSON object"
-                yield Read(number, record if known else None, problem)
-        except ijson.JSONError:
-            yield Read(number + 1, None, "the array is not JSON from here on")

@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 import math
+import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from typing import Any
 
-from pydantic import ValidationError
-
-from steerable_llm.chat.message import Message, as_messages
-from steerable_llm.errors import InvalidInputError, first_problem
+from steerable_llm.chat.message import Message
+from steerable_llm.errors import InvalidInputError
+from steerable_llm.json_records import parsed
 from steerable_llm.logs.answers import LoggedAnswer, Passage
 from steerable_llm.logs.importers.judgement import Judgement
 
 Record = Mapping[str, Any]
-_ROLES = {
-    **dict.fromkeys(("system", "developer", "SystemMessage"), "system"),
-    **dict.fromkeys(("user", "human", "HumanMessage", "HumanMessageChunk"), "user"),
-    **dict.fromkeys(("assistant", "ai", "model", "AIMessage", "AIMessageChunk"), "assistant"),
-    **dict.fromkeys(("tool", "ToolMessage", "ToolMessageChunk"), "tool"),
-}
+_LONGEST_NUMBER = 60
+#: Longest text of a list that Python printed that is read.
+_PRINTED = 10**6
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+_YES_NO = {"true": True, "false": False}
 
 
 class UnusableRecord(InvalidInputError):
@@ -51,18 +52,83 @@ def text(*values: object) -> str | None:
 
 
 def mapping(value: object) -> Mapping[str, Any]:
-    """Return an object, or an empty one for what is none."""
+    """Return an object, also one that is kept as its JSON; an empty one for what is none."""
+    value = decoded(value)
     return value if isinstance(value, Mapping) else {}
 
 
 def decoded(value: object) -> Any:
-    """Return what a JSON text holds, for logs that keep objects as text; else the value itself."""
-    if isinstance(value, str) and value[:1] in ("{", "["):
-        try:
-            return json.loads(value)
-        except ValueError:
-            return value
+    """Return the object or list whose JSON a text is, for logs that keep these as text.
+
+    Also where the JSON was made a text once more; any other value comes back as it is.
+    """
+    if isinstance(value, str) and value.lstrip()[:1] in ("{", "[", '"'):
+        plain = unquoted(value)
+        if plain.lstrip()[:1] in ("{", "["):
+            try:
+                return parsed(plain)
+            except ValueError:
+                return plain
     return value
+
+
+def unquoted(value: str) -> str:
+    """Return the text whose JSON a text is, as often as that was made; else the text itself."""
+    for _ in range(3):
+        if not (len(value) >= 2 and value.lstrip()[:1] == '"' and value.rstrip()[-1:] == '"'):
+            break
+        try:
+            inside = parsed(value)
+        except ValueError:
+            break
+        if not isinstance(inside, str):
+            break
+        value = inside
+    return value
+
+
+def listed(value: object, name: str) -> list[Any]:
+    """Return a list, also one that is kept as text: its JSON, or what Python or numpy print of it.
+
+    A plain text is a list of one.
+
+    Raises:
+        UnusableRecord: It is something else, or a list that cannot be read.
+    """
+    if value is None:
+        return []
+    if isinstance(value, str):
+        start = value.lstrip()[:1]
+        if not start:
+            return []
+        inside = decoded(value)
+        if isinstance(inside, str) and inside.strip()[:1] + inside.strip()[-1:] == "[]":
+            inside = _printed(inside.strip(), name)
+        value = inside
+        if isinstance(value, str):
+            return [value]
+    if isinstance(value, Mapping):
+        return [value]
+    if not isinstance(value, Sequence):
+        raise UnusableRecord(f"its {name} is no list")
+    return list(value)
+
+
+def _printed(value: str, name: str) -> list[Any]:
+    """What Python printed of a list: with commas, or as numpy does, without."""
+    if len(value) <= _PRINTED:
+        numpy_like = re.sub(r"""(?<=['"])\s*\n?\s+(?=['"])""", ", ", value)
+        for told in (value, numpy_like):
+            # Two texts side by side are one to Python, and were two to numpy.
+            if told is value and re.search(r"""['"]\s+['"]""", value):
+                continue
+            try:
+                found = ast.literal_eval(told)
+            except (ValueError, SyntaxError, MemoryError, RecursionError):
+                continue
+            if isinstance(found, list | tuple):
+                return list(found)
+    raise UnusableRecord(f"its {name} is the text of a list that cannot be read")
 
 
 def needed(record: Record, name: str) -> str:
@@ -74,7 +140,12 @@ def needed(record: Record, name: str) -> str:
 
 
 def number(value: object) -> float | None:
-    """Return a score as a number; True is 1, and what is no finite number is None."""
+    """Return a score as a number, also out of a text; True is 1. None for what is not finite."""
+    if isinstance(value, str):
+        plain = value.strip()
+        if len(plain) > _LONGEST_NUMBER or not _NUMBER.fullmatch(plain):
+            return None
+        value = float(plain)
     if not isinstance(value, int | float):
         return None
     try:
@@ -84,127 +155,121 @@ def number(value: object) -> float | None:
     return found if math.isfinite(found) else None
 
 
+def yes_or_no(value: object) -> bool | None:
+    """Return whether something is so, also out of a text or 1 and 0; None for anything else."""
+    if isinstance(value, str):
+        value = _YES_NO.get(value.strip().lower(), number(value))
+    return bool(value) if isinstance(value, bool | int | float) and value in (0, 1) else None
+
+
 def iso(*values: object) -> str | None:
-    """Return the first time as ISO 8601 in UTC, which sorts as text; None if none is a time."""
+    """Return the first time as ISO 8601 in UTC, which sorts as text; None if none is a time.
+
+    A number counts seconds, milli-, micro- or nanoseconds since 1970, as its size tells.
+    """
     for value in values:
         try:
-            found = datetime.fromisoformat(value) if isinstance(value, str) else None
+            found = _time(value)
             # Exports that leave the zone out mean UTC.
             if found is not None:
                 zoned = found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
                 return zoned.isoformat(timespec="microseconds")
-        except (ValueError, OverflowError):
+        except (ValueError, OverflowError, OSError, TypeError):
             continue
     return None
 
 
-def content_text(content: object) -> str:
-    """Return the text of a message: a string, or blocks of text."""
-    if content is None:
-        return ""
-    if isinstance(content, str):
-        return content
-    if isinstance(content, Sequence):
-        pieces = []
-        for block in content:
-            if isinstance(block, str):
-                pieces.append(block)
-            elif isinstance(block, Mapping) and isinstance(block.get("text"), str):
-                pieces.append(block["text"])
-            else:
-                kind = block.get("type") if isinstance(block, Mapping) else type(block).__name__
-                raise UnusableRecord(f"a message holds {kind}, and only text can be taken")
-        return "".join(pieces)
-    raise UnusableRecord("the content of a message is neither text nor blocks of text")
+def _time(value: object) -> datetime | None:
+    if isinstance(value, bool) or value is None:
+        return None
+    if isinstance(value, str) and not _NUMBER.fullmatch(value.strip()):
+        plain = value.strip().removesuffix(" UTC")
+        try:
+            return datetime.fromisoformat(plain)
+        except ValueError:
+            return parsedate_to_datetime(plain)
+    # Before it is a float, which has no room for nanoseconds.
+    count = int(value) if isinstance(value, str) and value.strip().isdigit() else number(value)
+    if count is None or count <= 0:
+        return None
+    for unit in (1, 10**3, 10**6, 10**9):
+        if count < 10**11 * unit:  # seconds up to the year 5138
+            whole = int(count * 10**6 // unit) if isinstance(count, int) else count * 1e6 / unit
+            return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=whole)
+    return None
 
 
-def message(value: object) -> Message:
-    """Return one message out of OpenAI's form or one of LangChain's."""
-    if not isinstance(value, Mapping):
-        raise UnusableRecord("a message is not an object with role and content")
-    body = value
-    role = value.get("role") or value.get("type")
-    if isinstance(value.get("kwargs"), Mapping):  # LangChain's dump of a constructor call
-        body = value["kwargs"]
-        role = (value.get("id") or [""])[-1]
-    elif isinstance(value.get("data"), Mapping):  # LangChain's message_to_dict
-        body = value["data"]
-    if role not in _ROLES:
-        raise UnusableRecord(
-            f"a message has the role {role!r}; only system, user, assistant and tool can be taken"
-        )
-    told: dict[str, Any] = {"role": _ROLES[role], "content": body.get("content") or ""}
-    told["name"] = text(body.get("name"))
-    if told["role"] == "assistant":
-        told["tool_calls"] = _calls(body)
-    if told["role"] == "tool":
-        told["tool_call_id"] = body.get("tool_call_id")
-    try:
-        made = Message.model_validate(told)
-    except ValidationError as error:
-        raise UnusableRecord(f"a message cannot be read: {first_problem(error)}") from error
-    if not all(image.is_public for image in made.images):
-        # Whoever writes to a log must not read the files of whoever imports it.
-        raise UnusableRecord("a message names an image by a path: give its data or a http(s) URL")
-    return made
+def page(record: Record, *names: str) -> list[tuple[str, Any]]:
+    """Return the records inside a page of some, each with its place in it; else the record itself.
+
+    Args:
+        record: What an API's answer or a download holds, perhaps; or a table by columns.
+        names: Under which records may stand.
+    """
+    if (rows := _rows(record)) is not None:
+        return rows
+    found = []
+    for name in names:
+        inside = decoded(record.get(name))
+        if isinstance(inside, list) and (not inside or any(isinstance(e, Mapping) for e in inside)):
+            for place, entry in enumerate(inside, start=1):
+                if isinstance(entry, Mapping) and isinstance(entry.get("row"), Mapping):
+                    entry = entry["row"]  # as the Hub's viewer of data sets has them
+                found.append((f"{name} {place}", entry))
+            if not inside and len(record) <= _ENVELOPE:
+                return []
+        elif isinstance(inside, Mapping) and name not in ("data",):
+            found += [(f"{name}, {where}" if where else name, one)
+                      for where, one in page(inside, *names)]  # fmt: skip
+    return found or [("", record)]
 
 
-def said(value: object) -> str:
-    """Return the text of the message that is an answer."""
-    answer = message(value)
-    if answer.tool_calls and not answer.content.strip():
-        raise UnusableRecord("a message calls a tool instead of saying something")
-    return answer.content
+#: Most that an empty page of an API has beside its empty list.
+_ENVELOPE = 6
 
 
-def _calls(body: Record) -> Any:
-    """Return a message's tool calls in OpenAI's form, out of LangChain's or OpenInference's."""
-    more = mapping(body.get("additional_kwargs"))
-    found = body.get("tool_calls") or more.get("tool_calls") or ()
-    if not isinstance(found, Sequence):
-        return found
-    calls = []
-    for entry in found:
-        call = entry.get("tool_call", entry) if isinstance(entry, Mapping) else entry
-        if isinstance(call, Mapping) and "args" in call:
-            function = {"name": call.get("name"), "arguments": call["args"]}
-            call = {"id": call.get("id"), "function": function}
-        calls.append(call)
-    return calls
+def _rows(record: Record) -> list[tuple[str, Any]] | None:
+    """The rows of a table that pandas wrote: by columns, or columns and data apart."""
+    columns, data = record.get("columns"), record.get("data")
+    if isinstance(columns, list) and isinstance(data, list):
+        names = [str(name) for name in columns]
+        return [
+            (f"row {n}", dict(zip(names, row, strict=False)) if isinstance(row, list) else row)
+            for n, row in enumerate(data, start=1)
+        ]
+    cells = list(record.values())
+    if len(cells) < 2 or not all(isinstance(cell, Mapping) and cell for cell in cells):
+        return None
+    keys = list(cells[0])
+    if any(list(cell) != keys for cell in cells) or not keys[0].isdigit():
+        return None
+    return [
+        (f"row {n}", {name: cell[key] for name, cell in record.items()})
+        for n, key in enumerate(keys, start=1)
+    ]
 
 
-def prompt(value: object) -> tuple[Message, ...]:
-    """Return a prompt: a text is one user message."""
-    if isinstance(value, str) and value.strip():
-        return (Message(role="user", content=value),)
-    if isinstance(value, Sequence) and value and not isinstance(value, str):
-        return as_messages([message(entry) for entry in value])
-    raise UnusableRecord("it has no prompt")
-
-
-def answer_text(value: object, name: str) -> str:
-    """Return an answer: a text, or a list with the one message that it is."""
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        if len(value) != 1 or message(value[0]).role != "assistant":
-            raise UnusableRecord(f"its {name} is not one message of the assistant")
-        value = said(value[0])
-    found = text(value)
-    if found is None:
-        raise UnusableRecord(f"it has no {name}")
-    return found
-
-
-def passages(texts: Iterable[object], ids: Sequence[object] = ()) -> tuple[Passage, ...]:
+def passages(texts: object, ids: object = None) -> tuple[Passage, ...]:
     """Return retrieved texts as passages; without an id, equal texts share one made from them.
 
     So the parts of a split never share a document, whatever the log calls it.
+
+    Args:
+        texts: Texts, or objects that hold one; also as the text of a list, see `listed`.
+        ids: Their ids; these count only if there are as many.
     """
+    entries = listed(texts, "retrieved contexts")
+    names = listed(ids, "retrieved context ids")
     found = []
-    for place, entry in enumerate(texts):
-        if not isinstance(entry, str):
+    for place, entry in enumerate(entries):
+        shown, named = entry, names[place] if len(names) == len(entries) else None
+        if isinstance(entry, Mapping):
+            shown = text(*(entry.get(k) for k in ("context", "page_content", "content", "text")))
+            named = named or entry.get("source") or entry.get("id")
+        if not isinstance(shown, str):
             raise UnusableRecord("a retrieved context is not text")
-        named = str(ids[place]) if place < len(ids) else content_id("passage", entry)
-        found.append(Passage(id=named, text=entry))
+        if shown.strip():
+            found.append(Passage(id=str(named or content_id("passage", shown)), text=shown))
     return tuple(found)
 
 
@@ -219,6 +284,10 @@ def rendered(question: str, found: Sequence[Passage]) -> tuple[Message, ...]:
 
 #: Lines that a report names one by one; all of them are counted.
 NAMED = 100
+#: Kinds of reasons that are told apart: a file may have another one in each of a million lines.
+KINDS = 50
+OTHERS = "for other reasons"
+_LONGEST_REASON = 200
 
 
 @dataclass(frozen=True)
@@ -248,6 +317,8 @@ class ImportReport:
         skipped: Lines that were not taken, by reason.
         examples: The first hundred of them, by file and line.
         first: The file and line that was the first one, by reason.
+        ignored: Numbers beside answers that gave no verdict, by why.
+        waiting: Lines at the end of a file that are still being written, it seems.
     """
 
     lines: int = 0
@@ -259,17 +330,33 @@ class ImportReport:
     skipped: Counter[str] = field(default_factory=Counter)
     examples: list[SkippedLine] = field(default_factory=list)
     first: dict[str, str] = field(default_factory=dict)
+    ignored: Counter[str] = field(default_factory=Counter)
+    waiting: int = 0
     on_skip: Callable[[SkippedLine], None] | None = field(default=None, repr=False)
 
+    @property
+    def nothing(self) -> bool:
+        """Whether nothing at all came of the files, now or before."""
+        if self.added or self.known or self.judged:
+            return False
+        return self.lines > self.waiting or not self.lines_before
+
     def skip(self, place: str, why: str) -> None:
-        """Note a line that was not taken."""
+        """Note a line that was not taken; reasons are kept short, and of few kinds."""
+        why = _short(why)
+        kind = why if why in self.skipped or len(self.skipped) < KINDS else OTHERS
         line = SkippedLine(place, why)
-        self.skipped[why] += 1
-        self.first.setdefault(why, place)
+        self.skipped[kind] += 1
+        self.first.setdefault(kind, place)
         if len(self.examples) < NAMED:
             self.examples.append(line)
         if self.on_skip is not None:
             self.on_skip(line)
+
+    def ignore(self, why: str) -> None:
+        """Note a number that gave no verdict."""
+        why = _short(why)
+        self.ignored[why if why in self.ignored or len(self.ignored) < KINDS else OTHERS] += 1
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain values."""
@@ -281,5 +368,11 @@ class ImportReport:
             "judged": self.judged,
             "context": self.context,
             "skipped": dict(self.skipped.most_common()),
+            "ignored": dict(self.ignored.most_common()),
             "examples": [asdict(line) for line in self.examples],
         }
+
+
+def _short(why: str) -> str:
+    line = " ".join(why.split())
+    return line if len(line) <= _LONGEST_REASON else line[: _LONGEST_REASON - 1] + "…"

@@ -6,12 +6,12 @@ The lines of a trace come in any order and in several files, so they wait until 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from pydantic import ValidationError
-from sqlalchemy import Connection, RowMapping, delete, or_, select, update
+from sqlalchemy import ColumnElement, Connection, RowMapping, delete, or_, select, update
 
 from steerable_llm.chat.message import Message
 from steerable_llm.errors import InvalidInputError, first_problem
@@ -26,12 +26,21 @@ from steerable_llm.logs.database import (
     to_row,
     writing,
 )
-from steerable_llm.logs.importers.judgement import Judgement, Rules, judge, judged_by_person
+from steerable_llm.logs.importers.judgement import (
+    Judgement,
+    Rules,
+    beyond_its_scale,
+    judge,
+    judged_by_person,
+    unread,
+)
 from steerable_llm.logs.importers.records import (
     ImportReport,
     Record,
     UnusableRecord,
     content_id,
+    decoded,
+    listed,
     mapping,
     number,
     text,
@@ -79,7 +88,7 @@ def model_span(
     try:
         content = dict(read())
         content["messages"] = [message.model_dump() for message in content["messages"]]
-    except UnusableRecord as problem:
+    except InvalidInputError as problem:
         content = {"problem": str(problem)}
     return Span(span_id, trace_id, "llm", content, time)
 
@@ -101,7 +110,8 @@ def other_span(
 def usage(prompt: object, completion: object) -> dict[str, int]:
     """Return counts of tokens; what is no number is left out."""
     counts = {"prompt_tokens": number(prompt), "completion_tokens": number(completion)}
-    return {name: int(count) for name, count in counts.items() if count is not None}
+    # More than any context holds is no count, and more than any database's integer.
+    return {name: int(n) for name, n in counts.items() if n is not None and abs(n) < 2**53}
 
 
 def step_of(metadata: Record) -> str | None:
@@ -119,19 +129,41 @@ def score_span(
 
 def question_of(value: object) -> str | None:
     """Return the question in a chain's input."""
+    value = decoded(value)
     if isinstance(value, Mapping):
         return text(*(value.get(key) for key in QUESTION_KEYS))
-    return text(value)
+    return text(value) if not isinstance(value, list) else None
+
+
+def asked_of(value: object) -> Any:
+    """Return what a model's input has as its prompt: messages, or a text."""
+    value = decoded(value)
+    if isinstance(value, Mapping) and not value.keys() & {"role", "kwargs"}:
+        names = ("messages", "prompts", "prompt", "contents", *QUESTION_KEYS, "text")
+        value = decoded(next((value[name] for name in names if value.get(name)), None))
+    # LangChain traces a batch, of which there is one.
+    while isinstance(value, list) and len(value) == 1 and isinstance(value[0], list | str):
+        value = decoded(value[0])
+    return value
 
 
 def documents_of(value: object) -> list[dict[str, str]] | None:
-    """Return a retriever's output as passages; None if it holds no documents."""
+    """Return a retriever's output as passages; None if it holds no documents.
+
+    Raises:
+        UnusableRecord: It holds a list of documents that cannot be read.
+    """
+    value = decoded(value)
     if isinstance(value, Mapping):
-        value = value.get("documents") or value.get("output") or value.get("nodes")
+        names = ("documents", "output", "nodes", "docs", "results", "source_documents")
+        value = decoded(next((value[name] for name in names if value.get(name)), None))
+    if isinstance(value, str) and value.lstrip()[:1] == "[":
+        value = listed(value, "documents")
     if not isinstance(value, Sequence) or isinstance(value, str):
         return None
     found = []
     for entry in value:
+        entry = decoded(entry)
         if isinstance(entry, str):
             found.append({"id": content_id("passage", entry), "text": entry})
             continue
@@ -140,11 +172,12 @@ def documents_of(value: object) -> list[dict[str, str]] | None:
         body = entry.get("kwargs") or entry.get("document") or entry.get("node") or entry
         if not isinstance(body, Mapping):
             return None
-        shown = next((t for k in ("page_content", "content", "text") if (t := body.get(k))), None)
+        texts = ("page_content", "pageContent", "content", "text")
+        shown = next((t for k in texts if (t := body.get(k))), None)
         if not isinstance(shown, str):
             return None
         metadata = mapping(body.get("metadata"))
-        named = body.get("id") or metadata.get("id") or metadata.get("source")
+        named = body.get("id") or body.get("id_") or metadata.get("id") or metadata.get("source")
         found.append({"id": str(named or content_id("passage", shown)), "text": shown})
     return found
 
@@ -196,6 +229,7 @@ def join_staged(log: AnswerLog, sources: Sequence[str], rules: Rules, report: Im
         )
         lone = (mine, spans.c.kind == "score", spans.c.trace_id.is_(None))
         connection.execute(update(spans).where(*lone).values(trace_id=trace))
+    off_scale = _off_scale(log, mine, rules)
     traces = select(spans.c.trace_id).where(mine, spans.c.trace_id.is_not(None)).distinct()
     while named := _first(log, traces.order_by(spans.c.trace_id).limit(GROUP)):
         with writing(log.engine) as connection:
@@ -207,15 +241,24 @@ def join_staged(log: AnswerLog, sources: Sequence[str], rules: Rules, report: Im
             for row in latest.values():
                 lines[row["trace_id"]].append(row)
             for trace_id in named:
-                _join_trace(connection, trace_id, lines[trace_id], rules, report)
+                _join_trace(connection, trace_id, lines[trace_id], rules, off_scale, report)
             connection.execute(delete(spans).where(*together))
     single = select(spans.c.span_id).where(mine).order_by(spans.c.span_id).limit(GROUP)
     while named := _first(log, single):
         with writing(log.engine) as connection:
             chosen = (mine, spans.c.span_id.in_(named))
             rows = connection.execute(select(spans).where(*chosen)).mappings().all()
-            _judge(connection, None, rows, {}, rules, report)
+            _judge(connection, None, rows, {}, rules, off_scale, report)
             connection.execute(delete(spans).where(*chosen))
+
+
+def _off_scale(log: AnswerLog, mine: ColumnElement[bool], rules: Rules) -> set[str]:
+    """Return the metrics with scores that lie outside the scale from 0 to 1."""
+    query = select(spans.c.content).where(mine, spans.c.kind == "score")
+    with database_errors(log.engine), log.engine.connect() as connection:
+        told = connection.execution_options(yield_per=1000).execute(query).scalars()
+        judgements = (Judgement(**content) for content in told)
+        return {one.name for one in judgements if beyond_its_scale(one, rules)}
 
 
 def _first(log: AnswerLog, query: Any) -> list[str]:
@@ -228,6 +271,7 @@ def _join_trace(
     trace_id: str,
     rows: Sequence[RowMapping],
     rules: Rules,
+    off_scale: Collection[str],
     report: ImportReport,
 ) -> None:
     found = []
@@ -245,7 +289,7 @@ def _join_trace(
     report.context += sum(row["kind"] in ("retriever", "chain") for row in rows)
     kinds = {row["span_id"]: row["kind"] for row in rows}
     scores = [row for row in rows if row["kind"] == "score"]
-    _judge(connection, trace_id, scores, kinds, rules, report)
+    _judge(connection, trace_id, scores, kinds, rules, off_scale, report)
 
 
 def _answers(
@@ -262,15 +306,13 @@ def _answers(
         if problem := content.get("problem"):
             yield row, problem
             continue
-        passages = [
-            Passage.model_validate(document)
-            for retrieval in retrievals
-            # Without times nothing is known of the order, and everything counts.
-            if not (retrieval["time"] and time) or retrieval["time"] <= time
-            for document in retrieval["content"]["documents"]
-        ]
         try:
             messages = tuple(Message.model_validate(m) for m in content["messages"])
+            passages = [
+                Passage.model_validate(document)
+                for retrieval in _retrieved(retrievals, time, messages)
+                for document in retrieval["content"]["documents"]
+            ]
             yield (
                 row,
                 LoggedAnswer(
@@ -284,6 +326,29 @@ def _answers(
             )
         except ValidationError as error:
             yield row, f"it is not usable: {first_problem(error)}"
+        except InvalidInputError as error:
+            yield row, f"it is not usable: {error}"
+
+
+def _retrieved(
+    retrievals: Sequence[RowMapping], time: str | None, messages: Sequence[Message]
+) -> list[RowMapping]:
+    """Return what was retrieved for an answer: what came before it, as far as times tell.
+
+    Where they do not, what the prompt quotes; a trace with one retrieval has no other to be taken
+    for it.
+    """
+    known = [one for one in retrievals if one["time"] and time]
+    before = [one for one in known if one["time"] <= (time or "")]
+    untold = [one for one in retrievals if one not in known]
+    if len(retrievals) > 1:
+        shown = "\n".join(message.content for message in messages)
+        untold = [
+            one
+            for one in untold
+            if any(document["text"].strip() in shown for document in one["content"]["documents"])
+        ]
+    return before + untold
 
 
 def _judge(
@@ -292,6 +357,7 @@ def _judge(
     scores: Sequence[RowMapping],
     kinds: Mapping[str, str],
     rules: Rules,
+    off_scale: Collection[str],
     report: ImportReport,
 ) -> None:
     """Put judgements on the answers they are about; all that speak of one are weighed together."""
@@ -305,15 +371,20 @@ def _judge(
         if answer is None:
             report.skip(row["place"], "the log has no answer that it speaks of")
             continue
+        judgement = Judgement(**row["content"])
+        why = unread(judgement, rules, off_scale)
+        if why and judgement == replace(judgement, label=None, comment=None, correction=None):
+            report.skip(row["place"], why)
+            continue
         found[answer.id] = answer
-        about[answer.id].append((row["place"], Judgement(**row["content"])))
+        about[answer.id].append((row["place"], judgement))
     for answer_id, told in about.items():
         before, judgements = found[answer_id], [judgement for _, judgement in told]
         if judged_by_person(before) and not any(judgement.human for judgement in judgements):
             for place, _ in told:
                 report.skip(place, "a person has judged the answer, and people outrank metrics")
             continue
-        after = judge(before, judgements, rules)
+        after = judge(before, judgements, rules, off_scale)
         if after == before:
             report.known += len(judgements)
             continue

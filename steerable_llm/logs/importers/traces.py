@@ -37,7 +37,6 @@ from steerable_llm.logs.importers.judgement import (
 from steerable_llm.logs.importers.records import (
     ImportReport,
     Record,
-    UnusableRecord,
     content_id,
     decoded,
     listed,

@@ -275,7 +275,7 @@ def _parts(body: Record) -> tuple[Any, list[Any], list[dict[str, Any]]]:
             continue
         kind = str(block.get("type") or block.get("block_type") or "text")
         if kind in ("tool_use", "tool_call") and ("name" in block or "tool_name" in block):
-            given = next((block[k] for k in ("input", "arguments", "args", "tool_kwargs")
+            given: Any = next((block[k] for k in ("input", "arguments", "args", "tool_kwargs")
                           if block.get(k) is not None), {})  # fmt: skip
             function = {"name": block.get("name") or block.get("tool_name"), "arguments": given}
             named = block.get("id") or block.get("tool_call_id")

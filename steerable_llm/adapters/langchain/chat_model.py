@@ -6,6 +6,7 @@ it travels as the call argument `step`, which reaches every path, the cache key 
 """
 
 import asyncio
+import hashlib
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import aclosing
@@ -53,11 +54,13 @@ from steerable_llm.adapters.langchain.messages import (
     to_result,
     to_tools,
 )
+from steerable_llm.adapters.langchain.retrieved import RETRIEVED
 from steerable_llm.adapters.langchain.structured import Method, structured_output
 from steerable_llm.adapters.surroundings import surroundings, take_down
 from steerable_llm.adapters.worker import stream_in_worker
 from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.answer.request import Generation, GenerationChunk, GenerationRequest
+from steerable_llm.chat.context import quoted
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.policy.policy import Hint, Policy, choose_step, named_by
 from steerable_llm.policy.steered_step import describe
@@ -115,6 +118,8 @@ class SteerableChatModel(BaseChatModel):
     # where the call joins the others of its batch.
     _policies: dict[str, Policy | None] = PrivateAttr(default_factory=dict)
     _seat: Seat | None = PrivateAttr(default=None)
+    # Of such a copy, too: the documents that the chain around it came by.
+    _retrieved: tuple[str, ...] = PrivateAttr(default=())
     # What a config that is bound around this model says, since LangChain may take the model alone.
     _around: RunnableConfig = PrivateAttr(default_factory=RunnableConfig)
 
@@ -278,6 +283,7 @@ class SteerableChatModel(BaseChatModel):
         merged = ensure_config(cast(RunnableConfig | None, config))
         manager = callbacks or merged.get("callbacks")
         around = manager if isinstance(manager, BaseCallbackManager) else None
+        own._retrieved = RETRIEVED.of(around.parent_run_id) if around else ()
         # The nearest wins: the call's own, then what the chain around it carries, then what is
         # bound around the model, then the model's.
         metadata = {
@@ -371,8 +377,12 @@ class SteerableChatModel(BaseChatModel):
         """
         refuse_unknown("call argument", set(kwargs), _CALL_ARGUMENTS)
         tools = to_tools(kwargs.get("tools") or (), kwargs.get("strict"))
+        prompt = read_messages(messages)
+        context = kwargs.get("context")
+        if context is None:  # no guessing where the chain has handed the documents over
+            context = quoted(prompt, self._retrieved) or None
         return {
-            "messages": read_messages(messages),
+            "messages": prompt,
             "steering": self.steering,
             "step": kwargs.get("step", self.step),
             "stop": self.stop if stop is None else stop,
@@ -380,7 +390,7 @@ class SteerableChatModel(BaseChatModel):
             "tool_choice": to_choice(kwargs.get("tool_choice"), tools),
             "parallel_tool_calls": kwargs.get("parallel_tool_calls") is not False,
             "constraint": to_constraint(kwargs.get("response_format")),
-            "context": kwargs.get("context"),
+            "context": context,
             "contrast": kwargs.get("contrast"),
             "policy": self._policy_for(kwargs),
             **sampling_of(self, kwargs),
@@ -549,6 +559,7 @@ class SteerableChatModel(BaseChatModel):
             "stop": self.stop,
             "step": self.step,
             "steering": None if self.steering is None else describe(self.steering),
+            **({"retrieved": _digest(self._retrieved)} if self._retrieved else {}),
         }
 
     def _identity_of(self, name: str) -> dict[str, Any]:
@@ -601,6 +612,10 @@ class SteerableChatModel(BaseChatModel):
             InvalidInputError: Tools were given, which this model's chat template does not read.
         """
         return len(self.llm.encode(read_messages(messages), to_tools(tools or ())))
+
+
+def _digest(texts: Sequence[str]) -> str:
+    return hashlib.sha256("\0".join(texts).encode(errors="surrogatepass")).hexdigest()
 
 
 def _config_in(kwargs: Mapping[str, Any]) -> dict[str, Any]:

@@ -40,7 +40,7 @@ from steerable_llm.adapters.arguments import (
     to_tool_choice,
 )
 from steerable_llm.adapters.llama_index.messages import read_messages, to_chat, to_completion
-from steerable_llm.adapters.llama_index.steps import PromptedLLM, own_copy, step_of
+from steerable_llm.adapters.llama_index.steps import PromptedLLM, filled_in, own_copy, step_of
 from steerable_llm.adapters.llama_index.structured import (
     SteerableStructuredLLM,
     refuse_half,
@@ -61,6 +61,7 @@ from steerable_llm.adapters.worker import stream_in_worker
 from steerable_llm.answer.constraint import Constraint
 from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.answer.request import Generation
+from steerable_llm.chat.context import quoted
 from steerable_llm.chat.message import MessagesLike, as_messages
 from steerable_llm.chat.template import ChatFormat
 from steerable_llm.chat.tools import Tool
@@ -92,6 +93,7 @@ class _Settled:
 
     policy: Policy | None
     records: tuple[SteeringRecord, ...]
+    retrieved: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -340,6 +342,9 @@ class SteerableLlamaIndexLLM(PromptedLLM, FunctionCallingLLM):
         for name in _ASKED:
             if kwargs.get(name) is not None:
                 arguments[name] = kwargs[name]
+        if "context" not in arguments and self._settled and self._settled.retrieved:
+            # No guessing where LlamaIndex has filled the text in.
+            arguments["context"] = quoted(messages, self._settled.retrieved) or None
         return Call(llm, arguments, self._records())
 
     def _told(
@@ -357,18 +362,24 @@ class SteerableLlamaIndexLLM(PromptedLLM, FunctionCallingLLM):
         return tuple(dict.fromkeys((*own, *surroundings().records)))
 
     def settled(
-        self, prompt: BasePromptTemplate | None, *records: SteeringRecord, **changed: Any
+        self,
+        prompt: BasePromptTemplate | None,
+        *records: SteeringRecord,
+        retrieved: tuple[str, ...] = (),
+        **changed: Any,
     ) -> Self:
         """Return this model for calls that are made later, yet belong to here and now.
 
         Args:
             prompt: What tells the step, if it does.
             *records: Where else the answers are taken down.
+            retrieved: Texts that are filled into the prompt.
             **changed: Fields that the copy has otherwise.
         """
         step, policy = self._told(prompt)
         twin = self.model_copy(update={"step": step, **changed})
-        twin._settled = _Settled(policy, (*self._records(), *records))
+        retrieved = retrieved or (self._settled.retrieved if self._settled else ())
+        twin._settled = _Settled(policy, (*self._records(), *records), retrieved)
         return twin
 
     # Tools.
@@ -453,7 +464,7 @@ class SteerableLlamaIndexLLM(PromptedLLM, FunctionCallingLLM):
         Raises:
             InvalidInputError: `max_tokens` were not enough for the object.
         """
-        own, record, asked = self._for_object(output_cls, prompt, llm_kwargs)
+        own, record, asked = self._for_object(output_cls, prompt, llm_kwargs, prompt_args)
         with failing_on(self._records()), say_why_half(record, output_cls):
             return super(SteerableLlamaIndexLLM, own).structured_predict(
                 output_cls, own_copy(prompt), asked, **prompt_args
@@ -463,7 +474,7 @@ class SteerableLlamaIndexLLM(PromptedLLM, FunctionCallingLLM):
         self, output_cls: Any, prompt: Any, llm_kwargs: Any = None, **prompt_args: Any
     ) -> Any:
         """Answer as `structured_predict` does, while the event loop keeps turning."""
-        own, record, asked = self._for_object(output_cls, prompt, llm_kwargs)
+        own, record, asked = self._for_object(output_cls, prompt, llm_kwargs, prompt_args)
         with failing_on(self._records()), say_why_half(record, output_cls):
             return await super(SteerableLlamaIndexLLM, own).astructured_predict(
                 output_cls, own_copy(prompt), asked, **prompt_args
@@ -477,7 +488,7 @@ class SteerableLlamaIndexLLM(PromptedLLM, FunctionCallingLLM):
         Raises:
             InvalidInputError: `max_tokens` were not enough for the object, at the stream's end.
         """
-        own, record, asked = self._for_object(output_cls, prompt, llm_kwargs)
+        own, record, asked = self._for_object(output_cls, prompt, llm_kwargs, prompt_args)
         objects = super(SteerableLlamaIndexLLM, own).stream_structured_predict(
             output_cls, own_copy(prompt), asked, **prompt_args
         )
@@ -495,7 +506,7 @@ class SteerableLlamaIndexLLM(PromptedLLM, FunctionCallingLLM):
         self, output_cls: Any, prompt: Any, llm_kwargs: Any = None, **prompt_args: Any
     ) -> AsyncGenerator[Any, None]:
         """Answer as `stream_structured_predict` does, while the event loop keeps turning."""
-        own, record, asked = self._for_object(output_cls, prompt, llm_kwargs)
+        own, record, asked = self._for_object(output_cls, prompt, llm_kwargs, prompt_args)
         objects = await super(SteerableLlamaIndexLLM, own).astream_structured_predict(
             output_cls, own_copy(prompt), asked, **prompt_args
         )
@@ -517,7 +528,11 @@ class SteerableLlamaIndexLLM(PromptedLLM, FunctionCallingLLM):
         return SteerableStructuredLLM(llm=self, output_cls=output_cls, **kwargs)
 
     def _for_object(
-        self, output_cls: type[BaseModel], prompt: BasePromptTemplate, given: dict[str, Any] | None
+        self,
+        output_cls: type[BaseModel],
+        prompt: BasePromptTemplate,
+        given: dict[str, Any] | None,
+        prompt_args: dict[str, Any],
     ) -> tuple[Self, SteeringRecord, dict[str, Any]]:
         """Return what asks for an object, where its answers are recorded, and how it asks."""
         record, asked, mode = SteeringRecord(), dict(given or {}), self.pydantic_program_mode
@@ -526,7 +541,9 @@ class SteerableLlamaIndexLLM(PromptedLLM, FunctionCallingLLM):
             own = {name: value for name, value in asked.items() if name not in _FOR_TOOLS}
             # Keywords of a schema that decoding cannot guarantee are checked by the class itself.
             asked = {"constraint": Constraint.json_schema(output_cls, strict=False), **own}
-        return self.settled(prompt, record, pydantic_program_mode=mode), record, asked
+        retrieved = filled_in(prompt, prompt_args)
+        twin = self.settled(prompt, record, retrieved=retrieved, pydantic_program_mode=mode)
+        return twin, record, asked
 
 
 class _AsWritten(ChatFormat):

@@ -63,6 +63,22 @@ def step_of(
     )
 
 
+def filled_in(prompt: BasePromptTemplate, arguments: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the retrieved texts that are filled into a prompt.
+
+    A place called `context_str` holds them where the prompt has another one for what is asked; the
+    prompt for a made-up passage (HyDE) has its question there, and one for a summary its text.
+    """
+    values = {**prompt.kwargs, **arguments}
+    asks = {"query_str", "query"} & {*values, *prompt.template_vars}
+    texts = [values.get("context_msg"), values.get("context_str") if asks else None]
+    for message in values.get("context_messages") or ():
+        texts.append(getattr(message, "content", None))
+    # Some synthesizers fill a list in, which prompts then show as Python writes one.
+    shown = [str(text) if isinstance(text, list) else text for text in texts if text]
+    return tuple(text for text in shown if isinstance(text, str) and text.strip())
+
+
 def own_copy(prompt: BasePromptTemplate) -> BasePromptTemplate:
     """Return a copy that LlamaIndex may change; it sets a program's parser on its prompt."""
     marks = {key: prompt.metadata[key] for key in (STEP, PLACE) if key in prompt.metadata}
@@ -92,24 +108,40 @@ class PromptedLLM(LLM):
     """
 
     @abstractmethod
-    def settled(self, prompt: BasePromptTemplate | None) -> Self:
-        """Return this model for calls that are made later, yet belong to here and now."""
+    def settled(
+        self, prompt: BasePromptTemplate | None, *, retrieved: tuple[str, ...] = ()
+    ) -> Self:
+        """Return this model for calls that are made later, yet belong to here and now.
+
+        Args:
+            prompt: What tells the step, if it does.
+            retrieved: Texts that are filled into the prompt.
+        """
+
+    def _prompted(self, prompt: BasePromptTemplate, arguments: Mapping[str, Any]) -> Self:
+        return self.settled(prompt, retrieved=filled_in(prompt, arguments))
 
     def predict(self, prompt: BasePromptTemplate, **prompt_args: Any) -> str:
         """Answer a filled-in prompt."""
-        return super(PromptedLLM, self.settled(prompt)).predict(prompt, **prompt_args)
+        return super(PromptedLLM, self._prompted(prompt, prompt_args)).predict(
+            prompt, **prompt_args
+        )
 
     async def apredict(self, prompt: BasePromptTemplate, **prompt_args: Any) -> str:
         """Answer a filled-in prompt while the event loop keeps turning."""
-        return await super(PromptedLLM, self.settled(prompt)).apredict(prompt, **prompt_args)
+        return await super(PromptedLLM, self._prompted(prompt, prompt_args)).apredict(
+            prompt, **prompt_args
+        )
 
     def stream(self, prompt: BasePromptTemplate, **prompt_args: Any) -> TokenGen:
         """Answer a filled-in prompt piece by piece."""
-        return super(PromptedLLM, self.settled(prompt)).stream(prompt, **prompt_args)
+        return super(PromptedLLM, self._prompted(prompt, prompt_args)).stream(prompt, **prompt_args)
 
     async def astream(self, prompt: BasePromptTemplate, **prompt_args: Any) -> TokenAsyncGen:
         """Answer a filled-in prompt piece by piece while the event loop keeps turning."""
-        return await super(PromptedLLM, self.settled(prompt)).astream(prompt, **prompt_args)
+        return await super(PromptedLLM, self._prompted(prompt, prompt_args)).astream(
+            prompt, **prompt_args
+        )
 
 
 T = TypeVar("T")

@@ -43,9 +43,12 @@ class SteerableStructuredLLM(PromptedLLM, StructuredLLM):
     def _model(self) -> "SteerableLlamaIndexLLM":
         return self.llm  # type: ignore[return-value]  # made by `as_structured_llm` alone
 
-    def settled(self, prompt: BasePromptTemplate | None) -> Self:
+    def settled(
+        self, prompt: BasePromptTemplate | None, *, retrieved: tuple[str, ...] = ()
+    ) -> Self:
         """Return this model for calls that are made later, yet belong to here and now."""
-        return self.model_copy(update={"llm": self._model.settled(prompt)})
+        own = self._model.settled(prompt, retrieved=retrieved)
+        return self.model_copy(update={"llm": own})
 
     def _recorded(self) -> tuple["SteerableLlamaIndexLLM", SteeringRecord]:
         record = SteeringRecord()

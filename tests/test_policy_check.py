@@ -115,3 +115,42 @@ def test_conflict_is_measured_where_a_model_is_given() -> None:
 def test_an_unknown_step_is_named_with_its_call() -> None:
     with pytest.raises(InvalidInputError, match=r"call 2 of the trace: 'anwser' .*'answer'"):
         dry_run(policy_of(STEPS), [call(), call(step="anwser")])
+
+
+# Strengths and names.
+
+
+@pytest.mark.parametrize(
+    ("use", "said"),
+    [
+        (
+            {"strength": 0.9},
+            "faithful at strength 0.9: calibration chose 0.5, and this is stronger",
+        ),
+        ({"strength": -0.2}, "calibration chose 0.5, and this is of the other sign"),
+        ({"scope": "all"}, "calibration chose it for scope 'generated', not for 'all'"),
+        ({}, None),
+        ({"strength": 0.3}, None),
+    ],
+)
+def test_a_strength_that_no_calibration_chose_is_warned_of(
+    use: dict[str, Any], said: str | None
+) -> None:
+    checked = check_policy(policy_of({"answer": {"vectors": [{"name": "faithful", **use}]}}))
+    assert [said in warning for warning in checked.warnings if said] == ([True] if said else [])
+    assert len(checked.warnings) == (said is not None)
+
+
+def test_a_strength_without_any_calibration_is_warned_of() -> None:
+    data = {"steps": {"answer": {"vectors": [{"name": "new", "strength": 0.1}]}}}
+    policy = Policy.from_dict(data, {"new": vector("new", strength=None)})
+    [warning] = check_policy(policy).warnings
+    assert "it was never calibrated" in warning
+
+
+def test_a_file_whose_vector_has_another_name_is_told_with_both() -> None:
+    data = {"steps": {"answer": {"vectors": [{"name": "mine"}]}}}
+    checked = check_policy(Policy.from_dict(data, {"mine": vector("faithful")}))
+    assert checked.warnings == ("step 'answer': the file 'mine' holds a vector called 'faithful'",)
+    [told] = checked.to_dict()["steps"]["answer"]["vectors"]
+    assert (told["file"], told["vector"]) == ("mine", "faithful")

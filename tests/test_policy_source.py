@@ -12,6 +12,7 @@ from policy_models import MODEL, VECTORS
 from steerable_llm.errors import ModelMismatchError, PolicyError
 from steerable_llm.policy.policy import Policy
 from steerable_llm.policy.source import PolicySource
+from steerable_llm.vector.file import read_vector_file, write_vector_file
 
 STEP = '[steps.answer]\nvectors = [{{ name = "{}", strength = {} }}]\n'
 
@@ -81,6 +82,28 @@ def test_a_file_that_was_replaced_with_the_same_time_and_size_counts_too(file: P
         pytest.param(f"x = {'[' * 5000}{']' * 5000}", "not valid TOML", id="nested"),
         (STEP.format("fathful", 0.2), "did you mean 'faithful'"),
         ("enabld = false", "did you mean 'enabled'"),
+        # What Python's own readers stumble over.
+        pytest.param(STEP.format("faithful", "1" + 5_000 * "0"), "not valid TOML", id="digits"),
+        pytest.param(STEP.format("faithful", "1" + 400 * "0"), "401 characters", id="no float"),
+        pytest.param(STEP.format("faithful", "1e300"), "no model bears", id="overflows"),
+        pytest.param(
+            'vectors_dir = "' + 5_000 * "x" + '"\n' + STEP.format("faithful", 0.2),
+            "check vectors_dir",
+            id="long path",
+        ),
+        pytest.param(
+            'vectors_dir = "a\\u0000b"\n' + STEP.format("faithful", 0.2),
+            "not a known vector",
+            id="no path",
+        ),
+        pytest.param("#" + 11_000_000 * "x", "more than 10 MB", id="huge file"),
+        pytest.param(
+            "[steps.a0]\n"
+            + "".join(f'[steps.a{i}]\ninherits = "a{i - 1}"\n' for i in range(1, 3_000)),
+            "inherits over more than 32 steps",
+            id="inherits",
+        ),
+        pytest.param("[steps.answer]\ncontrast = 1e308", "less than or equal", id="contrast"),
     ],
 )
 def test_a_broken_file_keeps_the_old_policy_and_warns_once(
@@ -107,6 +130,56 @@ def test_a_file_that_goes_away_keeps_the_policy_until_it_is_back(file: Path) -> 
         assert strength(source) == 0.1
     rewrite(file, text.replace("0.1", "0.5"))
     assert strength(source) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("fact", "value"),
+    [
+        ("strength", [1]),
+        ("strength", None),
+        ("strength", "much"),
+        ("layers", "01"),
+        ("layers", [[1]]),
+        ("layers", [99]),
+        ("scope", 3),
+        ("unit", []),
+        ("choice", 3),
+        ("earlier", {"a": 1}),
+    ],
+)
+def test_a_vector_whose_calibration_cannot_be_read_keeps_the_old_policy(
+    file: Path, fact: str, value: Any
+) -> None:
+    source = source_of(file)
+    path = file.with_name("polite.safetensors")
+    content, directions, _ = read_vector_file(path)
+    content["calibration"] = {**content["calibration"], fact: value}
+    write_vector_file(path, content, directions)
+    rewrite(file, '[steps.answer]\nvectors = [{ name = "polite" }]\n')
+    with pytest.warns(UserWarning, match="the policy read before stays") as caught:
+        assert strength(source) == 0.1
+    assert "\n" not in str(caught[0].message)
+    assert len(str(caught[0].message)) < 400
+
+
+def test_an_error_that_nobody_thought_of_keeps_the_old_policy(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = source_of(file)
+    rewrite(file, STEP.format("faithful", 0.2))
+
+    def fail(*_: Any, **__: Any) -> Any:
+        raise ZeroDivisionError("line one\nline two")
+
+    monkeypatch.setattr(Policy, "load", fail)
+    with pytest.warns(UserWarning, match="ZeroDivisionError: line one line two"):
+        assert strength(source) == 0.1
+
+
+def test_a_mark_that_editors_write_before_a_file_is_read_over(file: Path) -> None:
+    source = source_of(file)
+    rewrite(file, "\ufeff" + STEP.format("faithful", 0.2))
+    assert strength(source) == 0.2
 
 
 def test_a_vector_of_another_model_keeps_the_old_policy(file: Path) -> None:

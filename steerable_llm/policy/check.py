@@ -21,7 +21,7 @@ from steerable_llm.policy.decision import (
     decide,
     unsteered_because,
 )
-from steerable_llm.policy.file import FileTable, Step, When, explain
+from steerable_llm.policy.file import FileTable, Step, When, explain, with_inherited
 from steerable_llm.policy.policy import Hint, Policy, choose_step, named_by
 from steerable_llm.policy.steered_step import SteeredStep
 from steerable_llm.vector.fingerprint import ModelFingerprint
@@ -75,6 +75,7 @@ def _call_from(record: dict[str, Any]) -> TracedCall:
 
 FIGHT = -0.5
 """At or below this cosine two vectors fight: each undoes half or more of what the other does."""
+_SAME = 1.01  # a strength that was rounded when it was written down is no other one
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,7 @@ class CheckedStep:
     Attributes:
         name: Its name.
         steered: Its vectors, contrast, instruction and conditions.
+        files: What the policy calls each vector: the name of its file.
         rules: Which names match it, by kind.
         inherits: The step that it takes the rest from.
         meetings: How its vectors relate, as far as they can act on one request.
@@ -132,6 +134,7 @@ class CheckedStep:
 
     name: str
     steered: SteeredStep
+    files: tuple[str, ...]
     rules: Mapping[str, tuple[str, ...]]
     inherits: str | None
     meetings: tuple[Meeting, ...]
@@ -140,7 +143,8 @@ class CheckedStep:
         """The step as JSON values."""
         return {
             "vectors": [
-                {**term_facts(term), "when": _written(when)} for term, when in self.steered.terms
+                {**term_facts(term), "file": file, "when": _written(when)}
+                for file, (term, when) in zip(self.files, self.steered.terms, strict=True)
             ],
             **self._beside,
             "match": {kind: list(names) for kind, names in self.rules.items()},
@@ -253,7 +257,8 @@ def _checked(name: str, step: Step, policy: Policy) -> CheckedStep:
         for meeting in meetings(Steering((first, second)))
     ]
     rules = {kind: patterns for kind, patterns in step.match if patterns}
-    return CheckedStep(name, steered, rules, step.inherits, tuple(met))
+    files = tuple(use.name for use in with_inherited(policy.steps)[name].vectors)
+    return CheckedStep(name, steered, files, rules, step.inherits, tuple(met))
 
 
 def _warnings(policy: Policy, steps: Sequence[CheckedStep]) -> Iterator[str]:
@@ -271,6 +276,7 @@ def _warnings(policy: Policy, steps: Sequence[CheckedStep]) -> Iterator[str]:
                     f"{layers}: their cosine is {FIGHT} or less; steer with one of them, or set "
                     "orthogonalise = true"
                 )
+        yield from _vector_warnings(step)
         names = [term.vector.name for term, _ in step.steered.terms]
         for name in sorted({name for name in names if names.count(name) > 1}):
             yield f"step {step.name!r} names vector {name} more than once: its strengths add up"
@@ -279,6 +285,29 @@ def _warnings(policy: Policy, steps: Sequence[CheckedStep]) -> Iterator[str]:
                 f"step {step.name!r} contrasts only where there is no context, so never: leave "
                 "the contrast out, or its condition"
             )
+
+
+def _vector_warnings(step: CheckedStep) -> Iterator[str]:
+    """Yield what is odd about each vector: its name, and a strength that no calibration chose."""
+    for file, (term, _) in zip(step.files, step.steered.terms, strict=True):
+        vector = term.vector
+        # Orthogonalised, a vector has a name of its own.
+        if vector.name not in (file, f"{file}-orthogonalised"):
+            yield f"step {step.name!r}: the file {file!r} holds a vector called {vector.name!r}"
+        calibration = getattr(vector, "calibration", None)
+        where = f"step {step.name!r}: {file} at strength {term.strength:g}"
+        if calibration is None:
+            yield f"{where}: it was never calibrated, so that nothing is known of this strength"
+            continue
+        if term.unit != calibration.unit:
+            continue
+        ratio = term.strength / calibration.strength if calibration.strength else 0.0
+        if ratio < 0 or ratio > _SAME:
+            why = "of the other sign" if ratio < 0 else "stronger than any that was chosen"
+            yield f"{where}: calibration chose {calibration.strength:g}, and this is {why}"
+        elif term.scope != calibration.scope:
+            chosen = calibration.scope
+            yield f"{where}: calibration chose it for scope {chosen!r}, not for {term.scope!r}"
 
 
 def _decision(

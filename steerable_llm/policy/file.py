@@ -167,7 +167,7 @@ class ContrastUse(FileTable):
     """
 
     kind: ContrastKind = "cad"
-    alpha: float | None = Field(default=None, ge=0, allow_inf_nan=False, strict=True)
+    alpha: float | None = Field(default=None, ge=0, le=1e6, allow_inf_nan=False, strict=True)
     when: When = When()
 
     @model_validator(mode="before")
@@ -256,6 +256,12 @@ class Step(FileTable):
     steer_structured: bool = False
 
 
+def shortened(value: object, most: int = 120) -> str:
+    """Return a value as text for a message of one line."""
+    text = str(value)
+    return text if len(text) <= most else f"{text[: most - 20]}... ({len(text)} characters)"
+
+
 def explain(error: ValidationError) -> str:
     """Tell the first problem that pydantic found in one line, in the words of the file."""
     problem = error.errors()[0]
@@ -266,11 +272,16 @@ def explain(error: ValidationError) -> str:
         return f"{place}.{key}: {said}" if place else f"{key}: {said}"
     said = re.sub(r"valid dictionary( or instance of \w+)?", "table", said)
     said = said.replace("valid tuple", "list")
-    return f"{place}: {said} (got {problem['input']!r})"
+    try:
+        got = shortened(repr(problem["input"]))
+    except ValueError:  # a number of more digits than Python writes
+        got = "a number of thousands of digits"
+    return f"{shortened(place)}: {said} (got {got})"
 
 
 # What a step is told by, and from whom it inherits, are its own.
 _OWN = {"match", "inherits"}
+_MOST_ANCESTORS = 32
 
 
 def with_inherited(steps: Mapping[str, Step]) -> dict[str, Step]:
@@ -299,6 +310,11 @@ def _filled(name: str, steps: Mapping[str, Step]) -> Step:
                 f"steps inherit in a circle ({circle}): remove one of these `inherits`"
             )
         line.append(parent)
+        if len(line) > _MOST_ANCESTORS:
+            raise PolicyError(
+                f"step {name!r} inherits over more than {_MOST_ANCESTORS} steps: let it inherit "
+                "from the step that holds what it needs"
+            )
     taken = {}
     for ancestor in reversed(line):
         step = steps[ancestor]

@@ -44,6 +44,7 @@ from steerable_llm.policy.file import (
     When,
     explain,
     matching_step,
+    shortened,
     with_inherited,
 )
 from steerable_llm.policy.gate import Gate
@@ -56,6 +57,7 @@ KILL_SWITCH = "STEERABLE_LLM_DISABLED"
 """The environment variable that switches every policy off while it is set; read per request."""
 
 _SUFFIX = ".safetensors"
+_MOST_BYTES = 10_000_000
 T = TypeVar("T")
 
 
@@ -109,13 +111,19 @@ class Policy(FileTable):
         """
         source = Path(path)
         try:
-            text = source.read_text(encoding="utf-8")
+            if source.stat().st_size > _MOST_BYTES:
+                raise PolicyError(
+                    f"{source} has more than {_MOST_BYTES // 10**6} MB: give a policy file"
+                )
+            text = source.read_text(encoding="utf-8-sig")  # some editors write a mark before it
             data = tomllib.loads(text)
         except OSError as error:
             raise PolicyError(
-                f"cannot read the policy file {source} ({error.strerror}): check the path"
+                f"cannot read the policy file {shortened(source)} ({error.strerror}): "
+                "check the path"
             ) from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        # What TOML's reader raises itself, and Python for numbers of thousands of digits.
+        except (ValueError, RecursionError, OverflowError) as error:
             raise PolicyError(f"{source} is not valid TOML: {error}") from error
         policy = cls.from_dict(data, vectors, source.parent, str(source), gates, embedder)
         # Also what a file holds for a moment while it is written: nothing, or its first lines.
@@ -366,15 +374,27 @@ def _finder(
                 raise error(f"{source}: {unknown(kind, name, given)}")
             return given[name]
         # Only names that lie in the folder are known, so "../x" is not a way out of it.
-        paths = sorted(folder.glob(f"*{_SUFFIX}"))
+        try:
+            paths = sorted(folder.glob(f"*{_SUFFIX}"))
+        except (OSError, ValueError) as cause:  # too long, or no path at all
+            raise PolicyError(
+                f"{source}: cannot look for {kind}s in {shortened(folder)} ({_why(cause)}): "
+                f"check {kind}s_dir"
+            ) from cause
         files = {path.name.removesuffix(_SUFFIX): path for path in paths}
         if name not in files:
             # Vectors and gates may share a folder: only what could have been meant is offered.
             fitting = [each for each, path in files.items() if _can_load(load, path)]
-            raise error(f"{source}: {unknown(kind, name, fitting)} in {folder}")
+            raise error(
+                f"{source}: {unknown(kind, shortened(name), fitting)} in {shortened(folder)}"
+            )
         return load(files[name])
 
     return find
+
+
+def _why(error: Exception) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
 def _can_load(load: Callable[[Path], object], path: Path) -> bool:

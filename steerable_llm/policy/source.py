@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from steerable_llm.errors import SteerableError
+from steerable_llm.policy.file import shortened
 from steerable_llm.policy.policy import Policy
 
 _Stamp = tuple[int, int, int] | None
@@ -56,6 +57,9 @@ class PolicySource:
                 self._check(policy)
             except SteerableError as error:
                 said = str(error)
+            # Whatever else a file can bring about: a service goes on with what it has.
+            except Exception as error:
+                said = f"{type(error).__name__}: {shortened(' '.join(str(error).split()))}"
             else:
                 self._policy = policy
             # Last, since readers that see the new stamp take the policy without the lock.

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 from torch import Tensor
 
 from steerable_llm.errors import InvalidInputError, PolicyError
-from steerable_llm.policy.file import Step, When
+from steerable_llm.policy.file import Step, When, shortened
 from steerable_llm.vector.contrast import Contrast
 from steerable_llm.vector.steering import Steering, SteeringTerm
 from steerable_llm.vector.vector import SteeringVector
@@ -18,6 +18,7 @@ Kept: TypeAlias = tuple[tuple[str, Mapping[int, float]], ...]
 
 # A vector of which less than this share is left has nothing of its own in that block.
 _NOTHING_LEFT = 1e-4
+_MOST_STRENGTH = 1e6  # far below where numbers of 32 bits overflow, far above what text survives
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,11 @@ def look_up(step: Step, find: Callable[[str], SteeringVector]) -> SteeredStep:
             steering += vector.steer(strength=use.strength, layers=use.layers, scope=use.scope)
         except InvalidInputError as error:
             raise PolicyError(str(error)) from error
+        if abs(strength := steering.terms[-1].strength) > _MOST_STRENGTH:
+            raise PolicyError(
+                f"the strength of vector {shortened(use.name)!r} is {strength:g}, which no model "
+                "bears: calibrated ones are below 10"
+            )
     if step.orthogonalise:
         steering, kept = orthogonalise(steering)
     conditions = [use.when.over(step.when) for use in step.vectors]

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Self
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from steerable_llm.reports.numbers import percent, signed_points
 from steerable_llm.vector.steering import Scope, Unit
@@ -172,7 +172,12 @@ class Calibration:
             choice = Choice.from_sentence(note)
             clean |= {"remark": note} if choice is None else {"choice": choice}
         # Which unit a file means that names none was settled before there was another default.
-        return _CALIBRATION.validate_python({"unit": "relative", **clean})
+        try:
+            return _CALIBRATION.validate_python({"unit": "relative", **clean})
+        except ValidationError as error:
+            problem = error.errors()[0]
+            place = ".".join(map(str, ("calibration", *problem["loc"])))
+            raise ValueError(f"{place}: {problem['msg']}") from error
 
     def record(self) -> dict[str, Any]:
         """Return plain JSON values, as files keep them, with `note` for people."""

@@ -1,6 +1,6 @@
-"""Every method on every behaviour of the bundled model, in one page of the documentation.
+"""Every method on every behaviour of a model, in one page of the documentation.
 
-Run ``python -m experiments.leaderboard``.
+``python -m experiments.leaderboard [--model smollm2 | demo]``
 
 Each method learns from the same pairs, is set up on the same dev prompts within the same budget,
 and answers the test prompts once. A finished cell (method and behaviour) is kept in a folder and
@@ -12,21 +12,29 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
 
 from exhibit.steerability import TARGETS
+from experiments import vectors
+from experiments.questions import DATA
 from steerable_llm import __version__, demo
 from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.evaluation.arms import TITLES
 from steerable_llm.evaluation.compare import compare
 from steerable_llm.evaluation.comparison import Comparison, section_figure
-from steerable_llm.evaluation.recipes import recipes
+from steerable_llm.evaluation.recipes import Recipe, recipes
 from steerable_llm.evaluation.rows import Row
+from steerable_llm.evaluation.set import EvaluationSet
+from steerable_llm.evaluation.settings import EvaluationSettings
+from steerable_llm.logs.answers import read_answers
+from steerable_llm.pairs.pair import Pairs
+from steerable_llm.policy.policy import Policy
 from steerable_llm.reports.numbers import change, number, percent, points, share, signed_points
 from steerable_llm.reports.page import Page
 from steerable_llm.reports.parts import (
@@ -42,30 +50,170 @@ from steerable_llm.reports.parts import (
 )
 
 COMMAND = "python -m experiments.leaderboard"
-_HEAD: Head = (
-    "method",
-    *numeric("right [95 %]", "change, points", "made worse"),
-    "capability lost, points",
-    *numeric("KL/token"),
-    "rules",
-    *numeric("set up, s"),
-)
+#: Arms of GrAInS beside its defaults.
+GRAINS: dict[str, Recipe] = {
+    "grains, paper": Recipe("grains", ({"preset": "paper"},)),
+    "grains, conservative": Recipe(
+        "grains", ({"attribution": "conservative", "verified": 10, "baseline": "eos"},)
+    ),
+}
+METHODS = (*recipes(), *GRAINS)
+#: What was trained as one is tried as one, at shares of what it was trained at.
+_AS_TRAINED = {"layers": (None,), "strengths": vectors.STRENGTHS, "kl": None}
 
 
 @dataclass(frozen=True)
 class Size:
-    """How much is measured.
+    """How much is measured; None is all there is.
 
     Attributes:
         pairs: Pairs to learn from.
-        per_category: Prompts of every category, of dev and of test; None is all.
+        dev: Prompts of every category of dev.
+        test: The same of test.
     """
 
-    pairs: int
-    per_category: int | None
+    pairs: int | None
+    dev: int | None
+    test: int | None
 
 
-FULL, QUICK = Size(50, None), Size(20, 30)
+@dataclass(frozen=True)
+class Contest:
+    """One behaviour that methods compete in.
+
+    Attributes:
+        pairs: What they learn from.
+        dev: What they are set up on.
+        dev_capability: What must not be lost there.
+        test: What they are compared on.
+        capability: What must not be lost there.
+        settings: Target, and the step of a policy under which vectors act.
+        recipes: Arms whose recipe is not the usual one of their method.
+    """
+
+    pairs: Pairs
+    dev: EvaluationSet
+    dev_capability: EvaluationSet
+    test: EvaluationSet
+    capability: EvaluationSet
+    settings: EvaluationSettings
+    recipes: Mapping[str, Recipe] = field(default_factory=dict)
+
+    def of(self, size: Size) -> Contest:
+        """Return it with so many pairs and prompts."""
+        return Contest(
+            self.pairs if size.pairs is None else _first(self.pairs, size.pairs),
+            _sampled(self.dev, size.dev),
+            _sampled(self.dev_capability, size.dev),
+            _sampled(self.test, size.test),
+            _sampled(self.capability, size.test),
+            self.settings,
+            self.recipes,
+        )
+
+
+def _of_smollm2(name: str) -> Contest:
+    """The pairs, sets and step of a shipped vector of SmolLM2."""
+    behaviour = vectors.BEHAVIOURS[name]
+    # Gold answers, too, may not suffer.
+    compared = (behaviour.target, *(c for c in behaviour.guarded if c == "gold"))
+    return Contest(
+        behaviour.pairs(read_answers(DATA / "answers.jsonl")),
+        vectors.held_out(behaviour, "dev").category(*compared),
+        vectors.capability("dev"),
+        vectors.held_out(behaviour, "test").category(*compared),
+        vectors.capability("test"),
+        EvaluationSettings(
+            target=behaviour.target,
+            policy=Policy.from_dict({"steps": vectors.STEPS}),
+            step=behaviour.step,
+        ),
+        {"bipo": Recipe("bipo", (behaviour.config,), search=_AS_TRAINED)},
+    )
+
+
+def _of_the_exhibit(name: str) -> Contest:
+    """The pairs and sets that the bundled model was trained to need."""
+    (known,) = (each for each in TARGETS if each == name)
+    return Contest(
+        demo.pairs(known),
+        demo.evaluation_set(known, "dev"),
+        demo.evaluation_set("capability", "dev"),
+        demo.evaluation_set(known, "test"),
+        demo.evaluation_set("capability", "test"),
+        EvaluationSettings(target=TARGETS[known]),
+    )
+
+
+@dataclass(frozen=True)
+class Ground:
+    """A model, and what methods compete in on it.
+
+    Attributes:
+        title: Of its page.
+        said: What a reader has to know of it, in a sentence or two.
+        page: Its page in the documentation.
+        load: Returns the model.
+        contest: Returns the contest of a behaviour.
+        behaviours: Their names.
+        size: How much is measured.
+        quick: The same with `--quick`.
+        search: What `sweep` is to try in place of each method's own.
+    """
+
+    title: str
+    said: str
+    page: str
+    load: Callable[[], SteerableHFLLM]
+    contest: Callable[[str], Contest]
+    behaviours: tuple[str, ...]
+    size: Size
+    quick: Size
+    search: Mapping[str, Any] = field(default_factory=dict)
+
+    def recipes(self, contest: Contest) -> dict[str, Recipe]:
+        """Return all that may take part in a contest, by name."""
+        every = {**recipes(), **GRAINS, **contest.recipes}
+        return {
+            name: replace(recipe, search={**self.search, **recipe.search})
+            for name, recipe in every.items()
+        }
+
+
+GROUNDS = {
+    "smollm2": Ground(
+        "Leaderboard",
+        "The model is SmolLM2-135M-Instruct, the smallest instruct model that can be had on a bare "
+        "machine: compare on your own with steerable compare. Vectors act under the condition of "
+        "the policy's step that they are for, as the shipped ones do.",
+        "docs/leaderboard.md",
+        SteerableHFLLM.smollm2,
+        _of_smollm2,
+        ("faithfulness", "refusal", "civility"),
+        Size(None, 45, 100),
+        Size(20, 15, 30),
+        {"kl": (0.05, 0.2, 0.6)},
+    ),
+    "demo": Ground(
+        "Leaderboard of the bundled model",
+        "The model is an exhibit of a few million parameters: which method wins here says little "
+        "about others. Compare on your own model with steerable compare.",
+        "docs/leaderboard-exhibit.md",
+        SteerableHFLLM.demo,
+        _of_the_exhibit,
+        tuple(TARGETS),
+        Size(50, None, None),
+        Size(20, 30, 30),
+    ),
+}
+
+
+def _sampled(items: EvaluationSet, number: int | None) -> EvaluationSet:
+    return items if number is None else items.sample(number)
+
+
+def _first(pairs: Pairs, number: int) -> Pairs:
+    return pairs.sample(min(number, len(pairs)), seed=0)
 
 
 @dataclass(frozen=True)
@@ -73,12 +221,14 @@ class Leaderboard:
     """All behaviours, each with its comparison.
 
     Attributes:
+        ground: The model, and what it is.
         size: How much was measured.
         boards: Behaviour to comparison.
         machine: What it ran on, in words.
         command: What to run to get it again.
     """
 
+    ground: Ground
     size: Size
     boards: dict[str, Comparison]
     machine: str
@@ -93,16 +243,13 @@ class Leaderboard:
         """The page of the documentation."""
         first = next(iter(self.boards.values()))
         test = "all test prompts"
-        if self.size.per_category is not None:
-            test = f"at most {self.size.per_category} test prompts of every kind"
+        if self.size.test is not None:
+            test = f"at most {self.size.test} test prompts of every kind"
         parts: list[Part] = [
             Text(
-                f"Written by {self.command}: {len(first.arms) - 1} methods that change "
-                f"{', '.join(self.boards)} in the bundled model ({first.model}), "
-                f"{self.size.pairs} pairs each, set up on dev within a "
-                f"capability budget of {points(first.budget, None)}, {test} read once. "
-                "The model is an exhibit of a few million parameters: which method wins here says "
-                "little about others. Compare on your own model with steerable compare."
+                f"Written by {self.command}: methods that change {', '.join(self.boards)} in "
+                f"{first.model}, set up on dev within a capability budget of "
+                f"{points(first.budget, None)}, {test} read once. {self.ground.said}"
             ),
             Text(
                 f"Measured on {self.machine}. The seconds of setting up are those of the run that "
@@ -114,54 +261,49 @@ class Leaderboard:
         for name, board in self.boards.items():
             parts += [
                 Heading(f"{name}: {board.target}"),
+                Text(f"From {board.pairs} pairs."),
                 _picture(name, board),
-                Table(_HEAD, _lines(board)),
+                Table(*_table(board)),
             ]
             failed = [c for c in board.arms if c.failed]
             if failed:
                 said = [f"{TITLES.get(c.name, c.name)}: {c.failed}" for c in failed]
                 parts += [Text("Did not take part:"), Bullets(said)]
         parts += [Heading("Again"), Code(self.command)]
-        return Page("Leaderboard of the bundled model", parts)
+        return Page(self.ground.title, parts)
 
 
 def leaderboard(
-    llm: SteerableHFLLM,
-    size: Size = FULL,
-    methods: Sequence[str] = tuple(recipes()),
-    behaviours: Sequence[demo.Behaviour] = tuple(TARGETS),
+    ground: Ground,
+    methods: Sequence[str] = METHODS,
+    behaviours: Sequence[str] = (),
+    size: Size | None = None,
     keep: Path | None = None,
     *,
     max_new_tokens: int = 24,
     progress: bool = True,
     command: str = COMMAND,
 ) -> Leaderboard:
-    """Run every method on every behaviour, with the bundled model; `keep` has finished cells.
-
-    Raises:
-        InvalidInputError: An unknown method.
-    """
+    """Run every method on every behaviour of a model; `keep` has finished cells."""
+    llm, size = ground.load(), size or ground.size
     boards: dict[str, Comparison] = {}
-    for name in behaviours:
-        every = demo.pairs(name)
-        sets = [demo.evaluation_set(x, y) for x in (name, "capability") for y in ("dev", "test")]
-        if size.per_category is not None:
-            sets = [items.sample(size.per_category) for items in sets]
-        dev, test, dev_capability, capability = sets
+    for name in behaviours or ground.behaviours:
+        contest = ground.contest(name).of(size)
+        known = ground.recipes(contest)
         boards[name] = compare(
             llm,
-            every.sample(min(size.pairs, len(every)), seed=0),
-            dev,
-            test,
-            capability,
-            methods,
-            dev_capability=dev_capability,
-            target=TARGETS[name],
+            contest.pairs,
+            contest.dev,
+            contest.test,
+            contest.capability,
+            {method: known[method] for method in methods},
+            dev_capability=contest.dev_capability,
+            keep=keep,
+            settings=contest.settings,
             max_new_tokens=max_new_tokens,
             progress=progress,
-            keep=keep,
         )
-    return Leaderboard(size, boards, _machine(llm), command)
+    return Leaderboard(ground, size, boards, _machine(llm), command)
 
 
 def summary(name: str, board: Comparison) -> str:
@@ -188,36 +330,49 @@ def _ranked(board: Comparison) -> list[Row]:
     return sorted(rows, key=lambda row: -row.main.value)
 
 
-def _lines(board: Comparison) -> list[list[str]]:
+def _table(board: Comparison) -> tuple[Head, list[list[str]]]:
+    """The methods of a board, best first; under a step also what is lost without its conditions."""
+    lost: tuple[str, ...] = ("capability lost, points",)
+    if board.always:
+        lost = (*lost, "without the condition")
+    head: Head = (
+        "method",
+        *numeric("right [95 %]", "change, points", "made worse"),
+        *lost,
+        *numeric("KL/token"),
+        "rules",
+        *numeric("set up, s"),
+    )
     lines = []
     for row in _ranked(board):
         arm = board.arm(row.arm)
         verdict = arm.verdict
+        without = [_lost(board, row.arm, board.always)] if board.always else []
         lines.append(
             [
                 TITLES.get(row.arm, row.arm),
                 share(row.main),
                 change(row.change),
                 percent(row.regressed),
-                _lost(board, row.arm),
+                _lost(board, row.arm, board.rows),
+                *without,
                 number(row.kl_per_token),
                 "" if verdict is None else "passes" if verdict.promote else "refused",
                 f"{arm.seconds:.0f}",
             ]
         )
-    return lines
+    return head, lines
 
 
-def _lost(board: Comparison, arm: str) -> str:
-    """Per capability the points that are lost."""
+def _lost(board: Comparison, arm: str, rows: Sequence[Row]) -> str:
+    """Per capability the points that are lost; nothing of an arm that these rows do not have."""
     if arm == "none":
         return ""
-    values = {(row.arm, row.category): row.main.value for row in board.rows}
-    kept = dict.fromkeys(row.category for row in board.rows if row.capability)
+    base = {row.category: row.main.value for row in board.rows if row.arm == "none"}
+    kept = [row for row in rows if row.arm == arm and row.capability]
     return ", ".join(
-        f"{category.replace('_', ' ')} "
-        f"{signed_points(values['none', category] - values[arm, category])}"
-        for category in kept
+        f"{row.category.replace('_', ' ')} {signed_points(base[row.category] - row.main.value)}"
+        for row in kept
     )
 
 
@@ -248,24 +403,29 @@ def _machine(llm: SteerableHFLLM) -> str:
 def main() -> None:
     """Measure what is missing and write the page."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("docs/leaderboard.md"))
+    parser.add_argument("--model", choices=tuple(GROUNDS), default="smollm2")
+    parser.add_argument("--out", type=Path, help="the model's page in docs/ when left out")
     parser.add_argument("--keep", type=Path, default=Path("leaderboard-results"))
-    parser.add_argument("--quick", action="store_true", help="20 pairs, 30 prompts of every kind")
-    parser.add_argument("--method", action="append", choices=tuple(recipes()))
-    parser.add_argument("--behaviour", action="append", choices=tuple(TARGETS))
+    parser.add_argument("--quick", action="store_true", help="few pairs and prompts")
+    parser.add_argument("--method", action="append", choices=METHODS)
+    parser.add_argument("--behaviour", action="append")
     options = parser.parse_args()
-    command = COMMAND + (" --quick" if options.quick else "")
-    command += "".join(f" --method {name}" for name in options.method or ())
+    ground = GROUNDS[options.model]
+    for name in options.behaviour or ():
+        if name not in ground.behaviours:
+            parser.error(f"no behaviour {name!r}: choose from {', '.join(ground.behaviours)}")
+    command = f"{COMMAND} --model {options.model}" + (" --quick" if options.quick else "")
+    command += "".join(f' --method "{name}"' for name in options.method or ())
     command += "".join(f" --behaviour {name}" for name in options.behaviour or ())
     board = leaderboard(
-        SteerableHFLLM.demo(),
-        QUICK if options.quick else FULL,
-        options.method or tuple(recipes()),
-        options.behaviour or tuple(TARGETS),
+        ground,
+        options.method or METHODS,
+        options.behaviour or (),
+        ground.quick if options.quick else ground.size,
         options.keep,
         command=command,
     )
-    print(board.page().save(options.out, board.to_json, "a leaderboard"))
+    print(board.page().save(options.out or Path(ground.page), board.to_json, "a leaderboard"))
 
 
 if __name__ == "__main__":

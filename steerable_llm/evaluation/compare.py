@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -44,7 +44,7 @@ def compare(
     dev: EvaluationSet,
     test: EvaluationSet,
     capability: EvaluationSet | None = None,
-    methods: Sequence[str] | None = None,
+    methods: Sequence[str] | Mapping[str, Recipe] | None = None,
     *,
     dev_capability: EvaluationSet | None = None,
     keep: str | os.PathLike[str] | None = None,
@@ -64,7 +64,8 @@ def compare(
         dev: Prompts to choose on.
         test: Held-out prompts.
         capability: Held-out prompts that measure what must not be lost.
-        methods: Names in `recipes()`; all of them when left out. The unsteered model always runs.
+        methods: Names in `recipes()`, or recipes of your own by the name of their arm; all of
+            `recipes()` when left out. The unsteered model always runs.
         dev_capability: Prompts for the budget on dev; without it the budget is not kept there.
         keep: Folder in which the result of each method is kept as soon as it is there; a later
             call on the same data does not measure it again.
@@ -76,7 +77,7 @@ def compare(
             that cannot be judged.
         PairError: No pairs.
     """
-    known = recipes()
+    known = methods if isinstance(methods, Mapping) else recipes()
     chosen = list(dict.fromkeys(methods if methods is not None else known))
     unknown = [name for name in chosen if name not in known and name != "none"]
     if unknown:

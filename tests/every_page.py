@@ -9,7 +9,7 @@ import torch
 from policy_models import VECTORS, vector, word_gate
 
 from experiments.ablations import AblationReport, Section
-from experiments.leaderboard import FULL, Leaderboard
+from experiments.leaderboard import GROUNDS, Leaderboard
 from experiments.token_ablation import KS, TokenAblation, TokenRow
 from steerable_llm.cli.options import facts_page, summary
 from steerable_llm.cli.policy import _steps_table, _trace_table
@@ -377,7 +377,8 @@ def inspected() -> Page:
 
 def board() -> Page:
     boards = {"faithfulness": comparison(), "toxicity": comparison()}
-    return Leaderboard(FULL, boards, "cpu (x86_64), float32", "python -m x").page()
+    ground = GROUNDS["smollm2"]
+    return Leaderboard(ground, ground.size, boards, "cpu (x86_64), float32", "python -m x").page()
 
 
 PAGES: dict[str, Callable[[], Page]] = {

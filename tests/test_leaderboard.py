@@ -6,14 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from experiments.leaderboard import Leaderboard, Size, leaderboard, summary
-from steerable_llm.answer.llm import SteerableHFLLM
+from experiments.leaderboard import GROUNDS, METHODS, Leaderboard, Size, leaderboard, summary
+from steerable_llm.demo import pairs
 from steerable_llm.evaluation.comparison import ComparedArm, Comparison
 from steerable_llm.evaluation.rows import Row
 from steerable_llm.evaluation.verdict import Verdict
 from steerable_llm.metrics import Estimate
 
-SMALL = Size(pairs=4, per_category=2)
+SMALL = Size(pairs=4, dev=2, test=2)
+EXHIBIT = GROUNDS["demo"]
 
 
 def board(**shares: float) -> Comparison:
@@ -70,7 +71,7 @@ def test_the_best_vector_is_named_once() -> None:
 
 def test_the_page_ranks_and_tells_what_is_lost(tmp_path: Path) -> None:
     made = Leaderboard(
-        SMALL, {"faithfulness": board(none=0.4, prompt=0.5, caa=0.9)}, "cpu", "again"
+        EXHIBIT, SMALL, {"faithfulness": board(none=0.4, prompt=0.5, caa=0.9)}, "cpu", "again"
     )
     text = made.page().save(tmp_path / "b.md", made.to_json).read_text("utf-8")
     lines = [line for line in text.splitlines() if line.startswith("| ")]
@@ -81,12 +82,50 @@ def test_the_page_ranks_and_tells_what_is_lost(tmp_path: Path) -> None:
     assert (tmp_path / "b.faithfulness.png").is_file()
 
 
+def test_under_a_step_the_page_tells_what_is_lost_without_its_condition(tmp_path: Path) -> None:
+    without = next(
+        row for row in board(none=0.4, caa=0.2).rows if row.arm == "caa" and row.capability
+    )
+    compared = board(none=0.4, caa=0.9).model_copy(
+        update={
+            "always": (
+                without.model_copy(update={"success": Estimate(value=0.1, low=0, high=0.2, n=9)}),
+            )
+        }
+    )
+    made = Leaderboard(EXHIBIT, SMALL, {"x": compared}, "cpu", "again")
+    text = made.page().save(tmp_path / "b.md", made.to_json).read_text("utf-8")
+    [line] = [line for line in text.splitlines() if line.startswith("| caa")]
+    assert line.split(" | ")[4:6] == ["reading +5.0", "reading +80.0"]
+
+
+@pytest.mark.parametrize("name", [(g, b) for g, each in GROUNDS.items() for b in each.behaviours])
+def test_every_contest_has_a_target_and_is_held_out(name: tuple[str, str]) -> None:
+    ground = GROUNDS[name[0]]
+    contest = ground.contest(name[1])
+    for items in (contest.dev, contest.test):
+        assert contest.settings.target in items.categories
+    prompts = [
+        {item.messages for item in items}
+        for items in (contest.dev, contest.dev_capability, contest.test, contest.capability)
+    ]
+    prompts.append({pair.messages for pair in contest.pairs})
+    assert not any(a & b for i, a in enumerate(prompts) for b in prompts[:i])
+    assert set(ground.recipes(contest)) >= set(METHODS)
+
+
+def test_a_smaller_contest_has_fewer_pairs_and_prompts() -> None:
+    contest = EXHIBIT.contest("toxicity").of(SMALL)
+    assert len(contest.pairs) == 4 < len(pairs("toxicity"))
+    for items in (contest.dev, contest.test, contest.capability):
+        assert len(items) == 2 * len(items.categories)
+
+
 @pytest.mark.slow
 def test_a_finished_cell_is_not_measured_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    llm = SteerableHFLLM.demo()
-    given = (llm, SMALL, ("prompt", "adacad"), ("toxicity",), tmp_path)
+    given = (EXHIBIT, ("prompt", "adacad"), ("toxicity",), SMALL, tmp_path)
     first = leaderboard(*given, max_new_tokens=3, progress=False)
     assert len(list(tmp_path.iterdir())) == 3
     measure = "steerable_llm.evaluation.compare.run_arms"

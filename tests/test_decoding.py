@@ -9,9 +9,12 @@ from conftest import FAMILIES
 from transformers import GenerationConfig
 
 from steerable_llm.answer.request import GenerationRequest
-from steerable_llm.runtime.forward import padded
+from steerable_llm.runtime.contrast import bare_prompt, contrasted
+from steerable_llm.runtime.decoding import greedy_tokens
+from steerable_llm.runtime.forward import padded, run_prompts
 from steerable_llm.runtime.hooks import capture_block_outputs, steering_hooks
 from steerable_llm.runtime.plan import SteeringPlan
+from steerable_llm.vector.contrast import Contrast
 from steerable_llm.vector.steering import Steering
 
 QUESTIONS = [
@@ -51,6 +54,32 @@ def test_a_mixed_left_padded_batch_equals_one_by_one(llm, make_vector):
     together = llm.generate_batch(requests)
     alone = [llm.generate_batch([request])[0] for request in requests]
     assert together == alone
+
+
+@pytest.mark.parametrize("contrast", [False, True])
+def test_rows_that_are_done_leave_and_the_others_answer_as_alone(llm, make_vector, contrast):
+    asked = mixed_requests(llm, make_vector) * 2
+    prompts = [llm.chat_format.encode(request.messages) for request in asked]
+    bare = [bare_prompt(llm.chat_format, request.messages) for request in asked]
+    how = [Contrast("cad", 0.5) if contrast else None for _ in asked]
+    most = [1 + 3 * (i % 4) + i // 4 for i in range(len(asked))]
+
+    def run(rows):
+        full = run_prompts(llm, [prompts[i] for i in rows], [asked[i].steering for i in rows])
+        return contrasted(llm, full, [bare[i] for i in rows], [how[i] for i in rows])
+
+    alone = [greedy_tokens(run([i]), llm.end_ids, most[i])[0] for i in range(len(asked))]
+    stream = run(range(len(asked)))
+    sizes: list[int] = []
+    count = llm.model.get_input_embeddings().register_forward_pre_hook(
+        lambda _, given: sizes.append(len(given[0]))
+    )
+    together = greedy_tokens(stream, llm.end_ids, most)
+    count.remove()
+    assert together == alone
+    assert min(sizes) < len(asked)
+    # The stream itself is left as it was.
+    assert greedy_tokens(stream, llm.end_ids, most) == alone
 
 
 @pytest.mark.parametrize("steered", [False, True])

@@ -72,6 +72,19 @@ class Contrasted:
         """Stop steering and counting one row: its answer is complete."""
         self.full.finish(row)
 
+    def keep(self, rows: Sequence[int]) -> bool:
+        """Go on with these rows alone, if the model's caches allow it; returns whether they do."""
+        contrasted = [place for place, row in enumerate(self._rows) if row in set(rows)]
+        # One model runs both streams: what one of them can, the other can.
+        if not contrasted or not self.full.keep(rows):
+            return False
+        self._bare.keep(contrasted)
+        self._contrasts = {
+            place: self._contrasts[row] for place, row in enumerate(rows) if row in self._contrasts
+        }
+        self._rows = sorted(self._contrasts)
+        return True
+
     def steered(self) -> AbstractContextManager[Any]:
         """Keep the hooks in place over many tokens; the second stream has none."""
         return self.full.steered()

@@ -36,6 +36,10 @@ class Rows(Protocol):
         """Learn that the answer of one row is complete."""
         ...
 
+    def keep(self, rows: Sequence[int]) -> bool:
+        """Go on with these rows alone, if the model's caches allow it; returns whether they do."""
+        ...
+
     def steered(self) -> AbstractContextManager[Any]:
         """Keep the hooks in place over many tokens."""
         ...
@@ -49,11 +53,16 @@ class Process(Protocol):
         ...
 
 
+# Rows leave when so many are left: dropping them copies the caches of the others.
+_LEFT = 3 / 4
+
+
 def decode(
     stream: Rows,
     take: Callable[[int, int], bool],
     processes: Sequence[Process] = (),
     cancelled: Event | None = None,
+    narrow: bool = False,
 ) -> None:
     """Choose the likeliest token of each row, hand it over, feed it; until all rows are done.
 
@@ -63,22 +72,29 @@ def decode(
         processes: What the scores go through before the choice, in order. A process that draws
             leaves only the drawn token.
         cancelled: Once set, the work stops after the token at hand.
+        narrow: Let rows that are done leave the batch, where nothing else needs to know of it:
+            there are no processes, and the stream's plan is not asked afterwards.
     """
     logits = stream.first.clone()
     unfinished = set(range(stream.rows))
+    here = list(unfinished)  # the rows that the stream still has, by the numbers they began with
     with stream.steered():
         while True:
             for process in processes:
                 logits = process(logits)
             chosen = logits.argmax(-1)
-            for row, token in enumerate(chosen.tolist()):
+            for place, (row, token) in enumerate(zip(here, chosen.tolist(), strict=True)):
                 if cancelled is not None and cancelled.is_set():
                     return
                 if row in unfinished and take(row, token):
                     unfinished.discard(row)
-                    stream.finish(row)
+                    stream.finish(place)
             if not unfinished:
                 return
+            if narrow and len(unfinished) <= _LEFT * len(here):
+                kept = [place for place, row in enumerate(here) if row in unfinished]
+                if stream.keep(kept):
+                    chosen, here = chosen[kept], [here[place] for place in kept]
             logits = stream.feed(chosen[:, None])[:, -1]
 
 
@@ -103,7 +119,7 @@ def greedy_tokens(
         answers[row].append(token)
         return token in end_ids or len(answers[row]) >= most[row]
 
-    decode(stream.fork(), take, cancelled=cancelled)
+    decode(stream.fork(), take, cancelled=cancelled, narrow=True)
     return answers
 
 

@@ -224,8 +224,28 @@ class Stream:
         """Keep the hooks in place over many tokens, in place of once per token."""
         return steering_hooks(self._llm.blocks, self.plan)
 
+    def keep(self, rows: Sequence[int]) -> bool:
+        """Go on with these rows alone, if the model's caches allow it; returns whether they do."""
+        tensors = [value for value in self._carried.values() if isinstance(value, Tensor)]
+        # Models that read images may have positions in three rows, which are not the batch's.
+        if (
+            self._llm.chat_format.vision is not None
+            or not self._caches
+            or any(len(value) != self.rows for value in tensors)
+        ):
+            return False
+        self._pick(rows)
+        self.plan.keep(rows)
+        return True
+
     def spread(self, rows: Sequence[int], steerings: Sequence[Steering]) -> None:
         """Let every row go on from one of the prompts, each with a steering of its own."""
+        self._pick(rows)
+        # Only the last prompt token is still to be fed: it stands in the plan's first column.
+        self.plan = SteeringPlan(steerings, torch.ones(len(rows), 1), last_prompt=0)
+
+    def _pick(self, rows: Sequence[int]) -> None:
+        """Have these rows of everything, in this order."""
         index = torch.tensor(rows, device=self._whole.device)
         for cache in self._caches:
             cache.reorder_cache(index)  # type: ignore[arg-type]
@@ -234,8 +254,6 @@ class Stream:
             name: value[index] if isinstance(value, Tensor) else value
             for name, value in self._carried.items()
         }
-        # Only the last prompt token is still to be fed: it stands in the plan's first column.
-        self.plan = SteeringPlan(steerings, torch.ones(len(rows), 1), last_prompt=0)
 
     def _run(self, new: int | None, gradients: bool = False, **options: Any) -> Tensor:
         """Run the last `new` tokens, or all of them; returns logits `[B, A, V]`."""

@@ -268,6 +268,18 @@ class SteeringPlan:
         self._unfinished[row] = False
         self._window = None
 
+    def keep(self, rows: Sequence[int]) -> None:
+        """Go on with these rows alone; the others are forgotten, their counts included."""
+        self._settle()
+        picked = list(rows)
+        self.steerings = tuple(self.steerings[row] for row in picked)
+        self._alike = _alike(self.steerings)
+        self._mask, self._last_prompt = self._mask[picked], self._last_prompt[picked]
+        self._unfinished = self._unfinished[picked]
+        for progress in self._progress.values():
+            progress.counts = {reach: n[picked] for reach, n in progress.counts.items()}
+        self._window, self._parts = None, {}
+
     def _settle(self) -> None:
         for progress in self._progress.values():
             progress.settle()

@@ -37,7 +37,7 @@ STEPS = {"answer": {"when": {"context": "present"}}, "reply": {}}
 #: Controls, and asking for it.
 CONTROLS = ("none", "prompt", "random", "sign_flipped")
 AGAINST = (*CONTROLS, "cad")
-#: Of what was trained; it is trained as one, so no part of it is tried by itself.
+#: Of what was trained.
 STRENGTHS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.85, 1.0)
 TEST_PROMPTS = 200
 #: How strongly a vector acts while another is trained onto it. That one is calibrated afterwards.
@@ -172,7 +172,6 @@ def make(
         held_out(behaviour, "dev"),
         capability("dev"),
         strengths=STRENGTHS,
-        layers=(None,),
         controls=False,
         settings=settings,
     )

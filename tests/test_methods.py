@@ -15,6 +15,7 @@ from steerable_llm.evaluation.calibration import calibrate
 from steerable_llm.evaluation.set import EvaluationItem, EvaluationSet
 from steerable_llm.methods import METHODS
 from steerable_llm.methods.build import build_vector
+from steerable_llm.methods.method import Grid
 from steerable_llm.vector.calibration import Calibration
 from steerable_llm.vector.vector import SteeringVector
 
@@ -156,6 +157,14 @@ def test_every_vector_can_be_calibrated_as_its_method_is_meant(
         vector.application.unit,
         vector.application.renormalise,
     )
-    one_layer = METHODS[method].grid.one_layer
+    one_layer = METHODS[method].grid.subsets == "single"
     assert (chosen.layers is not None and len(chosen.layers) == 1) == one_layer
     assert found.steer().is_active
+
+
+def test_what_was_trained_together_is_tried_as_a_whole() -> None:
+    layers = tuple(range(12))
+    assert Grid(subsets="whole").layers(layers) == (None,)
+    assert METHODS["bipo"].grid.layers(layers) == (None,)
+    assert Grid().layers(layers) == (None, layers[:4], layers[4:8], layers[8:])
+    assert Grid(subsets="single").layers(layers) == tuple((i,) for i in (1, 3, 5, 7, 9, 11))

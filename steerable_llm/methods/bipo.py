@@ -503,5 +503,10 @@ BIPO = Method(
     extract_bipo,
     BIPO_PRESETS,
     application=Application(unit="absolute"),
-    grid=Grid((0.25, 0.5, 0.7, 0.85, 1.0, 1.25), "absolute", scopes=("generated",)),
+    grid=Grid(
+        (0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.85, 1.0, 1.25),
+        "absolute",
+        scopes=("generated",),
+        subsets="whole",
+    ),
 )

@@ -40,5 +40,5 @@ CAA = Method(
     CaaConfig,
     extract_caa,
     application=Application(renormalise=False),
-    grid=Grid(scopes=("generated",), one_layer=True, configs=ANSWER_PLACES),
+    grid=Grid(scopes=("generated",), subsets="single", configs=ANSWER_PLACES),
 )

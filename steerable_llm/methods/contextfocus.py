@@ -79,5 +79,5 @@ CONTEXTFOCUS = Method(
     ContextFocusConfig,
     extract_contextfocus,
     application=Application(unit="absolute", renormalise=False),
-    grid=Grid(unit="absolute", scopes=("generated",), one_layer=True),
+    grid=Grid(unit="absolute", scopes=("generated",), subsets="single"),
 )

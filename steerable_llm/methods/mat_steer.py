@@ -161,5 +161,5 @@ MAT_STEER = Method(
     MatSteerConfig,
     extract_mat_steer,
     application=Application(rule="weigh", unit="absolute"),
-    grid=Grid(unit="absolute", one_layer=True, configs=ANSWER_PLACES),
+    grid=Grid(unit="absolute", subsets="single", configs=ANSWER_PLACES),
 )

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel
 from torch import Tensor
@@ -28,7 +28,8 @@ class Grid:
         strengths: Magnitudes in `unit`, each tried with both signs; none for `divergences`.
         unit: What a strength counts.
         scopes: Positions to steer.
-        one_layer: Try single blocks, as methods that steer one do; else all and thirds of them.
+        subsets: Which blocks to try: all and thirds of them; single ones, as methods that steer one
+            do; or the whole alone, as what was trained together belongs together.
         configs: Settings of the method to build a candidate vector with, one after the other.
         divergences: How far to move the model, in nats per token; the strengths that do so are
             found for each sign, scope and layer subset.
@@ -37,16 +38,16 @@ class Grid:
     strengths: tuple[float, ...] = ()
     unit: Unit = "total"
     scopes: tuple[Scope, ...] = ("generated", "all")
-    one_layer: bool = False
+    subsets: Literal["thirds", "single", "whole"] = "thirds"
     configs: tuple[Mapping[str, Any], ...] = ({},)
     divergences: tuple[float, ...] = DIVERGENCES
 
     def layers(self, of: tuple[int, ...]) -> tuple[tuple[int, ...] | None, ...]:
         """Return the layer subsets to try for a vector that has these layers; None is all."""
-        if self.one_layer:
+        if self.subsets == "single":
             step = -(-len(of) // _MOST_SINGLE_BLOCKS)
             return tuple((layer,) for layer in of[step // 2 :: step])
-        if len(of) < _THIRDS_FROM:
+        if self.subsets == "whole" or len(of) < _THIRDS_FROM:
             return (None,)
         cuts = [round(part * len(of) / 3) for part in range(4)]
         return (None, *(of[start:end] for start, end in pairwise(cuts)))
@@ -59,7 +60,9 @@ class Grid:
         turn, and earlier ones do not yet tell good from bad.
         """
         middle = (depth - 1) / 2
-        return (min(of, key=lambda layer: abs(layer - middle)),) if self.one_layer else None
+        return (
+            (min(of, key=lambda layer: abs(layer - middle)),) if self.subsets == "single" else None
+        )
 
 
 @dataclass(frozen=True)

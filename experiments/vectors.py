@@ -1,6 +1,6 @@
 """Build, choose and prove the vectors that are shipped for SmolLM2.
 
-``python -m experiments.vectors [--only faithfulness] [--out vectors]``
+``python -m experiments.vectors [--only faithfulness] [--out vectors] [--prove]``
 
 Each is trained on pairs from the log of its answers (`experiments.questions`), set up on dev and
 proven on test, under the conditions of the step of the policy that uses it.
@@ -31,6 +31,7 @@ from steerable_llm.policy.policy import Policy
 from steerable_llm.reports.page import Page
 from steerable_llm.reports.parts import Heading, Picture, Text
 from steerable_llm.vector.calibration import Calibration
+from steerable_llm.vector.vector import SteeringVector
 
 #: The steps that use the vectors, without them: what they ask before they steer.
 STEPS = {"answer": {"when": {"context": "present"}}, "reply": {}}
@@ -157,15 +158,7 @@ def make(
         if behaviour.onto is not None:
             config["onto"] = (str(_ground(llm, behaviour.onto, Path(folder), progress=progress)),)
         vector = build_vector(llm, pairs, "bipo", f"smollm2-{name}", progress=progress, **config)
-    settings = EvaluationSettings(
-        target=behaviour.target,
-        policy=Policy.from_dict({"steps": STEPS}),
-        step=behaviour.step,
-        against=behaviour.against,
-        random_vectors=1,
-        command=f"python -m experiments.vectors --only {name} --test-prompts {test_prompts}",
-        progress=progress,
-    )
+    settings = _settings(name, test_prompts, progress=progress)
     found = sweep(
         llm,
         vector,
@@ -175,13 +168,8 @@ def make(
         controls=False,
         settings=settings,
     )
-    report = evaluate(
-        llm,
-        found.vector,
-        held_out(behaviour, "test").sample(test_prompts),
-        capability("test").sample(test_prompts),
-        settings=settings,
-    )
+    report = prove(llm, name, found.vector, test_prompts, progress=progress)
+    report.save(out / f"smollm2-{name}.json")
     card = report.page()
     parts = [
         *card.parts,
@@ -192,6 +180,38 @@ def make(
     Page(card.title, parts).save(out / f"smollm2-{name}.md", report.to_json)
     found.vector.with_evaluation(report.summary()).save(out / f"smollm2-{name}.safetensors")
     return report
+
+
+def prove(
+    llm: SteerableHFLLM,
+    name: str,
+    vector: SteeringVector,
+    test_prompts: int,
+    *,
+    progress: bool = True,
+) -> Report:
+    """Compare a calibrated vector of a behaviour with its controls and rivals on test."""
+    behaviour = BEHAVIOURS[name]
+    return evaluate(
+        llm,
+        vector,
+        held_out(behaviour, "test").sample(test_prompts),
+        capability("test").sample(test_prompts),
+        settings=_settings(name, test_prompts, progress=progress),
+    )
+
+
+def _settings(name: str, test_prompts: int, *, progress: bool) -> EvaluationSettings:
+    behaviour = BEHAVIOURS[name]
+    return EvaluationSettings(
+        target=behaviour.target,
+        policy=Policy.from_dict({"steps": STEPS}),
+        step=behaviour.step,
+        against=behaviour.against,
+        random_vectors=1,
+        command=f"python -m experiments.vectors --only {name} --test-prompts {test_prompts}",
+        progress=progress,
+    )
 
 
 def _ground(llm: SteerableHFLLM, name: str, folder: Path, *, progress: bool) -> Path:
@@ -211,12 +231,23 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("vectors"))
     parser.add_argument("--only", choices=tuple(BEHAVIOURS))
     parser.add_argument("--test-prompts", type=int, default=TEST_PROMPTS, help="of every category")
+    parser.add_argument(
+        "--prove",
+        action="store_true",
+        help="build nothing: evaluate the vectors in --out once more, and write their reports",
+    )
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     llm = SteerableHFLLM.smollm2()
     for name in BEHAVIOURS:
         if options.only in (None, name):
-            report = make(llm, name, options.out, options.test_prompts)
+            file = options.out / f"smollm2-{name}"
+            if options.prove:
+                vector = SteeringVector.load(file.with_suffix(".safetensors"))
+                report = prove(llm, name, vector, options.test_prompts)
+                report.save(file.with_suffix(".json"))
+            else:
+                report = make(llm, name, options.out, options.test_prompts)
             print(f"smollm2-{name}: {report.verdict.line}")
 
 

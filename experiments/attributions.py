@@ -130,7 +130,8 @@ class Seen(BaseModel, frozen=True, extra="forbid"):
     """What one way says of one pair.
 
     Attributes:
-        pair: Its id.
+        model: Fingerprint of the model.
+        pair: Its id and the hash of its texts.
         way: A name in `WAYS`, or `REFERENCE`.
         scores: Of the content tokens.
         lost: What f loses when the K tokens of highest score are masked; None where none is above
@@ -140,6 +141,7 @@ class Seen(BaseModel, frozen=True, extra="forbid"):
         seconds: Of processor time.
     """
 
+    model: str
     pair: str
     way: str
     scores: tuple[float, ...]
@@ -160,7 +162,8 @@ class Bench:
         """
         if not pairs:
             raise PairError("there are no pairs to measure attributions on")
-        self.ids = [pair.id for pair in pairs]
+        self.name = llm.fingerprint.short
+        self.ids = [f"{pair.id} {Pairs([pair]).digest[:12]}" for pair in pairs]
         encoded, self._content = [], []
         for pair in pairs:
             if pair.bad is None:
@@ -187,6 +190,7 @@ class Bench:
         places = [[prompt.content[i] for i in picked] for picked in chosen]
         whole, lost, gained = self._values(prompt, [[], *places])
         return Seen(
+            model=self.name,
             pair=self.ids[index],
             way=way,
             scores=tuple(scores.tolist()),
@@ -348,6 +352,11 @@ def measure(
     """
     bench = Bench(llm, pairs)
     seen = [] if keep is None or not keep.exists() else _kept(keep)
+    if other := {each.model for each in seen} - {bench.name}:
+        raise InvalidInputError(
+            f"{keep} holds what was seen with {other.pop()}, and the model is {bench.name}: name "
+            "another file"
+        )
     there = {(each.way, each.pair) for each in seen}
     todo = [
         (way, i)

@@ -33,6 +33,7 @@ from steerable_llm.evaluation.rows import Row
 from steerable_llm.evaluation.set import EvaluationSet
 from steerable_llm.evaluation.settings import EvaluationSettings
 from steerable_llm.logs.answers import read_answers
+from steerable_llm.methods import METHODS
 from steerable_llm.pairs.pair import Pairs
 from steerable_llm.policy.policy import Policy
 from steerable_llm.reports.numbers import change, number, percent, points, share, signed_points
@@ -57,7 +58,7 @@ GRAINS: dict[str, Recipe] = {
         "grains", ({"attribution": "conservative", "verified": 10, "baseline": "eos"},)
     ),
 }
-METHODS = (*recipes(), *GRAINS)
+ARMS = (*recipes(), *GRAINS)
 #: What was trained as one is tried as one, at shares of what it was trained at.
 _AS_TRAINED = {"layers": (None,), "strengths": vectors.STRENGTHS, "kl": None}
 
@@ -159,6 +160,7 @@ class Ground:
         size: How much is measured.
         quick: The same with `--quick`.
         search: What `sweep` is to try in place of each method's own.
+        answers_only: Steer from the last prompt token on, also with methods that may steer all.
     """
 
     title: str
@@ -170,14 +172,19 @@ class Ground:
     size: Size
     quick: Size
     search: Mapping[str, Any] = field(default_factory=dict)
+    answers_only: bool = False
 
     def recipes(self, contest: Contest) -> dict[str, Recipe]:
         """Return all that may take part in a contest, by name."""
         every = {**recipes(), **GRAINS, **contest.recipes}
-        return {
-            name: replace(recipe, search={**self.search, **recipe.search})
-            for name, recipe in every.items()
-        }
+        found = {}
+        for name, recipe in every.items():
+            search = {**self.search, **recipe.search}
+            wide = recipe.method in METHODS and len(METHODS[recipe.method].grid.scopes) > 1
+            if self.answers_only and wide:
+                search["scopes"] = ("generated",)
+            found[name] = replace(recipe, search=search)
+        return found
 
 
 GROUNDS = {
@@ -185,7 +192,7 @@ GROUNDS = {
         "Leaderboard",
         "The model is SmolLM2-135M-Instruct, the smallest instruct model that can be had on a bare "
         "machine: compare on your own with steerable compare. Vectors act under the condition of "
-        "the policy's step that they are for, as the shipped ones do.",
+        "the policy's step that they are for, from the last prompt token on, as shipped ones do.",
         "docs/leaderboard.md",
         SteerableHFLLM.smollm2,
         _of_smollm2,
@@ -193,6 +200,7 @@ GROUNDS = {
         Size(None, 45, 100),
         Size(20, 15, 30),
         {"kl": (0.05, 0.2, 0.6)},
+        answers_only=True,
     ),
     "demo": Ground(
         "Leaderboard of the bundled model",
@@ -275,7 +283,7 @@ class Leaderboard:
 
 def leaderboard(
     ground: Ground,
-    methods: Sequence[str] = METHODS,
+    methods: Sequence[str] = ARMS,
     behaviours: Sequence[str] = (),
     size: Size | None = None,
     keep: Path | None = None,
@@ -407,7 +415,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="the model's page in docs/ when left out")
     parser.add_argument("--keep", type=Path, default=Path("leaderboard-results"))
     parser.add_argument("--quick", action="store_true", help="few pairs and prompts")
-    parser.add_argument("--method", action="append", choices=METHODS)
+    parser.add_argument("--method", action="append", choices=ARMS)
     parser.add_argument("--behaviour", action="append")
     options = parser.parse_args()
     ground = GROUNDS[options.model]
@@ -419,7 +427,7 @@ def main() -> None:
     command += "".join(f" --behaviour {name}" for name in options.behaviour or ())
     board = leaderboard(
         ground,
-        options.method or METHODS,
+        options.method or ARMS,
         options.behaviour or (),
         ground.quick if options.quick else ground.size,
         options.keep,

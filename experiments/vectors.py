@@ -35,9 +35,9 @@ from steerable_llm.vector.vector import SteeringVector
 
 #: The steps that use the vectors, without them: what they ask before they steer.
 STEPS = {"answer": {"when": {"context": "present"}}, "reply": {}}
-#: Controls, and asking for it.
-CONTROLS = ("none", "prompt", "random", "sign_flipped")
-AGAINST = (*CONTROLS, "cad")
+#: What a report compares with: asking for it, and the controls; decoding as well.
+ALWAYS = ("none", "prompt", "random", "sign_flipped")
+AGAINST = (*ALWAYS, "cad")
 #: Of what was trained.
 STRENGTHS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.85, 1.0)
 TEST_PROMPTS = 200
@@ -117,7 +117,7 @@ BEHAVIOURS = {
         ("gold", "conflict"),
         "answer",
         {"gated": True},
-        against=CONTROLS,
+        against=ALWAYS,
     ),
     "documents": Behaviour(
         documents,
@@ -127,9 +127,9 @@ BEHAVIOURS = {
         "answer",
         {"gated": True},
         onto="faithfulness",
-        against=CONTROLS,
+        against=ALWAYS,
     ),
-    "civility": Behaviour(civil, "civility", "civility", (), "reply", against=CONTROLS),
+    "civility": Behaviour(civil, "civility", "civility", (), "reply", against=ALWAYS),
 }
 """By the name of the vector, but for the model's."""
 

@@ -17,7 +17,14 @@ from steerable_llm import demo
 from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.errors import PairError
 from steerable_llm.methods import METHODS
-from steerable_llm.methods.bipo import BipoConfig, Plan, backward, log_probs_of
+from steerable_llm.methods.bipo import (
+    BipoConfig,
+    Plan,
+    _dealt,
+    _with_both,
+    backward,
+    log_probs_of,
+)
 from steerable_llm.methods.build import build_vector, grid_of
 from steerable_llm.methods.pair_answers import AnsweredPair, PairAnswers, answered, shared_end
 from steerable_llm.methods.trainable import TrainableVector, gates
@@ -318,6 +325,20 @@ def test_kept_pairs_are_known_by_what_the_model_says_or_by_their_source(tiny_llm
         build_vector(llm, change + kept, keep_sources=("no such",), **how)
     with pytest.raises(PairError, match="nothing to be left alone, which gated=True and kl need"):
         build_vector(llm, change, method="bipo", kl=1.0, progress=False)
+
+
+@given(st.integers(1, 9), st.integers(1, 40), st.integers(1, 12), st.integers(0, 3))
+def test_with_gates_every_batch_has_pairs_of_both_kinds(
+    kept: int, changed: int, size: int, seed: int
+) -> None:
+    kinds = [range(kept, kept + changed), range(kept)]
+    source = torch.Generator().manual_seed(seed)
+    batches = _with_both(_dealt(kinds, size, source), frozenset(range(kept)))
+    for batch in batches:
+        assert any(place < kept for place in batch)
+        assert any(place >= kept for place in batch)
+        assert len(set(batch)) == len(batch)
+    assert {place for batch in batches for place in batch} == set(range(kept + changed))
 
 
 def test_gates_start_where_a_regression_tells_the_prompts_apart() -> None:

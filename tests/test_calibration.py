@@ -262,6 +262,8 @@ def test_input_that_cannot_be_calibrated_is_refused(llm: SteerableHFLLM) -> None
             quick(llm, vector, dev, budget=budget)
     with pytest.raises(InvalidInputError, match="finite and not 0"):
         quick(llm, vector, dev, strengths=(0.0,))
+    with pytest.raises(InvalidInputError, match="leave one of them out"):
+        quick(llm, vector, dev, strengths=(0.1,), kl=(0.1,))
     with pytest.raises(InvalidInputError, match="no accept or reject phrases"):
         quick(llm, vector, EvaluationSet.from_pairs("pairs", dev.pairs()))
 

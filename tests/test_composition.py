@@ -13,7 +13,7 @@ from steerable_llm.errors import PolicyError
 from steerable_llm.policy.check import meetings
 from steerable_llm.policy.policy import Policy
 from steerable_llm.policy.steered_step import orthogonalise
-from steerable_llm.vector.steering import Steering, Unit
+from steerable_llm.vector.steering import Application, Steering, Unit, WeighedVectors
 
 A = vector("a", 1, 0, 0, 0)
 B = vector("b", 1, 1, 0, 0)
@@ -89,6 +89,27 @@ def test_the_first_vector_stays_as_it_is_and_later_ones_are_told_apart_by_name()
 def test_vectors_that_are_orthogonal_already_stay_the_same() -> None:
     other = vector("c", 0, 0, 1, 0)
     assert orthogonalise(A.steer(0.5) + other.steer(0.5))[0].terms[1].vector is other
+
+
+def test_what_a_gate_adds_is_orthogonal_whatever_the_state() -> None:
+    rows = torch.tensor([[1.0, 1, 0, 0], [1.0, 0, 2, 0]])
+    own = WeighedVectors(torch.eye(2, 4), torch.zeros(2), rows)
+    gated = replace(
+        vector("gated", 2, 1, 2, 0),
+        application=Application("block", "weigh", "absolute", "generated", True),
+        weighed=dict.fromkeys(range(3), own),
+    )
+    _, second = orthogonalise(A.steer(0.5) + gated.steer(1.0))[0].terms
+    states = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
+    added = second.delta_at(1, states)
+    taken = gated.steer(1.0).terms[0].delta_at(1, states) - added
+    assert float(added.norm()) > 0.1 < float(taken.norm())
+    assert float((added @ A.directions[1]).abs().max()) < 1e-6
+    assert float((taken * torch.tensor([0.0, 1, 1, 1])).norm()) < 1e-6
+    # What comes after it is kept apart from all that it may add.
+    later = vector("later", 1, 2, 3, 4)
+    last = orthogonalise(gated.steer(1.0) + later.steer(1.0))[0].terms[1]
+    assert float((rows @ last.delta(1)).norm()) < 1e-5
 
 
 def test_only_blocks_on_which_both_act_change() -> None:

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from planted_behaviour import planted_llm, planted_vector, questions
 
 from steerable_llm.answer.llm import SteerableHFLLM
-from steerable_llm.errors import CalibrationError, InvalidInputError
+from steerable_llm.errors import InvalidInputError
 from steerable_llm.evaluation.arms import Arm
-from steerable_llm.evaluation.divergence import Effect, KlMeter, strength_for_kl
+from steerable_llm.evaluation.divergence import Effect, KlMeter, checked_divergences, effect_of
 from steerable_llm.evaluation.measure import measure
 from steerable_llm.vector.steering import Steering
 
@@ -42,7 +42,8 @@ def test_the_strength_that_is_found_has_that_divergence(
     llm: SteerableHFLLM, meter: KlMeter, kl: float, scope: Any
 ) -> None:
     vector = planted_vector(llm)
-    strength = strength_for_kl(meter, vector, kl, scope)
+    strength = effect_of(meter, vector, scope=scope).strength_for(kl)
+    assert strength is not None
     assert strength > 0
     assert meter(vector.steer(strength, scope=scope)) == pytest.approx(kl, rel=0.06)
 
@@ -65,7 +66,10 @@ def test_a_shorter_vector_gets_more_absolute_strength(llm: SteerableHFLLM, meter
 
     vector = planted_vector(llm)
     half = replace(vector, directions={i: v / 2 for i, v in vector.directions.items()})
-    whole, twice = (strength_for_kl(meter, v, 0.02, unit="absolute") for v in (vector, half))
+    whole, twice = (
+        effect_of(meter, each, unit="absolute").strength_for(0.02) for each in (vector, half)
+    )
+    assert whole is not None
     assert twice == pytest.approx(2 * whole, rel=0.1)
 
 
@@ -119,12 +123,18 @@ def test_a_jump_is_met_from_above() -> None:
     assert effect.strength_for(0.5) == pytest.approx(0.7, rel=0.02)
 
 
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
+def test_where_scores_are_no_numbers_any_more_it_looks_below(broken: float) -> None:
+    effect = Effect(lambda strength: broken if strength > 0.05 else strength**2, 0.3)
+    assert effect.strength_for(0.0016) == pytest.approx(0.04, rel=0.05)
+
+
 def test_a_divergence_that_cannot_be_had_is_refused(llm: SteerableHFLLM, meter: KlMeter) -> None:
-    vector = planted_vector(llm)
     for kl in (0.0, -1.0, float("nan")):
         with pytest.raises(InvalidInputError, match="above 0 nats"):
-            strength_for_kl(meter, vector, kl)
-    with pytest.raises(CalibrationError, match=r"at most .* nats per token"):
-        strength_for_kl(meter, vector, 1e6)
+            checked_divergences([0.1, kl])
+    with pytest.raises(InvalidInputError, match="no divergence"):
+        checked_divergences([])
+    assert effect_of(meter, planted_vector(llm)).strength_for(1e5) is None
     with pytest.raises(InvalidInputError, match="at least one prompt"):
         KlMeter(llm, [])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.leaderboard import GROUNDS, METHODS, Leaderboard, Size, leaderboard, summary
+from experiments.leaderboard import ARMS, GROUNDS, Leaderboard, Size, leaderboard, summary
 from steerable_llm.demo import pairs
 from steerable_llm.evaluation.comparison import ComparedArm, Comparison
 from steerable_llm.evaluation.rows import Row
@@ -111,7 +111,7 @@ def test_every_contest_has_a_target_and_is_held_out(name: tuple[str, str]) -> No
     ]
     prompts.append({pair.messages for pair in contest.pairs})
     assert not any(a & b for i, a in enumerate(prompts) for b in prompts[:i])
-    assert set(ground.recipes(contest)) >= set(METHODS)
+    assert set(ground.recipes(contest)) >= set(ARMS)
 
 
 def test_a_smaller_contest_has_fewer_pairs_and_prompts() -> None:

@@ -9,10 +9,12 @@ from failures import draft
 from hypothesis import given
 from hypothesis import strategies as st
 
+from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.methods.preference import measured_by
 from steerable_llm.pairs.filters import FilterSettings, run_filters
 from steerable_llm.pairs.length import Preference, preference_of
+from steerable_llm.policy.policy import Policy
 
 answers = st.lists(st.floats(-20, 0), min_size=1, max_size=30)
 
@@ -87,3 +89,13 @@ def test_on_a_model_the_parts_are_those_of_the_objective_behind_the_common_stem(
         stem += 1
     assert stem > 0
     assert (found.good, found.bad) == (len(good) - stem, len(bad) - stem)
+
+
+def test_a_policy_does_not_change_what_is_measured(tiny_llm: Any, make_vector: Any) -> None:
+    pair = draft("at nine.", "at two.")
+    policy = Policy.from_dict(
+        {"default_step": "any", "steps": {"any": {"vectors": [{"name": "v", "strength": 0.5}]}}},
+        {"v": make_vector(tiny_llm)},
+    )
+    steered = SteerableHFLLM(tiny_llm.model, tiny_llm.tokenizer, policy=policy)
+    assert measured_by(steered)([pair]) == measured_by(tiny_llm)([pair])

@@ -11,8 +11,13 @@ from slow_states import PAIRS
 
 from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.errors import InvalidInputError
+from steerable_llm.evaluation.overlap import HeldOut, overlap, past_of
+from steerable_llm.evaluation.set import EvaluationItem, EvaluationSet
+from steerable_llm.evaluation.shuffled import shuffled_vectors
 from steerable_llm.methods.build import build_vector
+from steerable_llm.methods.onto import ground
 from steerable_llm.vector.calibration import Calibration
+from steerable_llm.vector.seen import hashes_of
 from steerable_llm.vector.steering import Steering, WeighedVectors
 from steerable_llm.vector.vector import SteeringVector
 
@@ -97,5 +102,49 @@ def test_gates_onto_a_vector_leave_it_open(exhibit: SteerableHFLLM, first: Path)
 def test_what_steers_elsewhere_is_refused(exhibit: SteerableHFLLM, first: Path) -> None:
     with pytest.raises(InvalidInputError, match="scope all"):
         build_vector(
-            exhibit, PAIRS, "bipo", "x", progress=False, steps=1, onto=(str(first),), scope="all"
+            exhibit, PAIRS, "bipo", "x", progress=False, steps=3, onto=(str(first),), scope="all"
         )
+
+
+def test_it_has_seen_what_those_below_it_saw(
+    exhibit: SteerableHFLLM, first: Path, tmp_path: Path
+) -> None:
+    below, others = SteeringVector.load(first), PAIRS[: len(PAIRS) // 2]
+    on_top = build_vector(
+        exhibit, others, "bipo", "second", progress=False, steps=3, onto=(str(first),)
+    )
+    assert below.provenance.seen is not None
+    assert set(below.provenance.seen) > {*hashes_of(exhibit, others)}
+    assert set(on_top.provenance.seen or ()) == set(below.provenance.seen)
+    last = EvaluationItem(id="x", category="c", messages=PAIRS[-1].messages, accept=("a",))
+    asked = EvaluationSet("asked", [last])
+    with pytest.raises(InvalidInputError, match="the build of 'second' saw"):
+        overlap([HeldOut.of(exhibit, asked)], past_of(on_top))
+    # Where the record of one is missing, nobody knows.
+    lost = replace(below, provenance=replace(below.provenance, seen=None))
+    bare = build_vector(
+        exhibit, others, "bipo", "third", progress=False, steps=3,
+        onto=(str(lost.save(tmp_path / "lost.safetensors")),),
+    )  # fmt: skip
+    assert bare.provenance.seen is None
+
+
+def test_a_vector_that_reaches_elsewhere_is_no_ground(exhibit: SteerableHFLLM, first: Path) -> None:
+    vector = replace(SteeringVector.load(first), calibration=None, decision_tokens=6)
+    ends = vector.with_calibration(Calibration(0.5, None, "decision", "absolute", True))
+    assert ground([ends], "decision", True, False, 6).is_active
+    with pytest.raises(InvalidInputError, match="steers 6 generated tokens"):
+        ground([ends], "decision", True, False, 0)
+
+
+def test_shuffled_labels_need_the_vectors_below_as_they_were(
+    exhibit: SteerableHFLLM, first: Path
+) -> None:
+    made = build_vector(
+        exhibit, PAIRS, "bipo", "both", progress=False, steps=3, onto=(str(first),)
+    ).with_calibration(Calibration(0.5, None, "generated", "absolute", True))
+    assert shuffled_vectors(exhibit, made, PAIRS, [0])
+    stronger = Calibration(0.7, None, "generated", "absolute", True)
+    SteeringVector.load(first).with_calibration(stronger).save(first)
+    with pytest.raises(InvalidInputError, match=r"at \+0.5.*hold .*at \+0.7"):
+        shuffled_vectors(exhibit, made, PAIRS, [0])

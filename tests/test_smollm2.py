@@ -40,7 +40,7 @@ def test_smollm2_knows_the_capital_of_france_and_ends_its_turn(smollm2):
 
 
 @pytest.mark.real_model
-def test_every_command_takes_smollm2_by_name(smollm2, steerable, monkeypatch):
+def test_a_command_takes_smollm2_by_name(smollm2, steerable, monkeypatch):
     monkeypatch.setattr(SteerableHFLLM, "smollm2", lambda **_: smollm2)
     said = steerable("ask", "What is the capital of France?", "--model", "smollm2")
     assert "Paris" in said

@@ -147,6 +147,11 @@ def load_model(model: str, revision: str | None, policy: Path | None = None) -> 
     from steerable_llm.answer.llm import SteerableHFLLM
     from steerable_llm.policy.policy import Policy
 
+    if revision is not None and model in ("demo", "smollm2"):
+        raise InvalidInputError(
+            f"--revision is of a model on the Hub, and {model!r} comes in a Python package: leave "
+            "it out"
+        )
     chosen = Policy.load(policy) if policy else None
     if not sys.stderr.isatty():
         hide_loading_bars()

@@ -179,7 +179,9 @@ def check_model() -> None:
 
 def policy_of(folder: Path | str, name: str) -> str:
     """Return a policy file for a vector of a folder; its other step leaves answers unsteered."""
-    return POLICY.format(folder=json.dumps(str(folder)), step=STEP.format(name=name))
+    return POLICY.format(
+        folder=json.dumps(str(folder), ensure_ascii=False), step=STEP.format(name=name)
+    )
 
 
 def _ask(

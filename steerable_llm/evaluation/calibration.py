@@ -154,9 +154,10 @@ def sweep(
     """Find the setting with the highest mean success on dev that stays within the budget.
 
     Every vector is tried with both signs, every scope and every layer subset, each at the strengths
-    that move the model by given divergences (see `divergence`). That is done by successive halving
-    (Jamieson and Talwalkar 2016): all settings on a small sample of the prompts, spread over the
-    categories, then the better quarter on twice as many, and so on; the last eight on all of dev.
+    that move the model by given divergences (see `divergence`), or at those that its method names.
+    That is done by successive halving (Jamieson and Talwalkar 2016): all settings on a small sample
+    of the prompts, spread over the categories, then the better quarter on twice as many, and so on;
+    the last eight on all of dev.
     What costs more than it may and gains nothing is dropped at once. A sample is too coarse for a
     budget of one point, so there one prompt more may be lost. Then every strength of the winner's
     vector, scope and layers is run on all of dev (the sweep picture), with a random vector beside
@@ -205,6 +206,10 @@ def sweep(
     if len(held_out) == 2:
         apart(*held_out)
 
+    if strengths is not None and kl is not None:
+        raise InvalidInputError(
+            "strengths are given, or looked for by the divergences in kl: leave one of them out"
+        )
     first = next(iter(named.values()))
     grid = grid_of(first)
     unit = unit or grid.unit
@@ -217,9 +222,9 @@ def sweep(
         for subset in layers
         for sign in (1, -1)
     ]
-    given_ones = strengths if strengths is not None or kl else grid.strengths or None
-    if given_ones is None or kl:
-        found = _by_effect(bench, dev, named, sought, unit, kl or grid.divergences)
+    given_ones = strengths if strengths is not None else grid.strengths or None
+    if given_ones is None or kl is not None:
+        found = _by_effect(bench, dev, named, sought, unit, grid.divergences if kl is None else kl)
     else:
         found = [(one, size, None) for one in sought for size in _magnitudes(given_ones)]
     for (name, scope, subset, sign), size, divergence in found:

@@ -167,18 +167,18 @@ def under_conditions(
         under[arm.name].append(run)
         if not arm.steering.is_active:
             continue
-        for share in sorted(set(shares) - {1.0}):
-            places = [place for place, each in enumerate(shares) if each == share]
-            weaker = arm.at(share)
-            if weaker == replace(UNSTEERED, name=arm.name):
-                again = [unsteered[place] for place in places]
-            else:
-                mine = [items[place] for place in places]
-                both = [UNSTEERED, replace(weaker, name="weaker")]
-                sizes = (settings.max_new_tokens, settings.batch_size)
-                again = measure(llm, both, mine, *sizes)[1]
-            for place, outcome in zip(places, again, strict=True):
-                run[place] = outcome
+        idle = replace(UNSTEERED, name=arm.name)
+        rest = [place for place, share in enumerate(shares) if arm.at(share) == idle]
+        part = [
+            place for place, share in enumerate(shares) if share < 1.0 and place not in set(rest)
+        ]
+        again = [unsteered[place] for place in rest]
+        if part:
+            both = [UNSTEERED, replace(arm, name="weaker")]
+            mine, sizes = [items[i] for i in part], (settings.max_new_tokens, settings.batch_size)
+            again += measure(llm, both, mine, *sizes, shares=[shares[i] for i in part])[1]
+        for place, outcome in zip([*rest, *part], again, strict=True):
+            run[place] = outcome
     return under
 
 

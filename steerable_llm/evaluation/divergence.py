@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from torch import Tensor
 
 from steerable_llm.chat.vision import ReadPrompt
-from steerable_llm.errors import CalibrationError, InvalidInputError
+from steerable_llm.errors import InvalidInputError
 from steerable_llm.evaluation.arms import Arm
 from steerable_llm.evaluation.measure import batches, running
 from steerable_llm.evaluation.set import EvaluationItem
@@ -31,6 +31,7 @@ _START_KL = 0.1
 _FURTHEST = 256.0  # times the first guess
 _STEPS = 24
 _CLOSE = 0.05  # of the divergence
+_BROKEN = 1e6  # nats per token, where a model's scores are no numbers any more
 _LEAP = 8.0  # largest factor between two strengths that are tried
 
 
@@ -63,10 +64,6 @@ class KlMeter:
     def __call__(self, steering: Steering) -> float:
         """Mean over the prompts, in nats per token."""
         found = [kl for chunk in self._chunks for kl in chunk.divergences(steering)]
-        if not found:
-            raise CalibrationError(
-                "the unsteered model answers none of the prompts: there is nothing to compare along"
-            )
         return sum(found) / len(found)
 
 
@@ -93,8 +90,9 @@ class _Chunk:
             self._before = forced_logits(batch, self._answers)
 
     def divergences(self, steering: Steering) -> list[float]:
-        """Return that of every prompt that has an answer."""
+        """Return that of every prompt."""
         pairs = zip(self._after(steering), self._before, strict=True)
+        # Every answer has a token, if only the end of turn.
         return [kl_per_token(a, b) for a, b in pairs if a is not None and b is not None]
 
     def _after(self, steering: Steering) -> list[Tensor | None]:
@@ -149,7 +147,8 @@ class Effect:
             strength = self._guess(kl, low, high)
             if low and high < math.inf and self.measured[high] <= read * self.measured[low]:
                 return strength
-            self.measured[strength] = self._measure(strength)
+            found = self._measure(strength)
+            self.measured[strength] = found if math.isfinite(found) else _BROKEN
         return high if high < math.inf else None
 
     def _guess(self, kl: float, low: float, high: float) -> float:
@@ -193,37 +192,6 @@ def effect_of(
     return Effect(
         lambda strength: meter(vector.steer(sign * strength, layers, scope, unit)), _START[counted]
     )
-
-
-def strength_for_kl(
-    meter: KlMeter,
-    vector: SteeringVector,
-    kl: float,
-    scope: Scope | None = None,
-    layers: tuple[int, ...] | None = None,
-    unit: Unit | None = None,
-) -> float:
-    """Find the positive strength at which a vector has this divergence.
-
-    Scope, layers and unit that are left out are those of `SteeringVector.steer`.
-
-    Returns:
-        The strength, within 5 % of the divergence where that grows smoothly.
-
-    Raises:
-        InvalidInputError: A divergence that is not above 0.
-        CalibrationError: No strength up to 256 times the usual reaches it.
-    """
-    [kl] = checked_divergences([kl])
-    effect = effect_of(meter, vector, 1, scope, layers, unit)
-    strength = effect.strength_for(kl)
-    if strength is None:
-        most = max(effect.measured.values())
-        raise CalibrationError(
-            f"vector {vector.name!r} moves the model by at most {most:.3g} nats per token, even at "
-            f"strength {max(effect.measured):g}, and not by {kl:g}: ask for a smaller divergence"
-        )
-    return strength
 
 
 def checked_divergences(kls: Sequence[float]) -> list[float]:

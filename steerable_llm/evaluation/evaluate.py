@@ -18,6 +18,7 @@ from steerable_llm.evaluation.settings import DEFAULTS, Changes, EvaluationSetti
 from steerable_llm.evaluation.shuffled import shuffled_vectors
 from steerable_llm.evaluation.verdict import judge
 from steerable_llm.pairs.pair import Pairs
+from steerable_llm.policy.policy import Policy
 from steerable_llm.runtime.hooked_model import HookedModel
 from steerable_llm.runtime.lora import Lora
 from steerable_llm.vector.file import library_version
@@ -212,4 +213,14 @@ def _python(
             for each in settings.against
         ]
         more.append(f"against={names}")
+    if settings.policy is not None:
+        file = "policy.toml" if isinstance(settings.policy, Policy) else settings.policy
+        more.append(f'policy="{file}", step="{settings.step}"')
+    if settings.target != test.categories[0]:
+        more.append(f'target="{settings.target}"')
+    more += [
+        f"{name}={getattr(settings, name)!r}"
+        for name in ("budget", "random_vectors", "max_new_tokens")
+        if getattr(settings, name) != getattr(DEFAULTS, name)
+    ]
     return f"{load}evaluate(llm, {made}, {', '.join(more)}, seed={settings.seed})"

@@ -138,11 +138,12 @@ def measure(
     max_new_tokens: int = 32,
     batch_size: int = 64,
     advance: Advance | None = None,
+    shares: Sequence[float] | None = None,
 ) -> list[list[Outcome]]:
     """Run every arm on every item and score the items' own answers as well.
 
     One of the arms is called "none": the divergence is taken from it. `advance` counts a prompt
-    once per arm.
+    once per arm. Of `shares` every item has one, of the strength that arms have on it.
 
     Returns:
         Per arm, in the order given, the outcomes in the order of the items.
@@ -158,7 +159,11 @@ def measure(
     size = max(1, batch_size // len(arms))
     for start in range(0, len(items), size):
         chunk = longest_first[start : start + size]
-        found = _measure(llm, arms, [items[i] for i in chunk], max_new_tokens)
+        asked = [
+            [(arm if shares is None else arm.at(shares[i]), items[i]) for arm in arms]
+            for i in chunk
+        ]
+        found = _measure(llm, arms, asked, max_new_tokens)
         done.update(zip(chunk, found, strict=True))
         if advance is not None:
             advance(len(chunk) * len(arms))
@@ -174,14 +179,14 @@ class _Reading(NamedTuple):
 
 
 def _measure(
-    llm: HookedModel, arms: Sequence[Arm], items: Sequence[EvaluationItem], max_new_tokens: int
+    llm: HookedModel, arms: Sequence[Arm], table: Sequence[Sequence[Asked]], max_new_tokens: int
 ) -> list[list[Outcome]]:
-    """Per item, its outcome under each arm."""
+    """Per item, its outcome under each arm; the table has each item with what each arm is there."""
     none = [arm.name for arm in arms].index("none")
     found: dict[tuple[int, int], _Reading] = {}
     for group in groups(arms):
-        places = [(i, number) for i in range(len(items)) for number in group]
-        asked = [(arms[number], items[i]) for i, number in places]
+        places = [(i, number) for i in range(len(table)) for number in group]
+        asked = [table[i][number] for i, number in places]
         prompts = [llm.chat_format.read(arm.messages(item)) for arm, item in asked]
         # The unsteered answers are made first.
         order = sorted(range(len(places)), key=lambda row: places[row][1] != none)
@@ -197,7 +202,7 @@ def _measure(
     return [
         [
             Outcome(
-                item,
+                row[number][1],
                 llm.answer_text(reading.tokens),
                 tuple(reading.tokens),
                 reading.margin,
@@ -206,7 +211,7 @@ def _measure(
             for number in range(len(arms))
             for reading in [found[i, number]]
         ]
-        for i, item in enumerate(items)
+        for i, row in enumerate(table)
     ]
 
 

@@ -17,6 +17,7 @@ import torch
 
 from steerable_llm.errors import InvalidInputError, PairError
 from steerable_llm.methods.build import build_vector
+from steerable_llm.methods.onto import check_unchanged
 from steerable_llm.pairs.pair import Pairs
 from steerable_llm.runtime.hooked_model import HookedModel
 from steerable_llm.vector.vector import SteeringVector
@@ -75,6 +76,10 @@ def shuffled_vectors(
 
 def _shuffled(llm: HookedModel, vector: SteeringVector, pairs: Pairs, seed: int) -> SteeringVector:
     method = str(vector.provenance.method)
+    if onto := vector.provenance.config.get("onto"):
+        check_unchanged(
+            [SteeringVector.load(path, llm) for path in onto], vector.provenance.facts["onto"]
+        )
     with warnings.catch_warnings():
         # The completeness of the vector itself was told when it was built.
         warnings.filterwarnings("ignore", "the token scores miss", UserWarning)

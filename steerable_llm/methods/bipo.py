@@ -18,8 +18,9 @@ trained `onto` others: they act meanwhile, so that it mends what they leave, and
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
+from itertools import cycle
 from typing import Any, Literal
 
 import torch
@@ -31,7 +32,7 @@ from steerable_llm.errors import PairError, not_numbers
 from steerable_llm.methods.decision import decision_tokens
 from steerable_llm.methods.grains.grains import GrainsConfig, extract_grains
 from steerable_llm.methods.method import Extraction, Grid, Method
-from steerable_llm.methods.onto import ground, joined
+from steerable_llm.methods.onto import described, ground, joined, seen_by
 from steerable_llm.methods.pair_answers import AnsweredPair, PairAnswers, answered, log_probs
 from steerable_llm.methods.states import chosen_layers, read_states
 from steerable_llm.methods.trainable import TrainableVector, gates
@@ -64,12 +65,13 @@ class BipoConfig(BaseModel, frozen=True, extra="forbid"):
         beta: Of the preference.
         bidirectional: Draw a sign for every step, as the source does, so that the negated vector
             does the opposite; else the vector is trained one way only.
-        kl: Weight of the divergence from the unsteered model, in nats per token, along the good
-            answers of the pairs that are to be left alone (see `keep_margin`).
+        kl: Weight of the divergence from the model without the vector, in nats per token, along the
+            good answers of the pairs that are to be left alone (see `keep_margin`).
         gated: Train a gate for every block, too. It needs pairs of both kinds: to be changed, and
             to be left alone, which count the same in the loss.
-        keep_margin: A pair is to be left alone when the unsteered model finds its good answer
-            likelier than its bad one, by more than so many nats per token.
+        keep_margin: A pair is to be left alone when the model without the vector, but with those of
+            `onto`, finds its good answer likelier than its bad one, by more than so many nats per
+            token.
         keep_sources: Go by these instead: the pairs with such a `source` are to be left alone.
         onto: Files of vectors to train this one on top of: they steer as they are calibrated
             meanwhile, and the new vector holds them as well. Theirs are the same scope and norm
@@ -177,7 +179,8 @@ def extract_bipo(
     """
     _check_bad_answers(pairs, config)
     others = [SteeringVector.load(path, llm) for path in config.onto]
-    beside = ground(others, config.scope, config.renormalise, config.gated)
+    tokens = decision_tokens(llm, pairs)
+    beside = ground(others, config.scope, config.renormalise, config.gated, tokens)
     encoded = answered(llm, pairs, whole=config.shared_end)
     source = torch.Generator().manual_seed(config.seed)
     with frozen(llm.model):
@@ -189,9 +192,8 @@ def extract_bipo(
         if config.gated:
             kept = torch.tensor([place in plan.kept for place in range(len(pairs))])
             vector = _with_gates(vector, states, ~kept)
-            # Every batch has pairs of both kinds.
             kinds = [(~kept).nonzero()[:, 0].tolist(), sorted(plan.kept)]
-            batches = _dealt(kinds, config.batch_size, source)
+            batches = _with_both(_dealt(kinds, config.batch_size, source), plan.kept)
             answers = PairAnswers(llm, encoded, batches, config.scope, config.memory_budget)
         losses = _train(answers, batches, vector, plan, source, progress)
         vector = vector.detached()
@@ -199,16 +201,14 @@ def extract_bipo(
     facts = _facts(vector, losses, len(batches), plan, after)
     directions, weighed = joined(vector, beside)
     if others:
-        facts["onto"] = {
-            term.vector.name: f"{term.vector.fingerprint_id} at {term.strength:+g}"
-            for term in beside.active_terms
-        }
+        facts["onto"] = described(others)
     return Extraction(
         directions=directions,
         scales={**{k: v for other in others for k, v in other.scales.items()}, **vector.scales},
         provenance=Provenance(facts=facts),
         weighed=weighed,
         application=vector.application,
+        saw=seen_by(others),
     )
 
 
@@ -326,6 +326,17 @@ def _dealt(
     number = math.ceil(sum(map(len, kinds)) / batch_size)
     order = [kind[i] for kind in kinds for i in torch.randperm(len(kind), generator=source)]
     return [order[start::number] for start in range(number)]
+
+
+def _with_both(batches: Sequence[Sequence[int]], kept: Set[int]) -> list[list[int]]:
+    """Add to batches that have one kind of pairs alone one of the other kind, in turn."""
+    made = [list(batch) for batch in batches]
+    for kind in (frozenset(kept), {place for batch in batches for place in batch} - kept):
+        turns = cycle(sorted(kind))
+        for batch in made:
+            if not kind.intersection(batch):
+                batch.append(next(turns))
+    return made
 
 
 def log_probs_of(answers: PairAnswers, batches: int, steering: Steering) -> Tensor:

@@ -109,7 +109,7 @@ def build(
             if found.differences is None
             else agreement_of(found.differences, found.layers),
             library_version=library_version(),
-            seen=kept(hashes_of(llm, pairs)),
+            seen=None if found.saw is None else kept([*hashes_of(llm, pairs), *found.saw]),
         ),
         application=found.application or chosen.application,
         weighed=found.weighed,

@@ -80,6 +80,8 @@ class Extraction:
         layers: Those L blocks.
         application: How these directions are applied, where that hangs on the settings; None is
             as the method's vectors always are.
+        saw: Hashes of the prompts that went into it beside those of the pairs, by way of other
+            vectors; None where nobody wrote them down.
     """
 
     directions: Mapping[int, Tensor]
@@ -90,6 +92,7 @@ class Extraction:
     differences: Tensor | None = None
     layers: tuple[int, ...] = ()
     application: Application | None = None
+    saw: tuple[str, ...] | None = ()
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,11 @@ _CPU = torch.device("cpu")
 
 
 def ground(
-    vectors: Sequence[SteeringVector], scope: Scope, renormalise: bool, gated: bool
+    vectors: Sequence[SteeringVector],
+    scope: Scope,
+    renormalise: bool,
+    gated: bool,
+    decision_tokens: int = 0,
 ) -> Steering:
     """Return how vectors steer, as calibrated, while another is trained.
 
@@ -32,6 +36,7 @@ def ground(
         scope: Of the one that is trained.
         renormalise: Its norm rule.
         gated: Whether it has gates.
+        decision_tokens: How far it reaches where the scope is `decision`.
 
     Raises:
         InvalidInputError: They steer in another way, so that one vector cannot hold both.
@@ -48,12 +53,59 @@ def ground(
                 f"and unit {term.unit}, and the new one with scope {scope} and "
                 f"renormalise={renormalise} on blocks; give the same scope and renormalise"
             )
+        if scope == "decision" and term.reach != decision_tokens:
+            raise InvalidInputError(
+                f"vector {term.vector.name!r} cannot be trained onto: it steers {term.reach} "
+                f"generated tokens, up to where its own answers part, and the new one "
+                f'{decision_tokens}, so that one vector cannot hold both; give scope="generated"'
+            )
         if weighs and not gated:
             raise InvalidInputError(
                 f"vector {term.vector.name!r} has gates, so a vector onto it has some, too: give "
                 "gated=True"
             )
     return Steering(tuple(terms))
+
+
+def seen_by(vectors: Sequence[SteeringVector]) -> tuple[str, ...] | None:
+    """Return the hashes of all prompts that vectors were built and calibrated on.
+
+    Returns:
+        They; None where one of them did not write its prompts down.
+    """
+    records: list[tuple[str, ...] | None] = []
+    for vector in vectors:
+        records.append(vector.provenance.seen)
+        records += [used.seen for used in (vector.calibration.used if vector.calibration else ())]
+    known = [record for record in records if record is not None]
+    return tuple(h for record in known for h in record) if len(known) == len(records) else None
+
+
+def check_unchanged(vectors: Sequence[SteeringVector], recorded: Mapping[str, str]) -> None:
+    """Make sure that the files that a vector was trained onto hold what they held then.
+
+    Args:
+        vectors: As read now.
+        recorded: What the vector's facts say of them (`described`).
+
+    Raises:
+        InvalidInputError: Another vector, or another strength.
+    """
+    if (now := described(vectors)) != recorded:
+        raise InvalidInputError(
+            f"the vector was trained onto {recorded or 'none'}, and the files that its settings "
+            f"name hold {now} by now: put those of then back, or leave the control 'shuffled' out"
+        )
+
+
+def described(vectors: Sequence[SteeringVector]) -> dict[str, str]:
+    """Return by name what vectors are and how strongly they steer, for a record."""
+    terms = [term for vector in vectors for term in vector.steer().active_terms]
+    return {term.vector.name: f"{_fingerprint(term)} at {term.strength:+g}" for term in terms}
+
+
+def _fingerprint(term: SteeringTerm) -> str:
+    return getattr(term.vector, "fingerprint_id", "")
 
 
 def joined(

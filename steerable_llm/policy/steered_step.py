@@ -1,7 +1,7 @@
 """One step of a policy with its vectors looked up, and the conditions on which it gets them."""
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from steerable_llm.errors import InvalidInputError, PolicyError
 from steerable_llm.policy.file import Step, When, shortened
 from steerable_llm.vector.contrast import Contrast
-from steerable_llm.vector.steering import Steering, SteeringTerm
+from steerable_llm.vector.steering import Directions, Steering, SteeringTerm, WeighedVectors
 from steerable_llm.vector.vector import SteeringVector
 
 Kept: TypeAlias = tuple[tuple[str, Mapping[int, float]], ...]
@@ -90,6 +90,7 @@ def look_up(step: Step, find: Callable[[str], SteeringVector]) -> SteeredStep:
 def orthogonalise(steering: Steering) -> tuple[Steering, Kept]:
     """Take from every vector its component along the earlier ones, block by block.
 
+    Of weighed vectors each is one, whatever its gate: what is taken is taken for every state.
     Nothing is scaled up again: what a vector adds to a block gets shorter by what was taken. Where
     less than one ten-thousandth of its length is left, the vector no longer acts on that block.
 
@@ -103,17 +104,31 @@ def orthogonalise(steering: Steering) -> tuple[Steering, Kept]:
         left: dict[int, Tensor] = {}
         shares: dict[int, float] = {}
         for layer in term.steered_layers:
-            before = after = term.vector.directions[layer].double()
-            for unit in 2 * spans[layer]:  # twice, for what rounding left of a nearly parallel one
-                after = after - (after @ unit) * unit
+            before = _rows(term.vector, layer).double()
+            after = _beside(before, spans[layer])
             length = float(before.norm())
             share = float(after.norm()) / length if length else 0.0
-            if share > _NOTHING_LEFT and term.is_active:
-                spans[layer].append(after / after.norm())
+            for row in after if term.is_active else ():
+                own = _beside(row, spans[layer])
+                if float(own.norm()) > _NOTHING_LEFT * length:
+                    spans[layer].append(own / own.norm())
             left[layer], shares[layer] = after, min(share, 1.0)
         kept.append((term.vector.name, shares))
         terms.append(_shortened(term, left, shares))
     return Steering(tuple(terms)), tuple(kept)
+
+
+def _rows(vector: Directions, layer: int) -> Tensor:
+    """Return all that a vector may add to a block, `[A, d]`: its direction, or those it weighs."""
+    weighed: Mapping[int, WeighedVectors] = getattr(vector, "weighed", {})
+    return weighed[layer].vectors if layer in weighed else vector.directions[layer][None]
+
+
+def _beside(rows: Tensor, span: Sequence[Tensor]) -> Tensor:
+    """Return vectors `[..., d]` without their components along unit vectors."""
+    for unit in 2 * list(span):  # twice, for what rounding left of a nearly parallel one
+        rows = rows - (rows @ unit)[..., None] * unit
+    return rows
 
 
 def _shortened(
@@ -131,13 +146,24 @@ def _shortened(
             "it points along the vectors before it; leave it or `orthogonalise` out"
         )
     spread = len(acting) / len(shares) if term.unit == "total" else 1.0
+    directions = {layer: left[layer].sum(0).float() for layer in acting}
     vector = replace(
         term.vector,
         name=f"{name}-orthogonalised",
-        directions={layer: left[layer].float() for layer in acting},
+        directions=directions,
         # A strength may count shares of the scale along the unit direction, so the scale has to
         # shrink with the direction; and what is spread over the blocks stays with each as it was.
-        scales={layer: term.vector.scales[layer] * shares[layer] * spread for layer in acting},
+        scales={
+            layer: term.vector.scales[layer]
+            * spread
+            * float(directions[layer].norm() / term.vector.directions[layer].norm())
+            for layer in acting
+        },
+        weighed={
+            layer: WeighedVectors(own.weights, own.biases, left[layer].float())
+            for layer, own in term.vector.weighed.items()
+            if layer in acting
+        },
     )
     return replace(term, vector=vector, layers=acting)
 

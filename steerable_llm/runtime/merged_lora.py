@@ -19,12 +19,18 @@ from typing import Any
 from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers.utils.hub import cached_file
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from steerable_llm.errors import InvalidInputError, MissingExtraError
 
 _CONFIG = "adapter_config.json"
 # What is downloaded of a repository that may hold checkpoints of its training as well.
+_QUIETLY = {
+    "_raise_exceptions_for_gated_repo": False,
+    "_raise_exceptions_for_missing_entries": False,
+    "_raise_exceptions_for_connection_errors": False,
+}
 _FILES = ("adapter_*", "*.jinja", "*token*", "vocab*", "merges*")
 
 
@@ -117,7 +123,7 @@ def find_lora(source: str, hub: Mapping[str, Any]) -> LoraFolder | None:
         return None
     folder = Path(found).parent
     # A model in full has weights of its own; transformers adds what lies beside them.
-    if (folder / "config.json").is_file():
+    if cached_file(source, "config.json", **hub, **_QUIETLY) is not None:
         return None
     if not Path(source).is_dir():
         places = {

@@ -71,13 +71,13 @@ class Contrast:
         first, second = with_context.float(), without.float()
         alpha: Tensor | float = self.alpha
         if self.kind == "adacad":
-            alpha = self.alpha * divergence(first, second)[..., None]
+            alpha = self.alpha * jensen_shannon(first, second)[..., None]
         # A token that is impossible in both would be infinity minus infinity.
         combined = (1 + alpha) * first - alpha * second
         return torch.where(torch.isneginf(first), first, combined)
 
 
-def divergence(one: Tensor, other: Tensor) -> Tensor:
+def jensen_shannon(one: Tensor, other: Tensor) -> Tensor:
     """Return the Jensen-Shannon divergence of two next-token distributions, in bits.
 
     Args:

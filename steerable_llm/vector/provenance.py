@@ -132,14 +132,15 @@ class Provenance:
         data_digest: SHA-256 of the pairs in their order.
         agreement: Whether the pairs agree on a direction; None for methods that cannot say.
         deltas: What the directions were made of.
-        completeness_error: Of the attribution scores; None for attributions without a baseline.
+        completeness_error: Of the attribution scores; None for attributions whose scores are not
+            meant to add up.
         mean_preference: Mean of f over the pairs, natural logarithm.
         packed: Whether the model could read both answers behind one prompt.
         library_version: Of this package, when it was built.
         seen: Hashes of the prompts that the build saw (`seen.hashes_of`), sorted; None where
             nobody wrote them down.
         imported: Where another tool's file comes from.
-        facts: What else a method has to tell, plain JSON values that nothing reads.
+        facts: What else a method has to tell, plain JSON values, for people.
     """
 
     method: str | None = None

@@ -106,7 +106,8 @@ def gradient_input_path(embeddings: Tensor, *_: object, **__: object) -> Attribu
     """Take the gradient at the prompt, times the prompt.
 
     Where gradients are conservative (see `conservation`), these scores and those of the answers'
-    tokens add up to f, so that no baseline is needed.
+    tokens add up to f, so that no baseline is needed; but for what the answers' entropies add from
+    their second token on, and for biases.
     """
     one = torch.ones(1, device=embeddings.device)
     return AttributionPath(embeddings[None], one, embeddings.float())

@@ -306,8 +306,9 @@ def _warn_of_large(errors: Sequence[float], config: GrainsConfig) -> None:
         warnings.warn(
             f"the token scores miss {missing} of the preference they should add up to with those "
             f"of the answers (median over {len(errors)} pairs), which is more than scores of zero "
-            "would: biases or learned positions take a large part of it, or the model computes in "
-            'a way that no rule reaches; try attribution="integrated_gradients"',
+            "would: biases, learned positions or the entropies of long answers take a large "
+            "part of it, or the model computes in a way that no rule reaches; try "
+            'attribution="integrated_gradients"',
             stacklevel=4,
         )
         return

@@ -56,16 +56,26 @@ def verified_scores(
         By the pair's index its scores [T] and the positions that were checked.
     """
     chosen = {i: each.candidates(count) for i, each in unchecked.items()}
-    points = []
+    read: dict[int, Tensor] = {}
+    points: list[tuple[int, Tensor]] = []
+
+    def read_them() -> None:
+        read.update(zip((i for i, _ in points), objective.values(points), strict=True))
+        points.clear()
+
     for i, places in chosen.items():
         x = objective.embeddings(i)
         rows = x.repeat(len(places) + (i not in values), 1, 1)
         rows[range(len(places)), list(places)] = baseline.to(x.dtype)
         points.append((i, rows))
+        # Prompts without a token wait on the device until they are read.
+        if sum(each.nbytes for _, each in points) > objective.memory_budget:
+            read_them()
+    read_them()
     found = {}
-    for (i, places), read in zip(chosen.items(), objective.values(points), strict=True):
-        whole = values[i] if i in values else float(read[-1])
-        scores = _joined(unchecked[i].scores, places, whole - read[: len(places)])
+    for i, places in chosen.items():
+        whole = values[i] if i in values else float(read[i][-1])
+        scores = _joined(unchecked[i].scores, places, whole - read[i][: len(places)])
         found[i] = scores, places
     return found
 

@@ -340,7 +340,8 @@ def _ranked(board: Comparison) -> list[Row]:
 
 def _table(board: Comparison) -> tuple[Head, list[list[str]]]:
     """The methods of a board, best first; under a step also what is lost without its conditions."""
-    lost: tuple[str, ...] = ("capability lost, points",)
+    beside = any(not row.capability and row.category != board.target for row in board.rows)
+    lost: tuple[str, ...] = ("others right", "capability lost, points")[not beside :]
     if board.always:
         lost = (*lost, "without the condition")
     head: Head = (
@@ -355,6 +356,7 @@ def _table(board: Comparison) -> tuple[Head, list[list[str]]]:
     for row in _ranked(board):
         arm = board.arm(row.arm)
         verdict = arm.verdict
+        others = [_others(board, row.arm)] if beside else []
         without = [_lost(board, row.arm, board.always)] if board.always else []
         lines.append(
             [
@@ -362,6 +364,7 @@ def _table(board: Comparison) -> tuple[Head, list[list[str]]]:
                 share(row.main),
                 change(row.change),
                 percent(row.regressed),
+                *others,
                 _lost(board, row.arm, board.rows),
                 *without,
                 number(row.kl_per_token),
@@ -370,6 +373,16 @@ def _table(board: Comparison) -> tuple[Head, list[list[str]]]:
             ]
         )
     return head, lines
+
+
+def _others(board: Comparison, arm: str) -> str:
+    """Per category beside the target, the share of right answers."""
+    kept = [row for row in board.rows if row.arm == arm and not row.capability]
+    return ", ".join(
+        f"{row.category.replace('_', ' ')} {percent(row.main.value)}"
+        for row in kept
+        if row.category != board.target
+    )
 
 
 def _lost(board: Comparison, arm: str, rows: Sequence[Row]) -> str:

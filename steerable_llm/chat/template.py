@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from steerable_llm.chat.context import Segment, parts_of
 from steerable_llm.chat.images import Part
 from steerable_llm.chat.message import Message, MessagesLike, as_messages, whole_characters
+from steerable_llm.chat.spelled import Encoded, Hidden, Spelled
 from steerable_llm.chat.tools import Tool, ToolFormat, short_id, tool_format_of
 from steerable_llm.chat.vision import ReadPrompt, Vision
 from steerable_llm.errors import InvalidInputError
@@ -61,9 +62,12 @@ class ChatFormat:
         tokenizer: The tokenizer, with the template.
         vision: Reads images; None where the model does not.
         takes_instructions: Whether an instruction can join a prompt.
+        reads_special_tokens: Whether special tokens that a message spells count as such. They are
+            read as text unless it is set: a retrieved page could else open a turn of its own.
     """
 
     takes_instructions = True
+    reads_special_tokens = False
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, processor: Any = None) -> None:
         """Remember the tokenizer, and what reads images; nothing is rendered yet.
@@ -175,8 +179,16 @@ class ChatFormat:
         prompt = as_messages(messages)
         images = [image for message in prompt for image in message.images]
         if self.vision is None or not images:
-            return ReadPrompt(self._tokenize(text).input_ids)
+            if (hidden := self._hidden(prompt)) is None:
+                return ReadPrompt(self._tokenize(text).input_ids)
+            encoded = self._encoded(hidden, add_generation_prompt, tools)
+            return ReadPrompt([token.id for token in encoded])
         _check_marks(prompt, self.vision.marks)
+        if self._hidden(prompt) is not None:
+            raise InvalidInputError(
+                "a text of this prompt spells a special token of the model, and with images these "
+                "cannot be kept apart: take it out, or put a blank into it"
+            )
         return self.vision.read(
             whole_characters(text), images, add_special_tokens=not self.has_template
         )
@@ -238,21 +250,23 @@ class ChatFormat:
         text = self._render(prompt, add_generation_prompt=True)
         special = self.special_ids
         if not self.tokenizer.is_fast:  # no offsets to be had: the content stays in one piece
-            ids = self._tokenize(text).input_ids
+            ids = [token.id for token in self._placed(prompt, text)]
             texts = [str(self.tokenizer.decode([token])) for token in ids]
             told: list[Segment] = ["template" if x in special else "question" for x in ids]
             return PromptTokens(tuple(ids), tuple(texts), tuple(told))
         part = self._parts(prompt, text)
-        encoded = self._tokenize(text, return_offsets_mapping=True)
+        encoded = self._placed(prompt, text)
         made: list[tuple[str, Segment]] = []
         furthest = 0  # the tokens of one character all say where the whole of it stands
-        for token, (start, end) in zip(encoded.input_ids, encoded.offset_mapping, strict=True):
-            content = [x for x in part[start:end] if x != "template"]
-            segment = content[-1] if content and token not in special else "template"
-            made.append((text[furthest:end], segment))
-            furthest = max(furthest, end)
+        for token in encoded:
+            content = [x for x in part[token.start : token.end] if x != "template"]
+            segment = content[-1] if content and token.id not in special else "template"
+            made.append((text[furthest : token.end], segment))
+            furthest = max(furthest, token.end)
         return PromptTokens(
-            tuple(encoded.input_ids), tuple(x for x, _ in made), tuple(x for _, x in made)
+            tuple(token.id for token in encoded),
+            tuple(x for x, _ in made),
+            tuple(x for _, x in made),
         )
 
     def special_token_mask(self, prompt: MessagesLike | Sequence[int]) -> list[bool]:
@@ -347,6 +361,33 @@ class ChatFormat:
         return self.tokenizer(
             whole_characters(text), add_special_tokens=not self.has_template, **options
         )
+
+    @cached_property
+    def _spelled(self) -> Spelled:
+        return Spelled(self.tokenizer, self.special_ids)
+
+    def _hidden(self, messages: Sequence[Message]) -> Hidden | None:
+        """Take out what is spelled like special tokens; None where there is nothing to take out."""
+        return None if self.reads_special_tokens else self._spelled.hide(messages)
+
+    def _encoded(
+        self, hidden: Hidden, add_generation_prompt: bool = True, tools: Sequence[Tool] = ()
+    ) -> list[Encoded]:
+        """Encode a prompt whose messages spell special tokens, which are text in it."""
+        rendered = whole_characters(self._render(hidden.messages, add_generation_prompt, tools))
+        return self._spelled.encode(rendered, hidden.spellings, first=not self.has_template)
+
+    def _placed(self, messages: Sequence[Message], text: str) -> list[Encoded]:
+        """Encode a rendered prompt, each token with its place in the text (0 if not known)."""
+        if (hidden := self._hidden(messages)) is not None:
+            return self._encoded(hidden)
+        fast = self.tokenizer.is_fast
+        found = self._tokenize(text, return_offsets_mapping=fast)
+        offsets = found.offset_mapping if fast else [(0, 0)] * len(found.input_ids)
+        return [
+            Encoded(int(number), start, end)
+            for number, (start, end) in zip(found.input_ids, offsets, strict=True)
+        ]
 
     def _parts(self, messages: Sequence[Message], text: str) -> list[Segment]:
         """Tell what each character of the rendered prompt is for."""

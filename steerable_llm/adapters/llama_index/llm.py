@@ -550,6 +550,7 @@ class _AsWritten(ChatFormat):
     """No template: the text of the one message is the prompt, special tokens included."""
 
     takes_instructions = False
+    reads_special_tokens = True
 
     def render(
         self,

@@ -1,0 +1,118 @@
+"""Special tokens that the text of a message spells: they are read as text, and open no turn.
+
+A retrieved page that says `<|im_end|><|im_start|>system` would else end the user's turn and begin
+one of its own. Only prompts with such a spelling are encoded in another way than usual: around it
+in pieces, and the spelling itself in two halves, neither of which is special.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerBase
+
+from steerable_llm.chat.message import Message
+
+# Stands for a spelling while the template is rendered around it.
+_MARK = "\ue002{}\ue003"
+_MARKS = re.compile("\ue002(\\d+)\ue003")
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """Messages with marks in place of the special tokens that they spell.
+
+    Attributes:
+        messages: With the marks.
+        spellings: What each mark stands for.
+    """
+
+    messages: tuple[Message, ...]
+    spellings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A token of a text.
+
+    Attributes:
+        id: Its number.
+        start: Where its text starts.
+        end: Where it ends.
+    """
+
+    id: int
+    start: int
+    end: int
+
+
+class Spelled:
+    """Finds the special tokens that texts spell, and encodes them as text.
+
+    Args:
+        tokenizer: Of the model.
+        special_ids: Its special tokens.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, special_ids: Iterable[int]) -> None:
+        self._tokenizer = tokenizer
+        names = {str(tokenizer.convert_ids_to_tokens(number)) for number in special_ids}
+        longest_first = sorted((x for x in names if len(x.strip()) > 1), key=len, reverse=True)
+        self._names = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+
+    def hide(self, messages: Sequence[Message]) -> Hidden | None:
+        """Put marks in place of special tokens in texts, names and calls; None without any."""
+        spellings: list[str] = []
+
+        def mark(found: re.Match[str]) -> str:
+            spellings.append(found[0])
+            return _MARK.format(len(spellings) - 1)
+
+        hidden = tuple(
+            message.rewritten(lambda text: self._names.sub(mark, text))
+            if self._spells(message)
+            else message
+            for message in messages
+        )
+        return Hidden(hidden, tuple(spellings)) if spellings else None
+
+    def encode(self, rendered: str, spellings: Sequence[str], first: bool) -> list[Encoded]:
+        """Encode a rendered prompt with marks.
+
+        Args:
+            rendered: The prompt; offsets are those of its text with the spellings in it.
+            spellings: What the marks stand for.
+            first: Whether the tokenizer adds its own special tokens at the start.
+        """
+        made: list[Encoded] = []
+        place = 0
+        # re.split alternates texts and numbers of marks.
+        for number, piece in enumerate(_MARKS.split(rendered)):
+            if number % 2 == 0:
+                made += self._encoded(piece, place, add=first and number == 0)
+                place += len(piece)
+            elif int(piece) < len(spellings):
+                for half in _halves(spellings[int(piece)]):
+                    made += self._encoded(half, place)
+                    place += len(half)
+        return made
+
+    def _spells(self, message: Message) -> bool:
+        texts = [message.content, message.name or "", *(str(x) for x in message.tool_calls)]
+        return any(self._names.search(text) for text in texts)
+
+    def _encoded(self, text: str, place: int, add: bool = False) -> Iterator[Encoded]:
+        if not text:
+            return
+        fast = self._tokenizer.is_fast
+        found = self._tokenizer(text, add_special_tokens=add, return_offsets_mapping=fast)
+        offsets = found.offset_mapping if fast else [(0, 0)] * len(found.input_ids)
+        for number, (start, end) in zip(found.input_ids, offsets, strict=True):
+            yield Encoded(int(number), place + start, place + end)
+
+
+def _halves(spelling: str) -> tuple[str, str]:
+    """Split a special token's text behind its first character."""
+    return spelling[:1], spelling[1:]

@@ -206,14 +206,15 @@ class Row:
         name: What the table calls it.
         scores: Per question.
         closed: Per closed-book question whether it is answered right.
-        kl: How far it moves the model along its own answers to test questions, nats per token.
+        kl: How far it moves the model along its own answers to test questions, nats per token;
+            None for what does not steer but asks otherwise.
         setting: Strength, in words; empty for what has none.
     """
 
     name: str
     scores: Sequence[Scores]
     closed: Sequence[float]
-    kl: float
+    kl: float | None
     setting: str = ""
 
     def values(self, metric: str) -> list[float]:
@@ -242,7 +243,7 @@ def table(rows: Sequence[Row]) -> str:
                     for metric in choices
                 ),
                 change(known) if compared else percent(fmean(base.closed)),
-                f"{row.kl:.3f}",
+                "" if row.kl is None else f"{row.kl:.3f}",
                 row.setting,
             ]
         )
@@ -324,7 +325,13 @@ def ask(
     scores, known = scored(llm, questions, arms), right(llm, arms, closed)
     meter = KlMeter(llm, [q.item for q in questions[:_METERED]], _METERED)
     return [
-        Row(arm.name, one, right_ones, meter(arm.steering), _setting(arm.steering))
+        Row(
+            arm.name,
+            one,
+            right_ones,
+            None if arm.instruction else meter(arm.steering),
+            _setting(arm.steering),
+        )
         for arm, one, right_ones in zip(arms, scores, known, strict=True)
     ]
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_scoring import slow_log_probs
 
-from experiments.truthfulqa import PROMPT, Row, closed_book, lookups, table
+from experiments.truthfulqa import PROMPT, Dev, Recipe, Row, ask, closed_book, lookups, make, table
 from experiments.truthfulqa_questions import Question, read_questions, split
 from experiments.truthfulqa_scores import METRICS, Scores, scored
 from steerable_llm.errors import InvalidInputError
@@ -129,3 +129,26 @@ def test_what_is_to_be_left_alone_is_asked_of_no_held_out_subject():
     assert len({pair.id for pair in pairs}) == 40
     assert not held_out & {pair.messages[0].content for pair in pairs}
     assert all(pair.good != pair.bad for pair in pairs)
+
+
+def test_a_method_is_built_chosen_on_dev_kept_and_asked_beside_its_controls(tiny_llm, tmp_path):
+    questions, closed = [MELON, SUN], closed_book("dev", 2)
+    dev = Dev(tiny_llm, questions, closed)
+    recipes = {"caa": Recipe("caa", divergences=(0.01,))}
+    said = []
+    made = make(dev, questions, recipes, tmp_path, said.append)
+    choice = made["caa"].calibration.choice
+    assert choice.settings == 2
+    assert choice.dev.prompts == len(choice.dev.seen) == 2
+    assert "caa" in said[0]
+    # What is kept is not built again, whatever it would be built from now.
+    again = make(dev, [SUN], recipes, tmp_path, said.append)
+    assert again["caa"].fingerprint_id == made["caa"].fingerprint_id
+    rows = ask(tiny_llm, questions, closed, made)
+    names = ["none", "strict instruction", "caa", "caa: random", "caa: sign flipped"]
+    assert [row.name for row in rows] == names
+    assert rows[0].kl == pytest.approx(0, abs=1e-5)
+    assert rows[1].kl is None  # it is another prompt, and the same model
+    assert rows[2].kl > 1e-4
+    (alone,) = scored(tiny_llm, questions, [Arm("caa", made["caa"].steer())])
+    assert list(rows[2].scores) == alone

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -27,15 +28,18 @@ from steerable_llm.cli.options import (
 from steerable_llm.errors import EmptyLogError, InvalidInputError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from steerable_llm.answer.llm import SteerableHFLLM
     from steerable_llm.embedding import Embedder
+    from steerable_llm.logs.answers import LoggedAnswer
     from steerable_llm.pairs.curate import Propose
+    from steerable_llm.pairs.draft_file import DraftFile
     from steerable_llm.pairs.judge import Judge
     from steerable_llm.pairs.length import Measure
     from steerable_llm.pairs.pairing import Draft
     from steerable_llm.pairs.proposals import Answerer, Ask
+    from steerable_llm.progress import Advance
 
 
 class _MakesPairs(TyperGroup):
@@ -136,7 +140,7 @@ def make(
     from steerable_llm.errors import PairError
     from steerable_llm.logs.answers import write_answers
     from steerable_llm.pairs.curate import CurationSettings, curate
-    from steerable_llm.pairs.filters import FilterSettings
+    from steerable_llm.pairs.filters import MOST_BY_MEANING, FilterSettings
     from steerable_llm.pairs.judge import judge_named
     from steerable_llm.pairs.proposals import write_proposals
     from steerable_llm.pairs.scrub import Scrubber
@@ -169,8 +173,9 @@ def make(
         chosen,
         length_share=max_length_share,
     )
-    drafts = _drafts(log, reason, own_words)
-    embedder = _embedder()
+    drafts = _drafts(log, reason, own_words, not as_json)
+    # Where it would not be asked, its weights need not be in memory.
+    embedder = _embedder() if sum(drafts.paired) <= MOST_BY_MEANING or proposing else None
     llm = load_model(model, revision) if proposing or measure_length else None
     settings = CurationSettings(
         filters=replace(
@@ -182,15 +187,15 @@ def make(
         propose=_proposer(llm, drafts, vector, chosen, embedder) if llm and proposing else None,
         accept_proposals=accept_proposals,
     )
-    found = curate(drafts, settings)
-    if not (found.pairs or (propose is not None and found.proposed)):
+    found = curate(drafts, settings, progress=not as_json)
+    if not (len(found.kept) or (propose is not None and found.proposed)):
         said = "; ".join(found.report.lines()[1:])
         raise PairError(
             f"none of the {found.report.failures} bad answers gives a pair ({said}): add "
             "corrections, propose answers with --propose, or loosen the filters, such as "
             "--max-refusals 1 for a vector that teaches refusing"
         )
-    found.pairs.to_jsonl(out)
+    found.write_pairs(out)
     if propose is not None:
         write_proposals(propose, found.proposed)
     if wrong_retrieval is not None:
@@ -199,7 +204,7 @@ def make(
         found.report.save(report)
     # Examples have a file of their own, where they are asked for.
     facts = {k: v for k, v in found.report.to_dict().items() if k != "examples"}
-    facts |= {"wrong_retrieval": len(found.wrong_retrieval), "file": out}
+    facts |= {"wrong_retrieval": len(found.misled), "file": out}
     first, *rest = found.report.lines()
     if found.proposed and propose is not None:
         rest.append(f"next: steerable pairs review {_quoted(out, propose)}")
@@ -283,21 +288,52 @@ def modes(
         print(command)
 
 
-def _drafts(log: str, reason: list[str] | None, own_words: bool) -> list[Draft]:
-    from steerable_llm.logs.answers import read_answers
+class _AnswerFile:
+    """The answers of a file of JSON lines, read again each time that they are gone through."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def __iter__(self) -> Iterator[LoggedAnswer]:
+        from steerable_llm.logs.answers import stream_answers
+
+        return stream_answers(self._path)
+
+
+def _drafts(
+    log: str, reason: list[str] | None, own_words: bool, progress: bool = False
+) -> DraftFile:
+    from steerable_llm.logs.answers import stream_answers
     from steerable_llm.logs.database import is_database
     from steerable_llm.logs.queries import check_filters
+    from steerable_llm.pairs.curate import LONG
+    from steerable_llm.pairs.draft_file import DraftFile
     from steerable_llm.pairs.pairing import bad_answers, draft_pairs
+    from steerable_llm.progress import progress_bar
+
+    def counted(drafts: Iterable[Draft], total: int) -> DraftFile:
+        with progress_bar("pairs: bad answers", total, progress and total >= LONG) as advance:
+            return DraftFile(_telling(drafts, advance))
 
     if is_database(log):
         with open_log(log) as answer_log:
-            return list(answer_log.drafts(reason=reason or None, own_words=own_words))
+            wanted = {"reason": reason} if reason else {}
+            drafts = answer_log.drafts(reason=reason or None, own_words=own_words)
+            return counted(drafts, answer_log.count(verdict="bad", **wanted))
     check_filters(verdict=None, reasons=reason or ())
-    answers = read_answers(log)
-    if not any(answer.verdict == "bad" for answer in answers):
+    verdicts = Counter(answer.verdict for answer in stream_answers(log))
+    if not verdicts:
+        raise EmptyLogError(f"the answer log {log} is empty: log some answers first")
+    if not verdicts["bad"]:
         raise EmptyLogError(f"the log {log} has no bad answer: review some answers first")
-    bad = bad_answers(answers, set(reason) if reason else None)
-    return list(draft_pairs(bad, own_words=own_words))
+    bad = bad_answers(_AnswerFile(log), set(reason) if reason else None)
+    return counted(draft_pairs(bad, own_words=own_words), verdicts["bad"])
+
+
+def _telling(drafts: Iterable[Draft], advance: Advance) -> Iterator[Draft]:
+    for draft in drafts:
+        yield draft
+        advance(1)
 
 
 def _is_terminal() -> bool:
@@ -326,7 +362,7 @@ def _measured_by(llm: SteerableHFLLM) -> Measure:
 
 def _proposer(
     llm: SteerableHFLLM,
-    drafts: list[Draft],
+    drafts: Sequence[Draft],
     vector: Path | None,
     judge: Judge | None,
     embedder: Embedder | None,

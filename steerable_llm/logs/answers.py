@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -105,6 +107,15 @@ class LoggedAnswer(BaseModel):
     reviewed: Time | None = None
     trace_id: str | None = None
 
+    @property
+    def prompt_key(self) -> str:
+        """What two answers share if they were asked the same over the same passages."""
+        prompt = [
+            [message.key for message in self.messages],
+            [[passage.id, passage.text] for passage in self.passages],
+        ]
+        return hashlib.sha256(json.dumps(prompt).encode()).hexdigest()[:32]
+
 
 def asked(question: str | None, messages: Sequence[Message]) -> str:
     """Return the question of an answer: the chain's own, or else the last user message's.
@@ -115,6 +126,17 @@ def asked(question: str | None, messages: Sequence[Message]) -> str:
     return question or question_text(messages) or (users[-1] if users else "")
 
 
+def stream_answers(path: str | os.PathLike[str]) -> Iterator[LoggedAnswer]:
+    """Yield the answers of such a file one at a time, for one that does not fit into memory.
+
+    Raises:
+        InvalidInputError: There is no such file, or a line is not a logged answer.
+    """
+    has = "a logged answer has id, question, messages and answer"
+    parse = read_beside(path, LoggedAnswer.model_validate)
+    return read_json_lines(path, parse, "answer log", has)
+
+
 def read_answers(path: str | os.PathLike[str]) -> list[LoggedAnswer]:
     """Read a log of answers, one JSON object per line; blank lines are skipped.
 
@@ -122,9 +144,7 @@ def read_answers(path: str | os.PathLike[str]) -> list[LoggedAnswer]:
         InvalidInputError: There is no such file, or a line is not a logged answer.
         EmptyLogError: The file holds no answers.
     """
-    has = "a logged answer has id, question, messages and answer"
-    parse = read_beside(path, LoggedAnswer.model_validate)
-    answers = list(read_json_lines(path, parse, "answer log", has))
+    answers = list(stream_answers(path))
     if not answers:
         raise EmptyLogError(f"the answer log {path} is empty: log some answers first")
     return answers

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import os
 import sqlite3
@@ -153,22 +151,13 @@ def to_row(answer: LoggedAnswer) -> dict[str, Any]:
             raise InvalidInputError(
                 f"the answer {answer.id!r} {UNSTORABLE}: remove it from its {name}"
             )
-    row["prompt_key"] = prompt_key(answer)
+    row["prompt_key"] = answer.prompt_key
     return row
 
 
 def from_row(row: RowMapping | Mapping[str, Any]) -> LoggedAnswer:
     """Return a row of the table ``answers`` as an answer."""
     return LoggedAnswer.model_validate({name: row[name] for name in LoggedAnswer.model_fields})
-
-
-def prompt_key(answer: LoggedAnswer) -> str:
-    """Return what two answers share if they were asked the same over the same passages."""
-    prompt = [
-        [message.key for message in answer.messages],
-        [[passage.id, passage.text] for passage in answer.passages],
-    ]
-    return hashlib.sha256(json.dumps(prompt).encode()).hexdigest()[:32]
 
 
 def storable(value: object) -> bool:

@@ -5,25 +5,38 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from steerable_llm.chat.message import Message
+from steerable_llm.chat.message import Message, written_beside
 from steerable_llm.errors import PairError
+from steerable_llm.files import write_json_lines
 from steerable_llm.logs.answers import LoggedAnswer
-from steerable_llm.pairs.filters import FilterCount, FilterSettings, SetAside, run_filters
+from steerable_llm.pairs.draft_file import DraftFile
+from steerable_llm.pairs.filters import (
+    FILTERS,
+    MOST_BY_MEANING,
+    FilterCount,
+    FilterSettings,
+    SetAside,
+    run_filters,
+)
 from steerable_llm.pairs.pair import Pairs
 from steerable_llm.pairs.pairing import NO_GOOD_ANSWER, WRONG_RETRIEVAL, Draft
 from steerable_llm.pairs.proposals import ProposedPair, acceptable
 from steerable_llm.pairs.review import ENOUGH
 from steerable_llm.pairs.scrub import Scrubber
+from steerable_llm.progress import progress_bar
 from steerable_llm.reports.page import Page
 from steerable_llm.reports.parts import Heading, Part, Strong, Table, Text, numeric
 
 #: Examples of each filter on the page; the data has all of them.
 SHOWN = 5
+#: From so many failures on the work is worth a progress bar.
+LONG = 1_000
 
 
 @dataclass(frozen=True)
@@ -183,16 +196,31 @@ class Curation:
     """What became of a log's failures.
 
     Attributes:
-        pairs: What passed every filter, in the order of the log.
+        kept: What passed every filter, in the order of the log.
         proposed: Failures with proposed answers that nobody accepted yet.
-        wrong_retrieval: Answers that failed because retrieval did: work for the retriever.
+        misled: Failures because retrieval failed.
         report: Counts and examples of all that was kept and dropped.
     """
 
-    pairs: Pairs
+    kept: DraftFile
     proposed: tuple[ProposedPair, ...]
-    wrong_retrieval: tuple[LoggedAnswer, ...]
+    misled: DraftFile
     report: CurationReport
+
+    @cached_property
+    def pairs(self) -> Pairs:
+        """What passed every filter, in the order of the log."""
+        return Pairs(draft.pair() for draft in self.kept)
+
+    @property
+    def wrong_retrieval(self) -> Iterator[LoggedAnswer]:
+        """Answers that failed because retrieval did: work for the retriever."""
+        return (draft.answer for draft in self.misled)
+
+    def write_pairs(self, path: str | os.PathLike[str]) -> Path:
+        """Write the pairs as `Pairs.to_jsonl` does, one in memory at a time."""
+        write_json_lines(path, written_beside(path, (draft.pair() for draft in self.kept)))
+        return Path(path)
 
 
 @dataclass(frozen=True)
@@ -212,7 +240,9 @@ class CurationSettings:
     accept_proposals: bool = False
 
 
-def curate(drafts: Iterable[Draft], settings: CurationSettings) -> Curation:
+def curate(
+    drafts: Iterable[Draft], settings: CurationSettings, *, progress: bool = False
+) -> Curation:
     """Turn failures into pairs: scrub, propose, and run the filters.
 
     ::
@@ -225,20 +255,27 @@ def curate(drafts: Iterable[Draft], settings: CurationSettings) -> Curation:
     Args:
         drafts: Failures, from `AnswerLog.drafts` or `draft_pairs`.
         settings: What to do with them.
+        progress: Show a progress bar, where there is much to do.
 
     Raises:
         PairError: There are no failures at all.
         InvalidInputError: The judge failed.
     """
     scrubber = settings.scrubber
-    every = [_still_two(scrubber.scrub(draft)) if scrubber else draft for draft in drafts]
-    if not every:
+    if scrubber is not None:
+        every = DraftFile(_still_two(scrubber.scrub(draft)) for draft in drafts)
+    else:
+        every = drafts if isinstance(drafts, DraftFile) else DraftFile(drafts)
+    if not len(every):
         raise PairError("the log has no bad answers of this kind: review some answers first")
-    paired = [draft for draft in every if draft.good is not None]
-    missing = [draft for draft in every if draft.source == NO_GOOD_ANSWER]
-    misled = [draft for draft in every if draft.source == WRONG_RETRIEVAL]
-    left_out = Counter(d.source for d in every if d.good is None and d.source != WRONG_RETRIEVAL)
-    proposed = settings.propose(missing) if settings.propose and missing else []
+    missing = every.chosen(n for n, why in enumerate(every.sources) if why == NO_GOOD_ANSWER)
+    misled = every.chosen(n for n, why in enumerate(every.sources) if why == WRONG_RETRIEVAL)
+    left_out = Counter(
+        why
+        for why, paired in zip(every.sources, every.paired, strict=True)
+        if not paired and why != WRONG_RETRIEVAL
+    )
+    proposed = settings.propose(missing) if settings.propose and len(missing) else []
     accepted = 0
     if settings.accept_proposals:
         # By all that was seen, since a file of answers may use an id twice.
@@ -252,15 +289,16 @@ def curate(drafts: Iterable[Draft], settings: CurationSettings) -> Curation:
         accepted = len(taken)
         proposed = [entry for key, entry in offers.items() if key not in taken]
         # In the order of the log, where the filters take the first of two that are alike.
-        every = [taken.get(_seen(d), d) if d.good is None else d for d in every]
-        paired = [draft for draft in every if draft.good is not None]
-    if missing and (answered := accepted + len(proposed)):
+        every = DraftFile(taken.get(_seen(d), d) if d.good is None else d for d in every)
+    if len(missing) and (answered := accepted + len(proposed)):
         left_out[NO_GOOD_ANSWER] -= answered
-    kept, counts, dropped = run_filters(paired, settings.filters)
+    paired = every.chosen(place for place, good in enumerate(every.paired) if good)
+    with progress_bar("pairs: filters", len(FILTERS), progress and len(every) >= LONG) as advance:
+        kept, counts, dropped = run_filters(paired, settings.filters, advance)
     report = CurationReport(
         failures=len(every),
         pairs=len(kept),
-        by_source=dict(Counter(draft.source for draft in kept)),
+        by_source=dict(Counter(kept.sources)),
         left_out={why: number for why, number in left_out.items() if number},
         filters=tuple(counts),
         examples=tuple(dropped),
@@ -270,16 +308,11 @@ def curate(drafts: Iterable[Draft], settings: CurationSettings) -> Curation:
         proposed=len(proposed),
         accepted=accepted,
         scrubbed=None if scrubber is None else dict(scrubber.found),
-        near_duplicates=settings.filters.embedder is not None,
+        near_duplicates=settings.filters.embedder is not None and len(paired) <= MOST_BY_MEANING,
         judged=settings.filters.judge is not None,
-        edited=sum(draft.edit is not None for draft in kept),
+        edited=kept.edited,
     )
-    return Curation(
-        Pairs(draft.pair() for draft in kept),
-        tuple(proposed),
-        tuple(draft.answer for draft in misled),
-        report,
-    )
+    return Curation(kept, tuple(proposed), misled, report)
 
 
 def _seen(draft: Draft) -> tuple[str, tuple[Message, ...], str]:

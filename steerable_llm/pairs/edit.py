@@ -14,9 +14,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
-from difflib import SequenceMatcher
 
 from steerable_llm.chat.phrases import abstains, normalise, occurs
+from steerable_llm.pairs.diff import differences
 from steerable_llm.pairs.pair import Edit
 from steerable_llm.pairs.value import SAYS_NOTHING, Asked, candidates, written
 from steerable_llm.pairs.wording import (
@@ -104,7 +104,7 @@ def _no_better(edited: Edited, told: str, bad: str) -> bool:
 def in_its_words(good: str, bad: str) -> bool:
     """Tell whether two answers differ in one place and have most words in common."""
     mine, theirs = ([word.text.casefold() for word in words_of(text)] for text in (good, bad))
-    places = SequenceMatcher(None, mine, theirs, autojunk=False).get_opcodes()
+    places = differences(mine, theirs)
     changed = [place for place in places if place[0] != "equal"]
     shared = sum(end - start for kind, start, end, _, _ in places if kind == "equal")
     return len(changed) == 1 and 2 * shared >= max(len(mine), len(theirs))

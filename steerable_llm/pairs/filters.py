@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import floor
 from typing import TYPE_CHECKING, Self
@@ -18,9 +18,11 @@ import numpy as np
 
 from steerable_llm.chat.phrases import abstains, normalise
 from steerable_llm.errors import InvalidInputError
+from steerable_llm.pairs.draft_file import DraftFile
 from steerable_llm.pairs.judge import Claim, Judge, fixed_terms, judged
 from steerable_llm.pairs.length import Measure
 from steerable_llm.pairs.pairing import Draft
+from steerable_llm.progress import Advance
 
 if TYPE_CHECKING:
     from steerable_llm.embedding import Embedder
@@ -29,6 +31,10 @@ if TYPE_CHECKING:
 _REASON = re.compile(r"(?<=says the same) as .*| of [^ ]+ nats|(?<=mostly length): .*", re.DOTALL)
 #: Rows compared at once, so that the matrix of similarities stays small.
 _ROWS = 256
+#: Claims that a judge is asked about at once, so that their passages need not all be in memory.
+_CLAIMS = 1024
+#: More pairs than these are compared exactly: embedding 200,000 takes half an hour.
+MOST_BY_MEANING = 5_000
 
 
 def originals(texts: Sequence[str], embedder: Embedder | None, at: float) -> list[int]:
@@ -185,9 +191,11 @@ def _grounded(drafts: Sequence[Draft], given: FilterSettings) -> FilterAnswer:
     if given.judge is None:
         return reasons, len(drafts)
     places = [place for place, draft in enumerate(drafts) if about_passages(draft)]
-    chosen = [drafts[place] for place in places]
-    good = judged(given.judge, [claim_of(draft, _good(draft)) for draft in chosen])
-    bad = judged(given.judge, [claim_of(draft, draft.answer.answer) for draft in chosen])
+    good, bad = [], []
+    for start in range(0, len(places), _CLAIMS):
+        chosen = [drafts[place] for place in places[start : start + _CLAIMS]]
+        good += judged(given.judge, [claim_of(draft, _good(draft)) for draft in chosen])
+        bad += judged(given.judge, [claim_of(draft, draft.answer.answer) for draft in chosen])
     limit, told = given.grounded_at, 0
     for place, of_good, of_bad in zip(places, good, bad, strict=True):
         told += not (of_good is None and of_bad is None)
@@ -202,7 +210,8 @@ def _duplicates(drafts: Sequence[Draft], given: FilterSettings) -> FilterAnswer:
     texts = [
         "\n".join((draft.answer.question, _good(draft), draft.answer.answer)) for draft in drafts
     ]
-    first = originals(texts, given.embedder, given.duplicate_at)
+    embedder = given.embedder if len(drafts) <= MOST_BY_MEANING else None
+    first = originals(texts, embedder, given.duplicate_at)
     return [
         None if original == place else f"says the same as {drafts[original].answer.id}"
         for place, original in enumerate(first)
@@ -231,28 +240,32 @@ FILTERS: Mapping[str, Filter] = {
 
 
 def run_filters(
-    drafts: Sequence[Draft], given: FilterSettings
-) -> tuple[list[Draft], list[FilterCount], list[SetAside]]:
+    drafts: Iterable[Draft], given: FilterSettings, advance: Advance | None = None
+) -> tuple[DraftFile, list[FilterCount], list[SetAside]]:
     """Run all filters.
 
     Args:
         drafts: Pairs, each with a good answer.
         given: What they decide with.
+        advance: Told of each filter that has run.
 
     Returns:
         The pairs that passed, in their old order; what each filter did; and every dropped pair.
     """
-    kept, counts, dropped = list(drafts), [], []
+    kept = drafts if isinstance(drafts, DraftFile) else DraftFile(drafts)
+    counts: list[FilterCount] = []
+    dropped: list[SetAside] = []
     for name, reasons_to_drop in FILTERS.items():
         reasons, not_judged = reasons_to_drop(kept, given)
-        judged_now = list(zip(kept, reasons, strict=True))
-        out = [SetAside.of(name, why, draft) for draft, why in judged_now if why]
+        out = [SetAside.of(name, why, kept[place]) for place, why in enumerate(reasons) if why]
         # Each duplicate names its own original, and each preference its figures; as a reason they
         # are one.
         by_reason = Counter(_REASON.sub("", entry.why) for entry in out)
         counts.append(FilterCount(name, len(kept), dict(by_reason), not_judged))
         dropped += out
-        kept = [draft for draft, why in judged_now if why is None]
+        kept = kept.chosen(place for place, why in enumerate(reasons) if why is None)
+        if advance is not None:
+            advance(1)
     return kept, counts, dropped
 
 

@@ -121,21 +121,21 @@ def pair_answers(
 
 
 def bad_answers(
-    answers: Sequence[LoggedAnswer], reasons: Collection[str | None] | None = None
+    answers: Iterable[LoggedAnswer], reasons: Collection[str | None] | None = None
 ) -> Iterator[tuple[LoggedAnswer, str | None]]:
     """Yield each bad answer with the first praised one to the same prompt, or None.
 
     Args:
-        answers: The log.
+        answers: The log, which is gone through twice.
         reasons: Only bad answers with one of these reasons; None takes every reason.
     """
-    praised: dict[object, str] = {}
+    praised: dict[str, str] = {}
     for entry in answers:
         if entry.verdict == "good":
-            praised.setdefault((entry.messages, entry.passages), entry.answer)
+            praised.setdefault(entry.prompt_key, entry.answer)
     for entry in answers:
         if entry.verdict == "bad" and (reasons is None or entry.reason in reasons):
-            yield entry, praised.get((entry.messages, entry.passages))
+            yield entry, praised.get(entry.prompt_key)
 
 
 def draft_pairs(

@@ -11,7 +11,6 @@ import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any, Self
 
@@ -24,6 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from steerable_llm.errors import InvalidInputError, PairError
+from steerable_llm.pairs.diff import differences
 from steerable_llm.pairs.review import ENOUGH, Review, ReviewItem
 from steerable_llm.reports.parts import visible
 
@@ -212,9 +212,8 @@ def screen(review: Review, item: ReviewItem, chosen: int) -> Group:
 def word_diff(bad: str, good: str) -> tuple[Text, Text]:
     """Return both answers, with the words marked that only one of them has."""
     words: list[list[str]] = [_WORD.findall(visible(text)) for text in (bad, good)]
-    matcher = SequenceMatcher(a=words[0], b=words[1], autojunk=False)
     shown = Text(), Text()
-    for kind, start, end, other_start, other_end in matcher.get_opcodes():
+    for kind, start, end, other_start, other_end in differences(*words):
         for text, side, style, first, last in (
             (shown[0], words[0], TAKEN, start, end),
             (shown[1], words[1], ADDED, other_start, other_end),

@@ -9,7 +9,7 @@ import torch
 
 from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.errors import InvalidInputError
-from steerable_llm.runtime.decoding import forced_logits, greedy_tokens, log_probability
+from steerable_llm.runtime.decoding import forced_logits, greedy_tokens, log_probs
 from steerable_llm.runtime.forward import Stream, run_prompts
 from steerable_llm.vector.steering import Steering
 from steerable_llm.vector.vector import SteeringVector
@@ -76,14 +76,14 @@ def test_an_answer_ends_with_its_end_token(tiny_llm: SteerableHFLLM) -> None:
     assert cut[1] == free[1][:stop]
 
 
-def test_log_probability_agrees_with_the_models_own_score(tiny_llm: SteerableHFLLM) -> None:
+def test_log_probs_agree_with_the_models_own_score(tiny_llm: SteerableHFLLM) -> None:
     state = state_of(tiny_llm, [Steering.none(), Steering.none()])
     given = [tiny_llm.encode_answer(answers[0]) for answers in ANSWERS]
     found = forced_logits(state, given)
     for prompt, answers, tokens, logits in zip(PROMPTS, ANSWERS, given, found, strict=True):
         assert logits is not None
         [slow] = tiny_llm.score(prompt, answers[:1])
-        assert log_probability(logits, tokens) == pytest.approx(slow, abs=1e-3)
+        assert float(log_probs(logits, tokens).sum()) == pytest.approx(slow, abs=1e-3)
 
 
 def test_a_row_without_an_answer_is_left_out(tiny_llm: SteerableHFLLM) -> None:

@@ -16,7 +16,7 @@ from steerable_llm.evaluation.set import EvaluationItem
 from steerable_llm.metrics import kl_per_token
 from steerable_llm.progress import Advance
 from steerable_llm.runtime.contrast import bare_prompt, contrasted
-from steerable_llm.runtime.decoding import Rows, forced_logits, greedy_tokens, log_probability
+from steerable_llm.runtime.decoding import Rows, forced_logits, greedy_tokens, log_probs
 from steerable_llm.runtime.forward import run_prompts
 from steerable_llm.runtime.hooked_model import HookedModel
 from steerable_llm.runtime.lora import adapted
@@ -237,7 +237,7 @@ def _read(
         along = forced_logits(batch, [made[x] if isinstance(x, int) else x for x in beside])
         if any(good):
             plus, minus = (
-                [0.0 if x is None else log_probability(x, a) for x, a in rows]
+                [0.0 if x is None else float(log_probs(x, a).sum()) for x, a in rows]
                 for given in (good, bad)
                 for rows in [zip(forced_logits(batch, given), given, strict=True)]
             )

@@ -33,12 +33,13 @@ from steerable_llm.methods.decision import decision_tokens
 from steerable_llm.methods.grains.grains import GrainsConfig, extract_grains
 from steerable_llm.methods.method import Extraction, Grid, Method
 from steerable_llm.methods.onto import described, ground, joined, seen_by
-from steerable_llm.methods.pair_answers import AnsweredPair, PairAnswers, answered, log_probs
+from steerable_llm.methods.pair_answers import AnsweredPair, PairAnswers, answered
 from steerable_llm.methods.states import chosen_layers, read_states
 from steerable_llm.methods.trainable import TrainableVector, gates
 from steerable_llm.pairs.pair import Pairs
 from steerable_llm.progress import Advance
 from steerable_llm.runtime.blocks import text_config
+from steerable_llm.runtime.decoding import log_probs
 from steerable_llm.runtime.forward import frozen, run_prompts
 from steerable_llm.runtime.hooked_model import HookedModel
 from steerable_llm.runtime.hooks import capture_site

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from steerable_llm.methods.states import text_prompt
@@ -168,9 +167,3 @@ def _passes(pairs: Sequence[AnsweredPair], batch: Sequence[int]) -> Iterator[lis
             some, longest = [], max(len(pair.good), len(pair.bad))
         some.append(place)
     yield some
-
-
-def log_probs(logits: Tensor, answer: Sequence[int]) -> Tensor:
-    """Return the log-probability of every token `[A]` of an answer, from its logits `[A, V]`."""
-    target = torch.tensor(answer, device=logits.device)[:, None]
-    return torch.log_softmax(logits, dim=-1).gather(1, target)[:, 0]

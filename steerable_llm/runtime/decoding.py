@@ -151,12 +151,7 @@ def forced_logits(stream: Rows, answers: Sequence[Sequence[int]]) -> list[Tensor
     return [logits[row, : len(a)] if len(a) else None for row, a in enumerate(answers)]
 
 
-def log_probability(logits: Tensor, answer: Sequence[int]) -> float:
-    """Return the sum of the log-probabilities of an answer's tokens.
-
-    Args:
-        logits: `[n, V]`, as `forced_logits` returns them.
-        answer: The n token ids.
-    """
+def log_probs(logits: Tensor, answer: Sequence[int]) -> Tensor:
+    """Return the log-probability of every token `[A]` of an answer, from its logits `[A, V]`."""
     chosen = torch.tensor(list(answer), device=logits.device)[:, None]
-    return float(logits.log_softmax(-1).gather(-1, chosen).sum())
+    return logits.log_softmax(-1).gather(-1, chosen)[:, 0]

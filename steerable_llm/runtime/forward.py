@@ -11,7 +11,7 @@ import copy
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from transformers import Cache, DynamicCache
 from steerable_llm.chat.vision import on_device
 from steerable_llm.runtime.hooks import capture_site, steering_hooks
 from steerable_llm.runtime.plan import SteeringPlan
-from steerable_llm.vector.steering import Site, Steering
+from steerable_llm.vector.steering import Scope, Site, Steering
 
 if TYPE_CHECKING:
     from steerable_llm.runtime.hooked_model import HookedModel
@@ -305,9 +305,11 @@ def run_prompts(
 class Prefixes:
     """Prompts that were run up to their last token, unsteered, and the ways on from there.
 
-    A steering of the scopes `generated`, `decision` and `last_prompt` changes nothing before the
-    last prompt token, so that what was run serves every such steering.
+    A steering of the scopes in `SHARED` changes nothing before the last prompt token, so that what
+    was run serves every such steering.
     """
+
+    SHARED: ClassVar[frozenset[Scope]] = frozenset(("generated", "decision", "last_prompt"))
 
     def __init__(self, llm: HookedModel, prompts: Sequence[Sequence[int]]) -> None:
         """Run the prompts, each of two tokens at least."""
@@ -322,10 +324,15 @@ class Prefixes:
         """Tell whether such prompts can be shared by such steerings on a model."""
         scopes = {term.scope for steering in steerings for term in steering.active_terms}
         return (
-            scopes <= {"generated", "decision", "last_prompt"}
+            scopes <= Prefixes.SHARED
             and min(map(len, prompts)) > 1
             and bool(llm.model._supports_default_dynamic_cache())
         )
+
+    @property
+    def size(self) -> int:
+        """Bytes that are kept."""
+        return self._stream.size
 
     def run(self, rows: Sequence[int], steerings: Sequence[Steering]) -> Stream:
         """Let every row go on from one of the prompts, each with a steering of its own.
@@ -333,8 +340,15 @@ class Prefixes:
         Raises:
             SteeringNotAppliedError: A steering reached no layer.
         """
-        stream = self._stream.fork()
-        stream.spread(rows, steerings)
-        stream.first = stream.feed(torch.tensor([[self._last[row]] for row in rows]))[:, -1]
+        stream, last = self.spread(rows, steerings)
+        stream.first = stream.feed(torch.tensor(last)[:, None])[:, -1]
         stream.plan.check_applied()
         return stream
+
+    def spread(
+        self, rows: Sequence[int], steerings: Sequence[Steering]
+    ) -> tuple[Stream, list[int]]:
+        """Return every row's prompt up to its last token, and that token, which is to be fed."""
+        stream = self._stream.fork()
+        stream.spread(rows, steerings)
+        return stream, [self._last[row] for row in rows]

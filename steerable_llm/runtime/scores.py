@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from steerable_llm.chat.vision import on_device
 from steerable_llm.errors import InvalidInputError, not_numbers
-from steerable_llm.runtime.forward import TOKENS_PER_PASS, Stream, logits_at, padded
+from steerable_llm.runtime.decoding import log_probs
+from steerable_llm.runtime.forward import TOKENS_PER_PASS, Prefixes, logits_at, padded
 from steerable_llm.runtime.hooks import steering_hooks
 from steerable_llm.runtime.plan import SteeringPlan
 from steerable_llm.vector.steering import Scope, Steering
@@ -73,8 +74,7 @@ def answer_log_probs(llm: HookedModel, items: Sequence[Scored]) -> list[Tensor]:
     """
     result: dict[int, Tensor] = {}
     for index, logits in answer_logits(llm, items):
-        target = torch.tensor(items[index].answer, device=logits.device)[:, None]
-        result[index] = torch.log_softmax(logits, dim=-1).gather(1, target)[:, 0]
+        result[index] = log_probs(logits, items[index].answer)
         if bool(torch.isnan(result[index]).any()):
             raise not_numbers()
     return [result[index] for index in range(len(items))]
@@ -148,24 +148,21 @@ class Prefilled:
 
     def __init__(self, llm: HookedModel, prompts: Sequence[Sequence[int]]) -> None:
         """Run the prompts, each of two tokens at least; see `serves`."""
-        self._last = [prompt[-1] for prompt in prompts]
-        ids, mask = padded([prompt[:-1] for prompt in prompts], "left")
-        self._stream = Stream(llm, ids, mask, SteeringPlan([], mask[:0], last_prompt=-1))
+        self._prefixes = Prefixes(llm, prompts)
 
     @staticmethod
     def serves(llm: HookedModel, prompts: Sequence[Sequence[int]], scope: Scope) -> bool:
         """Tell whether a model keeps such prompts, and a scope leaves them as they are."""
         return (
-            scope in ("generated", "decision", "last_prompt")
-            and min(map(len, prompts)) > 1
-            and bool(llm.model._supports_default_dynamic_cache())
+            scope in Prefixes.SHARED
+            and Prefixes.serve(llm, prompts, [])
             and not llm.model._is_stateful  # a recurrent state is written over by every token
         )
 
     @property
     def size(self) -> int:
         """Bytes that are kept."""
-        return self._stream.size
+        return self._prefixes.size
 
     def answer_logits(
         self, answers: Sequence[tuple[int, Sequence[int]]], steering: Steering
@@ -182,9 +179,9 @@ class Prefilled:
         Raises:
             SteeringNotAppliedError: The steering reached no layer.
         """
-        stream = self._stream.fork()
-        stream.spread([row for row, _ in answers], [steering] * len(answers))
-        ids, _ = padded([[self._last[row], *answer[:-1]] for row, answer in answers])
+        rows = [row for row, _ in answers]
+        stream, last = self._prefixes.spread(rows, [steering] * len(answers))
+        ids, _ = padded([[first, *a[:-1]] for first, (_, a) in zip(last, answers, strict=True)])
         logits = stream.feed(ids, gradients=torch.is_grad_enabled())
         stream.plan.check_applied()
         return [one[: len(answer)] for one, (_, answer) in zip(logits, answers, strict=True)]

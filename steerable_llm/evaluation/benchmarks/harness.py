@@ -34,7 +34,7 @@ from steerable_llm.evaluation.overlap import HeldOut, overlap, past_of
 from steerable_llm.evaluation.set import EvaluationItem
 from steerable_llm.metrics import kl_per_token
 from steerable_llm.progress import Advance
-from steerable_llm.runtime.decoding import forced_logits, log_probability
+from steerable_llm.runtime.decoding import forced_logits, log_probs
 from steerable_llm.runtime.hooked_model import HookedModel
 from steerable_llm.vector.seen import hashes_of
 
@@ -370,4 +370,4 @@ class ArmsLM(LM):  # type: ignore[misc]
         """A choice's score, which the harness itself knows per character and not per token."""
         length = {"sum": 1, "token": len(tokens), "character": len(text)}[self._normalise]
         greedy = logits.argmax(-1).tolist() == list(tokens)
-        return log_probability(logits, tokens) / length, greedy
+        return float(log_probs(logits, tokens).sum()) / length, greedy

@@ -368,7 +368,7 @@ def test_a_wrong_schema_is_one_line_that_names_the_columns(
         ("rows.jsonl", "[1]\n", "line 1: it is not a JSON object"),
         ("rows.json", '{"a": 1}', "expected a JSON list"),
         ("rows.json", "[" * 100_000, "cannot read"),
-        ("rows.jsonl", "[" * 100_000, "line 1: it is not JSON"),
+        ("rows.jsonl", "[" * 100_000, "line 1: the array is not JSON"),
         ("rows.txt", "words", r"give one of \.jsonl"),
     ],
 )

@@ -1,10 +1,12 @@
 """Calls among free text: what opens a call must end as one, and all other text is left alone."""
 
 import json
+from copy import deepcopy
 
 import pytest
-from scripted import calling, scripted_llm
+from scripted import calling, scripted_around, scripted_llm, scripted_tokenizer
 from test_tool_calling import MULTIPLY, WEATHER, WRITTEN
+from transformers import AddedToken
 
 from steerable_llm.answer.call_grammar import _ranges, grammar_for
 from steerable_llm.answer.request import GenerationRequest
@@ -60,6 +62,21 @@ def test_special_tokens_that_are_no_marks_stay_possible(family):
     assert answer.token_ids == llm.generate("Hi").token_ids
 
 
+@pytest.mark.parametrize("special", [True, False])
+@pytest.mark.parametrize("family", ["hermes", "llama3", "mistral-args"])
+def test_tags_of_thinking_stay_possible_where_tools_are_offered(family, special):
+    tokenizer = deepcopy(scripted_tokenizer(family))
+    tags = [AddedToken(tag, special=special) for tag in ("<think>", "</think>")]
+    tokenizer.add_tokens(tags, special_tokens=special)
+    said = "<think>\nhm\n</think>\n\nParis."
+    llm = scripted_around(tokenizer, {"Hi": said})
+    answer = llm.generate("Hi", tools=[WEATHER])
+    assert answer.token_ids == llm.generate("Hi").token_ids
+    assert answer.text.endswith("\n\nParis.")
+    assert "hm" in answer.text
+    assert (answer.text == said) == (not special)
+
+
 @pytest.mark.parametrize("family", list(WRITTEN))
 def test_the_mark_of_a_call_may_be_spelt(family):
     llm = scripted_llm({}, family)
@@ -67,7 +84,7 @@ def test_the_mark_of_a_call_may_be_spelt(family):
     grammar = llm.grammars.start(
         grammar_for(
             None, [MULTIPLY], None, FORMATS[family], llm.chat_format.added_id,
-            llm.chat_format.special_ids - llm.end_ids,
+            llm.chat_format.whole_ids - llm.end_ids,
         ).text
     )  # fmt: skip
     letters = [number for letter in mark for number in llm.tokenizer(letter).input_ids]

@@ -52,7 +52,8 @@ def grammar_for(
             between calls and text, or calls and an answer under the constraint.
         tool_format: How this model writes calls.
         added_id: The one token that was added to the vocabulary for a text, if there is one.
-        special_ids: Tokens that stand for no text; a free text may hold them.
+        special_ids: Tokens that no grammar spells (`ChatFormat.whole_ids`); a free text may hold
+            them.
         parallel: Whether an answer may have several calls.
     """
     if not tools or tool_format is None or tool_choice == "none":

@@ -77,7 +77,7 @@ def _prompt(llm: SteerableHFLLM, request: GenerationRequest, decision: SteeringD
         request.tool_choice,
         calls,
         chat.added_id,
-        chat.special_ids - llm.end_ids,
+        chat.whole_ids - llm.end_ids,
         request.parallel_tool_calls,
     )
     return Prompt(

@@ -211,6 +211,14 @@ class ChatFormat:
         marked = {number for number, token in added if token.special}
         return frozenset(marked | set(self.tokenizer.all_special_ids))
 
+    @cached_property
+    def whole_ids(self) -> frozenset[int]:
+        """Every token that is written as a whole and never spelt, special or not.
+
+        To a grammar all of these are special, `<think>` too, whatever the tokenizer calls it.
+        """
+        return self.special_ids | frozenset(self.tokenizer.get_added_vocab().values())
+
     def special_id(self, text: str) -> int | None:
         """Return the special token that is spelt like this text, if there is one."""
         number = self.tokenizer.get_vocab().get(text)

@@ -1,10 +1,13 @@
 """The inputs of one LangChain batch run together on the model, each with its own step."""
 
+import asyncio
+import threading
 from typing import Any
 
 import pytest
 from adapter_models import TOKENS, CountingLLM, under_three_steps
 from langchain_core.caches import InMemoryCache
+from langchain_core.callbacks import AsyncCallbackHandler, BaseCallbackHandler
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
 
@@ -81,3 +84,77 @@ async def test_a_batch_for_a_model_that_is_not_here_falls_back(
     inputs: Any = ["one", "two"]
     answers = await chain.abatch(inputs) if asynchronous else chain.batch(inputs)
     assert [answer.response_metadata["step"] for answer in answers] == ["reply"] * 2
+
+
+# A row that is waited for does not wait for its neighbours.
+
+
+class FewAtATime(BaseCallbackHandler):
+    """Lets so many models answer at once, as what counts requests or shares a connection does."""
+
+    raise_error = True
+
+    def __init__(self, most: int = 1) -> None:
+        self.door = threading.Semaphore(most)
+
+    def on_chat_model_start(self, *_: Any, **__: Any) -> None:
+        assert self.door.acquire(timeout=30), "a row waits for its neighbours"
+
+    def on_llm_end(self, *_: Any, **__: Any) -> None:
+        self.door.release()
+
+    def on_llm_error(self, *_: Any, **__: Any) -> None:
+        self.door.release()
+
+
+class OneAtATimeInALoop(AsyncCallbackHandler):
+    """The same, for an event loop."""
+
+    raise_error = True
+
+    def __init__(self) -> None:
+        self.door = asyncio.Semaphore(1)
+
+    async def on_chat_model_start(self, *_: Any, **__: Any) -> None:
+        await asyncio.wait_for(self.door.acquire(), 30)
+
+    async def on_llm_end(self, *_: Any, **__: Any) -> None:
+        self.door.release()
+
+
+@pytest.mark.parametrize("most", [1, 2])
+def test_a_callback_that_lets_few_through_at_a_time(chat: SteerableChatModel, most: int) -> None:
+    inputs = [f"Question {i}?" for i in range(4)]
+    answers = chat.batch(inputs, {"callbacks": [FewAtATime(most)]})
+    assert [m.content for m in answers] == [chat.invoke(text).content for text in inputs]
+
+
+async def test_a_callback_that_lets_one_through_at_a_time_in_an_event_loop(
+    chat: SteerableChatModel,
+) -> None:
+    inputs = [f"Question {i}?" for i in range(3)]
+    answers = await chat.abatch(inputs, {"callbacks": [OneAtATimeInALoop()]})
+    assert [m.content for m in answers] == [chat.invoke(text).content for text in inputs]
+
+
+def test_an_error_behind_such_a_callback_is_that_rows_alone(chat: SteerableChatModel) -> None:
+    inputs = ["Hello", "word " * 400, "Goodbye"]
+    both = chat.batch(inputs, {"callbacks": [FewAtATime()]}, return_exceptions=True)
+    assert isinstance(both[1], PromptTooLongError)
+    assert [both[0].content, both[2].content] == [chat.invoke(inputs[i]).content for i in (0, 2)]
+
+
+def test_a_row_that_waits_for_the_answer_to_another(chat: SteerableChatModel) -> None:
+    answered = threading.Event()
+
+    class Second(BaseCallbackHandler):
+        raise_error = True
+
+        def on_chat_model_start(self, _: Any, messages: Any, **__: Any) -> None:
+            if messages[0][0].content == "second":
+                assert answered.wait(30), "the first row waits for the second"
+
+        def on_llm_end(self, *_: Any, **__: Any) -> None:
+            answered.set()
+
+    assert len(chat.batch(["first", "second"], {"callbacks": [Second()]})) == 2

@@ -4,6 +4,10 @@ Each input still runs through LangChain on its own, with its own callbacks, cach
 error. Where it would call the model it hands its request over and waits. As soon as every input
 has either handed one over or ended without one (a cached answer, an error), all requests run
 together. When nobody waits for any of them any more, the work stops.
+
+An input may never come while another waits: a callback that lets one run through at a time keeps
+the others before its door. So after a while without a new request, those that are there run; the
+rest then run as they come, and those that come in the meantime together.
 """
 
 import threading
@@ -12,6 +16,9 @@ from concurrent.futures import Future
 from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.answer.request import Generation, GenerationRequest
 from steerable_llm.errors import SteerableError
+
+PATIENCE = 0.25
+"""Seconds without a new request after which those that are there no longer wait for the rest."""
 
 Row = tuple[GenerationRequest, "Future[Generation]"]
 
@@ -51,29 +58,64 @@ class Gathering:
         self._expected = inputs
         self._waiting: list[Row] = []
         self._lock = threading.Lock()
+        self._arrivals = 0
+        self._impatient = False
+        self._running = False
+        self._clock: threading.Timer | None = None
 
     def go_on_without_one(self) -> None:
         """Wait for one input less."""
         with self._lock:
             self._expected -= 1
-            self._run_if_complete()
+            self._run_if_ready()
 
     def take(self, request: GenerationRequest) -> "Future[Generation]":
         """Take one input's request, and run all of them when it was the last to wait for."""
         future: Future[Generation] = Future()
         with self._lock:
             self._waiting.append((request, future))
-            self._run_if_complete()
+            self._arrivals += 1
+            if not self._run_if_ready() and self._clock is None:
+                self._wait_a_while()
         return future
 
-    def _run_if_complete(self) -> None:
-        if self._waiting and len(self._waiting) == self._expected:
-            # A thread of its own, since whoever came last may be an event loop.
-            threading.Thread(target=self._run, name="steerable-batch").start()
+    def _wait_a_while(self) -> None:
+        self._clock = threading.Timer(PATIENCE, self._look_again, [self._arrivals])
+        self._clock.daemon = True
+        self._clock.start()
 
-    def _run(self) -> None:
+    def _look_again(self, arrivals: int) -> None:
+        with self._lock:
+            if arrivals < self._arrivals:  # somebody has come since
+                self._wait_a_while()
+            else:
+                self._impatient = True
+                self._run_if_ready()
+
+    def _run_if_ready(self) -> bool:
+        """Begin with what waits, if all have come or patience is lost; tell whether it runs."""
+        ready = self._impatient or len(self._waiting) == self._expected
+        if self._waiting and ready and not self._running:
+            self._running = True
+            if self._clock is not None:
+                self._clock.cancel()
+            # A thread of its own, since whoever came last may be an event loop.
+            threading.Thread(target=self._run_all, name="steerable-batch").start()
+        return self._running
+
+    def _run_all(self) -> None:
+        while True:
+            with self._lock:
+                rows, self._waiting = self._waiting, []
+                self._expected -= len(rows)
+                if not rows:
+                    self._running = False
+                    return
+            self._run(rows)
+
+    def _run(self, handed_over: list[Row]) -> None:
         # The futures stay open while the model works, so that whoever waits can still cancel.
-        rows = [row for row in self._waiting if not row[1].cancelled()]
+        rows = [row for row in handed_over if not row[1].cancelled()]
         nobody_waits = threading.Event()
 
         def left(_: "Future[Generation]") -> None:

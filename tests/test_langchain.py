@@ -178,6 +178,21 @@ def test_call_arguments_win_over_fields(chat: SteerableChatModel) -> None:
     assert drawn.invoke(QUESTION).content != chat.invoke(QUESTION).content
 
 
+def test_none_is_the_default_and_one_text_a_list_of_one(engine: SteerableHFLLM) -> None:
+    plain = engine.as_langchain()
+    none = dict.fromkeys(("temperature", "max_tokens", "top_p", "top_k", "seed", "stop"))
+    made = engine.as_langchain(**none)
+    assert (made.temperature, made.max_tokens, made.stop) == (0.0, plain.max_tokens, None)
+    short = engine.as_langchain(max_tokens=TOKENS)
+    text = str(short.invoke(QUESTION, **none).content)
+    assert text == short.invoke(QUESTION).content
+    stop = text[4:6]
+    cut = text[: text.index(stop)]
+    assert engine.as_langchain(max_tokens=TOKENS, stop=stop).invoke(QUESTION).content == cut
+    assert short.invoke(QUESTION, stop=stop).content == cut
+    assert short._get_ls_params(stop=stop)["ls_stop"] == [stop]
+
+
 @pytest.mark.parametrize(
     ("make", "said"),
     [

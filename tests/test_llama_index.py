@@ -195,6 +195,18 @@ def test_call_arguments_win_over_fields(llm: SteerableLlamaIndexLLM) -> None:
     assert llm.complete(QUESTION, **drawn).text == llm.complete(QUESTION, **drawn).text != text
 
 
+def test_none_is_the_default_and_one_text_a_list_of_one(llm: SteerableLlamaIndexLLM) -> None:
+    none = dict.fromkeys(("temperature", "max_tokens", "top_p", "top_k", "seed", "stop"))
+    made = llm.llm.as_llama_index(**none)
+    assert (made.temperature, made.max_tokens, made.stop) == (0.0, 128, None)
+    text = llm.complete(QUESTION, **none).text
+    assert text == llm.complete(QUESTION).text
+    cut = text[: text.index(text[4:6])]
+    stopping = SteerableLlamaIndexLLM(llm=llm.llm, max_tokens=TOKENS, stop=text[4:6])
+    assert stopping.complete(QUESTION).text == llm.complete(QUESTION, stop=text[4:6]).text == cut
+    assert stopping.complete(QUESTION, stop=None).text == cut
+
+
 def test_a_formatted_prompt_is_not_wrapped_again(llm: SteerableLlamaIndexLLM) -> None:
     formatted = llm.llm.render([{"role": "user", "content": QUESTION}])
     plain = llm.complete(QUESTION)

@@ -41,8 +41,24 @@ def refuse_unknown(kind: str, given: Iterable[str], known: Collection[str]) -> N
 
 
 def sampling_of(model: BaseModel, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a call's sampling in the model's words; the model's fields hold for the rest."""
-    return {theirs: given.get(ours, getattr(model, ours)) for ours, theirs in SAMPLING.items()}
+    """Return a call's sampling in the model's words; the model's fields hold where it says None."""
+    return {
+        theirs: getattr(model, ours) if given.get(ours) is None else given[ours]
+        for ours, theirs in SAMPLING.items()
+    }
+
+
+def with_defaults(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a model's fields as given, in the forms that models of other makers take, too.
+
+    A sampling argument that is None means the default, and one text in `stop` is one stop text.
+    """
+    made = {
+        name: value for name, value in given.items() if value is not None or name not in SAMPLING
+    }
+    if isinstance(made.get("stop"), str):
+        made["stop"] = [made["stop"]]
+    return made
 
 
 def to_tool_choice(choice: Any) -> str | None:

@@ -64,6 +64,10 @@ def _prompt(llm: SteerableHFLLM, request: GenerationRequest, decision: SteeringD
     if decision.instruction is not None and not chat.takes_instructions:
         decision = decision.without_instruction("the prompt is in the template's form already")
     messages = chat.instructed(request.messages, decision.instruction)
+    if merged := chat.merges(messages, tools):
+        decision = decision.noting(
+            f"template: it wants turns to alternate: {merged} message(s) joined to the one before"
+        )
     read = chat.read(messages, tools=tools)
     if read.vision and request.contrast is not None:
         raise InvalidInputError(

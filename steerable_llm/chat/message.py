@@ -172,7 +172,12 @@ class Message(BaseModel):
         role, content = given.get("role"), given.get("content")
         if len(given) == 2 and role in ("system", "user", "assistant") and type(content) is str:
             return {"role": role, "parts": (content,) if content else ()}  # nearly all of a log
-        told = {key: value for key, value in given.items() if value is not None}
+        # Clients write out every field that a message may have, empty ones too.
+        told = {
+            key: value
+            for key, value in given.items()
+            if value is not None and (value not in ([], (), {}) or key == "content")
+        }
         if role not in ROLES:
             raise ValueError(f"its role is {role!r}: give one of {', '.join(ROLES)}")
         unknown = sorted(map(str, told.keys() - {"role", "content"} - _MORE[role]))
@@ -192,7 +197,7 @@ class Message(BaseModel):
         if isinstance(content, str):
             content = [content]
         elif role == "assistant":
-            content = [part for part in content if not _told_elsewhere(part)]
+            content = [_said(part) for part in content if not _told_elsewhere(part)]
         parts = parts_of(content)
         if any(isinstance(part, ImagePart) for part in parts):
             if role not in ("user", "tool"):
@@ -351,6 +356,26 @@ def as_messages(messages: MessagesLike) -> tuple[Message, ...]:
     return tuple(made)
 
 
+def merged_runs(messages: Sequence[Message]) -> tuple[Message, ...]:
+    """Return messages with those of one speaker in a row made one, a line break between them.
+
+    Results of tools, and messages that call some, each stay as they are.
+    """
+    made: list[Message] = []
+    for message in messages:
+        last = made[-1] if made else None
+        alike = last is not None and (last.role, last.name) == (message.role, message.name)
+        if last is None or not alike or message.role == "tool":
+            made.append(message)
+        elif last.tool_calls or message.tool_calls:
+            made.append(message)
+        else:
+            made[-1] = last.model_copy(
+                update={"parts": joined([*last.parts, "\n", *message.parts])}
+            )
+    return tuple(made)
+
+
 def kept_in(folder: Path, messages: Iterable[Message]) -> list[dict[str, Any]]:
     """Return messages for a file in a folder, after putting the bytes of their images there."""
     return [message.to_wire(lambda image: image.kept_in(folder)) for message in messages]
@@ -441,6 +466,13 @@ def _rewritten(value: Any, change: Callable[[str], str]) -> Any:
 
 def _told_elsewhere(part: Any) -> bool:
     return isinstance(part, Mapping) and part.get("type") in TOLD_ELSEWHERE
+
+
+def _said(part: Any) -> Any:
+    """A part of an answer; a refusal is what was said in place of one."""
+    if isinstance(part, Mapping) and part.get("type") == "refusal":
+        return part.get("refusal") or ""
+    return part
 
 
 def _without_places(part: Part) -> Part:

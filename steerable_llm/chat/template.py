@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -13,7 +14,13 @@ from transformers import PreTrainedTokenizerBase
 
 from steerable_llm.chat.context import Segment, parts_of
 from steerable_llm.chat.images import Part
-from steerable_llm.chat.message import Message, MessagesLike, as_messages, whole_characters
+from steerable_llm.chat.message import (
+    Message,
+    MessagesLike,
+    as_messages,
+    merged_runs,
+    whole_characters,
+)
 from steerable_llm.chat.spelled import Encoded, Hidden, Spelled
 from steerable_llm.chat.tools import Tool, ToolFormat, short_id, tool_format_of
 from steerable_llm.chat.vision import ReadPrompt, Vision
@@ -306,20 +313,45 @@ class ChatFormat:
         if not self.has_template:
             return _plain(messages, add_generation_prompt)
         try:
-            return str(
-                self.tokenizer.apply_chat_template(
-                    [self._for_template(message) for message in messages],
-                    tools=[dict(tool) for tool in tools] or None,
-                    tokenize=False,
-                    add_generation_prompt=add_generation_prompt,
-                )
-            )
+            return self._applied(messages, add_generation_prompt, tools)
         except Exception as error:  # templates raise their own errors through jinja
+            together = merged_runs(messages)
+            if len(together) < len(messages):
+                with suppress(Exception):
+                    return self._applied(together, add_generation_prompt, tools)
             roles = ", ".join(message.role for message in messages)
             raise InvalidInputError(
                 f"the model's chat template refuses messages with roles ({roles}): {error}; "
                 "change their order, or put the system text into the user message"
             ) from error
+
+    def _applied(
+        self, messages: Sequence[Message], add_generation_prompt: bool, tools: Sequence[Tool]
+    ) -> str:
+        return str(
+            self.tokenizer.apply_chat_template(
+                [self._for_template(message) for message in messages],
+                tools=[dict(tool) for tool in tools] or None,
+                tokenize=False,
+                add_generation_prompt=add_generation_prompt,
+            )
+        )
+
+    def merges(self, messages: MessagesLike, tools: Sequence[Tool] = ()) -> int:
+        """Return how many messages are joined to the one before, for a template that insists.
+
+        Templates that want turns to alternate refuse two messages of one speaker in a row; these
+        are then rendered as one, a line break between them.
+        """
+        prompt = as_messages(messages)
+        more = len(prompt) - len(merged_runs(prompt))
+        if not (more and self.has_template):
+            return 0
+        try:
+            self._applied(prompt, True, tools)
+        except Exception:  # the template's own errors, whatever jinja makes of them
+            return more
+        return 0
 
     def _check_images(self, messages: Sequence[Message]) -> None:
         place = next((i for i, message in enumerate(messages) if message.images), None)

@@ -52,6 +52,10 @@ class SteeringDecision:
         told = {"step": self.step, "reasons": list(self.reasons), "policy": self.policy}
         return told | {name: value for name, value in beside.items() if value is not None}
 
+    def noting(self, reason: str) -> SteeringDecision:
+        """Return the decision with one more thing to say of it."""
+        return replace(self, reasons=(*self.reasons, reason))
+
     def without_instruction(self, why: str) -> SteeringDecision:
         """Return the decision for who cannot put an instruction anywhere."""
         reasons = (*self.reasons, f"instruction: {why}: not applied")

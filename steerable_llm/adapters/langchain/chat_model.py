@@ -41,6 +41,7 @@ from steerable_llm.adapters.arguments import (
     explain,
     refuse_unknown,
     sampling_of,
+    with_defaults,
 )
 from steerable_llm.adapters.langchain.binding import SteeredBinding, binding
 from steerable_llm.adapters.langchain.gathering import Gathering, Seat
@@ -131,7 +132,7 @@ class SteerableChatModel(BaseChatModel):
         """
         refuse_unknown("field", set(data) - _REMOTE_ONLY, set(type(self).model_fields))
         try:
-            super().__init__(**data)
+            super().__init__(**with_defaults(data))
         except ValidationError as error:
             raise InvalidInputError(explain(error)) from error
 
@@ -572,16 +573,17 @@ class SteerableChatModel(BaseChatModel):
         }
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
+        asked = sampling_of(self, kwargs)
         params = LangSmithParams(
             ls_provider=PROVIDER,
             ls_model_type="chat",
             ls_model_name=self._name_for(kwargs),
-            ls_temperature=float(kwargs.get("temperature", self.temperature)),
-            ls_max_tokens=int(kwargs.get("max_tokens", self.max_tokens)),
+            ls_temperature=float(asked["temperature"]),
+            ls_max_tokens=int(asked["max_new_tokens"]),
         )
         stops = self.stop if stop is None else stop
         if stops:
-            params["ls_stop"] = stops
+            params["ls_stop"] = [stops] if isinstance(stops, str) else stops
         return params
 
     def _resolve_model_profile(self) -> ModelProfile:

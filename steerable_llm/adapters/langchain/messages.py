@@ -19,6 +19,7 @@ from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 
 from steerable_llm.adapters.arguments import to_tool_choice
+from steerable_llm.adapters.history import CACHE_POINTS, CARRYING, tell_left_out
 from steerable_llm.adapters.surroundings import what_steered
 from steerable_llm.answer.constraint import Constraint
 from steerable_llm.answer.request import Generation, GenerationChunk
@@ -31,6 +32,8 @@ _ROLES: dict[type[BaseMessage], str] = {
     SystemMessage: "system",
     ToolMessage: "tool",
 }
+# What of an answer's blocks is read, told elsewhere in it, or refused.
+_READ = frozenset({"text", *TOLD_ELSEWHERE, *CARRYING})
 
 
 def read_messages(messages: Sequence[BaseMessage]) -> tuple[Message, ...]:
@@ -39,10 +42,41 @@ def read_messages(messages: Sequence[BaseMessage]) -> tuple[Message, ...]:
     Images stay parts of their message. Of those that a message names by an address, only
     data and the web's are taken: whoever writes to a chain must not read its files.
 
+    What a history of other models holds for them alone (cache points, calls of tools on their
+    servers, citations) is left out, and one warning says so.
+
     Raises:
         InvalidInputError: A kind of message or of content block that cannot be read.
     """
-    return as_messages([_plain(message, position) for position, message in enumerate(messages)])
+    left_out: list[str] = []
+    told = [_for_this_model(message, left_out) for message in messages]
+    tell_left_out(left_out)
+    return as_messages([_plain(message, position) for position, message in enumerate(told)])
+
+
+def _for_this_model(message: BaseMessage, left_out: list[str]) -> BaseMessage:
+    """Return a message without blocks that only other models read; note what is left out."""
+    said = message.additional_kwargs.get("refusal") if isinstance(message, AIMessage) else None
+    if isinstance(message.content, str):
+        refused = not message.content and isinstance(said, str)
+        return message.model_copy(update={"content": said}) if refused else message
+    kept: list[Any] = []
+    for block in message.content:
+        kind = _kind(block)
+        if kind == "refusal" and isinstance(message, AIMessage):
+            kept.append({"type": "text", "text": str(block.get("refusal") or "")})  # type: ignore[union-attr]
+        elif kind in CACHE_POINTS or (isinstance(message, AIMessage) and kind not in _READ):
+            left_out.append(kind)
+        else:
+            kept.append(block)
+    return message.model_copy(update={"content": kept}) if kept != message.content else message
+
+
+def _kind(block: Any) -> str:
+    """What a block is; some providers name it by the one key of the block."""
+    if isinstance(block, str):
+        return "text"
+    return str(block.get("type") or next(iter(block), "empty"))
 
 
 def _plain(message: BaseMessage, position: int) -> dict[str, Any]:

@@ -38,6 +38,7 @@ from steerable_llm.adapters.arguments import (
     refuse_unknown,
     sampling_of,
     to_tool_choice,
+    with_defaults,
 )
 from steerable_llm.adapters.llama_index.messages import read_messages, to_chat, to_completion
 from steerable_llm.adapters.llama_index.steps import PromptedLLM, filled_in, own_copy, step_of
@@ -200,7 +201,7 @@ class SteerableLlamaIndexLLM(PromptedLLM, FunctionCallingLLM):
                     "out: leave it out; complete(prompt, formatted=True) takes a prompt as it is"
                 )
         try:
-            super().__init__(**data)
+            super().__init__(**with_defaults(data))
         except ValidationError as error:
             raise InvalidInputError(explain(error)) from error
 
@@ -335,7 +336,7 @@ class SteerableLlamaIndexLLM(PromptedLLM, FunctionCallingLLM):
             "messages": messages,
             "steering": self.steering,
             "step": step,
-            "stop": kwargs.get("stop", self.stop),
+            "stop": self.stop if kwargs.get("stop") is None else kwargs["stop"],
             "policy": policy,
             **sampling_of(self, kwargs),
         }

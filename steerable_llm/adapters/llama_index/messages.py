@@ -8,6 +8,8 @@ from llama_index.core.base.llms.types import (
     CachePoint,
     ChatMessage,
     ChatResponse,
+    CitableBlock,
+    CitationBlock,
     CompletionResponse,
     ContentBlock,
     ImageBlock,
@@ -17,6 +19,7 @@ from llama_index.core.base.llms.types import (
     ToolCallBlock,
 )
 
+from steerable_llm.adapters.history import tell_left_out
 from steerable_llm.adapters.surroundings import what_steered
 from steerable_llm.answer.request import Generation
 from steerable_llm.chat.message import Message, as_messages
@@ -32,18 +35,23 @@ _ROLES = {
     MessageRole.TOOL: "tool",
     MessageRole.FUNCTION: "tool",
 }
-# Not read: a thought is not part of what was said, and a cache point is for remote models.
-_PASSED_OVER = (ThinkingBlock, CachePoint)
+# Not read: a thought is not part of what was said.
+_PASSED_OVER = (ThinkingBlock,)
+# Only other models read these.
+_LEFT_OUT = (CachePoint, CitationBlock)
 
 
 def read_messages(messages: Sequence[ChatMessage]) -> tuple[Message, ...]:
     """Return the messages as the model reads them; text blocks are joined by line breaks.
 
-    Images stay parts of their message.
+    Images stay parts of their message. What a history of other models holds for them alone (cache
+    points, citations) is left out, and one warning says so.
 
     Raises:
         InvalidInputError: A content block or a call that cannot be read.
     """
+    blocks = [block for message in messages for block in message.blocks]
+    tell_left_out([block.block_type for block in blocks if isinstance(block, _LEFT_OUT)])
     return as_messages([_plain(message, position) for position, message in enumerate(messages)])
 
 
@@ -61,22 +69,30 @@ def _plain(message: ChatMessage, position: int) -> dict[str, Any]:
 
 def _content(message: ChatMessage, position: int) -> str | list[dict[str, Any]]:
     """The text of a message; text and images, as parts, where it holds an image."""
-    for block in message.blocks:
+    blocks = [inside for block in message.blocks for inside in _opened(block)]
+    for block in blocks:
         if not isinstance(block, (TextBlock, ImageBlock, ToolCallBlock, *_PASSED_OVER)):
             raise InvalidInputError(
                 f"message {position} holds a {type(block).__name__} that cannot be read: give "
                 "text blocks, image blocks or a string"
             )
-    if not any(isinstance(block, ImageBlock) for block in message.blocks):
-        return message.content or ""
+    if not any(isinstance(block, ImageBlock) for block in blocks):
+        return "\n".join(block.text for block in blocks if isinstance(block, TextBlock))
     made: list[dict[str, Any]] = []
-    for block in message.blocks:
+    for block in blocks:
         if isinstance(block, ImageBlock):
             made.append({"type": "image", "image": _image(block)})
         elif isinstance(block, TextBlock):
             after_text = bool(made) and made[-1]["type"] == "text"
             made.append({"type": "text", "text": f"\n{block.text}" if after_text else block.text})
     return made
+
+
+def _opened(block: Any) -> Sequence[Any]:
+    """What is read of a block: those that it holds, none if it is not for this model, or itself."""
+    if isinstance(block, _LEFT_OUT):
+        return ()
+    return block.content if isinstance(block, CitableBlock) else (block,)
 
 
 def _image(block: ImageBlock) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from importlib import import_module
 from typing import Any, Self, Unpack
@@ -16,6 +16,7 @@ from steerable_llm.answer.constraint import GrammarReader
 from steerable_llm.answer.decode import LocalEngine
 from steerable_llm.answer.encode import asked, encode
 from steerable_llm.answer.engine import Engine
+from steerable_llm.answer.origin import Origin
 from steerable_llm.answer.request import (
     Generation,
     GenerationChunk,
@@ -48,7 +49,10 @@ class SteerableHFLLM(HookedModel):
         context_window: Tokens that prompt and answer may have together.
         chat_format: The tokenizer's chat template.
         engine: Makes the answers.
+        origin: Where another process can load it from; None if it was made from a loaded model.
     """
+
+    origin: Origin | None = None
 
     def __init__(
         self,
@@ -93,15 +97,22 @@ class SteerableHFLLM(HookedModel):
         The arguments are those of `HookedModel.from_pretrained`, and a policy or the path of its
         file.
         """
-        places = (device_map, quantization_config)
-        return super().from_pretrained(
-            id_or_path, revision, dtype, *places, policy=policy, **options
-        )
+        given = {
+            "id_or_path": id_or_path,
+            "revision": revision,
+            "dtype": dtype,
+            "device_map": device_map,
+            "quantization_config": quantization_config,
+            "policy": policy,
+            **options,
+        }
+        return cls._kept("from_pretrained", super().from_pretrained(**given), given)
 
     @classmethod
     def demo(cls, policy: Policy | str | os.PathLike[str] | None = None, **options: Any) -> Self:
         """Load the package's own small model, an exhibit and not a product; float32, CPU."""
-        return super().demo(policy=policy, **options)
+        given = {"policy": policy, **options}
+        return cls._kept("demo", super().demo(**given), given)
 
     @classmethod
     def smollm2(cls, policy: Policy | str | os.PathLike[str] | None = None, **options: Any) -> Self:
@@ -109,7 +120,14 @@ class SteerableHFLLM(HookedModel):
 
         The arguments are those of `HookedModel.smollm2`, and a policy or the path of its file.
         """
-        return super().smollm2(policy=policy, **options)
+        given = {"policy": policy, **options}
+        return cls._kept("smollm2", super().smollm2(**given), given)
+
+    @classmethod
+    def _kept(cls, loader: str, made: Self, given: Mapping[str, Any]) -> Self:
+        told = {name: value for name, value in given.items() if value is not None}
+        Origin(cls, loader, told).keep(made)
+        return made
 
     @property
     def policy(self) -> Policy | None:

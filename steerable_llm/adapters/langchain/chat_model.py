@@ -43,6 +43,7 @@ from steerable_llm.adapters.arguments import (
     sampling_of,
     with_defaults,
 )
+from steerable_llm.adapters.copies import SharesWeights
 from steerable_llm.adapters.langchain.binding import SteeredBinding, binding
 from steerable_llm.adapters.langchain.gathering import Gathering, Seat
 from steerable_llm.adapters.langchain.messages import (
@@ -60,6 +61,7 @@ from steerable_llm.adapters.langchain.structured import Method, structured_outpu
 from steerable_llm.adapters.surroundings import surroundings, take_down
 from steerable_llm.adapters.worker import stream_in_worker
 from steerable_llm.answer.llm import SteerableHFLLM
+from steerable_llm.answer.origin import Origin
 from steerable_llm.answer.request import Generation, GenerationChunk, GenerationRequest
 from steerable_llm.chat.context import quoted
 from steerable_llm.errors import InvalidInputError
@@ -76,7 +78,7 @@ _CALL_ARGUMENTS = {
 _One = tuple[LanguageModelInput, RunnableConfig]
 
 
-class SteerableChatModel(BaseChatModel):
+class SteerableChatModel(SharesWeights, BaseChatModel):
     """A chat model whose answers are steered per chain step.
 
     Make one with `SteerableHFLLM.as_langchain(step=...)`. Any number share the same weights.
@@ -122,6 +124,7 @@ class SteerableChatModel(BaseChatModel):
     # Of such a copy, too: the documents that the chain around it came by.
     _retrieved: tuple[str, ...] = PrivateAttr(default=())
     # What a config that is bound around this model says, since LangChain may take the model alone.
+    _origin: Origin | None = PrivateAttr(default=None)
     _around: RunnableConfig = PrivateAttr(default_factory=RunnableConfig)
 
     def __init__(self, **data: Any) -> None:
@@ -142,6 +145,9 @@ class SteerableChatModel(BaseChatModel):
         # LangChain caches how a model looks in a trace, the step included.
         copy.__dict__.pop("_serialized", None)
         return copy
+
+    def _forget(self) -> None:
+        self._policies, self._seat = {}, None
 
     # What is bound around the model, so that tools and forms bound later keep it.
 

@@ -10,7 +10,7 @@ import copy
 from collections.abc import AsyncGenerator, Generator, Sequence
 from dataclasses import dataclass
 from threading import Event
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from llama_index.core.base.llms.types import (
     ChatMessage,
@@ -40,6 +40,7 @@ from steerable_llm.adapters.arguments import (
     to_tool_choice,
     with_defaults,
 )
+from steerable_llm.adapters.copies import SharesWeights
 from steerable_llm.adapters.llama_index.messages import read_messages, to_chat, to_completion
 from steerable_llm.adapters.llama_index.steps import PromptedLLM, filled_in, own_copy, step_of
 from steerable_llm.adapters.llama_index.structured import (
@@ -61,6 +62,7 @@ from steerable_llm.adapters.surroundings import (
 from steerable_llm.adapters.worker import stream_in_worker
 from steerable_llm.answer.constraint import Constraint
 from steerable_llm.answer.llm import SteerableHFLLM
+from steerable_llm.answer.origin import Origin
 from steerable_llm.answer.request import Generation
 from steerable_llm.chat.context import quoted
 from steerable_llm.chat.message import MessagesLike, as_messages
@@ -145,7 +147,7 @@ class Call:
         return stream_in_worker(lambda: self.pieces(stopped), stopped)
 
 
-class SteerableLlamaIndexLLM(PromptedLLM, FunctionCallingLLM):
+class SteerableLlamaIndexLLM(SharesWeights, PromptedLLM, FunctionCallingLLM):
     """An LLM whose answers are steered per step of a query engine.
 
     Make one with `SteerableHFLLM.as_llama_index(step=...)`. Any number share the same weights.
@@ -185,6 +187,7 @@ class SteerableLlamaIndexLLM(PromptedLLM, FunctionCallingLLM):
     seed: int | None = None
     # Of a copy for calls that may be made later, yet belong to where it was made.
     _settled: "_Settled | None" = PrivateAttr(default=None)
+    _origin: Origin | None = PrivateAttr(default=None)
 
     def __init__(self, **data: Any) -> None:
         """Check the fields.
@@ -204,28 +207,6 @@ class SteerableLlamaIndexLLM(PromptedLLM, FunctionCallingLLM):
             super().__init__(**with_defaults(data))
         except ValidationError as error:
             raise InvalidInputError(explain(error)) from error
-
-    def __deepcopy__(self, _: Any = None) -> Self:
-        """Return a copy that shares the weights, as every other copy does."""
-        return self.model_copy()
-
-    def __getstate__(self) -> dict[Any, Any]:
-        """Return what is pickled: everything but the weights."""
-        # Of a copy, since LlamaIndex deletes what it cannot pickle from the object in use.
-        twin = self.model_copy()
-        twin.__dict__.pop("llm", None)
-        return super(SteerableLlamaIndexLLM, twin).__getstate__()
-
-    if not TYPE_CHECKING:  # else every misspelt attribute would have a type
-
-        def __getattr__(self, name: str) -> Any:
-            """Say why the weights are missing, where a pickled model is used."""
-            if name == "llm":
-                raise InvalidInputError(
-                    "this model was pickled, and its weights do not travel to another process: "
-                    "make the model there, or let LlamaIndex work without num_workers"
-                )
-            return super().__getattr__(name)
 
     @classmethod
     def class_name(cls) -> str:

@@ -97,10 +97,19 @@ class RecordingLLM(SteerableHFLLM):
         finally:
             self.closed.set()
 
-    def generate(self, *args: Any, **options: Any) -> Any:
-        answer = super().generate(*args, **options)
-        self.steps.append(answer.step)
-        return answer
+    def generate_batch(self, *args: Any, **options: Any) -> Any:
+        self.closed.clear()
+        counter = self.model.register_forward_hook(self._count)
+        try:
+            answers = super().generate_batch(*args, **options)
+        finally:
+            counter.remove()
+            self.closed.set()
+        self.steps += [answer.step for answer in answers]
+        return answers
+
+    def _count(self, *_: Any) -> None:
+        self.made += 1
 
 
 async def last(stream: Any) -> Any:

@@ -15,6 +15,11 @@ SAMPLING = {
     "top_p": "top_p",
     "top_k": "top_k",
     "seed": "seed",
+    "min_p": "min_p",
+    "repetition_penalty": "repetition_penalty",
+    "logit_bias": "logit_bias",
+    "logprobs": "logprobs",
+    "top_logprobs": "top_logprobs",
 }
 """Call argument -> the model's name for it. Each is also a field of the same meaning."""
 
@@ -30,22 +35,60 @@ GivenSteering = Annotated[Steering, _AsItIs()]
 """A field that holds a steering."""
 
 
+_LENGTH = "the length of an answer is max_tokens here"
+_WINDOW = (
+    "the window is the model's own; SteerableHFLLM.from_pretrained(..., context_window=) narrows it"
+)
+_SERVER = "the model runs in this process, and no server is asked: leave it out"
+_LOADING = "give it to SteerableHFLLM.from_pretrained, which loads the model"
+_HINTS = {
+    **dict.fromkeys(("max_new_tokens", "max_length", "num_predict"), _LENGTH),
+    **dict.fromkeys(("max_completion_tokens", "max_output_tokens"), _LENGTH),
+    **dict.fromkeys(("num_ctx", "n_ctx", "context_window", "max_input_tokens"), _WINDOW),
+    **dict.fromkeys(("base_url", "api_base", "openai_api_base", "organization"), _SERVER),
+    **dict.fromkeys(("keep_alive", "endpoint_url", "huggingfacehub_api_token"), _SERVER),
+    **dict.fromkeys(("model_kwargs", "device", "device_map", "torch_dtype", "dtype"), _LOADING),
+    **dict.fromkeys(("model_id", "model_name", "tokenizer_name", "tokenizer"), _LOADING),
+    **dict.fromkeys(
+        ("pipeline_kwargs", "generate_kwargs", "generation_config"),
+        "give what it holds by name, such as max_tokens, temperature, top_p, stop",
+    ),
+    "do_sample": "a temperature above 0 draws, 0 takes the likeliest token",
+    "return_full_text": "an answer never holds its prompt: leave it out",
+    "repeat_penalty": "it is called repetition_penalty here",
+    "stop_sequences": "stop texts are called stop here",
+    "stopping_ids": "give stop texts: stop=['...']; the end of a turn is known",
+    "typical_p": "draw with top_p, top_k or min_p",
+    "frequency_penalty": "penalise what was said already with repetition_penalty",
+    "presence_penalty": "penalise what was said already with repetition_penalty",
+}
+"""What to do instead, for names that models of other makers have."""
+
+
 def refuse_unknown(kind: str, given: Iterable[str], known: Collection[str]) -> None:
-    """Raise for the first name that is not known, with the nearest one that is.
+    """Raise for the first name that is not known, with the nearest one that is, or a hint.
 
     Raises:
         InvalidInputError: A name is not known.
     """
     for name in sorted(set(given) - set(known)):
+        if name in _HINTS:
+            raise InvalidInputError(f"{name!r} is not a known {kind} of this model: {_HINTS[name]}")
         raise InvalidInputError(unknown(f"{kind} of this model", name, known))
 
 
 def sampling_of(model: BaseModel, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return a call's sampling in the model's words; the model's fields hold where it says None."""
-    return {
+    found = {
         theirs: getattr(model, ours) if given.get(ours) is None else given[ours]
         for ours, theirs in SAMPLING.items()
     }
+    if isinstance(found["logit_bias"], Mapping):  # in JSON keys are texts
+        found["logit_bias"] = {
+            int(token) if isinstance(token, str) and token.isdecimal() else token: bias
+            for token, bias in found["logit_bias"].items()
+        }
+    return found
 
 
 def with_defaults(given: Mapping[str, Any]) -> dict[str, Any]:

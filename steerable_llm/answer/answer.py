@@ -9,6 +9,7 @@ from steerable_llm.answer.request import (
     FinishReason,
     Generation,
     GenerationChunk,
+    Likelihood,
     Usage,
 )
 from steerable_llm.chat.answer_text import AnswerText
@@ -29,6 +30,7 @@ class Answer:
         """
         self.prompt = prompt
         self.tokens: list[int] = []
+        self.logprobs: list[tuple[Likelihood, ...]] = []
         self.finish_reason: FinishReason | None = None
         # A stop text that is itself a special token never shows up in the text. Under a grammar
         # none counts: an answer that it cut short would not follow the grammar.
@@ -105,4 +107,5 @@ class Answer:
             tool_calls=with_ids(calls, self.prompt.tokens),
             invalid_tool_calls=self._parsed.invalid,
             decision=self.prompt.decision,
+            logprobs=tuple(self.logprobs),
         )

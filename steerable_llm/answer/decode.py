@@ -11,8 +11,9 @@ from typing import TypeAlias
 from steerable_llm.answer.answer import Answer
 from steerable_llm.answer.constraint import GrammarMask
 from steerable_llm.answer.engine import Prompt
+from steerable_llm.answer.logprobs import LogprobNotes
 from steerable_llm.answer.request import AppliedVector, Generation, GenerationChunk
-from steerable_llm.answer.sampling import RowSampler
+from steerable_llm.answer.sampling import RowSampler, RowShaping
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.runtime.contrast import contrasted
 from steerable_llm.runtime.decoding import decode
@@ -63,7 +64,12 @@ class LocalEngine:
         llm = self._llm
         answers = [Answer(prompt, llm.chat_format, llm.end_ids) for prompt in prompts]
 
+        requests = [prompt.request for prompt in prompts]
+        notes = LogprobNotes(requests, llm.tokenizer)
+
         def take(row: int, token: int) -> bool:
+            if requests[row].logprobs:
+                answers[row].logprobs.append(notes.of(row, token))
             chunk = answers[row].push(token)
             if on_chunk is not None:
                 on_chunk(row, chunk)
@@ -87,8 +93,10 @@ class LocalEngine:
                 [prompt.contrast for prompt in prompts],
             )
             grammars = GrammarMask([prompt.grammar for prompt in prompts])
-            sampler = RowSampler([prompt.request for prompt in prompts])
-            decode(stream, take, (grammars, sampler), cancelled)
+            shaping = RowShaping(
+                requests, [prompt.tokens for prompt in prompts], [each.tokens for each in answers]
+            )
+            decode(stream, take, (notes, shaping, grammars, RowSampler(requests)), cancelled)
         if cancelled.is_set():
             return []
         return [

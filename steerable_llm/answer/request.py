@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from numbers import Integral, Real
 from typing import Any, Literal, TypedDict
@@ -21,6 +21,8 @@ from steerable_llm.vector.steering import Scope, Site, Steering, SteeringTerm, U
 SEEDS = range(-(2**63), 2**64)
 """What torch takes as a seed."""
 
+MOST_LOGPROBS = 20
+
 FinishReason = Literal["stop", "length"]
 
 
@@ -36,6 +38,12 @@ class GenerationRequest:
         temperature: 0 takes the likeliest token; above, tokens are drawn.
         top_p: Draw only from the likeliest tokens that together have this probability.
         top_k: Draw only from so many likeliest tokens; 0 means all.
+        min_p: Draw only from tokens at least this share as likely as the likeliest one; 0 is off.
+        repetition_penalty: Above 1 makes tokens that the prompt or the answer holds less likely, by
+            dividing their positive scores and multiplying the others, as in transformers.
+        logit_bias: Token id to what is added to its score before a choice.
+        logprobs: Say how likely the model found each token of the answer.
+        top_logprobs: And so many of the likeliest ones at its place, 20 at most.
         seed: Makes drawing repeatable, whatever else is in the batch; None draws anew.
         stop: Texts that end the answer; the answer does not contain them. Under a grammar (a
             constraint, or a call that is sure) only the grammar ends the answer.
@@ -72,6 +80,11 @@ class GenerationRequest:
     context: Context = None
     policy: Policy | None = field(default=None, compare=False, repr=False)
     contrast: Contrast | None = None
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: Mapping[int, float] | None = None
+    logprobs: bool = False
+    top_logprobs: int = 0
 
     def __post_init__(self) -> None:
         """Refuse values out of range before a model is touched."""
@@ -90,6 +103,31 @@ class GenerationRequest:
         _require(
             _whole(self.top_k) and self.top_k >= 0,
             "top_k", self.top_k, "0 (off) or more, a whole number",
+        )  # fmt: skip
+        _require(
+            _number(self.min_p) and 0 <= self.min_p <= 1,
+            "min_p", self.min_p, "a number from 0 (off) to 1",
+        )  # fmt: skip
+        _require(
+            _number(self.repetition_penalty) and self.repetition_penalty > 0,
+            "repetition_penalty", self.repetition_penalty, "a number above 0; 1 is off",
+        )  # fmt: skip
+        _require(
+            self.logit_bias is None
+            or (
+                isinstance(self.logit_bias, Mapping)
+                and all(_whole(token) and token >= 0 for token in self.logit_bias)
+                and all(map(_number, self.logit_bias.values()))
+            ),
+            "logit_bias", self.logit_bias, "token ids with what is added to the score of each",
+        )  # fmt: skip
+        _require(
+            _whole(self.top_logprobs) and 0 <= self.top_logprobs <= MOST_LOGPROBS,
+            "top_logprobs", self.top_logprobs, f"a whole number from 0 to {MOST_LOGPROBS}",
+        )  # fmt: skip
+        _require(
+            self.logprobs or not self.top_logprobs,
+            "top_logprobs", self.top_logprobs, "logprobs=True with it, or leave it out",
         )  # fmt: skip
         _require(
             self.seed is None or (_whole(self.seed) and self.seed in SEEDS),
@@ -143,6 +181,26 @@ class GenerationSettings(TypedDict, total=False):
     context: Context
     policy: Policy | None
     contrast: Contrast | None
+    min_p: float
+    repetition_penalty: float
+    logit_bias: Mapping[int, float] | None
+    logprobs: bool
+    top_logprobs: int
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """A token and how likely the model found it at its place.
+
+    Attributes:
+        token_id: The token.
+        text: How it reads.
+        logprob: Natural logarithm of its probability, before temperature and the like.
+    """
+
+    token_id: int
+    text: str
+    logprob: float
 
 
 @dataclass(frozen=True)
@@ -216,6 +274,8 @@ class Generation:
         tool_calls: What the model asks to be called.
         invalid_tool_calls: What was to be a call and cannot be read as one.
         decision: How the policy came to this steering.
+        logprobs: Per token of `token_ids` that token and then the likeliest ones at its place, if
+            that was asked for.
     """
 
     text: str
@@ -228,6 +288,7 @@ class Generation:
     invalid_tool_calls: tuple[InvalidToolCall, ...] = ()
     # Two answers that are alike are equal, however they came about.
     decision: SteeringDecision | None = field(default=None, compare=False)
+    logprobs: tuple[tuple[Likelihood, ...], ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True)

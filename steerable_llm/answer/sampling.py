@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 
 from steerable_llm.answer.request import GenerationRequest
-from steerable_llm.errors import not_numbers
+from steerable_llm.errors import InvalidInputError, not_numbers
 
 
-def probabilities(logits: Tensor, temperature: float, top_p: float = 1.0, top_k: int = 0) -> Tensor:
+def probabilities(
+    logits: Tensor, temperature: float, top_p: float = 1.0, top_k: int = 0, min_p: float = 0.0
+) -> Tensor:
     """Return what tokens are drawn from.
 
     Args:
@@ -19,6 +21,7 @@ def probabilities(logits: Tensor, temperature: float, top_p: float = 1.0, top_k:
         temperature: Above 0; divides the scores first.
         top_p: Then only the likeliest tokens that together reach this probability are kept.
         top_k: Before that, only so many likeliest tokens are kept; 0 keeps all.
+        min_p: In the end, only tokens at least this share as likely as the likeliest are kept.
 
     Returns:
         Probabilities `[V]` in float32, zero for what was not kept, the sum 1.
@@ -38,7 +41,62 @@ def probabilities(logits: Tensor, temperature: float, top_p: float = 1.0, top_k:
         stays = ordered.cumsum(0) - ordered < top_p
         chances = torch.zeros_like(chances).index_copy(0, places, ordered * stays)
         chances = chances / chances.sum()
+    if min_p > 0.0:
+        chances = chances * (chances >= min_p * chances.max())
+        chances = chances / chances.sum()
     return chances
+
+
+class RowShaping:
+    """Penalties for what was said already, and biases for single tokens, row by row.
+
+    The penalty is that of Keskar et al. 2019 (CTRL, section 4.1) in transformers' form: scores of
+    tokens that the prompt or the answer holds are divided by it if positive, else multiplied.
+    """
+
+    def __init__(
+        self,
+        requests: Sequence[GenerationRequest],
+        prompts: Sequence[Sequence[int]],
+        answers: Sequence[Sequence[int]],
+    ) -> None:
+        """Remember the rows.
+
+        Args:
+            requests: One per row.
+            prompts: Their tokens.
+            answers: Their tokens so far; the lists grow as the rows do.
+        """
+        self._requests = requests
+        self._prompts = prompts
+        self._answers = answers
+        self._rows = [
+            row
+            for row, request in enumerate(requests)
+            if request.repetition_penalty != 1.0 or request.logit_bias
+        ]
+
+    def __call__(self, scores: Tensor) -> Tensor:
+        """Change the scores `[B, V]` of the rows that ask for it.
+
+        Raises:
+            InvalidInputError: A bias for a token that the model does not have.
+        """
+        for row in self._rows:
+            request = self._requests[row]
+            if request.repetition_penalty != 1.0:
+                said = sorted({*self._prompts[row], *self._answers[row]})
+                seen = torch.tensor(said, device=scores.device)
+                old, penalty = scores[row, seen], request.repetition_penalty
+                scores[row, seen] = torch.where(old < 0, old * penalty, old / penalty)
+            for token, bias in (request.logit_bias or {}).items():
+                if token >= scores.shape[1]:
+                    raise InvalidInputError(
+                        f"logit_bias names token {token}, and the model has {scores.shape[1]}: "
+                        "give ids of its own tokenizer"
+                    )
+                scores[row, token] += bias
+        return scores
 
 
 class RowSampler:
@@ -71,8 +129,12 @@ class RowSampler:
             raise not_numbers()
         for row, source in self._sources.items():
             request = self._requests[row]
-            chances = probabilities(scores[row], request.temperature, request.top_p, request.top_k)
+            chances = probabilities(scores[row], *_drawing(request))
             drawn = int(torch.multinomial(chances.cpu(), 1, generator=source))
             scores[row] = -torch.inf
             scores[row, drawn] = 0.0
         return scores
+
+
+def _drawing(request: GenerationRequest) -> tuple[float, float, int, float]:
+    return request.temperature, request.top_p, request.top_k, request.min_p

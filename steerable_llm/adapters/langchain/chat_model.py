@@ -10,6 +10,7 @@ import hashlib
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any, Self, cast
 
 from langchain_core.callbacks import (
@@ -44,6 +45,7 @@ from steerable_llm.adapters.arguments import (
     with_defaults,
 )
 from steerable_llm.adapters.copies import SharesWeights
+from steerable_llm.adapters.joining import ask
 from steerable_llm.adapters.langchain.binding import SteeredBinding, binding
 from steerable_llm.adapters.langchain.gathering import Gathering, Seat
 from steerable_llm.adapters.langchain.messages import (
@@ -62,7 +64,7 @@ from steerable_llm.adapters.surroundings import surroundings, take_down
 from steerable_llm.adapters.worker import stream_in_worker
 from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.answer.origin import Origin
-from steerable_llm.answer.request import Generation, GenerationChunk, GenerationRequest
+from steerable_llm.answer.request import GenerationChunk, GenerationRequest
 from steerable_llm.chat.context import quoted
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.policy.policy import Hint, Policy, choose_step, named_by
@@ -72,7 +74,7 @@ from steerable_llm.policy.steered_step import describe
 _REMOTE_ONLY = {"api_key", "max_retries", "timeout"}
 # LangChain itself passes `stream`.
 _CALL_ARGUMENTS = {
-    *(*SAMPLING, "step", "context", "contrast", "stream", "model"),
+    *(*SAMPLING, "n", "step", "context", "contrast", "stream", "model"),
     *("tools", "tool_choice", "strict", "parallel_tool_calls", "response_format"),
 }
 _One = tuple[LanguageModelInput, RunnableConfig]
@@ -99,6 +101,12 @@ class SteerableChatModel(SharesWeights, BaseChatModel):
         top_p: Nucleus sampling; 1 is off.
         top_k: Sample from so many tokens; 0 is off.
         seed: Makes sampling repeatable.
+        min_p: Sample from tokens at least this share as likely as the likeliest one; 0 is off.
+        repetition_penalty: Above 1 makes what was said already less likely.
+        logit_bias: Token id to what is added to its score.
+        logprobs: Say how likely the model found each token of its answer.
+        top_logprobs: And so many of the likeliest tokens at its place.
+        n: How many answers a call gives, all but the first one with another seed.
         streaming: True streams on `invoke` too, False never streams, None leaves it to the call.
         models: Other models that a call may name by `model=`.
         batch_size: Most inputs of a `.batch()` that run on the model at once.
@@ -113,6 +121,12 @@ class SteerableChatModel(SharesWeights, BaseChatModel):
     top_p: float = 1.0
     top_k: int = 0
     seed: int | None = None
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: dict[int, float] | None = None
+    logprobs: bool = False
+    top_logprobs: int = 0
+    n: int = Field(default=1, ge=1)
     # Not False: LangChain takes a False that was set, as `configurable_fields` does, for "never".
     streaming: bool | None = None
     models: dict[str, SteerableHFLLM] = Field(default_factory=dict, exclude=True, repr=False)
@@ -138,6 +152,21 @@ class SteerableChatModel(SharesWeights, BaseChatModel):
             super().__init__(**with_defaults(data))
         except ValidationError as error:
             raise InvalidInputError(explain(error)) from error
+
+    @classmethod
+    def from_model_id(cls, model_id: str, **options: Any) -> Self:
+        """Load a model and return it as a chat model.
+
+        Args:
+            model_id: A folder, a Hub id or the path of a GGUF file.
+            **options: Fields of this class, such as `step` and `temperature`; all others go to
+                `SteerableHFLLM.from_pretrained`, such as `policy`, `revision` and `dtype`.
+
+        Raises:
+            InvalidInputError: There is no such model, field or argument.
+        """
+        fields = {name: options.pop(name) for name in set(options) & set(cls.model_fields)}
+        return cls(llm=SteerableHFLLM.from_pretrained(model_id, **options), **fields)
 
     def for_step(self, step: str | None) -> "SteerableChatModel":
         """Return the same model for another step; it shares the weights."""
@@ -403,6 +432,13 @@ class SteerableChatModel(SharesWeights, BaseChatModel):
             **sampling_of(self, kwargs),
         }
 
+    def _streamed(
+        self, messages: list[BaseMessage], stop: list[str] | None, kwargs: dict[str, Any]
+    ) -> dict[str, Any]:
+        if (self.n if kwargs.get("n") is None else kwargs["n"]) != 1:
+            raise InvalidInputError("a stream is one answer: leave n out, or use generate")
+        return self._call(messages, stop, kwargs)
+
     # Answering.
 
     def _generate(
@@ -412,12 +448,29 @@ class SteerableChatModel(SharesWeights, BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,  # noqa: ARG002 - LangChain's contract
         **kwargs: Any,
     ) -> ChatResult:
-        llm = self._llm_for(kwargs)
+        llm, requests = self._llm_for(kwargs), self._requests(messages, stop, kwargs)
+        alone = self._seat if len(requests) == 1 else None
+        joined = alone.hand_over(llm, requests[0]) if alone else None
+        answers = [joined.result()] if joined else llm.generate_batch(requests)
+        for answer in answers:
+            take_down(answer, surroundings().records)
+        return to_result(answers, self._name_for(kwargs))
+
+    def _requests(
+        self, messages: list[BaseMessage], stop: list[str] | None, kwargs: dict[str, Any]
+    ) -> list[GenerationRequest]:
+        """Return what is asked, once for each answer that is wanted.
+
+        Raises:
+            InvalidInputError: `n` is no whole number above 0.
+        """
         request = GenerationRequest(**self._call(messages, stop, kwargs))
-        joined = self._seat.hand_over(llm, request) if self._seat else None
-        answer = joined.result() if joined else llm.generate_batch([request])[0]
-        take_down(answer, surroundings().records)
-        return to_result(answer, self._name_for(kwargs))
+        n = self.n if kwargs.get("n") is None else kwargs["n"]
+        if not isinstance(n, int) or n < 1:
+            raise InvalidInputError(f"n is {n!r}: give how many answers you want, at least 1")
+        if request.seed is None:
+            return [request] * n
+        return [replace(request, seed=request.seed + number) for number in range(n)]
 
     async def _agenerate(
         self,
@@ -426,19 +479,14 @@ class SteerableChatModel(SharesWeights, BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,  # noqa: ARG002
         **kwargs: Any,
     ) -> ChatResult:
-        call = self._call(messages, stop, kwargs)
-        request = GenerationRequest(**call)
-        joined = self._seat.hand_over(self._llm_for(kwargs), request) if self._seat else None
-        answer: Generation | None = None
-        if joined:
-            answer = await asyncio.wrap_future(joined)
-        else:
-            # The streamed form of the same answer, since only that can be stopped half-way.
-            async for made in self._made(call, kwargs):
-                answer = made.final or answer
-        assert answer is not None  # the model's last chunk always carries the answer
-        take_down(answer, surroundings().records)
-        return to_result(answer, self._name_for(kwargs))
+        llm, requests = self._llm_for(kwargs), self._requests(messages, stop, kwargs)
+        alone = self._seat if len(requests) == 1 else None
+        joined = alone.hand_over(llm, requests[0]) if alone else None
+        asked = [joined] if joined else ask(llm, requests, self.batch_size)
+        answers = await asyncio.gather(*map(asyncio.wrap_future, asked))
+        for answer in answers:
+            take_down(answer, surroundings().records)
+        return to_result(answers, self._name_for(kwargs))
 
     def _stream(
         self,
@@ -447,7 +495,7 @@ class SteerableChatModel(SharesWeights, BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
-        records, call = surroundings().records, self._call(messages, stop, kwargs)
+        records, call = surroundings().records, self._streamed(messages, stop, kwargs)
         for made in self._llm_for(kwargs).stream(**call):
             take_down(made.final, records)
             if (chunk := to_chunk(made, self._name_for(kwargs))) is None:
@@ -463,7 +511,7 @@ class SteerableChatModel(SharesWeights, BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
-        records, call = surroundings().records, self._call(messages, stop, kwargs)
+        records, call = surroundings().records, self._streamed(messages, stop, kwargs)
         async with aclosing(self._made(call, kwargs)) as pieces:
             async for made in pieces:
                 take_down(made.final, records)
@@ -562,7 +610,7 @@ class SteerableChatModel(SharesWeights, BaseChatModel):
         return {
             **self._identity_of(self.model_name),
             "models": {name: self._identity_of(name) for name in self.models},
-            **{name: getattr(self, name) for name in SAMPLING},
+            **{name: getattr(self, name) for name in (*SAMPLING, "n")},
             "stop": self.stop,
             "step": self.step,
             "steering": None if self.steering is None else describe(self.steering),
@@ -614,12 +662,24 @@ class SteerableChatModel(SharesWeights, BaseChatModel):
     def get_num_tokens_from_messages(
         self, messages: list[BaseMessage], tools: Sequence[Any] | None = None
     ) -> int:
-        """Return how many tokens the messages take as a rendered prompt.
+        """Return how many tokens the messages take as a rendered prompt; no message takes none.
+
+        What a history is cut to on the way may be no prompt, an answer without its question, say,
+        or the result of a tool for a model that reads none: then the messages count one by one.
 
         Raises:
             InvalidInputError: Tools were given, which this model's chat template does not read.
         """
-        return len(self.llm.encode(read_messages(messages), to_tools(tools or ())))
+        if not messages:
+            return 0
+        read, shown = read_messages(messages), to_tools(tools or ())
+        try:
+            return len(self.llm.encode(read, shown))
+        except InvalidInputError:
+            if shown:
+                raise
+        around = len(self.llm.encode("?")) - len(self.get_token_ids("?"))
+        return sum(around + len(self.get_token_ids(message.in_words)) for message in read)
 
 
 def _digest(texts: Sequence[str]) -> str:

@@ -13,14 +13,12 @@ rest then run as they come, and those that come in the meantime together.
 import threading
 from concurrent.futures import Future
 
+from steerable_llm.adapters.joining import Row, run_rows
 from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.answer.request import Generation, GenerationRequest
-from steerable_llm.errors import SteerableError
 
 PATIENCE = 0.25
 """Seconds without a new request after which those that are there no longer wait for the rest."""
-
-Row = tuple[GenerationRequest, "Future[Generation]"]
 
 
 class Seat:
@@ -111,45 +109,4 @@ class Gathering:
                 if not rows:
                     self._running = False
                     return
-            self._run(rows)
-
-    def _run(self, handed_over: list[Row]) -> None:
-        # The futures stay open while the model works, so that whoever waits can still cancel.
-        rows = [row for row in handed_over if not row[1].cancelled()]
-        nobody_waits = threading.Event()
-
-        def left(_: "Future[Generation]") -> None:
-            if all(future.cancelled() for _, future in rows):
-                nobody_waits.set()
-
-        for _, future in rows:
-            future.add_done_callback(left)
-        if not rows or nobody_waits.is_set():
-            return
-        self._answer(rows, nobody_waits)
-
-    def _answer(self, rows: list[Row], nobody_waits: threading.Event) -> None:
-        try:
-            answers = self.llm.generate_batch(
-                [request for request, _ in rows], cancelled=nobody_waits
-            )
-        except BaseException as error:
-            if len(rows) > 1 and isinstance(error, SteerableError):
-                for row in rows:  # one by one, so that only the row at fault fails
-                    self._answer([row], nobody_waits)
-            else:
-                for _, future in rows:
-                    _settle(future, error)
-        else:
-            # After a cancellation there are no answers, and nobody waits for one.
-            for (_, future), answer in zip(rows, answers, strict=False):
-                _settle(future, answer)
-
-
-def _settle(future: "Future[Generation]", outcome: Generation | BaseException) -> None:
-    if not future.set_running_or_notify_cancel():
-        return
-    if isinstance(outcome, BaseException):
-        future.set_exception(outcome)
-    else:
-        future.set_result(outcome)
+            run_rows(self.llm, rows)

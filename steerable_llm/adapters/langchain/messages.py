@@ -22,7 +22,7 @@ from steerable_llm.adapters.arguments import to_tool_choice
 from steerable_llm.adapters.history import CACHE_POINTS, CARRYING, tell_left_out
 from steerable_llm.adapters.surroundings import what_steered
 from steerable_llm.answer.constraint import Constraint
-from steerable_llm.answer.request import Generation, GenerationChunk
+from steerable_llm.answer.request import Generation, GenerationChunk, Likelihood
 from steerable_llm.chat.message import TOLD_ELSEWHERE, Message, ToolCall, as_messages
 from steerable_llm.errors import InvalidInputError
 
@@ -171,8 +171,12 @@ def _unread(message: BaseMessage, kind: str | None, position: int) -> InvalidInp
 PROVIDER = "steerable-llm"
 
 
-def to_result(answer: Generation, model_name: str) -> ChatResult:
-    """Return a whole answer."""
+def to_result(answers: Sequence[Generation], model_name: str) -> ChatResult:
+    """Return whole answers to one prompt."""
+    return ChatResult(generations=[_generation(answer, model_name) for answer in answers])
+
+
+def _generation(answer: Generation, model_name: str) -> ChatGeneration:
     message = AIMessage(
         content=answer.text,
         tool_calls=[
@@ -185,7 +189,7 @@ def to_result(answer: Generation, model_name: str) -> ChatResult:
         usage_metadata=_usage(answer),
         response_metadata=_metadata(answer, model_name),
     )
-    return ChatResult(generations=[ChatGeneration(message=message)])
+    return ChatGeneration(message=message)
 
 
 def to_chunk(made: GenerationChunk, model_name: str) -> ChatGenerationChunk | None:
@@ -219,7 +223,20 @@ def _metadata(answer: Generation, model_name: str) -> dict[str, Any]:
         "model_provider": PROVIDER,
         "finish_reason": answer.finish_reason,
         **what_steered(answer),
+        **({"logprobs": {"content": _logprobs(answer)}} if answer.logprobs else {}),
     }
+
+
+def _logprobs(answer: Generation) -> list[dict[str, Any]]:
+    """As OpenAI tells them."""
+    return [
+        {**_likelihood(chosen), "top_logprobs": [_likelihood(each) for each in best]}
+        for chosen, *best in answer.logprobs
+    ]
+
+
+def _likelihood(one: Likelihood) -> dict[str, Any]:
+    return {"token": one.text, "logprob": one.logprob, "bytes": list(one.text.encode())}
 
 
 def _usage(answer: Generation) -> UsageMetadata:

@@ -6,6 +6,7 @@ that carry no prompt get their step from `tag_prompts(...)`, `steer_step(...)`, 
 the argument `step`.
 """
 
+import asyncio
 import copy
 from collections.abc import AsyncGenerator, Generator, Sequence
 from dataclasses import dataclass
@@ -41,6 +42,7 @@ from steerable_llm.adapters.arguments import (
     with_defaults,
 )
 from steerable_llm.adapters.copies import SharesWeights
+from steerable_llm.adapters.joining import ask
 from steerable_llm.adapters.llama_index.messages import read_messages, to_chat, to_completion
 from steerable_llm.adapters.llama_index.steps import PromptedLLM, filled_in, own_copy, step_of
 from steerable_llm.adapters.llama_index.structured import (
@@ -63,7 +65,7 @@ from steerable_llm.adapters.worker import stream_in_worker
 from steerable_llm.answer.constraint import Constraint
 from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.answer.origin import Origin
-from steerable_llm.answer.request import Generation
+from steerable_llm.answer.request import Generation, GenerationRequest
 from steerable_llm.chat.context import quoted
 from steerable_llm.chat.message import MessagesLike, as_messages
 from steerable_llm.chat.template import ChatFormat
@@ -80,6 +82,9 @@ _UNREAD = ("messages_to_prompt", "completion_to_prompt", "query_wrapper_prompt")
 _FOR_TOOLS = {"tool_required", "tool_choice", "allow_parallel_tool_calls"}
 # In the other modes the caller asks for a program of another kind, and gets it.
 _CONSTRAINED = (PydanticProgramMode.DEFAULT, PydanticProgramMode.LLM)
+
+TOGETHER = 16
+"""At most so many concurrent calls run on the model at once."""
 
 tell_of_sub_questions()
 
@@ -125,9 +130,10 @@ class Call:
 
     async def aanswer(self) -> Generation:
         """Return the whole answer, and let the event loop turn while it is made."""
-        # The streamed form of the same answer, since only that can be stopped half-way.
-        [*_, (answer, _)] = [piece async for piece in self.apieces()]
-        assert isinstance(answer, Generation)  # the model's last chunk always carries the answer
+        with failing_on(self.records), told_as_ours():
+            [asked] = ask(self.llm, [GenerationRequest(**self.arguments)], TOGETHER)
+            answer = await asyncio.wrap_future(asked)
+        take_down(answer, self.records)
         return answer
 
     def pieces(self, cancelled: Event | None = None) -> Generator[Piece, None, None]:
@@ -174,6 +180,11 @@ class SteerableLlamaIndexLLM(SharesWeights, PromptedLLM, FunctionCallingLLM):
         top_p: Nucleus sampling; 1 is off.
         top_k: Sample from so many tokens; 0 is off.
         seed: Makes sampling repeatable.
+        min_p: Sample from tokens at least this share as likely as the likeliest one; 0 is off.
+        repetition_penalty: Above 1 makes what was said already less likely.
+        logit_bias: Token id to what is added to its score.
+        logprobs: Say how likely the model found each token of its answer.
+        top_logprobs: And so many of the likeliest tokens at its place.
     """
 
     llm: SteerableHFLLM = Field(exclude=True, repr=False)
@@ -185,6 +196,11 @@ class SteerableLlamaIndexLLM(SharesWeights, PromptedLLM, FunctionCallingLLM):
     top_p: float = 1.0
     top_k: int = 0
     seed: int | None = None
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: dict[int, float] | None = None
+    logprobs: bool = False
+    top_logprobs: int = 0
     # Of a copy for calls that may be made later, yet belong to where it was made.
     _settled: "_Settled | None" = PrivateAttr(default=None)
     _origin: Origin | None = PrivateAttr(default=None)

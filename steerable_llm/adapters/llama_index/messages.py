@@ -13,6 +13,7 @@ from llama_index.core.base.llms.types import (
     CompletionResponse,
     ContentBlock,
     ImageBlock,
+    LogProb,
     MessageRole,
     TextBlock,
     ThinkingBlock,
@@ -132,7 +133,8 @@ def to_chat(model_name: str, answer: Generation | str, delta: str | None = None)
     message = ChatMessage(
         role=MessageRole.ASSISTANT, blocks=[*blocks, *calls], additional_kwargs=kwargs
     )
-    return ChatResponse(message=message, delta=delta, **record_of(answer, model_name))
+    told = record_of(answer, model_name)
+    return ChatResponse(message=message, delta=delta, logprobs=_logprobs(answer), **told)
 
 
 def to_completion(
@@ -141,7 +143,16 @@ def to_completion(
     """Return an answer, or so much text of it as there is yet, as a completion."""
     if isinstance(answer, str):
         return CompletionResponse(text=answer, delta=delta, raw={})
-    return CompletionResponse(text=answer.text, delta=delta, **record_of(answer, model_name))
+    told = record_of(answer, model_name)
+    return CompletionResponse(text=answer.text, delta=delta, logprobs=_logprobs(answer), **told)
+
+
+def _logprobs(answer: Generation) -> list[list[LogProb]] | None:
+    """Per token that token and then the likeliest ones."""
+    return [
+        [LogProb(token=x.text, logprob=x.logprob, bytes=list(x.text.encode())) for x in place]
+        for place in answer.logprobs
+    ] or None
 
 
 def record_of(answer: Generation, model_name: str) -> dict[str, dict[str, Any]]:

@@ -259,3 +259,9 @@ def test_the_summary_is_plain_and_has_the_verdict(report: Report) -> None:
     summary = report.summary()
     assert summary["promote"] is report.verdict.promote
     assert summary["success"]["steered/conflict"]["value"] == 0.8
+
+
+@pytest.mark.parametrize("text", ["[" * 3000, '{"a": ' + "9" * 5000 + "}", "NaN"])
+def test_what_is_too_deep_or_too_large_for_json_is_no_report(text: str) -> None:
+    with pytest.raises(InvalidInputError, match="not a report"):
+        Report.from_json(text)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from steerable_llm.errors import InvalidInputError
+from steerable_llm.json_records import parsed
 from steerable_llm.vector.hub import is_on_hub
 
 if TYPE_CHECKING:
@@ -350,7 +351,7 @@ def settings_of(given: list[str]) -> dict[str, Any]:
         if not (key and equals):
             raise InvalidInputError(f"--set {entry!r}: expected key=value, such as k=5")
         try:
-            settings[key] = json.loads(value)
-        except json.JSONDecodeError:
+            settings[key] = parsed(value)
+        except ValueError:
             settings[key] = value
     return settings

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, BeforeValidator, PlainSerializer, ValidationError
+from pydantic import BaseModel, BeforeValidator, PlainSerializer
 
 from steerable_llm.errors import InvalidInputError, told_to_pydantic
 from steerable_llm.evaluation.arms import CONTROLS, TITLES
@@ -18,6 +18,7 @@ from steerable_llm.evaluation.overlap import HeldOut
 from steerable_llm.evaluation.rows import Row
 from steerable_llm.evaluation.verdict import Verdict
 from steerable_llm.files import write_whole
+from steerable_llm.json_records import parsed
 from steerable_llm.reports import figures, numbers
 from steerable_llm.reports.figures import Mark, bars_figure
 from steerable_llm.reports.page import SUFFIXES, Page
@@ -210,7 +211,7 @@ class Report(BaseModel, frozen=True, extra="forbid"):
                 version wrote it.
         """
         try:
-            data = json.loads(text)
+            data = parsed(text)
             version = data.get("report_version", 0) if isinstance(data, dict) else 0
             if isinstance(version, int) and version > REPORT_VERSION:
                 raise InvalidInputError(
@@ -226,7 +227,7 @@ class Report(BaseModel, frozen=True, extra="forbid"):
                     "again"
                 )
             return report
-        except (ValidationError, json.JSONDecodeError) as error:
+        except ValueError as error:  # pydantic's is one, too
             what = str(error).splitlines()[0]
             raise InvalidInputError(
                 f"not a report ({what}); give the text that Report.to_json wrote"

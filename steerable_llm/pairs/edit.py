@@ -16,16 +16,20 @@ from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
 from steerable_llm.chat.phrases import abstains, normalise, occurs
+from steerable_llm.pairs.amount import code_of, has_scale, quantity, series
+from steerable_llm.pairs.article import indefinite
 from steerable_llm.pairs.diff import differences
 from steerable_llm.pairs.pair import Edit
 from steerable_llm.pairs.value import SAYS_NOTHING, Asked, candidates, written
 from steerable_llm.pairs.wording import (
+    CURRENCY,
+    VERBS,
     Run,
     Word,
     keys_of,
     opens_sentence,
-    quantity,
     runs_of,
+    sentence_at,
     sentence_ends,
     words_of,
 )
@@ -38,14 +42,37 @@ _FROM_MEMORY = re.compile(
 )
 # Where a clause can end that says more about the value than it has to.
 _CLAUSE_END = re.compile(
-    r"\s*[,;:(\u2013\u2014]|\s+-\s|\s+(?:and|but|or|which|who|whose|where|when|because|since|so|as"
+    r"\s*[,;:(\[\u2013\u2014]|\s+-\s|\s+(?:and|but|or|which|who|whose|where|when|because|since|so|as"
     r"|while|with|for|to|in|on|at|by|after|before|during|from|under)\b",
     re.IGNORECASE,
 )
 _DETERMINER = re.compile(r"\b(a|an|the)\s+$", re.IGNORECASE)
-_PREPOSITION = re.compile(r"\b(in|on|at)\s+$", re.IGNORECASE)
-_AFTER_BRACKET = re.compile(r"[^()]*\)\s*(?:[.,;:!?]|$)")
-_SYMBOL = re.compile(r"^[$€£¥]|[%°]")
+_PREPOSITION = re.compile(
+    r"\b(in|on|at|above|around|behind|below|beside|between|beyond|inside|near|off|opposite|outside"
+    r"|under)\s+$",
+    re.IGNORECASE,
+)
+# A value that brings what stands before it: "north of Lyon" is nothing to be "in".
+_ADVERB = re.compile(
+    r"(?:beyond|close to|inside|next to|outside|(?:north|south|east|west)\w* of)\b", re.IGNORECASE
+)
+_AFTER_BRACKET = re.compile(r"[^()\[\]]*[)\]]\s*(?:[.,;:!?]|$)")
+_SYMBOL = re.compile(rf"[{CURRENCY}%°]")
+# What a bare number takes over from what it replaces: "$5", "5 %".
+_SIGNS = re.compile(
+    rf"[-\u2212]?([{CURRENCY}]\s?)?[\d.,:/]*\d(\s?(?:[%{CURRENCY}]|°(?:\s?[CF])?))?"
+)
+# Written large wherever they stand: "a European hedgehog".
+_PROPER = re.compile(
+    r"(?:African|American|Arab|Asian|Australian|Austrian|Brazilian|British|Canadian|Chinese|Danish"
+    r"|Dutch|Egyptian|English|Europe|Finnish|French|German|Greek|Hungarian|Indian|Irish|Italian"
+    r"|Japanese|Korean|Latin|Mexican|Norwegian|Portuguese|Roman|Russian|Scottish|Spanish|Swedish"
+    r"|Swiss|Turkish|Welsh)"
+)
+# Verbs that "Anna and Ben" has, and those that "Anna" has.
+_PLURAL = re.compile(r"\W*\s(?:are|were|have|do)\b")
+_SINGULAR = re.compile(r"\W*\s(?:is|was|has|does)\b")
+_SEVERAL = re.compile(r"\s(?:and|&)\s")
 _FOR_SYMBOLS = frozenset("dollar dollars euro euros pound pounds yen cents percent degrees".split())
 
 
@@ -113,7 +140,10 @@ def in_its_words(good: str, bad: str) -> bool:
 def _replaced(value: Run, wrong: Run, asked: Asked) -> Edited | None:
     """Put a value in the place of a wrong one; None if the rest of the answer is not true of it."""
     text = wrong.text
-    new, (start, end) = _matched(value, wrong, asked.passages)
+    matched = _matched(value, wrong, asked.passages)
+    if matched is None:
+        return None
+    new, (start, end) = matched
     known = asked.known | keys_of(new)
     cut = _cut(text, end, known, asked.question)
     if cut is None or _misleads(text[:start], known | wrong.keys):
@@ -125,11 +155,19 @@ def _replaced(value: Run, wrong: Run, asked: Asked) -> Edited | None:
     if kept.rstrip(" .").endswith(":"):
         return None  # the list that follows was the answer
     old = text[start:end]
+    if not _agrees(new, value, wrong):
+        return None
     again = re.compile(rf"(?<!\w){re.escape(old)}(?!\w)")
     if again.search(text[:start]):
         return None
     placed, begin = _in_grammar(new, value, wrong, start, asked)
-    good = kept[:begin] + placed + again.sub(lambda _: new, kept[end:])
+    rest = again.sub(lambda _: new, kept[end:])
+    # A stop behind initials ends the sentence, too: "in the U.S."
+    if placed.endswith("."):
+        rest = rest.removeprefix(".")
+    elif old.endswith(".") and (not rest.strip() or opens_sentence(kept, end)):
+        rest = f".{rest}"
+    good = kept[:begin] + placed + rest
     if normalise(good) == normalise(kept):
         return None
     edit = Edit(
@@ -139,6 +177,23 @@ def _replaced(value: Run, wrong: Run, asked: Asked) -> Edited | None:
         bad=None if kept == text else text,
     )
     return Edited(good, kept, edit)
+
+
+def _agrees(new: str, value: Run, wrong: Run) -> bool:
+    """Tell whether the words around the wrong value can have the new one between them."""
+    text = wrong.text
+    verb = _SINGULAR if _SEVERAL.search(new) else _PLURAL
+    several = bool(_SEVERAL.search(new)) == bool(_SEVERAL.search(wrong.value))
+    if not several and verb.match(text, wrong.end):
+        return False  # "Anna and Ben are"
+    if value.kind == "number":
+        return True
+    stands = _PREPOSITION.search(_DETERMINER.sub("", text[: wrong.start]))
+    stood = _PREPOSITION.search(_DETERMINER.sub("", value.text[: value.start]))
+    if stands and _ADVERB.match(new):
+        return False
+    # "Near Lyon" is not "Lyon".
+    return bool(stands) or stood is None or stood[1].casefold() in ("in", "on", "at")
 
 
 def _in_grammar(new: str, value: Run, wrong: Run, start: int, asked: Asked) -> tuple[str, int]:
@@ -154,11 +209,12 @@ def _in_grammar(new: str, value: Run, wrong: Run, start: int, asked: Asked) -> t
         asked: Has the documents.
     """
     text = wrong.text
-    lower = text[start].islower()
+    # A name stays large.
+    lower = text[start].islower() and wrong.kind == "words" and not _PROPER.match(new)
     source, at = written(value, new, asked.passages)
     if at is not None:
         new = source[at : at + len(new)]
-    elif lower and new[0].isupper() and value.words[0].opens:
+    elif lower and value.words[0].opens and new[:1].isupper() and not new[:2].isupper():
         new = new[0].lower() + new[1:]
     theirs = _DETERMINER.search(text, 0, start)
     own = _DETERMINER.search(source, 0, at) if at else None
@@ -168,8 +224,8 @@ def _in_grammar(new: str, value: Run, wrong: Run, start: int, asked: Asked) -> t
         article = (own or theirs)[1].casefold()
     elif own and value.kind != "number":
         article = own[1].casefold()
-    if article in ("a", "an"):
-        article = "an" if new[0].casefold() in "aeiou" else "a"
+    if article in ("a", "an") and not own:
+        article = indefinite(new)
     new = f"{article} {new}" if article else new
     start = theirs.start() if theirs else start
     at = own.start() if own else at
@@ -180,18 +236,39 @@ def _in_grammar(new: str, value: Run, wrong: Run, start: int, asked: Asked) -> t
     return (new[0].upper() + new[1:] if opens_sentence(text, start) else new), start
 
 
-def _matched(value: Run, wrong: Run, passages: Sequence[str]) -> tuple[str, tuple[int, int]]:
-    """Return what of a value replaces what stretch of the bad answer: units go with numbers."""
+def _matched(value: Run, wrong: Run, passages: Sequence[str]) -> tuple[str, tuple[int, int]] | None:
+    """Return what of a value replaces what stretch of the bad answer: units go with numbers.
+
+    None if either has several numbers, of which one would be lost.
+    """
     if not value.kind == wrong.kind == "number" or value.is_date or wrong.is_date:
         return value.value, (wrong.start, wrong.end)
     first, last = quantity(wrong)
+    if any(word.number for run in (value, wrong) for word in run.words[quantity(run)[1] :]):
+        return None
     begin, end = wrong.words[first].start, wrong.words[last - 1].end
+    codes = code_of(value), code_of(wrong)
     theirs = _unit(wrong, last - 1)
     if len(words_of(value.text)) == 1:
         value = _with_unit(value, theirs, passages)
     mine, past = quantity(value)
     number = value.text[value.words[mine].start : value.words[past - 1].end]
     unit = _unit(value, past - 1)
+    names = [frozenset(word.keys for word in series(run)) for run in (value, wrong)]
+    if not any(codes) and names[0] != names[1] and names[0]:
+        # "Gemini 4" for "Apollo 11"
+        return (value.value, (wrong.start, wrong.end)) if names[1] else None
+    if theirs and not unit and set(number) & set("/:") - set(wrong.text[begin:end]):
+        return None  # "24/7" is no number of days
+    if has_scale(wrong) and not (has_scale(value) or unit or _SYMBOL.search(number)):
+        return None  # of "3" for "5 million" nobody knows
+    if codes[0] or (codes[1] and (unit or _SYMBOL.search(number))):
+        # "EUR 3" for "CHF 5", "5 francs" and "$5"
+        begin = codes[1].start if codes[1] else begin
+        if theirs and theirs[0].text.casefold() in _FOR_SYMBOLS:
+            end = theirs[0].end
+        number = f"{codes[0].text} {number}" if codes[0] else number
+        return " ".join((number, *(word.text for word in unit))), (begin, end)
     same = [word for word in theirs if unit and word.keys & unit[0].keys]
     if same:
         # "30 business days" and "19 days": up to the unit, which both have.
@@ -201,6 +278,10 @@ def _matched(value: Run, wrong: Run, passages: Sequence[str]) -> tuple[str, tupl
         return whole, (begin, max(wrong.end, theirs[0].end) if theirs else end)
     if _SYMBOL.search(number) and theirs and theirs[0].text.casefold() in _FOR_SYMBOLS:
         end = theirs[0].end
+    if not _SYMBOL.search(number):
+        signs = _SIGNS.fullmatch(wrong.text[begin:end])
+        if signs:
+            number = f"{signs[1] or ''}{number}{signs[2] or ''}"
     return number, (begin, end)
 
 
@@ -241,9 +322,13 @@ def _cut(text: str, end: int, known: Set[str], question: str) -> int | None:
         # "Romeo and Juliet" stays whole.
         if before and after and occurs(text[before[-1].start : after[0].end], question):
             continue
-        if "(" in match[0] and not _AFTER_BRACKET.match(text[match.end() : stop]):
+        if match[0][-1] in "([" and not _AFTER_BRACKET.match(text[match.end() : stop]):
             return None  # the sentence goes on behind the brackets
         if not runs_of(text[end : match.start()], known):
+            start, _ = sentence_at(text, end - 1)
+            said = {word.text.casefold() for word in words if start <= word.start < end}
+            if after and after[0].text.casefold() in VERBS and not said & VERBS:
+                return None  # "The house, in Paris, is"
             return match.start()
     # "of purchase", but not "was drawn there" may stay.
     behind = runs_of(text[end:stop], known)

@@ -10,9 +10,12 @@ import re
 from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 
+from steerable_llm.pairs.amount import means_the_same, quantity
+from steerable_llm.pairs.fragment import is_fragment
 from steerable_llm.pairs.wording import (
     Kind,
     Run,
+    Word,
     keys_of,
     opens_sentence,
     runs_of,
@@ -27,6 +30,10 @@ SAYS_NOTHING = keys_of("question following correct indeed likely simply course c
 #: A longer stretch is no value, if it is no list.
 MOST_WORDS = 5
 _NOT = re.compile(r"\b(?:not|rather than|instead of|never)\b.*", re.IGNORECASE | re.DOTALL)
+_NEGATED = re.compile(
+    r"\b(?:not|never|no longer|rather than|instead of|unlike)\s+(?:(?:an?|at|by|in|on|the)\s+)*$",
+    re.IGNORECASE,
+)
 _PLACE = re.compile(r"\b(?:in|on|at|from|near|with|to)\s+(?:(?:a|an|the)\s+)?$", re.IGNORECASE)
 _BEFORE_NOUN = frozenset(
     "a an the is are was were be been in on at of by from called named for as it's uses use "
@@ -83,12 +90,16 @@ def candidates(asked: Asked, bad: str) -> list[tuple[Run, Run]]:
     found = []
     for value in values:
         for wrong in runs_of(bad, said):
-            fit = _fit(value, wrong, asked)
+            fit = _fit(value, wrong, asked) if _whole(value, wrong) else None
             if fit is not None:
                 fit += 0.0 if asked.told else _fits_question(value, wrong, asked.keys)
                 found.append((fit, value, wrong))
     found.sort(key=lambda each: each[0], reverse=True)
     return [(value, wrong) for _, value, wrong in found]
+
+
+def _whole(value: Run, wrong: Run) -> bool:
+    return not (is_fragment(value) or is_fragment(wrong))
 
 
 def _told(text: str, asked: Set[str], in_bad: Set[str]) -> list[Run]:
@@ -99,7 +110,7 @@ def _told(text: str, asked: Set[str], in_bad: Set[str]) -> list[Run]:
     end = next(end for end in sentence_ends(text) if end > runs[0].start)
     first = [run for run in runs if run.start < end]
     # Numbers and names of a correction that an edit with one value would lose.
-    strict = [run for run in runs if run.kind != "words" and not run.words[0].opens]
+    strict = [run for run in runs if run.kind == "number" or _is_name(run, end)]
     if len(strict) > 1:
         return []
     every = keys_of(text) - asked - in_bad
@@ -114,10 +125,39 @@ def _told(text: str, asked: Set[str], in_bad: Set[str]) -> list[Run]:
     ]
 
 
+def _is_name(run: Run, end: int) -> bool:
+    """Tell whether a run is a name, and not only large as it opens a sentence behind the first."""
+    if run.kind != "name" or not run.words[0].opens or run.start < end:
+        return run.kind == "name"
+    bare = all(word.keys for word in words_of(run.text))  # "Ft. Worth"
+    return bare or sum(word.large for word in run.words) > 1
+
+
 def _stated(asked: Asked, in_bad: Set[str]) -> list[Run]:
     """Return what the documents say beside the question and the bad answer."""
     runs = [run for passage in asked.passages for run in runs_of(passage, asked.keys)]
-    return [run for run in runs if run.keys - in_bad]
+    return [
+        run
+        for run in runs
+        if run.keys - in_bad and not _NEGATED.search(run.text[: run.start]) and not _of_two(run)
+    ]
+
+
+def _of_two(run: Run) -> bool:
+    """Tell whether a sentence has two numbers of a sort: "opens at 9 and closes at 17"."""
+    if run.kind != "number":
+        return False
+    start, end = sentence_at(run.text, run.start)
+    others = [word for word in words_of(run.text) if start <= word.start < end and word.number]
+    sort = _sort(run.text, run.words[quantity(run)[0]])
+    return any(_sort(run.text, word) == sort for word in others if word not in run.words)
+
+
+def _sort(text: str, number: Word) -> tuple[frozenset[str], bool]:
+    """Return what a number counts, if that stands behind it, and whether it is a year."""
+    behind = next((word for word in words_of(text) if word.start >= number.end), None)
+    counted = behind is not None and not text[number.end : behind.start].strip()
+    return behind.keys if counted and behind else frozenset(), bool(_YEAR.fullmatch(number.text))
 
 
 def _fits_question(value: Run, wrong: Run, asked: Set[str]) -> float:
@@ -147,6 +187,8 @@ def _fit(value: Run, wrong: Run, asked: Asked) -> float | None:
     if len(wrong.words) > MOST_WORDS and "," not in wrong.value:
         return None
     if kind != wrong.kind and ("number" in (kind, wrong.kind) or kind == "name"):
+        return None
+    if kind == "number" and not means_the_same(value, wrong):
         return None
     if kind != wrong.kind and wrong.words[0].opens and wrong.value != wrong.text.strip(" .!"):
         return None

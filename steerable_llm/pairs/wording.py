@@ -17,10 +17,13 @@ from steerable_llm.pairs.judge import terms
 
 Kind = Literal["number", "name", "words"]
 
+#: Signs of currencies.
+CURRENCY = "$€£¥₹₽₩₺₪₫₦฿"
 _WORD = re.compile(
-    r"(?:[$€£¥]\s?)?\d+(?:[.,:/]\d+)*(?:(?:st|nd|rd|th)\b|\s?%|\s?°(?:\s?[CF]\b)?"
-    r"|\s?[ap]\.?m\b\.?)?"
-    r"|(?:[A-Z]\.)+(?=\s+[A-Z])"  # initials
+    r"(?:(?<![^\s(\[\"'\u201c*])[-\u2212])?"
+    rf"(?:[{CURRENCY}]\s?)?\d+(?:[.,:/]\d+)*(?:(?:st|nd|rd|th)\b|\s?%|\s?°(?:\s?[CF]\b)?"
+    rf"|\s?[{CURRENCY}](?!\s?\d)|\s?[ap]\.?m\b\.?)?"
+    r"|(?<!\w)(?:(?:[A-Z]\.){2,}|[A-Z]\.(?=\s+[A-Z]))"  # initials
     r"|(?<!\w['\u2019])[^\W\d_]+(?:['\u2019](?!s\b)[^\W\d_]+|-[^\W\d_]+)*"
 )
 _ENDING = re.compile(r"(?<=\d)(?:(?:st|nd|rd|th)\b|\s?[ap]\.?m\b\.?)")
@@ -37,15 +40,28 @@ _LIST = re.compile(r"\w+(?: \w+)?(?:, \w+(?: \w+)?)*,? (?:and|or) \w")
 _MONTHS = frozenset(
     "january february march april may june july august september october november december".split()
 )
-_SCALES = frozenset("hundred thousand million billion trillion".split())
 # After a name with a plain word behind it: that word was a noun ("the Japanese yen is") if one of
 # these, a stop or nothing follows, and else a verb ("Leo Tolstoy wrote War and Peace").
 _GOES_ON = frozenset("is are was were and or which who that has".split())
 _TITLES = ("Dr", "Mr", "Mrs", "Ms", "St", "Mt", "Prof")
 _SENTENCE_END = re.compile(
     "".join(rf"(?<!\b{title}\.)" for title in _TITLES)
-    + r"(?<![A-Z]\.)(?<=[.!?])[\"\u201d\u2019)]*\s+(?![a-z])|\s*\n+\s*|(?<=[.!?][A-Z]\.)\s+"
+    + r"(?<![A-Z]\.)(?<=[.!?])[\"\u201d\u2019)]*\s+(?![a-z])|\s*\n+\s*"
+    # Behind initials only a word that is in no name opens a sentence: "the U.S. It is".
+    + r"|(?<=[A-Z]\.)\s+(?=(?:An?|And|As|At|But|He|Her|His|However|I|If|In|It|Its|On|She|So|That"
+    + r"|The|Their|There|These|They|This|Those|We|You)\b)|(?<=, [A-Z]\.[A-Z]\.)\s+(?=[A-Z])"
 )
+# Verbs of one, which tell a second clause from the second name of a list: "and Lyon is a port".
+_ONE_IS = frozenset("is was has does isn't wasn't hasn't doesn't".split())
+#: Small verbs.
+VERBS = _ONE_IS | frozenset(
+    "are were have had do did can could will would may might must shall should became began came "
+    "got held lay led made stood took went won wrote".split()
+)
+_INFLECTED = re.compile(r"\w{2}(?:ed|s)$")
+# Before the subject of a clause.
+_CLAUSE = frozenset("and as because but how if or since so that when where which while".split())
+_PRONOUNS = frozenset("he i it she that they we which who you".split())
 
 
 @dataclass(frozen=True)
@@ -194,6 +210,11 @@ def runs_of(text: str, known: Set[str]) -> list[Run]:
     for places in runs:
         for part in _without_verb(text, words, _whole_name(text, words, places)):
             run = tuple(words[place] for place in part)
+            if len(run) > 1 and run[0].text.islower() and any(word.large for word in run):
+                # Of "it uses Python" the name.
+                subject = word_before(text, run[0].start)
+                if subject and subject.text.casefold() in _PRONOUNS:
+                    run = run[1:]
             if not any(word.large or word.number for word in run):
                 # Of "made of honey" the honey.
                 while len(run) > 1 and _VERB.search(run[0].text):
@@ -217,9 +238,13 @@ def _together(text: str, words: Sequence[Word], run: Sequence[int], right: int) 
         return False
     if left.text in _TITLES and marks == ".":
         return True
+    if any(word.opens for word in (*inside, other)):
+        return False
     if set(marks) - set(", &") or _NAMING & {left.text.casefold(), other.text.casefold()}:
         return False
     if marks or set(between) & {"and", "or"}:
+        if _opens_clause(text, words, run, right):
+            return False
         if any(words[place].number for place in run):
             return other.number
         # What opens a sentence is written large, a name or not: only a list goes on behind it.
@@ -227,6 +252,28 @@ def _together(text: str, words: Sequence[Word], run: Sequence[int], right: int) 
             return _LIST.match(text, words[run[0]].start) is not None
         return other.large == any(words[place].large for place in run)
     return True
+
+
+def _opens_clause(text: str, words: Sequence[Word], run: Sequence[int], right: int) -> bool:
+    """Tell whether a word behind a comma or "and" has a verb of its own, and is in no list."""
+    last = right
+    while last + 1 < len(words) and words[last].large and words[last + 1].large:
+        if text[words[last].end : words[last + 1].start].strip():
+            break
+        last += 1
+    if last + 1 == len(words) or text[words[last].end : words[last + 1].start].strip():
+        return False
+    verb = words[last + 1].text.casefold()
+    start, _ = sentence_at(text, words[run[0]].start)
+    earlier = {word.text.casefold() for word in words[: run[0]] if word.start >= start}
+    after_clause = run[0] and words[run[0] - 1].text.casefold() in _CLAUSE
+    if after_clause or not earlier & VERBS:
+        # "Anna and Ben are", "Trinidad and Tobago is", but "Anna, and Ben is"
+        marks = _marks(text, words, run[-1], right)
+        return verb in _ONE_IS and marks == "," and right > run[-1] + 1
+    # "London lies north", but "green hotels"
+    inflected = words[last + 1].text.islower() and bool(_INFLECTED.search(verb))
+    return verb in VERBS or (words[last].large and inflected)
 
 
 def _marks(text: str, words: Sequence[Word], left: int, right: int) -> str:
@@ -244,10 +291,14 @@ def _whole_name(text: str, words: Sequence[Word], places: list[int]) -> list[int
         return word.large or (word.text[0].isupper() and not word.opens)
 
     while first > 0 and words[first].large and in_name(words[first - 1]):
+        if words[first].opens:
+            break
         if text[words[first - 1].end : words[first].start].strip():
             break
         first -= 1
     while last + 1 < len(words) and words[last].large and in_name(words[last + 1]):
+        if words[last + 1].opens:
+            break
         if text[words[last].end : words[last + 1].start].strip():
             break
         last += 1
@@ -265,14 +316,3 @@ def _without_verb(text: str, words: Sequence[Word], places: list[int]) -> list[l
     if words[last + 1].text.casefold() in _GOES_ON:
         return [places]
     return [places[: large[-1] + 1], places[large[-1] + 1 :]]
-
-
-def quantity(run: Run) -> tuple[int, int]:
-    """Return where the number of a run begins and ends among its words, the unit left out."""
-    first = next(place for place, word in enumerate(run.words) if word.number)
-    last = first
-    while last + 1 < len(run.words) and (
-        run.words[last + 1].number or run.words[last + 1].text.casefold() in _SCALES
-    ):
-        last += 1
-    return first, last + 1

@@ -273,6 +273,11 @@ def test_a_name_ends_where_the_next_sentence_may_begin(sentence: str) -> None:
     assert found is None or "Visitors" not in found.good
 
 
+def test_behind_the_initials_of_a_state_a_sentence_begins() -> None:
+    passage = "It stands in Washington, D.C. Visitors come by train."
+    assert edited("", passage, "It stands in Doha.", None)[0] == "It stands in Washington, D.C."
+
+
 @pytest.mark.parametrize(
     ("question", "passage", "bad"),
     [

@@ -75,13 +75,17 @@ def test_what_was_seen_before_is_not_measured_again(tiny_llm, tmp_path, monkeypa
     assert len(both) == 2 * len(first)
     monkeypatch.setattr(Bench, "see", None)  # nothing is left to see
     assert measure(tiny_llm, PAIRS, FEW, keep, progress=False) == both
+    other = [each.model_copy(update={"model": "another@0"}) for each in both]
+    keep.write_text("".join(each.model_dump_json() + "\n" for each in other), encoding="utf-8")
+    with pytest.raises(InvalidInputError, match="seen with another@0, and the model is"):
+        measure(tiny_llm, PAIRS, FEW, keep, progress=False)
 
 
 def test_figures_are_means_over_pairs_that_have_such_tokens():
     def seen(pair, way, scores, lost, gained):
         return Seen(
-            pair=pair, way=way, scores=scores, lost=lost, gained=gained, completeness=None,
-            seconds=2.0,
+            model="tiny", pair=pair, way=way, scores=scores, lost=lost, gained=gained,
+            completeness=None, seconds=2.0,
         )  # fmt: skip
 
     rows = rows_of(

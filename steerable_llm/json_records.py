@@ -64,11 +64,15 @@ class JsonRecord:
     ended: bool
 
 
-class Readable(Protocol):
-    """What records are read from: bytes of UTF-8."""
+class Source(Protocol):
+    """What the parts of one JSON text are read from: bytes of UTF-8."""
 
     def read(self, size: int, /) -> bytes:
         """Return up to so many bytes."""
+
+
+class Readable(Source, Protocol):
+    """What records are read from, by the line as well."""
 
     def readline(self, size: int, /) -> bytes:
         """Return a line, or so many bytes of it."""
@@ -229,9 +233,6 @@ class _Chained:
         first, self._first = self._first, b""
         return first or self._file.read(size)
 
-    def readline(self, size: int, /) -> bytes:
-        raise NotImplementedError
-
 
 def _lines(file: Readable, number: int) -> Iterator[JsonRecord]:
     while line := file.readline(LONGEST):
@@ -247,7 +248,7 @@ def _lines(file: Readable, number: int) -> Iterator[JsonRecord]:
             yield JsonRecord(number, record, problem, detail, rest.endswith(b"\n"))
 
 
-def _values(file: Readable) -> Iterator[JsonRecord]:
+def _values(file: Source) -> Iterator[JsonRecord]:
     for number, (raw, problem, ended) in enumerate(_split(file), start=1):
         record, why, detail = (None, problem, "") if problem else _read(raw)
         if record is None and not ended:
@@ -255,7 +256,7 @@ def _values(file: Readable) -> Iterator[JsonRecord]:
         yield JsonRecord(number, record, why, detail, ended)
 
 
-def _split(file: Readable) -> Iterator[tuple[bytes, str, bool]]:
+def _split(file: Source) -> Iterator[tuple[bytes, str, bool]]:
     """Yield values one after another, and the items of arrays in their place.
 
     Yields:

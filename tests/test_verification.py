@@ -34,11 +34,14 @@ def preference(llm, seen, masked):
     return total
 
 
+# With one byte of memory every pair is read by itself.
+@pytest.mark.parametrize("memory_budget", [None, 1])
 @pytest.mark.parametrize("attribution", ["conservative", "smoothgrad"])
-def test_candidates_are_scored_by_taking_each_away(tiny_llm, attribution):
+def test_candidates_are_scored_by_taking_each_away(tiny_llm, attribution, memory_budget):
     built = build(
-        tiny_llm, PAIRS, attribution=attribution, baseline="mean", verified=4, progress=False
-    )
+        tiny_llm, PAIRS, attribution=attribution, baseline="mean", verified=4, progress=False,
+        memory_budget=memory_budget,
+    )  # fmt: skip
     for seen in built.attributions:
         assert len(seen.verified) == 4
         whole = preference(tiny_llm, seen, ())

@@ -20,6 +20,7 @@ from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.errors import CalibrationError, InvalidInputError, ModelMismatchError
 from steerable_llm.evaluation.calibration import Sweep, _gentlest, calibrate, sweep
 from steerable_llm.evaluation.set import EvaluationSet
+from steerable_llm.methods.method import Grid
 from steerable_llm.vector.provenance import Provenance
 from steerable_llm.vector.seen import hashes_of, kept
 from steerable_llm.vector.steering import Scope
@@ -231,6 +232,27 @@ def test_layers_and_scopes_are_tried_and_kept(llm: SteerableHFLLM) -> None:
     assert found.vector.calibration.layers == found.best.layers
     assert found.vector.calibration.scope == found.best.scope
     assert found.best.label.endswith(("layers 0", "layers 0-1"))
+
+
+def test_scopes_that_nobody_asked_for_are_tried_where_the_first_does_best(
+    llm: SteerableHFLLM,
+) -> None:
+    subsets = ((0,), (1,), (0, 1))
+    found = quick(llm, planted_vector(llm), questions(llm, 20), layers=subsets, scopes=None)
+    tried: dict[str, set[tuple[tuple[int, ...] | None, bool]]] = {}
+    for row in found.rows:
+        if not row.is_control:
+            tried.setdefault(row.scope or "", set()).add((row.layers, row.strength > 0))
+    first, *others = Grid().scopes
+    assert tried.keys() == {first, *others}
+    assert tried[first] == {(subset, up) for subset in subsets for up in (True, False)}
+    small = {
+        (row.layers, row.strength > 0): row.success for row in found.rows if row.scope == first
+    }
+    best = max(small.values())
+    for scope in others:
+        assert len(tried[scope]) == 2
+        assert any(small[line] == best for line in tried[scope])
 
 
 def test_a_calibration_that_a_vector_brings_does_not_leak_into_the_sweep(

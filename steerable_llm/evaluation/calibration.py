@@ -10,6 +10,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import TypeAlias, Unpack
 
@@ -37,14 +38,15 @@ from steerable_llm.vector.vector import SteeringVector
 _FIRST_SAMPLE = 12  # prompts of dev, and of capability, that every setting is tried on
 _KEEP = 1 / 4  # share of the settings that survives a round of halving
 _FEWEST_POSITIONS: tuple[Scope, ...] = ("last_prompt", "decision", "generated", "prompt", "all")
+_WIDENED = 2  # lines of the first scope that are tried at the others, too
 _FINALISTS = 8  # settings that are run on all of dev
 _METERED = 12  # prompts that the divergence is measured on, along as many tokens of their answers
 _CLOSE = 0.15  # share that a divergence may be off, and ...
 _READ = 5.0  # ... the factor between two measured ones that strengths are read off between
 
 
-#: One vector by name, scope, layer subset and sign, whose strengths are looked for.
-_Sought: TypeAlias = tuple[str, Scope, "tuple[int, ...] | None", int]
+#: One vector by name, scope, layer subset and sign, at all of its strengths.
+_Line: TypeAlias = tuple[str, Scope, "tuple[int, ...] | None", int]
 
 
 class Search(Changes, total=False):
@@ -153,8 +155,10 @@ def sweep(
 ) -> Sweep:
     """Find the setting with the highest mean success on dev that stays within the budget.
 
-    Every vector is tried with both signs, every scope and every layer subset, each at the strengths
-    that move the model by given divergences (see `divergence`), or at those that its method names.
+    Every vector is tried with both signs and every layer subset, each at the strengths that move
+    the model by given divergences (see `divergence`), or at those that its method names. Scopes
+    that are asked for are all tried with each of these; of those that its method names the first
+    is, and the others with the two vectors, layer subsets and signs that do best there.
     That is done by successive halving (Jamieson and Talwalkar 2016): all settings on a small sample
     of the prompts, spread over the categories, then the better quarter on twice as many, and so on;
     the last eight on all of dev.
@@ -213,24 +217,36 @@ def sweep(
     first = next(iter(named.values()))
     grid = grid_of(first)
     unit = unit or grid.unit
-    scopes = scopes or grid.scopes
     layers = layers or grid.layers(first.layers)
-    sought = [
-        (name, scope, subset, sign)
-        for name in named
-        for scope in scopes
-        for subset in layers
-        for sign in (1, -1)
-    ]
-    given_ones = strengths if strengths is not None else grid.strengths or None
-    if given_ones is None or kl is not None:
-        found = _by_effect(bench, dev, named, sought, unit, grid.divergences if kl is None else kl)
-    else:
-        found = [(one, size, None) for one in sought for size in _magnitudes(given_ones)]
-    for (name, scope, subset, sign), size, divergence in found:
-        if divergence is not None:
-            bench.divergences[len(bench.arms)] = divergence
-        bench.arms.append(Arm(name, named[name].steer(sign * size, subset, scope, unit)))
+    in_full, further = (scopes, ()) if scopes else (grid.scopes[:1], grid.scopes[1:])
+    sizes = strengths if strengths is not None else grid.strengths or None
+    by_effect = sizes is None or kl is not None
+    wanted = checked_divergences(grid.divergences if kl is None else kl) if by_effect else []
+    meter = _meter(bench, dev) if by_effect else None
+    lines: list[_Line] = []
+
+    def add(sought: Sequence[_Line]) -> None:
+        found = (
+            _by_effect(meter, named, sought, unit, wanted, settings.progress)
+            if meter is not None
+            else [(line, size, None) for line in sought for size in _magnitudes(sizes or ())]
+        )
+        for line, size, divergence in found:
+            if divergence is not None:
+                bench.divergences[len(bench.arms)] = divergence
+            name, scope, subset, sign = line
+            bench.arms.append(Arm(name, named[name].steer(sign * size, subset, scope, unit)))
+            lines.append(line)
+
+    add(list(product(named, in_full, layers, (1, -1))))
+    if not lines:
+        raise CalibrationError(
+            f"no vector moves the model by {wanted[0]:g} nats per token at any strength: ask for "
+            "smaller divergences (--kl), or build it from other pairs"
+        )
+    if further:
+        best_ones = _best_lines(bench, lines)
+        add([(name, scope, s, sign) for name, _, s, sign in best_ones for scope in further])
     number = len(bench.arms) - 1
     tried = _halve(bench)
     best = _chosen(bench, tried, both_signs=controls)
@@ -277,43 +293,48 @@ def _calibration(
     return Calibration(term.strength, term.layers, term.scope, term.unit, term.renormalise, choice)
 
 
-def _by_effect(
-    bench: Bench,
-    dev: EvaluationSet,
-    vectors: Mapping[str, SteeringVector],
-    sought: Sequence[_Sought],
-    unit: Unit,
-    kls: Sequence[float],
-) -> list[tuple[_Sought, float, float | None]]:
-    """The strengths by which each vector, scope, layer subset and sign reaches each divergence.
-
-    Divergences that a vector does not reach are left out.
-
-    Raises:
-        CalibrationError: None reaches any.
-    """
-    settings, wanted = bench.settings, checked_divergences(kls)
+def _meter(bench: Bench, dev: EvaluationSet) -> KlMeter:
+    """Measure divergences on some of the prompts of dev that are steered."""
+    settings = bench.settings
     steered = EvaluationSet(dev.name, [item for item in dev if bench.steers(item)])
     sample = list(steered.sample(math.ceil(_METERED / len(steered.categories)), settings.seed))
     tokens = min(_METERED, settings.max_new_tokens)
-    meter = KlMeter(bench.llm, sample, tokens, settings.batch_size)
-    found: list[tuple[_Sought, float, float | None]] = []
-    with progress_bar("strengths by effect", len(sought), settings.progress) as advance:
-        for one in sought:
-            name, scope, subset, sign = one
+    return KlMeter(bench.llm, sample, tokens, settings.batch_size)
+
+
+def _by_effect(
+    meter: KlMeter,
+    vectors: Mapping[str, SteeringVector],
+    sought: Sequence[_Line],
+    unit: Unit,
+    wanted: Sequence[float],
+    progress: bool,
+) -> list[tuple[_Line, float, float | None]]:
+    """The strengths by which each vector, scope, layer subset and sign reaches each divergence.
+
+    Divergences that a vector does not reach are left out.
+    """
+    found: list[tuple[_Line, float, float | None]] = []
+    with progress_bar("strengths by effect", len(sought), progress) as advance:
+        for line in sought:
+            name, scope, subset, sign = line
             effect = effect_of(meter, vectors[name], sign, scope, subset, unit)
             for kl in wanted:
                 strength = effect.strength_for(kl, _CLOSE, _READ)
                 if strength is None:
                     break
-                found.append((one, float(f"{strength:.3g}"), kl))
+                found.append((line, float(f"{strength:.3g}"), kl))
             advance(1)
-    if not found:
-        raise CalibrationError(
-            f"no vector moves the model by {wanted[0]:g} nats per token at any strength: ask for "
-            "smaller divergences (--kl), or build it from other pairs"
-        )
     return found
+
+
+def _best_lines(bench: Bench, lines: Sequence[_Line]) -> list[_Line]:
+    """Return the lines that do best on a small sample, whatever the strength."""
+    places = range(1, len(bench.arms))
+    tried = bench.run(places, _FIRST_SAMPLE, f"{len(places)} settings")
+    allowed = _allowed(bench, _FIRST_SAMPLE)
+    ranked = sorted(places, key=lambda place: rank(tried[place], allowed))
+    return list(dict.fromkeys(lines[place - 1] for place in ranked))[:_WIDENED]
 
 
 def _magnitudes(strengths: Sequence[float]) -> list[float]:
@@ -332,12 +353,10 @@ def _halve(bench: Bench) -> dict[int, DevRow]:
     """Try all arms on small samples and ever fewer on larger ones; the last on everything."""
     tried: dict[int, DevRow] = {}
     alive, size = list(range(1, len(bench.arms))), _FIRST_SAMPLE
-    categories = len(bench.capability.categories) if bench.capability else 0
     bench.run([0], bench.everything, "unsteered")
     while len(alive) > _FINALISTS and size < bench.whole:
         tried.update(bench.run(alive, size, f"{len(alive)} settings"))
-        # One prompt of a capability category is this share of its sample.
-        allowed = bench.settings.budget + categories / size
+        allowed = _allowed(bench, size)
         alive.sort(key=lambda place: rank(tried[place], allowed))
         # What costs too much and gains nothing is no finalist, however few others there are.
         worth = [place for place in alive if _worth(tried[place], allowed)] or alive[:1]
@@ -345,6 +364,12 @@ def _halve(bench: Bench) -> dict[int, DevRow]:
         size *= 2
     tried.update(bench.run(alive, bench.everything, f"{len(alive)} settings"))
     return tried
+
+
+def _allowed(bench: Bench, size: int) -> float:
+    """What may be lost on a sample: one prompt of a capability category more than the budget."""
+    categories = len(bench.capability.categories) if bench.capability else 0
+    return bench.settings.budget + categories / size
 
 
 def _chosen(bench: Bench, tried: dict[int, DevRow], both_signs: bool) -> int:

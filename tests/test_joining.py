@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import re
 import threading
 import weakref
 from typing import Any
@@ -9,10 +10,12 @@ from typing import Any
 import pytest
 from adapter_models import TOKENS, CountingLLM, random_vector, under_three_steps
 from llama_index.core.llms import ChatMessage
+from scripted import scripted_llm
 
 from steerable_llm.adapters.langchain import SteerableChatModel
 from steerable_llm.adapters.llama_index import SteerableLlamaIndexLLM
 from steerable_llm.answer.llm import SteerableHFLLM
+from steerable_llm.answer.places import STREAMS
 from steerable_llm.errors import PromptTooLongError
 
 INPUTS = [f"Question {i}?" for i in range(12)]
@@ -116,3 +119,93 @@ def test_a_steering_of_its_own_stays_with_its_call(tiny_llm: SteerableHFLLM) -> 
     assert steered.response_metadata["steering"]
     assert not plain.response_metadata["steering"]
     assert steered.content != plain.content
+
+
+# Streams, which are many threads' work and take few.
+
+
+@pytest.fixture
+def braked_llm() -> SteerableHFLLM:
+    """A model that answers "Answer 7?" to "Question 7?", with a permit for each pass."""
+
+    def say(prompt: str) -> str:
+        number = re.findall(r"Question (\d+)", prompt)[-1]
+        return f"Answer {number}?"
+
+    llm = scripted_llm(say)
+    llm.model.control.gate = threading.Semaphore(0)
+    return llm
+
+
+@pytest.fixture
+def alive(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many threads of ours were there whenever another was started."""
+    ours: list[threading.Thread] = []
+    counts: list[int] = []
+    start = threading.Thread.start
+
+    def noted(thread: threading.Thread) -> None:
+        start(thread)
+        if thread.name.startswith(("steerable", "stream")):
+            ours.append(thread)
+            counts.append(sum(one.is_alive() for one in ours))
+
+    monkeypatch.setattr(threading.Thread, "start", noted)
+    return counts
+
+
+async def streamed_by_langchain(llm: Any, text: str) -> str:
+    chat = SteerableChatModel(llm=llm, max_tokens=TOKENS)
+    return "".join([str(chunk.content) async for chunk in chat.astream(text)])
+
+
+async def streamed_by_llama_index(llm: Any, text: str) -> str:
+    model = SteerableLlamaIndexLLM(llm=llm, max_tokens=TOKENS)
+    return [str(piece) async for piece in await model.astream_complete(text)][-1]
+
+
+MANY = [f"Question {number}?" for number in range(3 * STREAMS)]
+
+
+@pytest.mark.parametrize("streamed", [streamed_by_langchain, streamed_by_llama_index])
+async def test_many_streams_take_a_bounded_number_of_threads(
+    braked_llm: SteerableHFLLM, alive: list[int], streamed: Any
+) -> None:
+    tasks = [asyncio.ensure_future(streamed(braked_llm, text)) for text in MANY]
+    while len(alive) < 2 * STREAMS:  # all that can begin have begun, and wait for a first token
+        await asyncio.sleep(0)
+    braked_llm.model.control.gate.release(len(MANY) * (TOKENS + 1))
+    assert await asyncio.gather(*tasks) == [text.replace("Question", "Answer") for text in MANY]
+    # One that has ended its work may not have ended itself.
+    assert 2 * STREAMS <= max(alive) < len(MANY)
+
+
+def test_one_thread_may_read_many_streams_at_the_same_time(braked_llm: SteerableHFLLM) -> None:
+    braked_llm.model.control.gate = None
+    chat = braked_llm.as_langchain(max_tokens=TOKENS)
+    begun = [chat.stream(text) for text in MANY]
+    first = [next(stream) for stream in begun]  # each of them is left open while others begin
+    for text, start, stream in zip(MANY, first, begun, strict=True):
+        rest = "".join(str(chunk.content) for chunk in stream)
+        assert f"{start.content}{rest}" == text.replace("Question", "Answer")
+
+
+async def test_who_stops_listening_leaves_the_place_to_others(braked_llm: SteerableHFLLM) -> None:
+    chat = braked_llm.as_langchain(max_tokens=TOKENS)
+    gate = braked_llm.model.control.gate
+
+    async def first_piece() -> None:
+        async for _ in chat.astream("Question 1?"):
+            break
+
+    # Whether they stop after a piece, wait for one, or wait for a place.
+    left = [asyncio.ensure_future(first_piece()) for _ in range(STREAMS // 2)]
+    waiting = [asyncio.ensure_future(streamed_by_langchain(braked_llm, text)) for text in MANY]
+    gate.release(STREAMS // 2)
+    await asyncio.sleep(0.05)
+    for task in waiting:
+        task.cancel()
+    gate.release(10 * STREAMS * TOKENS)
+    await asyncio.gather(*left, *waiting, return_exceptions=True)
+    made = await asyncio.gather(*(streamed_by_langchain(braked_llm, text) for text in MANY))
+    assert made == [text.replace("Question", "Answer") for text in MANY]

@@ -6,15 +6,21 @@ import pytest
 from steerable_llm.answer import decode as decoding
 from steerable_llm.answer import decode as streaming
 from steerable_llm.answer.decode import stream_chunks
+from steerable_llm.answer.places import Places
 from steerable_llm.answer.request import GenerationChunk
 from steerable_llm.chat.answer_text import INCOMPLETE
 from steerable_llm.errors import InvalidInputError, PromptTooLongError
 
 PROMPT = "The capital of France is what?"
+PLACES = Places(2, "stream")
 
 
 def workers():
-    return [thread for thread in threading.enumerate() if thread.name == "stream"]
+    """Threads that are still at work; those without any end by themselves."""
+    threads = [thread for thread in threading.enumerate() if thread.name == "stream"]
+    for thread in threads:
+        thread.join(10)
+    return [thread for thread in threads if thread.is_alive()]
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -143,7 +149,7 @@ def test_chunks_come_in_order_and_the_answer_last():
             put(GenerationChunk(str(i), i))
         return "the answer"
 
-    chunks = list(stream_chunks(work))
+    chunks = list(stream_chunks(PLACES, work))
     assert [chunk.text for chunk in chunks] == ["0", "1", "2", "3", "4", ""]
     assert chunks[-1].final == "the answer"
 
@@ -154,16 +160,16 @@ def test_work_that_ends_by_itself_leaves_the_callers_event_for_other_work():
     def fail(put, cancelled):
         raise ValueError("no")
 
-    assert list(stream_chunks(lambda *_: "the answer", shared))
+    assert list(stream_chunks(PLACES, lambda *_: "the answer", shared))
     with pytest.raises(ValueError, match="no"):
-        list(stream_chunks(fail, shared))
+        list(stream_chunks(PLACES, fail, shared))
     assert not shared.is_set()
 
     def wait(put, cancelled):
         put(GenerationChunk("a", 1))
         cancelled.wait(timeout=60)
 
-    stream = stream_chunks(wait, shared)
+    stream = stream_chunks(PLACES, wait, shared)
     next(stream)
     stream.close()
     assert shared.is_set()
@@ -176,7 +182,7 @@ def test_cancelled_work_is_told_so():
         put(GenerationChunk("a", 1))
         told.append(cancelled.wait(timeout=60))
 
-    stream = stream_chunks(work)
+    stream = stream_chunks(PLACES, work)
     next(stream)
     stream.close()
     assert told == [True]

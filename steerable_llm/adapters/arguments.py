@@ -53,6 +53,7 @@ _HINTS = {
         ("pipeline_kwargs", "generate_kwargs", "generation_config"),
         "give what it holds by name, such as max_tokens, temperature, top_p, stop",
     ),
+    "generation_defaults": _LOADING,
     "do_sample": "a temperature above 0 draws, 0 takes the likeliest token",
     "return_full_text": "an answer never holds its prompt: leave it out",
     "repeat_penalty": "it is called repetition_penalty here",
@@ -94,11 +95,13 @@ def sampling_of(model: BaseModel, given: Mapping[str, Any]) -> dict[str, Any]:
 def with_defaults(given: Mapping[str, Any]) -> dict[str, Any]:
     """Return a model's fields as given, in the forms that models of other makers take, too.
 
-    A sampling argument that is None means the default, and one text in `stop` is one stop text.
+    A sampling argument that is None means the default, which the checkpoint may tell, and one text
+    in `stop` is one stop text.
     """
-    made = {
-        name: value for name, value in given.items() if value is not None or name not in SAMPLING
-    }
+    named = {**SAMPLING, "stop": "stop"}
+    own = getattr(given.get("llm"), "generation_defaults", {})
+    made = {ours: own[theirs] for ours, theirs in named.items() if theirs in own}
+    made |= {name: value for name, value in given.items() if value is not None or name not in named}
     if isinstance(made.get("stop"), str):
         made["stop"] = [made["stop"]]
     return made

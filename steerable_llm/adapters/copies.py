@@ -1,7 +1,8 @@
-"""Copies of an adapted model, in this process and in others: the weights are never copied."""
+"""Where an adapted model has its weights from, and its copies: these never copy the weights."""
 
 from typing import TYPE_CHECKING, Any, Self
 
+from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -18,6 +19,22 @@ class SharesWeights(_Fields):
     """
 
     _origin: Any
+
+    @classmethod
+    def from_model_id(cls, model_id: str, **options: Any) -> Self:
+        """Load a model and adapt it.
+
+        Args:
+            model_id: A folder, a Hub id or the path of a GGUF file.
+            **options: Fields of this class, such as `step` and `temperature`; all others go to
+                `SteerableHFLLM.from_pretrained`, such as `policy`, `revision`, `dtype` and
+                `generation_defaults`.
+
+        Raises:
+            InvalidInputError: There is no such model, field or argument.
+        """
+        fields = {name: options.pop(name) for name in set(options) & set(cls.model_fields)}
+        return cls(llm=SteerableHFLLM.from_pretrained(model_id, **options), **fields)
 
     def __deepcopy__(self, _: Any = None) -> Self:
         """Return a copy that shares the weights, as every other copy does."""

@@ -1,19 +1,22 @@
-"""Running a blocking stream in a thread of its own, so that an event loop keeps turning."""
+"""Running blocking streams in threads, so that an event loop keeps turning."""
 
 import asyncio
-import contextvars
 import threading
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator
 from typing import Any, TypeVar
 
+from steerable_llm.answer.places import STREAMS, Places
+
 T = TypeVar("T")
 _ITEM, _ERROR, _END = "item", "error", "end"
+# Of all models: whoever waits here waits for a model's own places, which nobody here can keep.
+_PLACES = Places(STREAMS, "steerable-stream")
 
 
 async def stream_in_worker(
     start: Callable[[], Iterator[T]], stopped: threading.Event | None = None
 ) -> AsyncGenerator[T, None]:
-    """Iterate a blocking stream in a worker thread.
+    """Iterate a blocking stream in a worker thread, as soon as one of them is free.
 
     When the consumer stops, be it cancelled or done with it, the worker closes the stream before
     it asks for another item: a generation ends within one token.
@@ -53,8 +56,7 @@ async def stream_in_worker(
         else:
             tell(_END)
 
-    context = contextvars.copy_context()
-    threading.Thread(target=context.run, args=(work,), name="steerable-stream").start()
+    at_work = _PLACES.run(work)
     try:
         while True:
             kind, value = await arrived.get()
@@ -65,3 +67,4 @@ async def stream_in_worker(
             yield value
     finally:
         stopped.set()
+        at_work.cancel()

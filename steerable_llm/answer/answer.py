@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from steerable_llm.answer.calls import CallStream, joined
 from steerable_llm.answer.engine import Prompt
 from steerable_llm.answer.request import (
@@ -14,7 +16,7 @@ from steerable_llm.answer.request import (
 )
 from steerable_llm.chat.answer_text import AnswerText
 from steerable_llm.chat.template import ChatFormat
-from steerable_llm.chat.tools import ParsedAnswer, ToolText, call_id, with_ids
+from steerable_llm.chat.tools import InvalidToolCall, ParsedAnswer, ToolText, call_id, with_ids
 
 
 class Answer:
@@ -88,7 +90,18 @@ class Answer:
             self.prompt.grammar.take(token)
             if self.prompt.grammar.complete:
                 return "stop"
-        return "length" if len(self.tokens) >= self.prompt.request.max_new_tokens else None
+        return "length" if len(self.tokens) >= self.prompt.request.length() else None
+
+    @property
+    def _invalid_calls(self) -> tuple[InvalidToolCall, ...]:
+        invalid = self._parsed.invalid
+        if not invalid or self.finish_reason != "length":
+            return invalid
+        why = (
+            f"the answer was cut off after {len(self.tokens)} tokens, within a call: give a larger "
+            "max_tokens"
+        )
+        return (*invalid[:-1], replace(invalid[-1], error=why))
 
     def generation(self, steered: tuple[AppliedVector, ...]) -> Generation:
         """Return the finished answer.
@@ -105,7 +118,7 @@ class Answer:
             steered=steered,
             step=self.prompt.request.step,
             tool_calls=with_ids(calls, self.prompt.tokens),
-            invalid_tool_calls=self._parsed.invalid,
+            invalid_tool_calls=self._invalid_calls,
             decision=self.prompt.decision,
             logprobs=tuple(self.logprobs),
         )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextvars
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import wait
 from queue import SimpleQueue
 from threading import Event, Thread, current_thread
 from typing import TypeAlias
@@ -12,6 +12,7 @@ from steerable_llm.answer.answer import Answer
 from steerable_llm.answer.constraint import GrammarMask
 from steerable_llm.answer.engine import Prompt
 from steerable_llm.answer.logprobs import LogprobNotes
+from steerable_llm.answer.places import STREAMS, Places
 from steerable_llm.answer.request import AppliedVector, Generation, GenerationChunk
 from steerable_llm.answer.sampling import RowSampler, RowShaping
 from steerable_llm.errors import InvalidInputError
@@ -30,6 +31,7 @@ class LocalEngine:
     def __init__(self, llm: HookedModel) -> None:
         """Remember the model; its weights are shared."""
         self._llm = llm
+        self._places = Places(STREAMS, "stream")
 
     def run(
         self, prompts: Sequence[Prompt], batch_size: int, cancelled: Event | None = None
@@ -50,12 +52,12 @@ class LocalEngine:
         return [answers[index] for index in range(len(prompts))]
 
     def stream(self, prompt: Prompt, cancelled: Event | None = None) -> Iterator[GenerationChunk]:
-        """Answer one prompt in a thread of its own, which is done when the iterator is."""
+        """Answer one prompt in a thread, in which it is done when the iterator is."""
 
         def work(put: Callable[[GenerationChunk], None], stop: Event) -> Generation | None:
             return next(iter(self._answer([prompt], stop, lambda _, chunk: put(chunk))), None)
 
-        return stream_chunks(work, cancelled)
+        return stream_chunks(self._places, work, cancelled)
 
     def _answer(
         self, prompts: Sequence[Prompt], cancelled: Event, on_chunk: OnChunk | None = None
@@ -131,13 +133,17 @@ def batches(prompts: Sequence[Prompt], batch_size: int) -> Iterator[list[int]]:
 Work: TypeAlias = Callable[[Callable[[GenerationChunk], None], Event], Generation | None]
 
 
-def stream_chunks(work: Work, cancelled: Event | None = None) -> Iterator[GenerationChunk]:
+def stream_chunks(
+    places: Places, work: Work, cancelled: Event | None = None
+) -> Iterator[GenerationChunk]:
     """Run the work in a thread and yield its chunks as they come, the whole answer last.
 
     Nothing runs before the first chunk is asked for. Closing the iterator (or dropping it, or an
-    exception in the loop over it) stops the work after the token at hand and waits for the thread.
+    exception in the loop over it) stops the work after the token at hand and waits for it.
+    The work waits for no reader, so a reader that takes its time keeps no place from others.
 
     Args:
+        places: Where it runs, when one is free.
         work: Called with where to put chunks and the event that tells it to stop; returns the
             whole answer, or None if it was stopped.
         cancelled: Set by whoever wants to stop the work from outside of the loop.
@@ -150,8 +156,11 @@ def stream_chunks(work: Work, cancelled: Event | None = None) -> Iterator[Genera
     """
     arrived: SimpleQueue[GenerationChunk | BaseException | None] = SimpleQueue()
     stopped = Event() if cancelled is None else cancelled
+    thread: Thread | None = None
 
     def run() -> None:
+        nonlocal thread
+        thread = current_thread()
         try:
             final = work(arrived.put, stopped)
             arrived.put(None if final is None else GenerationChunk("", None, final))
@@ -159,9 +168,7 @@ def stream_chunks(work: Work, cancelled: Event | None = None) -> Iterator[Genera
             arrived.put(error)
 
     # The caller's context variables (tracing and the like) are in force in the worker too.
-    context = contextvars.copy_context()
-    thread = Thread(target=context.run, args=(run,), name="stream", daemon=True)
-    thread.start()
+    at_work = places.run(run)
     ended = False
     try:
         while not ended:
@@ -176,5 +183,5 @@ def stream_chunks(work: Work, cancelled: Event | None = None) -> Iterator[Genera
         if not ended:
             stopped.set()
         # An iterator that nobody holds any more is closed wherever that is noticed, be it there.
-        if thread is not current_thread():
-            thread.join()
+        if not at_work.cancel() and thread is not current_thread():
+            wait([at_work])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from steerable_llm.answer.call_grammar import AnswerGrammar, grammar_for
@@ -73,7 +74,8 @@ def _prompt(llm: SteerableHFLLM, request: GenerationRequest, decision: SteeringD
         raise InvalidInputError(
             "contrast compares texts and does not read images: leave contrast or the images out"
         )
-    llm.check_fit(len(read.tokens), request.max_new_tokens)
+    length = request.length(llm.context_window - len(read.tokens))
+    llm.check_fit(len(read.tokens), length)
     calls = chat.tool_format if tools else None
     grammar = grammar_for(
         request.constraint,
@@ -85,7 +87,7 @@ def _prompt(llm: SteerableHFLLM, request: GenerationRequest, decision: SteeringD
         request.parallel_tool_calls,
     )
     return Prompt(
-        request,
+        replace(request, max_new_tokens=length),
         read.tokens,
         decision,
         grammar=_started(llm, grammar),

@@ -31,7 +31,7 @@ class Prompt:
     """A request that is ready to run.
 
     Attributes:
-        request: As it was asked.
+        request: As it was asked, its length settled.
         tokens: The prompt.
         decision: What it is steered with, and why.
         grammar: What the answer must follow; it keeps count of the answer, so it serves one.

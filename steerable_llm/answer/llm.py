@@ -7,11 +7,12 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from importlib import import_module
-from typing import Any, Self, Unpack
+from typing import Any, Literal, Self, Unpack
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from steerable_llm.answer.checkpoint_defaults import FROM_CHECKPOINT, defaults_of
 from steerable_llm.answer.constraint import GrammarReader
 from steerable_llm.answer.decode import LocalEngine
 from steerable_llm.answer.encode import asked, encode
@@ -49,6 +50,8 @@ class SteerableHFLLM(HookedModel):
         context_window: Tokens that prompt and answer may have together.
         chat_format: The tokenizer's chat template.
         engine: Makes the answers.
+        generation_defaults: What holds where a call of `generate` or `stream`, or an adapter that
+            is made of this model, says nothing.
         origin: Where another process can load it from; None if it was made from a loaded model.
     """
 
@@ -61,6 +64,7 @@ class SteerableHFLLM(HookedModel):
         *,
         policy: Policy | str | os.PathLike[str] | None = None,
         engine: Engine | None = None,
+        generation_defaults: Literal["checkpoint"] | None = None,
         **options: Any,
     ) -> None:
         """Wrap a loaded model.
@@ -70,14 +74,26 @@ class SteerableHFLLM(HookedModel):
             tokenizer: Its tokenizer; without a chat template it gets the processor's.
             policy: A policy, or the path of its file, which is read again whenever it changes.
             engine: Makes the answers; default is one that runs this model in batches.
+            generation_defaults: "checkpoint" takes temperature, top_p, length and the like from the
+                checkpoint's own generation_config.json; default is greedy decoding.
             **options: The other arguments of `HookedModel`.
 
         Raises:
             UnknownArchitectureError: The blocks cannot be told.
             ModelMismatchError: A vector of the policy was built for another model.
             PolicyError: The policy file is wrong.
+            InvalidInputError: The checkpoint's defaults cannot be used.
         """
         super().__init__(model, tokenizer, **options)
+        if generation_defaults not in (None, FROM_CHECKPOINT):
+            raise InvalidInputError(
+                f"generation_defaults is {generation_defaults!r}: give 'checkpoint', or leave it "
+                "out for greedy decoding"
+            )
+        self.generation_defaults: GenerationSettings = {}
+        if generation_defaults == FROM_CHECKPOINT:
+            config = getattr(self.model, "generation_config", None)
+            self.generation_defaults = defaults_of(config, self.context_window)
         self._policy = PolicySource(policy, lambda read: read.check(self.fingerprint))
         self.engine: Engine = LocalEngine(self) if engine is None else engine
 
@@ -165,7 +181,7 @@ class SteerableHFLLM(HookedModel):
             UnknownStepError: The policy has no such step.
             SteeringNotAppliedError: The steering reached no layer.
         """
-        request = GenerationRequest(messages, steering, step, **settings)
+        request = self._request(messages, steering, step, settings)
         return self.generate_batch([request])[0]
 
     def stream(
@@ -186,7 +202,7 @@ class SteerableHFLLM(HookedModel):
         Raises:
             InvalidInputError: As for `generate`.
         """
-        request = GenerationRequest(messages, steering, step, **settings)
+        request = self._request(messages, steering, step, settings)
         decisions = self.decide(asked([request]), cancelled)
         [prompt] = encode(self, [request], decisions)
         return self.engine.stream(prompt, cancelled)
@@ -214,6 +230,17 @@ class SteerableHFLLM(HookedModel):
         decisions = self.decide(asked(requests), cancelled)
         prompts = encode(self, requests, decisions)
         return self.engine.run(prompts, batch_size, cancelled)
+
+    def _request(
+        self,
+        messages: MessagesLike,
+        steering: Steering | None,
+        step: str | None,
+        settings: GenerationSettings,
+    ) -> GenerationRequest:
+        """Return a call as a request; the checkpoint's defaults hold where it says nothing."""
+        held: GenerationSettings = {**self.generation_defaults, **settings}
+        return GenerationRequest(messages, steering, step, **held)
 
     def as_sent(
         self, prompts: Sequence[MessagesLike], steering: Steering | None, step: str | None

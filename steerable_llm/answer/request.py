@@ -23,6 +23,11 @@ SEEDS = range(-(2**63), 2**64)
 
 MOST_LOGPROBS = 20
 
+MOST_TOKENS = 128
+"""Length of an answer of which nothing is said."""
+MOST_STRUCTURED = 1024
+"""The same for what a program reads, which is worth nothing if it is cut off."""
+
 FinishReason = Literal["stop", "length"]
 
 
@@ -34,7 +39,9 @@ class GenerationRequest:
         messages: A question as a string, or messages with role and content.
         steering: What to steer with. None asks the policy, `Steering.none()` forbids steering.
         step: The chain step, for the policy; None is the policy's default step.
-        max_new_tokens: At most so many tokens are generated, end of turn included.
+        max_new_tokens: At most so many tokens are generated, end of turn included. None means 128,
+            and 1024 for answers that a program reads (tools, a constraint), or what the window has
+            left of them.
         temperature: 0 takes the likeliest token; above, tokens are drawn.
         top_p: Draw only from the likeliest tokens that together have this probability.
         top_k: Draw only from so many likeliest tokens; 0 means all.
@@ -67,7 +74,7 @@ class GenerationRequest:
     messages: MessagesLike
     steering: Steering | None = None
     step: str | None = None
-    max_new_tokens: int = 128
+    max_new_tokens: int | None = None
     temperature: float = 0.0
     top_p: float = 1.0
     top_k: int = 0
@@ -89,7 +96,8 @@ class GenerationRequest:
     def __post_init__(self) -> None:
         """Refuse values out of range before a model is touched."""
         _require(
-            _whole(self.max_new_tokens) and self.max_new_tokens >= 1,
+            self.max_new_tokens is None
+            or (_whole(self.max_new_tokens) and self.max_new_tokens >= 1),
             "max_new_tokens", self.max_new_tokens, "at least 1, a whole number",
         )  # fmt: skip
         _require(
@@ -159,6 +167,12 @@ class GenerationRequest:
         """The tools that the model is shown."""
         return () if self.tool_choice == "none" else tuple(self.tools or ())
 
+    def length(self, room: int = 0) -> int:
+        """Return the most tokens of the answer, where a prompt leaves room for so many."""
+        if self.max_new_tokens is not None:
+            return self.max_new_tokens
+        return max(MOST_TOKENS, min(MOST_STRUCTURED, room)) if self.structured else MOST_TOKENS
+
     @property
     def structured(self) -> bool:
         """Whether the answer is for a program: calls, or text under a constraint."""
@@ -168,7 +182,7 @@ class GenerationRequest:
 class GenerationSettings(TypedDict, total=False):
     """The attributes of `GenerationRequest` that are given by name."""
 
-    max_new_tokens: int
+    max_new_tokens: int | None
     temperature: float
     top_p: float
     top_k: int

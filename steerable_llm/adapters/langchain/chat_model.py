@@ -64,7 +64,7 @@ from steerable_llm.adapters.surroundings import surroundings, take_down
 from steerable_llm.adapters.worker import stream_in_worker
 from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.answer.origin import Origin
-from steerable_llm.answer.request import GenerationChunk, GenerationRequest
+from steerable_llm.answer.request import MOST_TOKENS, GenerationChunk, GenerationRequest
 from steerable_llm.chat.context import quoted
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.policy.policy import Hint, Policy, choose_step, named_by
@@ -96,7 +96,8 @@ class SteerableChatModel(SharesWeights, BaseChatModel):
         step: The chain step all calls belong to, unless a call says otherwise.
         steering: Steer all calls with this, whatever the policy says.
         temperature: 0 is greedy.
-        max_tokens: Most tokens of an answer.
+        max_tokens: Most tokens of an answer; None means 128, and 1024 for objects and where tools
+            are offered, or what the window has left of them.
         stop: Texts that end an answer; they are not part of it.
         top_p: Nucleus sampling; 1 is off.
         top_k: Sample from so many tokens; 0 is off.
@@ -116,7 +117,7 @@ class SteerableChatModel(SharesWeights, BaseChatModel):
     step: str | None = None
     steering: GivenSteering | None = Field(default=None, exclude=True, repr=False)
     temperature: float = 0.0
-    max_tokens: int = 128
+    max_tokens: int | None = None
     stop: list[str] | None = None
     top_p: float = 1.0
     top_k: int = 0
@@ -152,21 +153,6 @@ class SteerableChatModel(SharesWeights, BaseChatModel):
             super().__init__(**with_defaults(data))
         except ValidationError as error:
             raise InvalidInputError(explain(error)) from error
-
-    @classmethod
-    def from_model_id(cls, model_id: str, **options: Any) -> Self:
-        """Load a model and return it as a chat model.
-
-        Args:
-            model_id: A folder, a Hub id or the path of a GGUF file.
-            **options: Fields of this class, such as `step` and `temperature`; all others go to
-                `SteerableHFLLM.from_pretrained`, such as `policy`, `revision` and `dtype`.
-
-        Raises:
-            InvalidInputError: There is no such model, field or argument.
-        """
-        fields = {name: options.pop(name) for name in set(options) & set(cls.model_fields)}
-        return cls(llm=SteerableHFLLM.from_pretrained(model_id, **options), **fields)
 
     def for_step(self, step: str | None) -> "SteerableChatModel":
         """Return the same model for another step; it shares the weights."""
@@ -633,7 +619,7 @@ class SteerableChatModel(SharesWeights, BaseChatModel):
             ls_model_type="chat",
             ls_model_name=self._name_for(kwargs),
             ls_temperature=float(asked["temperature"]),
-            ls_max_tokens=int(asked["max_new_tokens"]),
+            ls_max_tokens=asked["max_new_tokens"],
         )
         stops = self.stop if stop is None else stop
         if stops:
@@ -643,7 +629,7 @@ class SteerableChatModel(SharesWeights, BaseChatModel):
     def _resolve_model_profile(self) -> ModelProfile:
         return ModelProfile(
             max_input_tokens=self.llm.prompt_window,
-            max_output_tokens=self.max_tokens,
+            max_output_tokens=self.max_tokens or MOST_TOKENS,
             text_inputs=True,
             text_outputs=True,
             image_inputs=self.llm.supports_images,

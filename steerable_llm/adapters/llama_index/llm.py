@@ -65,7 +65,7 @@ from steerable_llm.adapters.worker import stream_in_worker
 from steerable_llm.answer.constraint import Constraint
 from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.answer.origin import Origin
-from steerable_llm.answer.request import Generation, GenerationRequest
+from steerable_llm.answer.request import MOST_TOKENS, Generation, GenerationRequest
 from steerable_llm.chat.context import quoted
 from steerable_llm.chat.message import MessagesLike, as_messages
 from steerable_llm.chat.template import ChatFormat
@@ -175,7 +175,8 @@ class SteerableLlamaIndexLLM(SharesWeights, PromptedLLM, FunctionCallingLLM):
         step: The step all calls belong to, unless a call says otherwise.
         steering: Steer all calls with this, whatever the policy says.
         temperature: 0 is greedy.
-        max_tokens: Most tokens of an answer.
+        max_tokens: Most tokens of an answer; None means 128, and 1024 for objects and where tools
+            are offered, or what the window has left of them.
         stop: Texts that end an answer; they are not part of it.
         top_p: Nucleus sampling; 1 is off.
         top_k: Sample from so many tokens; 0 is off.
@@ -191,7 +192,7 @@ class SteerableLlamaIndexLLM(SharesWeights, PromptedLLM, FunctionCallingLLM):
     step: str | None = None
     steering: GivenSteering | None = Field(default=None, exclude=True, repr=False)
     temperature: float = 0.0
-    max_tokens: int = 128
+    max_tokens: int | None = None
     stop: list[str] | None = None
     top_p: float = 1.0
     top_k: int = 0
@@ -234,7 +235,7 @@ class SteerableLlamaIndexLLM(SharesWeights, PromptedLLM, FunctionCallingLLM):
         """What LlamaIndex needs to know to fill the context window and to choose its prompts."""
         return LLMMetadata(
             context_window=self.llm.prompt_window,
-            num_output=self.max_tokens,
+            num_output=self.max_tokens or MOST_TOKENS,
             is_chat_model=True,
             is_function_calling_model=self.llm.supports_tools,
             model_name=self.llm.fingerprint.model_id,
@@ -419,6 +420,9 @@ class SteerableLlamaIndexLLM(SharesWeights, PromptedLLM, FunctionCallingLLM):
             InvalidInputError: It asks for none, and `error_on_no_tool_call` is set.
         """
         calls = [block for block in response.message.blocks if isinstance(block, ToolCallBlock)]
+        unread = response.message.additional_kwargs.get("invalid_tool_calls")
+        if not calls and unread and error_on_no_tool_call:
+            raise InvalidInputError(f"no call of the answer can be read: {unread[0]['error']}")
         if not calls and error_on_no_tool_call:
             raise InvalidInputError(
                 "the model called no tool: pass tool_required=True so that it must, "

@@ -1,6 +1,7 @@
 """What a call may ask for beside its messages, in the words of other makers' chat models."""
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from langchain_core.messages import (
     ToolMessage,
     trim_messages,
 )
+from llama_index.core import PromptTemplate
 from llama_index.core.llms import ChatMessage
 from scripted import byte_level, scripted_around, scripted_llm
 from test_alternation import MARKS, STRICT
@@ -87,6 +89,12 @@ def test_a_bias_forbids_and_forces_a_token(tiny_llm: SteerableHFLLM, adapter: st
         ({"top_logprobs": 3}, "logprobs=True"),
         ({"logprobs": True, "top_logprobs": 21}, "from 0 to 20"),
         ({"n": 0}, "n is 0"),
+        ({"temperature": "hot"}, "temperature is 'hot'"),
+        ({"max_tokens": "many"}, "max_new_tokens is 'many'"),
+        ({"step": 5}, "step is 5"),
+        ({"context": 5}, "context is 5"),
+        ({"contrast": 0.5}, "contrast is 0.5"),
+        ({"tools": 5}, "tools are 5"),
     ],
 )
 def test_values_that_cannot_be_used(
@@ -95,6 +103,42 @@ def test_values_that_cannot_be_used(
     with pytest.raises(InvalidInputError, match=said) as caught:
         tiny_llm.as_langchain(max_tokens=3).invoke(QUESTION, **asked)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"constraint": 5}, "constraint is 5"),
+        ({"tools": 5}, "tools is 5"),
+        ({"tools": {"type": "function"}}, "give a list"),
+        ({"contrast": "cad"}, "contrast is 'cad'"),
+    ],
+)
+def test_arguments_of_a_call_of_llama_index_that_are_none(
+    tiny_llm: SteerableHFLLM, asked: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(InvalidInputError, match=said):
+        tiny_llm.as_llama_index(max_tokens=3).chat([ChatMessage(QUESTION)], **asked)
+
+
+def test_what_nobody_can_answer_is_told_in_the_words_of_who_asks(
+    tiny_llm: SteerableHFLLM,
+) -> None:
+    chat, llm = tiny_llm.as_langchain(max_tokens=3), tiny_llm.as_llama_index(max_tokens=3)
+    tries: list[tuple[Any, str]] = [
+        (lambda: chat.invoke([]), "the prompt has no messages"),
+        (lambda: llm.chat([]), "the prompt has no messages"),
+        (lambda: llm.complete("", formatted=True), "the prompt is empty"),
+        (lambda: chat.bind_tools(5), "give a list of them"),
+        (lambda: llm.as_structured_llm(None), "give a pydantic class"),
+        (lambda: llm.structured_predict(int, PromptTemplate("?")), "a pydantic model"),
+        (lambda: chat.with_structured_output(5), "the schema cannot be read"),
+    ]
+    for attempt, said in tries:
+        with pytest.raises(InvalidInputError, match=said) as caught:
+            attempt()
+        assert "\n" not in str(caught.value)
+        assert not re.search(r"\b(pair|vector|evaluation)", str(caught.value))
 
 
 # Likelihoods.
@@ -199,6 +243,15 @@ def test_a_history_with_tools_is_trimmed_with_the_model_as_counter(
         ("repeat_penalty", "repetition_penalty"),
         ("model_kwargs", "from_pretrained"),
         ("pipeline_kwargs", "by name"),
+        ("n_ctx", "context_window="),
+        ("max_length", "max_tokens"),
+        ("model_path", "from_pretrained"),
+        ("device_map", "from_pretrained"),
+        ("n_gpu_layers", "device_map="),
+        ("load_in_4bit", "quantization_config="),
+        ("tools", "argument of a call"),
+        ("json_mode", "with_structured_output"),
+        ("mirostat", "min_p"),
     ],
 )
 def test_a_name_that_others_have_gets_a_hint(

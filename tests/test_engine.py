@@ -106,8 +106,8 @@ def test_an_engine_gets_prompts_that_are_decided_and_encoded(
     llm: SteerableHFLLM, parrot: Parrot
 ) -> None:
     requests = [
-        GenerationRequest(QUESTION),
-        GenerationRequest("Why?", step="condense", stop="does"),
+        GenerationRequest(QUESTION, max_new_tokens=128),
+        GenerationRequest("Why?", step="condense", stop="does", max_new_tokens=128),
     ]
     first, second = llm.generate_batch(request for request in requests)
     [[steered, plain]] = parrot.calls

@@ -41,27 +41,49 @@ _WINDOW = (
 )
 _SERVER = "the model runs in this process, and no server is asked: leave it out"
 _LOADING = "give it to SteerableHFLLM.from_pretrained, which loads the model"
+_WEIGHTS = "name the model to SteerableHFLLM.from_pretrained(...), and adapt what that returns"
+_QUANTIZED = "give SteerableHFLLM.from_pretrained(..., quantization_config=), as in transformers"
+_DEVICES = (
+    "device_map= of SteerableHFLLM.from_pretrained says where the weights lie, "
+    "torch.set_num_threads how many threads compute"
+)
+_DRAWING = "draw with temperature, top_p, top_k or min_p"
+_PENALTY = "penalise what was said already with repetition_penalty"
+_STOPS = "give stop texts: stop=['...']; the end of a turn is known"
+_PER_CALL = "it is an argument of a call: give it to the call, or bind it"
+_FORM = "ask for objects with with_structured_output (LangChain) or structured_predict (LlamaIndex)"
 _HINTS = {
-    **dict.fromkeys(("max_new_tokens", "max_length", "num_predict"), _LENGTH),
-    **dict.fromkeys(("max_completion_tokens", "max_output_tokens"), _LENGTH),
-    **dict.fromkeys(("num_ctx", "n_ctx", "context_window", "max_input_tokens"), _WINDOW),
-    **dict.fromkeys(("base_url", "api_base", "openai_api_base", "organization"), _SERVER),
-    **dict.fromkeys(("keep_alive", "endpoint_url", "huggingfacehub_api_token"), _SERVER),
-    **dict.fromkeys(("model_kwargs", "device", "device_map", "torch_dtype", "dtype"), _LOADING),
-    **dict.fromkeys(("model_id", "model_name", "tokenizer_name", "tokenizer"), _LOADING),
+    name: hint
+    for names, hint in (
+        ("max_new_tokens max_length num_predict max_completion_tokens max_output_tokens", _LENGTH),
+        ("num_ctx n_ctx context_window max_input_tokens max_model_len", _WINDOW),
+        ("base_url api_base openai_api_base organization keep_alive endpoint_url api_key", _SERVER),
+        ("huggingfacehub_api_token openai_api_key api_version default_headers", _SERVER),
+        ("timeout request_timeout max_retries", _SERVER),
+        ("model_kwargs device torch_dtype dtype token revision cache_dir policy", _LOADING),
+        ("trust_remote_code attn_implementation quantization_config tokenizer_name", _LOADING),
+        ("tokenizer generation_defaults chat_template", _LOADING),
+        ("model model_id model_name model_path model_file model_url repo_id filename", _WEIGHTS),
+        ("load_in_4bit load_in_8bit quantization", _QUANTIZED),
+        ("device_map n_gpu_layers gpu_layers num_gpu main_gpu tensor_split n_threads", _DEVICES),
+        ("num_thread n_batch tensor_parallel_size gpu_memory_utilization", _DEVICES),
+        ("typical_p tfs_z mirostat mirostat_eta mirostat_tau num_beams", _DRAWING),
+        ("frequency_penalty presence_penalty repeat_last_n no_repeat_ngram_size", _PENALTY),
+        ("stopping_ids stop_token_ids eos_token_id pad_token_id", _STOPS),
+        ("tools tool_choice parallel_tool_calls context contrast", _PER_CALL),
+        ("format json_mode response_format guided_json grammar", _FORM),
+    )
+    for name in names.split()
+} | {
     **dict.fromkeys(
-        ("pipeline_kwargs", "generate_kwargs", "generation_config"),
+        ("pipeline_kwargs", "generate_kwargs", "generation_config", "additional_kwargs"),
         "give what it holds by name, such as max_tokens, temperature, top_p, stop",
     ),
-    "generation_defaults": _LOADING,
     "do_sample": "a temperature above 0 draws, 0 takes the likeliest token",
     "return_full_text": "an answer never holds its prompt: leave it out",
     "repeat_penalty": "it is called repetition_penalty here",
     "stop_sequences": "stop texts are called stop here",
-    "stopping_ids": "give stop texts: stop=['...']; the end of a turn is known",
-    "typical_p": "draw with top_p, top_k or min_p",
-    "frequency_penalty": "penalise what was said already with repetition_penalty",
-    "presence_penalty": "penalise what was said already with repetition_penalty",
+    "num_return_sequences": "n is how many answers generate of LangChain's model gives",
 }
 """What to do instead, for names that models of other makers have."""
 

@@ -99,7 +99,7 @@ class Answer:
             return invalid
         why = (
             f"the answer was cut off after {len(self.tokens)} tokens, within a call: give a larger "
-            "max_tokens"
+            f"max_tokens ({invalid[-1].error})"
         )
         return (*invalid[:-1], replace(invalid[-1], error=why))
 

@@ -70,6 +70,8 @@ def _prompt(llm: SteerableHFLLM, request: GenerationRequest, decision: SteeringD
             f"template: it wants turns to alternate: {merged} message(s) joined to the one before"
         )
     read = chat.read(messages, tools=tools)
+    if not read.tokens:
+        raise InvalidInputError("the prompt is empty: give a text")
     if read.vision and request.contrast is not None:
         raise InvalidInputError(
             "contrast compares texts and does not read images: leave contrast or the images out"

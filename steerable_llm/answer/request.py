@@ -153,6 +153,27 @@ class GenerationRequest:
             self.steering is None or isinstance(self.steering, Steering),
             "steering", self.steering, "a Steering, such as vector.steer(0.3), or None",
         )  # fmt: skip
+        _require(
+            self.step is None or isinstance(self.step, str),
+            "step", self.step, "the name of a step of the policy, or None",
+        )  # fmt: skip
+        _require(
+            self.constraint is None or isinstance(self.constraint, Constraint),
+            "constraint", self.constraint, "a Constraint, such as Constraint.json_schema(Class)",
+        )  # fmt: skip
+        _require(
+            self.contrast is None or isinstance(self.contrast, Contrast),
+            "contrast", self.contrast, 'a Contrast, such as Contrast("cad", 0.5), or None',
+        )  # fmt: skip
+        _require(
+            self.context is None or isinstance(self.context, bool | str | Sequence),
+            "context", self.context, "True, False, or the retrieved texts",
+        )  # fmt: skip
+        _require(
+            self.tools is None
+            or (isinstance(self.tools, Sequence) and not isinstance(self.tools, str)),
+            "tools", self.tools, "a list of OpenAI function dicts",
+        )  # fmt: skip
         check_tools(self.tools, self.tool_choice)
 
     @property

@@ -618,7 +618,7 @@ class SteerableChatModel(SharesWeights, BaseChatModel):
             ls_provider=PROVIDER,
             ls_model_type="chat",
             ls_model_name=self._name_for(kwargs),
-            ls_temperature=float(asked["temperature"]),
+            ls_temperature=asked["temperature"],
             ls_max_tokens=asked["max_new_tokens"],
         )
         stops = self.stop if stop is None else stop

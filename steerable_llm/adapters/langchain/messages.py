@@ -1,6 +1,6 @@
 """LangChain's messages, tools and forms of answers, to and from the model's words."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from langchain_core.messages import (
@@ -261,6 +261,8 @@ def to_tools(tools: Sequence[ToolLike], strict: bool | None = None) -> list[dict
     Raises:
         InvalidInputError: Something that is no tool, or a JSON schema without a name.
     """
+    if isinstance(tools, str | Mapping) or not isinstance(tools, Iterable):
+        raise InvalidInputError(f"the tools are {one_line(tools)}: give a list of them")
     return [_tool(tool, position, strict) for position, tool in enumerate(tools)]
 
 

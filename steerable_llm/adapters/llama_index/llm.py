@@ -526,7 +526,13 @@ class SteerableLlamaIndexLLM(SharesWeights, PromptedLLM, FunctionCallingLLM):
     def as_structured_llm(
         self, output_cls: type[BaseModel], **kwargs: Any
     ) -> SteerableStructuredLLM:
-        """Return this model as one whose every answer is an object of a class."""
+        """Return this model as one whose every answer is an object of a class.
+
+        Raises:
+            InvalidInputError: It is no pydantic class.
+        """
+        if not (isinstance(output_cls, type) and issubclass(output_cls, BaseModel)):
+            raise InvalidInputError(f"output_cls is {output_cls!r}: give a pydantic class")
         return SteerableStructuredLLM(llm=self, output_cls=output_cls, **kwargs)
 
     def _for_object(

@@ -134,12 +134,16 @@ def paper_preset(
     return Text((preset, said))
 
 
+def _pairs(behaviour: demo.Behaviour) -> Pairs:
+    return demo.pairs(behaviour).sample(PAIRS, seed=0)
+
+
 def make(
     llm: SteerableHFLLM, behaviour: demo.Behaviour, out: Path, *, progress: bool = True
 ) -> Report:
     """Build, calibrate, prove and write one shipped vector."""
     name = f"demo-{behaviour}"
-    pairs = demo.pairs(behaviour).sample(PAIRS, seed=0)
+    pairs = _pairs(behaviour)
     found = sweep(llm, with_every_setting(llm, pairs, name), behaviour, progress=progress)
     report = prove(llm, found.vector, pairs, behaviour, progress=progress)
     card = report.page()
@@ -151,6 +155,7 @@ def make(
         Heading("The paper's preset on the same pairs"),
         paper_preset(llm, pairs, behaviour, progress=progress),
     ]
+    report.save(out / f"{name}.json")
     Page(card.title, parts).save(out / f"{name}.md", report.to_json)
     found.vector.with_evaluation(report.summary()).save(out / f"{name}.safetensors")
     return report
@@ -161,12 +166,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("vectors"))
     parser.add_argument("--only", choices=tuple(TARGETS))
+    parser.add_argument(
+        "--prove",
+        action="store_true",
+        help="build nothing: evaluate the vectors in --out once more, and write their reports",
+    )
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     llm = SteerableHFLLM.demo()
     for behaviour in TARGETS:
         if options.only in (None, behaviour):
-            report = make(llm, behaviour, options.out)
+            file = options.out / f"demo-{behaviour}"
+            if options.prove:
+                vector = SteeringVector.load(file.with_suffix(".safetensors"), llm)
+                report = prove(llm, vector, _pairs(behaviour), behaviour)
+                report.save(file.with_suffix(".json"))
+            else:
+                report = make(llm, behaviour, options.out)
             print(f"demo-{behaviour}: {report.verdict.line}")
 
 

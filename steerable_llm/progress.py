@@ -1,4 +1,4 @@
-"""A progress bar for long work."""
+"""What long work tells while it runs: a progress bar, and what is to be known before."""
 
 from __future__ import annotations
 
@@ -26,3 +26,9 @@ def progress_bar(title: str, total: int, show: bool) -> Iterator[Advance]:
     with bar:
         task = bar.add_task(title, total=total)
         yield lambda count: bar.advance(task, count)
+
+
+def note(text: str, show: bool) -> None:
+    """Tell a line on the error stream; nothing where `show` is false."""
+    if show:
+        Console(stderr=True, highlight=False).print(f"note: {text}", markup=False, soft_wrap=True)

@@ -40,7 +40,7 @@ def vector(llm: SteerableHFLLM) -> SteeringVector:
 @pytest.fixture(scope="module")
 def report(llm: SteerableHFLLM, vector: SteeringVector) -> Report:
     test = EvaluationSet("test", [*questions(llm, 40), *questions(llm, 20, "gold", want="bad")])
-    kept = questions(llm, 20, "closed_book", want="either")
+    kept = questions(llm, 80, "closed_book", want="either")
     return evaluate(
         llm, vector, test, capability=kept, strict_instruction=UNHEARD, progress=False,
         max_new_tokens=4,
@@ -57,7 +57,7 @@ def test_the_effect_exists_before_steering_and_the_planted_vector_mends_it(repor
 def test_a_vector_that_helps_and_harms_nothing_is_promoted(
     llm: SteerableHFLLM, vector: SteeringVector
 ) -> None:
-    kept = questions(llm, 20, "closed_book", want="either")
+    kept = questions(llm, 80, "closed_book", want="either")
     found = evaluate(
         llm, vector, questions(llm, 40), capability=kept, strict_instruction=UNHEARD,
         progress=False, max_new_tokens=4,
@@ -73,7 +73,7 @@ def test_a_harm_to_another_category_refuses_a_vector_that_helps(report: Report) 
 def test_a_random_vector_is_refused(llm: SteerableHFLLM, vector: SteeringVector) -> None:
     chance = evaluate(
         llm, vector.randomised(7), questions(llm, 40), against=["none", "prompt"],
-        capability=questions(llm, 20, "closed_book", want="either"), progress=False,
+        capability=questions(llm, 80, "closed_book", want="either"), progress=False,
         max_new_tokens=4,
     )  # fmt: skip
     assert not chance.verdict.promote

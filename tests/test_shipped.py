@@ -1,12 +1,17 @@
 """Vectors that come along are found in a checkout and in an installed package."""
 
+import json
 from pathlib import Path
 
 import pytest
+import tomlkit
+from command_line import Steerable, steerable
 
 from steerable_llm import SteeringVector
 from steerable_llm.errors import UnknownVectorError
 from steerable_llm.vector import shipped
+
+__all__ = ["steerable"]
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -31,3 +36,21 @@ def test_an_installed_package_has_them_inside(
 def test_one_that_is_not_there_is_told_with_its_nearest() -> None:
     with pytest.raises(UnknownVectorError, match=r"did you mean 'demo-faithfulness'\?"):
         shipped.shipped_vector("demo-faithfulnes")
+
+
+@pytest.mark.parametrize(
+    "name", sorted(file.stem for file in (ROOT / "vectors").glob("*.safetensors"))
+)
+def test_the_report_of_each_promotes_it_once_more(
+    name: str, steerable: Steerable, tmp_path: Path
+) -> None:
+    file = ROOT / "vectors" / f"{name}.safetensors"
+    report = file.with_suffix(".json")
+    where: list[object] = ["--to", tmp_path / "vectors"]
+    use = json.loads(report.read_text("utf-8"))["use"]
+    if use is not None:  # it was proven as a step uses it, and goes into such a step
+        policy = tomlkit.dumps({"vectors_dir": "vectors", "steps": {"mine": {"when": use["when"]}}})
+        (tmp_path / "policy.toml").write_text(policy, "utf-8")
+        where += ["--policy", tmp_path / "policy.toml", "--step", "mine"]
+    assert "PROMOTE" in steerable("promote", file, "--report", report, *where)
+    assert SteeringVector.load(tmp_path / "vectors" / f"{name}.safetensors").evaluation is not None

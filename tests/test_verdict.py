@@ -12,12 +12,12 @@ from steerable_llm.metrics import Estimate
 
 
 def row(arm: str, value: float, category: str = "conflict", half: float = 0.05) -> Row:
-    interval = Estimate(value=value, low=max(value - half, 0.0), high=min(value + half, 1.0), n=100)
+    interval = Estimate(value=value, low=max(value - half, 0.0), high=min(value + half, 1.0), n=150)
     return Row(
         arm=arm,
         category=category,
         capability=category in ("closed_book", "reading"),
-        n=100,
+        n=150,
         success=interval,
     )
 
@@ -85,8 +85,7 @@ def test_a_sure_loss_elsewhere_refuses_and_what_is_in_doubt_is_told() -> None:
     worse = row("steered", 0.8).model_copy(update={"regressed": 0.03})
     fall = Estimate(value=-0.2, low=-0.3, high=-0.1, n=100)
     gold = row("steered", 0.7, "gold").model_copy(update={"change": fall})
-    unsure = Estimate(value=0.0, low=-0.03, high=0.03, n=100)
-    kept = row("steered", 0.99, "closed_book").model_copy(update={"change": unsure})
+    kept = row("steered", 0.99, "closed_book")
     rest = [r for r in good_rows() if r.arm != "steered"]
     verdict = judge([worse, gold, kept, *rest], "conflict", 0.01)
     assert not verdict.promote
@@ -96,9 +95,8 @@ def test_a_sure_loss_elsewhere_refuses_and_what_is_in_doubt_is_told() -> None:
     doubtful = gold.model_copy(update={"change": fall.model_copy(update={"high": 0.1})})
     verdict = judge([worse, doubtful, kept, *rest], "conflict", 0.01)
     assert verdict.promote
-    assert "closed_book: on 100 prompts a loss of up to 3.0 points cannot" in verdict.warnings[0]
-    assert "3.0 % of the prompts were made worse" in verdict.warnings[1]
-    assert verdict.warnings[2].endswith("(the interval includes no change)")
+    assert "3.0 % of the prompts were made worse" in verdict.warnings[0]
+    assert verdict.warnings[1].endswith("(the interval includes no change)")
 
 
 def test_a_row_without_success_is_read_by_preference() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -18,17 +18,18 @@ from steerable_llm.errors import CalibrationError, InvalidInputError
 from steerable_llm.evaluation.arms import Arm, check_fits
 from steerable_llm.evaluation.bench import CONTROL, Bench, DevRow, rank
 from steerable_llm.evaluation.divergence import KlMeter, checked_divergences, effect_of
+from steerable_llm.evaluation.loss import fewest, fewest_to_beat
 from steerable_llm.evaluation.overlap import HeldOut, apart, overlap, past_of
 from steerable_llm.evaluation.set import EvaluationSet
 from steerable_llm.evaluation.settings import DEFAULTS, Changes, EvaluationSettings
 from steerable_llm.files import write_whole
 from steerable_llm.methods.build import grid_of
 from steerable_llm.pairs.pair import Pairs
-from steerable_llm.progress import progress_bar
+from steerable_llm.progress import note, progress_bar
 from steerable_llm.reports import numbers
 from steerable_llm.reports.figures import sweep_figure
 from steerable_llm.reports.page import Page
-from steerable_llm.reports.parts import Callout, Table, numeric
+from steerable_llm.reports.parts import Callout, Table, numeric, visible
 from steerable_llm.runtime.hooked_model import HookedModel
 from steerable_llm.vector.calibration import Calibration, Choice, DataUsed
 from steerable_llm.vector.seen import hashes_of, kept
@@ -218,6 +219,9 @@ def sweep(
     grid = grid_of(first)
     unit = unit or grid.unit
     layers = layers or grid.layers(first.layers)
+    unsteered = bench.run([0], bench.everything, "unsteered")[0]
+    for told in _to_know(bench, unsteered.success):
+        note(visible(told), settings.progress)
     in_full, further = (scopes, ()) if scopes else (grid.scopes[:1], grid.scopes[1:])
     sizes = strengths if strengths is not None else grid.strengths or None
     by_effect = sizes is None or kl is not None
@@ -261,7 +265,6 @@ def sweep(
         ]
         places = range(start, len(bench.arms))
         tried.update(bench.run(places, bench.everything, "control"))
-    unsteered = bench.run([0], bench.everything, "unsteered")[0]
     made = _calibration(bench, dev, best, chosen, number)
     return Sweep(
         vector=given[chosen.arm].with_calibration(made),
@@ -270,6 +273,34 @@ def sweep(
         unsteered=chosen.unsteered,
         unsteered_capability=unsteered.capability,
         budget=settings.budget,
+    )
+
+
+def _to_know(bench: Bench, unsteered: float) -> Iterator[str]:
+    """What dev can decide, and what a proof of the outcome will need, before the search.
+
+    Raises:
+        CalibrationError: The unsteered model gets everything right, so nothing can be chosen.
+    """
+    budget, target = bench.settings.budget, bench.settings.target or "the target"
+    if unsteered == 1.0:
+        raise CalibrationError(
+            f"the unsteered model is right on all {len(bench.dev)} dev prompts that decide, so "
+            "there is nothing to choose by: give prompts on which it fails"
+        )
+    if bench.capability is None:
+        yield "no prompts of what must not be lost, so no budget holds: give some (--capability)"
+    for category in bench.capability.categories if bench.capability else ():
+        n = len(bench.capability.category(category))
+        if category not in bench.guarded and n * budget < 1 and budget:
+            yield (
+                f"{category}: of {n} prompts none may be lost under the budget of "
+                f"{numbers.points(budget)}; from {math.ceil(1 / budget)} on one may"
+            )
+    yield (
+        f"the unsteered model is right on {numbers.percent(unsteered)}: a proof (`evaluate`) needs "
+        f"at least {fewest_to_beat(unsteered)} other prompts of {target}, more where less than all "
+        f"of them become right, and {fewest(budget)} of each capability"
     )
 
 
@@ -353,7 +384,6 @@ def _halve(bench: Bench) -> dict[int, DevRow]:
     """Try all arms on small samples and ever fewer on larger ones; the last on everything."""
     tried: dict[int, DevRow] = {}
     alive, size = list(range(1, len(bench.arms))), _FIRST_SAMPLE
-    bench.run([0], bench.everything, "unsteered")
     while len(alive) > _FINALISTS and size < bench.whole:
         tried.update(bench.run(alive, size, f"{len(alive)} settings"))
         allowed = _allowed(bench, size)
@@ -445,9 +475,19 @@ def _line(arms: Sequence[Arm], place: int, both_signs: bool) -> list[int]:
 
 def _nothing_helps(best: DevRow, tried: Mapping[int, DevRow], budget: float) -> str:
     free = max((row for row in tried.values() if row.complete), key=lambda row: row.success)
-    return (
+    said = (
         f"no setting within a capability budget of {numbers.points(budget, None)} beats the "
         f"unsteered model on dev ({numbers.percent(best.unsteered)}): without the budget the best "
-        f"was {free.label} at {free.strength:+g} with {numbers.percent(free.success)}, losing "
-        f"{numbers.points(free.largest_loss)}; try other vectors, layers or strengths"
+        f"was {free.label} at {free.strength:+g} with {numbers.percent(free.success)}"
+    )
+    if free.success <= best.unsteered:
+        return (
+            f"{said}; build from more pairs, all of one kind of fault (`steerable pairs make "
+            "--reason`), or train the vector (`steerable build --method bipo`)"
+        )
+    lost = max(free.loss, key=lambda name: free.loss[name], default="")
+    return (
+        f"{said}, losing {numbers.points(free.largest_loss)} ({lost}); try a gentler push (--kl "
+        "0.01), fewer positions (--scope last_prompt), the step that will use it, which leaves "
+        "other prompts alone (--policy, --step), or a larger --budget"
     )

@@ -20,6 +20,7 @@ from steerable_llm.evaluation.arms import UNSTEERED, Arm
 from steerable_llm.evaluation.comparison import ComparedArm, Comparison
 from steerable_llm.evaluation.conditions import Conditions, under_conditions
 from steerable_llm.evaluation.evaluate import for_sets
+from steerable_llm.evaluation.loss import what_a_proof_needs
 from steerable_llm.evaluation.overlap import HeldOut, apart, looked_at, overlap
 from steerable_llm.evaluation.recipes import Data, Recipe, make, recipes
 from steerable_llm.evaluation.rows import Row, rows_of, run_arms
@@ -30,6 +31,8 @@ from steerable_llm.files import write_whole
 from steerable_llm.methods import METHODS
 from steerable_llm.methods.lora import LoraSettings
 from steerable_llm.pairs.pair import Pairs
+from steerable_llm.progress import note
+from steerable_llm.reports.parts import visible
 from steerable_llm.runtime.hooked_model import HookedModel
 from steerable_llm.vector.calibration import Calibration
 from steerable_llm.version import __version__
@@ -84,6 +87,9 @@ def compare(
         raise InvalidInputError(f"unknown method {unknown[0]!r}: choose from {', '.join(known)}")
     data = Data(pairs, dev, test, dev_capability, capability)
     trial = Trial.of(llm, data, replace(settings, **changes), keep)
+    if trial.settings.policy is None:  # conditions may leave categories alone
+        for told in what_a_proof_needs(test, capability, trial.settings):
+            note(visible(told), trial.settings.progress)
     results = [trial.run("none")]
     results += [trial.run(name, known[name]) for name in chosen if name != "none"]
     return trial.comparison(results)

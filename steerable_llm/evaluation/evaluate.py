@@ -9,6 +9,7 @@ from typing import Unpack
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.evaluation.arms import Subject, arms_of, check_fits, strict_instruction_for
 from steerable_llm.evaluation.conditions import Conditions, beside, under_conditions
+from steerable_llm.evaluation.loss import what_a_proof_needs
 from steerable_llm.evaluation.measure import Outcome
 from steerable_llm.evaluation.overlap import HeldOut, apart, overlap, past_of
 from steerable_llm.evaluation.report import Change, Report
@@ -19,6 +20,8 @@ from steerable_llm.evaluation.shuffled import shuffled_vectors
 from steerable_llm.evaluation.verdict import judge
 from steerable_llm.pairs.pair import Pairs
 from steerable_llm.policy.policy import Policy
+from steerable_llm.progress import note
+from steerable_llm.reports.parts import visible
 from steerable_llm.runtime.hooked_model import HookedModel
 from steerable_llm.runtime.lora import Lora
 from steerable_llm.vector.file import library_version
@@ -90,15 +93,20 @@ def evaluate(
         unproven = (*unproven, *beside(conditions, vector))
     arms = arms_of(subject, settings, _shuffled(llm, subject, pairs, settings))
     items: list[EvaluationItem] = [*test, *(capability or ())]
-    outcomes = run_arms(llm, arms, items, settings, "evaluating")
     kept = set(capability.categories if capability else ())
     use, always = None, []
+    shares: list[float] = []
+    if conditions is not None:
+        shares = conditions.shares(llm, items)
+        use = conditions.use(items, shares)
+    alone = [name for name, steered in (use.steered if use else {}).items() if not steered]
+    for told in what_a_proof_needs(test, capability, settings, _on_dev(vector), alone):
+        note(visible(told), settings.progress)
+    outcomes = run_arms(llm, arms, items, settings, "evaluating")
     if conditions is not None:
         always = rows_of(outcomes, items, kept, settings.seed)
         steering = {arm.name for arm in arms if arm.steering.is_active}
         always = [row for row in always if row.arm in steering]
-        shares = conditions.shares(llm, items)
-        use = conditions.use(items, shares)
         outcomes = under_conditions(llm, arms, outcomes, items, shares, settings)
     rows = rows_of(outcomes, items, kept, settings.seed)
 
@@ -154,6 +162,12 @@ def _shuffled(
         return ()
     seeds = range(settings.seed, settings.seed + settings.random_vectors)
     return shuffled_vectors(llm, subject, pairs, seeds)
+
+
+def _on_dev(vector: SteeringVector | None) -> float | None:
+    """What the unsteered model got right of the dev prompts that a calibration was chosen by."""
+    choice = vector and vector.calibration and vector.calibration.choice
+    return choice.before if choice else None
 
 
 def _record(subject: Subject, name: str) -> dict[str, object]:

@@ -5,7 +5,7 @@ A vector, or another arm, is promoted when, on the target category of the test p
 1. it beats the unsteered model with intervals that do not overlap,
 2. it beats the strict instruction in the same way,
 3. the controls that were run (random, sign-flipped, shuffled labels) do not come as far,
-4. every capability category loses no more than the budget,
+4. every capability category keeps the budget, as far as its prompts can tell (`loss`),
 5. and no other category falls for sure: its paired interval includes no change.
 
 What was not measured counts as not shown.
@@ -17,6 +17,7 @@ from collections.abc import Sequence
 
 from pydantic import BaseModel
 
+from steerable_llm.evaluation.loss import rule_of
 from steerable_llm.evaluation.rows import Row
 from steerable_llm.reports.numbers import percent, points, share
 
@@ -69,15 +70,6 @@ def judge(
     steered = by_name[arm, target]
     rules = rules_of(rows, target, budget, arm)
     told = list(warnings)
-    for row in rows:
-        if row.arm != arm or not row.capability or row.change is None:
-            continue
-        loss = by_name["none", row.category].main.value - row.main.value
-        if loss <= budget + 1e-9 and -row.change.low > budget:
-            told.append(
-                f"{row.category}: on {row.n} prompts a loss of up to "
-                f"{points(-row.change.low)} cannot be excluded (95 % interval)"
-            )
     if steered.regressed:
         told.append(f"{target}: {percent(steered.regressed)} of the prompts were made worse")
     told += _falls(rows, target, arm)[1]
@@ -106,15 +98,7 @@ def rules_of(
     capability = [row for row in rows if row.capability and row.arm == arm]
     if not capability:
         rules.append((False, "capability was not measured, so a loss cannot be ruled out"))
-    for row in capability:
-        before = by_name["none", row.category].main.value
-        loss = before - row.main.value
-        kept = loss <= budget + 1e-9
-        text = (
-            f"{row.category}: {percent(before)} unsteered, {percent(row.main.value)} {arm}, "
-            f"{'within' if kept else 'beyond'} the budget of {points(budget)}"
-        )
-        rules.append((kept, text))
+    rules += [rule_of(row, by_name["none", row.category], budget) for row in capability]
     rules += [(False, text) for text in _falls(rows, target, arm)[0]]
     return rules
 

@@ -126,6 +126,89 @@ def test_ask_as_json_says_what_was_steered(
     assert answer["steered"][0]["steered_tokens"] > 0
 
 
+def test_what_steers_where_is_said_in_place_of_the_calibration(
+    steerable: Steerable, model_folder: Path, vector_file: Path
+) -> None:
+    ask = ("ask", QUESTION, "--model", model_folder, "--max-new-tokens", 4)
+    how = ("--strength", "0.2", "--scope", "last_prompt", "--layers", "1")
+    (applied,) = steerable.json(*ask, "--vector", vector_file, *how)["steered"]
+    assert (applied["strength"], applied["scope"], applied["layers"]) == (0.2, "last_prompt", [1])
+    error = steerable.error(*ask, "--vector", vector_file, "--strength", "1", "--layers", "0,77")
+    assert "77" in error
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--scope", "last-prompt", "did you mean 'last_prompt'?"),
+        ("--layers", "3-1", "--layers '3-1': give blocks such as 12, 8-15"),
+        ("--layers", "one", "give blocks such as 12, 8-15"),
+        ("--strength", "nan", "--strength must be a finite number"),
+    ],
+)
+@pytest.mark.parametrize(
+    "verb",
+    [
+        ("ask", "Hi", "--vector", "v.safetensors"),
+        ("evaluate", "cad", "set.jsonl"),
+        ("transfer", "v.safetensors", "--test", "set.jsonl"),
+        ("export", "v.safetensors", "--format", "repeng", "-o", "v.gguf"),
+        ("calibrate", "v.safetensors", "--dev", "set.jsonl"),
+        ("compare", "set.jsonl", "--dev", "set.jsonl", "--test", "set.jsonl"),
+    ],
+    ids=lambda verb: verb[0],
+)
+def test_every_verb_that_steers_says_alike_what_its_options_take(
+    steerable: Steerable, verb: tuple[str, ...], option: str, value: str, said: str
+) -> None:
+    for name in ("v.safetensors", "set.jsonl"):
+        Path(name).touch()
+    assert said in steerable.error(*verb, option, value)
+
+
+def test_calibrate_tries_what_is_asked_for_and_nothing_else(
+    steerable: Steerable, model_folder: Path, vector_file: Path, dev_file: Path
+) -> None:
+    calibrate = ("calibrate", vector_file, "--dev", dev_file, "--model", model_folder)
+    how = ("--strength", "0.4", "--scope", "all", "--layers", "1", "--layers", "0-1")
+    chosen = steerable.json(*calibrate, *how)["calibration"]
+    assert (abs(chosen["strength"]), chosen["scope"]) == (0.4, "all")
+    assert chosen["layers"] in ([1], [0, 1])
+    assert chosen["choice"]["settings"] == 4  # two signs of two subsets
+    assert "leave one of them out" in steerable.error(*calibrate, "--kl", "0.1", *how[:2])
+    assert "--kl must be a number above 0" in steerable.error(*calibrate, "--kl", "-1")
+
+
+def test_a_report_at_another_strength_does_not_promote_what_is_calibrated(
+    steerable: Steerable,
+    model_folder: Path,
+    vector_file: Path,
+    questions_file: Path,
+    dev_file: Path,
+) -> None:
+    model = ("--model", model_folder)
+    steerable.json("calibrate", vector_file, "--dev", dev_file, *model)
+    test = ("evaluate", vector_file, questions_file, *model)
+    found = steerable.json(*test, "--strength", "0.01", "--report", "other.json")
+    assert found["calibration"]["strength"] == 0.01
+    assert "calibrated anew" in _refused(steerable, vector_file)
+    assert "--keep writes about" in steerable.error(*test, "--keep", "--scope", "all")
+    assert "give one --strength" in steerable.error(*test, "--strength", "1", "--strength", "2")
+
+
+def _refused(steerable: Steerable, vector: Path) -> str:
+    steerable("promote", vector, "--report", "other.json", "--to", "vectors", code=1)
+    return steerable.stderr
+
+
+def test_build_makes_directions_for_the_layers_that_are_asked_for(
+    steerable: Steerable, model_folder: Path, pairs_file: Path
+) -> None:
+    build = ("build", pairs_file, "-o", "v.safetensors", "--model", model_folder)
+    assert steerable.json(*build, "--layers", "1")["layers"] == [1]
+    assert "are the same" in steerable.error(*build, "--layers", "1", "--set", "layers=[0]")
+
+
 def test_ask_puts_the_documents_before_the_question(
     steerable: Steerable, model_folder: Path, tiny_llm: Any
 ) -> None:
@@ -323,6 +406,8 @@ def test_a_model_that_is_not_there_is_one_line(steerable: Steerable) -> None:
     ("more", "message"),
     [
         (["--strength", "0.1"], "--strength goes with --vector"),
+        (["--scope", "all"], "--scope goes with --vector"),
+        (["--layers", "1-2"], "--layers goes with --vector"),
         (["--step", "answer"], "--step goes with --policy"),
         (["--vector", "v.safetensors", "--policy", "policy.toml"], "in place of what --policy"),
         (["--document", "latin.txt"], "latin.txt is not UTF-8 text"),

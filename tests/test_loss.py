@@ -112,9 +112,12 @@ def test_a_small_set_is_refused_for_what_it_cannot_show_and_the_size_is_named() 
     assert said.endswith("give 73 prompts or more")
 
 
-def test_one_lost_prompt_of_a_hundred_and_twenty_is_no_breach_of_one_point_in_a_hundred() -> None:
-    assert rule_of(row("steered", 119, 120, 1), row("none", 120, 120), 0.005)[0]
-    assert not rule_of(row("steered", 116, 120, 4), row("none", 120, 120), 0.01)[0]
+def test_a_loss_that_chance_explains_is_no_breach() -> None:
+    """Two of 150 are 1.3 points, and what costs one point loses two or more of them mostly."""
+    assert rule_of(row("steered", 148, 150, 2), row("none", 150, 150), 0.01)[0]
+    holds, said = rule_of(row("steered", 146, 150, 4), row("none", 150, 150), 0.01)
+    assert not holds
+    assert said.endswith("beyond the budget of 1.0 points")
 
 
 def test_flips_in_both_directions_need_more_prompts_than_none() -> None:

@@ -27,6 +27,7 @@ from steerable_llm.cli.options import (
     print_page,
     summary,
 )
+from steerable_llm.cli.steering import Layers, Scope, Strength, use
 from steerable_llm.errors import InvalidInputError, SteerableError
 from steerable_llm.files import read_text
 from steerable_llm.version import __version__
@@ -165,9 +166,9 @@ def ask(
         list[Path] | None,
         typer.Option(help="Vector file, or hub:organisation/name, to steer with; repeatable."),
     ] = None,
-    strength: Annotated[
-        float | None, typer.Option(help="In place of the calibrated strength of each vector.")
-    ] = None,
+    strength: Strength = None,
+    scope: Scope = None,
+    layers: Layers = None,
     policy: Annotated[Path | None, typer.Option(help="Policy file; see --step.")] = None,
     step: Annotated[str | None, typer.Option(help="Step of the policy.")] = None,
     model: Model = "demo",
@@ -179,8 +180,9 @@ def ask(
     as_json: AsJson = False,
 ) -> None:
     """Ask one question, steered or not."""
-    if strength is not None and not vector:
-        raise InvalidInputError("--strength goes with --vector: give the vector to steer with")
+    for option, value in (("strength", strength), ("scope", scope), ("layers", layers)):
+        if value is not None and not vector:
+            raise InvalidInputError(f"--{option} goes with --vector: give the vector to steer with")
     if step is not None and policy is None:
         raise InvalidInputError("--step goes with --policy: give the policy that has the step")
     if vector and policy:
@@ -192,7 +194,7 @@ def ask(
     if blank:
         raise InvalidInputError(f"document {blank[0]} is empty: give a text file with its text")
     llm = load_model(model, revision, policy)
-    steering = _steering(llm, vector or [], strength, force)
+    steering = _steering(llm, vector or [], (strength, scope, layers), force)
     messages = [{"role": "system", "content": system}] if system else []
     messages.append({"role": "user", "content": _prompt(question, texts)})
     settings: dict[str, Any] = {
@@ -251,7 +253,10 @@ def inspect(vector: Annotated[Path, VectorIn], as_json: AsJson = False) -> None:
 
 
 def _steering(
-    llm: SteerableHFLLM, files: list[Path], strength: float | None, force: bool
+    llm: SteerableHFLLM,
+    files: list[Path],
+    how: tuple[float | None, str | None, str | None],
+    force: bool,
 ) -> Steering | None:
     """Add up the vectors of the command line; without any, the policy decides (None)."""
     from steerable_llm.vector.steering import Steering
@@ -259,8 +264,8 @@ def _steering(
 
     if not files:
         return None
-    vectors = (SteeringVector.load(file, model=llm, force=force) for file in files)
-    return sum((vector.steer(strength) for vector in vectors), Steering.none())
+    vectors = use([SteeringVector.load(file, model=llm, force=force) for file in files], *how)
+    return sum((vector.steer() for vector in vectors), Steering.none())
 
 
 def _prompt(question: str, passages: list[str]) -> str:

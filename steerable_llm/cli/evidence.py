@@ -34,6 +34,18 @@ from steerable_llm.cli.options import (
     tell_report,
     vectors_there,
 )
+from steerable_llm.cli.steering import (
+    Kls,
+    Layers,
+    LayerSets,
+    OneOrMore,
+    Scope,
+    Scopes,
+    Strength,
+    Strengths,
+    search,
+    use,
+)
 from steerable_llm.errors import InvalidInputError, MissingExtraError
 
 
@@ -78,10 +90,9 @@ def evaluate(
         list[Path] | None,
         typer.Option(callback=vectors_there, help="Another vector for it; repeatable."),
     ] = None,
-    strength: Annotated[
-        list[float] | None,
-        typer.Option(help="In place of the calibrated strength, for it; repeatable."),
-    ] = None,
+    strength: OneOrMore = None,
+    scope: Scope = None,
+    layers: Layers = None,
     keep: Annotated[
         bool, typer.Option("--keep", help="Keep a summary in the vector file itself.")
     ] = False,
@@ -98,11 +109,12 @@ def evaluate(
     and random and sign-flipped vectors; with --pairs, also with vectors of pairs whose labels were
     shuffled. A LoRA or a decoding method is compared with the first two. With --policy and --step
     it steers only where the conditions of that step hold, and the figures without them stand
-    beside. The options from --benchmark to --strength are for a benchmark in its place.
+    beside. The options from --benchmark to --also are for a benchmark in its place. A report of
+    --strength, --scope or --layers is about a vector that is calibrated so, and promotes no other.
     """
     given = {
         "data": data, "limit": limit, "shots": shots, "group": group, "normalise": normalise,
-        "also": also, "strength": strength,
+        "also": also,
     }  # fmt: skip
     options = {name: value for name, value in given.items() if value is not None and value != []}
     if (test is None) == (benchmark is None):
@@ -113,6 +125,14 @@ def evaluate(
         )
     if options and benchmark is None:
         raise InvalidInputError(f"--{next(iter(options))} goes with --benchmark, not with TEST")
+    strengths = strength or []
+    if len(strengths) > 1 and benchmark is None:
+        raise InvalidInputError("TEST is run at one strength: give one --strength, not several")
+    if keep and (strengths or scope or layers):
+        raise InvalidInputError(
+            "--keep writes about the vector as it is calibrated: leave --strength, --scope and "
+            "--layers out, or calibrate it to them"
+        )
     from steerable_llm.vector.hub import refuse_to_write
     from steerable_llm.vector.vector import SteeringVector
 
@@ -122,18 +142,20 @@ def evaluate(
     read = [subject, test, capability, policy, pairs, *(also or ())]
     if benchmark is not None:
         check_reports(report, "a benchmark report", inputs=read)
-        measure = _on_benchmark(benchmark, options, seed)
+        measure = _on_benchmark(benchmark, {**options, "strength": strength}, seed)
     else:
         assert test is not None  # one of the two was given
         check_reports(report, "a report", ".png", inputs=read)
         measure = _on_set(test, capability, pairs, {"policy": policy, "step": step})
     llm = load_model(model, revision)
-    loaded = load_subject(subject, llm, force)
+    first = strengths[0] if strengths else None
+    subjects = [load_subject(each, llm, force) for each in (subject, *(also or ()))]
+    loaded, *others = use(subjects, first, scope, layers)
     if keep and not isinstance(loaded, SteeringVector):
         raise InvalidInputError(f"--keep writes into a vector file, and {subject} is none")
     found = measure(
         llm,
-        [loaded, *(load_subject(each, llm, force) for each in also or ())],
+        [loaded, *others],
         against=load_against(against, llm, force),
         seed=seed,
         progress=not as_json,
@@ -218,6 +240,10 @@ def compare(
     ] = None,
     target: Annotated[str | None, typer.Option(help="Category that is to be changed.")] = None,
     budget: Budget = 0.01,
+    strength: Strengths = None,
+    scope: Scopes = None,
+    layers: LayerSets = None,
+    kl: Kls = None,
     policy: StepPolicy = None,
     step: PolicyStep = None,
     report: Reports = None,
@@ -235,6 +261,7 @@ def compare(
     from steerable_llm.evaluation.compare import compare as run
     from steerable_llm.pairs.pair import Pairs
 
+    tried = search(strength, scope, layers, kl)
     check_reports(report, "a comparison", inputs=[pairs, dev, test, capability, dev_capability])
     given = Pairs.from_jsonl(pairs)
     dev_set, test_set = (read_set(path, sample, seed) for path in (dev, test))
@@ -248,6 +275,7 @@ def compare(
         dev_set,
         test_set,
         methods=method or None,
+        search=tried,
         capability=kept,
         dev_capability=dev_kept,
         target=target,
@@ -314,6 +342,9 @@ def transfer(
         list[Path], typer.Option(exists=True, help="Evaluation set of one behaviour; repeatable.")
     ],
     sample: Sample = None,
+    strength: Strength = None,
+    scope: Scope = None,
+    layers: Layers = None,
     report: Reports = None,
     seed: Annotated[int, typer.Option(help="Of the sample and of the intervals.")] = 0,
     model: Model = "demo",
@@ -331,6 +362,6 @@ def transfer(
     check_reports(report, "a transfer matrix", inputs=[*test, *vectors])
     sets = [read_set(path, sample, seed) for path in test]
     llm = load_model(model, revision)
-    loaded = [load_vector(path, llm, False) for path in vectors]
+    loaded = use([load_vector(path, llm, False) for path in vectors], strength, scope, layers)
     found = run(llm, loaded, sets, seed=seed, progress=not as_json, command=command_line())
     tell_report(found, report, as_json)

@@ -20,6 +20,7 @@ from steerable_llm.cli.options import (
     summary,
     tell,
 )
+from steerable_llm.cli.steering import Layers, Scope, Strength, use
 from steerable_llm.errors import InvalidInputError
 
 _FORMATS = "repeng, llama.cpp, easysteer, lm-eval or svec"
@@ -29,9 +30,9 @@ def export(
     vector: Annotated[Path, VectorIn],
     format: Annotated[str, typer.Option(help=f"{_FORMATS}.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="File to write.")],
-    strength: Annotated[
-        float | None, typer.Option(help="In place of the calibrated strength.")
-    ] = None,
+    strength: Strength = None,
+    scope: Scope = None,
+    layers: Layers = None,
     strict: Annotated[
         bool,
         typer.Option("--strict", help="Refuse if the file would steer otherwise than the vector."),
@@ -47,8 +48,8 @@ def export(
 
     kinds = {"lm-eval": "an archive (.pt or .zip)", "svec": "JSON"}
     check_outputs({"--out": (out, kinds.get(format, "a GGUF file"))}, [vector])
-    loaded = SteeringVector.load(vector)
-    done = export_vector(loaded, out, format, strength=strength, strict=strict)
+    (loaded,) = use([SteeringVector.load(vector)], strength, scope, layers)
+    done = export_vector(loaded, out, format, strict=strict)
     facts = asdict(done)
     lines = [f"{done.path}: {loaded.name} for {done.format}, blocks {list(done.blocks)}"]
     lines += [f"changed: {line}" for line in done.changes]

@@ -27,6 +27,15 @@ from steerable_llm.cli.options import (
     summary,
     tell,
 )
+from steerable_llm.cli.steering import (
+    BuiltLayers,
+    Kls,
+    LayerSets,
+    Scopes,
+    Strengths,
+    blocks,
+    search,
+)
 from steerable_llm.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -44,6 +53,7 @@ def build(
     revision: Revision = None,
     method: Annotated[str, typer.Option(help="How to build it; see docs/methods.md.")] = "grains",
     preset: Annotated[str | None, typer.Option(help="'paper' for the paper's settings.")] = None,
+    layers: BuiltLayers = None,
     setting: Annotated[
         list[str] | None,
         typer.Option("--set", help="A setting of the method, such as k=5; repeatable."),
@@ -71,8 +81,12 @@ def build(
         check_outputs(
             {"--out": (out, "a safetensors file"), "--heatmap": (heatmap, "a web page")}, [pairs]
         )
-    given = Pairs.from_jsonl(pairs)
     settings = settings_of(setting or [])
+    if layers is not None:
+        if "layers" in settings:
+            raise InvalidInputError("--layers and --set layers= are the same: leave one out")
+        settings["layers"] = blocks(layers)
+    given = Pairs.from_jsonl(pairs)
     llm = load_model(model, revision)
     if method == "lora":
         _build_lora(llm, given, out, name or out.name, settings, as_json)
@@ -143,10 +157,10 @@ def calibrate(
         ),
     ] = None,
     budget: Budget = 0.01,
-    kl: Annotated[
-        list[float] | None,
-        typer.Option(help="Try strengths with this divergence, not the usual ones; repeatable."),
-    ] = None,
+    strength: Strengths = None,
+    scope: Scopes = None,
+    layers: LayerSets = None,
+    kl: Kls = None,
     policy: StepPolicy = None,
     step: PolicyStep = None,
     out: Annotated[
@@ -159,7 +173,8 @@ def calibrate(
 ) -> None:
     """Choose how strongly to steer with a vector.
 
-    Strength, sign and scope are chosen on the development set, and kept in the file.
+    Strength, sign, scope and layers are chosen on the development set, and kept in the file. What
+    --strength, --scope, --layers and --kl name is tried in place of what the method would try.
     """
     from steerable_llm.evaluation.calibration import calibrate as choose
     from steerable_llm.evaluation.set import EvaluationSet
@@ -168,6 +183,7 @@ def calibrate(
 
     written = out or vector
     refuse_to_write(written)
+    tried = search(strength, scope, layers, kl)
     check_outputs({"--out": (written, "a safetensors file")}, [dev, capability, policy])
     dev_set = EvaluationSet.from_jsonl(dev)
     kept = EvaluationSet.from_jsonl(capability) if capability else None
@@ -177,7 +193,7 @@ def calibrate(
         SteeringVector.load(vector, model=llm, force=force),
         dev_set,
         kept,
-        kl=kl,
+        **tried,
         budget=budget,
         policy=policy,
         step=step,

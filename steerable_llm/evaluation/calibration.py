@@ -283,15 +283,16 @@ def _to_know(bench: Bench, unsteered: float) -> Iterator[str]:
         CalibrationError: The unsteered model gets everything right, so nothing can be chosen.
     """
     budget, target = bench.settings.budget, bench.settings.target or "the target"
+    kept = bench.capability
     if unsteered == 1.0:
         raise CalibrationError(
             f"the unsteered model is right on all {len(bench.dev)} dev prompts that decide, so "
             "there is nothing to choose by: give prompts on which it fails"
         )
-    if bench.capability is None:
+    if kept is None:
         yield "no prompts of what must not be lost, so no budget holds: give some (--capability)"
-    for category in bench.capability.categories if bench.capability else ():
-        n = len(bench.capability.category(category))
+    for category in kept.categories if kept else ():
+        n = sum(item.category == category for item in kept or ())
         if category not in bench.guarded and n * budget < 1 and budget:
             yield (
                 f"{category}: of {n} prompts none may be lost under the budget of "

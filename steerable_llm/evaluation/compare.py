@@ -51,6 +51,7 @@ def compare(
     *,
     dev_capability: EvaluationSet | None = None,
     keep: str | os.PathLike[str] | None = None,
+    search: Mapping[str, Any] | None = None,
     settings: EvaluationSettings = DEFAULTS,
     **changes: Unpack[Changes],
 ) -> Comparison:
@@ -72,6 +73,8 @@ def compare(
         dev_capability: Prompts for the budget on dev; without it the budget is not kept there.
         keep: Folder in which the result of each method is kept as soon as it is there; a later
             call on the same data does not measure it again.
+        search: What `sweep` is to try for vectors in place of each method's own (`strengths`, `kl`,
+            `scopes`, `layers`); recipes of your own bring theirs.
         settings: How the arms are run, chosen and judged.
         **changes: Single settings in place of those in `settings`.
 
@@ -80,7 +83,7 @@ def compare(
             that cannot be judged.
         PairError: No pairs.
     """
-    known = methods if isinstance(methods, Mapping) else recipes()
+    known = methods if isinstance(methods, Mapping) else recipes(search)
     chosen = list(dict.fromkeys(methods if methods is not None else known))
     unknown = [name for name in chosen if name not in known and name != "none"]
     if unknown:

@@ -90,13 +90,20 @@ class Made:
     calibration: Calibration | None = None
 
 
-def recipes() -> dict[str, Recipe]:
-    """Return a recipe for every method that can be compared, by name."""
+def recipes(search: Mapping[str, Any] | None = None) -> dict[str, Recipe]:
+    """Return a recipe for every method that can be compared, by name.
+
+    Args:
+        search: What `sweep` is to try for every vector, in place of each method's own.
+    """
     return {
         "prompt": Recipe("prompt"),
         "cad": Recipe("cad", tuple({"alpha": alpha} for alpha in CAD_ALPHAS)),
         "adacad": Recipe("adacad"),
-        **{name: Recipe(name, tuple(method.grid.configs)) for name, method in METHODS.items()},
+        **{
+            name: Recipe(name, tuple(method.grid.configs), search=search or {})
+            for name, method in METHODS.items()
+        },
         "lora": Recipe("lora", tuple({"learning_rate": rate} for rate in LORA_RATES)),
     }
 

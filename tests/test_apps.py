@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -53,7 +54,17 @@ def test_an_app_prints_what_its_page_shows(app: str, capsys: pytest.CaptureFixtu
     assert [line for line in promised if line not in printed] == []
 
 
-@pytest.mark.parametrize("app", ["langchain_rag", "langgraph_agent"])
+@pytest.mark.parametrize(
+    "script", [*sorted(APPS.glob("*/main.py")), APPS / "migrating" / "compare.py"], ids=str
+)
+def test_every_app_shows_its_help(script: Path) -> None:
+    asked = [sys.executable, str(script), "--help"]
+    done = subprocess.run(asked, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(f"usage: {script.name}")
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize("app", ["langchain_rag", "langgraph_agent", "llama_index_qa"])
 def test_a_question_that_does_not_fit_ends_in_one_line(
     app: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -136,7 +147,7 @@ def app() -> ModuleType:
 def test_the_llama_index_app_shows_each_step_with_what_steered_it(
     app: ModuleType, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert app.main() == 0
+    assert app.main([]) == 0
     lines = capsys.readouterr().out.splitlines()
     page = (APPS / "llama_index_qa" / "README.md").read_text(encoding="utf-8")
     promised = page.split("```")[3].strip().splitlines()

@@ -214,7 +214,7 @@ def test_a_sweep_that_finds_nothing_says_so(llm: SteerableHFLLM) -> None:
     want_bad = questions(llm, 30, "closed_book", want="bad")
     with pytest.raises(CalibrationError, match="no setting within a capability budget of 1 points"):
         quick(llm, idle, questions(llm, 20), strengths=(1e-4,))
-    with pytest.raises(CalibrationError, match=r"losing .* points; try other"):
+    with pytest.raises(CalibrationError, match=r"losing .* points .* try a gentler push"):
         quick(llm, vector, questions(llm, 40), capability=want_bad, strengths=(0.2,))
 
 

@@ -536,7 +536,7 @@ def test_strengths_can_be_given_by_their_divergence(
     arguments = ("calibrate", vector_file, "--dev", dev_file, "--model", model_folder)
     chosen = steerable.json(*arguments, "--kl", "0.02", "--kl", "0.5")["calibration"]["strength"]
     assert abs(chosen) not in (0.02, 0.03, 0.05, 0.08, 0.1, 0.12)
-    assert "above 0 nats" in steerable.error(*arguments, "--kl", "0")
+    assert "must be a number above 0" in steerable.error(*arguments, "--kl", "0")
 
 
 def test_a_step_of_a_policy_says_where_a_vector_steers(

@@ -5,6 +5,7 @@ Run it with `python apps/llama_index_qa/main.py`. Nothing is downloaded.
 
 from __future__ import annotations
 
+import argparse
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from llama_index.core.response_synthesizers import CompactAndRefine
 from steerable_llm import SteerableHFLLM
 from steerable_llm.adapters.llama_index import record_steering, tag_prompts
 from steerable_llm.demo.embedding import llama_index_embedding
+from steerable_llm.errors import SteerableError
 
 HERE = Path(__file__).resolve().parent
 QUESTION = "What is the return period of Maple Books?"
@@ -77,28 +79,37 @@ def show(title: str, asked: str, answer: object, record: Any) -> None:
         print(f"    step {call['step'] or '(default)'}: {vectors or 'not steered'}")
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Ask the query engine, the chat engine and the model itself."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--question", default=QUESTION, help="what the handbook is asked")
+    parser.add_argument("--follow-up", default=FOLLOW_UP, help="what the chat is asked next")
+    parser.add_argument("--message", default=COMPLAINT, help="what the customer wrote")
+    given = parser.parse_args(arguments)
     llm = SteerableHFLLM.demo(policy=HERE / "policy.toml").as_llama_index(max_tokens=32)
     unsteered = SteerableHFLLM.demo().as_llama_index(max_tokens=32)
 
     for title, model in (("Query engine, no policy", unsteered), ("Query engine", llm)):
         with record_steering() as record:
-            response = make_query_engine(model).query(QUESTION)
-        show(title, QUESTION, response, record)
+            response = make_query_engine(model).query(given.question)
+        show(title, given.question, response, record)
 
     chat = make_chat_engine(llm)
-    for message in (QUESTION, FOLLOW_UP):
+    for message in (given.question, given.follow_up):
         with record_steering() as record:
             answer = chat.chat(message)
         show("Chat engine", message, answer, record)
 
     for title, model in (("Reply, no policy", unsteered), ("Reply", llm)):
         with record_steering() as record:
-            reply = model.for_step("reply" if model is llm else None).complete(COMPLAINT)
-        show(title, COMPLAINT, reply, record)
+            reply = model.for_step("reply" if model is llm else None).complete(given.message)
+        show(title, given.message, reply, record)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except SteerableError as error:  # bad input: one line, as the command steerable has it
+        print(f"{HERE.name}: {error}", file=sys.stderr)
+        sys.exit(2)

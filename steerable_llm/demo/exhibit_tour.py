@@ -37,7 +37,7 @@ NAME: Final = "faithfulness"
 TARGET = "conflict"
 #: Prompts per category other than the target, so that the tour stays short; `make vectors` uses
 #: whole sets.
-TEST_PROMPTS, CAPABILITY_PROMPTS = 60, 60
+TEST_PROMPTS, CAPABILITY_PROMPTS = 60, 80
 #: The settings of GrAInS that won the sweep of `make vectors` for this behaviour; its scope, too.
 BUILD: Final[dict[str, Any]] = {"baseline": "eos", "aggregation": "mean"}
 

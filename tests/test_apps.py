@@ -64,7 +64,7 @@ def test_every_app_shows_its_help(script: Path) -> None:
     assert done.stderr == ""
 
 
-@pytest.mark.parametrize("app", ["langchain_rag", "langgraph_agent", "llama_index_qa"])
+@pytest.mark.parametrize("app", ["langchain_rag", "langgraph_agent"])
 def test_a_question_that_does_not_fit_ends_in_one_line(
     app: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

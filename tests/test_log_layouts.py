@@ -60,6 +60,8 @@ def sample(**fields: Any) -> dict[str, Any]:
         str([HOURS, TEA]),  # as pandas reads a cell of its own table
         f"['{HOURS}' '{TEA}']",  # as numpy prints it
         f"['{HOURS}'\n '{TEA}']",
+        f"array(['{HOURS}', '{TEA}'], dtype=object)",
+        f"('{HOURS}', '{TEA}')",
     ],
 )
 @pytest.mark.parametrize("kind", ["ragas", "deepeval"])
@@ -743,3 +745,136 @@ def test_reasons_are_short_and_few(imported: Import) -> None:
     assert sum(report.skipped.values()) == 200
     assert max(map(len, report.skipped)) <= 200
     assert max(len(line.why) for line in report.examples) <= 200
+
+
+@pytest.mark.parametrize(
+    ("printed", "passages"),
+    [
+        ("[\"He said 'no' 'yes'\", 'b']", ["He said 'no' 'yes'", "b"]),
+        ("[\"it's\" 'b'\n 'c']", ["it's", "b", "c"]),
+        ("nan", []),
+        ("None", []),
+    ],
+)
+def test_a_printed_list_keeps_its_texts_as_they_are(printed: str, passages: list[str]) -> None:
+    assert listed(printed, "contexts") == passages
+
+
+def test_an_empty_list_beside_others_hides_none_of_them(imported: Import) -> None:
+    case = {"input": "When?", "actualOutput": "At nine."}
+    report, answers = imported({"testCases": [case], "conversationalTestCases": []}, "deepeval")
+    assert (report.added, len(answers)) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    "key", ["thumbs_down", "thumb-down", "downvote", "negative", "reported", "has_problem"]
+)
+def test_yes_to_what_is_wrong_is_never_good(imported: Import, key: str) -> None:
+    run = {
+        "id": "r", "run_type": "llm", "trace_id": "t", "inputs": {"prompts": ["When?"]},
+        "outputs": {"generations": [[{"text": "At nine."}]]},
+    }  # fmt: skip
+    _, [entry] = imported([run, {"id": "f", "run_id": "r", "key": key, "score": True}], "langsmith")
+    assert entry.verdict != "good"
+
+
+@pytest.mark.parametrize(
+    "correction",
+    [
+        "At ten.",
+        {"answer": "At ten."},
+        {"output": {"type": "ai", "content": "At ten."}},
+        {"messages": [{"role": "assistant", "content": "At ten."}]},
+        {"answer": "At ten.", "sources": []},
+    ],
+)
+def test_a_correction_is_the_text_that_should_have_been_said(
+    imported: Import, correction: Any
+) -> None:
+    run = {
+        "id": "r", "run_type": "llm", "trace_id": "t", "inputs": {"prompts": ["When?"]},
+        "outputs": {"generations": [[{"text": "At nine."}]]},
+    }  # fmt: skip
+    feedback = {"id": "f", "run_id": "r", "key": "note", "correction": correction}
+    _, [entry] = imported([run, feedback], "langsmith")
+    assert (entry.verdict, entry.correction) == ("bad", "At ten.")
+
+
+ASKED = [{"role": "user", "content": "When?"}]
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        {"system": HOURS, "messages": ASKED},
+        {"system": [{"type": "text", "text": HOURS}], "messages": ASKED},
+        {"instructions": HOURS, "input": "When?"},
+        {
+            "systemInstruction": {"parts": [{"text": HOURS}]},
+            "contents": [{"role": "user", "parts": [{"text": "When?"}]}],
+        },
+    ],
+    ids=["Anthropic", "Anthropic's blocks", "OpenAI's responses", "Gemini"],
+)  # fmt: skip
+def test_instructions_beside_the_messages_are_part_of_the_prompt(
+    imported: Import, inputs: dict[str, Any]
+) -> None:
+    run = {"id": "r", "run_type": "llm", "trace_id": "t", "inputs": inputs, "outputs": "At nine."}
+    _, [entry] = imported([run], "langsmith")
+    assert [(m.role, m.content) for m in entry.messages] == [("system", HOURS), ("user", "When?")]
+
+
+@pytest.mark.parametrize("answer", ['{"opens": 9}', "[1, 2]", '{"output": "x", "n": [1]}'])
+def test_answers_and_prompts_that_are_json_stay_as_they_are(imported: Import, answer: str) -> None:
+    record = {"prompt": '{"question": "When?"}', "chosen": answer, "rejected": "At nine."}
+    _, [entry] = imported([record], "trl")
+    assert (entry.question, entry.correction) == ('{"question": "When?"}', answer)
+
+
+def downloaded(**columns: Any) -> dict[str, Any]:
+    asked = {"input": [{"role": "user", "content": "When?"}], "output": "At nine."}
+    told = {"id": "o", "traceId": "t", "type": "GENERATION", "traceName": "ask"}
+    return {**told, **asked, "traceTags": ["bad"], "comments": [], **columns}
+
+
+@pytest.mark.parametrize(
+    ("columns", "judged"),
+    [
+        ({"faithfulness": [0.1], "relevance": None}, ("bad", "not in documents")),
+        ({"faithfulness": "[0.1]"}, ("bad", "not in documents")),
+        ({"verdict": ["incorrect"]}, ("bad", "untrue")),
+        ({"toolCallNames": ["bad"], "latency": 0.1}, (None, None)),
+    ],
+)
+def test_a_download_of_langfuse_has_its_scores_in_columns(
+    imported: Import, columns: dict[str, Any], judged: tuple[str | None, str | None]
+) -> None:
+    _, [entry] = imported([downloaded(**columns)], "langfuse")
+    assert (entry.verdict, entry.reason) == judged
+
+
+def test_what_langfuses_own_judges_say_is_no_answer(imported: Import) -> None:
+    record = downloaded(environment="langfuse-llm-as-a-judge")
+    report, answers = imported([record], "langfuse")
+    assert not answers
+    assert sum(report.skipped.values()) == 1
+
+
+def test_a_table_of_spans_by_columns_names_them_by_its_index(imported: Import) -> None:
+    columns = {
+        "span_kind": "LLM", "context.trace_id": "t", "start_time": 1714557600000,
+        "attributes.llm.input_messages": [{"message.role": "user", "message.content": "When?"}],
+        "attributes.output.value": "At nine.",
+    }  # fmt: skip
+    table = {name: {"a1": cell, "b2": cell} for name, cell in columns.items()}
+    _, answers = imported(table, "phoenix")
+    assert {entry.id for entry in answers} == {"a1", "b2"}
+
+
+def test_a_span_of_otlp_may_have_its_attributes_as_an_object(imported: Import) -> None:
+    attributes = {
+        "openinference.span.kind": "LLM", "input.value": "When?", "output.value": "At nine."
+    }  # fmt: skip
+    span = {"traceId": "t", "spanId": "s", "startTimeUnixNano": "1", "attributes": attributes}
+    _, [entry] = imported({"spans": [span]}, "phoenix")
+    assert entry.answer == "At nine."

@@ -878,3 +878,26 @@ def test_a_span_of_otlp_may_have_its_attributes_as_an_object(imported: Import) -
     span = {"traceId": "t", "spanId": "s", "startTimeUnixNano": "1", "attributes": attributes}
     _, [entry] = imported({"spans": [span]}, "phoenix")
     assert entry.answer == "At nine."
+
+
+@pytest.mark.parametrize(
+    ("kind", "records"),
+    [
+        ("ragas", [sample(rating=1)]),
+        (
+            "langfuse",
+            [downloaded(), {"id": "s", "traceId": "t", "name": "rating", "value": 1}],
+        ),
+    ],
+)
+def test_a_number_left_aside_counts_once_its_scale_is_given(
+    tmp_path: Path, kind: str, records: list[Any]
+) -> None:
+    file = tmp_path / "log.json"
+    file.write_text(json.dumps(records))
+    with AnswerLog(f"sqlite:///{tmp_path / 'a.db'}") as log:
+        import_files(log, file, kind)
+        assert [entry.verdict for entry in log.answers()] == [None]
+        report = import_files(log, file, kind, rules=Rules(scales={"rating": (1, 5)}))
+        assert [entry.verdict for entry in log.answers()] == ["bad"]
+        assert (report.added, report.judged) == (0, 1)

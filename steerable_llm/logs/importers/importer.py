@@ -265,8 +265,8 @@ def _add(
     judged = [n for n in connection.execute(unjudged).scalars() if rows[n]["verdict"] is not None]
     new = add_rows(connection, list(rows.values()))
     for known in judged:
-        told = {name: value for name in REVIEW if (value := rows[known][name]) is not None}
-        review_row(connection, known, told)
+        said = {name: value for name in REVIEW if (value := rows[known][name]) is not None}
+        review_row(connection, known, said)
     report.added += new
     report.judged += len(judged)
     report.known += len(rows) - new - len(judged)

@@ -901,3 +901,12 @@ def test_a_number_left_aside_counts_once_its_scale_is_given(
         report = import_files(log, file, kind, rules=Rules(scales={"rating": (1, 5)}))
         assert [entry.verdict for entry in log.answers()] == ["bad"]
         assert (report.added, report.judged) == (0, 1)
+
+
+def test_a_table_of_another_encoding_loses_its_rows_and_not_their_letters(
+    imported: Import,
+) -> None:
+    table = "user_input,response\nWann öffnet es?,Um neun.\nWann?,Um zehn.\n".encode("latin-1")
+    report, answers = imported(table, "ragas", "log.csv")
+    assert [entry.question for entry in answers] == ["Wann?"]
+    assert dict(report.skipped) == {"it is not UTF-8": 1}

@@ -150,12 +150,8 @@ def _same(one: Path, other: Path) -> bool:
 
 def _is_device(target: Path) -> bool:
     """Whether something is written to, and not put in the place of: a pipe, say, or /dev/stdout."""
-    if not target.exists() or target.is_dir():
-        return False
-    # What these lead to may be a file, which somebody else has open.
-    is_stream = target.parts[1:3] in (("dev", "stdout"), ("dev", "stderr"), ("dev", "fd"))
-    return not target.is_file() or (
-        target.is_absolute() and (is_stream or target.parts[1] == "proc")
+    return (target.exists() and not target.is_file() and not target.is_dir()) or (
+        target.is_absolute() and target.parts[1:2] in (("dev",), ("proc",)) and target.exists()
     )
 
 

@@ -10,7 +10,7 @@ from transformers import AddedToken
 
 from steerable_llm.answer.call_grammar import _ranges, grammar_for
 from steerable_llm.answer.request import GenerationRequest
-from steerable_llm.chat.tools import FORMATS
+from steerable_llm.chat.tool_formats.table import FORMATS
 
 # What a model writes that has begun a call and then loses its way.
 LOST = {

@@ -10,7 +10,8 @@ from scripted import scripted_llm
 from test_tool_calling import MULTIPLY, WRITTEN
 
 from steerable_llm.answer.calls import CallStream
-from steerable_llm.chat.tools import FORMATS, CallPiece
+from steerable_llm.chat.tool_formats.table import FORMATS
+from steerable_llm.chat.tools import CallPiece
 
 # Two calls each, the first with all that a reader of brackets could stumble over.
 F = r'{"a": "x\"}]\\", "b": [1, {"c": 2}]}'

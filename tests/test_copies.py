@@ -14,7 +14,6 @@ from langchain_core.runnables import RunnableLambda
 from steerable_llm.answer import origin
 from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.errors import InvalidInputError
-from steerable_llm.policy.policy import Policy
 
 ADAPTERS = ["as_langchain", "as_llama_index"]
 
@@ -95,32 +94,7 @@ def test_a_model_that_was_made_here_says_that_it_does_not_travel(
         _ = made.no_such_thing
 
 
-def test_the_model_itself_is_shared_by_copies_and_loaded_again_from_a_pickle() -> None:
-    llm = SteerableHFLLM.demo()
-    assert copy.deepcopy(Application("shop", llm)).model is llm
-    assert dataclasses.asdict(Application("shop", llm))["model"] is llm
-    assert pickle.loads(pickle.dumps(llm)) is llm
-    chat = llm.as_langchain(models={"other": llm})
-    assert pickle.loads(pickle.dumps(chat)).models == {"other": llm}
-
-
-def test_a_model_that_was_made_here_refuses_to_be_pickled(tiny_llm: SteerableHFLLM) -> None:
-    with pytest.raises(InvalidInputError, match="weights do not travel"):
-        pickle.dumps(tiny_llm)
-
-
-def test_models_whose_policies_differ_in_a_vector_are_two() -> None:
-    plain = SteerableHFLLM.demo()
-    content = {"steps": {"s": {"vectors": [{"name": "a", "strength": 0.5}]}}}
-    one, other = (
-        SteerableHFLLM.demo(policy=Policy.from_dict(content, {"a": random_vector(plain, "a", n)}))
-        for n in (1, 2)
-    )
-    assert pickle.loads(pickle.dumps(one)) is one
-    assert pickle.loads(pickle.dumps(other)) is other
-
-
 def test_remembering_where_a_model_came_from_does_not_keep_it_alive() -> None:
-    key = SteerableHFLLM.demo(context_window=99).origin.key  # type: ignore[union-attr]
+    key = repr(SteerableHFLLM.demo(context_window=99).origin)
     gc.collect()
     assert key not in origin._OPEN

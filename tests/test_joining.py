@@ -80,25 +80,6 @@ async def test_a_call_at_fault_fails_alone(counting: CountingLLM, ask: Any) -> N
 
 
 @pytest.mark.parametrize("ask", WAYS)
-async def test_a_call_that_breaks_somebody_elses_code_fails_alone(
-    counting: CountingLLM, ask: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    together = counting.generate_batch
-
-    def breaks(requests: Any, **options: Any) -> Any:
-        if any("break" in str(request.messages) for request in requests):
-            raise RuntimeError("a hook of somebody else broke")
-        return together(requests, **options)
-
-    monkeypatch.setattr(counting, "generate_batch", breaks)
-    calls = [ask(counting, text) for text in ("Hello", "break", "Goodbye")]
-    hello, broken, goodbye = await asyncio.gather(*calls, return_exceptions=True)
-    assert isinstance(broken, RuntimeError)
-    assert not isinstance(hello, Exception)
-    assert not isinstance(goodbye, Exception)
-
-
-@pytest.mark.parametrize("ask", WAYS)
 async def test_who_stops_waiting_is_left_out_and_the_rest_go_on(
     counting: CountingLLM, ask: Any
 ) -> None:

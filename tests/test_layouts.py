@@ -208,26 +208,6 @@ LAYOUTS = {
     "Japanese": user("コンテキスト：\n{context}\n\n質問：{question}\n回答："),
     "Korean": user("문맥: {context}\n\n질문: {question}\n답변:"),
     "Arabic": user("السياق: {context}\n\nالسؤال: {question}"),
-    "heading between signs": user("### Context ###\n{context}\n\n### Question ###\n{question}"),
-    "DSPy": user("[[ ## context ## ]]\n{context}\n\n[[ ## question ## ]]\n{question}"),
-    "begin and end": user("--- BEGIN CONTEXT ---\n{context}\n--- END CONTEXT ---\n\n{question}"),
-    "block": system(
-        "START CONTEXT BLOCK\n{context}\nEND OF CONTEXT BLOCK\nYou answer from the CONTEXT BLOCK."
-    ),
-    "title between dashes": system("---Role---\nYou answer.\n\n---Context---\n\n{context}"),
-    "tag of two words": user("<search_results>\n{context}\n</search_results>\n{question}"),
-    "here's": user("Here's some context:\n\n{context}\n\n{question}"),
-    "Danish": user("Kontekst:\n{context}\n\nSpørgsmål: {question}"),
-    "Finnish": user("Konteksti:\n{context}\n\nKysymys: {question}"),
-    "Hungarian": user("Dokumentumok:\n{context}\n\nKérdés: {question}"),
-    "Greek": user("Πλαίσιο:\n{context}\n\nΕρώτηση: {question}"),
-    "Indonesian": user("Konteks:\n{context}\n\nPertanyaan: {question}"),
-    "Vietnamese": user("Ngữ cảnh:\n{context}\n\nCâu hỏi: {question}"),
-    "Thai": user("บริบท:\n{context}\n\nคำถาม: {question}"),
-    "Hebrew": user("הקשר:\n{context}\n\nשאלה: {question}"),
-    "Persian": user("زمینه:\n{context}\n\nسوال: {question}"),
-    "Dutch, announced": system("Gebruik de volgende context om te antwoorden.\n\n{context}"),
-    "Chinese, retrieved": system("请根据以下检索到的内容回答。\n\n{context}"),
     "Hindi": user("संदर्भ: {context}\n\nप्रश्न: {question}"),
 }  # fmt: skip
 # Where an empty place looks like one that was filled: the examples, or what is written around it.
@@ -254,7 +234,7 @@ def test_retrieved_text_is_found_in_its_place(name: str, passage: str) -> None:
 def test_a_place_without_text_is_no_context(name: str) -> None:
     told = tell(filled(LAYOUTS[name], ""))
     assert not told.present
-    assert (told.doubt is not None) == (name in ("instructions after it", "here's"))
+    assert (told.doubt is not None) == (name == "instructions after it")
 
 
 @pytest.mark.parametrize("passage", PASSAGES[:2], ids=["one line", "paragraphs"])
@@ -268,20 +248,6 @@ def test_without_its_context_a_prompt_asks_the_same(name: str, passage: str) -> 
     asked = question_text(prompt)
     assert asked is not None
     assert "nine" not in asked
-
-
-def test_retrieved_questions_with_their_answers_are_no_worked_examples() -> None:
-    faq = "Question: Can I return a lamp?\nAnswer: Yes, for 14 days."
-    prompt = filled(user("Context:\n{context}\n\nQuestion: {question}\nAnswer:"), faq)
-    assert tell(prompt).present
-    assert question_text(prompt) == QUESTION
-
-
-def test_a_passage_stands_below_its_source_and_is_no_part_of_the_question() -> None:
-    shown = f"Source: a.pdf\nContent: {ONE}\n\nSource: b.pdf\nContent: It sells lamps."
-    prompt = filled(user("{context}\n\n{question}"), shown)
-    assert tell(prompt).present
-    assert question_text(prompt) == QUESTION
 
 
 # What looks like retrieved text and is none.
@@ -338,27 +304,6 @@ HARD_NEGATIVES = {
         ("assistant", "Nothing."),
         ("user", QUESTION),
     ],
-    "what the assistant is, under a heading": system(
-        "# Context\nYou are talking to a child of six.\n\n# Style\nBe kind."
-    ),
-    "a rule for the assistant": system("Context: You are a bot for ACME.\nAlways be polite."),
-    "no results": system("Use the following context.\n\nContext: No relevant documents found."),
-    "no results in tags": system("<context>No results</context>"),
-    "nothing in brackets": user("Documents:\n(no documents)\n\nWhen?"),
-    "said of oneself over lines": user(
-        "Context: I have been a baker for ten years.\nMy boss is old.\n\nShould I leave?"
-    ),
-    "things of one's own": user("Documents:\n- passport\n- visa\n\nDo I need anything else?"),
-    "to be rewritten": user("Rewrite this:\n\nDocument: The shop opens at nine."),
-    "source code": user("Source code:\n\nint main() {{ return 0; }}\n\nWhat does it print?"),
-    "languages": user("Source language: German\nTarget language: French\n\nWas ist das?"),
-    "a type": user("Document type: invoice\nDocument title: A\n\nWhat should I fill in?"),
-    "worked examples": user("Q: 2+2?\nA: 4\n\nQ: 3+3?\nA:"),
-    "announced of oneself": [
-        ("user", "Here is some context: I am from Ghana."),
-        ("user", "What should I cook?"),
-    ],
-    "said of oneself in Portuguese": user("Contexto: eu trabalho numa padaria.\n\nQue slogan?"),
     "what the assistant wrote": [
         ("user", "Write a prompt."),
         ("assistant", "Context:\nThe shop opens at nine.\n\nQuestion: When?"),

@@ -6,7 +6,7 @@ from scripted import SPECIAL, TEMPLATES, byte_level, calling, scripted_around, s
 from steerable_llm.answer.constraint import Constraint
 from steerable_llm.answer.request import GenerationRequest
 from steerable_llm.chat.message import as_messages
-from steerable_llm.chat.tools import FORMATS, tool_format_of
+from steerable_llm.chat.tool_formats.table import FORMATS, tool_format_of
 from steerable_llm.errors import InvalidInputError
 
 MULTIPLY = {
@@ -252,7 +252,7 @@ def test_ids_of_another_maker_fit_mistral_s_template_and_stay_in_pairs():
     try:
         tokenizer.chat_template = (
             "{% for m in messages %}{% for c in m.tool_calls or [] %}{{ c.id }}{% endfor %}"
-            "{{ m.tool_call_id }} {% endfor %}{# tools [TOOL_CALLS] #}"
+            "{{ m.tool_call_id }} {% endfor %}{{ (tools or '') | string }}{# [TOOL_CALLS] #}"
         )
         seen = template_llm.render(history).split()
     finally:
@@ -363,7 +363,7 @@ XML_CALLS = {
         },
     },
 }
-XML_TEMPLATE = TEMPLATES["none"] + "{# tools <function= #}"
+XML_TEMPLATE = "{{ tools | tojson }}" + TEMPLATES["none"] + "{# <function= #}"
 
 
 def xml_call(name, **arguments):

@@ -11,10 +11,12 @@ import pytest
 from adapter_models import random_vector, steered_by
 from langchain_core.messages import HumanMessage
 from langchain_core.tools import tool
-from scripted import byte_level, scripted_around
+from scripted import SPECIAL, Script, byte_level, scripted_around
 from test_tool_calling import MULTIPLY, WEATHER
 
 from steerable_llm.answer.llm import SteerableHFLLM
+from steerable_llm.chat.message import ToolCall
+from steerable_llm.errors import InvalidInputError
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 QUESTION = "What is 3 times 4?"
@@ -74,21 +76,118 @@ FAMILIES = {
         '[TOOL_CALLS]multiply[ARGS]{"a": 3, "b": 4}</s>[TOOL_RESULTS]ID[TOOL_CONTENT]12'
         "[/TOOL_RESULTS]",
     ),
+    "qwen3_coder": Family(
+        "qwen3-coder",
+        ("<|endoftext|>", "<|im_start|>", "<|im_end|>"),
+        "<tool_call>\n<function=multiply>\n<parameter=a>\n3\n</parameter>\n<parameter=b>\n4\n"
+        "</parameter>\n</function>\n</tool_call>",
+        "<|im_start|>assistant\n<tool_call>\n<function=multiply>\n<parameter=a>\n3\n</parameter>\n"
+        "<parameter=b>\n4\n</parameter>\n</function>\n</tool_call><|im_end|>\n<|im_start|>user\n"
+        "<tool_response>\n12\n</tool_response>\n<|im_end|>\n",
+        ("<tool_call>", "</tool_call>"),
+    ),
+    "glm4_5": Family(
+        "glm",
+        ("<|endoftext|>", "[gMASK]", "<|user|>", "<sop>", "<|system|>", "<|assistant|>",
+         "<|observation|>"),
+        "<tool_call>multiply\n<arg_key>a</arg_key>\n<arg_value>3</arg_value>\n<arg_key>b</arg_key>\n"
+        "<arg_value>4</arg_value>\n</tool_call>",
+        "<|assistant|>\n<think></think>\n<tool_call>multiply\n<arg_key>a</arg_key>\n"
+        "<arg_value>3</arg_value>\n<arg_key>b</arg_key>\n<arg_value>4</arg_value>\n</tool_call>"
+        "<|observation|>\n<tool_response>\n12\n</tool_response>",
+        ("<tool_call>", "</tool_call>", "<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>",
+         "<think>", "</think>"),
+    ),
+    "gpt_oss": Family(
+        "harmony",
+        ("<|endoftext|>", "<|startoftext|>", "<|return|>", "<|start|>", "<|end|>", "<|message|>",
+         "<|channel|>", "<|constrain|>", "<|call|>"),
+        '<|channel|>commentary to=functions.multiply <|constrain|>json<|message|>{"a": 3, "b": 4}',
+        '<|start|>assistant to=functions.multiply<|channel|>commentary json<|message|>'
+        '{"a": 3, "b": 4}<|call|><|start|>functions.multiply to=assistant<|channel|>commentary'
+        '<|message|>"12"<|end|>',
+    ),
+    "phi4_mini": Family(
+        "phi4",
+        ("<|pad|>", "<|endoftext|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>",
+         "<|tool_call|>", "<|/tool_call|>", "<|tool|>", "<|/tool|>"),
+        '<|tool_call|>[{"name": "multiply", "arguments": {"a": 3, "b": 4}}]<|/tool_call|>',
+        '<|assistant|><|tool_call|>[{"name": "multiply", "arguments": {"a": 3, "b": 4}}]'
+        "<|/tool_call|><|end|><|tool|>12<|end|>",
+    ),
+    "phi4_functools": Family(
+        "phi4-functools",
+        ("<|pad|>", "<|endoftext|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"),
+        'functools[{"name": "multiply", "arguments": {"a": 3, "b": 4}}]',
+        '<|assistant|>\n{"name": "multiply", "arguments": {"a": 3, "b": 4}}<|end|>'
+        "<|tool|>\n12<|end|>",
+    ),
+    "granite3_3": Family(
+        "granite",
+        ("<|pad|>", "<|start_of_role|>", "<|end_of_text|>", "<|end_of_role|>", "<|tool_call|>"),
+        '<|tool_call|>[{"name": "multiply", "arguments": {"a": 3, "b": 4}}]',
+        '<|start_of_role|>assistant<|end_of_role|><|tool_call|>[{"name": "multiply", "arguments": '
+        '{"a": 3, "b": 4}}]<|end_of_text|>\n<|start_of_role|>tool_response<|end_of_role|>12'
+        "<|end_of_text|>\n",
+    ),
+    "deepseek_v3": Family(
+        "deepseek-v3",
+        ("<｜▁pad▁｜>", "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>"),
+        "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>multiply\n```json\n"
+        '{"a": 3, "b": 4}\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜>',
+        "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>multiply\n```json\n"
+        '{"a": 3, "b": 4}\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜><｜end▁of▁sentence｜>'
+        "<｜tool▁outputs▁begin｜><｜tool▁output▁begin｜>12<｜tool▁output▁end｜>",
+        ("<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>", "<｜tool▁call▁begin｜>",
+         "<｜tool▁sep｜>", "<｜tool▁call▁end｜>", "<｜User｜>", "<｜Assistant｜>"),
+    ),
+    "deepseek_v3_1": Family(
+        "deepseek-v3.1",
+        ("<｜▁pad▁｜>", "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>"),
+        "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>multiply<｜tool▁sep｜>"
+        '{"a": 3, "b": 4}<｜tool▁call▁end｜><｜tool▁calls▁end｜>',
+        "<｜Assistant｜></think><｜tool▁calls▁begin｜><｜tool▁call▁begin｜>multiply<｜tool▁sep｜>"
+        '{"a": 3, "b": 4}<｜tool▁call▁end｜><｜tool▁calls▁end｜><｜end▁of▁sentence｜>'
+        "<｜tool▁output▁begin｜>12<｜tool▁output▁end｜>",
+        ("<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>", "<｜tool▁call▁begin｜>",
+         "<｜tool▁sep｜>", "<｜tool▁call▁end｜>", "<｜User｜>", "<｜Assistant｜>"),
+    ),
+    "command_r": Family(
+        "command-r",
+        ("<PAD>", "<BOS_TOKEN>", "<|END_OF_TURN_TOKEN|>", "<|START_OF_TURN_TOKEN|>",
+         "<|SYSTEM_TOKEN|>", "<|USER_TOKEN|>", "<|CHATBOT_TOKEN|>"),
+        'Action: ```json\n[\n    {\n        "tool_name": "multiply",\n        "parameters": '
+        '{"a": 3, "b": 4}\n    }\n]```',
+        '\nAction:\n```json\n[\n    {\n        "tool_name": "multiply",\n        "parameters": '
+        '{"a": 3, "b": 4}\n    }\n]```\n<|START_OF_TURN_TOKEN|><|SYSTEM_TOKEN|><results>\n12'
+        "</results><|END_OF_TURN_TOKEN|>",
+    ),
+    "command_r7b": Family(
+        "command-r7b",
+        ("<PAD>", "<BOS_TOKEN>", "<|END_OF_TURN_TOKEN|>", "<|START_OF_TURN_TOKEN|>",
+         "<|SYSTEM_TOKEN|>", "<|USER_TOKEN|>", "<|CHATBOT_TOKEN|>", "<|START_ACTION|>",
+         "<|END_ACTION|>", "<|START_TOOL_RESULT|>", "<|END_TOOL_RESULT|>"),
+        '<|START_ACTION|>[\n    {"tool_call_id": "0", "tool_name": "multiply", "parameters": '
+        '{"a": 3, "b": 4}}\n]<|END_ACTION|>',
+        '<|START_ACTION|>[\n    {"tool_call_id": "0", "tool_name": "multiply", "parameters": '
+        '{"a": 3, "b": 4}}\n]<|END_ACTION|><|END_OF_TURN_TOKEN|><|START_OF_TURN_TOKEN|>'
+        '<|SYSTEM_TOKEN|><|START_TOOL_RESULT|>[{"results": "12"}]<|END_TOOL_RESULT|>',
+    ),
 }  # fmt: skip
 
 
-def llm_of(name: str) -> SteerableHFLLM:
+def llm_of(name: str, script: Script | None = None) -> SteerableHFLLM:
     family = FAMILIES[name]
     template = (TEMPLATES / f"{name}.jinja").read_text(encoding="utf-8")
     special = list(family.special)
-    begin, end = (special[0], special[2]) if name == "qwen2_5" else special[1:3]
+    begin, end = (special[0], special[2]) if name.startswith("qwen") else special[1:3]
     tokenizer = byte_level(template, special, list(family.added), begin, end)
 
     def say(prompt: str) -> str:
         after = prompt.rpartition(QUESTION)[2]
         return "It is twelve." if "12" in after else family.call
 
-    return scripted_around(tokenizer, say)
+    return scripted_around(tokenizer, script or say)
 
 
 @pytest.mark.parametrize("name", list(FAMILIES))
@@ -112,7 +211,7 @@ def test_a_call_goes_out_and_its_result_comes_back_as_documented(
     ]
     rendered = llm.render(history, tools=[MULTIPLY, WEATHER])
     assert FAMILIES[name].history.replace("ID", call.id) in rendered
-    assert '"get_weather"' in rendered
+    assert "get_weather" in rendered
     assert llm.generate(history, tools=[MULTIPLY, WEATHER]).text == "It is twelve."
 
 
@@ -132,4 +231,168 @@ def test_the_loop_of_an_agent_closes_and_is_steered(name: str) -> None:
     closed = bound.invoke([HumanMessage(QUESTION), called, result])
     assert (closed.content, steered_by(closed)) == ("It is twelve.", ["a"])
     streamed = [chunk for chunk in bound.stream([HumanMessage(QUESTION)]) if chunk.tool_call_chunks]
-    assert len(streamed) > 2
+    told_as_it_comes = llm.chat_format.tool_format.head is not None
+    assert len(streamed) > 2 if told_as_it_comes else streamed
+
+
+def history_with(*calls: ToolCall) -> list[dict[str, object]]:
+    """A question, calls in one turn, and their results."""
+    results = [
+        {"role": "tool", "tool_call_id": call.id, "name": call.name, "content": f"of {call.id}"}
+        for call in calls
+    ]
+    made = [call.to_message_part() for call in calls]
+    return [
+        {"role": "user", "content": QUESTION},
+        {"role": "assistant", "content": "", "tool_calls": made},
+        *results,
+    ]
+
+
+@pytest.mark.parametrize("name", list(FAMILIES))
+def test_several_calls_of_one_turn_and_their_results_are_all_in_the_prompt(name: str) -> None:
+    first = ToolCall("abcdefgh1", "multiply", {"a": 31, "b": 41})
+    second = ToolCall("abcdefgh2", "get_weather", {"city": "Köln"})
+    prompt = llm_of(name).render(history_with(first, second), tools=[MULTIPLY, WEATHER])
+    after = prompt.rpartition(QUESTION)[2]
+    places = [after.index(text) for text in ("multiply", "31", "get_weather", "Köln")]
+    assert places == sorted(places)
+    assert after.index("of abcdefgh1") < after.index("of abcdefgh2")
+    assert "{'" not in after
+
+
+@pytest.mark.parametrize("name", list(FAMILIES))
+def test_what_is_said_before_a_call_is_content_however_the_mark_is_cut_into_tokens(
+    name: str,
+) -> None:
+    said = FAMILIES[name].call
+    if name == "llama3_1":
+        pytest.skip("its calls are whole answers")
+    before = (
+        "<|channel|>final<|message|>I ask.<|end|><|start|>assistant" if name == "gpt_oss" else ""
+    )
+    llm = llm_of(name, lambda _: (before or "I ask.\n") + said)
+    answer = llm.generate("?", tools=[MULTIPLY, WEATHER], max_new_tokens=300)
+    assert answer.text == "I ask."
+    assert [call.arguments for call in answer.tool_calls] == [{"a": 3, "b": 4}]
+    assert (
+        "".join(
+            chunk.text for chunk in llm.stream("?", tools=[MULTIPLY, WEATHER], max_new_tokens=300)
+        )
+        == answer.text
+    )
+
+
+SEARCH = {
+    "type": "function",
+    "function": {
+        "name": "search",
+        "parameters": {
+            "type": "object",
+            "properties": {
+                "query": {"type": "string", "maxLength": 9},
+                "kind": {"enum": ["web", "image"]},
+                "limit": {"type": "integer", "minimum": 1, "maximum": 99},
+                "exact": {"anyOf": [{"type": "boolean"}, {"type": "null"}]},
+                "where": {"$ref": "#/$defs/Where"},
+            },
+            "required": ["query", "kind", "limit", "exact", "where"],
+            "$defs": {
+                "Where": {
+                    "type": "object",
+                    "properties": {
+                        "sites": {
+                            "type": "array",
+                            "items": {"type": "string", "maxLength": 5},
+                            "maxItems": 2,
+                        }
+                    },
+                    "required": ["sites"],
+                }
+            },
+        },
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", list(FAMILIES))
+def test_a_sure_call_follows_the_schema_whatever_the_model_would_rather_say(name: str) -> None:
+    llm = llm_of(name, lambda _: "I would rather talk.")
+    for seed in (1, 2):
+        answer = llm.generate(
+            "?", tools=[SEARCH], tool_choice="search", max_new_tokens=300, temperature=1.5,
+            seed=seed,
+        )  # fmt: skip
+        (call,) = answer.tool_calls
+        given = call.arguments
+        assert list(given) == ["query", "kind", "limit", "exact", "where"]
+        assert len(given["query"]) <= 9
+        assert given["kind"] in ("web", "image")
+        assert given["limit"] in range(1, 100)
+        assert given["exact"] in (True, False, None)
+        assert all(isinstance(site, str) for site in given["where"]["sites"])
+
+
+def test_channels_of_gpt_oss_are_told_apart_while_tools_are_bound() -> None:
+    said = (
+        "<|channel|>analysis<|message|>The user asks.<|end|>"
+        "<|start|>assistant<|channel|>final<|message|>It is twelve."
+    )
+    llm = llm_of("gpt_oss", lambda _: said)
+    chunks = list(llm.stream("?", tools=[MULTIPLY], max_new_tokens=200))
+    assert "".join(chunk.text for chunk in chunks) == "It is twelve."
+    assert chunks[-1].final is not None
+    assert (chunks[-1].final.text, chunks[-1].final.tool_calls) == ("It is twelve.", ())
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "<tool_call>\n<invoke name={{ c.function.name }}/>\n</tool_call>",
+        '<tool_call>{"tool": "{{ c.function.name }}", "args": {{ c.function.arguments | tojson }}}'
+        "</tool_call>",
+        "<tool_call>{{ c.function.name }}: {{ c.function.arguments | tojson }}</tool_call>",
+        "<TOOLCALL>[{{ c.function | tojson }}]</TOOLCALL>",
+        "<seed:tool_call><function={{ c.function.name }}><parameter=a>1</parameter></function>",
+    ],
+)
+def test_a_way_of_calling_that_is_not_known_is_said_to_be_unknown(call: str) -> None:
+    template = (
+        "{{ tools | tojson }}{% for m in messages %}<|{{ m.role }}|>{{ m.content }}"
+        f"{{% for c in m.tool_calls or [] %}}{call}{{% endfor %}}<|end|>{{% endfor %}}<|assistant|>"
+    )
+    llm = scripted_around(byte_level(template, SPECIAL, []), {})
+    assert not llm.supports_tools
+    for ask in (
+        lambda: llm.generate("Hi", tools=[MULTIPLY]),
+        lambda: llm.as_langchain().bind_tools([MULTIPLY]).invoke("Hi"),
+    ):
+        with pytest.raises(InvalidInputError, match="is not known here: give tool_format=") as told:
+            ask()
+        assert "\n" not in str(told.value)
+    assert llm.generate("Hi").text == "I do not know."
+
+
+def test_a_format_can_be_named_where_the_template_does_not_show_it() -> None:
+    template = (
+        "{{ tools | tojson }}{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>"
+        "{% endfor %}<|assistant|>"
+    )
+    said = FAMILIES["glm4_5"].call
+    llm = scripted_around(byte_level(template, SPECIAL, []), {"Hi": said}, tool_format="glm")
+    (call,) = llm.generate("Hi", tools=[MULTIPLY], max_new_tokens=200).tool_calls
+    assert call.arguments == {"a": 3, "b": 4}
+    history = [
+        {"role": "assistant", "content": "", "tool_calls": [call.to_message_part()]},
+        {"role": "tool", "tool_call_id": call.id, "content": "12"},
+    ]
+    assert said in llm.render(history, tools=[MULTIPLY])
+    with pytest.raises(InvalidInputError, match="did you mean 'hermes'"):
+        scripted_around(byte_level(template, SPECIAL, []), {}, tool_format="hermess")
+
+
+def test_a_template_that_drops_the_tools_it_is_given_has_no_place_for_them() -> None:
+    template = "{# tools <tool_call> #}{% for m in messages %}{{ m.content }}{% endfor %}"
+    llm = scripted_around(byte_level(template, SPECIAL, []), {})
+    with pytest.raises(InvalidInputError, match="no place for tools"):
+        llm.generate("Hi", tools=[MULTIPLY])

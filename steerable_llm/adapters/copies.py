@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any, Self
 
 from steerable_llm.answer.llm import SteerableHFLLM
-from steerable_llm.answer.origin import origin_of
+from steerable_llm.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from pydantic import BaseModel as _Fields
@@ -59,5 +59,11 @@ class SharesWeights(_Fields):
             """Load the model again where a pickled one is used, or say why that cannot be."""
             if name != "llm":
                 return super().__getattr__(name)
-            self.__dict__["llm"] = origin_of(self._origin).open()
+            if self._origin is None:
+                raise InvalidInputError(
+                    "this model was pickled, and its weights do not travel to another process; "
+                    "only a model that was loaded by from_pretrained, demo or smollm2 is loaded "
+                    "again: load it so, or make the model there"
+                )
+            self.__dict__["llm"] = self._origin.open()
             return self.__dict__["llm"]

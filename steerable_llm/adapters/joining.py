@@ -13,6 +13,7 @@ from weakref import WeakKeyDictionary
 
 from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.answer.request import Generation, GenerationRequest
+from steerable_llm.errors import SteerableError
 
 Row = tuple[GenerationRequest, "Future[Generation]"]
 
@@ -81,7 +82,7 @@ def _answer(llm: SteerableHFLLM, rows: Sequence[Row], nobody_waits: threading.Ev
     try:
         answers = llm.generate_batch([request for request, _ in rows], cancelled=nobody_waits)
     except BaseException as error:
-        if len(rows) > 1 and isinstance(error, Exception):
+        if len(rows) > 1 and isinstance(error, SteerableError):
             for row in rows:  # one by one, so that only the row at fault fails
                 _answer(llm, [row], nobody_waits)
         else:

@@ -17,7 +17,7 @@ from steerable_llm.answer.constraint import GrammarReader
 from steerable_llm.answer.decode import LocalEngine
 from steerable_llm.answer.encode import asked, encode
 from steerable_llm.answer.engine import Engine
-from steerable_llm.answer.origin import Origin, origin_of
+from steerable_llm.answer.origin import Origin
 from steerable_llm.answer.request import (
     Generation,
     GenerationChunk,
@@ -144,24 +144,6 @@ class SteerableHFLLM(HookedModel):
         told = {name: value for name, value in given.items() if value is not None}
         Origin(cls, loader, told).keep(made)
         return made
-
-    def __copy__(self) -> Self:
-        """Return a model with the same weights, of which one may change what is around them."""
-        twin = object.__new__(type(self))
-        twin.__dict__.update(self.__dict__)
-        return twin
-
-    def __deepcopy__(self, _: Any = None) -> Self:
-        """Return the model itself: its weights are never copied."""
-        return self
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Return what is pickled: where the model was loaded from.
-
-        Raises:
-            InvalidInputError: It was not loaded by `from_pretrained`, `demo` or `smollm2`.
-        """
-        return origin_of(self.origin).open, ()
 
     @property
     def policy(self) -> Policy | None:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from threading import RLock
+from threading import Lock
 from typing import Any
 from weakref import WeakValueDictionary
 
-from steerable_llm.errors import InvalidInputError
-
 _OPEN: WeakValueDictionary[str, Any] = WeakValueDictionary()
-_LOCK = RLock()  # held while a model is loaded, which then notes itself
+_LOCK = Lock()
 
 
 @dataclass(frozen=True)
@@ -32,13 +30,7 @@ class Origin:
         """Tell a model where it came from; later ones from there share its weights."""
         model.origin = self
         with _LOCK:
-            _OPEN[self.key] = model
-
-    @property
-    def key(self) -> str:
-        """What two models share that came from the same place; policies by what they decide."""
-        told = {name: getattr(value, "digest", value) for name, value in self.arguments.items()}
-        return repr((self.kind, self.loader, told))
+            _OPEN[repr(self)] = model
 
     def open(self) -> Any:
         """Return the model of this process that came from there, loaded now if there is none.
@@ -47,20 +39,5 @@ class Origin:
             SteerableError: It cannot be loaded here.
         """
         with _LOCK:
-            found = _OPEN.get(self.key)
-            return found or getattr(self.kind, self.loader)(**self.arguments)
-
-
-def origin_of(origin: Origin | None) -> Origin:
-    """Return where a pickled model is to be loaded from.
-
-    Raises:
-        InvalidInputError: Nobody knows.
-    """
-    if origin is None:
-        raise InvalidInputError(
-            "this model was pickled, and its weights do not travel to another process; "
-            "only a model that was loaded by from_pretrained, demo or smollm2 is loaded "
-            "again: load it so, or make the model there"
-        )
-    return origin
+            found = _OPEN.get(repr(self))
+        return found or getattr(self.kind, self.loader)(**self.arguments)

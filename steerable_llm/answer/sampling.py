@@ -67,17 +67,14 @@ class RowShaping:
             prompts: Their tokens.
             answers: Their tokens so far; the lists grow as the rows do.
         """
+        self._requests = requests
+        self._prompts = prompts
         self._answers = answers
-        self._penalties = {
-            row: (request.repetition_penalty, {*prompts[row], *answers[row]})
+        self._rows = [
+            row
             for row, request in enumerate(requests)
-            if request.repetition_penalty != 1.0
-        }
-        self._biases = {
-            row: (list(request.logit_bias), torch.tensor([*request.logit_bias.values()]))
-            for row, request in enumerate(requests)
-            if request.logit_bias
-        }
+            if request.repetition_penalty != 1.0 or request.logit_bias
+        ]
 
     def __call__(self, scores: Tensor) -> Tensor:
         """Change the scores `[B, V]` of the rows that ask for it.
@@ -85,18 +82,20 @@ class RowShaping:
         Raises:
             InvalidInputError: A bias for a token that the model does not have.
         """
-        for row, (penalty, said) in self._penalties.items():
-            said.update(self._answers[row][-1:])
-            seen = torch.tensor(sorted(said), device=scores.device)
-            old = scores[row, seen]
-            scores[row, seen] = torch.where(old < 0, old * penalty, old / penalty)
-        for row, (tokens, added) in self._biases.items():
-            if max(tokens) >= scores.shape[1]:
-                raise InvalidInputError(
-                    f"logit_bias names token {max(tokens)}, and the model has {scores.shape[1]}: "
-                    "give ids of its own tokenizer"
-                )
-            scores[row, tokens] += added.to(scores)
+        for row in self._rows:
+            request = self._requests[row]
+            if request.repetition_penalty != 1.0:
+                said = sorted({*self._prompts[row], *self._answers[row]})
+                seen = torch.tensor(said, device=scores.device)
+                old, penalty = scores[row, seen], request.repetition_penalty
+                scores[row, seen] = torch.where(old < 0, old * penalty, old / penalty)
+            for token, bias in (request.logit_bias or {}).items():
+                if token >= scores.shape[1]:
+                    raise InvalidInputError(
+                        f"logit_bias names token {token}, and the model has {scores.shape[1]}: "
+                        "give ids of its own tokenizer"
+                    )
+                scores[row, token] += bias
         return scores
 
 

@@ -30,7 +30,6 @@ from steerable_llm.chat.vocabulary import (
     ANY_NOUN,
     BACK,
     BREAK,
-    CLOSING,
     CODE,
     COLON,
     CONTENT,
@@ -38,9 +37,7 @@ from steerable_llm.chat.vocabulary import (
     DIRECTIVE,
     ENTRY,
     FENCE,
-    GIVEN,
     LOOSELY,
-    NOTHING,
     NUMBERED,
     OBJECTS,
     OF_INSTRUCTIONS,
@@ -113,10 +110,11 @@ class Layout:
 
 
 def has_words(text: str) -> bool:
-    """Tell whether a text says anything, be it one letter; "None" and "No results" say nothing."""
-    return any(x.isalnum() for x in text) and not NOTHING.fullmatch(text)
+    """Tell whether a text says anything, be it one letter; "None" and "n/a" say nothing."""
+    return any(x.isalnum() for x in text) and text.strip(" \t\n.[](){}'\"").lower() not in _NOTHING
 
 
+_NOTHING = ("none", "n/a", "null")
 # What a reader of one message has to know of it, beside its text.
 _CACHED = 256
 
@@ -230,15 +228,14 @@ class _Reader:
             for match in SECTION.finditer(self.text, self.begin, self.stop)
             if _is_heading(match) and not self._told(match.start())
         ][:_MOST]
-        if not self.questions:
-            sure = [heading for heading in found if not heading["weak"]]
-            if any(has_words(self.text[self._rest(x) : self.stop]) for x in found if x["weak"]):
-                self.doubt = "what stands under its heading may be the user's own words"
-            found = sure
         for place, heading in enumerate(found):
             if self._told(heading.start()):
                 continue
             following = found[place + 1].start() if place + 1 < len(found) else None
+            if heading["weak"] and not self.questions:
+                if has_words(self.text[self._rest(heading) : self.stop]):
+                    self.doubt = "what stands under its heading may be the user's own words"
+                continue
             self._section(heading, self._rest(heading), "heading", following)
 
     def fences(self) -> None:
@@ -327,9 +324,8 @@ class _Reader:
         before = "\n".join(lines)
         if not has_words(before):
             return
-        told = (line for line in self.text[start:end].splitlines() if line not in lines)
-        numbered, announced = NUMBERED.search(before), any(GIVEN.search(line) for line in told)
-        if not numbered and (OWN_WORDS.search(before) or (len(lines) == 1 and not announced)):
+        numbered = NUMBERED.search(before)
+        if not numbered and (len(lines) == 1 or OWN_WORDS.search(before)):
             self.doubt = "it has paragraphs that nothing marks" if len(before) > _LONG else None
             return
         self._add(Span(start, start, end, end, "announced"))
@@ -367,11 +363,6 @@ class _Reader:
             after = min([self.stop, *(each.start() for each in ends if each)])
         left = self.text[after : self.stop]
         again = any(_is_heading(each) for each in SECTION.finditer(left))
-        first = QUESTION.search(self.text, 0, after)
-        above = SECTION.finditer(self.text, 0, first.start()) if first and not again else ()
-        for heading in filter(_is_heading, above):
-            if first and not has_words(self.text[self._rest(heading) : first.start()]):
-                return 0  # retrieved text that is questions with their answers
         return after if again or len(FENCE.findall(left)) > 1 or QUESTION.search(left) else 0
 
     def _section(
@@ -384,19 +375,14 @@ class _Reader:
         """Take what a heading opens, up to the question or the next heading."""
         end = self._end_of(text, following, question_before=self._question_before(opening.start()))
         words = self.text[text:end]
-        outside = self.text[: opening.start()] + self.text[end : self.stop]
         if has_words(words) and self.role == "user" and mark == "heading" and not self.questions:
+            outside = self.text[: opening.start()] + self.text[end : self.stop]
             holds_the_question = self.asks and not has_words(outside) and _asks(words)
-            if holds_the_question or _is_own(words) or _TO_DO.match(outside):
+            own = "\n" not in words.strip() and (OWN_WORDS.search(words) or OURS.match(words))
+            if holds_the_question or own:
                 self.doubt = "what stands under its heading may be the user's own words"
                 return
-        if has_words(words) and self.role == "system" and mark == "heading":
-            if _is_directive(words) and not self._speaks_of_it(outside):
-                self.doubt = "it announces text, and what follows may be instructions"
-                return
-        closing = CLOSING.match(self.text, end)
-        after = closing.end() if closing else end
-        self._add(Span(opening.start(), text, end, after, mark))
+        self._add(Span(opening.start(), text, end, end, mark))
 
     def _question_before(self, place: int) -> bool:
         before = self.text[self.begin : place]
@@ -446,9 +432,6 @@ class _Reader:
             return
         if self.role == "user" and self.asks and not before and end == self.stop:
             return  # one paragraph, and it is the question
-        if self.role == "user" and not self.questions and _is_own(self.text[text:end]):
-            self.doubt = "what stands under its heading may be the user's own words"
-            return
         told = [not _is_directive(self.text[first:last]) for first, last in pieces]
         if not any(told):
             if colon and sure:
@@ -534,20 +517,7 @@ def _is_heading(found: re.Match[str]) -> bool:
     if found["colon"]:
         return True
     set_off = any(mark in found["lead"] + found["close"] for mark in "#*=[【_")
-    set_off = set_off or ("--" in found["lead"] and "--" in found["close"])
     return not found["rest"].strip() and (set_off or found["phrase"].isupper())
-
-
-# A task on a text of the user's own: "Rewrite this:".
-_TO_DO = re.compile(rf"\s*{TASK.pattern.removeprefix('(?i)^')}[^\n]*[:：]\s*\Z", re.IGNORECASE)
-_FEW_WORDS = re.compile(r"(?:\s*[-*•][ \t]*\S+(?:[ \t]+\S+){0,2}[ \t]*(?:\n|\Z))+\s*")
-
-
-def _is_own(words: str) -> bool:
-    """Tell whether somebody speaks of himself, or lists things in a word or two."""
-    first, *more = words.strip().split("\n", 1)
-    opening = " ".join(first.split()[:2]) if more else first
-    return bool(OWN_WORDS.search(opening) or OURS.match(first) or _FEW_WORDS.fullmatch(words))
 
 
 def _inline(line: str) -> int | None:

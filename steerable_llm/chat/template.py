@@ -22,9 +22,16 @@ from steerable_llm.chat.message import (
     whole_characters,
 )
 from steerable_llm.chat.spelled import Encoded, Hidden, Spelled
-from steerable_llm.chat.tools import Tool, ToolFormat, short_id, tool_format_of
+from steerable_llm.chat.tool_formats.table import (
+    FORMATS,
+    speaks_of_tools,
+    template_of,
+    tool_format_of,
+)
+from steerable_llm.chat.tool_place import ToolPlace
+from steerable_llm.chat.tools import Tool, ToolFormat, short_id
 from steerable_llm.chat.vision import ReadPrompt, Vision
-from steerable_llm.errors import InvalidInputError
+from steerable_llm.errors import InvalidInputError, unknown
 
 # Stands for a message's content while the template around it is looked at. The private-use
 # characters occur in no template and hardly in any text.
@@ -32,6 +39,16 @@ _MARK = "\ue000{}\ue001"
 # How a template asks what day it is.
 _DAYS = re.compile(r"strftime_now\(\s*['\"]([^'\"]+)['\"]")
 _MARKS = re.compile("\ue000(\\d+)\ue001")
+
+_NO_PLACE = (
+    "the model's chat template has no place for tools: leave tools and tool messages out, or take "
+    "a model that was trained for them, such as Qwen2.5-Instruct"
+)
+_UNKNOWN = (
+    "the model's chat template has a place for tools, but how the model writes calls is not known "
+    "here: give tool_format= where the model is loaded, if it is one of "
+    f"({', '.join(FORMATS)}), or a tokenizer with a response template that reads its calls"
+)
 
 # The plain form for tokenizers without a chat template. It ends in a line break and not in a
 # blank, which many tokenizers would join to the answer's first word.
@@ -76,13 +93,25 @@ class ChatFormat:
     takes_instructions = True
     reads_special_tokens = False
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, processor: Any = None) -> None:
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        processor: Any = None,
+        tool_format: str | None = None,
+    ) -> None:
         """Remember the tokenizer, and what reads images; nothing is rendered yet.
 
         Args:
             tokenizer: Without a chat template it is given the processor's.
             processor: Of a vision-language model.
+            tool_format: How the model writes tool calls; default is what its template shows.
+
+        Raises:
+            InvalidInputError: There is no such format.
         """
+        if tool_format is not None and tool_format not in FORMATS:
+            raise InvalidInputError(unknown("tool format", tool_format, FORMATS))
+        self._given_format = tool_format
         self.tokenizer = tokenizer
         self.vision = None if processor is None else Vision(processor)
         if processor is not None and not tokenizer.chat_template:
@@ -95,10 +124,30 @@ class ChatFormat:
         """Whether the tokenizer brings a chat template."""
         return bool(self.tokenizer.chat_template)
 
-    @cached_property
+    @property
     def tool_format(self) -> ToolFormat | None:
-        """How the model was trained to call tools; None if its template shows none."""
-        return tool_format_of(self.tokenizer)
+        """How the model was trained to call tools; None if its template shows none we know."""
+        return self._tools[0]
+
+    @property
+    def no_tools(self) -> str:
+        """Why the model cannot be given tools, and what to do; empty if it can."""
+        return self._tools[2]
+
+    @cached_property
+    def _tools(self) -> tuple[ToolFormat | None, ToolPlace | None, str]:
+        """How the model calls tools, where its template takes them, or why there is neither."""
+        template = template_of(self.tokenizer)
+        given = self._given_format
+        found = tool_format_of(self.tokenizer) if given is None else FORMATS[given]
+        place = ToolPlace(template, found or FORMATS["hermes"], self._rendered)
+        if not speaks_of_tools(template) or not place.takes_tools:
+            return None, None, _NO_PLACE
+        if found is None or (
+            found is FORMATS.get(found.name) and given is None and not place.reads_back
+        ):
+            return None, None, _UNKNOWN
+        return found, place, ""
 
     def render(
         self,
@@ -302,13 +351,9 @@ class ChatFormat:
     def _render(
         self, messages: Sequence[Message], add_generation_prompt: bool, tools: Sequence[Tool] = ()
     ) -> str:
-        speaks_of_tools = any(m.role == "tool" or m.tool_calls for m in messages)
-        if (tools or speaks_of_tools) and self.tool_format is None:
-            raise InvalidInputError(
-                "the model's chat template has no place for tools (or writes calls in a way that "
-                "is not known here): leave tools and tool messages out, or take a model that was "
-                "trained for them, such as Qwen2.5-Instruct"
-            )
+        of_tools = any(m.role == "tool" or m.tool_calls for m in messages)
+        if (tools or of_tools) and self.tool_format is None:
+            raise InvalidInputError(self.no_tools)
         self._check_images(messages)
         if not self.has_template:
             return _plain(messages, add_generation_prompt)
@@ -328,9 +373,21 @@ class ChatFormat:
     def _applied(
         self, messages: Sequence[Message], add_generation_prompt: bool, tools: Sequence[Tool]
     ) -> str:
+        told: list[dict[str, Any]] = [self._for_template(message) for message in messages]
+        if tools or any(message.tool_calls for message in messages):
+            place = self._tools[1]
+            told, tools = place.put(told, tools) if place else (told, tools)
+        return self._rendered(told, tools, add_generation_prompt)
+
+    def _rendered(
+        self,
+        told: Sequence[dict[str, Any]],
+        tools: Sequence[Tool] = (),
+        add_generation_prompt: bool = False,
+    ) -> str:
         return str(
             self.tokenizer.apply_chat_template(
-                [self._for_template(message) for message in messages],
+                list(told),
                 tools=[dict(tool) for tool in tools] or None,
                 tokenize=False,
                 add_generation_prompt=add_generation_prompt,
@@ -377,7 +434,8 @@ class ChatFormat:
                 {"type": "text", "text": part} if isinstance(part, str) else {"type": "image"}
                 for part in message.parts
             ]
-        if self.tool_format is not None and "mistral" in self.tool_format.name:
+        calls = message.tool_call_id is not None or message.tool_calls
+        if calls and self.tool_format is not None and "mistral" in self.tool_format.name:
             if message.tool_call_id is not None:
                 made["tool_call_id"] = _fitting_id(message.tool_call_id)
             for call in made.get("tool_calls", ()):

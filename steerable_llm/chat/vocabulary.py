@@ -15,26 +15,21 @@ STRONG = (
     r"contexts?", r"documents?", r"docs", r"passages?", r"excerpts?", r"snippets?", r"chunks?",
     r"extracts?", r"extracted parts", r"sources?", r"search results?", r"knowledge base",
     r"knowledge source", r"retrieved (?:text|texts|information|data|content|facts|articles?)",
-    r"context block",
     r"context(?:ual)? information", r"(?:sql|query|tool) (?:responses?|results?)", r"portions? of a (?:long )?document",
     # German, Dutch, French, Spanish, Italian, Portuguese
     r"kontext\w*", r"dokumente?n?", r"textstellen?", r"textauszüge", r"auszüge", r"quellen",
-    r"fundstellen", r"abgerufene?n? (?:texte|informationen|inhalte)", r"documenten", r"bronnen", r"fragmenten", r"contextes?", r"extraits?",
+    r"fundstellen", r"documenten", r"bronnen", r"fragmenten", r"contextes?", r"extraits?",
     r"contextos?", r"documentos?", r"fragmentos?", r"fuentes", r"pasajes?", r"contest[oi]",
     r"document[oi]", r"brani", r"fonti", r"trechos?", r"fontes",
-    r"informations? récupérées?", r"informaci[oó]n recuperada", r"informazioni recuperate",
-    # Polish, Czech, Hungarian, Russian, Ukrainian, Greek, Turkish, Scandinavian
+    # Polish, Czech, Russian, Ukrainian, Turkish, Swedish
     r"kontekst\w*", r"dokument\w*", r"fragmenty", r"źródła", r"контекст\w*", r"документ\w*",
     r"источник\w*", r"фрагмент\w*", r"отрыв\w*", r"bağlam\w*", r"belge(?:ler)?", r"kaynaklar",
-    r"sammanhang", r"källor", r"kilder", r"asiakirjat", r"lähteet", r"dokumentumok", r"források",
-    r"πλαίσιο", r"έγγραφα", r"πηγές",
-    # Chinese, Japanese, Korean, Arabic, Persian, Hebrew, Hindi, Indonesian, Vietnamese, Thai
+    r"sammanhang", r"källor",
+    # Chinese, Japanese, Korean, Arabic, Hindi
     r"上下文(?:信息)?", r"背景(?:信息|资料|知识)", r"文档", r"文檔", r"参考(?:资料|文档|信息|文献)",
-    r"检索(?:到的)?(?:结果|内容|信息|资料)", r"已知(?:信息|内容)", r"知识库(?:内容)?",
-    r"參考(?:資料|文件|資訊)", r"検索結果", r"コンテキスト", r"文脈", r"文書", r"ドキュメント", r"参考情報",
+    r"检索(?:结果|内容)", r"検索結果", r"コンテキスト", r"文脈", r"文書", r"ドキュメント", r"参考情報",
     r"컨텍스트", r"문맥", r"문서", r"참고 ?자료", r"السياق", r"سياق", r"المستندات", r"الوثائق",
-    r"زمینه", r"متن مرجع", r"اسناد", r"הקשר", r"מסמכים", r"संदर्भ", r"दस्तावेज़?", r"konteks", r"dokumen",
-    r"ngữ cảnh", r"tài liệu", r"บริบท", r"เอกสาร",
+    r"संदर्भ", r"दस्तावेज़?",
 )  # fmt: skip
 _WEAK = (
     r"texts?", r"information", r"articles?", r"facts?", r"background(?: information)?",
@@ -46,7 +41,7 @@ _QUALIFIERS = (
     r"retrieved", r"relevant", r"additional", r"provided", r"given", r"supporting", r"reference",
     r"source", r"search", r"background", r"more", r"new", r"external", r"extra", r"the",
     r"available", r"knowledge", r"company", r"product", r"internal", r"related", r"following",
-    r"here (?:is|are)", r"here['’]s", r"start(?: of)?", r"begin(?:ning)?(?: of)?", r"these are", r"this is", r"some", r"factual",
+    r"here (?:is|are)", r"these are", r"this is", r"some", r"factual",
     r"relevante?n?", r"gefundene?", r"abgerufene?", r"folgende[rns]?", r"der", r"die", r"le", r"les",
     r"el", r"los", r"il", r"o", r"os", r"相关", r"参考", r"検索された", r"관련",
 )  # fmt: skip
@@ -56,24 +51,20 @@ _QUESTIONS = (
     r"q", r"follow[- ]?up (?:message|input|question)", r"(?:die |benutzer)?fragen?", r"(?:la )?question(?: de l['’]utilisateur)?",
     r"(?:la )?pregunta(?: del usuario)?", r"domanda", r"pergunta", r"vraag", r"pytanie", r"otázka",
     r"вопрос", r"запрос", r"питання", r"soru", r"fråga", r"问题", r"問題", r"用户问题", r"质问",
-    r"質問", r"질문", r"سؤال", r"السؤال", r"سوال", r"שאלה", r"प्रश्न", r"spørgsmål", r"spørsmål", r"kysymys",
-    r"kérdés", r"întrebare", r"ερώτηση", r"pertanyaan", r"câu hỏi", r"คำถาม",
+    r"質問", r"질문", r"سؤال", r"السؤال", r"प्रश्न",
 )  # fmt: skip
 _ANSWERS = (
     r"(?:(?:final|helpful|refined|new|your|short|concise|standalone|useful) )?answer",
     r"(?:sql )?response", r"next question", r"new question", r"(?:a )?standalone question", r"extracted relevant parts",
     r"relevant text, if any", r"output", r"feedback", r"antwort", r"réponse", r"respuesta",
-    r"risposta", r"resposta", r"antwoord", r"odpowiedź", r"ответ", r"cevap", r"yanıt",
-    r"a", r"svar", r"vastaus", r"válasz", r"răspuns", r"απάντηση", r"jawaban", r"trả lời", r"คำตอบ",
-    r"پاسخ", r"תשובה", r"答案", r"回答", r"答え", r"답변", r"대답", r"الجواب", r"الإجابة", r"उत्तर",
+    r"risposta", r"resposta", r"antwoord", r"odpowiedź", r"ответ", r"cevap", r"yanıt", r"svar",
+    r"答案", r"回答", r"答え", r"답변", r"대답", r"الجواب", r"الإجابة", r"उत्तर",
 )  # fmt: skip
 # Headings of what is neither retrieved nor asked. They end retrieved text.
 _OTHERS = (
     r"instructions?", r"guidelines?", r"rules?", r"chat history", r"conversation(?: history)?",
     r"history", r"output format", r"response format", r"task", r"existing answer",
-    r"original answer", r"current conversation", r"end(?: of)? [\w ]{1,24}",
-    # As titles only: retrieved text may have such fields.
-    r"(?<=[#-][# -])(?:role|style|tone|persona|audience|constraints?)", r"anweisung(?:en)?", r"aufgabe", r"regeln",
+    r"original answer", r"current conversation", r"anweisung(?:en)?", r"aufgabe", r"regeln",
     r"consignes?", r"instrucci(?:ón|ones)", r"istruzioni", r"instruções", r"指示", r"要求", r"说明",
 )  # fmt: skip
 
@@ -85,16 +76,18 @@ def any_of(words: Sequence[str]) -> str:
 
 # What may stand around a heading: Markdown, quotes, brackets, numbers of a list.
 _BLANK = r"[ \t]{0,16}"  # bounded, since two of these may stand side by side
-_LEAD = rf"^{_BLANK}(?P<lead>[#>*=_~\[【(-]{{0,16}}{_BLANK}#{{0,6}}{_BLANK}(?:\d{{1,2}}[.)][ \t]+)?[*_]{{0,3}})"
+_LEAD = rf"^{_BLANK}(?P<lead>[#>*=_~\[【(-]{{0,16}}{_BLANK}(?:\d{{1,2}}[.)][ \t]+)?[*_]{{0,3}})"
 _TAIL = (
-    rf"{_BLANK}(?P<close>#{{0,6}}{_BLANK}[#*_\])】=~-]{{0,16}}){_BLANK}(?P<colon>[:：]?){_BLANK}[*_]{{0,3}}"
+    rf"{_BLANK}(?P<close>[*_\])】=~-]{{0,16}}){_BLANK}(?P<colon>[:：]?){_BLANK}[*_]{{0,3}}"
     rf"{_BLANK}(?P<rest>.*)$"
 )
 COLON = re.compile(r"[:：][ \t*_]*$")
 _NOUN = re.compile(rf"(?i)(?<!\w){any_of(STRONG)}(?!\w)")
 _NOUN_CJK = re.compile(rf"{any_of([x for x in STRONG if not x.isascii()])}")
 ANY_NOUN = re.compile(rf"(?i)(?<!\w){any_of((*STRONG, *_WEAK))}(?!\w)")
-_MORE = r"(?:[ \t]+(?!(?:code|file|id|languages?|length|names?|number|size|titles?|types?|window)\b)(?:information|from|of|passages?|documents?|texts?|data|above|below|[^\W\d]{4,}))"
+_MORE = (
+    r"(?:[ \t]+(?:information|from|of|passages?|documents?|texts?|data|above|below|[^\W\d]{4,}))"
+)
 SECTION = re.compile(
     rf"(?im){_LEAD}(?P<phrase>(?:{any_of(_QUALIFIERS)}[ \t]*){{0,5}}"
     rf"(?:(?P<strong>{any_of(STRONG)})|(?P<weak>{any_of(_WEAK)}))(?!\w){_MORE}{{0,2}}"
@@ -107,10 +100,6 @@ QUESTION_WITHIN = re.compile(
     rf"(?i)(?<=[\s.!?。])(?P<phrase>{any_of(_QUESTIONS)})[ \t]*[:：](?=\s*\S)"
 )
 OTHER = re.compile(rf"(?im){_LEAD}(?P<phrase>{any_of(_OTHERS)}(?!\w)){_TAIL}")
-CLOSING = re.compile(
-    rf"(?i)[\W_]*end(?:[ \t]of)?[ \t](?:the[ \t])?{any_of((*STRONG, *_WEAK))}[^\w\n]*$",
-    re.MULTILINE,
-)
 ANSWER_CUE = re.compile(
     rf"(?im)^[ \t>#*]*{any_of(_ANSWERS)}(?:[ \t]*\([^)\n]{{0,60}}\))?[ \t*]*[:：][ \t*]*(?:\"\"\")?[ \t\n]*\Z"
 )
@@ -130,10 +119,9 @@ FENCE = re.compile(
     r"(?m)^(?:[ \t]*(?P<line>-{4,}|={4,}|_{5,}|\*{5,}|~{3,}|#{7,}|`{3,}[\w-]*|\"{3}|'{3}|>{3})"
     r"|.*?(?P<end>(?<![-=])(?:-{10,}|={10,})))[ \t]*$"
 )
-_TAGS = (r"texts?", r"references?", r"facts", r"background", r"knowledge", r"doc")
 TAG = re.compile(
     rf"(?i)<(?P<close>/?)(?P<name>(?:[a-z]+[_-])?"
-    rf"{any_of([*(x.replace(' ', '[_-]') for x in STRONG), *_TAGS])}"
+    rf"{any_of([*STRONG, 'texts?', 'references?', 'facts', 'background', 'knowledge', 'doc'])}"
     rf"(?:[_-]?\w+)?)(?P<attributes>(?:[ \t][^<>\n]*)?)>"
     rf"|\[(?P<close2>/?)(?P<name2>context|documents?|sources?|passages?|doc)\](?![(:\]])"
 )
@@ -143,9 +131,8 @@ CODE = re.compile(r"(?ms)^[ \t]*```.*?^[ \t]*```")
 
 _NEAR = r"[^.!?\n。]{0,70}?"
 ANNOUNCED = re.compile(
-    rf"(?i)(?:(?:\b(?:following|below|retrieved|provided|given|these|this|here(?: (?:is|are)|['’]s)|"
-    rf"folgende\w*|nachstehend\w*|unten|volgende|onderstaande|suivante?s?|ci-dessous|siguientes?|"
-    rf"seguenti|seguintes?|następując\w*|poniżs\w*|následující\w*|följande|følgende|berikut|"
+    rf"(?i)(?:(?:\b(?:following|below|retrieved|provided|given|these|this|here (?:is|are)|"
+    rf"folgende\w*|nachstehend\w*|unten|suivante?s?|ci-dessous|siguientes?|seguenti|seguintes?|"
     rf"следующ\w*|ниже|aşağıda\w*)\b|以下|下面|次の|下記|다음|아래|التالي)"
     rf"{_NEAR}(?<!\w){any_of(STRONG)}(?!\w)"
     rf"|(?<!\w){any_of(STRONG)}(?!\w){_NEAR}(?:\b(?:below|follows?|following|shown|unten|folgen\w*|"
@@ -160,10 +147,6 @@ LOOSELY = re.compile(
     rf"utilise|responde|usa|rispondi|отвечай|ответь|используй)\b"
     rf"(?:[ \t]+[\w'’]+){{0,9}}?[ \t]+{any_of(STRONG)}(?!\w)"
 )
-GIVEN = re.compile(
-    rf"{ANNOUNCED.pattern}|(?:以下|下面|次の|下記|다음)[^.!?\n。]{{0,20}}(?:情報|信息|资料|資料|정보|자료)"
-)
-"""Announces text, where a question that is marked as such comes after it."""
 CONTEXT = re.compile(r"(?i)[ck]onte[xks]|контекст|bağlam")
 BACK = re.compile(
     rf"(?i)(?:\b(?:above|preceding|previous|obige\w*|oben|ci-dessus|anterior(?:es)?|выше)\b{_NEAR}"
@@ -196,16 +179,7 @@ OF_INSTRUCTIONS = re.compile(
     r"functions?|languages?|persona|principles?|policies|style|tone)\b"
 )
 OWN_WORDS = re.compile(
-    r"(?i)(?<!\w)(?:i|i['’]m|i['’]ve|i['’]d|my|me|myself|ich|mein\w*|je|j['’]\w+|mon|ma|yo|mi|soy|ik|mijn|io|"
-    r"eu|meu|minha|jag|jeg|я|мой|моя)(?!\w)|^\W*(?:私|我)"
+    r"(?i)(?<!\w)(?:i|i['’]m|i['’]ve|i['’]d|my|me|myself|ich|mein\w*|je|j['’]\w+|mon|ma|yo|mi|soy)(?!\w)"
 )
 OURS = re.compile(r"(?i)^\W*(?:we|we['’]re|our)(?!\w)")
-# What stands in the place of retrieved text where none was found.
-NOTHING = re.compile(
-    rf"(?i)[\W_]*(?:none|null|n/a|nothing(?: was)? found|(?:there (?:is|are) |i found )?no "
-    rf"(?:(?:relevant|matching|suitable|such|additional|further) )*(?:{any_of((*STRONG, *_WEAK))}|results?|matches)"
-    rf"(?:[ \t]+(?:for|to|in|that|were|was|is|are|available|found|provided|retrieved|returned|given|"
-    rf"match\w*|this|the|your|query|question|search|yet)){{0,6}}"
-    rf"|(?:keine?|aucune?|nessun[oa]?|ning[uú]na?|nenhuma?)[ \t]\w+(?:[ \t]\w+){{0,2}})[\W_]*"
-)
 BREAK = re.compile(r"\n[ \t]*\n\s*")

@@ -65,6 +65,7 @@ class HookedModel:
         blocks: Sequence[nn.Module] | None = None,
         context_window: int | None = None,
         processor: Any = None,
+        tool_format: str | None = None,
     ) -> None:
         """Wrap a loaded model.
 
@@ -76,15 +77,18 @@ class HookedModel:
             blocks: Decoder blocks; default is what the module tree tells.
             context_window: Tokens; default is what configuration and tokenizer tell.
             processor: Of a vision-language model; without it, messages with images are refused.
+            tool_format: How the model writes tool calls, by the name of a family; default is what
+                its chat template shows.
 
         Raises:
+            InvalidInputError: There is no such tool format.
             UnknownArchitectureError: The blocks cannot be told.
         """
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.blocks = list(blocks) if blocks is not None else find_blocks(model)
         self.context_window = context_window or context_window_of(model, tokenizer)
-        self.chat_format = ChatFormat(tokenizer, processor)
+        self.chat_format = ChatFormat(tokenizer, processor, tool_format)
         self.turns = turns(processor)
         self.model_id = model_id or getattr(model.config, "_name_or_path", "") or "unnamed"
         self.revision = revision

@@ -543,8 +543,7 @@ class SteerableChatModel(SharesWeights, BaseChatModel):
         choice = to_choice(tool_choice, shown)
         if shown and choice != "none" and not self.llm.supports_tools:
             raise InvalidInputError(
-                "the chat template of this model has no place for tools: take a model that was "
-                "trained for them, or with_structured_output, which works on every model"
+                f"{self.llm.chat_format.no_tools} (with_structured_output works on every model)"
             )
         # Only what was asked for goes on: these arguments are part of the cache's key.
         chosen = {} if choice is None else {"tool_choice": choice}

@@ -33,7 +33,7 @@ _ROLES: dict[type[BaseMessage], str] = {
     ToolMessage: "tool",
 }
 # What of an answer's blocks is read, told elsewhere in it, or refused.
-_READ = frozenset({"text", "text-plain", *TOLD_ELSEWHERE, *CARRYING})
+_READ = frozenset({"text", *TOLD_ELSEWHERE, *CARRYING})
 
 
 def read_messages(messages: Sequence[BaseMessage]) -> tuple[Message, ...]:
@@ -149,8 +149,8 @@ def _text(message: BaseMessage, position: int) -> str:
     for block in message.content:
         if isinstance(block, str):
             texts.append(block)
-        elif _kind(block) in ("text", "text-plain"):
-            texts.append(str(block.get("text") or ""))
+        elif block.get("type") == "text":
+            texts.append(str(block.get("text", "")))
         elif not (isinstance(message, AIMessage) and block.get("type") in TOLD_ELSEWHERE):
             raise _unread(message, block.get("type"), position)
     return "".join(texts)

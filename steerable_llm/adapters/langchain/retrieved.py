@@ -26,7 +26,6 @@ from steerable_llm.logs.open_traces import OpenTraces
 
 _DEPTH = 3  # a state holds lists of documents, or lists of messages with them
 _MOST = 1_000
-_LOOKS = 10_000  # chains also hand large tables on, at each of their steps
 
 
 class RetrievedDocuments(BaseCallbackHandler):
@@ -84,24 +83,21 @@ class RetrievedDocuments(BaseCallbackHandler):
     on_chain_error = on_tool_end = on_tool_error = on_retriever_error = _forget
 
     def _keep(self, run: UUID, value: Any) -> None:
-        looked_at = islice(_documents(value, _DEPTH), _LOOKS)
-        documents = islice((one for one in looked_at if one is not None), _MOST)
         found = [
             Passage(id=str(document.id or place), text=document.page_content)
-            for place, document in enumerate(documents)
+            for place, document in enumerate(islice(_documents(value, _DEPTH), _MOST))
         ]
         if found:
             self._traces.retrieve(str(run), found)
 
 
-def _documents(value: Any, depth: int) -> Iterator[Document | None]:
-    """Yield the documents in a value, and None for what is none."""
+def _documents(value: Any, depth: int) -> Iterator[Document]:
     if isinstance(value, Document):
         yield value
     elif isinstance(value, ToolMessage):
         yield from _documents(value.artifact, 1)
     elif depth == 0 or isinstance(value, BaseMessage | str):
-        yield None
+        return
     elif isinstance(value, Mapping):
         for inside in islice(value.values(), _MOST):
             yield from _documents(inside, depth - 1)
@@ -111,8 +107,6 @@ def _documents(value: Any, depth: int) -> Iterator[Document | None]:
     elif isinstance(value, BaseModel) or is_dataclass(value):  # a graph's state may be a class
         for inside in vars(value).values():
             yield from _documents(inside, depth - 1)
-    else:
-        yield None
 
 
 RETRIEVED = RetrievedDocuments()

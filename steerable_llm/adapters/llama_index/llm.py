@@ -395,8 +395,8 @@ class SteerableLlamaIndexLLM(SharesWeights, PromptedLLM, FunctionCallingLLM):
     ) -> dict[str, Any]:
         if tools and not self.llm.supports_tools:
             raise InvalidInputError(
-                "this model does not call tools, since its chat template knows none: "
-                "use a ReActAgent, which asks for tools in plain text"
+                f"this model does not call tools: {self.llm.chat_format.no_tools} (or use a "
+                "ReActAgent, which asks for tools in plain text)"
             )
         choice = kwargs.pop("tool_choice", None)
         latest = ChatMessage(user_msg, role="user") if isinstance(user_msg, str) else user_msg

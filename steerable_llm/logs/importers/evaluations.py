@@ -92,9 +92,9 @@ def deepeval(record: Record) -> list[ImportedAnswer]:
     plain = {to_snake(name): value for name, value in record.items()}
     question = needed(plain, "input")
     answer = answer_text(plain.get("actual_output"), "actual_output")
-    contexts = listed(plain.get("retrieval_context"), "retrieval context")
-    if contexts == [plain.get("retrieval_context")]:
-        contexts = contexts[0].split("|")  # as its tables have several
+    contexts = decoded(plain.get("retrieval_context"))
+    if isinstance(contexts, str) and not contexts.lstrip().startswith("["):
+        contexts = contexts.split("|")  # as its tables have several
     found = passages(contexts)
     judgements = [
         Judgement(

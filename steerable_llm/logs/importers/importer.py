@@ -19,11 +19,10 @@ from sqlalchemy import Connection, select
 
 from steerable_llm.chat.message import read_from
 from steerable_llm.errors import InvalidInputError, first_problem
-from steerable_llm.logs.answer_log import BATCH, REVIEW, AnswerLog
+from steerable_llm.logs.answer_log import BATCH, AnswerLog
 from steerable_llm.logs.answers import LoggedAnswer
 from steerable_llm.logs.database import (
     UNSTORABLE,
-    answers,
     database_errors,
     imports,
     storable,
@@ -51,7 +50,7 @@ from steerable_llm.logs.importers.records import (
     page,
 )
 from steerable_llm.logs.importers.traces import Span, join_staged, stage
-from steerable_llm.logs.queries import add_rows, put_rows, review_row
+from steerable_llm.logs.queries import add_rows, put_rows
 from steerable_llm.plugins import Plugged
 
 #: Entry points with the importers of other packages.
@@ -168,8 +167,8 @@ def import_files(
     rules = rules or Rules()
     report = ImportReport(on_skip=on_skip)
     scales = _Scales(files, importer, rules)
-    # By other rules what was left aside before may count, so that the file is read again.
-    settings = json.dumps(asdict(rules), sort_keys=True)
+    # The rules judge an answer when it is read, and a trace only when it is joined.
+    settings = "" if importer.traces else json.dumps(asdict(rules), sort_keys=True)
     for file in files:
         key = {"path": str(file.resolve()), "kind": kind, "settings": settings}
         _import_file(log, file, importer, scales, report, key, again)
@@ -261,15 +260,9 @@ def _add(
             row["reason"] = rules.reason
         report.known += row["id"] in rows
         rows.setdefault(row["id"], row)
-    unjudged = select(answers.c.id).where(answers.c.id.in_(rows), answers.c.verdict.is_(None))
-    judged = [n for n in connection.execute(unjudged).scalars() if rows[n]["verdict"] is not None]
     new = add_rows(connection, list(rows.values()))
-    for known in judged:
-        said = {name: value for name in REVIEW if (value := rows[known][name]) is not None}
-        review_row(connection, known, said)
     report.added += new
-    report.judged += len(judged)
-    report.known += len(rows) - new - len(judged)
+    report.known += len(rows) - new
 
 
 def _storable(

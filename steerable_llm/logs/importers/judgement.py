@@ -62,8 +62,7 @@ LOW_IS_GOOD = {
 # Names that say what is wrong: whether "yes" is good cannot be told of others like these.
 _OF_FAULTS = re.compile(
     r"(^|_)(is_)?(un|in)?(toxic|bias|hallucinat|harm|malicious|rude|wrong|bad|error|fail|unsafe"
-    r"|dislike|thumbs?_down|down_?vot|negativ|poor|spam|complain|flag|problem|issue|report"
-    r"|escalat|off_topic|not_|no_|refus|pii|leak|offens|incorrect|inaccura|unfaithful|ungrounded|irrelevan|miss)"
+    r"|dislike|refus|pii|leak|offens|incorrect|inaccura|unfaithful|ungrounded|irrelevan|miss)"
 )
 #: Words that evaluators and people use as labels.
 LABELS: dict[str, tuple[Verdict, str | None]] = {

@@ -41,16 +41,10 @@ def langfuse_records(record: Record) -> list[tuple[str, Any]]:
         record = {**record, **trace, **{n: record[n] for n in _INSIDE if n in record}}
     found = []
     for where, one in page(record, "data", "traces"):
-        if not isinstance(one, Mapping) or _is_score(one):
+        if not isinstance(one, Mapping) or _is_score(one) or _is_observation(one):
             found.append((where, one))
             continue
-        columns = _score_columns(one)
-        if _is_observation(one):
-            found += [(where, one), *((f"{where} {n['name']}".strip(), n) for n in columns)]
-            continue
         inside = {name: decoded(one.get(name)) for name in _INSIDE}
-        if columns and not inside["scores"]:
-            inside["scores"] = columns
         # A list of traces names its observations and scores by their ids alone.
         held = [
             (name, place, entry)
@@ -68,25 +62,6 @@ def langfuse_records(record: Record) -> list[tuple[str, Any]]:
 
 
 _INSIDE = ("observations", "scores")
-# Lists that are no scores, in what is downloaded.
-_DOWNLOADED = {"traceTags", "traceName", "traceTimestamp", "observationCount"}
-_LISTS = {"tags", "traceTags", "trace_tags", "input", "output", "metadata", "comments"}
-
-
-def _score_columns(record: Record) -> list[dict[str, Any]]:
-    """Return the scores of a download, which has a column for each name, with a list of values."""
-    seen = "id" in record and not record.keys().isdisjoint(_DOWNLOADED)
-    about = {"observationId": record["id"]} if seen and _is_observation(record) else {}
-    trace = (_either(record, "traceId") or record["id"]) if seen else None
-    found = []
-    for name, column in record.items() if seen else ():
-        values = decoded(column) if name not in _LISTS and not name.startswith("tool") else None
-        for n, value in enumerate(values if isinstance(values, list) else ()):
-            if isinstance(value, str | int | float):
-                kind = "CATEGORICAL" if isinstance(value, str) else "NUMERIC"
-                named = {"id": f"{record['id']}:{name}:{n}", "name": name, "traceId": trace}
-                found.append({**named, **about, "value": value, "dataType": kind})
-    return found
 
 
 def langfuse(record: Record) -> list[Span]:
@@ -139,8 +114,6 @@ def _observation(record: Record) -> Span:
 def _answer(record: Record, given: Any, made: Any) -> dict[str, Any]:
     if str(record.get("level")).upper() == "ERROR":
         raise UnusableRecord("its generation failed")
-    if str(record.get("environment")).startswith("langfuse-"):
-        raise UnusableRecord("it is a judge's of Langfuse itself, and answers nobody")
     answer = spoken(_with_role(decoded(made)))
     if answer is None:
         raise UnusableRecord("it has no answer")
@@ -194,7 +167,7 @@ def _score(record: Record) -> Span:
         comment=text(record.get("comment"), word if kind == "TEXT" else None),
         correction=spoken(word) if kind == "CORRECTION" and word else None,
         human=record.get("source") == "ANNOTATION" or kind == "CORRECTION",
-        reviewer=text(_either(record, "authorUserName"), _either(record, "authorUserId")),
+        reviewer=text(_either(record, "authorUserId")),
         time=iso(_either(record, "updatedAt"), record.get("timestamp")),
     )
     if not (trace or target):

@@ -115,17 +115,9 @@ def _told_beside(outputs: Any) -> Record:
     return mapping(inside.get("kwargs") or inside.get("data") or inside)
 
 
-def _corrected(given: Any) -> str | None:
-    """Return what should have been answered: a text, a message, or an output that holds one."""
-    try:
-        return spoken(given) if given else None
-    except UnusableRecord:
-        return text(*given.values()) if isinstance(given, Mapping) else None
-
-
 def _feedback(record: Record) -> Span:
     given = decoded(record.get("correction"))
-    if isinstance(given, Mapping) and len(given) == 1 and text(*given.values()):
+    if isinstance(given, Mapping):
         given = text(*given.values())
     source = mapping(record.get("feedback_source"))
     key, score, word = str(record["key"]), record.get("score"), text(record.get("value"))
@@ -141,7 +133,7 @@ def _feedback(record: Record) -> Span:
         label=word or (key if score is None and passed is None else None),
         passed=passed,
         comment=text(record.get("comment")),
-        correction=_corrected(given),
+        correction=spoken(given) if given else None,
         # What the application's own users and reviewers send comes through the app or the API.
         human=source.get("type") != "model",
         reviewer=text(source.get("user_name"), source.get("user_id")),

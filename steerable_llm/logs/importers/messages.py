@@ -53,9 +53,7 @@ def prompt(value: object) -> tuple[Message, ...]:
 
     Results of tools that name no call get the id of the call that waits for one.
     """
-    plain, value = value, decoded(value)
-    if isinstance(plain, str) and not holds_messages(value):
-        value = plain  # a question that is JSON by itself
+    value = decoded(value)
     if isinstance(value, Mapping) and not _is_message(value):
         inside = next((value[k] for k in ("messages", "prompt", "input") if value.get(k)), None)
         value = decoded(inside)
@@ -70,15 +68,6 @@ def prompt(value: object) -> tuple[Message, ...]:
         if told:
             return as_messages([_made(one) for one in _with_ids(told)])
     raise UnusableRecord("it has no prompt")
-
-
-def holds_messages(value: object) -> bool:
-    """Tell whether a value is a message, some of them, or an object that has them."""
-    if isinstance(value, Mapping):
-        return _is_message(value) or isinstance(decoded(value.get("messages")), list)
-    if isinstance(value, Sequence) and value and not isinstance(value, str):
-        return isinstance(value[0], Mapping) and _is_message(value[0])
-    return False
 
 
 def message(value: object) -> Message:
@@ -185,8 +174,6 @@ def _unpacked(value: object) -> object:
 
 
 def _is_message(value: Mapping[str, Any]) -> bool:
-    if isinstance(value.get("message"), Mapping):
-        return True
     if value.get("type") == "constructor" or isinstance(value.get("data"), Mapping):
         return True
     role = value.get("role") or value.get("type") or value.get("from")

@@ -40,7 +40,7 @@ def openinference_records(record: Record) -> list[tuple[str, Any]]:
     found: list[tuple[str, Any]] = []
     names = ("data", "spans", "resourceSpans", "resource_spans", "scopeSpans", "scope_spans")
     more = ("instrumentationLibrarySpans", "annotations", "span_annotations", "trace_annotations")
-    for where, one in page(record, *names, *more, index="context.span_id"):
+    for where, one in page(record, *names, *more):
         if isinstance(one, Mapping) and one is not record and one.keys() & {*names[1:], *more}:
             inside = openinference_records(one)
             found += [(" ".join(filter(None, (where, place))), span) for place, span in inside]
@@ -55,7 +55,7 @@ def openinference(record: Record) -> list[Span]:
         return [_annotation(record)]
     if any(str(name).startswith("result.") for name in record):
         return [_annotation(nest(record))]
-    if isinstance(record.get("attributes"), list) or "spanId" in record:
+    if isinstance(record.get("attributes"), list):
         record = _from_otlp(record)
     nested = nest(record)
     attributes = mapping(nested.get("attributes")) or nested
@@ -110,8 +110,6 @@ def _from_otlp(span: Record) -> Record:
 
 
 def _pairs(entries: object) -> dict[str, Any]:
-    if isinstance(entries, Mapping):
-        return dict(entries)
     if not isinstance(entries, list):
         return {}
     return {

@@ -8,7 +8,7 @@ from typing import Any
 
 from steerable_llm.chat.message import Message
 from steerable_llm.logs.answers import LoggedAnswer, asked
-from steerable_llm.logs.importers.messages import answer_text, holds_messages, prompt
+from steerable_llm.logs.importers.messages import answer_text, prompt
 from steerable_llm.logs.importers.records import (
     ImportedAnswer,
     Record,
@@ -32,7 +32,7 @@ def preference_records(record: Record) -> list[tuple[str, Any]]:
 def trl(record: Record) -> list[ImportedAnswer]:
     """Read ``prompt, chosen, rejected`` or ``prompt, completion, label``, of text or messages."""
     images = listed(record.get("images") or record.get("image"), "images")
-    record = {**record, "prompt": _conversation(record.get("prompt"))}
+    record = {**record, "prompt": decoded(record.get("prompt"))}
     if images:
         record = {**record, "prompt": _with_images(record["prompt"], images)}
     given = record["prompt"] or None
@@ -86,11 +86,9 @@ def _draft(kind: str, messages: tuple[Message, ...], answer: str, **fields: Any)
 
 
 def _conversation(value: object) -> Any:
-    """Return a whole conversation or one answer, be it messages whose JSON is a text."""
-    inside = decoded(value)
-    if isinstance(value, str) and not holds_messages(inside):
-        return value  # an answer may be JSON by itself
-    return [inside] if isinstance(inside, Mapping) else inside
+    """Return a whole conversation or one answer; a text with turns in it is a conversation."""
+    value = decoded(value)
+    return [value] if isinstance(value, Mapping) else value
 
 
 def _apart(given: Any, made: object) -> tuple[Any, Any]:

@@ -12,9 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
-from io import StringIO
-from token import NEWLINE, NL, STRING
-from tokenize import TokenError, generate_tokens
 from typing import Any
 
 from steerable_llm.chat.message import Message
@@ -28,8 +25,6 @@ _LONGEST_NUMBER = 60
 #: Longest text of a list that Python printed that is read.
 _PRINTED = 10**6
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
-_ARRAY = re.compile(r"^array\((\[.*\])(?:,\s*dtype=\S+)?\)$", re.DOTALL)
-_NOT_THERE = ("nan", "none", "null", "<na>")
 _YES_NO = {"true": True, "false": False}
 
 
@@ -107,18 +102,11 @@ def listed(value: object, name: str) -> list[Any]:
         if not start:
             return []
         inside = decoded(value)
-        if isinstance(inside, str):
-            plain = _ARRAY.sub(r"\1", inside.strip())
-            if plain.lower() in _NOT_THERE:
-                return []
-            if plain[:1] + plain[-1:] not in ("[]", "()"):
-                return [value]
-            inside = _printed(plain)
-            if inside is None and plain[0] == "(":
-                return [value]
-            if inside is None:
-                raise UnusableRecord(f"its {name} is the text of a list that cannot be read")
+        if isinstance(inside, str) and inside.strip()[:1] + inside.strip()[-1:] == "[]":
+            inside = _printed(inside.strip(), name)
         value = inside
+        if isinstance(value, str):
+            return [value]
     if isinstance(value, Mapping):
         return [value]
     if not isinstance(value, Sequence):
@@ -126,24 +114,21 @@ def listed(value: object, name: str) -> list[Any]:
     return list(value)
 
 
-def _printed(value: str) -> list[Any] | None:
-    """What Python printed of a list or a tuple: with commas, or as numpy does, without."""
-    if len(value) > _PRINTED:
-        return None
-    told: list[str] = []
-    is_text = False
-    try:
-        for token in generate_tokens(StringIO(value).readline):
+def _printed(value: str, name: str) -> list[Any]:
+    """What Python printed of a list: with commas, or as numpy does, without."""
+    if len(value) <= _PRINTED:
+        numpy_like = re.sub(r"""(?<=['"])\s*\n?\s+(?=['"])""", ", ", value)
+        for told in (value, numpy_like):
             # Two texts side by side are one to Python, and were two to numpy.
-            if is_text and token.type == STRING:
-                told.append(",")
-            if token.type not in (NL, NEWLINE):
-                is_text = token.type == STRING
-                told.append(token.string)
-        found = ast.literal_eval(" ".join(told))
-    except (ValueError, SyntaxError, MemoryError, RecursionError, TokenError):
-        return None
-    return list(found) if isinstance(found, list | tuple) else None
+            if told is value and re.search(r"""['"]\s+['"]""", value):
+                continue
+            try:
+                found = ast.literal_eval(told)
+            except (ValueError, SyntaxError, MemoryError, RecursionError):
+                continue
+            if isinstance(found, list | tuple):
+                return list(found)
+    raise UnusableRecord(f"its {name} is the text of a list that cannot be read")
 
 
 def needed(record: Record, name: str) -> str:
@@ -214,17 +199,16 @@ def _time(value: object) -> datetime | None:
     return None
 
 
-def page(record: Record, *names: str, index: str | None = None) -> list[tuple[str, Any]]:
+def page(record: Record, *names: str) -> list[tuple[str, Any]]:
     """Return the records inside a page of some, each with its place in it; else the record itself.
 
     Args:
         record: What an API's answer or a download holds, perhaps; or a table by columns.
         names: Under which records may stand.
-        index: What names the rows of a table by columns, where they are not numbered.
     """
-    if (rows := _rows(record, index)) is not None:
+    if (rows := _rows(record)) is not None:
         return rows
-    found, is_empty = [], False
+    found = []
     for name in names:
         inside = decoded(record.get(name))
         if isinstance(inside, list) and (not inside or any(isinstance(e, Mapping) for e in inside)):
@@ -232,18 +216,19 @@ def page(record: Record, *names: str, index: str | None = None) -> list[tuple[st
                 if isinstance(entry, Mapping) and isinstance(entry.get("row"), Mapping):
                     entry = entry["row"]  # as the Hub's viewer of data sets has them
                 found.append((f"{name} {place}", entry))
-            is_empty = is_empty or (not inside and len(record) <= _ENVELOPE)
+            if not inside and len(record) <= _ENVELOPE:
+                return []
         elif isinstance(inside, Mapping) and name not in ("data",):
             found += [(f"{name}, {where}" if where else name, one)
                       for where, one in page(inside, *names)]  # fmt: skip
-    return found or ([] if is_empty else [("", record)])
+    return found or [("", record)]
 
 
 #: Most that an empty page of an API has beside its empty list.
 _ENVELOPE = 6
 
 
-def _rows(record: Record, index: str | None) -> list[tuple[str, Any]] | None:
+def _rows(record: Record) -> list[tuple[str, Any]] | None:
     """The rows of a table that pandas wrote: by columns, or columns and data apart."""
     columns, data = record.get("columns"), record.get("data")
     if isinstance(columns, list) and isinstance(data, list):
@@ -256,15 +241,10 @@ def _rows(record: Record, index: str | None) -> list[tuple[str, Any]] | None:
     if len(cells) < 2 or not all(isinstance(cell, Mapping) and cell for cell in cells):
         return None
     keys = list(cells[0])
-    is_numbered = keys[0].isdigit()
-    if any(list(cell) != keys for cell in cells) or not (is_numbered or index):
+    if any(list(cell) != keys for cell in cells) or not keys[0].isdigit():
         return None
     return [
-        (
-            f"row {n}",
-            {name: cell[key] for name, cell in record.items()}
-            | ({index: key} if index and not is_numbered else {}),
-        )
+        (f"row {n}", {name: cell[key] for name, cell in record.items()})
         for n, key in enumerate(keys, start=1)
     ]
 

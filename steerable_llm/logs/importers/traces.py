@@ -139,20 +139,11 @@ def asked_of(value: object) -> Any:
     value = decoded(value)
     if isinstance(value, Mapping) and not value.keys() & {"role", "kwargs"}:
         names = ("messages", "prompts", "prompt", "contents", *QUESTION_KEYS, "text")
-        told = next((value[name] for name in _INSTRUCTIONS if value.get(name)), None)
         value = decoded(next((value[name] for name in names if value.get(name)), None))
-        if told is not None and value:
-            # Anthropic's, OpenAI's responses' and Gemini's: beside the messages.
-            said = value if isinstance(value, list) else [{"role": "user", "content": value}]
-            body = {"content": told} if isinstance(told, str | list) else dict(told)
-            return [{**body, "role": "system"}, *said]
     # LangChain traces a batch, of which there is one.
     while isinstance(value, list) and len(value) == 1 and isinstance(value[0], list | str):
         value = decoded(value[0])
     return value
-
-
-_INSTRUCTIONS = ("system", "instructions", "system_instruction", "systemInstruction")
 
 
 def documents_of(value: object) -> list[dict[str, str]] | None:

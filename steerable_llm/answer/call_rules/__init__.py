@@ -1,0 +1,1 @@
+"""The rules of a grammar for the calls of each family of models."""

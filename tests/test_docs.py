@@ -16,6 +16,7 @@ import steerable_llm
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "steerable_llm"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PRINTED = re.compile(r"^ *print\(.*\)  # (.+)$", re.MULTILINE)
 BLOCK = re.compile(r"^(<!-- runnable -->\n)?```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -47,14 +48,21 @@ def blocks(page: Path, *, runnable: bool) -> list[str]:
 # A reader sees this note on the completeness of the attribution, and so may the test.
 @pytest.mark.filterwarnings("default:the token scores miss:UserWarning")
 def test_the_code_that_is_marked_as_runnable_runs(
-    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    page: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    """And prints what the comment behind a `print` promises; an ellipsis stands for the rest."""
     monkeypatch.chdir(tmp_path)
     # The blocks of a page build on each other, as a reader would run them.
     names: dict[str, object] = {"__name__": "__docs__"}
     for code in blocks(page, runnable=True):
         # Without this file's own `from __future__`, which no reader would have in force.
         exec(compile(code, page_name(page), "exec", dont_inherit=True), names)
+        printed = capsys.readouterr().out
+        for promised in PRINTED.findall(code):
+            assert promised.removesuffix(" ...") in printed
 
 
 @pytest.mark.parametrize("page", PAGES, ids=page_name)

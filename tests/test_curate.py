@@ -171,3 +171,16 @@ def test_the_terminal_hears_how_many_pairs_are_missing_to_fifty() -> None:
     lines = curate(failures(), CurationSettings()).report.lines()
     assert lines[0] == "2 pairs (2 by correction)"
     assert lines[-1] == "48 more pairs would make 50, a good start"
+
+
+def test_the_terminal_hears_of_faults_of_several_kinds() -> None:
+    mixed = [
+        failure("a", correction="It opens at ten."),
+        failure("b", correction="It opens at ten.", question="Tell me kindly?", reason="rude"),
+    ]
+    found = curate(draft_pairs((entry, None) for entry in mixed), CurationSettings())
+    told = "1 contradicts, 1 rude: give different faults a vector each (--reason)"
+    assert told in found.report.lines()
+    assert not any(
+        "--reason" in line for line in curate(failures(), CurationSettings()).report.lines()
+    )

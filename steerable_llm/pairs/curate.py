@@ -57,6 +57,7 @@ class CurationReport:
         near_duplicates: Whether duplicates were also found by meaning.
         judged: Whether there was a judge.
         edited: How many of the pairs have the bad answer with another value for a good one.
+        reasons: How many of the pairs are about which fault.
     """
 
     failures: int
@@ -72,6 +73,7 @@ class CurationReport:
     near_duplicates: bool = False
     judged: bool = False
     edited: int = 0
+    reasons: dict[str, int] = field(default_factory=dict)
 
     @property
     def proposed_pairs(self) -> int:
@@ -96,6 +98,9 @@ class CurationReport:
             said.append(f"{self.accepted} proposals accepted unseen, before the filters")
         if self.proposed:
             said.append(f"{self.proposed} failures have proposals that wait for a review")
+        if len(self.reasons) > 1:
+            kinds = ", ".join(f"{n} {reason}" for reason, n in self.reasons.items())
+            said.append(f"{kinds}: give different faults a vector each (--reason)")
         if not self.near_duplicates:
             said.append("duplicates were compared exactly, not by meaning")
         if 0 < self.pairs < ENOUGH:
@@ -311,6 +316,7 @@ def curate(
         near_duplicates=settings.filters.embedder is not None and len(paired) <= MOST_BY_MEANING,
         judged=settings.filters.judge is not None,
         edited=kept.edited,
+        reasons=dict(Counter(reason for reason in kept.reasons if reason).most_common()),
     )
     return Curation(kept, tuple(proposed), misled, report)
 

@@ -33,6 +33,7 @@ class DraftFile(Sequence[Draft]):
     Attributes:
         sources: Where the good answer of each comes from, or why there is none.
         paired: Whether each has a good answer.
+        reasons: Why each answer is bad.
     """
 
     def __init__(self, drafts: Iterable[Draft] = ()) -> None:
@@ -44,12 +45,14 @@ class DraftFile(Sequence[Draft]):
         self._places: Sequence[int] = ()
         self.sources: list[str] = []
         self.paired = bytearray()
+        self.reasons: list[str | None] = []
         self._edited = bytearray()
-        known: dict[str, str] = {}
+        known: dict[str | None, Any] = {}
         for place, draft in enumerate(drafts):
             self._starts.append(file.tell())
             self.sources.append(known.setdefault(draft.source, draft.source))
             self.paired.append(draft.good is not None)
+            self.reasons.append(known.setdefault(draft.answer.reason, draft.answer.reason))
             self._edited.append(draft.edit is not None)
             if any(message.images for message in draft.answer.messages):
                 self._held[place] = draft
@@ -66,6 +69,7 @@ class DraftFile(Sequence[Draft]):
         made._places = array("Q", (self._places[place] for place in taken))
         made.sources = [self.sources[place] for place in taken]
         made.paired = bytearray(self.paired[place] for place in taken)
+        made.reasons = [self.reasons[place] for place in taken]
         made._edited = bytearray(self._edited[place] for place in taken)
         return made
 

@@ -306,6 +306,7 @@ def curation() -> CurationReport:
             *(aside("groundedness", why) for _ in range(7)),
         ),
         wrong_retrieval=(aside("wrong retrieval", "no passage has the answer"),),
+        misled=1,
         proposed=5,
         accepted=2,
         scrubbed={"email address": 12, "telephone number": 3},

@@ -114,6 +114,32 @@ def test_the_hash_sees_every_bit_of_a_direction(position, bit):
     assert content_hash("x", {0: flipped}) != content_hash("x", {0: DIRECTIONS[0]})
 
 
+@pytest.mark.parametrize(
+    "value",
+    ["[" * 5000 + "]" * 5000, "9" * 5000, "9" * 400, "NaN", "1e999", '"\\ud800"', "{", ""],
+)
+def test_values_that_no_vector_has_are_one_line(saved, value):
+    with safe_open(saved, framework="pt") as file:
+        metadata = {**file.metadata(), "scales": value}
+    metadata.pop("content_hash")
+    rewrite(saved, {**metadata, "content_hash": content_hash(metadata, DIRECTIONS)})
+    with pytest.raises(VectorFileError, match="metadata that is not JSON") as caught:
+        read_vector_file(saved)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize(
+    ("metadata", "tensors"),
+    [({"format_version": "9" * 5000}, {}), ({}, {f"layer.{'9' * 5000}": torch.ones(4)})],
+)
+def test_numbers_of_thousands_of_digits_count_nothing(saved, metadata, tensors):
+    rewrite(saved, metadata, tensors)
+    with pytest.raises(VectorFileError) as caught:
+        read_vector_file(saved)
+    assert "\n" not in str(caught.value)
+
+
 def test_metadata_that_is_not_json_is_refused(tmp_path):
     with pytest.raises(VectorFileError, match="provenance"):
         write_vector_file(tmp_path / "v", {"name": "v", "provenance": {1, 2}}, DIRECTIONS)

@@ -167,7 +167,7 @@ class Trial:
         path = self.keep / f"{self._key(name, made_by)}.json" if self.keep else None
         if path is not None and path.is_file():
             try:
-                return Result.model_validate_json(path.read_text(encoding="utf-8"))
+                return Result.model_validate_json(path.read_bytes())
             except ValidationError:
                 pass  # cut short, or of another version: measured again
         result, lasting = self._measured(name, made_by)

@@ -17,6 +17,7 @@ from steerable_llm.files import write_json_lines
 from steerable_llm.logs.answers import LoggedAnswer
 from steerable_llm.pairs.draft_file import DraftFile
 from steerable_llm.pairs.filters import (
+    EXAMPLES,
     FILTERS,
     MOST_BY_MEANING,
     FilterCount,
@@ -49,8 +50,9 @@ class CurationReport:
         by_source: How many of them have their good answer from where.
         left_out: How many failures gave no pair before the filters, by reason.
         filters: What each filter did, in their order.
-        examples: Every pair that a filter dropped.
-        wrong_retrieval: Failures of retrieval, which steering cannot mend.
+        examples: Pairs that filters dropped, at most 1,000 of each.
+        wrong_retrieval: Failures of retrieval, which steering cannot mend; at most 1,000.
+        misled: How many of them there are.
         proposed: Failures with proposals that wait for a person.
         accepted: Proposals that were accepted without one, before the filters.
         scrubbed: Personal values that were replaced, by kind; None when none were looked for.
@@ -67,6 +69,7 @@ class CurationReport:
     filters: tuple[FilterCount, ...]
     examples: tuple[SetAside, ...]
     wrong_retrieval: tuple[SetAside, ...]
+    misled: int = 0
     proposed: int = 0
     accepted: int = 0
     scrubbed: dict[str, int] | None = None
@@ -89,8 +92,8 @@ class CurationReport:
         said += [f"left out {number}: {why}" for why, number in self.left_out.items()]
         for count in self.filters:
             said += [f"dropped {n} ({count.name}): {why}" for why, n in count.dropped.items()]
-        if self.wrong_retrieval:
-            said.append(f"wrong retrieval: {len(self.wrong_retrieval)}, which steering cannot mend")
+        if self.misled:
+            said.append(f"wrong retrieval: {self.misled}, which steering cannot mend")
         if self.scrubbed is not None:
             kinds = ", ".join(f"{n} {kind}" for kind, n in self.scrubbed.items())
             said.append(f"personal data replaced: {kinds or 'none found'}")
@@ -145,11 +148,14 @@ class CurationReport:
         for count in self.filters:
             if count.dropped:
                 dropped = [entry for entry in self.examples if entry.by == count.name]
-                parts += [Heading(f"Dropped: {count.name}", 3), *_examples(dropped)]
-        if self.wrong_retrieval:
+                parts += [
+                    Heading(f"Dropped: {count.name}", 3),
+                    *_examples(dropped, sum(count.dropped.values())),
+                ]
+        if self.misled:
             parts.append(Heading("Wrong retrieval"))
             parts.append(Text("Steering cannot mend these; they are work for the retriever."))
-            parts += _examples(self.wrong_retrieval)
+            parts += _examples(self.wrong_retrieval, self.misled)
         left = dict(self.left_out)
         if self.proposed:
             left["proposals wait for a review"] = self.proposed
@@ -185,10 +191,10 @@ def _edits(number: int) -> list[Part]:
     return [Text(said)] if number else []
 
 
-def _examples(entries: Sequence[SetAside]) -> list[Part]:
+def _examples(entries: Sequence[SetAside], number: int) -> list[Part]:
     rows = [(e.id, e.why, e.question, e.good or "", e.bad) for e in entries[:SHOWN]]
     table = Table(["answer", "why", "question", "good", "bad"], rows)
-    more = len(entries) - SHOWN
+    more = number - SHOWN
     return [table, Text(f"and {more} more.")] if more > 0 else [table]
 
 
@@ -308,8 +314,9 @@ def curate(
         filters=tuple(counts),
         examples=tuple(dropped),
         wrong_retrieval=tuple(
-            SetAside.of("wrong retrieval", draft.source, draft) for draft in misled
+            SetAside.of("wrong retrieval", draft.source, draft) for draft in misled[:EXAMPLES]
         ),
+        misled=len(misled),
         proposed=len(proposed),
         accepted=accepted,
         scrubbed=None if scrubber is None else dict(scrubber.found),

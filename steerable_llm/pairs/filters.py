@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from math import floor
 from typing import TYPE_CHECKING, Self
 
@@ -37,7 +38,7 @@ _CLAIMS = 1024
 MOST_BY_MEANING = 5_000
 
 
-def originals(texts: Sequence[str], embedder: Embedder | None, at: float) -> list[int]:
+def originals(texts: Iterable[str], embedder: Embedder | None, at: float) -> list[int]:
     """Return for each text the place of the first one that it repeats: its own for an original.
 
     Texts repeat each other when they are the same but for case and spacing. With an embedder also
@@ -47,16 +48,17 @@ def originals(texts: Sequence[str], embedder: Embedder | None, at: float) -> lis
 
     Args:
         texts: What is compared.
-        embedder: Makes unit vectors `[n, d]`; None compares exactly.
+        embedder: Makes unit vectors `[n, d]`; None compares exactly, one text in memory at a time.
         at: Cosine from which texts are near duplicates.
     """
-    first: dict[str, int] = {}
-    found = [first.setdefault(normalise(text), place) for place, text in enumerate(texts)]
+    held = [] if embedder is None else list(texts)
+    first: dict[bytes, int] = {}
+    found = [first.setdefault(_digest(text), place) for place, text in enumerate(held or texts)]
     left = [place for place, original in enumerate(found) if place == original]
     if embedder is None or len(left) < 2:
         return found
-    rows = embedder.embed([texts[place] for place in left])
-    fixed = [fixed_terms(texts[place]) for place in left]
+    rows = embedder.embed([held[place] for place in left])
+    fixed = [fixed_terms(held[place]) for place in left]
     is_original = np.zeros(len(left), dtype=bool)
     for start in range(0, len(left), _ROWS):
         block = rows[start : start + _ROWS]
@@ -71,6 +73,10 @@ def originals(texts: Sequence[str], embedder: Embedder | None, at: float) -> lis
                 found[left[place]] = left[int(match)]
     # A repetition of what turned out to be a near duplicate follows it to the original.
     return [found[original] for original in found]
+
+
+def _digest(text: str) -> bytes:
+    return blake2b(normalise(text).encode(errors="surrogatepass"), digest_size=16).digest()
 
 
 #: Failures that are about what the passages say; manners and myths are not judged by passages.
@@ -194,8 +200,14 @@ def _grounded(drafts: Sequence[Draft], given: FilterSettings) -> FilterAnswer:
     good, bad = [], []
     for start in range(0, len(places), _CLAIMS):
         chosen = [drafts[place] for place in places[start : start + _CLAIMS]]
-        good += judged(given.judge, [claim_of(draft, _good(draft)) for draft in chosen])
-        bad += judged(given.judge, [claim_of(draft, draft.answer.answer) for draft in chosen])
+        claims = [
+            claim_of(draft, answer)
+            for draft in chosen
+            for answer in (_good(draft), draft.answer.answer)
+        ]
+        scores = judged(given.judge, claims)
+        good += scores[::2]
+        bad += scores[1::2]
     limit, told = given.grounded_at, 0
     for place, of_good, of_bad in zip(places, good, bad, strict=True):
         told += not (of_good is None and of_bad is None)
@@ -207,10 +219,10 @@ def _grounded(drafts: Sequence[Draft], given: FilterSettings) -> FilterAnswer:
 
 
 def _duplicates(drafts: Sequence[Draft], given: FilterSettings) -> FilterAnswer:
-    texts = [
-        "\n".join((draft.answer.question, _good(draft), draft.answer.answer)) for draft in drafts
-    ]
     embedder = given.embedder if len(drafts) <= MOST_BY_MEANING else None
+    texts = (
+        "\n".join((draft.answer.question, _good(draft), draft.answer.answer)) for draft in drafts
+    )
     first = originals(texts, embedder, given.duplicate_at)
     return [
         None if original == place else f"says the same as {drafts[original].answer.id}"
@@ -229,6 +241,9 @@ def _refusals(drafts: Sequence[Draft], given: FilterSettings) -> FilterAnswer:
         reasons.append("too many good answers refuse" if refuses and allowed < 0 else None)
     return reasons, 0
 
+
+#: Dropped pairs of a filter that a report holds at most, so that those of any log fit in memory.
+EXAMPLES = 1_000
 
 FILTERS: Mapping[str, Filter] = {
     "length match": _length_match,
@@ -250,19 +265,20 @@ def run_filters(
         advance: Told of each filter that has run.
 
     Returns:
-        The pairs that passed, in their old order; what each filter did; and every dropped pair.
+        The pairs that passed, in their old order; what each filter did; and the pairs that it
+        dropped, `EXAMPLES` of each filter at most.
     """
     kept = drafts if isinstance(drafts, DraftFile) else DraftFile(drafts)
     counts: list[FilterCount] = []
     dropped: list[SetAside] = []
     for name, reasons_to_drop in FILTERS.items():
         reasons, not_judged = reasons_to_drop(kept, given)
-        out = [SetAside.of(name, why, kept[place]) for place, why in enumerate(reasons) if why]
+        out = [(place, why) for place, why in enumerate(reasons) if why]
         # Each duplicate names its own original, and each preference its figures; as a reason they
         # are one.
-        by_reason = Counter(_REASON.sub("", entry.why) for entry in out)
+        by_reason = Counter(_REASON.sub("", why) for _, why in out)
         counts.append(FilterCount(name, len(kept), dict(by_reason), not_judged))
-        dropped += out
+        dropped += [SetAside.of(name, why, kept[place]) for place, why in out[:EXAMPLES]]
         kept = kept.chosen(place for place, why in enumerate(reasons) if why is None)
         if advance is not None:
             advance(1)

@@ -137,7 +137,7 @@ def support(question: str, passages: Sequence[str], answer: str) -> float | None
         0 to 1; None for an answer that claims nothing, such as a refusal.
     """
     asked = {term.key for term in terms(question)}
-    known = {term.key for passage in passages for term in terms(passage)}
+    known = frozenset().union(*map(_keys_of, passages))
     claimed = {term for term in terms(answer) if term.key not in asked}
     if not claimed:
         return None
@@ -145,6 +145,11 @@ def support(question: str, passages: Sequence[str], answer: str) -> float | None
         return 0.0
     words = {term.key for term in claimed}
     return len(words & known) / len(words)
+
+
+@lru_cache(maxsize=256)  # a good and a bad answer are held against the same passages
+def _keys_of(passage: str) -> frozenset[str]:
+    return frozenset(term.key for term in terms(passage))
 
 
 def fixed_terms(text: str) -> frozenset[str]:

@@ -68,7 +68,7 @@ class Asked:
     @property
     def known(self) -> frozenset[str]:
         """The same of the question and the passages together."""
-        return keys_of("\n".join((self.question, *self.passages)))
+        return frozenset().union(*map(keys_of, (self.question, *self.passages)))
 
 
 def candidates(asked: Asked, bad: str) -> list[tuple[Run, Run]]:

@@ -8,6 +8,7 @@ here parses a language; words are told apart by their capitals and digits, by th
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from functools import lru_cache
@@ -143,25 +144,33 @@ class Run:
         return any(word.text.casefold() in _MONTHS for word in self.words)
 
 
+# Passages are long, and an answer's are those of few others: what is kept of them stays small.
+@lru_cache(maxsize=256)
 def keys_of(text: str) -> frozenset[str]:
     """Return what the words of a text are compared by."""
     return frozenset().union(*(word.keys for word in words_of(text)))
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=65_536)
+def _keys_of_word(word: str) -> frozenset[str]:
+    if word.casefold() in _SMALL:
+        return frozenset()
+    return frozenset(term.key for term in terms(_ENDING.sub("", word)))
+
+
+@lru_cache(maxsize=256)
 def words_of(text: str) -> tuple[Word, ...]:
     """Return the words and numbers of a text in their order."""
-    starts = {0, *(found.end() for found in _SENTENCE_END.finditer(text))}
+    starts = [0, *(found.end() for found in _SENTENCE_END.finditer(text))]
     found: list[Word] = []
     for match in _WORD.finditer(text):
-        small = match[0].casefold() in _SMALL
-        keys = frozenset(() if small else (t.key for t in terms(_ENDING.sub("", match[0]))))
-        beside = text[: match.start()].rstrip()[-1:] + text[match.end() :].lstrip()[:1]
-        if match[0] == "May" and any(character.isdigit() for character in beside):
-            keys = frozenset(("may",))  # the month
-        opens = not text[max(s for s in starts if s <= match.start()) : match.start()].strip(
-            " *\"'“"
-        )
+        keys = _keys_of_word(match[0])
+        if match[0] == "May":
+            beside = text[: match.start()].rstrip()[-1:] + text[match.end() :].lstrip()[:1]
+            if any(character.isdigit() for character in beside):
+                keys = frozenset(("may",))  # the month
+        start = starts[bisect_right(starts, match.start()) - 1]
+        opens = not text[start : match.start()].strip(" *\"'“")
         found.append(Word(match[0], match.start(), match.end(), keys, opens))
     return tuple(found)
 

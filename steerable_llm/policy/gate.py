@@ -4,7 +4,6 @@ A logistic regression over the question's sentence embedding. Here it is only ap
 two lines of arithmetic; `gate_training` makes one from an answer log.
 """
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +19,8 @@ from torch import Tensor
 from steerable_llm.embedding import Embedder
 from steerable_llm.errors import GateFileError, InvalidInputError, ModelMismatchError
 from steerable_llm.files import write_whole
-from steerable_llm.vector.file import content_hash, plain_json, read_tensors
+from steerable_llm.json_records import plainly_parsed
+from steerable_llm.vector.file import content_hash, is_count, plain_json, read_tensors
 
 FORMAT_VERSION = 1
 _KIND = "steerable-llm gate"
@@ -130,7 +130,7 @@ class Gate:
         again = "copy it again, or train the gate again"
         metadata, tensors = read_tensors(source, "gate", again, GateFileError)
         version = metadata.get("format_version", "")
-        if metadata.get("kind") != _KIND or not version.isdecimal():
+        if metadata.get("kind") != _KIND or not is_count(version):
             raise GateFileError(
                 f"{source} is a safetensors file but not a gate: "
                 "use a file that `steerable policy train-gate` wrote"
@@ -141,7 +141,7 @@ class Gate:
                 f"up to {FORMAT_VERSION}: update steerable-llm"
             )
         try:
-            content: dict[str, Any] = json.loads(metadata["content"])
+            content: dict[str, Any] = plainly_parsed(metadata["content"])
             if metadata.get("content_hash") != content_hash(content, tensors):
                 raise GateFileError(
                     f"{source} was changed after it was saved (its content hash does not fit): "

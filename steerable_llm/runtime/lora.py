@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from steerable_llm.errors import ModelMismatchError, NotAVectorError
 from steerable_llm.files import write_whole
+from steerable_llm.json_records import plainly_parsed
 from steerable_llm.runtime.hooked_model import HookedModel
 from steerable_llm.runtime.merged_lora import quiet_peft, require_peft
 from steerable_llm.vector.file import content_hash
@@ -97,8 +98,8 @@ class Lora:
         """
         source = Path(folder)
         try:
-            config = json.loads((source / _CONFIG).read_text("utf-8"))
-            ours = json.loads((source / _OURS).read_text("utf-8"))
+            config = plainly_parsed((source / _CONFIG).read_bytes())
+            ours = plainly_parsed((source / _OURS).read_bytes())
             lora = cls(
                 name=ours["name"],
                 config=config,
@@ -106,7 +107,14 @@ class Lora:
                 fingerprint=ModelFingerprint.from_record(ours["fingerprint"]),
                 provenance=Provenance.from_record(ours["provenance"]),
             )
-        except (OSError, ValueError, KeyError, SafetensorError) as error:
+        except (
+            OSError,
+            ValueError,
+            LookupError,
+            TypeError,
+            AttributeError,
+            SafetensorError,
+        ) as error:
             raise NotAVectorError(
                 f"{source} is not a whole LoRA folder ({error}): use one that "
                 "`steerable build --method lora` wrote"

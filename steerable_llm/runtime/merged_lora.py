@@ -6,7 +6,6 @@ that is compared with vectors, and that comes and goes on one model, is `runtime
 
 from __future__ import annotations
 
-import json
 import os
 import warnings
 from collections.abc import Iterator, Mapping
@@ -23,6 +22,7 @@ from transformers.utils.hub import cached_file
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from steerable_llm.errors import InvalidInputError, MissingExtraError
+from steerable_llm.json_records import plainly_parsed
 
 _CONFIG = "adapter_config.json"
 # What is downloaded of a repository that may hold checkpoints of its training as well.
@@ -133,7 +133,7 @@ def find_lora(source: str, hub: Mapping[str, Any]) -> LoraFolder | None:
         patterns = [f"{within}{pattern}" for pattern in _FILES]
         folder = Path(snapshot_download(source, allow_patterns=patterns, **places)) / within
     try:
-        config = json.loads((folder / _CONFIG).read_text("utf-8"))
+        config = plainly_parsed((folder / _CONFIG).read_bytes())
         return LoraFolder(folder, config["base_model_name_or_path"], config.get("revision"))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InvalidInputError(

@@ -32,6 +32,7 @@ from steerable_llm.errors import (
     VectorFileError,
 )
 from steerable_llm.files import write_whole
+from steerable_llm.json_records import plainly_parsed
 
 
 def read_tensors(
@@ -62,6 +63,11 @@ def read_tensors(
         ) from cause
 
 
+def is_count(text: str) -> bool:
+    """Tell whether a text is a whole number that a file may count by."""
+    return text.isdecimal() and len(text) <= _MOST_DIGITS
+
+
 def content_hash(header: object, tensors: Mapping[int, Tensor] | Mapping[str, Tensor]) -> str:
     """Return the SHA-256 over a JSON header and every tensor's name, type, shape and bytes."""
     hasher = hashlib.sha256(plain_json(header).encode())
@@ -84,6 +90,7 @@ def plain_json(value: object) -> str:
 
 FORMAT_VERSION = 2
 _KIND = "steerable-llm vector"
+_MOST_DIGITS = 9
 _HEADER = ("format_version", "kind", "library_version")
 _NAMES = {"1": ("layer",), "2": ("block", "mlp", "heads", "gate")}
 
@@ -143,7 +150,7 @@ def read_vector_file(
     source = Path(path)
     metadata, tensors = read_tensors(source, "vector", "copy or build it again", NotAVectorError)
     version = metadata.get("format_version", "")
-    if metadata.get("kind") != _KIND or not version.isdecimal():
+    if metadata.get("kind") != _KIND or not is_count(version):
         raise NotAVectorError(
             f"{source} is a safetensors file but not a steering vector: "
             "use a file that SteeringVector.save wrote"
@@ -156,7 +163,7 @@ def read_vector_file(
         )
     known = _NAMES.get(version, ())
     parts = {name: name.partition(".") for name in tensors}
-    if any(part not in known or not number.isdecimal() for part, _, number in parts.values()):
+    if any(part not in known or not is_count(number) for part, _, number in parts.values()):
         raise TamperedVectorError(
             f"{source} holds tensors other than {', '.join(f'{name}.0' for name in known)}, ..."
         )
@@ -171,8 +178,10 @@ def read_vector_file(
             "get the original file or build it again"
         )
     try:
-        content = {key: json.loads(text) for key, text in metadata.items() if key not in _HEADER}
-    except (ValueError, RecursionError) as error:
+        content = {
+            key: plainly_parsed(text) for key, text in metadata.items() if key not in _HEADER
+        }
+    except ValueError as error:
         raise VectorFileError(
             f"{source} has metadata that is not JSON ({error}): get the original file or build it "
             "again"

@@ -16,7 +16,8 @@ from pydantic import ValidationError
 from steerable_llm.errors import InvalidInputError, MissingExtraError, first_problem
 from steerable_llm.evaluation.benchmarks.benchmark import INSTALL, Benchmark
 from steerable_llm.evaluation.benchmarks.rows import ROWS
-from steerable_llm.files import read_json_lines, read_text
+from steerable_llm.files import read_json_lines
+from steerable_llm.json_records import parsed
 
 Rows = list[dict[str, Any]]
 SAMPLE = "sample"
@@ -213,8 +214,7 @@ def read_file(path: Path) -> Rows:
         rows = READERS[path.suffix](path)
     except InvalidInputError:  # says by itself which file it is
         raise
-    # A json.JSONDecodeError is a ValueError; brackets by the thousand are too deep for its parser.
-    except (ValueError, RecursionError, csv.Error) as error:
+    except (ValueError, csv.Error) as error:
         raise InvalidInputError(f"cannot read {path}: {' '.join(str(error).split())}") from error
     if not all(isinstance(row, dict) for row in rows):
         raise InvalidInputError(f"cannot read {path}: every row must be an object with columns")
@@ -223,13 +223,6 @@ def read_file(path: Path) -> Rows:
 
 def _jsonl(path: Path) -> Rows:
     return list(read_json_lines(path, dict, "file", "a row is an object with columns"))
-
-
-def _json(path: Path) -> Rows:
-    content = json.loads(read_text(path))
-    if not isinstance(content, list):
-        raise ValueError("expected a JSON list of objects")
-    return content
 
 
 def _csv(path: Path) -> Rows:
@@ -242,8 +235,8 @@ def _csv(path: Path) -> Rows:
 def _cell(value: str) -> Any:
     if isinstance(value, str) and value[:1] in ("[", "{"):
         try:
-            return json.loads(value)
-        except (json.JSONDecodeError, RecursionError):
+            return parsed(value)
+        except ValueError:
             return value
     return value
 
@@ -260,7 +253,7 @@ def _parquet(path: Path) -> Rows:
 #: How each kind of file is read.
 READERS: Mapping[str, Callable[[Path], Rows]] = {
     ".jsonl": _jsonl,
-    ".json": _json,
+    ".json": _jsonl,
     ".csv": _csv,
     ".parquet": _parquet,
 }

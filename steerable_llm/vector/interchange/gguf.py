@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from steerable_llm.errors import InvalidInputError, MissingExtraError, NotAVectorError
+from steerable_llm.json_records import plainly_parsed
 from steerable_llm.vector.interchange.format import AdditiveVector, Format, Places
 
 ARCHITECTURE = "controlvector"
@@ -146,8 +147,8 @@ def _text(value: object) -> str | None:
 
 def _easysteer_metadata(path: Path, text: object) -> Any:
     try:
-        native = json.loads(text) if isinstance(text, str) else None
-    except (ValueError, RecursionError):
+        native = plainly_parsed(text) if isinstance(text, str) else None
+    except ValueError:
         native = None
     if not isinstance(native, dict):
         raise NotAVectorError(f"{path} has metadata of EasySteer that is not JSON: export it again")

@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 from steerable_llm.errors import NotAVectorError
+from steerable_llm.json_records import plainly_parsed
 from steerable_llm.vector.interchange.format import AdditiveVector, Format, Places
 
 SHIFT = 1
@@ -37,7 +38,7 @@ def _write(vector: AdditiveVector) -> bytes:
 
 def _read(path: Path, _places: Places) -> AdditiveVector:
     try:
-        content = json.loads(path.read_bytes())
+        content = plainly_parsed(path.read_bytes())
         stored = {int(layer): values for layer, values in content["directions"].items()}
         directions = {layer: torch.tensor(values).float() for layer, values in stored.items()}
         model_type, variances = content["model_type"], content.get("explained_variances") or {}
@@ -71,8 +72,9 @@ def _is_svec(path: Path, start: bytes) -> bool:
     if path.suffix == ".svec":
         return True
     try:
-        content = json.loads(path.read_bytes()) if start.lstrip().startswith(b"{") else None
-    except (ValueError, RecursionError):
+        held = start.lstrip().startswith(b"{")
+        content = plainly_parsed(path.read_bytes()) if held else None
+    except ValueError:
         return False
     return isinstance(content, dict) and {"model_type", "directions"} <= content.keys()
 

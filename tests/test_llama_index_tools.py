@@ -188,7 +188,9 @@ def test_calls_in_openais_form_and_thoughts_are_read_as_they_are_meant() -> None
             ToolCallBlock(tool_call_id="x", tool_name="opening", tool_kwargs='{"shop": "Köln"}'),
         ],
     )
-    assert read_messages([foreign]) == read_messages([own])
+    [read] = read_messages([foreign])
+    assert read.reasoning == "Let me look."
+    assert (read.model_copy(update={"reasoning": None}),) == read_messages([own])
     (plain,) = read_messages([own])
     assert plain["content"] == "One moment."
     assert plain["tool_calls"][0]["function"]["arguments"] == {"shop": "Köln"}

@@ -20,6 +20,7 @@ SAMPLING = {
     "logit_bias": "logit_bias",
     "logprobs": "logprobs",
     "top_logprobs": "top_logprobs",
+    "chat_template_kwargs": "chat_template_kwargs",
 }
 """Call argument -> the model's name for it. Each is also a field of the same meaning."""
 
@@ -52,6 +53,7 @@ _PENALTY = "penalise what was said already with repetition_penalty"
 _STOPS = "give stop texts: stop=['...']; the end of a turn is known"
 _PER_CALL = "it is an argument of a call: give it to the call, or bind it"
 _FORM = "ask for objects with with_structured_output (LangChain) or structured_predict (LlamaIndex)"
+_TEMPLATE = "give it to the chat template: chat_template_kwargs={...}"
 _HINTS = {
     name: hint
     for names, hint in (
@@ -71,6 +73,7 @@ _HINTS = {
         ("frequency_penalty presence_penalty repeat_last_n no_repeat_ngram_size", _PENALTY),
         ("stopping_ids stop_token_ids eos_token_id pad_token_id", _STOPS),
         ("tools tool_choice parallel_tool_calls context contrast", _PER_CALL),
+        ("extra_body enable_thinking thinking reasoning_effort", _TEMPLATE),
         ("format json_mode response_format guided_json grammar", _FORM),
     )
     for name in names.split()
@@ -106,6 +109,9 @@ def sampling_of(model: BaseModel, given: Mapping[str, Any]) -> dict[str, Any]:
         theirs: getattr(model, ours) if given.get(ours) is None else given[ours]
         for ours, theirs in SAMPLING.items()
     }
+    own, told = model.chat_template_kwargs, given.get("chat_template_kwargs")  # type: ignore[attr-defined]
+    if own and isinstance(told, Mapping):  # name by name
+        found["chat_template_kwargs"] = {**own, **told}
     if isinstance(found["logit_bias"], Mapping):  # in JSON keys are texts
         found["logit_bias"] = {
             int(token) if isinstance(token, str) and token.isdecimal() else token: bias

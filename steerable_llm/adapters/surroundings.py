@@ -51,11 +51,15 @@ class SteeringRecord:
 
 
 def what_steered(answer: Generation) -> dict[str, Any]:
-    """Return an answer's step, what was applied and why, in JSON values."""
+    """Return an answer's step, what was applied and why, in JSON values.
+
+    With it goes what the chat template was given, if anything was.
+    """
     return {
         "step": answer.step,
         "steering": [applied.to_dict() for applied in answer.steered],
         "decision": answer.decision.to_dict() if answer.decision else None,
+        **({"chat_template_kwargs": dict(told)} if (told := answer.chat_template_kwargs) else {}),
     }
 
 

@@ -14,7 +14,6 @@ from steerable_llm.answer.request import (
     Likelihood,
     Usage,
 )
-from steerable_llm.chat.answer_text import AnswerText
 from steerable_llm.chat.template import ChatFormat
 from steerable_llm.chat.tools import InvalidToolCall, ParsedAnswer, ToolText, call_id, with_ids
 
@@ -39,13 +38,17 @@ class Answer:
         held = prompt.grammar is not None and not prompt.grammar.free
         stops = () if held else prompt.request.stops
         tokens = {stop: chat.special_id(stop) for stop in stops}
-        self._end_ids = end_ids.union(x for x in tokens.values() if x is not None)
-        hidden = None
-        if prompt.tool_format is not None:
-            hidden = chat.special_ids - {chat.special_id(mark) for mark in prompt.tool_format.marks}
-        self._raw = AnswerText(
-            chat.tokenizer, [stop for stop in stops if tokens[stop] is None], hidden
+        self._end_ids = end_ids
+        self._stop_ids = {token for token in tokens.values() if token is not None}
+        # Under a grammar an answer thinks where its prompt says so, and nowhere else.
+        self._raw = chat.reading(
+            prompt.tokens,
+            [stop for stop in stops if tokens[stop] is None],
+            prompt.tool_format.marks if prompt.tool_format else (),
+            may_think=not held,
         )
+        if self._raw.thinking:
+            self._follow(thinking=True)
         self._readable = (
             ToolText(prompt.tool_format, prompt.request.offered_tools)
             if prompt.tool_format
@@ -67,29 +70,45 @@ class Answer:
     def push(self, token: int) -> GenerationChunk:
         """Take one token, decide whether the answer ends, and return what is new for the reader."""
         self.tokens.append(token)
-        released = "" if token in self._end_ids else self._raw.push(token)
-        self.finish_reason = self._ending(token)
+        thought, reasoning, released = self._raw.thinking, "", ""
+        ends = token in self._end_ids or (token in self._stop_ids and not thought)
+        if not ends:
+            reasoning, released = self._raw.push(token)
+        thinks = self._raw.thinking
+        if thinks != thought:
+            self._follow(thinking=thinks)
+        elif self.prompt.grammar is not None and not ends:
+            self.prompt.grammar.take(token)
+        self.finish_reason = self._ending(ends)
         if self.finish_reason is not None and not self._raw.stopped:
-            released += self._raw.finish()
+            more, rest = self._raw.finish()
+            reasoning, released = reasoning + more, released + rest
             if self._raw.stopped:  # a stop text that was complete all along, and held back
                 self.finish_reason = "stop"
         if self._readable is None or self._calls is None:
-            return GenerationChunk(released, token)
+            return GenerationChunk(released, token, reasoning=reasoning)
         released = self._readable.push(released)
         calls = self._calls.push(self._readable.raw)
         if self.finish_reason is not None:
             rest, self._parsed = self._readable.finish()
             released += rest
             calls += self._calls.finish(self._parsed)
-        return GenerationChunk(released, token, calls=joined(calls))
+        return GenerationChunk(released, token, calls=joined(calls), reasoning=reasoning)
 
-    def _ending(self, token: int) -> FinishReason | None:
-        if token in self._end_ids or self._raw.stopped:
+    def _follow(self, *, thinking: bool) -> None:
+        """Follow the grammar from here on, or not while the model thinks."""
+        if self.prompt.grammar is None:
+            return
+        if thinking:
+            self.prompt.grammar.pause()
+        else:
+            self.prompt.grammar.begin()
+
+    def _ending(self, ends: bool) -> FinishReason | None:
+        if ends or self._raw.stopped:
             return "stop"
-        if self.prompt.grammar is not None:
-            self.prompt.grammar.take(token)
-            if self.prompt.grammar.complete:
-                return "stop"
+        if self.prompt.grammar is not None and self.prompt.grammar.complete:
+            return "stop"
         return "length" if len(self.tokens) >= self.prompt.request.length() else None
 
     @property
@@ -121,4 +140,6 @@ class Answer:
             invalid_tool_calls=self._invalid_calls,
             decision=self.prompt.decision,
             logprobs=tuple(self.logprobs),
+            reasoning=self._raw.reasoning or None,
+            chat_template_kwargs=dict(self.prompt.request.chat_template_kwargs or {}),
         )

@@ -257,12 +257,24 @@ class GrammarState:
     ) -> None:
         """Start with nothing written."""
         self.free = free
+        self._paused = False
         self._matcher = matcher
         self._tokenizer = tokenizer
+
+    def pause(self) -> None:
+        """Allow every token from here on, while the model thinks."""
+        self._paused = True
+
+    def begin(self) -> None:
+        """Go on with nothing written: the answer begins here."""
+        self._paused = False
+        self._matcher.reset()
 
     @property
     def complete(self) -> bool:
         """Whether the answer is whole and nothing may follow it."""
+        if self._paused:
+            return False
         return bool(self._matcher.is_stopped() and not self._matcher.is_error())
 
     @property
@@ -276,6 +288,8 @@ class GrammarState:
         Raises:
             SteerableError: The grammar does not allow it; that is a fault of this package.
         """
+        if self._paused:
+            return
         if not self._matcher.consume_token(token) and not self.free:
             raise SteerableError(
                 f"the grammar refuses token {token}: {self._reason}; "
@@ -288,6 +302,8 @@ class GrammarState:
         Raises:
             SteerableError: The grammar got too complex to be followed, or no token can follow.
         """
+        if self._paused:
+            return torch.ones(vocabulary, dtype=torch.bool)
         bits = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
         if self._matcher.is_error() and self.free:
             return torch.ones(vocabulary, dtype=torch.bool)

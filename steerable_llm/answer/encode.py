@@ -11,6 +11,7 @@ from steerable_llm.answer.constraint import GrammarState
 from steerable_llm.answer.engine import Prompt
 from steerable_llm.answer.request import GenerationRequest
 from steerable_llm.chat.context import question_alone
+from steerable_llm.chat.template import ChatFormat
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.policy.decision import Asked, SteeringDecision
 
@@ -61,7 +62,8 @@ def encode(
 
 
 def _prompt(llm: SteerableHFLLM, request: GenerationRequest, decision: SteeringDecision) -> Prompt:
-    chat, tools = llm.chat_format, request.offered_tools
+    chat, tools = llm.chat_format.given(request.chat_template_kwargs), request.offered_tools
+    request = replace(request, chat_template_kwargs=chat.arguments or None)
     if decision.instruction is not None and not chat.takes_instructions:
         decision = decision.without_instruction("the prompt is in the template's form already")
     messages = chat.instructed(request.messages, decision.instruction)
@@ -95,15 +97,15 @@ def _prompt(llm: SteerableHFLLM, request: GenerationRequest, decision: SteeringD
         grammar=_started(llm, grammar),
         tool_format=calls,
         vision=read.vision,
-        bare=_bare(llm, request, decision) if decision.contrast else None,
+        bare=_bare(chat, request, decision) if decision.contrast else None,
     )
 
 
 def _bare(
-    llm: SteerableHFLLM, request: GenerationRequest, decision: SteeringDecision
+    chat: ChatFormat, request: GenerationRequest, decision: SteeringDecision
 ) -> list[int] | None:
     """Return the prompt without its context, which is told before an instruction joins it."""
-    question, chat = question_alone(request.messages, request.context), llm.chat_format
+    question = question_alone(request.messages, request.context)
     if question is None:
         return None
     return chat.encode(chat.instructed(question, decision.instruction))

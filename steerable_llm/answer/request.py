@@ -9,6 +9,7 @@ from numbers import Integral, Real
 from typing import Any, Literal, TypedDict
 
 from steerable_llm.answer.constraint import Constraint
+from steerable_llm.chat.arguments import check_arguments
 from steerable_llm.chat.context import Context
 from steerable_llm.chat.message import MessagesLike, ToolCall
 from steerable_llm.chat.tools import CallPiece, InvalidToolCall, Tool, check_tools
@@ -52,20 +53,25 @@ class GenerationRequest:
         logprobs: Say how likely the model found each token of the answer.
         top_logprobs: And so many of the likeliest ones at its place, 20 at most.
         seed: Makes drawing repeatable, whatever else is in the batch; None draws anew.
-        stop: Texts that end the answer; the answer does not contain them. Under a grammar (a
-            constraint, or a call that is sure) only the grammar ends the answer.
+        stop: Texts that end the answer; the answer does not contain them. They do not count while
+            the model thinks. Under a grammar (a constraint, or a call that is sure) only the
+            grammar ends the answer.
         tools: What the model may call, as OpenAI function dicts. None of them is run.
         tool_choice: `auto` (also None) lets the model decide, `none` hides the tools,
             `required` makes it call one, a tool's name makes it call that one.
         parallel_tool_calls: False keeps an answer to one call: the first.
         constraint: What the answer must look like. With tools and `auto` the answer is calls, or
-            follows the constraint.
+            follows the constraint. The model thinks before it only where the prompt has opened the
+            reasoning.
         context: For the policy's conditions and for `contrast`: whether the prompt holds retrieved
             text, or the retrieved texts themselves. None tells it from the prompt.
         policy: Decides in place of the model's policy of the moment, for callers that have looked
             at that before, as for a cache's key.
         contrast: Count what the prompt's context adds more (context-aware decoding). None asks the
             policy, an alpha of 0 forbids it.
+        chat_template_kwargs: What the chat template is given beside the messages, such as
+            `{"enable_thinking": False}`; it takes the place of what the model gives by itself, name
+            by name.
 
     Raises:
         InvalidInputError: A value out of its range.
@@ -92,6 +98,7 @@ class GenerationRequest:
     logit_bias: Mapping[int, float] | None = None
     logprobs: bool = False
     top_logprobs: int = 0
+    chat_template_kwargs: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         """Refuse values out of range before a model is touched."""
@@ -175,6 +182,7 @@ class GenerationRequest:
             "tools", self.tools, "a list of OpenAI function dicts",
         )  # fmt: skip
         check_tools(self.tools, self.tool_choice)
+        check_arguments(self.chat_template_kwargs)
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -221,6 +229,7 @@ class GenerationSettings(TypedDict, total=False):
     logit_bias: Mapping[int, float] | None
     logprobs: bool
     top_logprobs: int
+    chat_template_kwargs: Mapping[str, Any] | None
 
 
 @dataclass(frozen=True)
@@ -299,7 +308,7 @@ class Generation:
     """One answer.
 
     Attributes:
-        text: The answer, without special tokens, the stop text and tool calls.
+        text: The answer, without special tokens, reasoning, the stop text and tool calls.
         token_ids: Every generated token, the end-of-turn token included. After a stop text it may
             hold tokens whose text was cut off.
         finish_reason: `stop` (end of turn or stop text) or `length`.
@@ -311,6 +320,9 @@ class Generation:
         decision: How the policy came to this steering.
         logprobs: Per token of `token_ids` that token and then the likeliest ones at its place, if
             that was asked for.
+        reasoning: What the model thought before it answered; None where it did not think. Of a
+            model that was cut off while it thought this is all there is.
+        chat_template_kwargs: What the chat template was given.
     """
 
     text: str
@@ -324,6 +336,8 @@ class Generation:
     # Two answers that are alike are equal, however they came about.
     decision: SteeringDecision | None = field(default=None, compare=False)
     logprobs: tuple[tuple[Likelihood, ...], ...] = field(default=(), compare=False)
+    reasoning: str | None = None
+    chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True)
@@ -336,12 +350,14 @@ class GenerationChunk:
         token_id: The token just generated; None in the closing chunk.
         final: The whole answer, in the closing chunk only.
         calls: What is new of the answer's tool calls.
+        reasoning: What is new of its reasoning.
     """
 
     text: str
     token_id: int | None = None
     final: Generation | None = None
     calls: tuple[CallPiece, ...] = ()
+    reasoning: str = ""
 
 
 def _whole(value: object) -> bool:

@@ -41,11 +41,23 @@ class AnswerText:
         self._hidden = hidden
         self._stops = tuple(stops)
         self._held = ""
+        self._trims = False
         self._tokens: list[int] = []
         # Tokens before `_known` are decoded for good. `_context` starts a few tokens earlier: what
         # a token reads as (its leading blank, above all) depends on the tokens before it.
         self._context = 0
         self._known = 0
+
+    def going_on(self, stops: Sequence[str], hidden: Collection[int] | None) -> AnswerText:
+        """Return an empty text that goes on from here, without blanks at its start."""
+        text = AnswerText(self._tokenizer, stops, hidden)
+        text._trims = True
+        text._tokens, text._context, text._known = [*self._tokens], self._context, self._known
+        return text
+
+    def take(self, new: str) -> str:
+        """Take text that is decoded already, and return what it releases."""
+        return self._release(new)
 
     def push(self, token: int) -> str:
         """Take one more token and return the text that it releases, often empty at first."""
@@ -82,6 +94,8 @@ class AnswerText:
         """Add decoded text; cut it at a stop text, or hold back what may be the start of one."""
         if self.stopped:
             return ""
+        if self._trims and not (self.text or self._held):
+            new = new.lstrip()
         pending = self._held + new
         found = [
             (place + len(stop), place) for stop in self._stops if (place := pending.find(stop)) >= 0

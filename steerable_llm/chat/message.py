@@ -34,7 +34,7 @@ ROLES: tuple[str, ...] = get_args(Role)
 _MORE = {
     "system": {"name"},
     "user": {"name"},
-    "assistant": {"name", "tool_calls"},
+    "assistant": {"name", "tool_calls", "reasoning_content", "reasoning", "thinking"},
     "tool": {"name", "tool_call_id"},
 }
 # Blocks in the content of an answer that are told elsewhere in it, or are not for the model.
@@ -141,6 +141,7 @@ class Message(BaseModel):
         tool_calls: What an assistant asks to be called.
         tool_call_id: The call whose result a message of the role `tool` brings.
         name: Of the speaker, or of the tool.
+        reasoning: What an assistant thought before it spoke; no part of what it said.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
@@ -150,6 +151,7 @@ class Message(BaseModel):
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str | None = None
     name: str | None = None
+    reasoning: str | None = None
 
     if TYPE_CHECKING:
 
@@ -161,6 +163,7 @@ class Message(BaseModel):
             tool_calls: Iterable[ToolCall | Mapping[str, Any]] = (),
             tool_call_id: str | None = None,
             name: str | None = None,
+            reasoning_content: str | None = None,
         ) -> None: ...
 
     @model_validator(mode="before")
@@ -187,10 +190,17 @@ class Message(BaseModel):
         if role == "tool" and not isinstance(told.get("tool_call_id"), str):
             raise ValueError("a tool message needs the tool_call_id of the call it answers")
         calls = tuple(map(ToolCall.of, told.pop("tool_calls", ())))
+        content = told.get("content")
+        reasoning = _reasoning(told, content)
         # Parts are checked by their type; what stands beside them is read and written as well.
-        beside = [told.get("name"), told.get("tool_call_id"), *(vars(call) for call in calls)]
+        beside = [
+            reasoning,
+            told.get("name"),
+            told.get("tool_call_id"),
+            *(vars(call) for call in calls),
+        ]
         whole_characters(json.dumps(beside, ensure_ascii=False, default=str))
-        may_be_silent = calls or role == "tool"
+        may_be_silent = calls or reasoning or role == "tool"
         content = told.pop("content", "" if may_be_silent else None)
         if not isinstance(content, str | list | tuple):
             raise ValueError(f"its content is {content!r}: give a text")
@@ -206,7 +216,7 @@ class Message(BaseModel):
                     "result of a tool"
                 )
             parts = joined([_without_places(part) for part in parts])
-        return {**told, "parts": parts, "tool_calls": calls}
+        return {**told, "parts": parts, "tool_calls": calls, "reasoning": reasoning}
 
     @property
     def content(self) -> str:
@@ -222,7 +232,7 @@ class Message(BaseModel):
     def key(self) -> Any:
         """What tells messages apart, as JSON: role and text, or all where there is more."""
         plain = self.name is None and not self.tool_calls and self.tool_call_id is None
-        if plain and not self.images:
+        if plain and not self.images and not self.reasoning:
             return [self.role, self.content]
         return self.to_wire(lambda image: image.name)
 
@@ -262,11 +272,11 @@ class Message(BaseModel):
     def rewritten(self, change: Callable[[str], str]) -> Message:
         """Return the message with all its texts changed: content, names, arguments of calls."""
         calls = tuple(
-            replace(call, arguments=_rewritten(call.arguments, change)) for call in self.tool_calls
+            replace(call, arguments=rewritten(call.arguments, change)) for call in self.tool_calls
         )
-        name = None if self.name is None else change(self.name)
+        name, reasoning = (x and change(x) for x in (self.name, self.reasoning))
         return self.with_text(change(self.marked)).model_copy(
-            update={"tool_calls": calls, "name": name}
+            update={"tool_calls": calls, "name": name, "reasoning": reasoning}
         )
 
     @model_serializer
@@ -307,6 +317,7 @@ class Message(BaseModel):
             "name": self.name,
             "tool_calls": [call(one) for one in self.tool_calls] or None,
             "tool_call_id": self.tool_call_id,
+            "reasoning_content": self.reasoning,
         }
         told = {key: value for key, value in more.items() if value is not None}
         return {"role": self.role, "content": content, **told}
@@ -367,7 +378,7 @@ def merged_runs(messages: Sequence[Message]) -> tuple[Message, ...]:
         alike = last is not None and (last.role, last.name) == (message.role, message.name)
         if last is None or not alike or message.role == "tool":
             made.append(message)
-        elif last.tool_calls or message.tool_calls:
+        elif last.tool_calls or message.tool_calls or message.reasoning:
             made.append(message)
         else:
             made[-1] = last.model_copy(
@@ -454,14 +465,43 @@ def read_beside(
     return parsed
 
 
-def _rewritten(value: Any, change: Callable[[str], str]) -> Any:
+def rewritten(value: Any, change: Callable[[str], str]) -> Any:
+    """Return a value as JSON has it with all texts in it changed."""
     if isinstance(value, str):
         return change(value)
     if isinstance(value, Mapping):
-        return {name: _rewritten(inside, change) for name, inside in value.items()}
+        return {name: rewritten(inside, change) for name, inside in value.items()}
     if isinstance(value, list | tuple):
-        return [_rewritten(inside, change) for inside in value]
+        return [rewritten(inside, change) for inside in value]
     return value
+
+
+def _reasoning(told: dict[str, Any], content: Any) -> str | None:
+    """Take an answer's reasoning out of what is told of it; it stands beside or among the parts."""
+    beside = [
+        told.pop(name) for name in ("reasoning_content", "reasoning", "thinking") if name in told
+    ]
+    among = map(thought_in, content) if isinstance(content, list | tuple) else ()
+    found = beside[:1] or [thought for thought in among if thought]
+    if not all(isinstance(thought, str) for thought in found):
+        raise ValueError(f"its reasoning is {found[0]!r}: give a text")
+    return "\n".join(found) or None
+
+
+def thought_in(part: Any) -> str | None:
+    """Return the reasoning that a part of an answer holds, in any maker's form; None for none."""
+    if not isinstance(part, Mapping) or part.get("type") not in ("reasoning", "thinking"):
+        return None
+    thought = part.get("reasoning") or part.get("thinking")
+    if isinstance(thought, str):
+        return thought
+    summary = part.get("summary")
+    told = (
+        [x.get("text") for x in summary if isinstance(x, Mapping)]
+        if isinstance(summary, list)
+        else []
+    )
+    return "\n".join(text for text in told if isinstance(text, str)) or None
 
 
 def _told_elsewhere(part: Any) -> bool:

@@ -8,12 +8,13 @@ in pieces, and the spelling itself in two halves, neither of which is special.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from steerable_llm.chat.message import Message
+from steerable_llm.chat.message import Message, rewritten
 
 # Stands for a spelling while the template is rendered around it.
 _MARK = "\ue002{}\ue003"
@@ -26,10 +27,12 @@ class Hidden:
 
     Attributes:
         messages: With the marks.
+        arguments: What else the template is given, with the marks.
         spellings: What each mark stands for.
     """
 
     messages: tuple[Message, ...]
+    arguments: dict[str, Any]
     spellings: tuple[str, ...]
 
 
@@ -62,8 +65,11 @@ class Spelled:
         longest_first = sorted((x for x in names if len(x.strip()) > 1), key=len, reverse=True)
         self._names = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
 
-    def hide(self, messages: Sequence[Message]) -> Hidden | None:
-        """Put marks in place of special tokens in texts, names and calls; None without any."""
+    def hide(self, messages: Sequence[Message], arguments: Mapping[str, Any]) -> Hidden | None:
+        """Put marks in place of special tokens in all that a template is given.
+
+        That is texts, names and calls, and its arguments; None without any.
+        """
         spellings: list[str] = []
 
         def mark(found: re.Match[str]) -> str:
@@ -76,7 +82,8 @@ class Spelled:
             else message
             for message in messages
         )
-        return Hidden(hidden, tuple(spellings)) if spellings else None
+        given = rewritten(dict(arguments), lambda text: self._names.sub(mark, text))
+        return Hidden(hidden, given, tuple(spellings)) if spellings else None
 
     def encode(self, rendered: str, spellings: Sequence[str], first: bool) -> list[Encoded]:
         """Encode a rendered prompt with marks.
@@ -100,7 +107,8 @@ class Spelled:
         return made
 
     def _spells(self, message: Message) -> bool:
-        texts = [message.content, message.name or "", *(str(x) for x in message.tool_calls)]
+        beside = [message.name or "", message.reasoning or ""]
+        texts = [message.content, *beside, *(str(x) for x in message.tool_calls)]
         return any(self._names.search(text) for text in texts)
 
     def _encoded(self, text: str, place: int, add: bool = False) -> Iterator[Encoded]:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
+from copy import copy
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 from transformers import PreTrainedTokenizerBase
 
+from steerable_llm.chat.arguments import check_arguments, check_read
 from steerable_llm.chat.context import Segment, parts_of
 from steerable_llm.chat.images import Part
 from steerable_llm.chat.message import (
@@ -21,6 +23,7 @@ from steerable_llm.chat.message import (
     merged_runs,
     whole_characters,
 )
+from steerable_llm.chat.reasoning import ReasonedText, apart, opened_by, reasoning_format_of
 from steerable_llm.chat.spelled import Encoded, Hidden, Spelled
 from steerable_llm.chat.tool_formats.table import (
     FORMATS,
@@ -88,26 +91,44 @@ class ChatFormat:
         takes_instructions: Whether an instruction can join a prompt.
         reads_special_tokens: Whether special tokens that a message spells count as such. They are
             read as text unless it is set: a retrieved page could else open a turn of its own.
+        keeps_reasoning: Whether the reasoning of earlier answers goes to the template, which may
+            still leave it out.
+        arguments: What the template is given beside the messages, such as `enable_thinking`.
     """
 
     takes_instructions = True
     reads_special_tokens = False
+    keeps_reasoning = False
 
     def __init__(
         self,
         tokenizer: PreTrainedTokenizerBase,
         processor: Any = None,
+<<<<<<< HEAD
         tool_format: str | None = None,
+=======
+        arguments: Mapping[str, Any] | None = None,
+        reasoning_tags: Sequence[str] | None = None,
+>>>>>>> 9c92151 (Reasoning is told from the answer of a thinking model, and a chat template takes arguments of its own)
     ) -> None:
         """Remember the tokenizer, and what reads images; nothing is rendered yet.
 
         Args:
             tokenizer: Without a chat template it is given the processor's.
             processor: Of a vision-language model.
+<<<<<<< HEAD
             tool_format: How the model writes tool calls; default is what its template shows.
 
         Raises:
             InvalidInputError: There is no such format.
+=======
+            arguments: What the template is given with every prompt.
+            reasoning_tags: What the model's reasoning stands between, where that cannot be told;
+                empty for none.
+
+        Raises:
+            InvalidInputError: Arguments that the template does not read, or tags that are none.
+>>>>>>> 9c92151 (Reasoning is told from the answer of a thinking model, and a chat template takes arguments of its own)
         """
         if tool_format is not None and tool_format not in FORMATS:
             raise InvalidInputError(unknown("tool format", tool_format, FORMATS))
@@ -118,6 +139,38 @@ class ChatFormat:
             tokenizer.chat_template = processor.chat_template
         if getattr(tokenizer, "response_template", None) is None:
             tokenizer.response_template = getattr(processor, "response_template", None)
+        self.reasoning_format = reasoning_format_of(tokenizer, reasoning_tags)
+        self.arguments: dict[str, Any] = {}
+        self._add(arguments)
+
+    def given(self, arguments: Mapping[str, Any] | None) -> Self:
+        """Return this template with more arguments; those of one name take the place of its own.
+
+        Raises:
+            InvalidInputError: The template does not read one of them, or it cannot be given.
+        """
+        if not arguments:
+            return self
+        made = copy(self)
+        made._add(arguments)
+        return made
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides prompt and answer beside template and messages, as JSON values."""
+        form = self.reasoning_format
+        return {
+            "chat_template_kwargs": self.arguments,
+            "reasoning": form and [form.opening.pattern, form.closing.pattern],
+            "keep_reasoning": self.keeps_reasoning,
+            "reads_special_tokens": self.reads_special_tokens,
+        }
+
+    def _add(self, arguments: Mapping[str, Any] | None) -> None:
+        check_arguments(arguments)
+        if arguments:
+            check_read(self.tokenizer, arguments)
+            self.arguments = {**self.arguments, **arguments}
 
     @property
     def has_template(self) -> bool:
@@ -167,7 +220,12 @@ class ChatFormat:
             InvalidInputError: Empty or malformed messages, a role order that the template
                 refuses, or tools where the template has no place for them.
         """
-        return self._render(as_messages(messages), add_generation_prompt, tools)
+        return self._render(self._history(messages), add_generation_prompt, tools)
+
+    def _history(self, messages: MessagesLike) -> tuple[Message, ...]:
+        """Return messages in one form, earlier answers without their reasoning or with it apart."""
+        form, keep = self.reasoning_format, self.keeps_reasoning
+        return tuple(apart(message, form, keep) for message in as_messages(messages))
 
     def instructed(self, messages: MessagesLike, instruction: str | None) -> MessagesLike:
         """Return messages with an instruction beside them; nothing of their own is lost.
@@ -231,8 +289,8 @@ class ChatFormat:
         Raises:
             InvalidInputError: As for :meth:`render`, and for an image that cannot be read.
         """
-        text = self.render(messages, add_generation_prompt, tools)
-        prompt = as_messages(messages)
+        prompt = self._history(messages)
+        text = self.render(prompt, add_generation_prompt, tools)
         images = [image for message in prompt for image in message.images]
         if self.vision is None or not images:
             if (hidden := self._hidden(prompt)) is None:
@@ -255,6 +313,37 @@ class ChatFormat:
             whole_characters(answer), add_special_tokens=False
         ).input_ids
         return ids if self.end_of_turn_id is None else [*ids, self.end_of_turn_id]
+
+    def opens_reasoning(self, prompt: Sequence[int]) -> bool:
+        """Whether a prompt, in tokens, ends inside the model's reasoning."""
+        return opened_by(self.reasoning_format, self.tokenizer, prompt)
+
+    def reading(
+        self,
+        prompt: Sequence[int] = (),
+        stops: Sequence[str] = (),
+        shown: Collection[str] = (),
+        may_think: bool = True,
+    ) -> ReasonedText:
+        """Return what reads the answer to a prompt as its tokens come.
+
+        Args:
+            prompt: In tokens; it may have opened the reasoning.
+            stops: Texts that end the answer.
+            shown: Special tokens that count as text.
+            may_think: Whether the answer may open reasoning where the prompt has not.
+        """
+        opened = self.opens_reasoning(prompt)
+        form = self.reasoning_format if opened or may_think else None
+        if form and form.direct is None:  # tags that stand in the answer are words of it
+            shown = [*shown, *form.marks]
+        unseen = self._unseen(form.marks) if form else ()
+        hidden = self._unseen(shown) if shown else None
+        return ReasonedText(self.tokenizer, stops, hidden, form, unseen, opened)
+
+    def _unseen(self, shown: Collection[str]) -> frozenset[int]:
+        """Special tokens but for those that are shown."""
+        return self.special_ids - {self.special_id(mark) for mark in shown}
 
     @cached_property
     def special_ids(self) -> frozenset[int]:
@@ -306,7 +395,7 @@ class ChatFormat:
         Raises:
             InvalidInputError: As for :meth:`render`, and for messages with images.
         """
-        prompt = as_messages(messages)
+        prompt = self._history(messages)
         if any(message.images for message in prompt):
             raise InvalidInputError(
                 "the parts of a prompt with images cannot be told yet: give messages of text"
@@ -391,6 +480,7 @@ class ChatFormat:
                 tools=[dict(tool) for tool in tools] or None,
                 tokenize=False,
                 add_generation_prompt=add_generation_prompt,
+                **self.arguments,
             )
         )
 
@@ -400,7 +490,7 @@ class ChatFormat:
         Templates that want turns to alternate refuse two messages of one speaker in a row; these
         are then rendered as one, a line break between them.
         """
-        prompt = as_messages(messages)
+        prompt = self._history(messages)
         more = len(prompt) - len(merged_runs(prompt))
         if not (more and self.has_template):
             return 0
@@ -429,6 +519,8 @@ class ChatFormat:
         ids that Mistral's templates take.
         """
         made = {**message}
+        if message.reasoning:  # by the names that templates read it
+            made["thinking"] = message.reasoning
         if message.images or (self.vision and self._lists_only):
             made["content"] = [
                 {"type": "text", "text": part} if isinstance(part, str) else {"type": "image"}
@@ -466,13 +558,17 @@ class ChatFormat:
 
     def _hidden(self, messages: Sequence[Message]) -> Hidden | None:
         """Take out what is spelled like special tokens; None where there is nothing to take out."""
-        return None if self.reads_special_tokens else self._spelled.hide(messages)
+        if self.reads_special_tokens:
+            return None
+        return self._spelled.hide(messages, self.arguments)
 
     def _encoded(
         self, hidden: Hidden, add_generation_prompt: bool = True, tools: Sequence[Tool] = ()
     ) -> list[Encoded]:
         """Encode a prompt whose messages spell special tokens, which are text in it."""
-        rendered = whole_characters(self._render(hidden.messages, add_generation_prompt, tools))
+        given = copy(self)
+        given.arguments = hidden.arguments
+        rendered = whole_characters(given._render(hidden.messages, add_generation_prompt, tools))
         return self._spelled.encode(rendered, hidden.spellings, first=not self.has_template)
 
     def _placed(self, messages: Sequence[Message], text: str) -> list[Encoded]:

@@ -209,6 +209,7 @@ def ask(
         print_json(
             {
                 "text": answer.text,
+                **({"reasoning": answer.reasoning} if answer.reasoning else {}),
                 "finish_reason": answer.finish_reason,
                 "usage": {
                     "prompt_tokens": answer.usage.prompt_tokens,

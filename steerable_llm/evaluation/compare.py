@@ -229,6 +229,7 @@ class Trial:
     def _key(self, name: str, made_by: Sequence[Recipe]) -> str:
         """A hash of all that decides the result, with the name in front for people."""
         settings, data = self.settings, self.data
+        given = self.llm.chat_format.arguments
         content = {
             "version": [KEPT_VERSION, __version__],
             "model": self.llm.fingerprint.model_dump(exclude={"model_id", "revision"}),
@@ -243,6 +244,7 @@ class Trial:
             "max_new_tokens": settings.max_new_tokens,
             "seed": settings.seed,
             "conditions": None if self.conditions is None else self.conditions.use((), ()).same,
+            **({"chat_template_kwargs": given} if given else {}),
             "name": name,
             "recipes": [_content(recipe) for recipe in made_by],
         }

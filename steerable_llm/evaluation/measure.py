@@ -125,7 +125,9 @@ def answers(
             rows = [asked[i] for i in chunk]
             with running(llm, rows, [prompts[i] for i in chunk], max_new_tokens) as batch:
                 made = greedy_tokens(batch, llm.end_ids, max_new_tokens)
-            done.update(zip(chunk, map(llm.answer_text, made), strict=True))
+            done.update(
+                (i, llm.answer_text(x, tokens[i])) for i, x in zip(chunk, made, strict=True)
+            )
             if advance is not None:
                 advance(len(chunk))
     return [done[i] for i in range(len(asked))]
@@ -173,6 +175,7 @@ def measure(
 class _Reading(NamedTuple):
     """What one row gave: its answer, and the margin where the item has both answers."""
 
+    text: str
     tokens: list[int]
     along: Tensor  # [n, V], logits along the unsteered answer to the same item
     margin: float | None
@@ -203,7 +206,7 @@ def _measure(
         [
             Outcome(
                 row[number][1],
-                llm.answer_text(reading.tokens),
+                reading.text,
                 tuple(reading.tokens),
                 reading.margin,
                 0.0 if number == none else kl_per_token(reading.along, found[i, none].along),
@@ -246,9 +249,10 @@ def _read(
                 for (_, item), p, m in zip(asked, plus, minus, strict=True)
             ]
     readings = []
-    for tokens, logits, margin in zip(made, along, margins, strict=True):
+    for prompt, tokens, logits, margin in zip(prompts, made, along, margins, strict=True):
         assert logits is not None  # every answer has a token, if only the end of turn
-        readings.append(_Reading(tokens, logits, margin))
+        text = llm.answer_text(tokens, prompt.tokens)
+        readings.append(_Reading(text, tokens, logits, margin))
     return readings
 
 

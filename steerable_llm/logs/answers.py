@@ -62,7 +62,7 @@ class LoggedAnswer(BaseModel):
         question: What the user asked.
         passages: What retrieval gave.
         messages: The prompt exactly as the application sent it, before the chat template.
-        answer: What the model said.
+        answer: What the model said, without its reasoning.
         verdict: A reviewer's judgement; None while nobody has looked.
         reason: What is wrong with a bad answer.
         correction: What should have been said, in the reviewer's words.
@@ -81,6 +81,8 @@ class LoggedAnswer(BaseModel):
         time: When the answer was given.
         reviewed: When it was judged.
         trace_id: The run of the whole chain that the answer is part of.
+        reasoning: What the model thought before it answered.
+        chat_template_kwargs: What the chat template was given beside the messages.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -106,14 +108,18 @@ class LoggedAnswer(BaseModel):
     time: Time | None = None
     reviewed: Time | None = None
     trace_id: str | None = None
+    reasoning: str | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
 
     @property
     def prompt_key(self) -> str:
         """What two answers share if they were asked the same over the same passages."""
-        prompt = [
+        prompt: list[Any] = [
             [message.key for message in self.messages],
             [[passage.id, passage.text] for passage in self.passages],
         ]
+        if self.chat_template_kwargs:
+            prompt.append(json.dumps(self.chat_template_kwargs, sort_keys=True))
         return hashlib.sha256(json.dumps(prompt).encode()).hexdigest()[:32]
 
 

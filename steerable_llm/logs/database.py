@@ -42,7 +42,7 @@ from steerable_llm.errors import AnswerLogError, InvalidInputError, MissingExtra
 from steerable_llm.logs.answers import LoggedAnswer
 
 #: The migrations, oldest first; a test holds them against the migrations themselves.
-VERSIONS = ("0001",)
+VERSIONS = ("0001", "0002")
 #: Why an answer is refused, wherever in it that is.
 UNSTORABLE = (
     "holds a zero character, half of a surrogate pair or a number that is not finite, "
@@ -97,6 +97,8 @@ answers = Table(
     Column("reviewed", UtcTime),
     Column("trace_id", Text),
     Column("prompt_key", Text, nullable=False),
+    Column("reasoning", Text),
+    Column("chat_template_kwargs", JSON(none_as_null=True)),
     Index("answers_by_verdict", "verdict", "reason", "seq"),
     Index("answers_by_prompt", "prompt_key", "verdict", "seq"),
     Index("answers_by_step", "step", "verdict", "seq"),

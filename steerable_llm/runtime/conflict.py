@@ -44,8 +44,8 @@ def conflicts(
         cancelled: Once set, the work stops after the token at hand.
 
     Returns:
-        One number per prompt; None where the context window leaves no room for an answer,
-        and for all after a cancellation.
+        One number per prompt; None where the context window leaves no room for an answer, where the
+        model was still thinking, and for all after a cancellation.
     """
     stop = threading.Event() if cancelled is None else cancelled
     whole = [llm.chat_format.read(prompt) for prompt, _ in prompts]
@@ -64,7 +64,10 @@ def conflicts(
             )
             most = [min(ANSWER_TOKENS, room[i]) for i in rows]
             answers = greedy_tokens(stream, llm.end_ids, most, stop)
-        texts.update(zip(rows, map(llm.answer_text, answers), strict=True))
+        for i, tokens in zip(rows, answers, strict=True):
+            text = llm.answer_text(tokens, whole[i].tokens)
+            if text or len(tokens) <= 1:  # else it was still thinking
+                texts[i] = text
     found: list[float | None] = [None] * len(prompts)
     if stop.is_set():
         return found

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from steerable_llm.chat.answer_text import AnswerText
 from steerable_llm.chat.message import MessagesLike
 from steerable_llm.chat.template import ChatFormat
 from steerable_llm.chat.tools import Tool
@@ -65,7 +64,13 @@ class HookedModel:
         blocks: Sequence[nn.Module] | None = None,
         context_window: int | None = None,
         processor: Any = None,
+<<<<<<< HEAD
         tool_format: str | None = None,
+=======
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        reasoning_tags: Sequence[str] | None = None,
+        keep_reasoning: bool = False,
+>>>>>>> 9c92151 (Reasoning is told from the answer of a thinking model, and a chat template takes arguments of its own)
     ) -> None:
         """Wrap a loaded model.
 
@@ -77,18 +82,33 @@ class HookedModel:
             blocks: Decoder blocks; default is what the module tree tells.
             context_window: Tokens; default is what configuration and tokenizer tell.
             processor: Of a vision-language model; without it, messages with images are refused.
+<<<<<<< HEAD
             tool_format: How the model writes tool calls, by the name of a family; default is what
                 its chat template shows.
+=======
+            chat_template_kwargs: What the chat template is given with every prompt, such as
+                `{"enable_thinking": False}`.
+            reasoning_tags: What the model thinks between, such as `("<think>", "</think>")`;
+                default is what tokenizer and template tell, `()` is for one that does not think.
+            keep_reasoning: Give the reasoning of earlier answers to the chat template, which may
+                still leave it out; else it is no part of a prompt.
+>>>>>>> 9c92151 (Reasoning is told from the answer of a thinking model, and a chat template takes arguments of its own)
 
         Raises:
             InvalidInputError: There is no such tool format.
             UnknownArchitectureError: The blocks cannot be told.
+            InvalidInputError: The chat template does not read an argument, or no such tags.
         """
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.blocks = list(blocks) if blocks is not None else find_blocks(model)
         self.context_window = context_window or context_window_of(model, tokenizer)
+<<<<<<< HEAD
         self.chat_format = ChatFormat(tokenizer, processor, tool_format)
+=======
+        self.chat_format = ChatFormat(tokenizer, processor, chat_template_kwargs, reasoning_tags)
+        self.chat_format.keeps_reasoning = keep_reasoning
+>>>>>>> 9c92151 (Reasoning is told from the answer of a thinking model, and a chat template takes arguments of its own)
         self.turns = turns(processor)
         self.model_id = model_id or getattr(model.config, "_name_or_path", "") or "unnamed"
         self.revision = revision
@@ -213,21 +233,33 @@ class HookedModel:
         messages: MessagesLike,
         add_generation_prompt: bool = True,
         tools: Sequence[Tool] = (),
+        chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> str:
         """Return the prompt as text; see `ChatFormat.render`."""
-        return self.chat_format.render(messages, add_generation_prompt, tools)
+        chat = self.chat_format.given(chat_template_kwargs)
+        return chat.render(messages, add_generation_prompt, tools)
 
-    def encode(self, messages: MessagesLike, tools: Sequence[Tool] = ()) -> list[int]:
+    def encode(
+        self,
+        messages: MessagesLike,
+        tools: Sequence[Tool] = (),
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+    ) -> list[int]:
         """Return the prompt as the model sees it, with what opens the assistant's turn."""
-        return self.chat_format.encode(messages, tools=tools)
+        return self.chat_format.given(chat_template_kwargs).encode(messages, tools=tools)
 
     def encode_answer(self, answer: str) -> list[int]:
         """Return an answer's tokens after the prompt, the end of turn included."""
         return self.chat_format.encode_answer(answer)
 
-    def answer_text(self, tokens: Sequence[int]) -> str:
-        """Return the text of an answer's tokens, without those that end it."""
-        text = AnswerText(self.tokenizer)
+    def answer_text(self, tokens: Sequence[int], prompt: Sequence[int] = ()) -> str:
+        """Return the text of an answer's tokens, without its reasoning and those that end it.
+
+        Args:
+            tokens: Of the answer.
+            prompt: Before it; it may have opened the reasoning.
+        """
+        text = self.chat_format.reading(prompt)
         for token in tokens:
             if token not in self.end_ids:
                 text.push(token)
@@ -247,12 +279,14 @@ class HookedModel:
     def score(
         self, messages: MessagesLike, answers: Sequence[str], steering: Steering | None = None,
         step: str | None = None, reduction: Literal["sum", "mean"] = "sum",
+        chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> list[float]: ...  # fmt: skip
 
     @overload
     def score(
         self, messages: MessagesLike, answers: Sequence[str], steering: Steering | None = None,
         step: str | None = None, *, reduction: Literal["none"],
+        chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> list[list[float]]: ...  # fmt: skip
 
     def score(
@@ -262,6 +296,7 @@ class HookedModel:
         steering: Steering | None = None,
         step: str | None = None,
         reduction: Reduction = "sum",
+        chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> list[float] | list[list[float]]:
         """Return the log-probabilities of answers to one prompt, the end of turn included.
 
@@ -272,6 +307,8 @@ class HookedModel:
             step: Step of the policy, of a model that has one.
             reduction: `sum` over the answer's tokens, `mean` per token, or `none`: the list
                 of every token's log-probability.
+            chat_template_kwargs: What the chat template is given beside the messages. After a
+                prompt that opens the reasoning an answer is scored as if it was thought.
 
         Returns:
             One value (or list) per answer, natural logarithms.
@@ -283,7 +320,9 @@ class HookedModel:
         if isinstance(answers, str):
             raise InvalidInputError("answers is one text: give a list of answers, such as [text]")
         items = [(messages, answer) for answer in answers]
-        scored: list[float] = self.score_batch(items, steering, step, reduction)
+        scored: list[float] = self.score_batch(
+            items, steering, step, reduction, chat_template_kwargs
+        )
         return scored
 
     def score_batch(
@@ -292,10 +331,11 @@ class HookedModel:
         steering: Steering | None = None,
         step: str | None = None,
         reduction: Reduction = "sum",
+        chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> list[Any]:
         """Like `score`, for many prompts: one value per (messages, answer)."""
         reduced = reduction_of(reduction)
-        scored = self._scored(items, steering, step)
+        scored = self._scored(items, steering, step, chat_template_kwargs)
         with self.turns, torch.no_grad():
             log_probs = answer_log_probs(self, scored)
         return [reduced(values.cpu()) for values in log_probs]
@@ -339,13 +379,15 @@ class HookedModel:
         items: Sequence[tuple[MessagesLike, str]],
         steering: Steering | None,
         step: str | None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> list[Scored]:
+        chat = self.chat_format.given(chat_template_kwargs)
         sent = self.as_sent([messages for messages, _ in items], steering, step)
         found = []
         for (_, answer), (messages, own) in zip(items, sent, strict=True):
             if not isinstance(answer, str):
                 raise InvalidInputError(f"an answer to score is {answer!r}: give a text")
-            read = self.chat_format.read(messages)
+            read = chat.read(messages)
             item = Scored(read.tokens, self.encode_answer(answer), own, read.vision)
             if not item.answer:
                 raise InvalidInputError(

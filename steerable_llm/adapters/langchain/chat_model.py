@@ -53,7 +53,7 @@ from steerable_llm.adapters.langchain.messages import (
     ToolLike,
     read_messages,
     to_choice,
-    to_chunk,
+    to_chunks,
     to_constraint,
     to_result,
     to_tools,
@@ -107,6 +107,7 @@ class SteerableChatModel(SharesWeights, BaseChatModel):
         logit_bias: Token id to what is added to its score.
         logprobs: Say how likely the model found each token of its answer.
         top_logprobs: And so many of the likeliest tokens at its place.
+        chat_template_kwargs: What the chat template is given, such as `{"enable_thinking": False}`.
         n: How many answers a call gives, all but the first one with another seed.
         streaming: True streams on `invoke` too, False never streams, None leaves it to the call.
         models: Other models that a call may name by `model=`.
@@ -127,6 +128,7 @@ class SteerableChatModel(SharesWeights, BaseChatModel):
     logit_bias: dict[int, float] | None = None
     logprobs: bool = False
     top_logprobs: int = 0
+    chat_template_kwargs: dict[str, Any] | None = None
     n: int = Field(default=1, ge=1)
     # Not False: LangChain takes a False that was set, as `configurable_fields` does, for "never".
     streaming: bool | None = None
@@ -484,11 +486,10 @@ class SteerableChatModel(SharesWeights, BaseChatModel):
         records, call = surroundings().records, self._streamed(messages, stop, kwargs)
         for made in self._llm_for(kwargs).stream(**call):
             take_down(made.final, records)
-            if (chunk := to_chunk(made, self._name_for(kwargs))) is None:
-                continue
-            if run_manager:
-                run_manager.on_llm_new_token(made.text, chunk=chunk)
-            yield chunk
+            for chunk in to_chunks(made, self._name_for(kwargs)):
+                if run_manager:
+                    run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+                yield chunk
 
     async def _astream(
         self,
@@ -501,11 +502,10 @@ class SteerableChatModel(SharesWeights, BaseChatModel):
         async with aclosing(self._made(call, kwargs)) as pieces:
             async for made in pieces:
                 take_down(made.final, records)
-                if (chunk := to_chunk(made, self._name_for(kwargs))) is None:
-                    continue
-                if run_manager:
-                    await run_manager.on_llm_new_token(made.text, chunk=chunk)
-                yield chunk
+                for chunk in to_chunks(made, self._name_for(kwargs)):
+                    if run_manager:
+                        await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+                    yield chunk
 
     def _made(
         self, call: dict[str, Any], kwargs: dict[str, Any]
@@ -609,6 +609,7 @@ class SteerableChatModel(SharesWeights, BaseChatModel):
             "revision": llm.fingerprint.revision,
             "dtype": str(llm.model.dtype),
             "policy": None if policy is None else policy.digest,
+            "chat_format": llm.chat_format.settings,
         }
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
@@ -659,11 +660,12 @@ class SteerableChatModel(SharesWeights, BaseChatModel):
             return 0
         read, shown = read_messages(messages), to_tools(tools or ())
         try:
-            return len(self.llm.encode(read, shown))
+            return len(self.llm.encode(read, shown, self.chat_template_kwargs))
         except InvalidInputError:
             if shown:
                 raise
-        around = len(self.llm.encode("?")) - len(self.get_token_ids("?"))
+        alone = self.llm.encode("?", (), self.chat_template_kwargs)
+        around = len(alone) - len(self.get_token_ids("?"))
         return sum(around + len(self.get_token_ids(message.in_words)) for message in read)
 
 

@@ -13,7 +13,7 @@ from langchain_core.documents import Document
 from langchain_core.messages import AIMessage, BaseMessage, get_buffer_string
 from langchain_core.outputs import ChatGeneration, LLMResult
 
-from steerable_llm.adapters.langchain.messages import read_messages
+from steerable_llm.adapters.langchain.messages import read_messages, reasoning_of
 from steerable_llm.adapters.surroundings import logged_steering
 from steerable_llm.chat.message import Message
 from steerable_llm.logs.answers import LoggedAnswer, Passage
@@ -190,6 +190,8 @@ class AnswerLogHandler(BaseCallbackHandler):
                 "completion_tokens": used["output_tokens"],
             },
             time=prompt.time,
+            reasoning=reasoning_of(message) if isinstance(message, AIMessage) else None,
+            chat_template_kwargs=said.get("chat_template_kwargs"),
         )
 
 

@@ -1,6 +1,6 @@
 """LangChain's messages, tools and forms of answers, to and from the model's words."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from langchain_core.messages import (
@@ -23,7 +23,13 @@ from steerable_llm.adapters.history import CACHE_POINTS, CARRYING, tell_left_out
 from steerable_llm.adapters.surroundings import what_steered
 from steerable_llm.answer.constraint import Constraint
 from steerable_llm.answer.request import Generation, GenerationChunk, Likelihood
-from steerable_llm.chat.message import TOLD_ELSEWHERE, Message, ToolCall, as_messages
+from steerable_llm.chat.message import (
+    TOLD_ELSEWHERE,
+    Message,
+    ToolCall,
+    as_messages,
+    thought_in,
+)
 from steerable_llm.errors import InvalidInputError
 
 _ROLES: dict[type[BaseMessage], str] = {
@@ -89,6 +95,7 @@ def _plain(message: BaseMessage, position: int) -> dict[str, Any]:
     if isinstance(message, ToolMessage):
         made["tool_call_id"] = message.tool_call_id
     if isinstance(message, AIMessage):
+        made.update(_beside(reasoning_of(message)))
         # A call that could not be read goes back as it was written, so that the model sees it.
         unread = "".join(call["args"] or "" for call in message.invalid_tool_calls)
         if unread:
@@ -99,6 +106,15 @@ def _plain(message: BaseMessage, position: int) -> dict[str, Any]:
                 for call in message.tool_calls
             ]
     return made
+
+
+def reasoning_of(message: AIMessage) -> str | None:
+    """Return what was thought before an answer, beside its content or in it; None for nothing."""
+    beside = message.additional_kwargs.get("reasoning_content")
+    if isinstance(beside, str):
+        return beside
+    blocks = message.content if isinstance(message.content, list) else []
+    return "\n".join(thought for block in blocks if (thought := thought_in(block))) or None
 
 
 def _role(message: BaseMessage, position: int) -> str:
@@ -179,6 +195,7 @@ def to_result(answers: Sequence[Generation], model_name: str) -> ChatResult:
 def _generation(answer: Generation, model_name: str) -> ChatGeneration:
     message = AIMessage(
         content=answer.text,
+        additional_kwargs=_beside(answer.reasoning),
         tool_calls=[
             tool_call(name=call.name, args=call.arguments, id=call.id) for call in answer.tool_calls
         ],
@@ -192,15 +209,19 @@ def _generation(answer: Generation, model_name: str) -> ChatGeneration:
     return ChatGeneration(message=message)
 
 
-def to_chunk(made: GenerationChunk, model_name: str) -> ChatGenerationChunk | None:
-    """Return a piece of an answer; the last one tells what the whole was.
+def to_chunks(made: GenerationChunk, model_name: str) -> Iterator[ChatGenerationChunk]:
+    """Yield a piece of an answer; the last one tells what the whole was.
 
-    None stands for a piece that tells nothing yet, because half a character or what may become a
-    stop text or a tool call is held back.
+    There is none of a piece that tells nothing yet, because half a character or what may become a
+    stop text or a tool call is held back. Reasoning comes by itself, since LangChain counts the
+    blocks of each chunk.
     """
+    if made.reasoning:
+        message = AIMessageChunk(content="", additional_kwargs=_beside(made.reasoning))
+        yield ChatGenerationChunk(message=message)
     if made.final is None:
         if not made.text and not made.calls:
-            return None
+            return
         calls = [
             tool_call_chunk(name=call.name, args=call.arguments, id=call.id, index=call.index)
             for call in made.calls
@@ -214,7 +235,12 @@ def to_chunk(made: GenerationChunk, model_name: str) -> ChatGenerationChunk | No
             response_metadata=_metadata(made.final, model_name),
             chunk_position="last",
         )
-    return ChatGenerationChunk(message=message)
+    yield ChatGenerationChunk(message=message)
+
+
+def _beside(reasoning: str | None) -> dict[str, Any]:
+    """Reasoning where LangChain's `content_blocks` looks for it."""
+    return {"reasoning_content": reasoning} if reasoning else {}
 
 
 def _metadata(answer: Generation, model_name: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ the argument `step`.
 
 import asyncio
 import copy
-from collections.abc import AsyncGenerator, Generator, Sequence
+from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from threading import Event
 from typing import Any, Self
@@ -88,8 +88,9 @@ TOGETHER = 16
 
 tell_of_sub_questions()
 
-Piece = tuple[Generation | str, str]
-"""An answer up to here (the closing piece has the whole one), and what was added last."""
+Piece = tuple[Generation | str, str, str, str]
+"""An answer up to here (the closing piece has the whole one) and what was added last; then the same
+of its reasoning."""
 
 
 @dataclass(frozen=True)
@@ -138,13 +139,14 @@ class Call:
 
     def pieces(self, cancelled: Event | None = None) -> Generator[Piece, None, None]:
         """Yield what tells something new: half a character, or half a stop text, is held back."""
-        text = ""
+        text = reasoning = ""
         with failing_on(self.records), told_as_ours():
             for made in self.llm.stream(cancelled=cancelled, **self.arguments):
                 text += made.text
+                reasoning += made.reasoning
                 take_down(made.final, self.records)
-                if made.text or made.final:
-                    yield made.final or text, made.text
+                if made.text or made.reasoning or made.final:
+                    yield made.final or text, made.text, reasoning, made.reasoning
 
     def apieces(self) -> AsyncGenerator[Piece, None]:
         """Yield the same, and let the event loop turn."""
@@ -186,6 +188,7 @@ class SteerableLlamaIndexLLM(SharesWeights, PromptedLLM, FunctionCallingLLM):
         logit_bias: Token id to what is added to its score.
         logprobs: Say how likely the model found each token of its answer.
         top_logprobs: And so many of the likeliest tokens at its place.
+        chat_template_kwargs: What the chat template is given, such as `{"enable_thinking": False}`.
     """
 
     llm: SteerableHFLLM = Field(exclude=True, repr=False)
@@ -202,6 +205,7 @@ class SteerableLlamaIndexLLM(SharesWeights, PromptedLLM, FunctionCallingLLM):
     logit_bias: dict[int, float] | None = None
     logprobs: bool = False
     top_logprobs: int = 0
+    chat_template_kwargs: dict[str, Any] | None = None
     # Of a copy for calls that may be made later, yet belong to where it was made.
     _settled: "_Settled | None" = PrivateAttr(default=None)
     _origin: Origin | None = PrivateAttr(default=None)
@@ -322,7 +326,9 @@ class SteerableLlamaIndexLLM(SharesWeights, PromptedLLM, FunctionCallingLLM):
         llm = self.llm
         if formatted:  # the same model, weights and policy shared, which takes prompts as they are
             llm = copy.copy(llm)
-            llm.chat_format = _AsWritten(llm.tokenizer)
+            written = _AsWritten(llm.tokenizer)
+            written.reasoning_format = llm.chat_format.reasoning_format
+            llm.chat_format = written
         with failing_on(self._records()):
             return self._call(llm, prompt, kwargs)
 
@@ -559,6 +565,9 @@ class _AsWritten(ChatFormat):
 
     takes_instructions = False
     reads_special_tokens = True
+
+    def given(self, arguments: Mapping[str, Any] | None) -> Self:  # noqa: ARG002
+        return self
 
     def render(
         self,

@@ -26,7 +26,7 @@ from llama_index.core.schema import QueryType
 from llama_index_instrumentation import get_dispatcher
 from pydantic import PrivateAttr
 
-from steerable_llm.adapters.llama_index.messages import read_messages
+from steerable_llm.adapters.llama_index.messages import read_messages, thoughts_of
 from steerable_llm.adapters.surroundings import logged_steering, surroundings
 from steerable_llm.chat.message import Message
 from steerable_llm.logs.answers import LoggedAnswer, Passage
@@ -152,15 +152,16 @@ class AnswerLogEventHandler(BaseEventHandler):
     ) -> LoggedAnswer:
         response = event.response
         assert response is not None, "the caller has looked"
+        said = response.raw if isinstance(response.raw, Mapping) else {}
         if isinstance(response, ChatResponse):
-            text = response.message.content or ""
+            text, reasoning = response.message.content or "", thoughts_of(response.message)
         else:
-            text = response.text
+            thought = said.get("reasoning")
+            text, reasoning = response.text, thought if isinstance(thought, str) else None
         if isinstance(event, LLMChatEndEvent):
             messages = as_logged(event.messages, read_messages, _in_text)
         else:
             messages = (Message(role="user", content=event.prompt),)
-        said = response.raw if isinstance(response.raw, Mapping) else {}
         usage = said.get("usage") or {}
         named = surroundings().step
         trace = self.spans._traces.of(span)
@@ -183,6 +184,8 @@ class AnswerLogEventHandler(BaseEventHandler):
                 if isinstance(usage, Mapping) and isinstance(usage.get(name), int)
             },
             time=start.time,
+            reasoning=reasoning,
+            chat_template_kwargs=said.get("chat_template_kwargs"),
         )
 
 

@@ -36,7 +36,7 @@ _ROLES = {
     MessageRole.TOOL: "tool",
     MessageRole.FUNCTION: "tool",
 }
-# Not read: a thought is not part of what was said.
+# A thought is not part of what was said, and is told beside it.
 _PASSED_OVER = (ThinkingBlock,)
 # Only other models read these.
 _LEFT_OUT = (CachePoint, CitationBlock)
@@ -58,14 +58,21 @@ def read_messages(messages: Sequence[ChatMessage]) -> tuple[Message, ...]:
 
 def _plain(message: ChatMessage, position: int) -> dict[str, Any]:
     more = message.additional_kwargs
-    made = {"role": _ROLES[message.role], "content": _content(message, position)}
+    made: dict[str, Any] = {"role": _ROLES[message.role], "content": _content(message, position)}
     if more.get("name"):
         made["name"] = str(more["name"])
     if made["role"] == "assistant":
         made["tool_calls"] = _calls(message)
+        made["reasoning_content"] = thoughts_of(message)
     if made["role"] == "tool":
         made["tool_call_id"] = str(more.get("tool_call_id") or "")
     return made
+
+
+def thoughts_of(message: ChatMessage) -> str | None:
+    """Return what was thought before an answer; None for nothing."""
+    blocks = [block for block in message.blocks if isinstance(block, ThinkingBlock)]
+    return "\n".join(block.content for block in blocks if block.content) or None
 
 
 def _content(message: ChatMessage, position: int) -> str | list[dict[str, Any]]:
@@ -113,11 +120,22 @@ def _calls(message: ChatMessage) -> Any:
     return found or message.additional_kwargs.get("tool_calls")
 
 
-def to_chat(model_name: str, answer: Generation | str, delta: str | None = None) -> ChatResponse:
-    """Return an answer, or so much text of it as there is yet, as a chat response."""
+def to_chat(
+    model_name: str,
+    answer: Generation | str,
+    delta: str | None = None,
+    reasoning: str | None = None,
+    thought: str = "",
+) -> ChatResponse:
+    """Return an answer, or so much text and reasoning of it as there is yet, as a chat response.
+
+    What is new of the reasoning stands where LlamaIndex's agents look for it.
+    """
     if isinstance(answer, str):
-        message = ChatMessage(role=MessageRole.ASSISTANT, content=answer)
-        return ChatResponse(message=message, delta=delta, raw={})
+        so_far = [*_thinking(reasoning), TextBlock(text=answer)]
+        message = ChatMessage(role=MessageRole.ASSISTANT, blocks=so_far)
+        new = {"thinking_delta": thought} if thought else {}
+        return ChatResponse(message=message, delta=delta, raw={}, additional_kwargs=new)
     calls = [
         ToolCallBlock(tool_call_id=call.id, tool_name=call.name, tool_kwargs=call.arguments)
         for call in answer.tool_calls
@@ -131,14 +149,23 @@ def to_chat(model_name: str, answer: Generation | str, delta: str | None = None)
     if answer.invalid_tool_calls:
         kwargs["invalid_tool_calls"] = [asdict(call) for call in answer.invalid_tool_calls]
     message = ChatMessage(
-        role=MessageRole.ASSISTANT, blocks=[*blocks, *calls], additional_kwargs=kwargs
+        role=MessageRole.ASSISTANT,
+        blocks=[*_thinking(answer.reasoning), *blocks, *calls],
+        additional_kwargs=kwargs,
     )
     told = record_of(answer, model_name)
     return ChatResponse(message=message, delta=delta, logprobs=_logprobs(answer), **told)
 
 
+def _thinking(reasoning: str | None) -> list[ContentBlock]:
+    return [ThinkingBlock(content=reasoning)] if reasoning else []
+
+
 def to_completion(
-    model_name: str, answer: Generation | str, delta: str | None = None
+    model_name: str,
+    answer: Generation | str,
+    delta: str | None = None,
+    *_: str,
 ) -> CompletionResponse:
     """Return an answer, or so much text of it as there is yet, as a completion."""
     if isinstance(answer, str):
@@ -168,6 +195,7 @@ def record_of(answer: Generation, model_name: str) -> dict[str, dict[str, Any]]:
         "model_name": model_name,
         "finish_reason": answer.finish_reason,
         "usage": usage,
+        **({"reasoning": answer.reasoning} if answer.reasoning else {}),
         **told,
     }
     return {"raw": raw, "additional_kwargs": {**usage, **told}}

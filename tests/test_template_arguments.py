@@ -1,16 +1,25 @@
 """What a chat template is told beside the messages: at construction and by a call, everywhere."""
 
+import json
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 from adapter_models import QUESTION, last
+from command_line import Steerable, steerable
 from langchain_core.caches import InMemoryCache
 from llama_index.core.llms import ChatMessage
 from scripted import SPECIAL, TEMPLATES, byte_level, scripted_around
 
 from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.errors import InvalidInputError
+from steerable_llm.evaluation.evaluate import evaluate
+from steerable_llm.evaluation.set import EvaluationItem, EvaluationSet
+from steerable_llm.methods.build import build_vector
+from steerable_llm.pairs.pair import PreferencePair
+
+__all__ = ["steerable"]
 
 # Templates read such variables in all of these ways.
 TEMPLATE = (
@@ -138,6 +147,40 @@ def test_names_of_other_makers_get_a_hint(name: str) -> None:
     for adapter in (made().as_langchain, made().as_llama_index):
         with pytest.raises(InvalidInputError, match="chat_template_kwargs="):
             adapter(**{name: True})
+
+
+def test_the_command_line_tells_it(steerable: Steerable, tmp_path: Path) -> None:
+    llm = SteerableHFLLM.demo()
+    llm.model.save_pretrained(tmp_path / "model")
+    template = str(llm.tokenizer.chat_template)
+    llm.tokenizer.chat_template = template + "{% if thinking %}Let me think about it.{% endif %}"
+    llm.tokenizer.save_pretrained(tmp_path / "model")
+    asked = ["ask", QUESTION, "--model", tmp_path / "model", "--max-new-tokens", 1]
+    option = "--chat-template-kwargs"
+    long, short = (
+        steerable.json(*asked, option, json.dumps({"thinking": on}))["usage"]["prompt_tokens"]
+        for on in (True, False)
+    )
+    assert long > short
+    assert "did you mean 'thinking'" in steerable.error(*asked, option, '{"thinkin": true}')
+    assert "is not JSON" in steerable.error(*asked, option, "thinking=true")
+    assert "give values by name" in steerable.error(*asked, option, "[1]")
+
+
+def test_what_a_vector_and_a_report_rest_on_tells_it() -> None:
+    llm = made(chat_template_kwargs={"effort": "high"})
+    pairs = [
+        PreferencePair(messages=f"{n} and {n}?", good=f"{n + n}", bad="I do not know.")
+        for n in range(1, 5)
+    ]
+    vector = build_vector(llm, pairs, method="caa", progress=False)
+    assert vector.provenance.facts["chat_template_kwargs"] == {"effort": "high"}
+    item = EvaluationItem(id="1", category="a", messages=QUESTION, accept=("high",))
+    report = evaluate(llm, "prompt", EvaluationSet("test", [item]), progress=False)
+    assert "chat_template_kwargs={'effort': 'high'}" in report.command
+    success = next(row.success for row in report.rows if row.arm == "none")
+    assert success is not None
+    assert success.value == 1.0
 
 
 def test_what_a_template_is_told_cannot_forge_turns() -> None:

@@ -23,6 +23,7 @@ from steerable_llm.cli.options import (
     Sample,
     StepPolicy,
     SubjectIn,
+    TemplateArguments,
     check_reports,
     command_line,
     load_against,
@@ -99,6 +100,7 @@ def evaluate(
     seed: Annotated[int, typer.Option(help="Of the random controls and the intervals.")] = 0,
     model: Model = "demo",
     revision: Revision = None,
+    template: TemplateArguments = None,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
@@ -147,7 +149,7 @@ def evaluate(
         assert test is not None  # one of the two was given
         check_reports(report, "a report", ".png", inputs=read)
         measure = _on_set(test, capability, pairs, {"policy": policy, "step": step})
-    llm = load_model(model, revision)
+    llm = load_model(model, revision, template=template)
     first = strengths[0] if strengths else None
     subjects = [load_subject(each, llm, force) for each in (subject, *(also or ()))]
     loaded, *others = use(subjects, first, scope, layers)
@@ -250,6 +252,7 @@ def compare(
     seed: Annotated[int, typer.Option(help="Of the choices and of the intervals.")] = 0,
     model: Model = "demo",
     revision: Revision = None,
+    template: TemplateArguments = None,
     as_json: AsJson = False,
 ) -> None:
     """Compare methods on the same pairs and questions.
@@ -268,7 +271,7 @@ def compare(
     kept, dev_kept = (
         read_set(path, sample, seed) if path else None for path in (capability, dev_capability)
     )
-    llm = load_model(model, revision)
+    llm = load_model(model, revision, template=template)
     found = run(
         llm,
         given,
@@ -349,6 +352,7 @@ def transfer(
     seed: Annotated[int, typer.Option(help="Of the sample and of the intervals.")] = 0,
     model: Model = "demo",
     revision: Revision = None,
+    template: TemplateArguments = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure what vectors do to other behaviours than their own.
@@ -361,7 +365,7 @@ def transfer(
 
     check_reports(report, "a transfer matrix", inputs=[*test, *vectors])
     sets = [read_set(path, sample, seed) for path in test]
-    llm = load_model(model, revision)
+    llm = load_model(model, revision, template=template)
     loaded = use([load_vector(path, llm, False) for path in vectors], strength, scope, layers)
     found = run(llm, loaded, sets, seed=seed, progress=not as_json, command=command_line())
     tell_report(found, report, as_json)

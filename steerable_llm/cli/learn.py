@@ -20,6 +20,7 @@ from steerable_llm.cli.options import (
     PolicyStep,
     Revision,
     StepPolicy,
+    TemplateArguments,
     VectorIn,
     check_outputs,
     load_model,
@@ -51,6 +52,7 @@ def build(
     name: Annotated[str | None, typer.Option(help="Name of the vector; else the file's.")] = None,
     model: Model = "demo",
     revision: Revision = None,
+    template: TemplateArguments = None,
     method: Annotated[str, typer.Option(help="How to build it; see docs/methods.md.")] = "grains",
     preset: Annotated[str | None, typer.Option(help="'paper' for the paper's settings.")] = None,
     layers: BuiltLayers = None,
@@ -87,7 +89,7 @@ def build(
             raise InvalidInputError("--layers and --set layers= are the same: leave one out")
         settings["layers"] = blocks(layers)
     given = Pairs.from_jsonl(pairs)
-    llm = load_model(model, revision)
+    llm = load_model(model, revision, template=template)
     if method == "lora":
         _build_lora(llm, given, out, name or out.name, settings, as_json)
         return
@@ -168,6 +170,7 @@ def calibrate(
     ] = None,
     model: Model = "demo",
     revision: Revision = None,
+    template: TemplateArguments = None,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
@@ -187,7 +190,7 @@ def calibrate(
     check_outputs({"--out": (written, "a safetensors file")}, [dev, capability, policy])
     dev_set = EvaluationSet.from_jsonl(dev)
     kept = EvaluationSet.from_jsonl(capability) if capability else None
-    llm = load_model(model, revision)
+    llm = load_model(model, revision, template=template)
     found = choose(
         llm,
         SteeringVector.load(vector, model=llm, force=force),

@@ -137,13 +137,22 @@ Reports = Annotated[
     typer.Option(help="Report to write (.md with pictures beside it, .html or .json); repeatable."),
 ]
 Revision = Annotated[str | None, typer.Option(help="Revision of the model on the Hub.")]
+TemplateArguments = Annotated[
+    str | None,
+    typer.Option(
+        "--chat-template-kwargs",
+        help="What the chat template is given, as JSON, such as '{\"enable_thinking\": false}'.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, nothing else.")]
 Force = Annotated[
     bool, typer.Option("--force", help="Accept a vector of another model of the same shape.")
 ]
 
 
-def load_model(model: str, revision: str | None, policy: Path | None = None) -> SteerableHFLLM:
+def load_model(
+    model: str, revision: str | None, policy: Path | None = None, template: str | None = None
+) -> SteerableHFLLM:
     """Return the bundled model for "demo", SmolLM2 for "smollm2", else what transformers loads."""
     from steerable_llm.answer.llm import SteerableHFLLM
     from steerable_llm.policy.policy import Policy
@@ -154,13 +163,25 @@ def load_model(model: str, revision: str | None, policy: Path | None = None) -> 
             "it out"
         )
     chosen = Policy.load(policy) if policy else None
+    given = _as_json(template)
     if not sys.stderr.isatty():
         hide_loading_bars()
     if model == "demo":
-        return SteerableHFLLM.demo(policy=chosen)
+        return SteerableHFLLM.demo(policy=chosen, chat_template_kwargs=given)
     if model == "smollm2":
-        return SteerableHFLLM.smollm2(policy=chosen)
-    return SteerableHFLLM.from_pretrained(model, revision=revision, policy=chosen)
+        return SteerableHFLLM.smollm2(policy=chosen, chat_template_kwargs=given)
+    return SteerableHFLLM.from_pretrained(
+        model, revision=revision, policy=chosen, chat_template_kwargs=given
+    )
+
+
+def _as_json(template: str | None) -> Any:
+    try:
+        return None if template is None else parsed(template)
+    except ValueError as error:
+        raise InvalidInputError(
+            f"--chat-template-kwargs is not JSON ({error}): write '{{\"enable_thinking\": false}}'"
+        ) from error
 
 
 def open_log(log: str, *, make: bool = False) -> AnswerLog:

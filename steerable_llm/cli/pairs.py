@@ -17,6 +17,7 @@ from steerable_llm.cli.options import (
     InFile,
     Model,
     Revision,
+    TemplateArguments,
     check_outputs,
     hide_loading_bars,
     load_model,
@@ -127,6 +128,7 @@ def make(
     ] = None,
     model: Model = "demo",
     revision: Revision = None,
+    template: TemplateArguments = None,
     report: Annotated[
         Path | None, typer.Option(help="Report to write (.md, .html or .json).")
     ] = None,
@@ -176,7 +178,7 @@ def make(
     drafts = _drafts(log, reason, own_words, not as_json)
     # Where it would not be asked, its weights need not be in memory.
     embedder = _embedder() if sum(drafts.paired) <= MOST_BY_MEANING or proposing else None
-    llm = load_model(model, revision) if proposing or measure_length else None
+    llm = load_model(model, revision, template=template) if proposing or measure_length else None
     settings = CurationSettings(
         filters=replace(
             filters,

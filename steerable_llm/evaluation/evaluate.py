@@ -133,7 +133,8 @@ def evaluate(
         verdict=judge(rows, aim, settings.budget, name, unproven),
         regressions=tuple(change for change in changed if change.kind == "regression"),
         examples=tuple(_examples(changed, aim)),
-        command=settings.command or _python(subject, test, capability, pairs, settings),
+        command=settings.command
+        or _loading(llm) + _python(subject, test, capability, pairs, settings),
     )
 
 
@@ -202,6 +203,14 @@ def _examples(changes: Sequence[Change], target: str) -> list[Change]:
     mine = [change for change in changes if change.category == target]
     fixed, unchanged = ([x for x in mine if x.kind == kind] for kind in ("fixed", "unchanged"))
     return fixed[: _EXAMPLES // 2] + unchanged[: _EXAMPLES // 2]
+
+
+def _loading(llm: HookedModel) -> str:
+    """How the model is loaded, where its chat template was given anything."""
+    if not (given := llm.chat_format.arguments):
+        return ""
+    named = f"{llm.model_id!r}, chat_template_kwargs={given}"
+    return f"llm = SteerableHFLLM.from_pretrained({named})\n"
 
 
 def _python(

@@ -92,6 +92,7 @@ def build(
             "pairs that differ from each other, or another aggregation"
         )
     layers = tuple(sorted(found.directions))
+    given = llm.chat_format.arguments
     vector = SteeringVector(
         name=name or method,
         directions=found.directions,
@@ -110,6 +111,10 @@ def build(
             else agreement_of(found.differences, found.layers),
             library_version=library_version(),
             seen=None if found.saw is None else kept([*hashes_of(llm, pairs), *found.saw]),
+            facts={
+                **found.provenance.facts,
+                **({"chat_template_kwargs": given} if given else {}),
+            },
         ),
         application=found.application or chosen.application,
         weighed=found.weighed,

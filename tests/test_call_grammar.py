@@ -72,9 +72,10 @@ def test_tags_of_thinking_stay_possible_where_tools_are_offered(family, special)
     llm = scripted_around(tokenizer, {"Hi": said})
     answer = llm.generate("Hi", tools=[WEATHER])
     assert answer.token_ids == llm.generate("Hi").token_ids
-    assert answer.text.endswith("\n\nParis.")
-    assert "hm" in answer.text
-    assert (answer.text == said) == (not special)
+    assert (answer.reasoning, answer.text) == ("hm", "Paris.")
+    told = scripted_around(tokenizer, {"Hi": said}, reasoning_tags=())
+    plain = told.generate("Hi", tools=[WEATHER])
+    assert (plain.token_ids, plain.reasoning) == (answer.token_ids, None)
 
 
 @pytest.mark.parametrize("family", list(WRITTEN))

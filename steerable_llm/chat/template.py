@@ -104,31 +104,23 @@ class ChatFormat:
         self,
         tokenizer: PreTrainedTokenizerBase,
         processor: Any = None,
-<<<<<<< HEAD
         tool_format: str | None = None,
-=======
         arguments: Mapping[str, Any] | None = None,
         reasoning_tags: Sequence[str] | None = None,
->>>>>>> 9c92151 (Reasoning is told from the answer of a thinking model, and a chat template takes arguments of its own)
     ) -> None:
         """Remember the tokenizer, and what reads images; nothing is rendered yet.
 
         Args:
             tokenizer: Without a chat template it is given the processor's.
             processor: Of a vision-language model.
-<<<<<<< HEAD
             tool_format: How the model writes tool calls; default is what its template shows.
-
-        Raises:
-            InvalidInputError: There is no such format.
-=======
             arguments: What the template is given with every prompt.
             reasoning_tags: What the model's reasoning stands between, where that cannot be told;
                 empty for none.
 
         Raises:
-            InvalidInputError: Arguments that the template does not read, or tags that are none.
->>>>>>> 9c92151 (Reasoning is told from the answer of a thinking model, and a chat template takes arguments of its own)
+            InvalidInputError: Arguments that the template does not read, or tags that are none; or there is
+                no such tool format.
         """
         if tool_format is not None and tool_format not in FORMATS:
             raise InvalidInputError(unknown("tool format", tool_format, FORMATS))

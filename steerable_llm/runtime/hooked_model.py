@@ -64,13 +64,10 @@ class HookedModel:
         blocks: Sequence[nn.Module] | None = None,
         context_window: int | None = None,
         processor: Any = None,
-<<<<<<< HEAD
         tool_format: str | None = None,
-=======
         chat_template_kwargs: Mapping[str, Any] | None = None,
         reasoning_tags: Sequence[str] | None = None,
         keep_reasoning: bool = False,
->>>>>>> 9c92151 (Reasoning is told from the answer of a thinking model, and a chat template takes arguments of its own)
     ) -> None:
         """Wrap a loaded model.
 
@@ -82,33 +79,28 @@ class HookedModel:
             blocks: Decoder blocks; default is what the module tree tells.
             context_window: Tokens; default is what configuration and tokenizer tell.
             processor: Of a vision-language model; without it, messages with images are refused.
-<<<<<<< HEAD
             tool_format: How the model writes tool calls, by the name of a family; default is what
                 its chat template shows.
-=======
             chat_template_kwargs: What the chat template is given with every prompt, such as
                 `{"enable_thinking": False}`.
             reasoning_tags: What the model thinks between, such as `("<think>", "</think>")`;
                 default is what tokenizer and template tell, `()` is for one that does not think.
             keep_reasoning: Give the reasoning of earlier answers to the chat template, which may
                 still leave it out; else it is no part of a prompt.
->>>>>>> 9c92151 (Reasoning is told from the answer of a thinking model, and a chat template takes arguments of its own)
 
         Raises:
-            InvalidInputError: There is no such tool format.
             UnknownArchitectureError: The blocks cannot be told.
-            InvalidInputError: The chat template does not read an argument, or no such tags.
+            InvalidInputError: There is no such tool format, the chat template does not read an
+                argument, or tags that are none.
         """
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.blocks = list(blocks) if blocks is not None else find_blocks(model)
         self.context_window = context_window or context_window_of(model, tokenizer)
-<<<<<<< HEAD
-        self.chat_format = ChatFormat(tokenizer, processor, tool_format)
-=======
-        self.chat_format = ChatFormat(tokenizer, processor, chat_template_kwargs, reasoning_tags)
+        self.chat_format = ChatFormat(
+            tokenizer, processor, tool_format, chat_template_kwargs, reasoning_tags
+        )
         self.chat_format.keeps_reasoning = keep_reasoning
->>>>>>> 9c92151 (Reasoning is told from the answer of a thinking model, and a chat template takes arguments of its own)
         self.turns = turns(processor)
         self.model_id = model_id or getattr(model.config, "_name_or_path", "") or "unnamed"
         self.revision = revision

@@ -119,8 +119,8 @@ class ChatFormat:
                 empty for none.
 
         Raises:
-            InvalidInputError: Arguments that the template does not read, or tags that are none; or there is
-                no such tool format.
+            InvalidInputError: Arguments that the template does not read, tags that are none, or no
+                such tool format.
         """
         if tool_format is not None and tool_format not in FORMATS:
             raise InvalidInputError(unknown("tool format", tool_format, FORMATS))

@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
 from typing import Any, Self
@@ -327,6 +327,8 @@ class ChatFormat:
         """
         opened = self.opens_reasoning(prompt)
         form = self.reasoning_format if opened or may_think else None
+        if form and set(form.marks) <= set(shown):  # who reads calls reads all channels
+            form = replace(form, direct=None)
         if form and form.direct is None:  # tags that stand in the answer are words of it
             shown = [*shown, *form.marks]
         unseen = self._unseen(form.marks) if form else ()

@@ -12,7 +12,7 @@ from threading import RLock
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from steerable_llm.chat.images import ImagePart, ImageSource
 from steerable_llm.errors import InvalidInputError, MissingExtraError
@@ -34,13 +34,43 @@ class ReadPrompt:
     tokens: list[int]
     vision: Mapping[str, Tensor] = field(default_factory=dict)
 
+    @property
+    def has_kinds(self) -> bool:
+        """Whether the model is told the kind of every token, such as text or image."""
+        return any(self._per_token(value) for value in self.vision.values())
+
+    def followed_by(self, answer: Sequence[int], kind: int = 0) -> ReadPrompt:
+        """Return the prompt with an answer behind it.
+
+        Args:
+            answer: Its tokens.
+            kind: What kind of tokens they are, where the model is told so.
+        """
+        told = {
+            name: nn.functional.pad(value, (0, len(answer)), value=kind)
+            if self._per_token(value)
+            else value
+            for name, value in self.vision.items()
+        }
+        return ReadPrompt([*self.tokens, *answer], told)
+
+    def _per_token(self, value: Tensor) -> bool:
+        return value.shape == (1, len(self.tokens))
+
 
 class Vision:
     """The processor of one vision-language model."""
 
-    def __init__(self, processor: Any) -> None:
-        """Remember the processor of transformers: a tokenizer and an image processor in one."""
+    def __init__(self, processor: Any, patch_id: int | None = None) -> None:
+        """Remember the processor of transformers: a tokenizer and an image processor in one.
+
+        Args:
+            processor: Of the model.
+            patch_id: The token that stands for one piece of an image, as the model has it; what the
+                processor calls the image's token may be the mark before it.
+        """
         self.processor = processor
+        self._patch_id = patch_id
 
     @property
     def marks(self) -> frozenset[str]:
@@ -48,6 +78,13 @@ class Vision:
         both = (self.processor, getattr(self.processor, "tokenizer", None))
         found = (getattr(one, name, None) for one in both for name in ("image_token", "boi_token"))
         return frozenset(mark for mark in found if isinstance(mark, str) and mark)
+
+    @property
+    def patch_id(self) -> int | None:
+        """The token that stands for one piece of an image in what the processor gives."""
+        both = (getattr(self.processor, "tokenizer", None), self.processor)
+        found = (self._patch_id, *(getattr(one, "image_token_id", None) for one in both))
+        return next((token for token in found if isinstance(token, int)), None)
 
     def read(self, text: str, images: Sequence[ImagePart], **options: Any) -> ReadPrompt:
         """Turn a rendered prompt and its images into tokens and pixels.
@@ -70,8 +107,7 @@ class Vision:
             ) from error
         tokens: list[int] = read.pop("input_ids")[0].tolist()
         read.pop("attention_mask", None)  # one row, nothing is padded
-        mark = getattr(self.processor, "image_token_id", None)
-        if mark is not None and mark not in tokens:
+        if self.patch_id is not None and self.patch_id not in tokens:
             raise InvalidInputError(
                 "the model's chat template writes no place for an image into such a message: give "
                 "the image in a message of the user"

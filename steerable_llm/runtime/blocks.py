@@ -65,6 +65,26 @@ def find_blocks(model: nn.Module) -> list[nn.Module]:
     return list(next(iter(candidates.values())))
 
 
+def find_decoder(model: nn.Module, blocks: Sequence[nn.Module]) -> nn.Module:
+    """Find the module that holds the list of blocks, and runs them over embeddings.
+
+    Raises:
+        UnknownArchitectureError: No module does.
+    """
+    for module in model.modules():
+        for child in module.children():
+            if (
+                isinstance(child, nn.ModuleList)
+                and len(child) == len(blocks)
+                and child[0] is blocks[0]
+            ):
+                return module
+    raise UnknownArchitectureError(
+        f"no module of {type(model).__name__} holds its {len(blocks)} blocks as one list, so its "
+        "texts with images cannot be altered: take a model of transformers"
+    )
+
+
 def hidden_size(model: nn.Module) -> int:
     """Return the width `d` of the residual stream, in numbers per position."""
     return int(text_config(model).hidden_size)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import Cache, DynamicCache
 
-from steerable_llm.chat.vision import on_device
+from steerable_llm.chat.vision import ReadPrompt, on_device
 from steerable_llm.runtime.hooks import capture_site, steering_hooks
 from steerable_llm.runtime.plan import SteeringPlan
 from steerable_llm.vector.steering import Scope, Site, Steering
@@ -99,7 +99,10 @@ def logits_at(
 
 @torch.no_grad()
 def site_states(
-    llm: HookedModel, texts: Sequence[Sequence[int]] | Sequence[Tensor], site: Site = "block"
+    llm: HookedModel,
+    texts: Sequence[Sequence[int]] | Sequence[Tensor],
+    site: Site = "block",
+    vision: Mapping[str, Tensor] | None = None,
 ) -> list[Tensor]:
     """Run whole texts once, unsteered, and return what one site of every block gives.
 
@@ -107,6 +110,7 @@ def site_states(
         llm: The model; its output layer is not run.
         texts: Token ids, or embeddings `[T, d]`; padded on the right.
         site: Which activations.
+        vision: What the model takes beside the tokens of a single text with images.
 
     Returns:
         Per block `[B, T, width]`.
@@ -114,11 +118,38 @@ def site_states(
     rows = [text if isinstance(text, Tensor) else torch.tensor(list(text)) for text in texts]
     name = "inputs_embeds" if rows[0].is_floating_point() else "input_ids"
     inputs = {name: pad_sequence(rows, batch_first=True).to(llm.device)}
-    with frozen(llm.model), capture_site(llm.blocks, site) as captured:
-        llm.model.base_model(**inputs, use_cache=False)
     shape = inputs[name].shape[:2]
+    if vision:
+        inputs["attention_mask"] = torch.ones(shape, dtype=torch.long, device=llm.device)
+        inputs |= on_device(vision, llm.model, llm.device)
+    with llm.turns, frozen(llm.model), capture_site(llm.blocks, site) as captured:
+        llm.model.base_model(**inputs, use_cache=False)
     # Some families flatten the batch around their MLP.
     return [captured[layer].reshape(*shape, -1) for layer in sorted(captured)]
+
+
+@torch.no_grad()
+def answer_kind(llm: HookedModel, read: ReadPrompt) -> int:
+    """Return what kind of tokens answers are to a model that is told the kinds of a prompt.
+
+    It is the one with which a prompt does not look ahead at its answer: 0 in most families, and 1
+    in those that see a whole prompt at once, where 0 means that.
+    """
+    looks_ahead: list[float] = []
+    for kind in (0, 1):
+        states = []
+        for answer in ("yes", "no"):  # one token each, so that nothing else differs
+            whole = read.followed_by(llm.encode_answer(answer)[:1], kind)
+            ids = torch.tensor([whole.tokens], device=llm.device)
+            inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+            inputs |= on_device(whole.vision, llm.model, llm.device)
+            with frozen(llm.model):
+                hidden = llm.model.base_model(**inputs, use_cache=False)[0]
+            states.append(hidden[0, len(read.tokens) - 1].float())
+        looks_ahead.append(float((states[0] - states[1]).norm() / states[0].norm()))
+        if looks_ahead[0] < 1e-4:
+            return 0  # to most families the other kind is an image, of which there are no pixels
+    return int(looks_ahead[1] < looks_ahead[0])
 
 
 class Stream:

@@ -16,9 +16,10 @@ from transformers import PreTrainedTokenizerBase
 from steerable_llm.chat.message import MessagesLike
 from steerable_llm.chat.template import ChatFormat
 from steerable_llm.chat.tools import Tool
-from steerable_llm.chat.vision import turns
+from steerable_llm.chat.vision import ReadPrompt, turns
 from steerable_llm.errors import InvalidInputError, PromptTooLongError, unknown
 from steerable_llm.runtime.blocks import find_blocks
+from steerable_llm.runtime.forward import answer_kind
 from steerable_llm.runtime.load import (
     context_window_of,
     end_ids_of,
@@ -97,13 +98,21 @@ class HookedModel:
         self.tokenizer = tokenizer
         self.blocks = list(blocks) if blocks is not None else find_blocks(model)
         self.context_window = context_window or context_window_of(model, tokenizer)
+        names = ("image_token_id", "image_token_index")
+        patch_id = next((x for name in names if (x := getattr(model.config, name, None))), None)
         self.chat_format = ChatFormat(
-            tokenizer, processor, tool_format, chat_template_kwargs, reasoning_tags
+            tokenizer,
+            processor,
+            tool_format,
+            chat_template_kwargs,
+            reasoning_tags,
+            patch_id=patch_id,
         )
         self.chat_format.keeps_reasoning = keep_reasoning
         self.turns = turns(processor)
         self.model_id = model_id or getattr(model.config, "_name_or_path", "") or "unnamed"
         self.revision = revision
+        self._answer_kind: int | None = None
 
     @classmethod
     def from_pretrained(
@@ -243,6 +252,13 @@ class HookedModel:
     def encode_answer(self, answer: str) -> list[int]:
         """Return an answer's tokens after the prompt, the end of turn included."""
         return self.chat_format.encode_answer(answer)
+
+    def followed(self, read: ReadPrompt, answer: Sequence[int]) -> ReadPrompt:
+        """Return a prompt with an answer's tokens behind it, as the model takes both together."""
+        if self._answer_kind is None and read.has_kinds and answer:
+            with self.turns:
+                self._answer_kind = answer_kind(self, read)
+        return read.followed_by(answer, self._answer_kind or 0)
 
     def answer_text(self, tokens: Sequence[int], prompt: Sequence[int] = ()) -> str:
         """Return the text of an answer's tokens, without its reasoning and those that end it.

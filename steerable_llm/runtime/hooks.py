@@ -191,3 +191,27 @@ def replaced_outputs(
         yield
     finally:
         _remove(handles)
+
+
+@contextmanager
+def intercepted(
+    module: nn.Module, change: Callable[[dict[str, Any]], dict[str, Any] | None]
+) -> Iterator[None]:
+    """Look at what a module is called with by this thread, and perhaps change it.
+
+    Args:
+        module: Any module.
+        change: From its arguments by name to those that it gets instead; None leaves them.
+    """
+    owner = threading.get_ident()
+
+    def before(_module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        changed = change(named) if threading.get_ident() == owner else None
+        return None if changed is None else (inputs, changed)
+
+    with _registration:
+        handle = module.register_forward_pre_hook(before, with_kwargs=True)
+    try:
+        yield
+    finally:
+        _remove([handle])

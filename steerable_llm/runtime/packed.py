@@ -129,6 +129,16 @@ TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4}
 LOW_PRECISION_TOLERANCE = 3e-2
 
 
+def agree(logits: Tensor, expected: Tensor) -> bool:
+    """Tell whether two computations of logits differ by no more than rounding."""
+    if logits.shape != expected.shape:
+        return False
+    tolerance = TOLERANCE.get(expected.dtype, LOW_PRECISION_TOLERANCE)
+    # A common shift of all logits changes no probability, and would hide differences.
+    centred = expected - expected.mean(-1, keepdim=True)
+    return bool((logits - expected).norm() <= tolerance * centred.norm())
+
+
 @dataclass(frozen=True)
 class Group:
     """N inputs of one shape: `points` is [N, T, d], T the shape's prompt length."""
@@ -214,12 +224,7 @@ class AnswerReader:
             raise
         except Exception:  # models refuse masks and positions in many ways; then the plain form
             return False
-        if logits.shape != expected.shape:
-            return False
-        tolerance = TOLERANCE.get(self.dtype, LOW_PRECISION_TOLERANCE)
-        # A common shift of all logits changes no probability, and would hide differences.
-        centred = expected - expected.mean(-1, keepdim=True)
-        return bool((logits - expected).norm() <= tolerance * centred.norm())
+        return agree(logits, expected)
 
     def rows_of(self, shape: RowShape) -> tuple[RowShape, ...]:
         """Return the rows that one input of this shape takes on this model."""

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from steerable_llm.chat.vision import on_device
+from steerable_llm.chat.vision import ReadPrompt, on_device
 from steerable_llm.errors import InvalidInputError, not_numbers
 from steerable_llm.runtime.decoding import log_probs
 from steerable_llm.runtime.forward import TOKENS_PER_PASS, Prefixes, logits_at, padded
@@ -119,25 +119,14 @@ def _run(llm: HookedModel, rows: Sequence[Scored]) -> list[Tensor]:
     # The token at place i is predicted from place i - 1.
     places = [(i, end + k) for i, end in enumerate(ends) for k in range(len(rows[i].answer))]
     inputs = {"input_ids": ids.to(llm.device), "attention_mask": mask.to(llm.device)}
-    inputs |= _vision(rows[0], ids.shape[1], llm)
+    if rows[0].vision:
+        whole = llm.followed(ReadPrompt(rows[0].prompt, rows[0].vision), rows[0].answer[:-1])
+        inputs |= on_device(whole.vision, llm.model, llm.device)
     with steering_hooks(llm.blocks, plan):
         at = torch.tensor(places, device=llm.device)
         logits = logits_at(llm.model, inputs, at[:, 0], at[:, 1])
     plan.check_applied()
     return list(torch.split(logits.float(), [len(row.answer) for row in rows]))
-
-
-def _vision(row: Scored, width: int, llm: HookedModel) -> dict[str, Tensor]:
-    """What a row's images are to the forward pass; what counts per token goes on over the answer.
-
-    Kinds of tokens are told so: an answer's are 0, text.
-    """
-    given = {}
-    for name, value in on_device(row.vision, llm.model, llm.device).items():
-        per_token = value.shape == (1, len(row.prompt))
-        more = width - len(row.prompt) if per_token else 0
-        given[name] = nn.functional.pad(value, (0, more)) if more else value
-    return given
 
 
 class Prefilled:

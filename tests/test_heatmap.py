@@ -7,8 +7,10 @@ from html.parser import HTMLParser
 
 import pytest
 import torch
+from PIL import Image
 from rich.console import Console
 
+from steerable_llm.chat.pieces import Pieces
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.methods.grains.attribution import PairAttribution, attribution_page
 
@@ -90,3 +92,48 @@ def test_a_pair_without_bad_answer_or_completeness_is_shown():
 def test_no_attributions_are_nothing_to_show():
     with pytest.raises(InvalidInputError, match="beside the vector"):
         attribution_page([])
+
+
+def pictured(rows: tuple[tuple[int, ...], ...]) -> PairAttribution:
+    places = [place for row in rows for place in row]
+    picture = io.BytesIO()
+    Image.new("RGB", (30, 20), "red").save(picture, "JPEG")
+    return replace(
+        SEEN,
+        token_ids=tuple(range(6)),
+        tokens=("<|bos|>", *["<image>"] * len(places), "When"),
+        segments=("template", *["image"] * len(places), "question"),
+        scores=torch.tensor([9.0, 4.0, 1.0, -1.0, -2.0, 0.0]),
+        selectable=(False, *[True] * 5),
+        positive=(1,),
+        negative=(4,),
+        pieces=(Pieces(picture.getvalue(), (30, 20), rows),),
+    )
+
+
+def test_scores_of_pieces_lie_over_the_picture():
+    page = Page(attribution_page([pictured(((1, 2), (3, 4)))]).to_html())
+    [image] = [a for tag, a in page.tags if tag == "img"]
+    assert image["src"].startswith("data:image/jpeg;base64,")
+    [grid] = [a for _, a in page.tags if a.get("class") == "grid"]
+    assert grid["style"] == "--columns:2;--rows:2"
+    tokens = [a for tag, a in page.tags if tag == "span" and "title" in a]
+    assert [a["title"] for a in tokens][1:5] == ["+4", "+1", "-1", "-2"]
+    assert "for picked" in tokens[1]["class"]
+    assert "against picked" in tokens[4]["class"]
+    assert "<image>" not in page.text  # the picture stands for its tokens
+    assert "When" in page.text
+
+
+def test_pieces_stand_below_a_picture_in_which_nobody_knows_how_they_lie():
+    page = Page(attribution_page([pictured(((1, 2, 3, 4),))]).to_html())
+    assert "strip" in [a.get("class") for _, a in page.tags]
+    assert "grid" not in [a.get("class") for _, a in page.tags]
+    titles = [a["title"] for tag, a in page.tags if tag == "span" and "title" in a]
+    assert titles[1:5] == ["+4", "+1", "-1", "-2"]
+
+
+def test_a_terminal_shows_a_piece_as_a_square():
+    console = Console(record=True, width=80, file=io.StringIO())
+    console.print(attribution_page([pictured(((1, 2), (3, 4)))]))
+    assert "[image] ▪+▪▪▪-" in console.export_text()

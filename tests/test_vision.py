@@ -24,13 +24,11 @@ from vision_models import VISION_FAMILIES, vision_llm
 from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.answer.request import GenerationRequest
 from steerable_llm.chat.images import PLACE
-from steerable_llm.errors import InvalidInputError, PairError
+from steerable_llm.errors import InvalidInputError
 from steerable_llm.evaluation.arms import Arm
 from steerable_llm.evaluation.divergence import KlMeter
 from steerable_llm.evaluation.measure import answers, measure
 from steerable_llm.evaluation.set import EvaluationItem
-from steerable_llm.methods.build import build_vector
-from steerable_llm.pairs.pair import Pairs, PreferencePair
 from steerable_llm.policy.policy import Policy
 from steerable_llm.vector.contrast import Contrast
 from steerable_llm.vector.steering import Steering
@@ -326,6 +324,45 @@ def test_the_conflict_with_memory_is_measured_with_the_image_on_both_sides(
     assert "conflict" in str(answer.decision)
 
 
+def test_every_token_of_a_prompt_with_an_image_has_its_part(llm: SteerableHFLLM) -> None:
+    text = "Context:\nThe shop is in Lyon.\n\nQuestion: Where is it?"
+    answered = {"role": "assistant", "content": [{"type": "text", "text": "A shop."}]}
+    system = {"role": "system", "content": [{"type": "text", "text": "Be brief."}]}
+    messages = [system, *about(picture(0)), answered, *about(picture(1), text)]
+    told = llm.chat_format.tokens(messages)
+    assert list(told.ids) == llm.encode(messages)
+    patch = llm.model.config.image_token_id
+    assert [part == "image" for part in told.segments] == [token == patch for token in told.ids]
+    for part, expected in {
+        "system": "Be brief.",
+        "context": "Context:\nThe shop is in Lyon.\n\n",
+        "question": f"{ASKED}Question: Where is it?",
+        "assistant": "A shop.",
+    }.items():
+        found = zip(told.texts, told.segments, strict=True)
+        assert "".join(text for text, own in found if own == part) == expected
+    mask = llm.chat_format.special_token_mask(messages)
+    assert len(mask) == len(told.ids)
+    assert mask == [part == "template" for part in told.segments]
+
+
+def test_pieces_lie_in_the_picture_that_the_model_saw(llm: SteerableHFLLM) -> None:
+    told = llm.chat_format.tokens([*about(picture(0)), *about(picture(1), "And on this?")])
+    image = [place for place, part in enumerate(told.segments) if part == "image"]
+    assert [place for each in told.pieces for place in each.places] == image
+    for number, each in enumerate(told.pieces):
+        height, width = len(each.rows), len(each.rows[0])
+        assert each.lie_known
+        assert all(len(row) == width for row in each.rows)
+        if llm.model_id == "qwen2_vl":  # the whole picture, of 50 rows of 40 pixels
+            _, high, wide = told.vision["image_grid_thw"][number].tolist()
+            assert (height, width) == (high // 2, wide // 2)
+            assert each.size == (40, 50)
+        else:  # cut or stretched to a square
+            assert height == width
+            assert each.size == (32, 32)
+
+
 # The frameworks.
 
 
@@ -454,11 +491,3 @@ def test_a_contrast_over_an_image_is_refused_in_an_evaluation(llava: SteerableHF
     arms = [Arm("none", Steering.none()), Arm("cad", Steering.none(), contrast=Contrast("cad"))]
     with pytest.raises(InvalidInputError, match=r"contrast .* does not read images"):
         measure(llava, arms, [item], TOKENS)
-
-
-def test_building_from_a_pair_with_an_image_is_refused_in_one_line(llava: SteerableHFLLM) -> None:
-    pairs = Pairs([PreferencePair(about(picture()), "A shop.", "A cat.", id="pictured")])
-    for method in ("caa", "grains", "contextfocus"):
-        with pytest.raises(PairError, match=r"pictured has images|no prompt has a context") as told:
-            build_vector(llava, pairs, method, progress=False)
-        assert "\n" not in str(told.value)

@@ -30,7 +30,7 @@ from steerable_llm.chat.layout import (
 from steerable_llm.chat.message import Message, MessagesLike, as_messages
 from steerable_llm.chat.vocabulary import ANSWER_CUE
 
-Segment = Literal["template", "system", "context", "question", "assistant"]
+Segment = Literal["template", "system", "context", "question", "assistant", "image"]
 """What a piece of a prompt is for."""
 
 Parts: TypeAlias = list[tuple[int, Segment]]

@@ -6,16 +6,18 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
+from difflib import SequenceMatcher
 from functools import cached_property
 from typing import Any, Self
 
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from steerable_llm.chat.arguments import check_arguments, check_read
 from steerable_llm.chat.context import Segment, parts_of
-from steerable_llm.chat.images import Part
+from steerable_llm.chat.images import PLACE, ImagePart, Part
 from steerable_llm.chat.message import (
     Message,
     MessagesLike,
@@ -23,6 +25,7 @@ from steerable_llm.chat.message import (
     merged_runs,
     whole_characters,
 )
+from steerable_llm.chat.pieces import Pieces, pieces_of
 from steerable_llm.chat.reasoning import ReasonedText, apart, opened_by, reasoning_format_of
 from steerable_llm.chat.spelled import Encoded, Hidden, Spelled
 from steerable_llm.chat.tool_formats.table import (
@@ -66,11 +69,15 @@ class PromptTokens:
         ids: Token ids, T of them.
         texts: The pieces of the prompt's text; joined they are the text again.
         segments: The part that each token belongs to.
+        vision: What the model takes beside the tokens of a prompt with images.
+        pieces: Where the pieces of its images lie, as far as that can be told.
     """
 
     ids: tuple[int, ...]
     texts: tuple[str, ...]
     segments: tuple[Segment, ...]
+    vision: Mapping[str, Tensor] = field(default_factory=dict, compare=False)
+    pieces: tuple[Pieces, ...] = ()
 
     @property
     def is_template(self) -> tuple[bool, ...]:
@@ -107,6 +114,7 @@ class ChatFormat:
         tool_format: str | None = None,
         arguments: Mapping[str, Any] | None = None,
         reasoning_tags: Sequence[str] | None = None,
+        patch_id: int | None = None,
     ) -> None:
         """Remember the tokenizer, and what reads images; nothing is rendered yet.
 
@@ -117,6 +125,7 @@ class ChatFormat:
             arguments: What the template is given with every prompt.
             reasoning_tags: What the model's reasoning stands between, where that cannot be told;
                 empty for none.
+            patch_id: The token that stands for one piece of an image in that model.
 
         Raises:
             InvalidInputError: Arguments that the template does not read, tags that are none, or no
@@ -126,7 +135,7 @@ class ChatFormat:
             raise InvalidInputError(unknown("tool format", tool_format, FORMATS))
         self._given_format = tool_format
         self.tokenizer = tokenizer
-        self.vision = None if processor is None else Vision(processor)
+        self.vision = None if processor is None else Vision(processor, patch_id)
         if processor is not None and not tokenizer.chat_template:
             tokenizer.chat_template = processor.chat_template
         if getattr(tokenizer, "response_template", None) is None:
@@ -384,23 +393,27 @@ class ChatFormat:
         return None if end is None else int(end)
 
     def tokens(self, messages: MessagesLike) -> PromptTokens:
-        """Encode a prompt of text, with the generation prompt, and tell what each token is for.
+        """Encode a prompt, with the generation prompt, and tell what each token is for.
+
+        An image has as many tokens as pieces, and their part is "image".
 
         Raises:
-            InvalidInputError: As for :meth:`render`, and for messages with images.
+            InvalidInputError: As for :meth:`read`.
         """
         prompt = self._history(messages)
-        if any(message.images for message in prompt):
-            raise InvalidInputError(
-                "the parts of a prompt with images cannot be told yet: give messages of text"
-            )
+        told = self._tokens_of_text(prompt)
+        images = [image for message in prompt for image in message.images]
+        return self._with_pieces(told, self.read(prompt), images) if images else told
+
+    def _tokens_of_text(self, prompt: Sequence[Message]) -> PromptTokens:
+        """Tell what the tokens are for that the rendered text has, one mark per image."""
         text = self._render(prompt, add_generation_prompt=True)
         special = self.special_ids
         if not self.tokenizer.is_fast:  # no offsets to be had: the content stays in one piece
             ids = [token.id for token in self._placed(prompt, text)]
             texts = [str(self.tokenizer.decode([token])) for token in ids]
-            told: list[Segment] = ["template" if x in special else "question" for x in ids]
-            return PromptTokens(tuple(ids), tuple(texts), tuple(told))
+            parts: list[Segment] = ["template" if x in special else "question" for x in ids]
+            return PromptTokens(tuple(ids), tuple(texts), tuple(parts))
         part = self._parts(prompt, text)
         encoded = self._placed(prompt, text)
         made: list[tuple[str, Segment]] = []
@@ -415,6 +428,33 @@ class ChatFormat:
             tuple(x for x, _ in made),
             tuple(x for _, x in made),
         )
+
+    def _with_pieces(
+        self, told: PromptTokens, read: ReadPrompt, images: Sequence[ImagePart]
+    ) -> PromptTokens:
+        """Carry the parts of a rendered prompt over to the tokens that its processor made of it.
+
+        A processor puts pieces where a mark was, with tokens around them of which some are text.
+        """
+        assert self.vision is not None
+        texts = [str(self.tokenizer.decode([token])) for token in read.tokens]
+        parts: list[Segment] = ["template"] * len(texts)
+        same = SequenceMatcher(None, told.ids, read.tokens, autojunk=False)
+        for tag, start, end, first, last in same.get_opcodes():
+            if tag == "equal":
+                texts[first:last] = told.texts[start:end]
+                parts[first:last] = told.segments[start:end]
+                continue
+            # Text beside a mark may have been cut into other tokens.
+            content = [part for part in told.segments[start:end] if part != "template"]
+            for place in range(first, last):
+                if content and read.tokens[place] not in self.special_ids:
+                    parts[place] = content[-1]
+        for place, token in enumerate(read.tokens):
+            if token == self.vision.patch_id:
+                parts[place] = "image"
+        pieces = pieces_of(read, self.vision.patch_id, images, self.vision.processor)
+        return PromptTokens(tuple(read.tokens), tuple(texts), tuple(parts), read.vision, pieces)
 
     def special_token_mask(self, prompt: MessagesLike | Sequence[int]) -> list[bool]:
         """Tell which prompt tokens are not message content.
@@ -611,6 +651,7 @@ class ChatFormat:
                     offset += len(part)
                 else:
                     parts.append(part)
+                    offset += len(PLACE)
             marked.append(message.model_copy(update={"parts": tuple(parts)}))
         pieces = _MARKS.split(self._render(marked, add_generation_prompt=True))
         # re.split alternates template text and numbers of contents: t0, number, t1, number, t2 ...

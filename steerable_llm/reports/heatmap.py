@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from rich.console import Group, RenderableType
 from rich.panel import Panel
@@ -19,6 +20,37 @@ from steerable_llm.reports.parts import Rendered, visible
 _FOR, _AGAINST = (33, 102, 172), (178, 24, 43)  # blue and red of ColorBrewer's RdBu
 #: Segment of tokens that belong to the chat template and not to what anybody wrote.
 TEMPLATE = "template"
+#: Segment of tokens that are pieces of an image.
+IMAGE = "image"
+
+
+class Pieces(Protocol):
+    """An image of a prompt, and where its pieces lie; see `chat.pieces`."""
+
+    @property
+    def url(self) -> str:
+        """The picture as a data: URL."""
+        ...
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Its width and height."""
+        ...
+
+    @property
+    def rows(self) -> tuple[tuple[int, ...], ...]:
+        """The places of the tokens of each row of pieces."""
+        ...
+
+    @property
+    def lie_known(self) -> bool:
+        """Whether each piece has its place in the picture."""
+        ...
+
+    @property
+    def places(self) -> tuple[int, ...]:
+        """The places of all its tokens."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -33,6 +65,7 @@ class TokenScores:
         selectable: Whether each token could be picked; others count as zero.
         picked: Places of the tokens that were picked.
         beside: What stands below it, name to text, such as the answers.
+        pieces: Where the pieces of its images lie: their scores are drawn over the pictures.
     """
 
     title: str
@@ -42,6 +75,7 @@ class TokenScores:
     selectable: Sequence[bool]
     picked: Collection[int]
     beside: Mapping[str, str]
+    pieces: Sequence[Pieces] = ()
 
     @property
     def shares(self) -> list[float]:
@@ -63,7 +97,8 @@ class TokenScores:
 def heatmap(prompt: TokenScores) -> Rendered:
     """Return the heatmap of one prompt; Markdown has none.
 
-    In HTML each token tells its score when it is pointed at or focused. In a terminal template
+    In HTML each token tells its score when it is pointed at or focused, and those of an image lie
+    over the picture as the model saw it. In a terminal a piece of an image is a square, template
     tokens are dim, each part of the prompt starts on a line with its name, and picked tokens are
     bold, underlined and followed by their sign.
     """
@@ -91,7 +126,7 @@ def _terminal(prompt: TokenScores) -> RenderableType:
     before = None
     for place, token in enumerate(prompt.tokens):
         segment = prompt.segments[place]
-        shown = visible(token).replace("\n", "⏎")
+        shown = "▪" if segment == IMAGE else visible(token).replace("\n", "⏎")
         if segment == TEMPLATE:
             body.append(shown, "dim")
             continue
@@ -115,19 +150,39 @@ def _terminal(prompt: TokenScores) -> RenderableType:
 def _html(prompt: TokenScores) -> str:
     shares = prompt.shares
     runs: list[tuple[str, list[str]]] = []
+    pictures = {each.places[0]: each for each in prompt.pieces}
+    drawn = {place for each in prompt.pieces for place in each.places}
     for place, token in enumerate(prompt.tokens):
         segment = prompt.segments[place]
         if not runs or runs[-1][0] != segment:
             runs.append((segment, []))
-        runs[-1][1].append(_token(prompt, place, token, shares[place]))
+        if place in pictures:
+            runs[-1][1].append(_picture(prompt, pictures[place], shares))
+        elif place not in drawn:
+            runs[-1][1].append(_token(prompt, place, token, shares[place]))
     parts = "\n".join(
         f'<span class="run {escape(segment)}"><b>{escape(segment)}</b>{"".join(tokens)}</span>'
         for segment, tokens in runs
+        if tokens
     )
     beside = "".join(
         f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in prompt.beside.items()
     )
     return f"<article>\n<h2>{escape(prompt.title)}</h2>\n{parts}\n<dl>{beside}</dl>\n</article>"
+
+
+def _picture(prompt: TokenScores, pieces: Pieces, shares: Sequence[float]) -> str:
+    """Draw an image with its pieces over it, or below it where nobody knows how they lie."""
+    width, height = pieces.size
+    cells = "".join(_token(prompt, place, "", shares[place]) for place in pieces.places)
+    image = f'<img alt="image of the prompt" src="{pieces.url}">'
+    if not pieces.lie_known:
+        return f'<span class="picture">{image}</span><span class="strip">{cells}</span>'
+    grid = f"--columns:{len(pieces.rows[0])};--rows:{len(pieces.rows)}"
+    return (
+        f'<span class="picture" style="aspect-ratio:{width}/{height}">{image}'
+        f'<span class="grid" style="{grid}">{cells}</span></span>'
+    )
 
 
 def _token(prompt: TokenScores, place: int, token: str, share: float) -> str:
@@ -163,6 +218,18 @@ article h2 { font-size: 1rem; margin: 0 0 .5rem; }
 .against { background: rgb(var(--against) / calc(var(--s) * .75)); }
 .picked { outline: 2px solid currentColor; outline-offset: -1px; font-weight: 700; }
 .picked sup { font-size: .7em; }
+.image { border-left-color: #8a5a9e; }
+.picture { display: inline-block; position: relative; width: min(28rem, 100%); line-height: 0;
+  vertical-align: top; margin: .2rem .6rem .2rem 0; }
+.picture img { width: 100%; height: 100%; filter: grayscale(.6); }
+.grid { position: absolute; inset: 0; display: grid;
+  grid-template: repeat(var(--rows), 1fr) / repeat(var(--columns), 1fr); }
+.strip { display: inline-flex; flex-wrap: wrap; width: min(28rem, 100%); line-height: 0; }
+.strip .token { width: .7rem; height: .7rem; border: 1px solid var(--line); }
+.picture .token { border-radius: 0; min-width: 0; overflow: hidden; }
+.picture .picked { outline: 2px solid rgb(var(--for)); outline-offset: -2px; }
+.picture .picked.against { outline-color: rgb(var(--against)); }
+.picture sup { display: none; }
 .legend span { margin-right: 1.2rem; white-space: nowrap; }
 .legend i { padding: 0 .5rem; font-style: normal; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem .8rem; margin: .6rem 0 0; }

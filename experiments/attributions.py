@@ -169,6 +169,8 @@ class Bench:
             if pair.bad is None:
                 raise PairError(f"pair {pair.id} has no bad answer: leave it out")
             prompt = llm.chat_format.tokens(pair.messages)
+            if prompt.vision:
+                raise PairError(f"pair {pair.id} has an image, and only words are measured here")
             good, bad = (tuple(llm.encode_answer(text)) for text in (pair.good, pair.bad))
             encoded.append(EncodedPair(pair.id, prompt.ids, good, bad))
             self._content.append(tuple(i for i, t in enumerate(prompt.is_template) if not t))

@@ -121,6 +121,10 @@ def token_ablation(
         raise InvalidInputError(f"k must be at least 1, not {list(ks)}")
     pairs = []
     for one in attributions:
+        if "image" in one.segments:
+            raise InvalidInputError(
+                f"pair {one.pair_id} has an image, and only words are ablated here: leave it out"
+            )
         if one.bad is None:
             raise InvalidInputError(f"pair {one.pair_id} has no bad answer, so f has no other side")
         good, bad = (tuple(llm.encode_answer(text)) for text in (one.good, one.bad))

@@ -341,7 +341,7 @@ def test_settings_that_do_not_fit_the_model_are_refused(tiny_llm, change, error,
 
 
 def test_images_are_refused(tiny_llm):
-    with pytest.raises(PairError, match="images"):
+    with pytest.raises(PairError, match="holds an image"):
         build_vector(tiny_llm, [PreferencePair("q", "a", "b", images=["x.png"])], progress=False)
 
 

@@ -170,7 +170,7 @@ def test_a_text_without_an_image_is_read_too(case: Case) -> None:
 
 
 def test_a_preference_is_that_of_two_plain_passes(case: Case) -> None:
-    # Both answers stand behind one prompt, but where the attention's window is shorter than the row.
+    # Both answers stand behind one prompt, but where the attention has a window shorter than that.
     good, bad = (tuple(case.llm.encode_answer(text)) for text in (ANSWER, "A cat in a hat."))
     pair = EncodedPair("one", tuple(case.prompt.tokens), good, bad, case.prompt.vision)
     assert len(pair.stem) > 1

@@ -54,7 +54,9 @@ def build(
     revision: Revision = None,
     template: TemplateArguments = None,
     method: Annotated[str, typer.Option(help="How to build it; see docs/methods.md.")] = "grains",
-    preset: Annotated[str | None, typer.Option(help="'paper' for the paper's settings.")] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="'paper' or, with images, 'paper-vlm': the paper's settings.")
+    ] = None,
     layers: BuiltLayers = None,
     setting: Annotated[
         list[str] | None,
@@ -113,13 +115,15 @@ def build(
         from steerable_llm.methods.grains.attribution import attribution_page
 
         write_whole(heatmap, attribution_page(built.attributions).to_html())
-    from steerable_llm.reports.numbers import ranges
+    from steerable_llm.reports.numbers import percent, ranges
 
     usual = vector.usual_layers
     meanwhile = f": until it is, it steers layer {ranges(usual)}" if usual else ""
     layers, agreement = ranges(vector.layers), vector.provenance.agreement
     lines = [f"{out}: {len(given)} pairs, layers {layers}, not calibrated yet{meanwhile}"]
     lines += [agreement.line] if agreement else []
+    if isinstance(share := vector.provenance.facts.get("image_share"), float):
+        lines.append(f"{percent(share, 0)} of the selected positions are pieces of images")
     tell(as_json, {**summary(vector), "file": out}, lines)
 
 

@@ -354,6 +354,9 @@ class Report(BaseModel, frozen=True, extra="forbid"):
             facts.append(("Pairs", f"{self.provenance.pairs}, {said}"))
         if agreement := self.provenance.agreement:
             facts.append(("Before any evaluation", agreement.line))
+        if isinstance(share := self.provenance.facts.get("image_share"), float):
+            said = f"{numbers.percent(share, 0)} of them pieces of images"
+            facts.append(("Selected positions", said))
         if self.use is not None:
             steered = sum(self.use.steered.values())
             asked = sum(row.n for row in self.rows if row.arm == "none")

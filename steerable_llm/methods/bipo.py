@@ -28,6 +28,7 @@ from pydantic import BaseModel, Field
 from torch import Tensor
 from torch.nn.functional import kl_div, logsigmoid, normalize
 
+from steerable_llm.chat.vision import ReadPrompt
 from steerable_llm.errors import PairError, not_numbers
 from steerable_llm.methods.decision import decision_tokens
 from steerable_llm.methods.grains.grains import GrainsConfig, extract_grains
@@ -174,7 +175,7 @@ def extract_bipo(
     """Train a vector.
 
     Raises:
-        PairError: A pair with images; one without a bad answer, where it is needed; a gate or a
+        PairError: A pair without a bad answer, where it is needed; a gate or a
             divergence without pairs of the kind that it needs.
         SteerableError: The model's scores are not numbers.
     """
@@ -235,7 +236,7 @@ def _start(
 ) -> tuple[TrainableVector, Tensor]:
     """Return the vector to start from, without gates, and the states `[n, L, d]` it steers."""
     layers = _layers(llm, config)
-    prompts = [pair.prompt for pair in encoded]
+    prompts = [pair.read for pair in encoded]
     states = (
         _steered_states(llm, prompts, beside) if beside.is_active else read_states(llm, prompts)
     )
@@ -258,17 +259,21 @@ def _start(
     return vector, states
 
 
-def _steered_states(
-    llm: HookedModel, prompts: Sequence[Sequence[int]], steering: Steering
-) -> Tensor:
+def _steered_states(llm: HookedModel, prompts: Sequence[ReadPrompt], steering: Steering) -> Tensor:
     """Read every block's output at the last prompt position under a steering, `[n, L, d]`."""
     found = torch.empty(len(prompts), len(llm.blocks), text_config(llm.model).hidden_size)
-    order = sorted(range(len(prompts)), key=lambda place: len(prompts[place]))
-    for start in range(0, len(order), _ROWS):
-        places = order[start : start + _ROWS]
-        with torch.no_grad(), capture_site(llm.blocks, "block") as captured:
+    texts = [place for place, prompt in enumerate(prompts) if not prompt.vision]
+    texts.sort(key=lambda place: len(prompts[place].tokens))
+    passes = [texts[start : start + _ROWS] for start in range(0, len(texts), _ROWS)]
+    passes += [[place] for place, prompt in enumerate(prompts) if prompt.vision]
+    for places in passes:
+        with llm.turns, torch.no_grad(), capture_site(llm.blocks, "block") as captured:
             run_prompts(
-                llm, [prompts[place] for place in places], [steering] * len(places), share=False
+                llm,
+                [prompts[place].tokens for place in places],
+                [steering] * len(places),
+                prompts[places[0]].vision,
+                share=False,
             )
         for layer, states in captured.items():
             found[places, layer] = states[:, -1].float().cpu()

@@ -15,7 +15,7 @@ from steerable_llm.chat.context import question_alone
 from steerable_llm.chat.message import instructed
 from steerable_llm.errors import PairError
 from steerable_llm.methods.method import Extraction, Grid, Method
-from steerable_llm.methods.states import chosen_layers, prompt_scales, read_states, text_prompt
+from steerable_llm.methods.states import chosen_layers, prompt_scales, read_prompt, read_states
 from steerable_llm.pairs.pair import Pairs
 from steerable_llm.progress import Advance
 from steerable_llm.runtime.hooked_model import HookedModel
@@ -43,7 +43,7 @@ def extract_contextfocus(
     """Build the mean difference between prompts with and without their context.
 
     Raises:
-        PairError: No prompt has a context beside its question, or one has images.
+        PairError: No prompt has a context beside its question.
     """
     layers = chosen_layers(llm, config.layers)
     full, bare = [], []
@@ -51,11 +51,11 @@ def extract_contextfocus(
         question = question_alone(pair.messages)
         if question is None:
             continue
-        bare.append(text_prompt(llm, instructed(question, None), pair.id))
+        bare.append(read_prompt(llm, instructed(question, None), pair.id))
         messages = pair.messages
         if config.instruction is not None:
             messages = instructed(messages, config.instruction)
-        full.append(text_prompt(llm, messages, pair.id))
+        full.append(read_prompt(llm, messages, pair.id))
     if not full:
         raise PairError(
             "no prompt has a context beside its question, so there is nothing to contrast: mark "

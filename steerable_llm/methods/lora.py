@@ -17,10 +17,12 @@ from pydantic import BaseModel, Field
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from steerable_llm.chat.vision import ReadPrompt
 from steerable_llm.errors import PairError
-from steerable_llm.methods.states import text_prompt
+from steerable_llm.methods.states import read_prompt
 from steerable_llm.pairs.pair import Pairs
 from steerable_llm.progress import Advance
+from steerable_llm.runtime.blocks import find_decoder
 from steerable_llm.runtime.hooked_model import HookedModel
 from steerable_llm.runtime.lora import Lora, lora_layers
 from steerable_llm.runtime.merged_lora import require_peft
@@ -30,8 +32,8 @@ from steerable_llm.vector.provenance import Provenance
 from steerable_llm.vector.seen import hashes_of, kept
 from steerable_llm.vector.steering import Steering
 
-Answered = tuple[list[int], list[int]]
-"""Token ids of a prompt and of an answer to it."""
+Answered = tuple[ReadPrompt, list[int]]
+"""A prompt and the token ids of an answer to it."""
 
 
 class LoraSettings(BaseModel, frozen=True, extra="forbid"):
@@ -77,7 +79,7 @@ def train_lora(
         progress: Called with the number of pairs that are done in the first epoch.
 
     Raises:
-        PairError: No pairs, one without a bad answer for DPO, or one with images.
+        PairError: No pairs, one without a bad answer for DPO, or one that the model does not read.
         PromptTooLongError: Prompt and answer do not fit the context window.
         MissingExtraError: peft is not installed.
     """
@@ -87,12 +89,11 @@ def train_lora(
     fingerprint = llm.fingerprint
     rows = [_rows(llm, pair, config) for pair in pairs]
     plain = _plain_log_probs(llm, rows) if config.objective == "dpo" else []
-    targets = config.targets if isinstance(config.targets, str) else list(config.targets)
     lora = peft.LoraConfig(
         r=config.rank,
         lora_alpha=config.alpha,
         lora_dropout=0.0,
-        target_modules=targets,
+        target_modules=_targets(llm, config),
         task_type="CAUSAL_LM",
     )
     losses: list[float] = []
@@ -134,9 +135,25 @@ def train_lora(
     )
 
 
+def _targets(llm: HookedModel, config: LoraSettings) -> str | list[str]:
+    """Return which layers peft is to adapt: of a model that reads images, the decoder's alone."""
+    everything = config.targets == "all-linear"
+    if isinstance(config.targets, str) and not (everything and llm.supports_images):
+        return config.targets
+    if not llm.supports_images:
+        return list(config.targets)
+    decoder = find_decoder(llm.model, llm.blocks)
+    inside = {id(module) for module in decoder.modules() if isinstance(module, torch.nn.Linear)}
+    return [
+        name
+        for name, module in llm.model.named_modules()
+        if id(module) in inside and (everything or name.rpartition(".")[2] in config.targets)
+    ]
+
+
 def _rows(llm: HookedModel, pair: Any, config: LoraSettings) -> tuple[Answered, ...]:
     """The good answer, and for DPO the bad one."""
-    prompt = text_prompt(llm, pair.messages, pair.id)
+    prompt = read_prompt(llm, pair.messages, pair.id)
     answers = [pair.good]
     if config.objective == "dpo":
         if pair.bad is None:
@@ -146,7 +163,7 @@ def _rows(llm: HookedModel, pair: Any, config: LoraSettings) -> tuple[Answered, 
             )
         answers.append(pair.bad)
     rows = tuple((prompt, llm.encode_answer(answer)) for answer in answers)
-    llm.check_fit(len(prompt), max(len(answer) for _, answer in rows))
+    llm.check_fit(len(prompt.tokens), max(len(answer) for _, answer in rows))
     return rows
 
 
@@ -160,8 +177,14 @@ def _plain_log_probs(
 
 
 def _log_probs(llm: HookedModel, rows: Sequence[tuple[Answered, ...]]) -> Tensor:
-    items = [Scored(prompt, answer, Steering.none()) for pair in rows for prompt, answer in pair]
-    return torch.stack([x.sum() for x in answer_log_probs(llm, items)])
+    items = [
+        Scored(prompt.tokens, answer, Steering.none(), prompt.vision)
+        for pair in rows
+        for prompt, answer in pair
+    ]
+    with llm.turns:
+        log_probs = answer_log_probs(llm, items)
+    return torch.stack([x.sum() for x in log_probs])
 
 
 def _loss(

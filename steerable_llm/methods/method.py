@@ -104,8 +104,9 @@ class Method:
         extract: (llm, pairs, config, progress) -> Extraction, from an unsteered model, pairs (one
             at least) and the method's settings; `progress` is called with the number of pairs that
             are done since the last call. It raises `PairError` for a pair that the method cannot
-            use (images, no bad answer), `PromptTooLongError` where prompt and answer do not fit the
-            context window, and `InvalidInputError` for a layer the model does not have.
+            use (no bad answer, an image that the model does not read), `PromptTooLongError` where
+            prompt and answer do not fit the context window, and `InvalidInputError` for a layer the
+            model does not have.
         presets: Named settings.
         application: What its vectors steer, and how.
         grid: What is tried for it on dev data.

@@ -6,12 +6,13 @@ fit into memory; only the answers' tokens are run anew, with gradients. Else it 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from steerable_llm.methods.states import text_prompt
+from steerable_llm.chat.vision import ReadPrompt
+from steerable_llm.methods.states import read_prompt
 from steerable_llm.pairs.pair import Pairs
 from steerable_llm.runtime.hooked_model import HookedModel
 from steerable_llm.runtime.memory import memory_of
@@ -32,11 +33,18 @@ class AnsweredPair:
         prompt: Chat template applied.
         good: The preferred answer.
         bad: The other one; empty where there is none.
+        vision: What the model takes beside the tokens of the prompt.
     """
 
     prompt: tuple[int, ...]
     good: tuple[int, ...]
     bad: tuple[int, ...] = ()
+    vision: Mapping[str, Tensor] = field(default_factory=dict, compare=False)
+
+    @property
+    def read(self) -> ReadPrompt:
+        """The prompt as the model takes it."""
+        return ReadPrompt(list(self.prompt), self.vision)
 
 
 def answered(llm: HookedModel, pairs: Pairs, whole: bool = True) -> list[AnsweredPair]:
@@ -49,19 +57,19 @@ def answered(llm: HookedModel, pairs: Pairs, whole: bool = True) -> list[Answere
             keeps one token at least.
 
     Raises:
-        PairError: A pair with images.
+        PairError: A pair whose images the model does not read.
         PromptTooLongError: Prompt and answer do not fit the context window.
     """
     found = []
     for pair in pairs:
-        prompt = text_prompt(llm, pair.messages, pair.id)
+        prompt = read_prompt(llm, pair.messages, pair.id)
         good = tuple(llm.encode_answer(pair.good))
         bad = tuple(llm.encode_answer(pair.bad)) if pair.bad is not None else ()
-        llm.check_fit(len(prompt), max(len(good), len(bad)))
+        llm.check_fit(len(prompt.tokens), max(len(good), len(bad)))
         if not whole and bad:
             shared = shared_end(good, bad)
             good, bad = good[: len(good) - shared], bad[: len(bad) - shared]
-        found.append(AnsweredPair(tuple(prompt), good, bad))
+        found.append(AnsweredPair(tuple(prompt.tokens), good, bad, prompt.vision))
     return found
 
 
@@ -94,7 +102,9 @@ class PairAnswers:
         self.pairs = pairs
         self._llm = llm
         self._passes = [list(_passes(pairs, batch)) for batch in batches]
-        serves = Prefilled.serves(llm, [pair.prompt for pair in pairs], scope)
+        serves = not any(pair.vision for pair in pairs) and Prefilled.serves(
+            llm, [pair.prompt for pair in pairs], scope
+        )
         self._kept: dict[tuple[int, ...], Prefilled] | None = {} if serves else None
         self._room = memory_budget or int(memory_of(llm.device) * MEMORY_SHARE)
 
@@ -137,11 +147,13 @@ class PairAnswers:
     ) -> list[Tensor]:
         if self._kept is not None:
             return self._prefilled(places).answer_logits(rows, steering)
+        pairs = [self.pairs[place] for place in places]
         items = [
-            Scored(list(self.pairs[places[row]].prompt), list(answer), steering)
+            Scored(list(pairs[row].prompt), list(answer), steering, pairs[row].vision)
             for row, answer in rows
         ]
-        found = dict(answer_logits(self._llm, items))
+        with self._llm.turns:
+            found = dict(answer_logits(self._llm, items))
         return [found[index] for index in range(len(items))]
 
     def _prefilled(self, places: tuple[int, ...]) -> Prefilled:

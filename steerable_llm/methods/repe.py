@@ -21,6 +21,7 @@ from pydantic import model_validator
 from torch import Tensor
 
 from steerable_llm.chat.message import instructed
+from steerable_llm.chat.vision import ReadPrompt
 from steerable_llm.errors import AttributionError
 from steerable_llm.methods.aggregation import aggregate
 from steerable_llm.methods.method import Extraction, Grid, Method
@@ -30,8 +31,8 @@ from steerable_llm.methods.states import (
     answer_states,
     chosen_layers,
     prompt_scales,
+    read_prompt,
     read_states,
-    text_prompt,
 )
 from steerable_llm.pairs.pair import Pairs, PreferencePair
 from steerable_llm.progress import Advance
@@ -110,8 +111,8 @@ def _coins(number: int, seed: int) -> list[int]:
     return [int(sign) for sign in signs[torch.randperm(number, generator=source)]]
 
 
-def _instructed(llm: HookedModel, pair: PreferencePair, instruction: str) -> list[int]:
-    return text_prompt(llm, instructed(pair.messages, instruction), pair.id)
+def _instructed(llm: HookedModel, pair: PreferencePair, instruction: str) -> ReadPrompt:
+    return read_prompt(llm, instructed(pair.messages, instruction), pair.id)
 
 
 REPE = Method(

@@ -7,7 +7,8 @@ import torch
 from pydantic import BaseModel, Field
 from torch import Tensor
 
-from steerable_llm.chat.message import MessagesLike, as_messages
+from steerable_llm.chat.message import MessagesLike
+from steerable_llm.chat.vision import ReadPrompt
 from steerable_llm.errors import InvalidInputError, PairError
 from steerable_llm.methods.decision import stem_length
 from steerable_llm.pairs.pair import Pairs
@@ -37,28 +38,30 @@ ANSWER_PLACES: tuple[Mapping[str, Any], ...] = ({}, {"answer_tokens": 2})
 
 
 def read_states(
-    llm: HookedModel, texts: Sequence[Sequence[int]], site: Site = "block", last: int = 1
+    llm: HookedModel, texts: Sequence[ReadPrompt], site: Site = "block", last: int = 1
 ) -> Tensor:
     """Read every block's activations at the end of texts.
 
     Args:
         llm: The model; it is run unsteered.
-        texts: Token ids, none empty; batched by length.
+        texts: None empty; batched by length, those with images run by themselves.
         site: Which activations.
         last: Take the mean over so many last tokens (over all, where a text is shorter).
 
     Returns:
         float32 [n, L, width] on the CPU.
     """
-    order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
+    order = sorted(range(len(texts)), key=lambda i: (bool(texts[i].vision), -len(texts[i].tokens)))
     found: dict[int, Tensor] = {}
     while order:
-        width = len(texts[order[0]])
-        size = max(1, TOKENS_PER_PASS // width)
-        batch, order = order[:size], order[size:]
-        captured = site_states(llm, [texts[i] for i in batch], site)
+        width = len(texts[order[0]].tokens)
+        vision = texts[order[0]].vision
+        size = 1 if vision else max(1, TOKENS_PER_PASS // width)
+        batch = [i for i in order[:size] if vision or not texts[i].vision]
+        order = order[len(batch) :]
+        captured = site_states(llm, [texts[i].tokens for i in batch], site, vision)
         for row, i in enumerate(batch):
-            end = len(texts[i])
+            end = len(texts[i].tokens)
             tail = slice(max(0, end - last), end)
             states = [h[row, tail].float().mean(0).cpu() for h in captured]
             found[i] = torch.stack(states)
@@ -87,10 +90,10 @@ def answer_states(
         Two times float32 [n, L, width].
 
     Raises:
-        PairError: A pair without a bad answer, or with images.
+        PairError: A pair without a bad answer, or whose images the model does not read.
         PromptTooLongError: Prompt and answer do not fit the context window.
     """
-    texts: tuple[list[list[int]], list[list[int]]] = ([], [])
+    texts: tuple[list[ReadPrompt], list[ReadPrompt]] = ([], [])
     for pair in pairs:
         if pair.bad is None:
             raise PairError(
@@ -98,12 +101,12 @@ def answer_states(
                 'one, leave the pair out, or use method="contextfocus" or grains with '
                 'objective="likelihood"'
             )
-        prompt = text_prompt(llm, pair.messages, pair.id)
+        prompt = read_prompt(llm, pair.messages, pair.id)
         answers = [_without_end(llm, answer) for answer in (pair.good, pair.bad)]
         end = None if answer_tokens is None else stem_length(*answers) + answer_tokens
         for ends, answer in zip(texts, answers, strict=True):
-            llm.check_fit(len(prompt), len(answer[:end]))
-            ends.append([*prompt, *answer[:end]])
+            llm.check_fit(len(prompt.tokens), len(answer[:end]))
+            ends.append(llm.followed(prompt, answer[:end]))
     good, bad = (read_states(llm, ends, site, last) for ends in texts)
     if progress is not None:
         progress(len(pairs))
@@ -126,7 +129,7 @@ def prompt_scales(
     llm: HookedModel, pairs: Pairs, layers: Sequence[int], site: Site = "block"
 ) -> dict[int, float]:
     """Return the mean length of a site's activations at the last prompt position, per block."""
-    states = read_states(llm, [llm.encode(pair.messages) for pair in pairs], site)
+    states = read_states(llm, [llm.chat_format.read(pair.messages) for pair in pairs], site)
     # A part that gives nothing at all has no length to take shares of; any number will do.
     lengths = states.norm(dim=-1).mean(0).clamp_min(torch.finfo(torch.float32).tiny)
     return {layer: float(lengths[layer]) for layer in layers}
@@ -147,16 +150,16 @@ def chosen_layers(llm: HookedModel, wanted: Sequence[int] | None) -> tuple[int, 
     return layers
 
 
-def text_prompt(llm: HookedModel, messages: MessagesLike, pair_id: str) -> list[int]:
-    """Return the token ids of a prompt without images.
+def read_prompt(llm: HookedModel, messages: MessagesLike, pair_id: str) -> ReadPrompt:
+    """Return the prompt of a pair as the model takes it, images and all.
 
     Raises:
-        PairError: There are images.
+        PairError: The model does not take it; the message names the pair.
     """
-    prompt = as_messages(messages)
-    if any(message.images for message in prompt):
-        raise PairError(f"pair {pair_id} has images: this method takes text prompts only")
-    return llm.encode(prompt)
+    try:
+        return llm.chat_format.read(messages)
+    except InvalidInputError as error:
+        raise PairError(f"pair {pair_id}: {error}") from error
 
 
 def _without_end(llm: HookedModel, answer: str) -> list[int]:

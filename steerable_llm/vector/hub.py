@@ -258,6 +258,14 @@ def _front_matter(vector: SteeringVector) -> str:
     return f"---\n{data.to_yaml()}\n---\n\n"
 
 
+def _images(vector: SteeringVector) -> str:
+    """Tell, of a vector that was built from images, which share of what was selected they are."""
+    share = vector.provenance.facts.get("image_share")
+    if not isinstance(share, float):
+        return ""
+    return f"\n| Selected positions in images | {100 * share:.0f} % |"
+
+
 def _short_card(vector: SteeringVector, repo_id: str) -> str:
     calibration = vector.calibration
     strength = (
@@ -274,7 +282,7 @@ No evaluation came with this vector, so nothing here says what it does or what i
 | Model | `{vector.fingerprint.short}` |
 | Vector fingerprint | `{vector.fingerprint_id}` |
 | Blocks | {", ".join(map(str, vector.layers))} |
-| Method | {vector.provenance.method or "unknown"} |
+| Method | {vector.provenance.method or "unknown"} |{_images(vector)}
 | Strength | {strength} |
 
 ```python

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from steerable_llm.chat.context import Segment
+from steerable_llm.chat.pieces import Pieces
 from steerable_llm.errors import AttributionError, InvalidInputError
 from steerable_llm.reports.heatmap import LEGEND, TokenScores, heatmap
 from steerable_llm.reports.numbers import percent
@@ -201,6 +202,7 @@ class PairAttribution:
         good: The preferred answer.
         bad: The dispreferred answer, if there is one.
         verified: Positions whose scores are what f really loses without the token.
+        pieces: Where the pieces of the prompt's images lie.
     """
 
     pair_id: str
@@ -217,6 +219,7 @@ class PairAttribution:
     good: str
     bad: str | None
     verified: tuple[int, ...] = ()
+    pieces: tuple[Pieces, ...] = ()
 
     def token_scores(self) -> TokenScores:
         """Return what a heatmap shows of it."""
@@ -232,6 +235,7 @@ class PairAttribution:
             scores=self.scores.tolist(),
             selectable=self.selectable,
             picked={*self.positive, *self.negative},
+            pieces=self.pieces,
             beside={"good": self.good} | ({"bad": self.bad} if self.bad is not None else {}),
         )
 

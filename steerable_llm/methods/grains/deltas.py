@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from steerable_llm.methods.grains.objective import PreferenceObjective
-from steerable_llm.runtime.forward import site_states
+from steerable_llm.methods.grains.budget import forward_bytes
+from steerable_llm.methods.grains.merged import Objective
 from steerable_llm.runtime.hooked_model import HookedModel
 
 
@@ -27,7 +27,7 @@ class _Job:
 
 def contrastive_deltas(
     llm: HookedModel,
-    objective: PreferenceObjective,
+    objective: Objective,
     selected: Sequence[tuple[tuple[int, ...], tuple[int, ...]]],
     baseline: Tensor,
     layers: Sequence[int],
@@ -35,7 +35,7 @@ def contrastive_deltas(
     """Return h(x) - h(x without I+), h(x) - h(x without I-) and h(x).
 
     h is the raw output of L blocks at the decision, and I+ and I- are the positions
-    `selected` per pair, whose embeddings the baseline [d] replaces. A pair without tokens of a sign
+    `selected` per pair, whose embeddings the baseline replaces. A pair without tokens of a sign
     gives no delta of it.
 
     Returns:
@@ -46,12 +46,10 @@ def contrastive_deltas(
         inputs = []
         for job in batch:
             row = objective.embeddings(job.pair).clone()
-            row[list(job.removed)] = baseline.to(row.dtype)
-            inputs.append(objective.read(job.pair, row))
-        captured = site_states(llm, inputs)
-        rows = torch.arange(len(batch))
-        last = torch.tensor([job.length - 1 for job in batch])
-        found = torch.stack([captured[i][rows, last].float().cpu() for i in layers], dim=1)
+            removed = list(job.removed)
+            row[removed] = objective.neutral(job.pair, baseline)[removed].to(row.dtype)
+            inputs.append((job.pair, row))
+        found = objective.decision_states(llm, inputs)[:, list(layers)]
         states.update({(job.pair, job.sign): h for job, h in zip(batch, found, strict=True)})
     whole = torch.stack([states[pair, 0] for pair in range(len(selected))])
     plus, minus = (
@@ -63,7 +61,7 @@ def contrastive_deltas(
 
 
 def _jobs(
-    objective: PreferenceObjective, selected: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]
+    objective: Objective, selected: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]
 ) -> list[_Job]:
     jobs = []
     for pair, (positive, negative) in enumerate(selected):
@@ -77,12 +75,10 @@ def _jobs(
     return sorted(jobs, key=lambda job: -job.length)  # stable: a pair's inputs stay together
 
 
-def _batches(
-    jobs: Sequence[_Job], objective: PreferenceObjective, depth: int
-) -> Iterator[list[_Job]]:
+def _batches(jobs: Sequence[_Job], objective: Objective, depth: int) -> Iterator[list[_Job]]:
     start = 0
     while start < len(jobs):
-        cost = objective.forward_bytes(jobs[start].length, kept_blocks=depth)
+        cost = forward_bytes(objective.reader, jobs[start].length, kept_blocks=depth)
         stop = start + max(1, objective.memory_budget // cost)
         yield list(jobs[start:stop])
         start = stop

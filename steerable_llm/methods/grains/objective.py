@@ -6,8 +6,8 @@ from the first token in which they differ. A point on a path, of any pair, is on
 of similar length share a batch that stays within a memory budget. Gradients go to the inputs only.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
 import torch
@@ -16,15 +16,10 @@ from transformers import PreTrainedModel
 
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.methods.decision import stem_length
-from steerable_llm.runtime.blocks import text_config
-from steerable_llm.runtime.forward import frozen
-from steerable_llm.runtime.memory import memory_of
+from steerable_llm.methods.grains.budget import default_budget, row_bytes
+from steerable_llm.runtime.forward import frozen, site_states
+from steerable_llm.runtime.hooked_model import HookedModel
 from steerable_llm.runtime.packed import AnswerReader, Batch, Branch, Group, RowShape
-
-CPU_TOKENS = 1024
-"""Tokens per batch on a CPU: enough for full speed, more only leaves the caches."""
-MEMORY_SHARE = 0.4
-"""Share of the memory that a batch may fill: an accelerator's free memory, or the machine's."""
 
 
 @dataclass(frozen=True)
@@ -36,12 +31,14 @@ class EncodedPair:
         prompt: Token ids, chat template applied with generation prompt.
         good: Token ids of the preferred answer with its end of turn.
         bad: The same for the dispreferred answer; empty for objective "likelihood".
+        vision: What the model takes beside the tokens of a prompt with images.
     """
 
     pair_id: str
     prompt: tuple[int, ...]
     good: tuple[int, ...]
     bad: tuple[int, ...] = ()
+    vision: Mapping[str, Tensor] = field(default_factory=dict, compare=False)
 
     @property
     def stem(self) -> tuple[int, ...]:
@@ -96,11 +93,7 @@ class PreferenceObjective:
         Raises:
             InvalidInputError: No pairs, or one without tokens.
         """
-        if not pairs:
-            raise InvalidInputError("there are no pairs: give at least one")
-        for pair in pairs:
-            if not pair.prompt or not pair.good:
-                raise InvalidInputError(f"pair {pair.pair_id} has an empty prompt or answer")
+        check(pairs)
         self.model = model
         self.pairs = tuple(pairs)
         self.reduction = reduction
@@ -108,7 +101,7 @@ class PreferenceObjective:
         self.reader = AnswerReader(model)
         example = max(range(len(pairs)), key=lambda i: _tells(self.shapes[i]))
         self.reader.learn(self.shapes[example], self.read(example, self.embeddings(example)))
-        self.memory_budget = memory_budget or self._default_budget()
+        self.memory_budget = memory_budget or default_budget(self.reader)
 
     def embeddings(self, index: int) -> Tensor:
         """Return a pair's prompt embeddings x, [T, d]."""
@@ -118,6 +111,20 @@ class PreferenceObjective:
         """Return prompts [..., T, d] of a pair followed by its stem, up to the decision."""
         stem = self.reader.embed(self.pairs[index].stem).to(prompts.dtype)
         return torch.cat([prompts, stem.expand(*prompts.shape[:-2], -1, -1)], dim=-2)
+
+    def neutral(self, index: int, baseline: Tensor) -> Tensor:
+        """Return a pair's prompt where every token is the baseline [d]: [T, d]."""
+        return baseline.expand(len(self.pairs[index].prompt), -1)
+
+    def decision_states(self, llm: HookedModel, prompts: Sequence[tuple[int, Tensor]]) -> Tensor:
+        """Return what all blocks give at the decision after prompts of pairs, [T, d] each.
+
+        Float32 [N, L, d], on the CPU.
+        """
+        rows = [self.read(index, prompt) for index, prompt in prompts]
+        captured = site_states(llm, rows)
+        at = torch.arange(len(rows)), torch.tensor([len(row) - 1 for row in rows])
+        return torch.stack([states[at].float().cpu() for states in captured], dim=1)
 
     def values(self, points: Sequence[tuple[int, Tensor]]) -> list[Tensor]:
         """Return f at points of pairs, [N, T, d], without gradients: float32 [N], on the CPU."""
@@ -248,7 +255,7 @@ class PreferenceObjective:
                 room, before = 0, packed[entry]
             count = len(points[entry][1])
             # Later rows are shorter and padded to the first one's length: cost is the first's.
-            cost = sum(self._row_bytes(row, gradients) for row in rows[entry])
+            cost = sum(row_bytes(self.reader, row, gradients) for row in rows[entry])
             start = 0
             while start < count:
                 if room < 1:
@@ -260,40 +267,18 @@ class PreferenceObjective:
                 start = stop
         return chunks
 
-    def _row_bytes(self, shape: RowShape, gradients: bool) -> int:
-        """Estimate the activations that one row of answers holds on to, in bytes."""
-        depth = int(text_config(self.model).num_hidden_layers) if gradients else 1
-        head = shape.reads if self.reader.reads_positions else shape.length
-        mask = shape.length**2 * self.reader.dtype.itemsize
-        logits = 3 * 4 * head * int(text_config(self.model).vocab_size)
-        return depth * self._block_bytes(shape.length) + mask + logits
 
-    def forward_bytes(self, length: int, kept_blocks: int) -> int:
-        """Estimate the bytes of one row without answers whose block outputs are kept."""
-        width = int(text_config(self.model).hidden_size)
-        return self._block_bytes(length) + kept_blocks * length * width * self.reader.dtype.itemsize
+def check(pairs: Sequence[EncodedPair]) -> None:
+    """Make sure that there are pairs, and tokens in each.
 
-    def _block_bytes(self, length: int) -> int:
-        """Estimate what one block keeps for its gradient, in bytes per row.
-
-        Per token: the inputs of both norms, of the four attention and three feed-forward
-        products, and the elementwise steps between them: about 16 d + 5 d_ff numbers.
-        """
-        config = text_config(self.model)
-        width = int(config.hidden_size)
-        inner = int(getattr(config, "intermediate_size", None) or 4 * width)
-        size = self.reader.dtype.itemsize
-        block = length * (16 * width + 5 * inner) * size
-        if getattr(config, "_attn_implementation", None) == "eager":
-            block += 3 * int(config.num_attention_heads) * length**2 * size
-        return block
-
-    def _default_budget(self) -> int:
-        room = int(memory_of(self.reader.device) * MEMORY_SHARE)
-        if self.reader.device.type == "cuda":
-            return room
-        depth = int(text_config(self.model).num_hidden_layers)
-        return min(depth * self._block_bytes(CPU_TOKENS), room)
+    Raises:
+        InvalidInputError: There are none.
+    """
+    if not pairs:
+        raise InvalidInputError("there are no pairs: give at least one")
+    for pair in pairs:
+        if not pair.prompt or not pair.good:
+            raise InvalidInputError(f"pair {pair.pair_id} has an empty prompt or answer")
 
 
 def _tells(shape: RowShape) -> tuple[int, int, int]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from steerable_llm.methods.grains.objective import PreferenceObjective
+from steerable_llm.methods.grains.merged import Objective
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Unchecked:
 
 
 def verified_scores(
-    objective: PreferenceObjective,
+    objective: Objective,
     unchecked: Mapping[int, Unchecked],
     baseline: Tensor,
     count: int,
@@ -48,7 +48,7 @@ def verified_scores(
     Args:
         objective: Of the pairs.
         unchecked: By the pair's index.
-        baseline: What a masked token's embedding is replaced by, [d].
+        baseline: What a masked token's embedding is replaced by, see `Objective.neutral`.
         count: Candidates per pair, at most.
         values: F of the whole prompts, by the pair's index, where it is known.
 
@@ -66,7 +66,8 @@ def verified_scores(
     for i, places in chosen.items():
         x = objective.embeddings(i)
         rows = x.repeat(len(places) + (i not in values), 1, 1)
-        rows[range(len(places)), list(places)] = baseline.to(x.dtype)
+        neutral = objective.neutral(i, baseline)[list(places)]
+        rows[range(len(places)), list(places)] = neutral.to(x.dtype)
         points.append((i, rows))
         # Prompts without a token wait on the device until they are read.
         if sum(each.nbytes for _, each in points) > objective.memory_budget:

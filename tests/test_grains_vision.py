@@ -230,7 +230,7 @@ def test_a_vector_is_built_from_a_file_on_the_command_line(
         llm.model.save_pretrained(tmp_path / "model")
         llm.chat_format.vision.processor.save_pretrained(tmp_path / "model")  # type: ignore[union-attr]
     else:  # its processor cannot be read again without torchvision
-        monkeypatch.setattr("steerable_llm.cli.learn.load_model", lambda *_: llm)
+        monkeypatch.setattr("steerable_llm.cli.learn.load_model", lambda *_, **__: llm)
     PAIRS.to_jsonl(tmp_path / "pairs.jsonl")
     said = steerable(
         "build", "pairs.jsonl", "--model", tmp_path / "model", "--preset", "paper-vlm",

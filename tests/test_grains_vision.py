@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -207,6 +208,20 @@ def test_a_neutral_word_has_no_features_and_a_mean_piece_has_the_mean_ones() -> 
         neutral = objective.neutral(0, objective.baseline(torch.ones(d), mean=mean))
         assert torch.equal(neutral[~image][:, d:], torch.zeros(int((~image).sum()), d))
     assert torch.equal(neutral[image][0], rows[image].mean(0))
+
+
+def test_answers_stay_what_they_are_while_a_vector_is_built() -> None:
+    # Qwen2-VL keeps the positions of its latest prompt on itself.
+    llm = vision_llm("qwen2_vl")
+    asked = [PAIRS[0].messages, PAIRS[3].messages] * 4
+    expected = [llm.generate(messages, max_new_tokens=12).token_ids for messages in asked]
+    alone = build_vector(llm, PAIRS, progress=False)
+    with ThreadPoolExecutor(3) as pool:
+        built = pool.submit(build_vector, llm, PAIRS, progress=False)
+        found = list(pool.map(lambda m: llm.generate(m, max_new_tokens=12).token_ids, asked))
+    assert found == expected
+    for layer, direction in alone.directions.items():
+        torch.testing.assert_close(built.result().directions[layer], direction)
 
 
 def test_pairs_without_an_image_to_look_at_are_told(llava: SteerableHFLLM) -> None:

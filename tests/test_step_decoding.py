@@ -282,12 +282,11 @@ def test_a_step_that_inherits_may_take_back_what_it_inherits() -> None:
     assert given("chat") == (None, None)
 
 
-def test_a_prompt_with_an_image_is_answered_without_the_steps_contrast() -> None:
+def test_a_prompt_with_an_image_keeps_the_steps_contrast() -> None:
     picture = "data:image/png;base64,iVBORw0KGgo="
     content = [{"type": "text", "text": WITH}, {"type": "image_url", "image_url": {"url": picture}}]
     found = decided({"contrast": 0.5}, Asked([{"role": "user", "content": content}], "answer"))
-    assert found.contrast is None
-    assert "images" in found.reasons[-1]
+    assert found.contrast == Contrast("cad", 0.5)
 
 
 # The file.
@@ -366,7 +365,8 @@ def test_a_template_without_system_messages_gets_it_before_the_users_words(
     [prompt] = encode(llm, requests, llm.decide(asked(requests)))
     told, alone = ([{"role": "user", "content": f"{STRICT}\n\n{x}"}] for x in (WITH, BARE))
     assert prompt.tokens == plain.encode(told)
-    assert prompt.bare == plain.encode(alone)  # the instruction is no part of the context
+    assert prompt.bare is not None
+    assert prompt.bare.tokens == plain.encode(alone)  # the instruction is no part of the context
 
 
 def test_an_instruction_counts_in_the_context_window(tiny_llm: SteerableHFLLM) -> None:

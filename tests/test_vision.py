@@ -19,11 +19,14 @@ from adapter_models import random_vector
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
 from llama_index.core.base.llms.types import ChatMessage, ImageBlock, TextBlock
 from PIL import Image
+from slow_vision import slow_inputs
 from vision_models import VISION_FAMILIES, vision_llm
 
 from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.answer.request import GenerationRequest
+from steerable_llm.chat.context import question_alone
 from steerable_llm.chat.images import PLACE
+from steerable_llm.chat.message import as_messages
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.evaluation.arms import Arm
 from steerable_llm.evaluation.divergence import KlMeter
@@ -273,9 +276,25 @@ def test_words_that_spell_the_models_own_mark_are_told_and_read_without_images(
     assert llms[family].generate(earlier, max_new_tokens=TOKENS).token_ids
 
 
-def test_contrast_is_not_for_images(llava: SteerableHFLLM) -> None:
-    with pytest.raises(InvalidInputError, match=r"contrast .* does not read images"):
-        llava.generate(about(picture()), contrast=Contrast("cad", 0.5))
+def test_a_contrast_leaves_the_image_on_both_sides(llm: SteerableHFLLM) -> None:
+    text = "Context:\nThe shop is in Lyon.\n\nQuestion: Where is it?"
+    contrast = Contrast("cad", 0.5)
+    answer = llm.generate(about(picture(), text), contrast=contrast, max_new_tokens=TOKENS)
+    ids: list[int] = []
+    asked = as_messages(about(picture(), text))
+    bare = question_alone(asked)
+    assert bare is not None
+    assert bare[0].images == asked[0].images
+    for token in answer.token_ids:
+        with torch.no_grad():
+            full, without = (
+                llm.model(**slow_inputs(llm, messages, ids)).logits[0, -1]
+                for messages in (asked, bare)
+            )
+        assert int((1.5 * full - 0.5 * without).argmax()) == token
+        ids.append(token)
+    plain = llm.generate(about(picture()), contrast=contrast, max_new_tokens=TOKENS)
+    assert plain.token_ids == llm.generate(about(picture()), max_new_tokens=TOKENS).token_ids
 
 
 def test_a_prompt_with_its_image_that_does_not_fit_is_refused(llava: SteerableHFLLM) -> None:
@@ -483,11 +502,14 @@ def test_items_with_images_are_measured_as_the_model_answers_them(llm: Steerable
     )
 
 
-def test_a_contrast_over_an_image_is_refused_in_an_evaluation(llava: SteerableHFLLM) -> None:
+def test_a_contrast_over_an_image_is_measured_as_it_answers(llm: SteerableHFLLM) -> None:
     text = "Context:\nThe shop is in Lyon.\n\nQuestion: Where is the shop?"
     item = EvaluationItem(
         id="a", category="c", messages=about(picture(), text), good="Lyon.", bad="Nice."
     )
     arms = [Arm("none", Steering.none()), Arm("cad", Steering.none(), contrast=Contrast("cad"))]
-    with pytest.raises(InvalidInputError, match=r"contrast .* does not read images"):
-        measure(llava, arms, [item], TOKENS)
+    found = measure(llm, arms, [item], TOKENS)
+    for arm, (outcome,) in zip(arms, found, strict=True):
+        answer = llm.generate(item.messages, arm.steering, contrast=arm.contrast,
+                              max_new_tokens=TOKENS)  # fmt: skip
+        assert outcome.tokens == answer.token_ids

@@ -12,6 +12,7 @@ from steerable_llm.answer.engine import Prompt
 from steerable_llm.answer.request import GenerationRequest
 from steerable_llm.chat.context import question_alone
 from steerable_llm.chat.template import ChatFormat
+from steerable_llm.chat.vision import ReadPrompt
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.policy.decision import Asked, SteeringDecision
 
@@ -74,10 +75,6 @@ def _prompt(llm: SteerableHFLLM, request: GenerationRequest, decision: SteeringD
     read = chat.read(messages, tools=tools)
     if not read.tokens:
         raise InvalidInputError("the prompt is empty: give a text")
-    if read.vision and request.contrast is not None:
-        raise InvalidInputError(
-            "contrast compares texts and does not read images: leave contrast or the images out"
-        )
     length = request.length(llm.context_window - len(read.tokens))
     llm.check_fit(len(read.tokens), length)
     calls = chat.tool_format if tools else None
@@ -103,12 +100,12 @@ def _prompt(llm: SteerableHFLLM, request: GenerationRequest, decision: SteeringD
 
 def _bare(
     chat: ChatFormat, request: GenerationRequest, decision: SteeringDecision
-) -> list[int] | None:
+) -> ReadPrompt | None:
     """Return the prompt without its context, which is told before an instruction joins it."""
     question = question_alone(request.messages, request.context)
     if question is None:
         return None
-    return chat.encode(chat.instructed(question, decision.instruction))
+    return chat.read(chat.instructed(question, decision.instruction))
 
 
 def _started(llm: SteerableHFLLM, grammar: AnswerGrammar | None) -> GrammarState | None:

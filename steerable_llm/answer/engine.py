@@ -21,6 +21,7 @@ from torch import Tensor
 from steerable_llm.answer.constraint import GrammarState
 from steerable_llm.answer.request import Generation, GenerationChunk, GenerationRequest
 from steerable_llm.chat.tools import ToolFormat
+from steerable_llm.chat.vision import ReadPrompt
 from steerable_llm.policy.decision import SteeringDecision
 from steerable_llm.vector.contrast import Contrast
 from steerable_llm.vector.steering import Steering
@@ -46,7 +47,7 @@ class Prompt:
     grammar: GrammarState | None = None
     tool_format: ToolFormat | None = None
     vision: Mapping[str, Tensor] = field(default_factory=dict)
-    bare: list[int] | None = None
+    bare: ReadPrompt | None = None
 
     @property
     def steering(self) -> Steering:

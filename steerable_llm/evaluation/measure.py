@@ -10,7 +10,6 @@ from typing import NamedTuple, TypeAlias
 from torch import Tensor
 
 from steerable_llm.chat.vision import ReadPrompt
-from steerable_llm.errors import InvalidInputError
 from steerable_llm.evaluation.arms import Arm
 from steerable_llm.evaluation.set import EvaluationItem
 from steerable_llm.metrics import kl_per_token
@@ -32,7 +31,6 @@ def running(
     """Run prompts, as the model reads them, that may share a batch (see `groups` and `batches`).
 
     Raises:
-        InvalidInputError: A contrast is to be made of a prompt with images.
         PromptTooLongError: A prompt with its answer does not fit the context window.
     """
     llm.check_fit(max(len(prompt.tokens) for prompt in prompts), new_tokens)
@@ -40,10 +38,6 @@ def running(
     steerings = [arm.steering for arm in arms]
     lora = arms[0].lora
     contrasts = [arm.contrast for arm in arms]
-    if any(contrasts) and prompts[0].vision:
-        raise InvalidInputError(
-            "contrast compares texts and does not read images: leave its arms or the images out"
-        )
     with nullcontext() if lora is None else adapted(llm, lora), llm.turns:
         tokens = [prompt.tokens for prompt in prompts]
         # Models that read images may keep what they know of the rows, which are then not shared.

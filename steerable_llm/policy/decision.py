@@ -207,8 +207,6 @@ class _Row:
             self.take(place, 0.0, why)
 
     def _uncontrasted_because(self) -> str | None:
-        if any(message.images for message in self.asked.prompt):
-            return "the prompt has images, which a contrast does not read"
         if question_alone(self.asked.prompt, self.asked.context) is None:
             return "the prompt has no context beside its question"
         return None

@@ -2,7 +2,8 @@
 
 They run side by side, the prompt with and without its context, each with its own cache. The
 stream without the context stands for what the model knows by itself and is never steered. A prompt
-that has no context beside its question has nothing to contrast and is decoded plainly.
+that has no context beside its question has nothing to contrast and is decoded plainly. Images stay
+on both sides: what is contrasted are words.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch import Tensor
 from steerable_llm.chat.context import Context, question_alone
 from steerable_llm.chat.message import MessagesLike
 from steerable_llm.chat.template import ChatFormat
+from steerable_llm.chat.vision import ReadPrompt
 from steerable_llm.runtime.forward import Stream, run_prompts
 from steerable_llm.vector.contrast import Contrast
 from steerable_llm.vector.steering import Steering
@@ -27,10 +29,10 @@ if TYPE_CHECKING:
 
 def bare_prompt(
     chat: ChatFormat, messages: MessagesLike, context: Context = None
-) -> list[int] | None:
+) -> ReadPrompt | None:
     """Return a prompt without its context; None when it has none beside its question."""
     question = question_alone(messages, context)
-    return None if question is None else chat.encode(question)
+    return None if question is None else chat.read(question)
 
 
 class Contrasted:
@@ -100,7 +102,7 @@ class Contrasted:
 def contrasted(
     llm: HookedModel,
     full: Stream,
-    bare: Sequence[Sequence[int] | None],
+    bare: Sequence[ReadPrompt | None],
     contrasts: Sequence[Contrast | None],
 ) -> Stream | Contrasted:
     """Run the second stream beside a batch of prompts, where there is anything to contrast.
@@ -108,16 +110,22 @@ def contrasted(
     Args:
         llm: The model.
         full: The prompts, which were run.
-        bare: Per row the prompt without its context; None where there is none.
+        bare: Per row the prompt without its context; None where there is none. One with images is
+            the only row.
         contrasts: Per row; None for a row that is decoded plainly.
     """
     found = {
-        row: contrast
-        for row, (tokens, contrast) in enumerate(zip(bare, contrasts, strict=True))
-        if tokens is not None and contrast is not None
+        row: (prompt, contrast)
+        for row, (prompt, contrast) in enumerate(zip(bare, contrasts, strict=True))
+        if prompt is not None and contrast is not None
     }
     if not found:
         return full
-    prompts = [bare[row] or [] for row in found]
-    without = run_prompts(llm, prompts, [Steering.none()] * len(prompts))
-    return Contrasted(full, without, found)
+    prompts = [prompt for prompt, _ in found.values()]
+    without = run_prompts(
+        llm,
+        [prompt.tokens for prompt in prompts],
+        [Steering.none()] * len(prompts),
+        prompts[0].vision,
+    )
+    return Contrasted(full, without, {row: contrast for row, (_, contrast) in found.items()})

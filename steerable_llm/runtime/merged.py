@@ -125,7 +125,7 @@ class MergedDecoder:
         rows[:, : shape[1]] = embeddings[0]
         leaves = dict(_leaves(arguments))
         for number, path in enumerate(features, start=1):
-            rows[image, shape[1] * number : shape[1] * (number + 1)] = leaves[path]
+            rows[image, shape[1] * number : shape[1] * (number + 1)] = leaves[path].to(rows.device)
         return Merged(read, rows, image, arguments, features)
 
     @torch.no_grad()
@@ -161,10 +161,11 @@ class MergedDecoder:
         Gradients reach the points.
         """
         found = []
-        at = torch.tensor(columns, device=points.device)
+        at = torch.tensor(columns, device=self._llm.device)
         for chunk in self._passes(text, points):
             if self.head is not None:
-                found.append(self.head(self._run(text, chunk).index_select(1, at)))
+                hidden = self._run(text, chunk)
+                found.append(self.head(hidden.index_select(1, at.to(hidden.device))))
                 continue
             with self._exchanged(text, chunk):
                 inputs = self._inputs(text.read, 1)

@@ -113,7 +113,7 @@ class MergedDecoder:
         image = ((embeddings[0] != own).any(-1) | ~known.to(embeddings.device)).detach()
         if read.vision and not bool(image.any()):
             raise self._unmerged("its images do not stand among the words")
-        if not read.vision and bool(image.any()):
+        if bool(image.all() if read.vision else image.any()):
             raise self._unmerged("it alters the embeddings of words before its decoder")
         shape = (int(image.sum()), embeddings.shape[-1])
         features = tuple(
@@ -270,6 +270,8 @@ class MergedDecoder:
             if path in given:
                 return given[path]
             axis = axes.get(path)
+            if axis is not None and x.shape[axis] == 1:
+                return x.expand([n if i == axis else -1 for i in range(x.dim())])
             return x if axis is None else torch.cat([x] * n, axis)
 
         arguments: dict[str, Any] = _mapped(text.arguments, made)

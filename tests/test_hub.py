@@ -116,6 +116,14 @@ def test_without_a_card_the_readme_says_that_nothing_is_proven(hub, vector):
     push_to_hub(vector, REPO)
     text = hub.repositories[REPO].commits[0][1]["README.md"].decode()
     assert "No evaluation came with this vector" in text
+    assert "images" not in text
+
+
+def test_without_a_card_the_readme_says_how_much_of_what_was_selected_is_image(hub, vector):
+    provenance = replace(vector.provenance, facts={"image_share": 0.5})
+    push_to_hub(replace(vector, provenance=provenance), REPO)
+    text = hub.repositories[REPO].commits[0][1]["README.md"].decode()
+    assert "| Selected positions in images | 50 % |" in text
     assert f'SteeringVector.load("hub:{REPO}")' in text
     assert "base_model" not in text
 

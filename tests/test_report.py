@@ -146,6 +146,13 @@ def test_the_card_and_the_page_say_how_many_pairs_a_model_proposed(report: Repor
         assert "proposed by a model" not in render(report)
 
 
+def test_the_card_and_the_page_say_how_much_of_what_was_selected_is_image(report: Report) -> None:
+    seen = report.model_copy(update={"provenance": Provenance(facts={"image_share": 0.375})})
+    for render in (Report.to_markdown, Report.to_html):
+        assert "38 % of them pieces of images" in render(seen)
+        assert "pieces of images" not in render(report)
+
+
 def test_the_card_says_everything_a_reader_needs(report: Report) -> None:
     card = report.to_markdown("demo")
     for part in (

@@ -32,9 +32,12 @@ def _begun(arguments: str = "arguments", name: str = "name", before: str = "") -
 
 
 def read_calls(
-    text: str, place: int, begun: Any, opening: Any = None, closing: Any = None
+    text: str, place: int, mark: str, begun: Any, opening: Any = None, closing: Any = None
 ) -> tuple[list[Found], int]:
-    """Read calls from behind their mark on, as far as they go; return where they end, too."""
+    """Read calls from behind their mark on, as far as they go; return where they end, too.
+
+    What has no name is told with its mark: without it, it might look like a call's arguments.
+    """
     found: list[Found] = []
     start = place
     while True:
@@ -50,13 +53,14 @@ def read_calls(
             ends = [x.search(text, at) for x in (closing, opening) if x is not None]
             place = min((end.start() for end in ends if end), default=len(text))
             head = begun.match(text, at)
-            written = text[head.end() if head else at : place]
+            written = text[head.end() : place] if head else mark + text[at:place]
             found.append(InvalidToolCall(written, read, head[1] if head else None))
         else:
             value, place = read
-            found.append(call_of(value, text[at:place]))
+            found.append(call_of(value, mark + text[at:place]))
     if not found:
-        found.append(InvalidToolCall(text[start:place].strip(), "no call follows its mark"))
+        written = mark + text[start:place].strip()
+        found.append(InvalidToolCall(written, "no call follows its mark"))
     return found, place
 
 
@@ -92,7 +96,7 @@ def marked(
         content, found, place = "", [], 0
         while opened := opens.search(text, place):
             content += text[place : opened.start()]
-            calls, place = read_calls(text, opened.end(), starts, opens, closes)
+            calls, place = read_calls(text, opened.end(), marks[0], starts, opens, closes)
             found += calls
         return sorted_out(content + text[place:], found)
 
@@ -113,7 +117,7 @@ def _parse_llama3(text: str, _tools: Sequence[Tool] = ()) -> ParsedAnswer:
     body = body.removeprefix(_PYTHON_TAG).strip()
     if not tagged and not body.startswith("{"):
         return ParsedAnswer(text)
-    found, _ = read_calls(body, 0, _LLAMA3_BEGUN)
+    found, _ = read_calls(body, 0, _PYTHON_TAG, _LLAMA3_BEGUN)
     begun = _LLAMA3_BEGUN.match(body) or any(isinstance(call, tuple) for call in found)
     if not tagged and not (begun and _ARGUMENTS.search(body)):
         return ParsedAnswer(text)  # an answer in JSON, or in braces: no call was meant

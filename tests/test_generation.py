@@ -21,7 +21,7 @@ from steerable_llm.vector.steering import Steering
         ({"stop": ["a", ""]}, "not empty"),
         ({"stop": 5}, "list of texts"),
         ({"stop": [5]}, "not empty"),
-        ({"max_new_tokens": None}, "whole number"),
+        ({"max_new_tokens": "12"}, "whole number"),
         ({"max_new_tokens": 2.5}, "whole number"),
         ({"temperature": "0.5"}, "greedy"),
         ({"top_p": "0.5"}, "a number above 0"),

@@ -93,7 +93,7 @@ def test_the_model_says_what_of_a_preference_is_length(
 ) -> None:
     long = failure("long", "It opens at nine. " * 3 + "Come!", correction="At ten.", question="?")
     write_answers(log, [*read_answers(log), long])
-    monkeypatch.setattr(cli_pairs, "load_model", lambda *_: tiny_llm)
+    monkeypatch.setattr(cli_pairs, "load_model", lambda *_, **__: tiny_llm)
     words = ("pairs", log, "-o", "p.jsonl", "--as-written", "--max-length-ratio", 9)
     assert "mostly length" not in steerable(*words)
     said = steerable(*words, "--measure-length")
@@ -109,7 +109,7 @@ def all_but_nine(question: str, passages: Sequence[str], answer: str) -> float:
 def test_the_model_proposes_and_a_review_comes_next(
     steerable: Steerable, log: Path, monkeypatch: pytest.MonkeyPatch, tiny_llm: Any
 ) -> None:
-    monkeypatch.setattr(cli_pairs, "load_model", lambda *_: tiny_llm)
+    monkeypatch.setattr(cli_pairs, "load_model", lambda *_, **__: tiny_llm)
     said = steerable("pairs", log, "-o", "p.jsonl", "--propose", "new.jsonl")
     assert "next: steerable pairs review p.jsonl new.jsonl" in said
     (line,) = map(json.loads, Path("new.jsonl").read_text().splitlines())

@@ -94,6 +94,19 @@ _KINDS = {
     b"PK\x03\x04": "an archive (.pt or .zip)",
     b"\x1f\x8b": "a file packed by gzip",
 }
+REPORT = "a report"
+#: What tells a page of ours from others: at the end of Markdown, and in the head of HTML.
+OUR_MARK = "<!-- written by steerable-llm -->"
+_OUR_PAGE = b'<meta name="generator" content="steerable-llm">'
+# The same of JSON: names in it that another program's would hardly have together.
+_DOCUMENTS = (
+    ({"report_version", "sha256"}, REPORT),  # of `evaluate`, ...
+    ({"benchmark", "data_digest", "rows"}, REPORT),  # ... of a benchmark, ...
+    ({"arms", "test_digest", "rows"}, REPORT),  # ... of `compare`, ...
+    ({"vectors", "sets", "rows"}, REPORT),  # ... of `transfer`, ...
+    ({"failures", "pairs", "filters"}, REPORT),  # ... and of `pairs`
+    ({"model_type", "directions"}, "a .svec file"),
+)
 SKIPPED_LINES = "lines that were not taken"
 # JSON lines of this package, by the names that one of them has.
 _RECORDS = (
@@ -127,15 +140,24 @@ def kind_of(path: str | os.PathLike[str]) -> str:
         return "data of another kind"
     if text.startswith(("{", "[")):
         return _kind_of_json(path)
+    if _OUR_PAGE in head or _ends_with_our_mark(path):
+        return REPORT
     return "a web page" if text.startswith("<") else "text"
 
 
+def _ends_with_our_mark(path: str | os.PathLike[str]) -> bool:
+    with Path(path).open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - 2 * len(OUR_MARK)))
+        return file.read().rstrip().endswith(OUR_MARK.encode())
+
+
 def _kind_of_json(path: str | os.PathLike[str]) -> str:
-    if form_of(path) == "values":
-        return "JSON"
+    form = form_of(path)
     with open_utf8(path) as file:
-        first = next(json_records(file), None)
+        first = next(json_records(file, form=form), None)
     names = set((first and first.record) or ())
+    if form == "values":
+        return next((kind for known, kind in _DOCUMENTS if known <= names), "JSON")
     if not names:
         return "text"
     return next((kind for known, kind in _RECORDS if known <= names), "other JSON lines")

@@ -15,8 +15,10 @@ Advance = Callable[[int], object]
 @contextmanager
 def progress_bar(title: str, total: int, show: bool) -> Iterator[Advance]:
     """Show a progress bar on the error stream that counts; nothing where `show` is false."""
+    # Vectors and sets have names that anyone may have given, in files that came from anywhere.
+    title = "".join(letter if letter.isprintable() else "\ufffd" for letter in title)
     bar = Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),

@@ -170,6 +170,15 @@ def test_an_import_of_nothing_is_no_success(
     assert steerable.stderr.count("\n") == 1
 
 
+def test_an_import_of_nothing_leaves_no_log(steerable: Steerable) -> None:
+    Path("x.jsonl").write_text('{"a": 1}\n')
+    Path("table.parquet").write_bytes(b"PAR1 and so on")
+    steerable("log", "import", "x.jsonl", "--from", "answers", code=2)
+    steerable("log", "import", "x.jsonl", "table.parquet", "--from", "trl", code=2)
+    steerable("log", "import", "x.jsonl", "none.jsonl", "--from", "trl", code=2)
+    assert not list(Path().glob("answers.db*"))
+
+
 def test_a_file_without_news_is_a_success_and_one_of_bad_news_is_none(
     steerable: Steerable,
 ) -> None:
@@ -202,6 +211,9 @@ def test_no_command_of_the_log_writes_over_what_it_reads_or_another_kind(
     steerable("log", "import", source, "--from", "trl", "--log", "a.db")
     with sqlite3.connect("other.db") as other:
         other.execute("CREATE TABLE theirs (id)")
+    Path("notes.md").write_text("# My notes\n\nMade with steerable-llm.\n")
+    Path("package.json").write_text('{\n  "name": "theirs"\n}\n')
+    Path("site.html").write_text("<!doctype html><p>Mine.</p>")
     before = {path: path.read_bytes() for path in Path().glob("*.*") if path.suffix != ".db-shm"}
     imported = ["log", "import", source, "--from", "trl"]
     for words in (
@@ -218,6 +230,9 @@ def test_no_command_of_the_log_writes_over_what_it_reads_or_another_kind(
         ["pairs", "a.db", "--out", "p.jsonl", "--report", "a.db"],
         ["build", source, "--out", source],
         ["build", source, "--out", "a.db"],
+        ["pairs", "a.db", "--out", "p.jsonl", "--report", "notes.md"],
+        ["pairs", "a.db", "--out", "p.jsonl", "--report", "package.json"],
+        ["pairs", "a.db", "--out", "p.jsonl", "--report", "site.html"],
     ):
         steerable.error(*words)
     assert {path: path.read_bytes() for path in before} == before

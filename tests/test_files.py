@@ -24,6 +24,7 @@ from steerable_llm.files import (
 )
 from steerable_llm.logs.answer_log import AnswerLog
 from steerable_llm.pairs.pair import Pairs, PreferencePair
+from steerable_llm.reports.page import SUFFIXES, Page
 
 
 def test_text_and_bytes_are_written_and_folders_made(tmp_path: Path) -> None:
@@ -211,6 +212,7 @@ KINDS = {
     "a GGUF file": b"GGUF\x03\x00",
     "text": b"# A card",
     "a web page": b"<!doctype html>",
+    "a report": Page("A card", []).to_html().encode(),
     "data of another kind": b"\xff\xfe\xfa\x00",
     "a file packed by gzip": gzip.compress(b"{}"),
 }
@@ -227,6 +229,21 @@ def test_a_file_is_written_over_only_by_its_own_kind(tmp_path: Path, kind: str) 
             check_output(there, other)
     there.write_bytes(b"")
     check_output(there, "pairs")
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_report_is_known_by_what_it_holds_and_not_by_its_suffix(
+    tmp_path: Path, suffix: str
+) -> None:
+    ours = Page("A card", []).save(tmp_path / f"ours{suffix}", lambda: REPORT_JSON)
+    assert kind_of(ours) == "a report"
+    theirs = tmp_path / f"theirs{suffix}"
+    theirs.write_text(REPORT_JSON.replace("report_version", "version"), encoding="utf-8")
+    with pytest.raises(InvalidInputError, match="which a report would"):
+        check_output(theirs, "a report")
+
+
+REPORT_JSON = '{\n "report_version": 1,\n "sha256": "x"\n}\n'
 
 
 def test_what_is_read_is_not_written_over_whatever_it_is_called(tmp_path: Path) -> None:

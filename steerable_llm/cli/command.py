@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -26,6 +27,7 @@ from steerable_llm.cli.options import (
     load_model,
     print_json,
     print_page,
+    say,
     summary,
 )
 from steerable_llm.cli.steering import Layers, Scope, Strength, use
@@ -58,6 +60,7 @@ def main() -> None:
 
     What the user did wrong leaves one line and exit code 2; being interrupted, one and 130.
     """
+    warnings.showwarning = _note
     try:
         code = app(standalone_mode=False)
         sys.stdout.flush()
@@ -76,26 +79,39 @@ def main() -> None:
         # Whoever read the output has gone; nothing more can be told, also not at the exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
+    except UnicodeEncodeError as error:
+        _fail(f"a name or a text holds what cannot be written as UTF-8 ({error.reason}): mend it")
     except UnicodeDecodeError as error:
         _fail(f"a file is not UTF-8 text ({error}): save it as UTF-8")
     except OSError as error:
         where = f": {error.filename}" if error.filename else ""
         _fail(f"{error.strerror or error}{where}")
     if code == INTERRUPTED:
-        print("steerable: interrupted", file=sys.stderr)
+        say("steerable: interrupted", error=True)
     raise SystemExit(code or 0)
 
 
 #: The exit code of a command that Ctrl-C ended.
 INTERRUPTED = 130
+# Characters of a line that says what is wrong.
+_LONGEST = 1000
 # What typer raises of wrong arguments, by the only name that it gives to anyone.
 _USAGE: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 
 
-def _fail(message: str) -> NoReturn:
-    from steerable_llm.reports.parts import visible
+def _note(message: Warning | str, *where: Any, **more: Any) -> None:
+    """Show a warning as what it says; where in the code it was raised is no matter of the user."""
+    del where, more
+    say(f"steerable: note: {message}", error=True)
 
-    print(f"steerable: {visible(' '.join(message.split()))}", file=sys.stderr)
+
+def _fail(message: str) -> NoReturn:
+    line = " ".join(message.split())
+    if (
+        len(line) > _LONGEST
+    ):  # it quotes what is no name: where it starts and how to mend it are left
+        line = f"{line[: _LONGEST // 2]} … {line[-_LONGEST // 2 :]}"
+    say(f"steerable: {line}", error=True)
     raise SystemExit(2)
 
 
@@ -107,7 +123,7 @@ def _help_of(error: Any) -> str:
 
 def _version(wanted: bool) -> None:
     if wanted:
-        print(f"steerable-llm {__version__}")
+        say(f"steerable-llm {__version__}")
         raise typer.Exit
 
 
@@ -223,9 +239,11 @@ def ask(
             }
         )
         return
+    from steerable_llm.reports.parts import visible
+
     for chunk in llm.stream(messages, **settings):
-        print(chunk.text, end="", flush=True)
-    print()
+        print(visible(chunk.text), end="", flush=True)
+    say("")
 
 
 for learning in (learn.build, learn.calibrate, evidence.evaluate):

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from steerable_llm.cli.options import (
+    LARGEST_SEED,
     AsJson,
     Budget,
     Capability,
@@ -24,6 +25,7 @@ from steerable_llm.cli.options import (
     StepPolicy,
     SubjectIn,
     TemplateArguments,
+    check_folder,
     check_reports,
     command_line,
     load_against,
@@ -31,6 +33,7 @@ from steerable_llm.cli.options import (
     load_subject,
     load_vector,
     read_set,
+    say,
     tell,
     tell_report,
     vectors_there,
@@ -97,7 +100,9 @@ def evaluate(
     keep: Annotated[
         bool, typer.Option("--keep", help="Keep a summary in the vector file itself.")
     ] = False,
-    seed: Annotated[int, typer.Option(help="Of the random controls and the intervals.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=LARGEST_SEED, help="Of the random controls and the intervals.")
+    ] = 0,
     model: Model = "demo",
     revision: Revision = None,
     template: TemplateArguments = None,
@@ -249,7 +254,9 @@ def compare(
     policy: StepPolicy = None,
     step: PolicyStep = None,
     report: Reports = None,
-    seed: Annotated[int, typer.Option(help="Of the choices and of the intervals.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=LARGEST_SEED, help="Of the choices and of the intervals.")
+    ] = 0,
     model: Model = "demo",
     revision: Revision = None,
     template: TemplateArguments = None,
@@ -266,6 +273,8 @@ def compare(
 
     tried = search(strength, scope, layers, kl)
     check_reports(report, "a comparison", inputs=[pairs, dev, test, capability, dev_capability])
+    if keep is not None:
+        check_folder(keep)
     given = Pairs.from_jsonl(pairs)
     dev_set, test_set = (read_set(path, sample, seed) for path in (dev, test))
     kept, dev_kept = (
@@ -295,7 +304,7 @@ def compare(
         return
     for arm in found.arms:
         if arm.failed:
-            print(f"{arm.name} did not take part: {arm.failed}")
+            say(f"{arm.name} did not take part: {arm.failed}")
 
 
 def promote(
@@ -333,8 +342,7 @@ def promote(
         done = [f"{found.vector}: {found.says}", *(f"wrote {path}" for path in found.written)]
         tell(as_json, facts, done)
     else:
-        for reason in found.refused:
-            print(f"not promoted: {reason}", file=sys.stderr)
+        say(*(f"not promoted: {reason}" for reason in found.refused), error=True)
     if not found.promoted:
         raise typer.Exit(1)
 
@@ -349,7 +357,9 @@ def transfer(
     scope: Scope = None,
     layers: Layers = None,
     report: Reports = None,
-    seed: Annotated[int, typer.Option(help="Of the sample and of the intervals.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=LARGEST_SEED, help="Of the sample and of the intervals.")
+    ] = 0,
     model: Model = "demo",
     revision: Revision = None,
     template: TemplateArguments = None,

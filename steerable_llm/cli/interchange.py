@@ -46,7 +46,7 @@ def export(
     from steerable_llm.runtime.interchange import export_vector
     from steerable_llm.vector.vector import SteeringVector
 
-    kinds = {"lm-eval": "an archive (.pt or .zip)", "svec": "JSON"}
+    kinds = {"lm-eval": "an archive (.pt or .zip)", "svec": "a .svec file"}
     check_outputs({"--out": (out, kinds.get(format, "a GGUF file"))}, [vector])
     (loaded,) = use([SteeringVector.load(vector)], strength, scope, layers)
     done = export_vector(loaded, out, format, strict=strict)
@@ -78,10 +78,8 @@ def import_(
     unknown is said, one line each, and kept in the vector.
     """
     from steerable_llm.runtime.interchange import import_vector
-    from steerable_llm.vector.hub import refuse_to_write
 
     target = out or Path(f"{file.stem}.safetensors")
-    refuse_to_write(target)
     if out is None and target.exists():
         raise InvalidInputError(
             f"{target} is there already: name the file to write with --out (it may be the same)"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,8 +21,10 @@ from steerable_llm.cli.options import (
     StepPolicy,
     TemplateArguments,
     VectorIn,
+    check_folder,
     check_outputs,
     load_model,
+    say,
     settings_of,
     summary,
     tell,
@@ -80,10 +81,10 @@ def build(
             "leave it out, or build with grains"
         )
     if method == "lora":
-        _check_folder(out)
+        _check_lora(out)
     else:
         check_outputs(
-            {"--out": (out, "a safetensors file"), "--heatmap": (heatmap, "a web page")}, [pairs]
+            {"--out": (out, "a safetensors file"), "--heatmap": (heatmap, "a report")}, [pairs]
         )
     settings = settings_of(setting or [])
     if layers is not None:
@@ -106,8 +107,7 @@ def build(
             progress=not as_json,
             **settings,
         )
-    for warning in caught:
-        print(f"steerable: note: {warning.message}", file=sys.stderr)
+    say(*(f"steerable: note: {warning.message}" for warning in caught), error=True)
     vector = built.vector
     vector.save(out)
     if heatmap:
@@ -127,10 +127,9 @@ def build(
     tell(as_json, {**summary(vector), "file": out}, lines)
 
 
-def _check_folder(out: Path) -> None:
+def _check_lora(out: Path) -> None:
     """Refuse to write a LoRA among files of another kind."""
-    if out.exists() and not out.is_dir():
-        raise InvalidInputError(f"{out} is a file, and a LoRA is a folder: name another one")
+    check_folder(out)
     if out.is_dir() and any(out.iterdir()) and not (out / "adapter_config.json").is_file():
         raise InvalidInputError(f"{out} holds something else than a LoRA: name a new folder")
 
@@ -185,11 +184,9 @@ def calibrate(
     """
     from steerable_llm.evaluation.calibration import calibrate as choose
     from steerable_llm.evaluation.set import EvaluationSet
-    from steerable_llm.vector.hub import refuse_to_write
     from steerable_llm.vector.vector import SteeringVector
 
     written = out or vector
-    refuse_to_write(written)
     tried = search(strength, scope, layers, kl)
     check_outputs({"--out": (written, "a safetensors file")}, [dev, capability, policy])
     dev_set = EvaluationSet.from_jsonl(dev)

@@ -17,6 +17,7 @@ from steerable_llm.cli.options import (
     open_log,
     print_json,
     print_page,
+    say,
     tell,
 )
 from steerable_llm.errors import InvalidInputError
@@ -91,6 +92,7 @@ def import_(
     stopped goes on where it was, and nothing is added twice.
     """
     from steerable_llm.files import SKIPPED_LINES, json_line, write_whole
+    from steerable_llm.json_records import open_utf8
     from steerable_llm.logs.importers import Rules, import_files, importer_named
 
     # Before a log is made that would stay empty.
@@ -99,6 +101,9 @@ def import_(
         score=score, good_at=good_at, bad_at=bad_at, reason=reason, scales=_scales(scale or [])
     )
     check_outputs({"--skipped": (skipped, SKIPPED_LINES)}, [*files, log])
+    for file in files:
+        open_utf8(file).close()
+    made = "://" not in log and not Path(log).exists()
     # On disk, since a bad export may have a million bad lines.
     with tempfile.TemporaryFile("w+", encoding="utf-8") as left:
 
@@ -114,6 +119,8 @@ def import_(
             write_whole(skipped, left, private=True)
     _tell_import(log, report, as_json)
     if report.nothing:
+        if made and not report.context:
+            Path(log).unlink()
         told = f" ({report.context} lines only tell what was asked or retrieved)"
         raise InvalidInputError(
             f"nothing was imported from {', '.join(map(str, files))}"
@@ -199,8 +206,6 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Show logged answers: a line for each, or one of them whole."""
-    from steerable_llm.reports.parts import visible
-
     with open_log(log) as answer_log:
         if answer is not None:
             found = [answer_log.get(answer)]
@@ -214,8 +219,7 @@ def show(
     else:
         for one in found:
             mark = f"{one.verdict or '-'}" + (f" ({one.reason})" if one.reason else "")
-            said = f"{one.id}  {mark}  {_short(one.question)} -> {_short(one.answer)}"
-            print(visible(said))
+            say(f"{one.id}  {mark}  {_short(one.question)} -> {_short(one.answer)}")
 
 
 @app.command("stats")
@@ -226,14 +230,12 @@ def stats(log: Log = DEFAULT, as_json: AsJson = False) -> None:
     if as_json:
         print_json({k: v.isoformat() if isinstance(v, datetime) else v for k, v in found.items()})
         return
-    print(f"{log}: {found['answers']} answers")
-    from steerable_llm.reports.parts import visible
-
+    say(f"{log}: {found['answers']} answers")
     if found["first"]:
-        print(f"from {found['first']:%Y-%m-%d %H:%M} to {found['last']:%Y-%m-%d %H:%M} UTC")
+        say(f"from {found['first']:%Y-%m-%d %H:%M} to {found['last']:%Y-%m-%d %H:%M} UTC")
     for name in ("verdicts", "reasons", "steps", "models"):
         for key, number in found[name].items():
-            print(visible(f"  {name:<9} {number:>8}  {_short(key)}"))
+            say(f"  {name:<9} {number:>8}  {_short(key)}")
 
 
 def _scales(given: list[str]) -> dict[str, tuple[float, float]]:

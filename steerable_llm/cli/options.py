@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from steerable_llm.runtime.lora import Lora
     from steerable_llm.vector.vector import SteeringVector
 
+#: What every generator of random numbers takes.
+LARGEST_SEED = 2**32 - 1
 InFile = typer.Argument(exists=True, dir_okay=False)
 
 
@@ -240,18 +242,27 @@ def print_json(content: Mapping[str, Any]) -> None:
     print(escaped(told))
 
 
-def tell(as_json: bool, facts: Mapping[str, Any], lines: Iterable[str]) -> None:
-    """Print what a verb did: as one JSON object, or line by line."""
+def say(*lines: str, error: bool = False) -> None:
+    """Print lines: the only way that text leaves a verb, apart from pages and JSON.
+
+    Names and texts come from anywhere. None can steer the terminal, or pass for a line of ours.
+    """
     from steerable_llm.reports.parts import visible
 
+    for line in lines:
+        print(visible(line).replace("\n", " "), file=sys.stderr if error else sys.stdout)
+
+
+def tell(as_json: bool, facts: Mapping[str, Any], lines: Iterable[str]) -> None:
+    """Print what a verb did: as one JSON object, or line by line."""
     if as_json:
         print_json(facts)
     else:
-        print(visible("\n".join(lines)))
+        say(*lines)
 
 
-#: What a report holds, by its suffix.
-_REPORTS = {".md": "text", ".html": "a web page", ".json": "JSON", ".png": "a PNG picture"}
+#: What a report holds that is no page of ours, by its suffix.
+_REPORTS = {".png": "a PNG picture"}
 
 
 def check_outputs(
@@ -269,16 +280,33 @@ def check_outputs(
         InvalidInputError: See `files.check_output`; or two options name one file.
     """
     from steerable_llm.files import check_output
+    from steerable_llm.vector.hub import refuse_to_write
 
     given = {option: (file, kind) for option, (file, kind) in outputs.items() if file is not None}
     read = list(inputs)
     options: dict[Path, str] = {}
     for option, (file, kind) in given.items():
-        kind = _REPORTS.get(file.suffix, "text") if kind == "a report" else kind
+        refuse_to_write(file)
+        kind = _REPORTS.get(file.suffix, "a report") if kind == "a report" else kind
         check_output(file, kind, read)
         other = options.setdefault(file.resolve(), option)
         if other != option and file.is_file() | (not file.exists()):
             raise InvalidInputError(f"{option} and {other} name one file, {file}: name two")
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that a verb cannot write into, before it does its work.
+
+    Raises:
+        InvalidInputError: It is a file, lies on the Hub, or may not be written to.
+    """
+    from steerable_llm.files import check_writable
+    from steerable_llm.vector.hub import refuse_to_write
+
+    refuse_to_write(folder)
+    if folder.exists() and not folder.is_dir():
+        raise InvalidInputError(f"{folder} is a file, and a folder is needed: name another one")
+    check_writable(folder / "file")
 
 
 def check_reports(

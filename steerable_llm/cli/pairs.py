@@ -13,17 +13,20 @@ import typer
 from typer.core import TyperGroup
 
 from steerable_llm.cli.options import (
+    LARGEST_SEED,
     AsJson,
     InFile,
     Model,
     Revision,
     TemplateArguments,
+    check_folder,
     check_outputs,
     hide_loading_bars,
     load_model,
     open_log,
     print_json,
     print_page,
+    say,
     tell,
 )
 from steerable_llm.errors import EmptyLogError, InvalidInputError
@@ -255,7 +258,7 @@ def modes(
     most: Annotated[int, typer.Option(min=1, help="At most so many modes.")] = 8,
     smallest: Annotated[int, typer.Option(min=2, help="Fewest pairs of a mode.")] = 5,
     model: Model = "demo",
-    seed: int = 0,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED)] = 0,
     as_json: AsJson = False,
 ) -> None:
     """Group pairs by kind of failure, a file of pairs for each kind.
@@ -266,7 +269,8 @@ def modes(
     from steerable_llm.pairs.modes import failure_modes
     from steerable_llm.pairs.pair import Pairs
 
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    check_folder(out)
+    if out.exists() and any(out.iterdir()):
         raise InvalidInputError(f"{out} is not an empty folder: name a new one with --out")
     given = Pairs.from_jsonl(pairs)
     if not sys.stderr.isatty():
@@ -286,8 +290,7 @@ def modes(
         print_json(plain)
         return
     print_page(found.page())
-    for command in commands:
-        print(command)
+    say(*commands)
 
 
 class _AnswerFile:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from steerable_llm.cli.options import (
+    LARGEST_SEED,
     AsJson,
     InFile,
     Revision,
@@ -20,6 +21,7 @@ from steerable_llm.cli.options import (
     open_log,
     print_json,
     print_page,
+    say,
     tell,
 )
 
@@ -72,16 +74,13 @@ def check(
         print_json(shown)
         return
     from steerable_llm.reports.page import Page
-    from steerable_llm.reports.parts import visible
 
     print_page(Page("", [_steps_table(checked)]))
     for step in checked.steps:
-        for line in _relations(step):
-            print(visible(line))
+        say(*_relations(step))
     if trace:
         print_page(Page("", [_trace_table(calls, decisions)]))
-    for warning in checked.warnings:
-        print(f"warning: {visible(warning)}")
+    say(*(f"warning: {warning}" for warning in checked.warnings))
 
 
 def train_gate(
@@ -97,7 +96,7 @@ def train_gate(
         list[str] | None, typer.Option(help="Only answers of this step count; repeatable.")
     ] = None,
     held_out: Annotated[float, typer.Option(help="Share of the answers to measure on.")] = 0.3,
-    seed: Annotated[int, typer.Option(help="Of the split.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Of the split.")] = 0,
     embedder: Annotated[
         str | None, typer.Option(help="sentence-transformers model; else all-MiniLM-L6-v2.")
     ] = None,
@@ -110,7 +109,7 @@ def train_gate(
     """
     from steerable_llm.embedding import MINILM, SentenceEmbedder
     from steerable_llm.errors import InvalidInputError
-    from steerable_llm.files import write_whole
+    from steerable_llm.files import OUR_MARK, write_whole
     from steerable_llm.policy.gate_training import gate_card
     from steerable_llm.policy.gate_training import train_gate as train
     from steerable_llm.reports.numbers import interval, percent
@@ -118,7 +117,7 @@ def train_gate(
     if out.suffix != ".safetensors":
         raise InvalidInputError(f"--out {out}: give a name that ends in .safetensors")
     card = out.with_suffix(".md")
-    check_outputs({"--out": (out, "a safetensors file"), "the card": (card, "text")}, [log])
+    check_outputs({"--out": (out, "a safetensors file"), "the card": (card, "a report")}, [log])
     trained = train(
         _judged_answers(log),
         out.stem,
@@ -130,7 +129,7 @@ def train_gate(
     )
     trained.gate.save(out)
     command = f"steerable {shlex.join(_shown(sys.argv[1:], log))}"
-    write_whole(card, gate_card(trained, command).to_markdown())
+    write_whole(card, f"{gate_card(trained, command).to_markdown()}\n{OUR_MARK}\n")
     gate, figures = trained.gate, trained.figures
     facts = {
         "name": gate.name,

@@ -175,7 +175,9 @@ class AnswerLog:
             InvalidInputError: An unknown filter or value.
             AnswerLogError: The database failed.
         """
-        query = select(answers).where(*conditions(**filters)).order_by(answers.c.seq).limit(limit)
+        query = select(answers).where(*conditions(**filters)).order_by(answers.c.seq)
+        if limit is not None:
+            query = query.limit(min(limit, 2**63 - 1))  # the largest number that databases take
         for row in self._rows(query):
             yield from_row(row)
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, Self
 
 from rich.console import Console, Group
-from rich.markup import escape
 from rich.panel import Panel
 from rich.progress_bar import ProgressBar
 from rich.rule import Rule
@@ -173,7 +172,7 @@ def run_review(
                 console.print(Text(KEYS, style="yellow"))
                 continue
         except (PairError, InvalidInputError) as error:
-            console.print(escape(str(error)), style="red")
+            console.print(Text(visible(str(error)), "red"))
             continue
         shown = None
     console.print(closing(review))

@@ -10,6 +10,9 @@ from typing import Any, Protocol
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text as Label
+
+from steerable_llm.reports.parts import visible
 
 _WIDTH, _DPI = 12.0, 100  # inches and dots per inch: 1200 pixels
 _GROUPS_PER_PANEL = 4
@@ -65,7 +68,7 @@ def bars_figure(marks: Sequence[Mark]) -> bytes:
             mine = [mark for mark in marks if mark.label == label and mark.group in names]
             offset = (place - (len(labels) - 1) / 2) * width
             _bars(axis, mine, [names.index(mark.group) + offset for mark in mine], width)
-        axis.set_xticks(range(len(names)), names)
+        axis.set_xticks(range(len(names)), list(map(visible, names)))
         # All panels have the same room, so that their bars are equally wide.
         axis.set_xlim(-0.5, min(len(groups), _GROUPS_PER_PANEL) - 0.5)
         axis.set_ylim(0, 112)
@@ -134,7 +137,9 @@ def dots_figure(panels: Sequence[DotPanel], axis_title: str = "") -> bytes:
     for axis, panel in zip(axes, panels, strict=True):
         _dots(axis, panel)
     labels = [mark.label for mark in panels[0].marks]
-    axes[-1].set_xticks(range(len(labels)), labels, rotation=30 if len(labels) > 6 else 0)
+    axes[-1].set_xticks(
+        range(len(labels)), list(map(visible, labels)), rotation=30 if len(labels) > 6 else 0
+    )
     # Room on the right for the words at the band.
     axes[-1].set_xlim(-0.6, max(len(labels), 1) - 0.4 + 0.08 * len(labels))
     axes[-1].set_xlabel(axis_title, fontsize=13)
@@ -213,8 +218,8 @@ def matrix_figure(marks: Sequence[Mark], value_title: str) -> bytes:
             f"{value:+.1f}{star}", (column, line), ha="center", va="center", fontsize=12,
             color="white" if abs(value) > 0.6 * largest else "black",
         )  # fmt: skip
-    axis.set_xticks(range(len(columns)), columns, fontsize=12)
-    axis.set_yticks(range(len(lines)), lines, fontsize=12)
+    axis.set_xticks(range(len(columns)), list(map(visible, columns)), fontsize=12)
+    axis.set_yticks(range(len(lines)), list(map(visible, lines)), fontsize=12)
     figure.colorbar(image, ax=axis, label=value_title)
     return _png(figure)
 
@@ -333,5 +338,8 @@ def _png(figure: Figure) -> bytes:
     """Draw a figure; the same numbers give the same bytes."""
     # Hence without a date and a version in it.
     buffer = BytesIO()
+    for text in figure.findobj(Label):  # names from anywhere, in which a dollar is no formula
+        text.set_parse_math(False)
+        text.set_text(visible(text.get_text()))
     FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})
     return buffer.getvalue()

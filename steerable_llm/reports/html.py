@@ -56,6 +56,7 @@ _PAGE = """\
 <html lang="en">
 <head>
 <meta charset="utf-8">
+<meta name="generator" content="steerable-llm">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{name}</title>
 <style>

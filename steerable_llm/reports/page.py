@@ -23,7 +23,7 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.text import Text as Styled
 
 from steerable_llm.errors import InvalidInputError
-from steerable_llm.files import write_whole
+from steerable_llm.files import OUR_MARK, write_whole
 from steerable_llm.reports import html
 from steerable_llm.reports.markdown import markdown
 from steerable_llm.reports.parts import Part, Picture, Words, plain, visible
@@ -92,7 +92,7 @@ class Page:
         if target.suffix != ".md":
             content = self.to_html() if target.suffix == ".html" else data()
             return write_whole(target, content, private=private)
-        text = self.to_markdown(target.stem)
+        text = f"{self.to_markdown(target.stem)}\n{OUR_MARK}\n"
         pictures = [
             (target.with_name(part.file(target.stem)), part.draw())
             for part in self.parts

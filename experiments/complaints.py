@@ -1,4 +1,4 @@
-"""Angry messages to a help desk, and the civil replies that its people would give."""
+"""Messages to a help desk: angry ones with civil replies, and polite requests."""
 
 from __future__ import annotations
 
@@ -118,6 +118,73 @@ def complaints(split: Split) -> list[tuple[str, str]]:
         for issue, told in ISSUES[split]
         for opening in openings
         for demand in DEMANDS
+    ]
+    Random(0).shuffle(found)
+    return found
+
+
+#: What people ask who have nothing to complain of: an apology would be out of place.
+REQUESTS: dict[Split, tuple[str, ...]] = {
+    "build": (
+        "How do I wash a wool sweater?",
+        "Which fruit should I put in a summer salad?",
+        "Can you suggest a name for my new puppy?",
+        "How often should I water a cactus?",
+        "What should I wear to a job interview?",
+        "How long does it take to boil an egg?",
+        "Please write a birthday wish for my sister.",
+        "What is a good present for a teacher?",
+        "How can I learn to play the guitar?",
+        "Please tell me how a bicycle pump works.",
+        "Which games can we play at a children's party?",
+        "How do I keep bread fresh?",
+        "What do I need for a day at the beach?",
+        "Please explain what a mortgage is.",
+        "How can I sleep better at night?",
+        "Could you list three uses of baking soda?",
+    ),
+    "dev": (
+        "How do I clean a window without streaks?",
+        "What can I cook with rice and tomatoes?",
+        "Please suggest a title for my travel diary.",
+        "How do I tie a bow tie?",
+        "Which plants grow well in the shade?",
+        "What should I pack for a week in the mountains?",
+        "Please explain how a thermos works.",
+        "How can I remember people's names?",
+        "What is a good warm-up before running?",
+        "Could you name three ways to save electricity?",
+    ),
+    "test": (
+        "How do I remove a coffee stain from a shirt?",
+        "What can I put in a sandwich for a long trip?",
+        "Please suggest a name for a bakery.",
+        "How do I sharpen a kitchen knife?",
+        "Which flowers bloom early in spring?",
+        "What should I ask when I rent a flat?",
+        "Please write two sentences about the sea.",
+        "How can I make my handwriting neater?",
+        "What is a good hobby for rainy days?",
+        "Please explain what a compass is for.",
+        "How do I choose a ripe melon?",
+        "Could you list three rules for crossing a street?",
+        "What do I need to paint a room?",
+        "How can I speak more slowly in a talk?",
+        "Please tell me how to store potatoes.",
+        "Which exercises are good for the back?",
+        "How do I teach a dog to sit?",
+        "What is a simple breakfast for guests?",
+        "Please describe a sunset to me.",
+        "How do I write a thank-you note?",
+    ),
+}
+GREETINGS = ("Hello!", "Good morning.", "Hi there,", "Dear team,", "Good evening!", "")
+
+
+def requests(split: Split) -> list[str]:
+    """Return all polite requests of a split, in an order of chance."""
+    found = [
+        f"{greeting} {request}".strip() for request in REQUESTS[split] for greeting in GREETINGS
     ]
     Random(0).shuffle(found)
     return found

@@ -35,7 +35,6 @@ from steerable_llm.evaluation.settings import EvaluationSettings
 from steerable_llm.logs.answers import read_answers
 from steerable_llm.methods import METHODS
 from steerable_llm.pairs.pair import Pairs
-from steerable_llm.policy.policy import Policy
 from steerable_llm.reports.numbers import change, number, percent, points, share, signed_points
 from steerable_llm.reports.page import Page
 from steerable_llm.reports.parts import (
@@ -51,6 +50,7 @@ from steerable_llm.reports.parts import (
 )
 
 COMMAND = "python -m experiments.leaderboard"
+SHIPPED = Path(__file__).resolve().parent.parent / "vectors"
 #: Arms of GrAInS beside its defaults.
 GRAINS: dict[str, Recipe] = {
     "grains, paper": Recipe("grains", ({"preset": "paper"},)),
@@ -116,8 +116,8 @@ class Contest:
 def _of_smollm2(name: str) -> Contest:
     """The pairs, sets and step of a shipped vector of SmolLM2."""
     behaviour = vectors.BEHAVIOURS[name]
-    # Gold answers, too, may not suffer.
-    compared = (behaviour.target, *(c for c in behaviour.guarded if c == "gold"))
+    # Nor may what is answered well suffer.
+    compared = (behaviour.target, *(c for c in behaviour.guarded if c in ("gold", "polite")))
     return Contest(
         behaviour.pairs(read_answers(DATA / "answers.jsonl")),
         vectors.held_out(behaviour, "dev").category(*compared),
@@ -126,7 +126,7 @@ def _of_smollm2(name: str) -> Contest:
         vectors.capability("test"),
         EvaluationSettings(
             target=behaviour.target,
-            policy=Policy.from_dict({"steps": vectors.STEPS}),
+            policy=vectors.policy_of(behaviour.step, SHIPPED),
             step=behaviour.step,
         ),
         {"bipo": Recipe("bipo", (behaviour.config,), search=_AS_TRAINED)},

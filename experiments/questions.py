@@ -14,7 +14,7 @@ from typing import get_args
 
 from llama_index.core.prompts.default_prompts import DEFAULT_TEXT_QA_PROMPT_TMPL
 
-from experiments.complaints import APOLOGIES, DEFLECTIONS, complaints
+from experiments.complaints import APOLOGIES, DEFLECTIONS, complaints, requests
 from experiments.facts import Fact, Split, facts, other_value, passage, question
 from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.answer.request import GenerationRequest
@@ -134,6 +134,19 @@ def civility(split: Split, most: int) -> list[EvaluationItem]:
     ]
 
 
+def polite(split: Split, most: int) -> list[EvaluationItem]:
+    """Return so many polite requests of a split; there is nothing to apologise for."""
+    return [
+        EvaluationItem(
+            id=f"polite-{split}-{number}",
+            category="polite",
+            messages=(Message(role="user", content=request),),
+            reject=APOLOGIES,
+        )
+        for number, request in enumerate(requests(split)[:most])
+    ]
+
+
 def _conflict(fact: Fact, variant: int) -> EvaluationItem:
     chance = Random(f"conflict {variant} {fact}")
     value = other_value(fact, chance)
@@ -230,6 +243,10 @@ def known_facts(llm: SteerableHFLLM) -> list[Fact]:
     return [fact for fact in every if occurs(fact.value, said[f"closed-book-{_slug(fact)}"])]
 
 
+#: What is said to users, not to documents.
+REPLIES = ("civility", "polite", "closed_book")
+
+
 def logged(
     items: Iterable[EvaluationItem], answers: Iterable[str], model: str
 ) -> Iterator[LoggedAnswer]:
@@ -238,7 +255,8 @@ def logged(
                "gold": "missed the answer", "civility": "rude"}  # fmt: skip
     for item, said in zip(items, answers, strict=True):
         good = item.succeeds(said)
-        wanted = {"unanswerable": REFUSAL, "civility": item.good}.get(item.category, item.accept[0])
+        corrections = {"unanswerable": REFUSAL, "civility": item.good, "polite": None}
+        wanted = corrections.get(item.category, next(iter(item.accept), None))
         yield LoggedAnswer.model_validate(
             {
                 "id": item.id,
@@ -246,9 +264,9 @@ def logged(
                 "messages": item.messages,
                 "answer": said,
                 "verdict": "good" if good else "bad",
-                "reason": None if good else reasons[item.category],
+                "reason": None if good else reasons.get(item.category),
                 "correction": None if good else wanted,
-                "step": "reply" if item.category == "civility" else "answer",
+                "step": "reply" if item.category in REPLIES else "answer",
                 "model": model,
                 "label_source": "value",
             }
@@ -264,15 +282,15 @@ def main() -> None:
     llm = SteerableHFLLM.smollm2()
     known = known_facts(llm)
     build = [item for items in prompts("build", known).values() for item in items]
-    build += civility("build", 150)
+    build += [*civility("build", 150), *polite("build", 96), *closed_book("build", known)]
     said = answer(llm, build)
     write_answers(out / "answers.jsonl", logged(build, said, MODEL))
-    held_out: tuple[tuple[Split, int], ...] = (("dev", 90), ("test", 240))
-    for split, complaints_asked in held_out:
+    held_out: tuple[tuple[Split, int, int], ...] = (("dev", 90, 60), ("test", 240, 120))
+    for split, angry, kind in held_out:
         by_category = prompts(split, known)
         documents = [item for items in by_category.values() for item in items]
         EvaluationSet("documents", documents).to_jsonl(out / f"documents.{split}.jsonl")
-        EvaluationSet("civility", civility(split, complaints_asked)).to_jsonl(
+        EvaluationSet("civility", [*civility(split, angry), *polite(split, kind)]).to_jsonl(
             out / f"civility.{split}.jsonl"
         )
         EvaluationSet("capability", closed_book(split, known)).to_jsonl(

@@ -22,11 +22,14 @@ from steerable_llm.evaluation.evaluate import evaluate
 from steerable_llm.evaluation.report import Report
 from steerable_llm.evaluation.set import EvaluationSet
 from steerable_llm.evaluation.settings import EvaluationSettings
+from steerable_llm.files import write_whole
 from steerable_llm.logs.answers import LoggedAnswer, read_answers
 from steerable_llm.methods.build import build_vector
 from steerable_llm.pairs.pair import Pairs, PreferencePair
 from steerable_llm.pairs.pairing import pair_answers
 from steerable_llm.pairs.wording import sentence_ends
+from steerable_llm.policy.gate import Gate
+from steerable_llm.policy.gate_training import gate_card, train_gate
 from steerable_llm.policy.policy import Policy
 from steerable_llm.reports.page import Page
 from steerable_llm.reports.parts import Heading, Picture, Text
@@ -34,15 +37,20 @@ from steerable_llm.vector.calibration import Calibration
 from steerable_llm.vector.vector import SteeringVector
 
 #: The steps that use the vectors, without them: what they ask before they steer.
-STEPS = {"answer": {"when": {"context": "present"}}, "reply": {}}
+STEPS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
+    "answer": {"when": {"context": "present"}},
+    "reply": {"when": {"gate": {"name": "smollm2-rude", "above": 0.2}}},
+}
 #: What a report compares with: asking for it, and the controls; decoding as well.
 ALWAYS = ("none", "prompt", "random", "sign_flipped")
 AGAINST = (*ALWAYS, "cad")
 #: Of what was trained.
-STRENGTHS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.85, 1.0)
+STRENGTHS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.85, 1.0)
 TEST_PROMPTS = 200
 #: How strongly a vector acts while another is trained onto it. That one is calibrated afterwards.
 GROUND = 0.5
+#: Source of the pairs whose prompts ask for no apology.
+PLAIN = "log/plain"
 
 
 @dataclass(frozen=True)
@@ -102,8 +110,26 @@ def documents(log: list[LoggedAnswer]) -> Pairs:
 
 
 def civil(log: list[LoggedAnswer]) -> Pairs:
-    """Pair rude and deflecting replies with civil ones."""
-    return pair_answers(log, reasons=["rude"]).pairs
+    """Pair rude and deflecting replies with civil ones, and plain answers with an apology.
+
+    The second kind tells the gates which prompts are to be left alone.
+    """
+    rude = pair_answers(log, reasons=["rude"]).pairs
+    apologies = [pair.good for pair in rude]
+    kept = [
+        PreferencePair(
+            entry.messages,
+            good=entry.answer[: sentence_ends(entry.answer)[0]],
+            bad=apologies[number % len(apologies)],
+            source=PLAIN,
+            id=f"kept-{entry.id}",
+        )
+        for number, entry in enumerate(log)
+        if entry.verdict == "good"
+        and entry.id.startswith(("polite", "closed-book"))
+        and sentence_ends(entry.answer)
+    ]
+    return Pairs([*rude, *kept])
 
 
 BEHAVIOURS = {
@@ -129,7 +155,15 @@ BEHAVIOURS = {
         onto="faithfulness",
         against=ALWAYS,
     ),
-    "civility": Behaviour(civil, "civility", "civility", (), "reply", against=ALWAYS),
+    "civility": Behaviour(
+        civil,
+        "civility",
+        "civility",
+        ("polite",),
+        "reply",
+        {"gated": True, "keep_sources": (PLAIN,)},
+        against=ALWAYS,
+    ),
 }
 """By the name of the vector, but for the model's."""
 
@@ -147,6 +181,31 @@ def capability(split: str) -> EvaluationSet:
     return EvaluationSet.from_jsonl(DATA / f"capability.{split}.jsonl", name=f"capability.{split}")
 
 
+def policy_of(step: str, folder: Path) -> Policy:
+    """Return a policy with a step's conditions alone; what gates it has lie in the folder."""
+    when = STEPS[step]["when"]
+    gates = {}
+    if "gate" in when:
+        name = when["gate"]["name"]
+        gates[name] = _gate(folder / "gates" / f"{name}.safetensors")
+    return Policy.from_dict({"steps": {step: STEPS[step]}}, gates=gates)
+
+
+def _gate(file: Path) -> Gate:
+    """Load the gate that tells which messages get rude replies, trained where it is missing."""
+    if not file.is_file():
+        log = DATA / "answers.jsonl"
+        trained = train_gate(read_answers(log), file.stem, reasons=["rude"], steps=["reply"])
+        file.parent.mkdir(exist_ok=True)
+        trained.gate.save(file)
+        command = (
+            f"steerable policy train-gate experiments/data/{log.name} --reason rude --step reply "
+            f"--out vectors/gates/{file.name}"
+        )
+        write_whole(file.with_suffix(".md"), gate_card(trained, command).to_markdown())
+    return Gate.load(file)
+
+
 def make(
     llm: SteerableHFLLM, name: str, out: Path, test_prompts: int, *, progress: bool = True
 ) -> Report:
@@ -158,7 +217,7 @@ def make(
         if behaviour.onto is not None:
             config["onto"] = (str(_ground(llm, behaviour.onto, Path(folder), progress=progress)),)
         vector = build_vector(llm, pairs, "bipo", f"smollm2-{name}", progress=progress, **config)
-    settings = _settings(name, test_prompts, progress=progress)
+    settings = _settings(name, out, test_prompts, progress=progress)
     found = sweep(
         llm,
         vector,
@@ -168,7 +227,7 @@ def make(
         controls=False,
         settings=settings,
     )
-    report = prove(llm, name, found.vector, test_prompts, progress=progress)
+    report = prove(llm, name, found.vector, out, test_prompts, progress=progress)
     report.save(out / f"smollm2-{name}.json")
     card = report.page()
     parts = [
@@ -186,6 +245,7 @@ def prove(
     llm: SteerableHFLLM,
     name: str,
     vector: SteeringVector,
+    out: Path,
     test_prompts: int,
     *,
     progress: bool = True,
@@ -197,15 +257,15 @@ def prove(
         vector,
         held_out(behaviour, "test").sample(test_prompts),
         capability("test").sample(test_prompts),
-        settings=_settings(name, test_prompts, progress=progress),
+        settings=_settings(name, out, test_prompts, progress=progress),
     )
 
 
-def _settings(name: str, test_prompts: int, *, progress: bool) -> EvaluationSettings:
+def _settings(name: str, out: Path, test_prompts: int, *, progress: bool) -> EvaluationSettings:
     behaviour = BEHAVIOURS[name]
     return EvaluationSettings(
         target=behaviour.target,
-        policy=Policy.from_dict({"steps": STEPS}),
+        policy=policy_of(behaviour.step, out),
         step=behaviour.step,
         against=behaviour.against,
         random_vectors=1,
@@ -244,7 +304,7 @@ def main() -> None:
             file = options.out / f"smollm2-{name}"
             if options.prove:
                 vector = SteeringVector.load(file.with_suffix(".safetensors"))
-                report = prove(llm, name, vector, options.test_prompts)
+                report = prove(llm, name, vector, options.out, options.test_prompts)
                 report.save(file.with_suffix(".json"))
             else:
                 report = make(llm, name, options.out, options.test_prompts)

@@ -6,7 +6,7 @@ from itertools import combinations
 
 import pytest
 
-from experiments.complaints import DEFLECTIONS, complaints
+from experiments.complaints import DEFLECTIONS, complaints, requests
 from experiments.facts import Fact, Split, facts
 from experiments.questions import DATA, REFUSAL, closed_book, prompts, unanswerable
 from steerable_llm.chat.phrases import occurs
@@ -37,8 +37,11 @@ def test_no_subject_stands_in_two_splits() -> None:
     assert all(len(subjects[split]) > 50 for split in SPLITS)
 
 
-def test_no_complaint_stands_in_two_splits() -> None:
-    said = {split: {complaint for complaint, _ in complaints(split)} for split in SPLITS}
+def test_no_message_stands_in_two_splits() -> None:
+    said = {
+        split: {*(complaint for complaint, _ in complaints(split)), *requests(split)}
+        for split in SPLITS
+    }
     for one, other in combinations(SPLITS, 2):
         assert not said[one] & said[other]
 
@@ -82,6 +85,6 @@ def test_the_log_holds_what_the_model_said_with_short_corrections() -> None:
     assert {entry.model for entry in log} == {"SmolLM2-135M-Instruct"}
     bad = [entry for entry in log if entry.verdict == "bad"]
     assert len(bad) > 200
-    assert all(entry.correction for entry in bad)
+    assert all(entry.correction for entry in bad if not entry.id.startswith("polite"))
     refused = [entry for entry in bad if entry.reason == "should have refused"]
     assert {entry.correction for entry in refused} == {REFUSAL}

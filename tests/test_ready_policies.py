@@ -137,3 +137,10 @@ def test_the_policy_of_smollm2_steers_answers_over_documents_alone() -> None:
         assert set(applied(OTHER_MODEL, messages=PASSAGE, **told)) == {"smollm2-documents"}
         assert applied(OTHER_MODEL, messages="Who?", **told) == {}
     assert applied(OTHER_MODEL, messages=PASSAGE, step="condense_question") == {}
+
+
+def test_the_policy_of_smollm2_is_civil_to_who_complains() -> None:
+    for told in ({"step": "reply"}, {"tags": ["customer-facing"]}):
+        assert set(applied(OTHER_MODEL, messages=BLUNT, **told)) == {"smollm2-civility"}
+        assert applied(OTHER_MODEL, messages="How do I keep bread fresh?", **told) == {}
+    assert applied(OTHER_MODEL, messages=BLUNT, step="answer") == {}

@@ -49,7 +49,13 @@ def test_the_report_of_each_promotes_it_once_more(
     where: list[object] = ["--to", tmp_path / "vectors"]
     use = json.loads(report.read_text("utf-8"))["use"]
     if use is not None:  # it was proven as a step uses it, and goes into such a step
-        policy = tomlkit.dumps({"vectors_dir": "vectors", "steps": {"mine": {"when": use["when"]}}})
+        policy = tomlkit.dumps(
+            {
+                "vectors_dir": "vectors",
+                "gates_dir": str(ROOT / "vectors" / "gates"),
+                "steps": {"mine": {"when": use["when"]}},
+            }
+        )
         (tmp_path / "policy.toml").write_text(policy, "utf-8")
         where += ["--policy", tmp_path / "policy.toml", "--step", "mine"]
     assert "PROMOTE" in steerable("promote", file, "--report", report, *where)

@@ -36,11 +36,19 @@ def _set(place: str) -> EvaluationSet:
     return EvaluationSet(place, items)
 
 
+#: The command, which Ctrl-C reaches even where the tests run in the background of a shell.
+HEARS_CTRL_C = """
+import runpy, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+runpy.run_module("steerable_llm", run_name="__main__")
+"""
+
+
 def _interrupted(words: list[str]) -> tuple[int, str]:
     """Run a command in a terminal of its own, press Ctrl-C once its progress is seen."""
     ours, theirs = pty.openpty()
     running = subprocess.Popen(
-        [sys.executable, "-m", "steerable_llm", *words], stdout=subprocess.DEVNULL, stderr=theirs
+        [sys.executable, "-c", HEARS_CTRL_C, *words], stdout=subprocess.DEVNULL, stderr=theirs
     )
     os.close(theirs)
     said, pressed = b"", False

@@ -261,13 +261,12 @@ def test_several_calls_of_one_turn_and_their_results_are_all_in_the_prompt(name:
     assert "{'" not in after
 
 
-@pytest.mark.parametrize("name", list(FAMILIES))
+# (Calls of Llama 3.1 are whole answers.)
+@pytest.mark.parametrize("name", [name for name in FAMILIES if name != "llama3_1"])
 def test_what_is_said_before_a_call_is_content_however_the_mark_is_cut_into_tokens(
     name: str,
 ) -> None:
     said = FAMILIES[name].call
-    if name == "llama3_1":
-        pytest.skip("its calls are whole answers")
     before = (
         "<|channel|>final<|message|>I ask.<|end|><|start|>assistant" if name == "gpt_oss" else ""
     )

@@ -15,7 +15,7 @@ from scripted import scripted_llm
 from steerable_llm.adapters.langchain import SteerableChatModel
 from steerable_llm.adapters.llama_index import SteerableLlamaIndexLLM
 from steerable_llm.answer.llm import SteerableHFLLM
-from steerable_llm.answer.places import STREAMS
+from steerable_llm.answer.places import STREAMS, Places
 from steerable_llm.errors import PromptTooLongError
 
 INPUTS = [f"Question {i}?" for i in range(12)]
@@ -209,3 +209,13 @@ async def test_who_stops_listening_leaves_the_place_to_others(braked_llm: Steera
     await asyncio.gather(*left, *waiting, return_exceptions=True)
     made = await asyncio.gather(*(streamed_by_langchain(braked_llm, text) for text in MANY))
     assert made == [text.replace("Question", "Answer") for text in MANY]
+
+
+def test_work_that_fails_gives_its_place_back() -> None:
+    places = Places(1, "work")
+
+    def fails() -> None:
+        raise KeyboardInterrupt
+
+    assert isinstance(places.run(fails).exception(timeout=60), KeyboardInterrupt)
+    assert places.run(lambda: None).result(timeout=60) is None

@@ -58,7 +58,9 @@ class Places:
             if future.set_running_or_notify_cancel():
                 try:
                     work()
-                finally:
+                except BaseException as error:  # the place must get free, whatever happened
+                    future.set_exception(error)
+                else:
                     future.set_result(None)
             del found, future, work  # what they hold may be a model
 

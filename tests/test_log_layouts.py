@@ -743,3 +743,11 @@ def test_reasons_are_short_and_few(imported: Import) -> None:
     assert sum(report.skipped.values()) == 200
     assert max(map(len, report.skipped)) <= 200
     assert max(len(line.why) for line in report.examples) <= 200
+
+
+def test_a_printed_list_of_long_passages_is_read_and_one_of_countless_values_is_not():
+    long = ['Lyon\'s "old" town, ' * 500 for _ in range(50)]
+    assert listed(repr(long), "contexts") == long
+    for countless in ("[" + "(),	" * 100_000 + "]", "[" + "'a'," * 100_000 + "]"):
+        with pytest.raises(UnusableRecord, match="cannot be read"):
+            listed(countless, "contexts")

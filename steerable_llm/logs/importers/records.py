@@ -24,6 +24,9 @@ Record = Mapping[str, Any]
 _LONGEST_NUMBER = 60
 #: Longest text of a list that Python printed that is read.
 _PRINTED = 10**6
+# Python needs up to a kilobyte for every value of a text that it reads.
+_OUTSIDE_TEXTS = 20_000
+_TEXT = re.compile(r"""'(?:[^'\\]|\\.)*+(?:'|\Z)|"(?:[^"\\]|\\.)*+(?:"|\Z)""", re.DOTALL)
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _YES_NO = {"true": True, "false": False}
 
@@ -116,7 +119,7 @@ def listed(value: object, name: str) -> list[Any]:
 
 def _printed(value: str, name: str) -> list[Any]:
     """What Python printed of a list: with commas, or as numpy does, without."""
-    if len(value) <= _PRINTED:
+    if len(value) <= _PRINTED and len(_TEXT.sub("", value)) <= _OUTSIDE_TEXTS:
         numpy_like = re.sub(r"""(?<=['"])\s*\n?\s+(?=['"])""", ", ", value)
         for told in (value, numpy_like):
             # Two texts side by side are one to Python, and were two to numpy.

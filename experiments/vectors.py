@@ -22,7 +22,7 @@ from steerable_llm.evaluation.evaluate import evaluate
 from steerable_llm.evaluation.report import Report
 from steerable_llm.evaluation.set import EvaluationSet
 from steerable_llm.evaluation.settings import EvaluationSettings
-from steerable_llm.files import write_whole
+from steerable_llm.files import OUR_MARK, write_whole
 from steerable_llm.logs.answers import LoggedAnswer, read_answers
 from steerable_llm.methods.build import build_vector
 from steerable_llm.pairs.pair import Pairs, PreferencePair
@@ -202,7 +202,8 @@ def _gate(file: Path) -> Gate:
             f"steerable policy train-gate experiments/data/{log.name} --reason rude --step reply "
             f"--out vectors/gates/{file.name}"
         )
-        write_whole(file.with_suffix(".md"), gate_card(trained, command).to_markdown())
+        card = f"{gate_card(trained, command).to_markdown()}\n{OUR_MARK}\n"
+        write_whole(file.with_suffix(".md"), card)
     return Gate.load(file)
 
 

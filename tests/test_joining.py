@@ -219,3 +219,16 @@ def test_work_that_fails_gives_its_place_back() -> None:
 
     assert isinstance(places.run(fails).exception(timeout=60), KeyboardInterrupt)
     assert places.run(lambda: None).result(timeout=60) is None
+
+
+def test_a_thread_that_cannot_be_started_costs_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    places = Places(1, "work")
+
+    def full(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", full)
+        with pytest.raises(RuntimeError):
+            places.run(lambda: None)
+    assert places.run(lambda: None).result(timeout=60) is None

@@ -154,3 +154,20 @@ def test_what_a_proof_needs_is_told_from_the_budget_and_the_base_rate() -> None:
     ]
     (without,) = what_a_proof_needs(asked(conflict=50), None, settings)
     assert "the verdict will be REFUSE" in without
+
+
+def test_a_set_that_showed_too_little_is_told_to_be_larger() -> None:
+    for right, n, regressed, budget in (
+        (98, 100, 2, 0.02),
+        (99, 100, 1, 0.01),
+        (148, 150, 3, 0.01),
+    ):
+        holds, said = rule_of(row("steered", right, n, regressed), row("none", n, n), budget)
+        assert not holds
+        assert int(said.split("give ")[1].split()[0]) > n
+
+
+def test_what_is_always_wrong_is_beaten_by_six_right_answers() -> None:
+    """Of none right of two, 84 % cannot be excluded."""
+    assert [fewest_to_beat(share) for share in (0.0, 0.1)] == [6, 6]
+    assert most_lost(20, 1.0) == 20

@@ -9,7 +9,7 @@ from steerable_llm.answer.places import STREAMS, Places
 
 T = TypeVar("T")
 _ITEM, _ERROR, _END = "item", "error", "end"
-# Of all models: whoever waits here waits for a model's own places, which nobody here can keep.
+# Of all models: asynchronous streams of a model that has no place left keep others waiting, too.
 _PLACES = Places(STREAMS, "steerable-stream")
 
 

@@ -64,7 +64,6 @@ def encode(
 
 def _prompt(llm: SteerableHFLLM, request: GenerationRequest, decision: SteeringDecision) -> Prompt:
     chat, tools = llm.chat_format.given(request.chat_template_kwargs), request.offered_tools
-    request = replace(request, chat_template_kwargs=chat.arguments or None)
     if decision.instruction is not None and not chat.takes_instructions:
         decision = decision.without_instruction("the prompt is in the template's form already")
     messages = chat.instructed(request.messages, decision.instruction)
@@ -88,7 +87,7 @@ def _prompt(llm: SteerableHFLLM, request: GenerationRequest, decision: SteeringD
         request.parallel_tool_calls,
     )
     return Prompt(
-        replace(request, max_new_tokens=length),
+        replace(request, max_new_tokens=length, chat_template_kwargs=chat.arguments or None),
         read.tokens,
         decision,
         grammar=_started(llm, grammar),

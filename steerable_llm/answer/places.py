@@ -17,7 +17,7 @@ class Places:
     """Threads that run work which waits for nobody but the model, so that each place gets free.
 
     A thread lives while there is work. (A pool of the standard library keeps a program that ends
-    from ending, and none of its threads lives in a process that was forked.)
+    from ending.)
     """
 
     def __init__(self, most: int, name: str) -> None:
@@ -44,12 +44,20 @@ class Places:
         """
         future: Future[None] = Future()
         context = contextvars.copy_context()
+        item = (future, lambda: context.run(work))
         with self._lock:
-            self._waiting.append((future, lambda: context.run(work)))
+            self._waiting.append(item)
             if self._running == self._most:
                 return future
             self._running += 1
-        threading.Thread(target=self._work, name=self._name, daemon=True).start()
+        try:
+            threading.Thread(target=self._work, name=self._name, daemon=True).start()
+        except BaseException:  # the system has no thread left: nothing is begun, and nothing kept
+            with self._lock:
+                self._running -= 1
+                if item in self._waiting:
+                    self._waiting.remove(item)
+            raise
         return future
 
     def _work(self) -> None:

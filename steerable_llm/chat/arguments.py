@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from jinja2 import Environment, TemplateError, meta
@@ -71,11 +72,15 @@ def check_read(tokenizer: PreTrainedTokenizerBase, arguments: Mapping[str, Any])
 def _variables(tokenizer: PreTrainedTokenizerBase) -> frozenset[str]:
     """What a template reads beside what it is always given."""
     template = tokenizer.chat_template or ""
-    found: set[str] = set()
-    for text in template.values() if isinstance(template, dict) else [template]:
-        plain = _GENERATION.sub("", text)
-        try:
-            found |= meta.find_undeclared_variables(_JINJA.parse(plain))
-        except TemplateError:  # of a dialect that is not known here: any of its words may be one
-            found |= set(re.findall(r"[^\W\d]\w*", plain))
-    return frozenset(found) - _OURS - _HELPERS - set(tokenizer.special_tokens_map)
+    texts = template.values() if isinstance(template, dict) else [template]
+    found = frozenset[str]().union(*map(_read_by, texts))
+    return found - _OURS - _HELPERS - set(tokenizer.special_tokens_map)
+
+
+@lru_cache(maxsize=32)
+def _read_by(template: str) -> frozenset[str]:
+    plain = _GENERATION.sub("", template)
+    try:
+        return frozenset(meta.find_undeclared_variables(_JINJA.parse(plain)))
+    except TemplateError:  # of a dialect that is not known here: any of its words may be one
+        return frozenset(re.findall(r"[^\W\d]\w*", plain))

@@ -367,10 +367,14 @@ class ChatFormat:
         """
         return self.special_ids | frozenset(self.tokenizer.get_added_vocab().values())
 
+    @cached_property
+    def _special_names(self) -> dict[str, int]:
+        # (To ask the vocabulary builds the whole of it, every time.)
+        return {str(self.tokenizer.convert_ids_to_tokens(x)): x for x in self.special_ids}
+
     def special_id(self, text: str) -> int | None:
         """Return the special token that is spelt like this text, if there is one."""
-        number = self.tokenizer.get_vocab().get(text)
-        return number if number in self.special_ids else None
+        return self._special_names.get(text)
 
     def added_id(self, text: str) -> int | None:
         """Return the one token, special or not, that the vocabulary has for this text."""

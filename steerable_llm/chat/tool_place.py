@@ -182,9 +182,15 @@ def _alone(messages: Sequence[Told]) -> Iterator[Told]:
         while place < len(messages) and messages[place]["role"] == "tool":
             results.append(messages[place])
             place += 1
+        # What was said and thought before the calls is told once.
+        thought = ("reasoning_content", "thinking")
+        later = {name: told for name, told in message.items() if name not in thought}
         for number, call in enumerate(calls):
-            said = {} if number == 0 else {"content": ""}
-            yield {**message, **said, "tool_calls": [call]}
+            yield (
+                {**message, "tool_calls": [call]}
+                if number == 0
+                else {**later, "content": "", "tool_calls": [call]}
+            )
             yield from (x for x in results if x.get("tool_call_id") == call["id"])
         ids = {call["id"] for call in calls}
         yield from (x for x in results if x.get("tool_call_id") not in ids)

@@ -185,8 +185,11 @@ def use(
 def _set(
     vector: SteeringVector, strength: float | None, scope: Any, layers: str | None, remark: str
 ) -> SteeringVector:
+    from steerable_llm.errors import InvalidInputError
     from steerable_llm.vector.calibration import Calibration
 
+    if strength is None and vector.calibration is None:
+        raise InvalidInputError(f"vector {vector.name!r} is not calibrated: give --strength, too")
     which = None if layers is None else blocks(layers) or vector.layers
     (term,) = vector.steer(strength, which, scope).terms
     made = vector.calibration or Calibration(term.strength)

@@ -42,7 +42,8 @@ def rule_of(row: Row, unsteered: Row, budget: float) -> tuple[bool, str]:
     """Return whether the row of a capability keeps the rule, and how that came out in numbers."""
     before, after, n = unsteered.main.value, row.main.value, row.n
     said = f"{row.category}: {percent(before)} unsteered, {percent(after)} {row.arm}"
-    if row.kl_per_token is not None and row.kl_per_token.high == 0:
+    untouched = row.kl_per_token is not None and row.kl_per_token.high == 0
+    if untouched and before == after and not row.regressed:
         return True, f"{said}: left as it is, so nothing is lost"
     net = (before - after) * n
     lost = max(net, (row.regressed or 0.0) * n, 0.0)
@@ -52,28 +53,31 @@ def rule_of(row: Row, unsteered: Row, budget: float) -> tuple[bool, str]:
         return True, f"{said}, within {allowed} (95 % interval: at most {points(high)} lost)"
     if loss_score(lost, gained, n, budget) > CHANCE:
         return False, f"{said}, beyond {allowed}"
+    more = fewest(budget, min(lost, gained) / n, min(max(net / n, 0.0), budget))
     return False, (
         f"{said}: on {n} prompts a loss of up to {points(high)} cannot be excluded, and under "
         f"{allowed} one of {points(limit(budget), None)} must be: give "
-        f"{fewest(budget, min(lost, gained) / n)} prompts or more"
+        f"{max(n + 1, more)} prompts or more"
     )
 
 
-def fewest(budget: float, flipping: float = 0.0) -> int:
+def fewest(budget: float, flipping: float = 0.0, net: float = 0.0) -> int:
     """Return how many prompts of a capability can show that the budget is kept.
 
     Args:
         budget: Share that may be lost.
         flipping: Share of prompts that become wrong, and as many right.
+        net: Share of prompts that become wrong beyond these; at most the budget.
     """
-    return next(n for n in count(1) if n > _MANY or within(flipping * n, flipping * n, n, budget))
+    lost = flipping + net
+    return next(n for n in count(1) if n > _MANY or within(lost * n, flipping * n, n, budget))
 
 
 def most_lost(n: int, budget: float) -> int | None:
-    """Return how many of n prompts may become wrong, none right; None where none is too many."""
+    """Return how many of n prompts may become wrong, none right; None where n show too little."""
     if not within(0, 0, n, budget):
         return None
-    return next(lost for lost in count() if not within(lost + 1, 0, n, budget))
+    return next(lost for lost in count() if lost == n or not within(lost + 1, 0, n, budget))
 
 
 def fewest_to_beat(share: float) -> int:
@@ -85,7 +89,8 @@ def fewest_to_beat(share: float) -> int:
     tail = (1 - CONFIDENCE) / 2
     for n in count(2):
         spread = 1.96 * (share * (1 - share) / n) ** 0.5
-        if n >= _MANY or tail ** (1 / n) > share + spread:
+        sure = tail ** (1 / n)  # the lower end for n of n, and mirrored the upper one for none
+        if n >= _MANY or sure > max(share + spread, 1 - sure):
             return n
     raise AssertionError("a count has no end")
 

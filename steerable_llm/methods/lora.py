@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from steerable_llm.chat.vision import ReadPrompt
-from steerable_llm.errors import PairError
+from steerable_llm.errors import InvalidInputError, PairError
 from steerable_llm.methods.states import read_prompt
 from steerable_llm.pairs.pair import Pairs
 from steerable_llm.progress import Advance
@@ -144,11 +144,18 @@ def _targets(llm: HookedModel, config: LoraSettings) -> str | list[str]:
         return list(config.targets)
     decoder = find_decoder(llm.model, llm.blocks)
     inside = {id(module) for module in decoder.modules() if isinstance(module, torch.nn.Linear)}
-    return [
+    ends = ("",) if everything else tuple(f".{target}" for target in config.targets)
+    found = [
         name
         for name, module in llm.model.named_modules()
-        if id(module) in inside and (everything or name.rpartition(".")[2] in config.targets)
+        if id(module) in inside and f".{name}".endswith(ends)
     ]
+    if not found:
+        raise InvalidInputError(
+            f"no linear layer of the decoder is called {' or '.join(map(str, config.targets))}: "
+            'give others as targets, or "all-linear"'
+        )
+    return found
 
 
 def _rows(llm: HookedModel, pair: Any, config: LoraSettings) -> tuple[Answered, ...]:

@@ -326,7 +326,7 @@ class SteerableLlamaIndexLLM(SharesWeights, PromptedLLM, FunctionCallingLLM):
         llm = self.llm
         if formatted:  # the same model, weights and policy shared, which takes prompts as they are
             llm = copy.copy(llm)
-            written = _AsWritten(llm.tokenizer)
+            written = _AsWritten(llm.tokenizer, reasoning_tags=())
             written.reasoning_format = llm.chat_format.reasoning_format
             llm.chat_format = written
         with failing_on(self._records()):

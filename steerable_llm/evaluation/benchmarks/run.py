@@ -167,7 +167,8 @@ def _at_strength(vector: SteeringVector, strength: float) -> SteeringVector:
     own = vector.calibration or Calibration(
         strength=strength, scope=how.scope, unit=how.unit, renormalise=how.renormalise
     )
-    return vector.with_calibration(replace(own, strength=strength, remark="strength given by hand"))
+    remark = "; ".join(filter(None, (own.remark, "strength given by hand")))
+    return vector.with_calibration(replace(own, strength=strength, remark=remark))
 
 
 def benchmark_arms(

@@ -85,6 +85,8 @@ class MergedObjective:
         self._kept: dict[tuple[int, int], Merged] = {}
         self._pictured = next((i for i, pair in enumerate(pairs) if pair.vision), 0)
         self._decoder.learn(self._text(self._pictured))
+        # What a row costs depends on it: the output layer reads the answers' columns alone.
+        self.reader.reads_positions = self._decoder.head is not None
         self.reader.packs = self._learn_packing()
 
     def _learn_packing(self) -> bool:
@@ -195,7 +197,7 @@ class MergedObjective:
     def _slope(self, index: int, points: Tensor, gradients: bool) -> Slope:
         length = points.shape[1]
         values, rest = torch.zeros(2, len(points))
-        slope = torch.zeros_like(points)
+        slope = torch.zeros_like(points if gradients else points[..., :1])
         packed = self.reader.packs and self._packable(index)
         for row in self._together(index) if packed else self._apart(index):
             with frozen(self.model), torch.set_grad_enabled(gradients):

@@ -405,3 +405,10 @@ def test_the_log_keeps_them_apart(log_url: str, streamed: bool) -> None:
     # What the template was told is part of what was asked.
     assert len({each.prompt_key for each in found}) == 2
     assert json.loads(found[0].model_dump_json())["reasoning"] == THOUGHT
+
+
+def test_a_model_that_keeps_its_thoughts_shares_no_cached_answers_with_one_that_does_not() -> None:
+    plain, keeping = (
+        SteerableHFLLM.demo(keep_reasoning=keep).as_langchain() for keep in (False, True)
+    )
+    assert plain._get_llm_string() != keeping._get_llm_string()

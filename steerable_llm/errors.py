@@ -23,6 +23,9 @@
     |   `-- UnknownGateError                     a gate that the policy cannot find
     |-- AnswerLogError                           an answer log cannot be opened, read or written
     |-- HubError                                 the Hugging Face Hub cannot be reached, or refuses
+    |-- OverloadedError                          more is asked at once than the limits allow
+    |-- DeadlineError                            an answer took longer than its asker would wait
+    |-- EngineError                              the engine has died, and what it was making with it
     `-- MissingExtraError (also ImportError)     an optional dependency is not installed
 
 Catch ``SteerableError`` to catch all of them. Every message is one line: what was wrong, what was
@@ -114,6 +117,31 @@ class AnswerLogError(SteerableError):
 
 class HubError(SteerableError):
     """The Hugging Face Hub cannot be reached, or does not let this be read or written."""
+
+
+class OverloadedError(SteerableError):
+    """More is asked at once than the limits of an engine allow.
+
+    Attributes:
+        retry_after: Seconds after which it may be worth trying again.
+    """
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        """Keep the seconds beside the message."""
+        super().__init__(message, retry_after)
+        self.retry_after = retry_after
+
+    def __str__(self) -> str:
+        """Say the message alone."""
+        return str(self.args[0])
+
+
+class DeadlineError(SteerableError):
+    """An answer took longer than whoever asked for it would wait."""
+
+
+class EngineError(SteerableError):
+    """An engine has died: it makes no more answers, and those it was making are lost."""
 
 
 class VectorFileError(SteerableError):

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from steerable_llm.answer.answer import Answer
-from steerable_llm.answer.engine import Engine, Prompt
+from steerable_llm.answer.engine import Engine, Limits, Prompt
 from steerable_llm.answer.llm import SteerableHFLLM
+from steerable_llm.answer.pending import Pending
 from steerable_llm.answer.request import (
     AppliedVector,
     Generation,
@@ -30,6 +31,20 @@ class Parrot:
     def __init__(self, llm: SteerableHFLLM) -> None:
         self.llm = llm
         self.calls: list[list[Prompt]] = []
+
+    alive, running, waiting = True, 0, 0
+    limits = Limits()
+
+    def submit(
+        self,
+        prompt: Prompt,
+        cancelled: threading.Event | None = None,
+        timeout: float | None = None,
+    ) -> Pending:
+        pending = Pending(prompt.decision, len(prompt.tokens), cancelled)
+        for chunk in self.stream(prompt, cancelled):
+            pending.put(chunk) if chunk.final is None else pending.end(chunk.final)
+        return pending
 
     def run(
         self,
@@ -138,7 +153,9 @@ def test_a_cancelled_stream_has_no_last_chunk(llm: SteerableHFLLM) -> None:
     assert [chunk.final for chunk in stream] == []
 
 
-def test_both_adapters_speak_through_it(llm: SteerableHFLLM) -> None:
+async def test_both_adapters_speak_through_it(llm: SteerableHFLLM) -> None:
     with llm.blocks[0].register_forward_pre_hook(fail):
         assert llm.as_langchain().invoke(QUESTION).content == SAID
         assert llm.as_llama_index().complete(QUESTION).text == SAID
+        assert (await llm.as_langchain().ainvoke(QUESTION)).content == SAID
+        assert (await llm.as_llama_index().acomplete(QUESTION)).text == SAID

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import wait
 from queue import SimpleQueue
-from threading import Event, Thread, current_thread
+from threading import Event, Lock, Thread, current_thread
 from typing import TypeAlias
 
 from steerable_llm.answer.answer import Answer
 from steerable_llm.answer.constraint import GrammarMask
-from steerable_llm.answer.engine import Prompt
+from steerable_llm.answer.engine import Limits, Prompt
 from steerable_llm.answer.logprobs import LogprobNotes
+from steerable_llm.answer.pending import Pending
 from steerable_llm.answer.places import STREAMS, Places
 from steerable_llm.answer.request import AppliedVector, Generation, GenerationChunk
 from steerable_llm.answer.sampling import RowSampler, RowShaping
-from steerable_llm.errors import InvalidInputError
+from steerable_llm.errors import DeadlineError, InvalidInputError, OverloadedError
 from steerable_llm.runtime.contrast import contrasted
 from steerable_llm.runtime.decoding import decode
 from steerable_llm.runtime.forward import run_prompts
@@ -32,6 +34,60 @@ class LocalEngine:
         """Remember the model; its weights are shared."""
         self._llm = llm
         self._places = Places(STREAMS, "stream")
+        self.limits = Limits()
+        self._pending: set[Pending] = set()
+        self._lock = Lock()
+
+    alive = True
+
+    @property
+    def running(self) -> int:
+        """How many prompts it is at work on."""
+        return sum(each.times.begun is not None for each in tuple(self._pending))
+
+    @property
+    def waiting(self) -> int:
+        """How many wait in its queue."""
+        return len(self._pending) - self.running
+
+    def submit(
+        self, prompt: Prompt, cancelled: Event | None = None, timeout: float | None = None
+    ) -> Pending:
+        """Begin to answer one prompt in a thread of its own.
+
+        Raises:
+            OverloadedError: The queue is full.
+        """
+        pending = Pending(prompt.decision, len(prompt.tokens), cancelled)
+        with self._lock:
+            if self.limits.queue is not None and self.waiting >= self.limits.queue:
+                raise OverloadedError(
+                    f"{self.waiting} prompts wait already: try again later", retry_after=1
+                )
+            self._pending.add(pending)
+        late = None if timeout is None else pending.times.asked + timeout
+        stop = Event()
+
+        def put(_: int, chunk: GenerationChunk) -> None:
+            if late is not None and time.monotonic() > late:
+                pending.end(DeadlineError(f"the answer took longer than {timeout} s"))
+            if pending.unwanted:
+                stop.set()
+            pending.put(chunk)
+
+        def work() -> None:
+            try:
+                pending.times.begun = time.monotonic()
+                if not pending.unwanted and (made := self._answer([prompt], stop, put)):
+                    pending.end(made[0])
+            except BaseException as error:
+                pending.end(error)
+            finally:
+                with self._lock:
+                    self._pending.discard(pending)
+
+        self._places.run(work)
+        return pending
 
     def run(
         self, prompts: Sequence[Prompt], batch_size: int, cancelled: Event | None = None

@@ -7,6 +7,21 @@ policies, adapters and recorders stay as they are.
 
 An engine of its own keeps an `Answer` per prompt: it turns tokens into chunks, tells when stop
 texts, calls, grammars or the limit end it, and makes the `Generation` with what was applied.
+
+What a server builds on (`SteerableHFLLM.submit` leads to it)::
+
+    pending = llm.submit(request, timeout=60)     # OverloadedError: 429, with error.retry_after
+    pending.decision                              # known at once: what is applied, and why
+    async for chunk in pending: ...               # or `for`; the last has the answer in `final`
+    answer = await pending                        # or pending.result(); DeadlineError: too late
+    pending.cancel()                              # a client has gone; so has its row, a token later
+    pending.times                                 # asked, begun, first token, ended
+    llm.engine.alive                              # False after a death, told by EngineError
+    llm.engine.running, llm.engine.waiting        # requests at work, and in the queue
+    llm.engine.limits = Limits(queue=64)          # rows, tokens, queue
+
+`submit` decides and encodes in the calling thread (milliseconds, or passes of the model where the
+policy measures a conflict), so an event loop calls it by `asyncio.to_thread`.
 """
 
 from __future__ import annotations
@@ -19,9 +34,11 @@ from typing import Protocol
 from torch import Tensor
 
 from steerable_llm.answer.constraint import GrammarState
+from steerable_llm.answer.pending import Pending
 from steerable_llm.answer.request import Generation, GenerationChunk, GenerationRequest
 from steerable_llm.chat.tools import ToolFormat
 from steerable_llm.chat.vision import ReadPrompt
+from steerable_llm.errors import InvalidInputError
 from steerable_llm.policy.decision import SteeringDecision
 from steerable_llm.vector.contrast import Contrast
 from steerable_llm.vector.steering import Steering
@@ -60,8 +77,74 @@ class Prompt:
         return self.decision.contrast
 
 
+@dataclass(frozen=True)
+class Limits:
+    """How much an engine takes on at once.
+
+    Attributes:
+        rows: Prompts that run together; more wait.
+        tokens: What prompts and answers that run together may take in caches, padding included;
+            more wait. A single prompt is always taken on.
+        queue: Prompts that may wait; more are refused with `OverloadedError`. None lets all wait.
+
+    Raises:
+        InvalidInputError: A number below 1 (a queue: below 0).
+    """
+
+    rows: int = 64
+    tokens: int = 65536
+    queue: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what would let nothing run."""
+        for name, least in (("rows", 1), ("tokens", 1), ("queue", 0)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise InvalidInputError(f"{name} is {value}: give a whole number from {least} on")
+
+
 class Engine(Protocol):
-    """What turns prompts into answers."""
+    """What turns prompts into answers.
+
+    Attributes:
+        limits: How much it takes on at once.
+    """
+
+    limits: Limits
+
+    @property
+    def alive(self) -> bool:
+        """Whether it still makes answers."""
+        ...
+
+    @property
+    def running(self) -> int:
+        """How many prompts it is at work on."""
+        ...
+
+    @property
+    def waiting(self) -> int:
+        """How many wait in its queue."""
+        ...
+
+    def submit(
+        self,
+        prompt: Prompt,
+        cancelled: threading.Event | None = None,
+        timeout: float | None = None,
+    ) -> Pending:
+        """Begin to answer one prompt, beside all others, and return at once.
+
+        Args:
+            prompt: What to answer.
+            cancelled: Once set, the work stops after the token at hand.
+            timeout: Seconds after which it is given up with a `DeadlineError`.
+
+        Raises:
+            OverloadedError: The queue is full.
+            EngineError: The engine has died.
+        """
+        ...
 
     def run(
         self,

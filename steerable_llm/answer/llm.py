@@ -18,6 +18,7 @@ from steerable_llm.answer.decode import LocalEngine
 from steerable_llm.answer.encode import asked, encode
 from steerable_llm.answer.engine import Engine
 from steerable_llm.answer.origin import Origin
+from steerable_llm.answer.pending import Pending
 from steerable_llm.answer.request import (
     Generation,
     GenerationChunk,
@@ -206,6 +207,33 @@ class SteerableHFLLM(HookedModel):
         decisions = self.decide(asked([request]), cancelled)
         [prompt] = encode(self, [request], decisions)
         return self.engine.stream(prompt, cancelled)
+
+    def submit(
+        self,
+        request: GenerationRequest,
+        cancelled: threading.Event | None = None,
+        timeout: float | None = None,
+    ) -> Pending:
+        """Begin to answer one request, beside all others that are under way, and return at once.
+
+        The request is checked, its steering decided and its prompt encoded before that.
+
+        Args:
+            request: What to answer.
+            cancelled: Once set, the work stops after the token at hand, as with `Pending.cancel`.
+            timeout: Seconds after which the answer is given up with a `DeadlineError`.
+
+        Returns:
+            What to read the answer from, in threads or tasks.
+
+        Raises:
+            InvalidInputError: As for `generate`.
+            OverloadedError: The engine's queue is full.
+            EngineError: The engine has died.
+        """
+        decisions = self.decide(asked([request]), cancelled)
+        [prompt] = encode(self, [request], decisions)
+        return self.engine.submit(prompt, cancelled, timeout)
 
     def generate_batch(
         self,

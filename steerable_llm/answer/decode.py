@@ -66,13 +66,16 @@ class LocalEngine:
                 )
             self._pending.add(pending)
         late = None if timeout is None else pending.times.asked + timeout
-        stop = Event()
+
+        class Unwanted(Event):
+            def is_set(self) -> bool:
+                return pending.unwanted or super().is_set()
+
+        stop = Unwanted()
 
         def put(_: int, chunk: GenerationChunk) -> None:
             if late is not None and time.monotonic() > late:
                 pending.end(DeadlineError(f"the answer took longer than {timeout} s"))
-            if pending.unwanted:
-                stop.set()
             pending.put(chunk)
 
         def work() -> None:

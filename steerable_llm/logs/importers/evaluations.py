@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -42,25 +44,37 @@ _RAGAS_FIELDS = {
 }
 
 
-# What RAGAS 0.1 called them.
-_RAGAS_BEFORE = {
+# What RAGAS 0.1 called them, and what the experiments in its guides do.
+_RAGAS_ELSE = {
     "question": "user_input",
+    "query": "user_input",
     "contexts": "retrieved_contexts",
     "answer": "response",
     "ground_truth": "reference",
     "ground_truths": "reference",
+    "expected_output": "reference",
+    "expected_answer": "reference",
 }
+# How Python prints the result of a metric, as a table of an experiment may have it.
+_PRINTED = re.compile(r"MetricResult\(value=(.*?)(?:, reason=(.*))?\)", re.DOTALL)
 
 
 def ragas_records(record: Record) -> list[tuple[str, Any]]:
-    """Return the samples in a file of several."""
-    return page(record, "samples", "data", "rows", "dataset", "results", "examples")
+    """Return the samples in a file of several, also where a metric's have notes of a person."""
+    found = []
+    for name, entries in record.items():
+        for place, one in enumerate(entries if isinstance(entries, list) else (), start=1):
+            if isinstance(one, Mapping) and isinstance(sample := one.get("metric_input"), Mapping):
+                target, given = one.get("target"), one.get("metric_output")
+                noted = {name: given if target is None else target}
+                found.append((f"{name} {place}", {**sample, **noted}))
+    return found or page(record, "samples", "data", "rows", "dataset", "results", "examples")
 
 
 def ragas(record: Record) -> list[ImportedAnswer]:
     """Read a RAGAS single-turn sample; metrics that are known by name judge it."""
     # Of two spellings of a name the present one counts.
-    plain = {_RAGAS_BEFORE.get(name, name): value for name, value in record.items()} | {
+    plain = {_RAGAS_ELSE.get(name, name): value for name, value in record.items()} | {
         name: record[name] for name in _RAGAS_FIELDS & record.keys()
     }
     asked = decoded(plain.get("user_input"))
@@ -69,13 +83,34 @@ def ragas(record: Record) -> list[ImportedAnswer]:
     question, answer = needed(plain, "user_input"), answer_text(plain.get("response"), "response")
     found = passages(plain.get("retrieved_contexts"), plain.get("retrieved_context_ids"))
     judgements = tuple(
-        Judgement(name=name, score=score)
+        judgement
         for name, value in plain.items()
-        if name not in _RAGAS_FIELDS and (score := number(value)) is not None
+        if name not in _RAGAS_FIELDS and (judgement := _ragas_judgement(name, value, plain))
     )
     expected = decoded(plain.get("reference"))
     reference = text(*expected) if isinstance(expected, list) else text(expected)
     return [_draft("ragas", question, found, answer, reference, judgements)]
+
+
+def _ragas_judgement(name: str, value: object, sample: Record) -> Judgement | None:
+    """Return what a metric said: a number, "pass" or "fail", or one of these with its reason."""
+    told = value
+    if isinstance(value, str) and value.lstrip()[:1] == "{":  # a cell of a table
+        with contextlib.suppress(UnusableRecord):
+            told = listed(f"[{value}]", name)[0]
+    reason: object = sample.get(f"{name}_reason")
+    if isinstance(value, str) and (printed := _PRINTED.fullmatch(value.strip())):
+        told = {"value": printed[1], "reason": (printed[2] or "").strip("'\"")}
+    if isinstance(told, Mapping) and "reason" in told:
+        value, reason = told.get("value", told.get("result")), told["reason"]
+    score = number(value)
+    passed = _PASSED.get(value.strip().lower()) if isinstance(value, str) else None
+    if score is None and passed is None:
+        return None
+    return Judgement(name=name, score=score, passed=passed, comment=text(reason))
+
+
+_PASSED = {"pass": True, "passed": True, "fail": False, "failed": False}
 
 
 def deepeval_records(record: Record) -> list[tuple[str, Any]]:

@@ -25,6 +25,9 @@ METRICS: dict[str, str | None] = {
     **dict.fromkeys(("faithfulness", "groundedness", "hallucination"), _OF_DOCUMENTS),
     **dict.fromkeys(("response_groundedness", "nv_response_groundedness"), _OF_DOCUMENTS),
     **dict.fromkeys(("faithfulness_with_hhem", "multi_modal_faithful_rate"), _OF_DOCUMENTS),
+    **dict.fromkeys(("multi_modal_faithfulness", "faithful_rate"), _OF_DOCUMENTS),
+    "quoted_spans_alignment": _OF_DOCUMENTS,
+    **dict.fromkeys(("multi_modal_relevance", "relevance_rate"), _OF_ANSWER),
     **dict.fromkeys(("answer_relevancy", "answer_relevance", "response_relevancy"), _OF_ANSWER),
     "response_relevance": _OF_ANSWER,
     **dict.fromkeys(("answer_correctness", "factual_correctness", "correctness"), "untrue"),
@@ -36,14 +39,14 @@ METRICS: dict[str, str | None] = {
     **dict.fromkeys(("contextual_relevancy", "context_entity_recall"), _OF_RETRIEVAL),
     **dict.fromkeys(
         (
-            f"{judge}_context_{what}{how}"
-            for judge in ("llm", "non_llm")
+            f"{judge}context_{what}{how}"
+            for judge in ("llm_", "non_llm_", "")
             for what in ("precision", "recall")
             for how in ("", "_with_reference", "_without_reference")
         ),
         _OF_RETRIEVAL,
     ),
-    "id_based_context_precision": _OF_RETRIEVAL,
+    **dict.fromkeys(("context_utilization", "id_based_context_precision"), _OF_RETRIEVAL),
     "id_based_context_recall": _OF_RETRIEVAL,
     **dict.fromkeys(("bias", "noise_sensitivity"), None),
     **dict.fromkeys(("noise_sensitivity_relevant", "noise_sensitivity_irrelevant"), None),

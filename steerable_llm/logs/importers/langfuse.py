@@ -27,7 +27,7 @@ from steerable_llm.logs.importers.traces import (
     documents_of,
     model_span,
     other_span,
-    question_of,
+    root_span,
     score_span,
     step_of,
     usage,
@@ -87,8 +87,9 @@ def _is_observation(record: Record) -> bool:
 
 def _trace(record: Record) -> Span:
     named = needed(record, "id")
-    asked, time = question_of(record.get("input")), iso(record.get("timestamp"))
-    return other_span(f"trace:{named}", named, time, documents=None, question=asked)
+    time, failed = iso(record.get("timestamp")), _failed(record)
+    given, made = decoded(record.get("input")), decoded(record.get("output"))
+    return root_span(f"trace:{named}", named, time, given, made, failed)
 
 
 def _either(record: Record, name: str) -> Any:
@@ -106,13 +107,18 @@ def _observation(record: Record) -> Span:
     if kind == "GENERATION":
         return model_span(named, trace, time, lambda: _answer(record, given, made))
     found = documents_of(made) if kind in ("RETRIEVER", "SPAN", "TOOL") and made else None
-    question = None if _either(record, "parentObservationId") else question_of(given)
     # A span is a retrieval only if it gave documents.
-    return other_span(named, trace, time, documents=found or None, question=question)
+    if found or _either(record, "parentObservationId"):
+        return other_span(named, trace, time, documents=found or None)
+    return root_span(named, trace, time, decoded(given), decoded(made), _failed(record))
+
+
+def _failed(record: Record) -> bool:
+    return str(record.get("level")).upper() == "ERROR"
 
 
 def _answer(record: Record, given: Any, made: Any) -> dict[str, Any]:
-    if str(record.get("level")).upper() == "ERROR":
+    if _failed(record):
         raise UnusableRecord("its generation failed")
     answer = spoken(_with_role(decoded(made)))
     if answer is None:

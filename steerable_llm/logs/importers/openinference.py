@@ -28,7 +28,7 @@ from steerable_llm.logs.importers.traces import (
     documents_of,
     model_span,
     other_span,
-    question_of,
+    root_span,
     score_span,
     step_of,
     usage,
@@ -70,9 +70,11 @@ def openinference(record: Record) -> list[Span]:
     time = iso(nested.get("start_time"))
     if kind == "LLM":
         return [model_span(named, trace, time, lambda: _answer(nested, attributes))]
-    found = _documents(attributes) if kind == "RETRIEVER" else None
-    question = None if nested.get("parent_id") else question_of(_value(attributes, "input"))
-    return [other_span(named, trace, time, documents=found, question=question)]
+    if kind == "RETRIEVER" or nested.get("parent_id"):
+        found = _documents(attributes) if kind == "RETRIEVER" else None
+        return [other_span(named, trace, time, documents=found)]
+    given, made = (_value(attributes, name) for name in ("input", "output"))
+    return [root_span(named, trace, time, given, made, _failed(nested, attributes))]
 
 
 def _documents(attributes: Record) -> list[dict[str, str]] | None:
@@ -175,11 +177,7 @@ def _listed(tree: Any) -> Any:
 
 
 def _answer(span: Record, attributes: Record) -> dict[str, Any]:
-    status = mapping(span.get("status"))
-    codes = (span.get("status_code"), status.get("status_code"), status.get("code"))
-    if any(str(code).upper().endswith("ERROR") or code == 2 for code in codes):
-        raise UnusableRecord("its span failed")
-    if mapping(attributes.get("error")).get("type"):
+    if _failed(span, attributes):
         raise UnusableRecord("its span failed")
     llm, told = mapping(attributes.get("llm")), mapping(attributes.get("gen_ai"))
     given = listed(llm.get("input_messages"), "messages") or _conversation(told, "input", "prompt")
@@ -206,6 +204,13 @@ def _answer(span: Record, attributes: Record) -> dict[str, Any]:
             counts.get("completion", used.get("output_tokens")),
         ),
     }
+
+
+def _failed(span: Record, attributes: Record) -> bool:
+    status = mapping(span.get("status"))
+    codes = (span.get("status_code"), status.get("status_code"), status.get("code"))
+    failed = any(str(code).upper().endswith("ERROR") or code == 2 for code in codes)
+    return failed or bool(mapping(attributes.get("error")).get("type"))
 
 
 def _conversation(told: Record, now: str, before: str) -> list[Any]:

@@ -16,6 +16,7 @@ from steerable_llm.logs.importers.records import (
     content_id,
     decoded,
     listed,
+    mapping,
     page,
     yes_or_no,
 )
@@ -32,10 +33,13 @@ def preference_records(record: Record) -> list[tuple[str, Any]]:
 def trl(record: Record) -> list[ImportedAnswer]:
     """Read ``prompt, chosen, rejected`` or ``prompt, completion, label``, of text or messages."""
     images = listed(record.get("images") or record.get("image"), "images")
-    record = {**record, "prompt": decoded(record.get("prompt"))}
+    given = decoded(record.get("prompt")) or None
     if images:
-        record = {**record, "prompt": _with_images(record["prompt"], images)}
-    given = record["prompt"] or None
+        given = _with_images(given, images)
+    if not record.keys() & {"chosen", "rejected", "label"}:
+        raise UnusableRecord(
+            "it has no preference: chosen and rejected, or a completion with a label"
+        )
     if "completion" in record:
         label = yes_or_no(record.get("label"))
         if label is None:
@@ -46,7 +50,9 @@ def trl(record: Record) -> list[ImportedAnswer]:
         return [_draft("trl", prompt(given), answer, verdict=verdict, label_source="preference")]
     chosen, rejected = (_conversation(record.get(name)) for name in ("chosen", "rejected"))
     if given is None:
-        given, chosen, rejected = _common_start(chosen, rejected)
+        # Beside texts of other names, one of these is the prompt, perhaps.
+        alone = not any(isinstance(record[k], str) for k in record.keys() - {"chosen", "rejected"})
+        given, chosen, rejected = _common_start(chosen, rejected, alone)
     else:
         (given, chosen), (_, rejected) = _apart(given, chosen), _apart(given, rejected)
     return [_pair("trl", prompt(given), chosen, rejected, ("chosen", "rejected"))]
@@ -97,6 +103,8 @@ def _apart(given: Any, made: object) -> tuple[Any, Any]:
     if not isinstance(made, list) or len(made) < 2:
         return given, made
     *before, last = made
+    if given is None:
+        return before, [last]
     asked = prompt(given)
     shown = prompt(before)
     if shown[0].role == "system" and asked[0].role != "system":
@@ -106,10 +114,16 @@ def _apart(given: Any, made: object) -> tuple[Any, Any]:
     return given, made  # an answer of several messages, which is told as such
 
 
-def _common_start(chosen: Any, rejected: Any) -> tuple[Any, Any, Any]:
-    """Split two whole conversations into what they share and how each goes on."""
+def _common_start(chosen: Any, rejected: Any, alone: bool) -> tuple[Any, Any, Any]:
+    """Split two whole conversations into what they share and how each goes on.
+
+    Args:
+        chosen: One of them.
+        rejected: The other.
+        alone: Whether no other text of their record may be the prompt.
+    """
     if isinstance(chosen, str) and isinstance(rejected, str):
-        return _common_text(chosen, rejected)
+        return _common_text(chosen, rejected, alone)
     if not (isinstance(chosen, list) and isinstance(rejected, list)):
         raise UnusableRecord("it has no prompt, and its answers are no conversations")
     shared = 0
@@ -118,15 +132,20 @@ def _common_start(chosen: Any, rejected: Any) -> tuple[Any, Any, Any]:
     return chosen[:shared], chosen[shared:], rejected[shared:]
 
 
-def _common_text(chosen: str, rejected: str) -> tuple[Any, Any, Any]:
-    """The same of two texts, whose turns begin with "Human:" and "Assistant:"."""
+def _common_text(chosen: str, rejected: str, alone: bool) -> tuple[Any, Any, Any]:
+    """The same of two texts: with turns of "Human:" and "Assistant:", or of which one goes on."""
     length = min(len(chosen), len(rejected))
     same = next((n for n in range(length) if chosen[n] != rejected[n]), length)
     turns = [found for found in _TURN.finditer(chosen) if found.end() <= same]
+    if not turns and alone:
+        words = list(re.finditer(r"\S+(?=\s)", chosen[: same + 1]))
+        # One word may begin any two answers.
+        if len(words) > 1 and (end := words[-1].end()) < length:
+            return chosen[:end], chosen[end:], rejected[end:]
     if not turns or turns[-1][1] != "Assistant":
         raise UnusableRecord(
-            "it has no prompt: give one, conversations, or texts with turns of Human: and "
-            "Assistant:, of which both answers share all but the last"
+            "it has no prompt: give one, conversations, or texts that begin alike, as with turns "
+            "of Human: and Assistant:, of which both answers share all but the last"
         )
     at = turns[-1].end()
     if _TURN.search(chosen, at) or _TURN.search(rejected, at):
@@ -149,19 +168,34 @@ def _with_images(given: object, images: object) -> object:
     if not isinstance(images, list):
         raise UnusableRecord("its images are not a list")
     if isinstance(given, str):
-        given = [{"role": "user", "content": [{"type": "image"} for _ in images] + [given]}]
+        given = [{"role": "user", "content": given}]
     left = list(images)
+    entries = given if isinstance(given, list) else []
+    places = sum(map(_is_place, (part for entry in entries for part in _parts(entry))))
     messages = []
-    for entry in given if isinstance(given, list) else ():
-        content = entry.get("content") if isinstance(entry, Mapping) else None
-        if isinstance(content, list):
+    for entry in entries:
+        parts = _parts(entry)
+        if not places and parts and entry.get("role") == "user":
+            # A prompt without places has all images before its first question.
+            parts, places = [{"type": "image"} for _ in images] + parts, len(images)
+        if isinstance(entry, Mapping) and any(map(_is_place, parts)):
             filled = [
-                {"type": "image", "image": left.pop(0)} if part == {"type": "image"} and left
-                else part
-                for part in content
-            ]  # fmt: skip
+                {"type": "image", "image": left.pop(0)} if _is_place(part) and left else part
+                for part in parts
+            ]
             entry = {**entry, "content": filled}
         messages.append(entry)
     if left:
         raise UnusableRecord("it has more images than its prompt has places for")
     return messages
+
+
+def _parts(entry: object) -> list[Any]:
+    content = entry.get("content") if isinstance(entry, Mapping) else None
+    return [content] if isinstance(content, str) else content if isinstance(content, list) else []
+
+
+def _is_place(part: object) -> bool:
+    """Whether a part is the place of an image; rows of a table have its other fields as null."""
+    told = {k for k, v in part.items() if v is not None} if isinstance(part, Mapping) else set()
+    return told == {"type"} and mapping(part)["type"] == "image"

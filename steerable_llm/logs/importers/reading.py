@@ -5,13 +5,23 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import json
 import zlib
+from base64 import b64encode
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from steerable_llm.json_records import DAMAGED, LONGEST, form_of, json_records, open_utf8
+from steerable_llm.errors import MissingExtraError
+from steerable_llm.json_records import (
+    DAMAGED,
+    LONGEST,
+    form_of,
+    json_records,
+    open_utf8,
+    parsed,
+)
 
 _BLOCK = 2**20
 #: How the problem of a line ends that may still be being written.
@@ -44,7 +54,7 @@ def read_records(
     """Yield the records of a file, one at a time.
 
     A file is JSON lines, an array, objects one after another, or a table (.csv or .tsv, whose
-    cells are texts); packed by gzip or not, in UTF-8 or UTF-16.
+    cells are texts); packed by gzip or not, in UTF-8 or UTF-16. Or it is Parquet.
 
     Args:
         path: The file.
@@ -53,6 +63,9 @@ def read_records(
         digest: SHA-256 of the bytes before.
         lines: How many lines these are.
     """
+    with path.open("rb") as file:
+        if file.read(4) == b"PAR1":
+            return _parquet(path)
     suffixes = [suffix.lower() for suffix in path.suffixes if suffix.lower() != ".gz"]
     if suffixes and suffixes[-1] in _TABLES:
         return _table(path, _TABLES[suffixes[-1]])
@@ -65,6 +78,38 @@ def _values(path: Path) -> Iterator[Read]:
     with open_utf8(path) as file:
         for one in json_records(file, form="values"):
             yield Read(one.number, one.record, one.problem)
+
+
+def _parquet(path: Path) -> Iterator[Read]:
+    try:
+        import pyarrow
+        from pyarrow.parquet import ParquetFile
+    except ImportError as error:
+        raise MissingExtraError(
+            f"{path} is a Parquet file, which needs pyarrow: pip install 'steerable-llm[parquet]'"
+        ) from error
+    number = 0
+    try:
+        with ParquetFile(path) as table:
+            for batch in table.iter_batches(_ROWS):
+                for row in batch.to_pylist():
+                    number += 1
+                    # As the same row is in JSON, within the same bounds.
+                    try:
+                        yield Read(number, parsed(json.dumps(row, default=_plain)), "")
+                    except ValueError as error:
+                        yield Read(number, None, str(error))
+    except (pyarrow.ArrowException, OSError):
+        yield Read(number + 1, None, "the Parquet file is damaged or cut short")
+
+
+#: Rows of a Parquet file that are in memory at once.
+_ROWS = 64
+
+
+def _plain(value: object) -> object:
+    """A value that JSON lacks: a time, a decimal number, the bytes of an image."""
+    return b64encode(value).decode() if isinstance(value, bytes) else str(value)
 
 
 def _table(path: Path, delimiter: str) -> Iterator[Read]:

@@ -5,6 +5,7 @@ The lines of a trace come in any order and in several files, so they wait until 
 
 from __future__ import annotations
 
+import contextlib
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -34,14 +35,17 @@ from steerable_llm.logs.importers.judgement import (
     judged_by_person,
     unread,
 )
+from steerable_llm.logs.importers.messages import prompt, spoken
 from steerable_llm.logs.importers.records import (
     ImportReport,
     Record,
+    UnusableRecord,
     content_id,
     decoded,
     listed,
     mapping,
     number,
+    rendered,
     text,
 )
 from steerable_llm.logs.queries import add_rows, put_rows, review_row
@@ -93,17 +97,81 @@ def model_span(
 
 
 def other_span(
+    span_id: str, trace_id: str, time: str | None, *, documents: list[dict[str, str]] | None
+) -> Span:
+    """Return a retrieval, or without documents another step within the chain."""
+    if documents is not None:
+        return Span(span_id, trace_id, "retriever", {"documents": documents}, time)
+    return Span(span_id, trace_id, "chain", {}, time)
+
+
+def root_span(
     span_id: str,
     trace_id: str,
     time: str | None,
-    *,
-    documents: list[dict[str, str]] | None,
-    question: str | None,
+    given: object,
+    made: object,
+    failed: bool = False,
+    reference: object = None,
 ) -> Span:
-    """Return a retrieval, or without documents another step of the chain, which may have asked."""
-    if documents is not None:
-        return Span(span_id, trace_id, "retriever", {"documents": documents}, time)
-    return Span(span_id, trace_id, "chain", {"question": question} if question else {}, time)
+    """Return the outermost run of a chain, whose answer counts where no model's is told.
+
+    Args:
+        span_id: Its id.
+        trace_id: Of the whole run.
+        time: When it began.
+        given: What the chain was asked with.
+        made: What it gave.
+        failed: Whether it failed.
+        reference: What it should have answered.
+    """
+    content: dict[str, Any] = {}
+    if question := question_of(given) or _only_text(given):
+        content["question"] = question
+    if not made and not failed:
+        return Span(span_id, trace_id, "chain", content, time)
+    try:
+        if failed:
+            raise UnusableRecord("its run failed")
+        content["answer"] = _answer_of(made)
+        told = prompt(asked_of(given) or question)
+        content["messages"] = [message.model_dump() for message in told]
+        content["documents"] = _documents_beside(made)
+    except InvalidInputError as problem:
+        content = {"question": question, "problem": str(problem)}
+        return Span(span_id, trace_id, "chain", content, time)
+    with contextlib.suppress(UnusableRecord):
+        content["reference"] = _answer_of(reference) if reference else None
+    return Span(span_id, trace_id, "chain", content, time)
+
+
+def _answer_of(made: object) -> str:
+    """Return the answer in what a chain gave, which may stand under any name."""
+    try:
+        found = spoken(made)
+    except UnusableRecord:
+        if (found := _only_text(made)) is None:
+            raise
+    if found is None:
+        raise UnusableRecord("its answer is empty")
+    return found
+
+
+def _documents_beside(made: object) -> list[dict[str, str]] | None:
+    """Return the documents that a chain gave with its answer."""
+    given = mapping(made)
+    names = ("documents", "docs", "source_documents", "context", "contexts", "retrieved_contexts")
+    return next((found for name in names if (found := documents_of(given.get(name)))), None)
+
+
+def _only_text(value: object) -> str | None:
+    """Return the one text in an object, under whatever name, that is no question and no error."""
+    texts = [
+        one
+        for name, one in mapping(value).items()
+        if isinstance(one, str) and one.strip() and name != "error"
+    ]
+    return texts[0] if len(texts) == 1 else None
 
 
 def usage(prompt: object, completion: object) -> dict[str, int]:
@@ -274,7 +342,9 @@ def _join_trace(
     report: ImportReport,
 ) -> None:
     found = []
+    context = sum(row["kind"] in ("retriever", "chain") for row in rows)
     for row, answer in _answers(trace_id, rows):
+        context -= row["kind"] == "chain"
         try:
             if isinstance(answer, LoggedAnswer):
                 found.append(to_row(answer))
@@ -285,7 +355,7 @@ def _join_trace(
     new = add_rows(connection, found)
     report.added += new
     report.known += len(found) - new
-    report.context += sum(row["kind"] in ("retriever", "chain") for row in rows)
+    report.context += context
     kinds = {row["span_id"]: row["kind"] for row in rows}
     scores = [row for row in rows if row["kind"] == "score"]
     _judge(connection, trace_id, scores, kinds, rules, off_scale, report)
@@ -294,24 +364,36 @@ def _join_trace(
 def _answers(
     trace_id: str, rows: Sequence[RowMapping]
 ) -> Iterator[tuple[RowMapping, LoggedAnswer | str]]:
-    """Yield each answer of a trace, with what was retrieved before it, or why there is none."""
+    """Yield each answer of a trace, with what was retrieved before it, or why there is none.
+
+    Without any of a model, what the outermost run gave is the answer.
+    """
     ordered = sorted(rows, key=lambda row: row["time"] or "")
+    spoken_by = [row for row in ordered if row["kind"] == "llm"]
+    if not spoken_by:
+        whole = [row for row in ordered if row["content"].keys() & {"answer", "problem"}]
+        spoken_by = sorted(whole, key=lambda row: "problem" in row["content"])[:1]
     question = next((q for row in ordered if (q := row["content"].get("question"))), None)
     retrievals = [row for row in ordered if row["kind"] == "retriever"]
-    for row in ordered:
-        if row["kind"] != "llm":
-            continue
-        content, time = row["content"], row["time"]
+    for row in spoken_by:
+        content, time = dict(row["content"]), row["time"]
         if problem := content.get("problem"):
             yield row, problem
             continue
         try:
             messages = tuple(Message.model_validate(m) for m in content["messages"])
-            passages = [
-                Passage.model_validate(document)
-                for retrieval in _retrieved(retrievals, time, messages)
+            # A chain's question comes before what it retrieves.
+            until = time if row["kind"] == "llm" else ordered[-1]["time"]
+            documents = [
+                document
+                for retrieval in _retrieved(retrievals, until, messages)
                 for document in retrieval["content"]["documents"]
             ]
+            beside = content.pop("documents", None) or []
+            passages = [Passage.model_validate(one) for one in documents or beside]
+            content.pop("question", None)
+            if row["kind"] == "chain" and [one.role for one in messages] == ["user"]:
+                messages = rendered(messages[0].content, passages)
             yield (
                 row,
                 LoggedAnswer(

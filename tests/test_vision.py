@@ -7,7 +7,6 @@ import re
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
@@ -178,30 +177,7 @@ def test_a_stream_about_an_image_is_its_answer(llm: SteerableHFLLM) -> None:
     )
 
 
-@pytest.fixture
-def web_page() -> Any:
-    """A picture on a web server of this machine."""
-
-    class Page(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200)
-            self.end_headers()
-            self.wfile.write(file_bytes(picture()))
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    server = HTTPServer(("127.0.0.1", 0), Page)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/shop.png"
-    server.shutdown()
-    server.server_close()
-
-
-@pytest.mark.enable_socket
-def test_an_image_may_come_in_many_forms(
-    llava: SteerableHFLLM, tmp_path: Path, web_page: str
-) -> None:
+def test_an_image_may_come_in_many_forms(llava: SteerableHFLLM, tmp_path: Path) -> None:
     file = tmp_path / "shop.png"
     file.write_bytes(file_bytes(picture()))
     data = base64.b64encode(file_bytes(picture())).decode()
@@ -209,7 +185,6 @@ def test_an_image_may_come_in_many_forms(
     url = f"data:image/png;base64,{data}"
     forms: list[dict[str, Any]] = [
         *({"type": "image", "image": x} for x in (file_bytes(picture()), file, str(file), url)),
-        {"type": "image", "url": web_page},
         {"type": "image", "path": str(file)},
         {"type": "image", "base64": data, "mime_type": "image/png"},
         {"type": "image_url", "image_url": {"url": url}},

@@ -24,6 +24,7 @@ from steerable_llm.chat.layout import (
     Layout,
     Span,
     has_words,
+    holds_something,
     layout_of,
     paragraph_that_asks,
 )
@@ -62,12 +63,14 @@ def tell(messages: MessagesLike, context: Context = None) -> Told:
         return Told(any(text.strip() for text in _passages(context)))
     prompt = _read(messages)
     layouts = _layouts(prompt)
-    if any(message.role == "tool" and has_words(message.marked) for message in prompt):
+    if any(message.role == "tool" and holds_something(message.marked) for message in prompt):
         return Told(True)
     if any(layout.spans for layout in layouts):
         return Told(True)
-    if any(layout.has_place for layout in layouts):
-        return Told(False)
+    places = [message for message, layout in zip(prompt, layouts, strict=True) if layout.has_place]
+    if places:
+        # Where nothing but images was found, engines leave the place for text empty beside them.
+        return Told(any(message.images for message in places))
     return Told(False, next((layout.doubt for layout in layouts if layout.doubt), None))
 
 
@@ -80,11 +83,17 @@ def quoted(messages: MessagesLike, passages: Sequence[str]) -> tuple[str, ...]:
     """Return those of some passages that a prompt quotes word for word, each once.
 
     What a retriever found is not always shown to the model: a step that rephrases a question runs
-    in the same chain as the one that answers from the documents.
+    in the same chain as the one that answers from the documents. A passage may be an image: its
+    address, or its bytes in base64, with `data:image/...` before them or not.
     """
-    texts = [message.marked for message in _read(messages)]
     wanted = dict.fromkeys(text for passage in passages if (text := passage.strip()))
-    return tuple(passage for passage in wanted if any(passage in text for text in texts))
+    prompt = _read(messages) if wanted else ()
+    texts = [message.marked for message in prompt]
+    urls = [image.url for message in prompt for image in message.images]
+    images = {part for url in urls for part in (url, url.partition(";base64,")[2]) if part}
+    return tuple(
+        passage for passage in wanted if passage in images or any(passage in text for text in texts)
+    )
 
 
 def parts_of(messages: Sequence[Message]) -> list[Parts]:
@@ -213,7 +222,8 @@ def _layouts(messages: Sequence[Message]) -> list[Layout]:
         elif message.role == "user" and number != asking and found and found[-1].announces:
             # Announced in the message before, and given in one of its own.
             end = len(message.marked)
-            whole = (Span(0, 0, end, end, "announced"),) if has_words(message.marked) else ()
+            holds = holds_something(message.marked)
+            whole = (Span(0, 0, end, end, "announced"),) if holds else ()
             layout = Layout(whole, has_place=True)
         found.append(layout)
     # Where one message marks a place, what others merely announce is that one.

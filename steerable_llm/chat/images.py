@@ -77,6 +77,11 @@ class ImagePart:
         return f"{FOLDER}/{hashlib.sha256(self.data).hexdigest()}{_suffix(self.data)}"
 
     @property
+    def in_words(self) -> str:
+        """What stands for it in texts that people read."""
+        return f"[image {self.name}]"
+
+    @property
     def is_public(self) -> bool:
         """Whether reading it reads no file of this machine."""
         return self.data is not None or self.name.startswith(_WEB)
@@ -164,6 +169,16 @@ def image_of(source: ImageSource) -> ImagePart:
             except binascii.Error:
                 pass  # said when it is read
     return ImagePart(source)
+
+
+def image_in(text: str) -> ImagePart | None:
+    """Return the image that a text is, as a data: URL or in bare base64; None for other texts."""
+    if text.startswith("data:image/"):
+        return image_of(text.strip())
+    starts = (base64.b64encode(start[:3]).decode() for start in _SUFFIXES)
+    if text.startswith(tuple(starts)) and (made := image_of(f"data:image/x;base64,{text.strip()}")):
+        return made if made.data is not None and _suffix(made.data) != ".bin" else None
+    return None
 
 
 def _image(part: Any) -> ImagePart:

@@ -23,6 +23,7 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import Literal
 
+from steerable_llm.chat.images import PLACE
 from steerable_llm.chat.vocabulary import (
     ANNOUNCED,
     ANSWER_CUE,
@@ -112,6 +113,11 @@ class Layout:
 def has_words(text: str) -> bool:
     """Tell whether a text says anything, be it one letter; "None" and "n/a" say nothing."""
     return any(x.isalnum() for x in text) and text.strip(" \t\n.[](){}'\"").lower() not in _NOTHING
+
+
+def holds_something(marked: str) -> bool:
+    """Tell whether a marked text has words or an image."""
+    return PLACE in marked or has_words(marked)
 
 
 _NOTHING = ("none", "n/a", "null")
@@ -480,9 +486,9 @@ class _Reader:
         return any(start <= place < end for start, end in self.places)
 
     def _add(self, span: Span) -> None:
-        """Note a place; it counts where it holds words."""
+        """Note a place; it counts where it holds words or an image."""
         self.places.append((span.start, max(span.end, span.start + 1)))
-        if has_words(self.text[span.text : span.stop]):
+        if holds_something(self.text[span.text : span.stop]):
             self.spans.append(span)
 
     def _line(self, place: int) -> int:

@@ -239,9 +239,7 @@ class Message(BaseModel):
     @property
     def in_words(self) -> str:
         """What a person is shown: the text, images by their names, calls as they are read aloud."""
-        text = "".join(
-            part if isinstance(part, str) else f"[image {part.name}]" for part in self.parts
-        )
+        text = "".join(part if isinstance(part, str) else part.in_words for part in self.parts)
         calls = (
             f"[{call.name} {json.dumps(call.arguments, ensure_ascii=False)}]"
             for call in self.tool_calls

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from steerable_llm.chat.images import ImagePart
-from steerable_llm.chat.vision import ReadPrompt, read_image
+from steerable_llm.chat.vision import ReadPrompt, Vision, read_image
 
 _LARGEST = 448
 """Pixels of the longer side of a picture that is kept to draw on."""
@@ -51,19 +51,16 @@ class Pieces:
         return f"data:image/jpeg;base64,{base64.b64encode(self.picture).decode()}"
 
 
-def pieces_of(
-    read: ReadPrompt, patch_id: int | None, images: Sequence[ImagePart], processor: Any
-) -> tuple[Pieces, ...]:
+def pieces_of(read: ReadPrompt, images: Sequence[ImagePart], vision: Vision) -> tuple[Pieces, ...]:
     """Return where the pieces of a prompt's images lie; nothing where images cannot be told apart.
 
     Args:
         read: The prompt.
-        patch_id: The token that stands for one piece.
         images: Its images, in order.
-        processor: Of the model, which says how pixels were scaled.
+        vision: What read them: it knows the token of a piece, and how pixels were scaled.
     """
     tokens = enumerate(read.tokens)
-    groups = groupby(tokens, key=lambda each: each[1] == patch_id)
+    groups = groupby(tokens, key=lambda each: each[1] == vision.patch_id)
     runs = [[place for place, _ in group] for is_piece, group in groups if is_piece]
     if not images or len(runs) % len(images):
         return ()
@@ -71,7 +68,7 @@ def pieces_of(
     found = []
     for number, image in enumerate(images):
         own = runs[number * share : (number + 1) * share]
-        picture, cropped = _seen(read, number, len(images), image, processor)
+        picture, cropped = _seen(read, number, len(images), image, vision)
         file = BytesIO()
         picture.thumbnail((_LARGEST, _LARGEST))
         picture.save(file, "JPEG", quality=85)
@@ -101,15 +98,15 @@ def _rows(
 
 
 def _seen(
-    read: ReadPrompt, number: int, count: int, image: ImagePart, processor: Any
+    read: ReadPrompt, number: int, count: int, image: ImagePart, vision: Vision
 ) -> tuple[Any, bool]:
     """Return the picture that the model saw, and whether its pixels tell it, cut as they are."""
     from PIL import Image
 
     pixels = read.vision.get("pixel_values")
     if pixels is None or pixels.dim() != 4 or len(pixels) != count or pixels.shape[1] != 3:
-        return read_image(image.where), False
-    shown = _unscaled(pixels[number].float(), getattr(processor, "image_processor", None))
+        return read_image(image.where, number, vision.web), False
+    shown = _unscaled(pixels[number].float(), getattr(vision.processor, "image_processor", None))
     return Image.fromarray((shown * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()), True
 
 

@@ -37,6 +37,7 @@ from steerable_llm.chat.tool_formats.table import (
 from steerable_llm.chat.tool_place import ToolPlace
 from steerable_llm.chat.tools import Tool, ToolFormat, short_id
 from steerable_llm.chat.vision import ReadPrompt, Vision
+from steerable_llm.chat.web_images import WebImages
 from steerable_llm.errors import InvalidInputError, unknown
 
 # Stands for a message's content while the template around it is looked at. The private-use
@@ -115,6 +116,7 @@ class ChatFormat:
         arguments: Mapping[str, Any] | None = None,
         reasoning_tags: Sequence[str] | None = None,
         patch_id: int | None = None,
+        web: WebImages | None = None,
     ) -> None:
         """Remember the tokenizer, and what reads images; nothing is rendered yet.
 
@@ -126,6 +128,7 @@ class ChatFormat:
             reasoning_tags: What the model's reasoning stands between, where that cannot be told;
                 empty for none.
             patch_id: The token that stands for one piece of an image in that model.
+            web: Which images of the web are fetched; default is none.
 
         Raises:
             InvalidInputError: Arguments that the template does not read, tags that are none, or no
@@ -135,7 +138,7 @@ class ChatFormat:
             raise InvalidInputError(unknown("tool format", tool_format, FORMATS))
         self._given_format = tool_format
         self.tokenizer = tokenizer
-        self.vision = None if processor is None else Vision(processor, patch_id)
+        self.vision = None if processor is None else Vision(processor, patch_id, web)
         if processor is not None and not tokenizer.chat_template:
             tokenizer.chat_template = processor.chat_template
         if getattr(tokenizer, "response_template", None) is None:
@@ -457,7 +460,7 @@ class ChatFormat:
         for place, token in enumerate(read.tokens):
             if token == self.vision.patch_id:
                 parts[place] = "image"
-        pieces = pieces_of(read, self.vision.patch_id, images, self.vision.processor)
+        pieces = pieces_of(read, images, self.vision)
         return PromptTokens(tuple(read.tokens), tuple(texts), tuple(parts), read.vision, pieces)
 
     def special_token_mask(self, prompt: MessagesLike | Sequence[int]) -> list[bool]:

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-import os
+import base64
+import binascii
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 from threading import RLock
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor, nn
 
 from steerable_llm.chat.images import ImagePart, ImageSource
+from steerable_llm.chat.web_images import ImageRefused, WebImages
 from steerable_llm.errors import InvalidInputError, MissingExtraError
 
-# Seconds until an image of the web counts as not to be had.
-_TIMEOUT = 30.0
+MOST_PIXELS = 64_000_000
+"""Larger images are refused before they are unpacked: a file of kilobytes may hold gigabytes."""
+# Formats that Pillow reads without other programs; whatever else it knows stays unread.
+_FORMATS = ("PNG", "JPEG", "MPO", "GIF", "WEBP", "AVIF", "HEIF", "BMP", "TIFF", "JPEG2000", "PPM")
 
 
 @dataclass(frozen=True)
@@ -61,15 +65,19 @@ class ReadPrompt:
 class Vision:
     """The processor of one vision-language model."""
 
-    def __init__(self, processor: Any, patch_id: int | None = None) -> None:
+    def __init__(
+        self, processor: Any, patch_id: int | None = None, web: WebImages | None = None
+    ) -> None:
         """Remember the processor of transformers: a tokenizer and an image processor in one.
 
         Args:
             processor: Of the model.
             patch_id: The token that stands for one piece of an image, as the model has it; what the
                 processor calls the image's token may be the mark before it.
+            web: Which images of the web are fetched; default is none.
         """
         self.processor = processor
+        self.web = web or WebImages()
         self._patch_id = patch_id
 
     @property
@@ -97,7 +105,7 @@ class Vision:
         Raises:
             InvalidInputError: An image cannot be read, or the template left its place out.
         """
-        pictures = [read_image(image.where, place) for place, image in enumerate(images)]
+        pictures = [read_image(image.where, place, self.web) for place, image in enumerate(images)]
         try:
             read = self.processor(text=[text], images=pictures, return_tensors="pt", **options)
         except (ValueError, TypeError, IndexError, StopIteration) as error:
@@ -132,43 +140,87 @@ def turns(processor: Any) -> AbstractContextManager[Any]:
     return nullcontext() if processor is None else RLock()
 
 
-def read_image(source: ImageSource, place: int = 0) -> Any:
+def read_image(source: ImageSource, place: int = 0, web: WebImages | None = None) -> Any:
     """Read an image from wherever it is.
 
     Args:
         source: A PIL image, the bytes of a file, a path, a data: URL or a http(s) URL.
         place: Which image of the prompt it is, for the error.
+        web: Which images of the web are fetched; default is none.
 
     Returns:
         A PIL image in RGB, upright.
 
     Raises:
-        InvalidInputError: There is no image to be read.
+        InvalidInputError: There is no image to be read, it is too large, or it is one of the web
+            that may not be fetched.
         MissingExtraError: Pillow is not installed.
     """
     try:
-        from PIL import Image
+        from PIL import Image, ImageOps
     except ImportError as error:
         raise MissingExtraError(
             "images need Pillow, which is not installed: pip install 'steerable-llm[vision]'"
         ) from error
-    from transformers.image_utils import load_image
-
     try:
-        if isinstance(source, bytes | bytearray):
-            source = Image.open(BytesIO(source))
-        elif isinstance(source, os.PathLike) or _is_path(source):
-            source = Image.open(Path(source))
-        return load_image(source, timeout=_TIMEOUT)
-    except Exception as error:  # of PIL, of httpx, of the operating system
+        if isinstance(source, Image.Image):
+            return ImageOps.exif_transpose(source).convert("RGB")
+        with _file_of(source, web or WebImages()) as file:
+            return ImageOps.exif_transpose(_opened(file)).convert("RGB")
+    except ImageRefused as error:
+        raise InvalidInputError(f"image {place} of the prompt {error}") from error
+    except Exception as error:  # of PIL, of the operating system
         raise InvalidInputError(
             f"image {place} of the prompt cannot be read ({_first_line(error)}): give a PIL image, "
             "bytes, the path of a file, a data: URL or a http(s) URL"
         ) from error
 
 
-def _is_path(source: Any) -> bool:
-    return isinstance(source, str) and not source.startswith(("http://", "https://", "data:"))
+def _file_of(source: Any, web: WebImages) -> BinaryIO:
+    if isinstance(source, bytes | bytearray):
+        return BytesIO(source)
+    if isinstance(source, str) and source.startswith(("http://", "https://")):
+        return BytesIO(web.fetch(source))
+    if isinstance(source, str) and source.startswith("data:"):
+        head, _, body = source.partition(",")
+        kind = head.removeprefix("data:").partition(";")[0]
+        try:
+            if not (kind.startswith("image/") and head.endswith(";base64")):
+                raise ValueError(f"the data: URL holds {kind or 'text'}")
+            return BytesIO(base64.b64decode(body, validate=True))
+        except (binascii.Error, ValueError) as error:
+            raise ImageRefused(
+                f"cannot be read ({_first_line(error)}): give data:image/png;base64,... and so on"
+            ) from error
+    return Path(source).open("rb")
+
+
+def _opened(file: BinaryIO) -> Any:
+    """Open an image whose pixels are not unpacked yet.
+
+    Raises:
+        ImageRefused: It is of no known format, or has too many pixels.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    Image.init()
+    known = [name for name in _FORMATS if name in Image.OPEN]
+    try:
+        image = Image.open(file, formats=known)
+        width, height = image.size
+        size = f"{width} x {height}"
+    except UnidentifiedImageError:
+        raise ImageRefused(
+            "cannot be read (it is no image, or cut off at its start): give one of "
+            f"{', '.join(known)}"
+        ) from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        width, height, size = MOST_PIXELS, 2, _first_line(error)
+    if width * height > MOST_PIXELS:
+        raise ImageRefused(
+            f"has too many pixels ({size}, at most {MOST_PIXELS:,} are unpacked): give it smaller"
+        )
+    return image
 
 
 def _first_line(error: Exception) -> str:

@@ -17,6 +17,7 @@ from steerable_llm.chat.message import MessagesLike
 from steerable_llm.chat.template import ChatFormat
 from steerable_llm.chat.tools import Tool
 from steerable_llm.chat.vision import ReadPrompt, turns
+from steerable_llm.chat.web_images import ImageUrls, WebImages
 from steerable_llm.errors import InvalidInputError, PromptTooLongError, unknown
 from steerable_llm.runtime.blocks import find_blocks
 from steerable_llm.runtime.forward import answer_kind
@@ -69,6 +70,7 @@ class HookedModel:
         chat_template_kwargs: Mapping[str, Any] | None = None,
         reasoning_tags: Sequence[str] | None = None,
         keep_reasoning: bool = False,
+        image_urls: ImageUrls = None,
     ) -> None:
         """Wrap a loaded model.
 
@@ -88,6 +90,8 @@ class HookedModel:
                 default is what tokenizer and template tell, `()` is for one that does not think.
             keep_reasoning: Give the reasoning of earlier answers to the chat template, which may
                 still leave it out; else it is no part of a prompt.
+            image_urls: Hosts that images of messages may be fetched from, or a function that is
+                asked of each address, or `WebImages` for more; default is none.
 
         Raises:
             UnknownArchitectureError: The blocks cannot be told.
@@ -107,6 +111,7 @@ class HookedModel:
             chat_template_kwargs,
             reasoning_tags,
             patch_id=patch_id,
+            web=WebImages.of(image_urls),
         )
         self.chat_format.keeps_reasoning = keep_reasoning
         self.turns = turns(processor)

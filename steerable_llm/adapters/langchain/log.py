@@ -15,6 +15,7 @@ from langchain_core.outputs import ChatGeneration, LLMResult
 
 from steerable_llm.adapters.langchain.messages import read_messages, reasoning_of
 from steerable_llm.adapters.surroundings import logged_steering
+from steerable_llm.chat.images import image_in
 from steerable_llm.chat.message import Message
 from steerable_llm.logs.answers import LoggedAnswer, Passage
 from steerable_llm.logs.open_traces import RUNS, Latest, OpenTraces, as_logged
@@ -103,7 +104,7 @@ class AnswerLogHandler(BaseCallbackHandler):
     def on_retriever_end(self, documents: Sequence[Document], *, run_id: UUID, **_: Any) -> None:
         """Keep the passages for the answers to come."""
         found = [
-            Passage(id=_document_id(document, place), text=document.page_content)
+            Passage(id=_document_id(document, place), text=_passage(document))
             for place, document in enumerate(documents)
         ]
         self._traces.retrieve(str(run_id), found)
@@ -202,6 +203,12 @@ def _question(inputs: Any) -> str | None:
         found = (inputs.get(key) for key in QUESTION_KEYS)
         return next((value for value in found if isinstance(value, str)), None)
     return None
+
+
+def _passage(document: Document) -> str:
+    """Return what was found, an image by the name it has in the prompt."""
+    image = image_in(document.page_content)
+    return image.in_words if image else document.page_content
 
 
 def _document_id(document: Document, place: int) -> str:

@@ -22,11 +22,15 @@ from llama_index.core.instrumentation.events.query import QueryStartEvent
 from llama_index.core.instrumentation.events.retrieval import RetrievalEndEvent
 from llama_index.core.instrumentation.span import BaseSpan
 from llama_index.core.instrumentation.span_handlers import BaseSpanHandler
-from llama_index.core.schema import QueryType
+from llama_index.core.schema import BaseNode, QueryType
 from llama_index_instrumentation import get_dispatcher
 from pydantic import PrivateAttr
 
-from steerable_llm.adapters.llama_index.messages import read_messages, thoughts_of
+from steerable_llm.adapters.llama_index.messages import (
+    image_of_node,
+    read_messages,
+    thoughts_of,
+)
 from steerable_llm.adapters.surroundings import logged_steering, surroundings
 from steerable_llm.chat.message import Message
 from steerable_llm.logs.answers import LoggedAnswer, Passage
@@ -131,10 +135,7 @@ class AnswerLogEventHandler(BaseEventHandler):
         if isinstance(event, QueryStartEvent):
             traces.note(span, question=_text(event.query))
         elif isinstance(event, RetrievalEndEvent):
-            found = [
-                Passage(id=hit.node.ref_doc_id or hit.node.node_id, text=hit.node.get_content())
-                for hit in event.nodes
-            ]
+            found = [passage for hit in event.nodes for passage in _passages(hit.node)]
             traces.note(span, query=_text(event.str_or_query_bundle))
             traces.retrieve(span, found)
         elif isinstance(event, LLMChatStartEvent | LLMCompletionStartEvent):
@@ -168,7 +169,7 @@ class AnswerLogEventHandler(BaseEventHandler):
         if not (trace.question or trace.passages):
             # A query engine that streams asks its model once its own run is over. Then the run is
             # the one whose question and passages the prompt quotes, or none.
-            prompt = "\n".join(message.content for message in messages)
+            prompt = "\n".join(message.in_words for message in messages)
             trace = self.spans._traces.quoted_in(prompt) or trace
         return trace.answered(
             span,
@@ -207,6 +208,14 @@ def record_answers(log: str | AnswerRecorder) -> AnswerLogEventHandler:
     root.add_event_handler(handler)
     root.add_span_handler(handler.spans)
     return handler
+
+
+def _passages(node: BaseNode) -> list[Passage]:
+    """Return what was found as it is logged, an image by the name it has in the prompt."""
+    image = image_of_node(node)
+    told = [node.get_content(), image.in_words] if image else [node.get_content()]
+    name = node.ref_doc_id or node.node_id
+    return [Passage(id=name, text=text) for text in told if text or len(told) == 1]
 
 
 def _text(query: QueryType) -> str:

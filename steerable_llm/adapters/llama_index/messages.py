@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from llama_index.core.base.llms.types import (
@@ -19,10 +20,12 @@ from llama_index.core.base.llms.types import (
     ThinkingBlock,
     ToolCallBlock,
 )
+from llama_index.core.schema import BaseNode, ImageNode
 
 from steerable_llm.adapters.history import tell_left_out
 from steerable_llm.adapters.surroundings import what_steered
 from steerable_llm.answer.request import Generation
+from steerable_llm.chat.images import ImagePart, image_of
 from steerable_llm.chat.message import Message, as_messages
 from steerable_llm.errors import InvalidInputError
 
@@ -108,6 +111,28 @@ def _image(block: ImageBlock) -> Any:
     if block.image is not None:
         return block.resolve_image().read()
     return block.path or str(block.url or "")
+
+
+def base64_of(block: ImageBlock) -> str | None:
+    """Return an image's bytes in base64; None for one of the web, which is not fetched here."""
+    if block.image is None and block.path is None:
+        return str(block.url or "").partition(";base64,")[2] or None
+    return str(block.resolve_image(as_base64=True).read(), "ascii")
+
+
+def image_of_node(node: BaseNode) -> ImagePart | None:
+    """Return the image that a retrieved node holds; one of the web is not fetched."""
+    if isinstance(node, ImageNode):
+        data, path, url = node.image, node.image_path, node.image_url
+    else:
+        held = getattr(node, "image_resource", None)
+        data, path, url = (getattr(held, name, None) for name in ("data", "path", "url"))
+    if data:
+        coded = data.decode() if isinstance(data, bytes) else data
+        return image_of(f"data:image/png;base64,{coded}")
+    if path and Path(path).is_file():  # as the prompt will bring it
+        return image_of(Path(path).read_bytes())
+    return image_of(str(path or url)) if path or url else None
 
 
 def _calls(message: ChatMessage) -> Any:

@@ -17,14 +17,17 @@ from functools import wraps
 from inspect import iscoroutinefunction
 from typing import Any, Self, TypeVar
 
+from llama_index.core.base.llms.types import ImageBlock
 from llama_index.core.chat_engine.types import BaseChatEngine
 from llama_index.core.llms.llm import LLM
-from llama_index.core.prompts import BasePromptTemplate, SelectorPromptTemplate
+from llama_index.core.prompts import BasePromptTemplate, SelectorPromptTemplate, chat_prompts
 from llama_index.core.prompts.mixin import PromptMixin
+from llama_index.core.query_engine import citation_query_engine
 from llama_index.core.tools import QueryEngineTool
 from llama_index.core.types import TokenAsyncGen, TokenGen
 from llama_index.core.workflow import Workflow
 
+from steerable_llm.adapters.llama_index.messages import base64_of
 from steerable_llm.adapters.surroundings import steer_step, surroundings
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.policy.policy import Hint, Policy, choose_step
@@ -33,6 +36,39 @@ STEP = "steer_step"
 """Where a prompt's metadata names its step."""
 PLACE = "steer_place"
 """Where a prompt's metadata says which of an engine's prompts it is."""
+# LlamaIndex's own prompts for text and images bear no type; these words in their names tell it.
+_KINDS = {
+    "SIMPLE_INPUT": "simple_input",
+    "CONTENT_QA": "text_qa",
+    "CONTENT_REFINE": "refine",
+    "TREE_SUMMARIZE": "summary",
+    "CHOICE_SELECT": "choice_select",
+}
+
+
+def _kinds_by_template() -> dict[str, str]:
+    found: dict[str, str] = {}
+    for module in (chat_prompts, citation_query_engine):
+        for name, prompt in vars(module).items():
+            kind = next((kind for words, kind in _KINDS.items() if words in name), None)
+            if kind is not None and isinstance(prompt, BasePromptTemplate):
+                found[prompt.get_template()] = kind
+    return found
+
+
+_TEMPLATES = _kinds_by_template()
+
+
+def _kind_of(prompt: BasePromptTemplate | None) -> str | None:
+    """Return what LlamaIndex made a prompt for."""
+    if prompt is None:
+        return None
+    kind = prompt.metadata.get("prompt_type")
+    # An enum whose members are strings; str() of one would be "PromptType.REFINE".
+    named = getattr(kind, "value", kind)
+    if named in (None, "custom") and not isinstance(prompt, SelectorPromptTemplate):
+        named = _TEMPLATES.get(prompt.get_template(), named)
+    return named
 
 
 def step_of(
@@ -47,7 +83,6 @@ def step_of(
         own: The model's field.
     """
     metadata = {} if prompt is None else prompt.metadata
-    kind = metadata.get("prompt_type")
     return choose_step(
         [
             named,
@@ -56,15 +91,14 @@ def step_of(
             # A place, where a tag runs a method that sends its prompt as plain text.
             surroundings().step,
             Hint(metadata.get(PLACE), "prompt_type"),
-            # An enum whose members are strings; str() of one would be "PromptType.REFINE".
-            Hint(getattr(kind, "value", kind), "prompt_type"),
+            Hint(_kind_of(prompt), "prompt_type"),
         ],
         policy,
     )
 
 
 def filled_in(prompt: BasePromptTemplate, arguments: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the retrieved texts that are filled into a prompt.
+    """Return the retrieved texts that are filled into a prompt, and images in base64.
 
     A place called `context_str` holds them where the prompt has another one for what is asked; the
     prompt for a made-up passage (HyDE) has its question there, and one for a summary its text.
@@ -74,6 +108,8 @@ def filled_in(prompt: BasePromptTemplate, arguments: Mapping[str, Any]) -> tuple
     texts = [values.get("context_msg"), values.get("context_str") if asks else None]
     for message in values.get("context_messages") or ():
         texts.append(getattr(message, "content", None))
+        blocks = getattr(message, "blocks", ())
+        texts += [base64_of(block) for block in blocks if isinstance(block, ImageBlock)]
     # Some synthesizers fill a list in, which prompts then show as Python writes one.
     shown = [str(text) if isinstance(text, list) else text for text in texts if text]
     return tuple(text for text in shown if isinstance(text, str) and text.strip())
@@ -155,6 +191,22 @@ _SENT_AS_TEXT = {
     "_condense_prompt_template": ("_condense_question", "_acondense_question"),
     "query_gen_prompt": ("_get_queries", "_aget_queries"),
 }
+# In engines that hold a model for images, these go to `chat` with the images that were found.
+_HOLDS_IMAGES = "_multi_modal_llm"
+_SENT_WITH_IMAGES = {
+    "_context_template": ("synthesize", "asynthesize"),
+    "_context_prompt_template": ("synthesize", "asynthesize"),
+    "_text_qa_template": ("synthesize", "asynthesize"),
+    "_image_qa_template": ("_get_response_with_images",),
+}
+# What prompts with images are called beside those with text, which they take the place of.
+_SHORT = {
+    "chat_content_qa": "text_qa",
+    "chat_content_refine": "refine",
+    "chat_summary": "summary",
+    "context": "text_qa",
+    "image_qa": "text_qa",
+}
 # A chat engine with this method makes its prompts in there, from other templates, call by call.
 _MAKER = "_get_response_synthesizer"
 
@@ -229,9 +281,16 @@ def _tag_prompt(holder: Any, attribute: str, tag: _Tag) -> None:
     setattr(holder, attribute, with_metadata(getattr(holder, attribute), tag.metadata))
 
 
-def _tag_sent_as_text(holder: Any, attribute: str, tag: _Tag) -> None:
-    for method in _SENT_AS_TEXT[attribute]:
-        _wrap(holder, method, tag, _run_inside)
+def _tag_sent(holder: Any, attribute: str, tag: _Tag) -> None:
+    for method in _sent_by(holder)[attribute]:
+        if hasattr(holder, method):
+            _wrap(holder, method, tag, _run_inside)
+
+
+def _sent_by(holder: Any) -> Mapping[str, tuple[str, ...]]:
+    """Return the methods of an engine that send a template as plain text, by its attribute."""
+    more = _SENT_WITH_IMAGES if hasattr(holder, _HOLDS_IMAGES) else {}
+    return {**_SENT_AS_TEXT, **more}
 
 
 def _tag_made(holder: Any, attribute: str, tag: _Tag) -> None:
@@ -252,7 +311,8 @@ class _Place:
         """What the prompt is for, in one word."""
         # A selector calls its prompt "prompt": then the selector's name says what it is for.
         words = [word for word in self.name.split(":") if word != "prompt"] or [self.name]
-        return words[-1].removesuffix("_template").removesuffix("_prompt")
+        word = words[-1].removesuffix("_template").removesuffix("_prompt")
+        return _SHORT.get(word, word)
 
     def fits(self, pattern: str) -> bool:
         return fnmatchcase(self.name, pattern) or fnmatchcase(self.short, pattern)
@@ -266,8 +326,8 @@ def _places(part: Any, path: str, seen: set[int]) -> Iterator[_Place]:
     makes_prompts = hasattr(part, _MAKER)
     for attribute, value in list(getattr(part, "__dict__", {}).items()):
         name = path + attribute.removeprefix("_")
-        if attribute in _SENT_AS_TEXT:
-            yield _Place(part, attribute, name, _tag_sent_as_text)
+        if attribute in _sent_by(part):
+            yield _Place(part, attribute, name, _tag_sent)
         elif isinstance(value, BasePromptTemplate) and not makes_prompts:
             yield _Place(part, attribute, name, _tag_prompt)
         elif isinstance(value, Mapping):

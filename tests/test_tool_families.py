@@ -332,6 +332,72 @@ def test_a_sure_call_follows_the_schema_whatever_the_model_would_rather_say(name
         assert all(isinstance(site, str) for site in given["where"]["sites"])
 
 
+@pytest.mark.parametrize("name", ["qwen3_coder", "glm4_5"])
+@pytest.mark.parametrize(
+    ("schema", "allowed"),
+    [
+        ({"type": ["string", "null"], "enum": ["red", "blue", None]}, ("red", "blue", None)),
+        ({"anyOf": [{"enum": ["red", "blue"]}, {"type": "null"}]}, ("red", "blue", None)),
+        ({"anyOf": [{"const": "auto"}, {"type": "string", "enum": ["red", "blue"]}]},
+         ("auto", "red", "blue")),
+        ({"anyOf": [{"anyOf": [{"const": "auto"}, {"enum": [7, 8]}]}, {"const": "red"}]},
+         ("auto", 7, 8, "red")),
+        ({"allOf": [{"type": "string"}, {"enum": ["red", "blue"]}]}, ("red", "blue")),
+        ({"type": "string", "oneOf": [{"const": "red"}, {"const": "blue"}]}, ("red", "blue")),
+        ({"$ref": "#/$defs/Color"}, ("red", "blue", None)),
+    ],
+)  # fmt: skip
+def test_texts_among_alternatives_are_held_to_their_own_rules(
+    name: str, schema: dict[str, object], allowed: tuple[object, ...]
+) -> None:
+    llm = llm_of(name, lambda _: "I would rather talk.")
+    for seed in range(3):
+        assert sure_argument(llm, schema, seed) in allowed
+
+
+@pytest.mark.parametrize("name", ["qwen3_coder", "glm4_5"])
+@pytest.mark.parametrize(
+    ("schema", "most"),
+    [
+        ({"type": ["string", "null"], "maxLength": 4}, 4),
+        ({"anyOf": [{"type": ["string", "null"], "maxLength": 4}, {"type": "integer"}]}, 4),
+        ({"anyOf": [{"type": "string", "maxLength": 3}, {"type": "string", "maxLength": 4}]}, 4),
+        ({"allOf": [{"type": "string", "maxLength": 4}, {"minLength": 2}]}, 4),
+        ({"maxLength": 4, "anyOf": [{"type": "string", "maxLength": 9}, {"type": "null"}]}, 4),
+    ],
+)
+def test_texts_among_alternatives_keep_their_length(
+    name: str, schema: dict[str, object], most: int
+) -> None:
+    llm = llm_of(name, lambda _: "I would rather talk.")
+    found = [sure_argument(llm, schema, seed) for seed in range(3)]
+    assert all(len(given) <= most for given in found if isinstance(given, str))
+
+
+def sure_argument(llm: SteerableHFLLM, schema: dict[str, object], seed: int) -> object:
+    """The one argument of a call that a model is made to write."""
+    colors = {"Color": {"anyOf": [{"const": "red"}, {"const": "blue"}, {"type": "null"}]}}
+    function = {
+        "name": "paint",
+        "parameters": {
+            "type": "object",
+            "properties": {"color": schema},
+            "required": ["color"],
+            "$defs": colors,
+        },
+    }
+    answer = llm.generate(
+        "?",
+        tools=[{"type": "function", "function": function}],
+        tool_choice="paint",
+        max_new_tokens=300,
+        temperature=1.5,
+        seed=seed,
+    )
+    (call,) = answer.tool_calls
+    return call.arguments["color"]
+
+
 def test_channels_of_gpt_oss_are_told_apart_while_tools_are_bound() -> None:
     said = (
         "<|channel|>analysis<|message|>The user asks.<|end|>"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 from steerable_llm.answer.call_rules.rule import Mark, Rules, one_of, parameters_of
@@ -93,23 +94,56 @@ def _values(schema: Any, root: Schema, closing: str) -> Iterator[str]:
     """Yield bodies of rules for a value: plain where it is a text, and JSON where it is not."""
     schema = resolved(schema, root)
     types = types_of(schema, root) or {"string"}
-    texts = [part for part in alternatives(schema, root) if types_of(part, root) <= {"string"}]
-    if "string" in types:
-        chosen = next((part for part in texts if "enum" in part or "const" in part), None)
-        if chosen is not None:
-            options = [*(chosen.get("enum") or ()), *filter(None, [chosen.get("const")])]
-            yield " | ".join(text_rule(str(option)) for option in options)
-        else:
-            bounds = next(
-                (part for part in texts if "maxLength" in part or "minLength" in part), {}
-            )
-            least, most = bounds.get("minLength", 0), bounds.get("maxLength", "")
-            much = f"{{{least},{most}}}" if bounds else "*"
-            tag = re.escape(closing).replace("/", r"\/")
-            yield rf"/(.|\n){much}/ & ~/(.|\n)*{tag}(.|\n)*/"
-    others = sorted(types - {"string"})
-    if others:
+    texts = [leaf for leaf in _leaves(schema, root) if "string" in (types_of(leaf, root) or types)]
+    yield from dict.fromkeys(_text(leaf, closing) for leaf in texts)
+    if others := sorted(types - {"string"}):
         yield json_rule(_without_text(schema, root, others))
+
+
+def _text(leaf: Schema, closing: str) -> str:
+    """Return the body of a rule for a text: one of some, or any without the tag that closes it."""
+    options = list(leaf.get("enum") or ()) + ([leaf["const"]] if "const" in leaf else [])
+    if options:
+        texts = [option for option in options if isinstance(option, str)]
+        return " | ".join(text_rule(str(option)) for option in texts or options)
+    least, most = leaf.get("minLength", 0), leaf.get("maxLength", "")
+    much = f"{{{least},{most}}}" if least or most != "" else "*"
+    tag = re.escape(closing).replace("/", r"\/")
+    return rf"/(.|\n){much}/ & ~/(.|\n)*{tag}(.|\n)*/"
+
+
+_CHOICES = ("anyOf", "oneOf")
+#: Alternatives of one argument that are told apart.
+_MOST = 64
+
+
+def _leaves(schema: Any, root: Schema, depth: int = 0) -> list[dict[str, Any]]:
+    """Return the alternatives of a schema, each with all that must hold of it besides."""
+    schema = resolved(schema, root)
+    found = [{k: v for k, v in schema.items() if k not in (*_CHOICES, "allOf")}]
+    if depth > _MOST:
+        return found
+    parts = [[part] for part in schema.get("allOf") or ()]
+    for some in [*parts, *(schema[key] for key in _CHOICES if schema.get(key))]:
+        inside = [leaf for part in some for leaf in _leaves(part, root, depth + 1)]
+        both = (_both(one, other, root) for one in found for other in inside)
+        found = list(islice((leaf for leaf in both if leaf is not None), _MOST))
+    return found
+
+
+def _both(one: Schema, other: Schema, root: Schema) -> dict[str, Any] | None:
+    """Return what a text must fulfil that two schemas allow; None where there is none."""
+    made = {**one, **other}
+    for key, stricter in (("minLength", max), ("maxLength", min)):
+        if key in one and key in other:
+            made[key] = stricter(one[key], other[key])
+    types = [set(types_of(part, root)) for part in (one, other) if types_of(part, root)]
+    if types and not set.intersection(*types):
+        return None
+    if "enum" in one and "enum" in other:
+        made["enum"] = [value for value in one["enum"] if value in other["enum"]]
+        return made if made["enum"] else None
+    return made
 
 
 def _without_text(schema: Schema, root: Schema, types: Sequence[str]) -> dict[str, Any]:
@@ -118,6 +152,5 @@ def _without_text(schema: Schema, root: Schema, types: Sequence[str]) -> dict[st
     for key in ("anyOf", "oneOf"):
         if key in made:
             made[key] = [x for x in made[key] if not types_of(x, root) <= {"string"}]
-    if not isinstance(schema.get("type", ""), str):
-        made["type"] = list(types)
+    made["type"] = list(types)
     return made

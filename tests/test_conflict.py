@@ -19,8 +19,8 @@ WITH = "Documents:\n[1] The shop in Lyon opens at nine.\n\nQuestion: When does t
 WITHOUT = "Question: When does the shop open?"
 
 
-def pair(whole: str, alone: str) -> Any:
-    return as_messages(whole), as_messages(alone)
+def pair(whole: str, alone: str, arguments: dict[str, Any] | None = None) -> Any:
+    return as_messages(whole), as_messages(alone), arguments
 
 
 def test_it_is_what_the_answer_loses_per_token_when_the_context_comes_in(
@@ -100,7 +100,7 @@ def test_on_the_bundled_model_it_tells_answers_from_memory_from_answers_from_the
     answers = llm.generate_batch(
         [GenerationRequest(whole, max_new_tokens=32) for _, whole, _ in told]
     )
-    measured = conflicts(llm, [(whole, alone) for _, whole, alone in told])
+    measured = conflicts(llm, [(whole, alone, None) for _, whole, alone in told])
     by_outcome: dict[bool, list[float]] = {True: [], False: []}
     for (item, _, _), answer, value in zip(told, answers, measured, strict=True):
         assert value is not None

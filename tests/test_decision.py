@@ -208,7 +208,7 @@ def test_conflict_scales_the_strength(conflict: float, strength: float | None) -
     measure = Conflicts(conflict)
     found = decision(step, request(WITH), measure)
     assert applied(found) == ({} if strength is None else {"faithful": pytest.approx(strength)})
-    [[(whole, alone)]] = measure.asked
+    [[(whole, alone, _)]] = measure.asked
     assert whole[0]["content"] == WITH
     assert alone == as_messages("Question: When does it open?")
 

@@ -412,3 +412,17 @@ def test_a_model_that_keeps_its_thoughts_shares_no_cached_answers_with_one_that_
         SteerableHFLLM.demo(keep_reasoning=keep).as_langchain() for keep in (False, True)
     )
     assert plain._get_llm_string() != keeping._get_llm_string()
+
+
+def test_what_is_encoded_is_what_is_rendered_also_of_thoughts_within_answers() -> None:
+    llm = model_of("on demand")
+    said = "<think>One.</think>It writes <think>two</think> so."
+    history = [
+        {"role": "user", "content": QUESTION},
+        {"role": "assistant", "content": said},
+        {"role": "user", "content": "And?"},
+    ]
+    rendered = llm.render(history)
+    assert "<think>two</think>" in rendered
+    assert "One." not in rendered
+    assert llm.tokenizer.decode(llm.encode(history)) == rendered

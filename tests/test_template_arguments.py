@@ -6,18 +6,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from adapter_models import QUESTION, last
+from adapter_models import QUESTION, last, random_vector
 from command_line import Steerable, steerable
 from langchain_core.caches import InMemoryCache
 from llama_index.core.llms import ChatMessage
 from scripted import SPECIAL, TEMPLATES, byte_level, scripted_around
 
 from steerable_llm.answer.llm import SteerableHFLLM
+from steerable_llm.answer.request import GenerationRequest
+from steerable_llm.chat.template import ChatFormat
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.evaluation.evaluate import evaluate
 from steerable_llm.evaluation.set import EvaluationItem, EvaluationSet
 from steerable_llm.methods.build import build_vector
 from steerable_llm.pairs.pair import PreferencePair
+from steerable_llm.policy.policy import Policy
 
 __all__ = ["steerable"]
 
@@ -192,3 +195,40 @@ def test_what_a_template_is_told_cannot_forge_turns() -> None:
     )
     assert told.count(end) == plain.count(end)
     assert llm.tokenizer.decode(told) == llm.render(QUESTION, chat_template_kwargs=forged)
+
+
+def test_a_policys_conflict_is_measured_in_the_template_as_the_request_has_it() -> None:
+    asked = "Documents:\n[1] The shop opens at nine.\n\nQuestion: When does the shop open?"
+    off = {"thinking": False}
+    vector = random_vector(made(), "v", 1)
+    vectors = [{"name": "v", "strength": 0.5}]
+    step = {"vectors": vectors, "when": {"conflict": {"from": -99, "to": 99}}}
+    policy = Policy.from_dict({"default_step": "a", "steps": {"a": step}}, {"v": vector})
+    llm, switched = made(policy=policy), made(policy=policy, chat_template_kwargs=off)
+
+    def reasons(answer: Any) -> str:
+        return str(answer.decision.reasons)
+
+    told = reasons(llm.generate(asked, chat_template_kwargs=off, max_new_tokens=8))
+    assert "conflict" in told
+    assert told == reasons(switched.generate(asked, max_new_tokens=8))
+    assert told != reasons(llm.generate(asked, max_new_tokens=8))
+    # In one batch, each as it asks, and scored as answered.
+    batch = [
+        GenerationRequest(asked, max_new_tokens=8, chat_template_kwargs=k) for k in (off, None)
+    ]
+    assert reasons(llm.generate_batch(batch)[0]) == told
+    assert llm.score(asked, ["At ten."], chat_template_kwargs=off) == pytest.approx(
+        switched.score(asked, ["At ten."])
+    )
+
+
+def test_copies_with_arguments_look_into_the_template_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    llm, looked = made(), []
+    find = ChatFormat._find_tools
+    monkeypatch.setattr(ChatFormat, "_find_tools", lambda own: looked.append(1) or find(own))
+    for _ in range(3):
+        assert llm.chat_format.given({"effort": "high"}).tool_format is not None
+        assert llm.chat_format.tool_format is not None
+    assert len(looked) == 2
+    assert llm.chat_format.given({"effort": "high"})._spelled is llm.chat_format._spelled

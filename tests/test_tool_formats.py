@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from steerable_llm.chat.tool_formats.table import FORMATS, tool_format_of
+from steerable_llm.chat.tool_place import ToolPlace
 from steerable_llm.chat.tools import ToolFormat, ToolText
 
 NAMES = sorted(FORMATS)
@@ -231,3 +232,18 @@ def test_a_call_that_an_argument_quotes_is_no_call():
         parsed = FORMATS[name].parse(FORMATS[name].write([call]), tools)
         assert (parsed.calls, parsed.invalid) == ((call,), ()), name
     assert json.loads(json.dumps(call[1])) == call[1]
+
+
+def test_calls_that_are_spelled_stand_behind_the_parts_of_a_message() -> None:
+    place = ToolPlace("{{ messages }}", FORMATS["hermes"], lambda told, tools: f"{told}{tools}")
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": {"a": 1}}}
+    parts = [{"type": "image"}, {"type": "text", "text": "I look."}]
+    for content, before in ((parts, parts), ([], []), (None, None), ("I look.", "I look.")):
+        message = {"role": "assistant", "content": content, "tool_calls": [call]}
+        [told], _ = place.put([message], [])
+        written = FORMATS["hermes"].write([("f", {"a": 1})])
+        if isinstance(before, list):
+            text = f"\n{written}" if before else written
+            assert told["content"] == [*before, {"type": "text", "text": text}]
+        else:
+            assert told["content"] == (f"{before}\n{written}" if before else written)

@@ -40,6 +40,7 @@ def asked(requests: Sequence[GenerationRequest]) -> list[Asked]:
             request.structured,
             request.policy,
             request.contrast,
+            request.chat_template_kwargs,
         )
         for request in requests
     ]

@@ -271,7 +271,11 @@ class SteerableHFLLM(HookedModel):
         return GenerationRequest(messages, steering, step, **held)
 
     def as_sent(
-        self, prompts: Sequence[MessagesLike], steering: Steering | None, step: str | None
+        self,
+        prompts: Sequence[MessagesLike],
+        steering: Steering | None,
+        step: str | None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> list[tuple[MessagesLike, Steering]]:
         """Return prompts as the policy sends them, with what it steers each with.
 
@@ -279,7 +283,10 @@ class SteerableHFLLM(HookedModel):
             InvalidInputError: The policy's step contrasts a prompt.
             UnknownStepError: The policy has no such step.
         """
-        decisions = self.decide([Asked(messages, step, steering) for messages in prompts])
+        given = chat_template_kwargs
+        decisions = self.decide(
+            [Asked(prompt, step, steering, chat_template_kwargs=given) for prompt in prompts]
+        )
         for decision in decisions:
             if decision.contrast is not None:
                 raise InvalidInputError(

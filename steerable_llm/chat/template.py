@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -10,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from difflib import SequenceMatcher
 from functools import cached_property
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
 
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
@@ -56,6 +57,10 @@ _UNKNOWN = (
     "here: give tool_format= where the model is loaded, if it is one of "
     f"({', '.join(FORMATS)}), or a tokenizer with a response template that reads its calls"
 )
+
+_Tools: TypeAlias = tuple[ToolFormat | None, ToolPlace | None, str]
+#: Sets of arguments for which it is known where a template takes tools.
+_MOST_KNOWN = 32
 
 # The plain form for tokenizers without a chat template. It ends in a line break and not in a
 # blank, which many tokenizers would join to the answer's first word.
@@ -145,6 +150,8 @@ class ChatFormat:
             tokenizer.response_template = getattr(processor, "response_template", None)
         self.reasoning_format = reasoning_format_of(tokenizer, reasoning_tags)
         self.arguments: dict[str, Any] = {}
+        # What is found out once, for this template and its copies with other arguments.
+        self._known: dict[Any, Any] = {}
         self._add(arguments)
 
     def given(self, arguments: Mapping[str, Any] | None) -> Self:
@@ -191,9 +198,19 @@ class ChatFormat:
         """Why the model cannot be given tools, and what to do; empty if it can."""
         return self._tools[2]
 
-    @cached_property
-    def _tools(self) -> tuple[ToolFormat | None, ToolPlace | None, str]:
+    @property
+    def _tools(self) -> _Tools:
         """How the model calls tools, where its template takes them, or why there is neither."""
+        # The arguments may decide whether and where tools are shown.
+        given = json.dumps(self.arguments, sort_keys=True, default=repr)
+        if given not in self._known:
+            if len(self._known) > _MOST_KNOWN:
+                self._known.clear()
+            self._known[given] = self._find_tools()
+        found: _Tools = self._known[given]
+        return found
+
+    def _find_tools(self) -> _Tools:
         template = template_of(self.tokenizer)
         given = self._given_format
         found = tool_format_of(self.tokenizer) if given is None else FORMATS[given]
@@ -294,7 +311,7 @@ class ChatFormat:
             InvalidInputError: As for :meth:`render`, and for an image that cannot be read.
         """
         prompt = self._history(messages)
-        text = self.render(prompt, add_generation_prompt, tools)
+        text = self._render(prompt, add_generation_prompt, tools)
         images = [image for message in prompt for image in message.images]
         if self.vision is None or not images:
             if (hidden := self._hidden(prompt)) is None:
@@ -593,9 +610,12 @@ class ChatFormat:
             whole_characters(text), add_special_tokens=not self.has_template, **options
         )
 
-    @cached_property
+    @property
     def _spelled(self) -> Spelled:
-        return Spelled(self.tokenizer, self.special_ids)
+        if Spelled not in self._known:
+            self._known[Spelled] = Spelled(self.tokenizer, self.special_ids)
+        found: Spelled = self._known[Spelled]
+        return found
 
     def _hidden(self, messages: Sequence[Message]) -> Hidden | None:
         """Take out what is spelled like special tokens; None where there is nothing to take out."""

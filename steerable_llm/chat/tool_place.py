@@ -137,8 +137,7 @@ class ToolPlace:
             if form.spelled:
                 named = [(x["function"]["name"], x["function"]["arguments"]) for x in calls]
                 del made["tool_calls"]
-                text = str(made["content"] or "")
-                made["content"] = (f"{text}\n" if text else "") + self._format.write(named)
+                made["content"] = _with_text(made["content"], self._format.write(named))
             if form.silent and not made["content"]:
                 made["content"] = None
             if form.as_json:
@@ -158,6 +157,13 @@ def _conversation(calls: int) -> list[Told]:
         made.append({"id": ref, "type": "function", "function": function})
         results.append({"role": "tool", "tool_call_id": ref, "name": name, "content": "done"})
     return [*asked, {"role": "assistant", "content": "", "tool_calls": made}, *results]
+
+
+def _with_text(content: Any, more: str) -> Any:
+    """Return a message's content, a text or parts, with a text behind it."""
+    if isinstance(content, list):
+        return [*content, {"type": "text", "text": f"\n{more}" if content else more}]
+    return f"{content}\n{more}" if content else more
 
 
 def _in_system(messages: Sequence[Told], tools: Sequence[Tool]) -> list[Told]:

@@ -75,6 +75,7 @@ class Asked:
         structured: Whether the answer is to be tool calls or JSON.
         policy: Decides in place of the policy of the moment.
         contrast: A contrast that was given with the request; it takes the place of the step's.
+        chat_template_kwargs: What the chat template is given beside the messages.
     """
 
     messages: MessagesLike
@@ -84,6 +85,7 @@ class Asked:
     structured: bool = False
     policy: Policy | None = field(default=None, compare=False, repr=False)
     contrast: Contrast | None = None
+    chat_template_kwargs: Mapping[str, Any] | None = None
 
     @cached_property
     def prompt(self) -> tuple[Message, ...]:
@@ -96,10 +98,11 @@ class Asked:
 
 
 Conflicts: TypeAlias = Callable[
-    [Sequence[tuple[Sequence[Message], Sequence[Message]]]], Sequence[float | None]
+    [Sequence[tuple[Sequence[Message], Sequence[Message], Mapping[str, Any] | None]]],
+    Sequence[float | None],
 ]
-"""From prompts, each with its context and without it, to how far the context speaks against the
-model's own answer; None where that cannot be told."""
+"""From prompts, each with its context, without it, and with what the chat template is given, to how
+far the context speaks against the model's own answer; None where that cannot be told."""
 
 
 def decide(
@@ -318,7 +321,8 @@ def _conflict(jobs: Sequence[tuple[Asked, Ramp]], policy: Policy, conflicts: Con
         for key, pair in both.items()
         if contexts[key].present and pair[1] and pair[0] != pair[1]
     }
-    values = dict(zip(told, conflicts(list(told.values())), strict=True)) if told else {}
+    probes = [(*pair, asked[key].chat_template_kwargs) for key, pair in told.items()]
+    values = dict(zip(told, conflicts(probes), strict=True)) if told else {}
     found = []
     for each, ramp in jobs:
         value, context = values.get(id(each)), contexts[id(each)]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from steerable_llm.chat.message import Message
 from steerable_llm.chat.vision import ReadPrompt
@@ -23,9 +23,13 @@ ROWS = 32
 """Prompts that are answered together."""
 
 
+Probe: TypeAlias = tuple[Sequence[Message], Sequence[Message], Mapping[str, Any] | None]
+"""A prompt with its context and without it, and what the chat template is given beside both."""
+
+
 def conflicts(
     llm: HookedModel,
-    prompts: Sequence[tuple[Sequence[Message], Sequence[Message]]],
+    prompts: Sequence[Probe],
     cancelled: threading.Event | None = None,
 ) -> list[float | None]:
     """Measure the conflict between context and memory, in nats per token.
@@ -40,7 +44,7 @@ def conflicts(
 
     Args:
         llm: The model.
-        prompts: Each prompt with its context and without it.
+        prompts: Each with its context and without it, in the template as the request has it.
         cancelled: Once set, the work stops after the token at hand.
 
     Returns:
@@ -48,7 +52,7 @@ def conflicts(
         model was still thinking, and for all after a cancellation.
     """
     stop = threading.Event() if cancelled is None else cancelled
-    whole = [llm.chat_format.read(prompt) for prompt, _ in prompts]
+    whole = [llm.chat_format.given(more).read(prompt) for prompt, _, more in prompts]
     # One token is the answer's end of turn.
     room = [llm.context_window - 1 - len(read.tokens) for read in whole]
     texts: dict[int, str] = {}
@@ -72,17 +76,22 @@ def conflicts(
     if stop.is_set():
         return found
     # Without words and without an end-of-turn token there is nothing to score.
-    told = [index for index, text in texts.items() if llm.encode_answer(text)]
-    scored = llm.score_batch(
-        [(prompt, texts[index]) for index in told for prompt in prompts[index]],
-        Steering.none(),
-        reduction="none",
-    )
-    for place, index in enumerate(told):
-        with_context, alone = scored[2 * place], scored[2 * place + 1]
-        # The end of turn says nothing about the content, and a cut answer never reached it.
-        words = max(len(with_context) - (llm.chat_format.end_of_turn_id is not None), 1)
-        found[index] = (sum(alone[:words]) - sum(with_context[:words])) / words
+    left = [index for index, text in texts.items() if llm.encode_answer(text)]
+    while left:
+        more = prompts[left[0]][2]
+        told = [index for index in left if prompts[index][2] == more]
+        left = [index for index in left if index not in told]
+        scored = llm.score_batch(
+            [(prompt, texts[index]) for index in told for prompt in prompts[index][:2]],
+            Steering.none(),
+            reduction="none",
+            chat_template_kwargs=more,
+        )
+        for place, index in enumerate(told):
+            with_context, alone = scored[2 * place], scored[2 * place + 1]
+            # The end of turn says nothing about the content, and a cut answer never reached it.
+            words = max(len(with_context) - (llm.chat_format.end_of_turn_id is not None), 1)
+            found[index] = (sum(alone[:words]) - sum(with_context[:words])) / words
     return found
 
 

@@ -373,7 +373,11 @@ class HookedModel:
             return next(answer_logits(self, scored))[1]
 
     def as_sent(
-        self, prompts: Sequence[MessagesLike], steering: Steering | None, step: str | None
+        self,
+        prompts: Sequence[MessagesLike],
+        steering: Steering | None,
+        step: str | None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,  # noqa: ARG002
     ) -> list[tuple[MessagesLike, Steering]]:
         """Return prompts with what each is steered with: what was given, as no policy is here.
 
@@ -395,7 +399,8 @@ class HookedModel:
         chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> list[Scored]:
         chat = self.chat_format.given(chat_template_kwargs)
-        sent = self.as_sent([messages for messages, _ in items], steering, step)
+        prompts = [messages for messages, _ in items]
+        sent = self.as_sent(prompts, steering, step, chat_template_kwargs)
         found = []
         for (_, answer), (messages, own) in zip(items, sent, strict=True):
             if not isinstance(answer, str):

@@ -67,7 +67,7 @@ from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.answer.origin import Origin
 from steerable_llm.answer.request import MOST_TOKENS, Generation, GenerationRequest
 from steerable_llm.chat.context import quoted
-from steerable_llm.chat.message import MessagesLike, as_messages
+from steerable_llm.chat.message import Message
 from steerable_llm.chat.template import ChatFormat
 from steerable_llm.chat.tools import Tool
 from steerable_llm.errors import InvalidInputError
@@ -569,10 +569,10 @@ class _AsWritten(ChatFormat):
     def given(self, arguments: Mapping[str, Any] | None) -> Self:  # noqa: ARG002
         return self
 
-    def render(
+    def _render(
         self,
-        messages: MessagesLike,
-        add_generation_prompt: bool = True,  # noqa: ARG002
+        messages: Sequence[Message],
+        add_generation_prompt: bool,  # noqa: ARG002
         tools: Sequence[Tool] = (),  # noqa: ARG002
     ) -> str:
-        return "".join(message.content for message in as_messages(messages))
+        return "".join(message.content for message in messages)

@@ -62,7 +62,7 @@ def test_the_badge_falls_as_the_common_direction_drowns(noise: float, badge: str
     assert "proves nothing" in found.line
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(n=st.integers(2, 12), seed=st.integers(0, 1000))
 def test_length_does_not_count_and_direction_does(n: int, seed: int) -> None:
     source = torch.Generator().manual_seed(seed)

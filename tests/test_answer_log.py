@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import text
 
@@ -79,7 +79,6 @@ def test_an_answer_comes_back_as_it_was_added(log: AnswerLog) -> None:
 texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"))
 
 
-@settings(deadline=None)
 @given(
     answer=texts,
     passages=st.lists(st.builds(Passage, id=texts, text=texts), max_size=3).map(tuple),

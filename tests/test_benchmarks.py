@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from lm_eval.tasks.toxigen.utils import doc_to_target
 from lm_eval.tasks.truthfulqa.utils import bleu, process_results_mc2
@@ -169,7 +169,6 @@ def test_mmlu_takes_answers_as_numbers_or_letters_and_says_when_examples_are_mis
         load_data(MMLU, str(file), shots=5)
 
 
-@settings(deadline=None)  # a template is compiled for each
 @given(st.floats(1, 5, allow_nan=False), st.floats(1, 5, allow_nan=False))
 def test_a_statement_is_hateful_as_the_harness_has_it(ai: float, human: float) -> None:
     row = {"toxicity_ai": ai, "toxicity_human": human}
@@ -189,7 +188,6 @@ def scored_answers(draw: st.DrawFn) -> tuple[list[float], list[bool]]:
     return logs, right
 
 
-@settings(deadline=None)
 @given(scored_answers())
 def test_mc2_is_the_share_of_probability_on_the_true_answers(
     case: tuple[list[float], list[bool]],

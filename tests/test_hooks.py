@@ -225,7 +225,7 @@ def slowly_steered(h, steering, layer, scopes):
     st.booleans(),
     st.integers(0, 1000),
 )
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_any_batch_is_steered_state_by_state(rows, widths, alike, seed):
     """Rows: a steering, prompt tokens (padded on the left), passes before the row is finished."""
     if alike:

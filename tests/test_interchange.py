@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import HIDDEN, LAYERS
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from steerable_llm.errors import (
@@ -60,7 +60,7 @@ def contents(path):
 
 
 @pytest.mark.parametrize("format", FORMATS)
-@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=6)
 @given(
     seed=st.integers(0, 1000),
     layers=st.sets(st.integers(0, LAYERS - 1), min_size=2),
@@ -521,7 +521,7 @@ def test_a_missing_file_is_named(tiny_llm, tmp_path):
 
 
 @pytest.mark.parametrize("format", FORMATS)
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25)
 @given(data=st.data())
 def test_damage_is_told_or_does_no_harm(format, data, tiny_llm, tiny_vector, folder):
     path = export_vector(tiny_vector, folder / f"whole{FORMATS[format].suffix}", format).path

@@ -238,7 +238,7 @@ turns = st.lists(turn, min_size=1, max_size=3)
 def test_exported_pairs_come_back(
     tmp_path_factory: pytest.TempPathFactory, empty_log: Path, kind: str
 ) -> None:
-    @settings(deadline=None, max_examples=30)
+    @settings(max_examples=30)
     @given(st.lists(st.tuples(turns, words, words), min_size=1, max_size=4))
     def check(drawn: list[Any]) -> None:
         given = {
@@ -944,7 +944,7 @@ def test_text_that_no_database_stores_costs_only_its_answer(log_url: str, write:
 
 
 @pytest.mark.parametrize("kind", IMPORTERS)
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_whatever_a_field_holds_it_costs_at_most_its_own_line(
     shared: tuple[AnswerLog, Path], kind: str, data: st.DataObject

@@ -143,7 +143,7 @@ def test_an_answer_that_makes_no_pair_decides_nothing(out: Path) -> None:
     assert not out.exists()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(actions=st.lists(st.sampled_from("arsuk"), max_size=12))
 def test_a_review_that_is_killed_anywhere_is_the_same_afterwards(
     actions: list[str], tmp_path_factory: pytest.TempPathFactory

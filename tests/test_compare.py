@@ -144,7 +144,8 @@ def test_every_way_runs_on_real_pairs(tiny_tokenizer: Any, monkeypatch: pytest.M
     assert [c.name for c in found.arms] == ["none", *recipes()]
     failed = {c.name: c.failed for c in found.arms if c.failed}
     assert not set(failed) - {"cad", "adacad", "lora"}, failed
-    assert {*METHODS, "prompt", "cad", "adacad", "lora"} == set(recipes())
+    assert {*METHODS, "prompt", "cad", "adacad", "lora"} == set(recipes(images=True))
+    assert set(recipes(images=True)) - set(recipes()) == {"vti", "ict"}
     assert {row.arm for row in found.rows} == {"none", *recipes()} - set(failed)
     assert own.answer_logits(PAIRS[0].messages, "At nine.").equal(before)
 

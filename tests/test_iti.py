@@ -15,7 +15,7 @@ from slow_states import PAIRS, with_answer
 from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.errors import InvalidInputError, PairError
 from steerable_llm.methods.build import build_vector
-from steerable_llm.methods.iti import ItiConfig, _training_pairs
+from steerable_llm.methods.iti import training_pairs
 from steerable_llm.pairs.pair import Pairs, PreferencePair
 
 HEADS, SIZE = 4, 8
@@ -56,7 +56,7 @@ def test_a_direction_is_the_unit_mean_difference_times_the_spread(
 
 def test_the_best_heads_by_unseen_texts_are_steered_and_no_others(tiny_llm: Any) -> None:
     vector = build_vector(tiny_llm, PAIRS, method="iti", heads=3, progress=False)
-    train = _training_pairs(PAIRS, ItiConfig()).repeat(2).numpy()
+    train = training_pairs(PAIRS, 0.25, 0).repeat(2).numpy()
     y = np.repeat([1, 0], len(PAIRS))
     accuracy = {}
     for layer in range(LAYERS):
@@ -113,12 +113,12 @@ def test_a_planted_head_and_its_direction_are_found(tiny_tokenizer: Any, method:
 
 def test_pairs_of_one_prompt_train_or_judge_together() -> None:
     twice = Pairs([*PAIRS, *(PreferencePair(p.messages, "Other.", "Else.") for p in PAIRS)])
-    training = _training_pairs(twice, ItiConfig(validation=0.5))
+    training = training_pairs(twice, 0.5, 0)
     n = len(PAIRS)
     assert torch.equal(training[:n], training[n:])
     assert int(training.sum()) == n
     with pytest.raises(PairError, match="two different prompts"):
-        _training_pairs(Pairs(PAIRS[:1]), ItiConfig())
+        training_pairs(Pairs(PAIRS[:1]), 0.25, 0)
 
 
 def test_settings_out_of_range_are_refused(tiny_llm: Any) -> None:

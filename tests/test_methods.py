@@ -21,11 +21,14 @@ from steerable_llm.vector.vector import SteeringVector
 
 pytestmark = pytest.mark.filterwarnings("ignore:the token scores miss")
 PROMPT = PAIRS[0].messages
+TEXT_METHODS = [name for name, method in METHODS.items() if not method.images]
 
 
 @pytest.fixture(scope="module")
 def built(tiny_llm: Any) -> dict[str, SteeringVector]:
-    return {name: build_vector(tiny_llm, PAIRS, method=name, progress=False) for name in METHODS}
+    return {
+        name: build_vector(tiny_llm, PAIRS, method=name, progress=False) for name in TEXT_METHODS
+    }
 
 
 def strong(vector: SteeringVector) -> float:
@@ -33,7 +36,7 @@ def strong(vector: SteeringVector) -> float:
     return {"total": 2.0, "absolute": 30.0}[vector.application.unit]
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", TEXT_METHODS)
 def test_a_vector_comes_back_from_its_file_and_steers_the_same(
     tiny_llm: Any, built: dict[str, SteeringVector], method: str, tmp_path: Any
 ) -> None:
@@ -48,7 +51,7 @@ def test_a_vector_comes_back_from_its_file_and_steers_the_same(
     assert torch.equal(*logits)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", TEXT_METHODS)
 def test_it_steers_one_way_and_the_other_and_strength_zero_not_at_all(
     tiny_llm: Any, built: dict[str, SteeringVector], method: str
 ) -> None:
@@ -71,7 +74,7 @@ def test_it_steers_one_way_and_the_other_and_strength_zero_not_at_all(
     torch.testing.assert_close(flipped, minus, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", TEXT_METHODS)
 def test_the_same_pairs_give_the_same_vector(
     tiny_llm: Any, built: dict[str, SteeringVector], method: str
 ) -> None:
@@ -79,7 +82,7 @@ def test_the_same_pairs_give_the_same_vector(
     assert again.fingerprint_id == built[method].fingerprint_id
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", TEXT_METHODS)
 def test_without_calibration_a_method_of_one_layer_steers_the_middle_one(
     tiny_llm: Any, built: dict[str, SteeringVector], method: str, tmp_path: Any
 ) -> None:
@@ -125,7 +128,7 @@ def test_all_methods_in_one_batch_equal_one_by_one(
         assert (alone.token_ids, alone.steered) == (answer.token_ids, answer.steered)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", TEXT_METHODS)
 def test_every_method_has_settings_with_one_line_for_a_wrong_one(
     tiny_llm: Any, method: str
 ) -> None:
@@ -135,7 +138,7 @@ def test_every_method_has_settings_with_one_line_for_a_wrong_one(
         build_vector(tiny_llm, PAIRS, method=method, layers=(7,), progress=False)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", TEXT_METHODS)
 def test_every_vector_can_be_calibrated_as_its_method_is_meant(
     tiny_llm: Any, built: dict[str, SteeringVector], method: str
 ) -> None:

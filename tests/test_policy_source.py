@@ -152,7 +152,7 @@ def test_a_vector_whose_calibration_cannot_be_read_keeps_the_old_policy(
 ) -> None:
     source = source_of(file)
     path = file.with_name("polite.safetensors")
-    content, directions, _ = read_vector_file(path)
+    content, directions, _, _ = read_vector_file(path)
     content["calibration"] = {**content["calibration"], fact: value}
     write_vector_file(path, content, directions)
     rewrite(file, '[steps.answer]\nvectors = [{ name = "polite" }]\n')

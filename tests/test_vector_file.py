@@ -35,7 +35,7 @@ def rewrite(path, metadata=None, tensors=None):
 
 
 def test_content_and_directions_come_back(saved):
-    content, directions, gates = read_vector_file(saved)
+    content, directions, gates, _ = read_vector_file(saved)
     assert gates == {}
     assert content == CONTENT
     assert directions.keys() == DIRECTIONS.keys()
@@ -70,7 +70,7 @@ def test_a_safetensors_file_with_something_else_is_told(tmp_path):
 
 
 def test_a_later_format_is_told_before_anything_else_is_checked(saved):
-    rewrite(saved, {"format_version": "3", "library_version": "9.0"})
+    rewrite(saved, {"format_version": "4", "library_version": "9.0"})
     with pytest.raises(FutureVersionError, match=r"9\.0.*update"):
         read_vector_file(saved)
 

@@ -201,7 +201,7 @@ class SteerableLM(HFLM):  # type: ignore[misc]
             options.get("attention_mask", torch.ones_like(context)),
             last_prompt=context.shape[1] - 1,
         )
-        with steering_hooks(self.llm.blocks, plan):
+        with steering_hooks(self.llm.blocks, plan, self.llm.tower):
             made: Tensor = super()._model_generate(context, max_length, stop, **options)
         plan.check_applied()
         return made

@@ -273,6 +273,7 @@ class AppliedVector:
         site: What was changed in each block: its output, that of its MLP, or its attention heads.
         layers: The blocks that were changed.
         steered_tokens: Positions of this row that were changed in each of these layers.
+        tower_layers: Blocks of the vision tower that change what is seen of images.
     """
 
     name: str
@@ -283,6 +284,7 @@ class AppliedVector:
     site: Site
     layers: tuple[int, ...]
     steered_tokens: int
+    tower_layers: tuple[int, ...] = ()
 
     @classmethod
     def of(cls, term: SteeringTerm, steered_tokens: int) -> AppliedVector:
@@ -296,11 +298,14 @@ class AppliedVector:
             site=term.site,
             layers=term.steered_layers,
             steered_tokens=steered_tokens,
+            tower_layers=tuple(term.tower),
         )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the same as JSON values."""
-        return {**asdict(self), "layers": list(self.layers)}
+        facts = {**asdict(self), "layers": list(self.layers)}
+        tower = facts.pop("tower_layers")
+        return {**facts, "tower_layers": list(tower)} if tower else facts
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import mimetypes
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path
@@ -25,6 +25,9 @@ from steerable_llm.files import write_whole
 
 ImageSource: TypeAlias = Any
 """A PIL image, the bytes of a file, a path, or the text of a path, a data: URL or a http(s) URL."""
+
+Box: TypeAlias = tuple[float, float, float, float]
+"""Left, top, right and bottom of what is seen in an image, in pixels."""
 
 PLACE = "\ufffc"
 """Stands in a text for an image: Unicode's object replacement character."""
@@ -47,10 +50,29 @@ class ImagePart:
         source: Where it is, or what it is.
         folder: Where a relative path starts: the folder of the file that the message was read
             from. A file that is not there is looked for from the working directory.
+        boxes: Where in it is what is asked for, for methods that learn from that; no model sees
+            them, and they do not tell images apart.
+
+    Raises:
+        ValueError: A box is none.
     """
 
     source: ImageSource
     folder: Path | None = None
+    boxes: tuple[Box, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Bring boxes, as JSON has them, to numbers."""
+        try:
+            made = [(float(a), float(b), float(c), float(d)) for a, b, c, d in self.boxes]
+        except (TypeError, ValueError):
+            made = [(0.0, 0.0, 0.0, 0.0)]
+        if not all(left < right and top < bottom for left, top, right, bottom in made):
+            raise ValueError(
+                f"the boxes of an image are {self.boxes!r}: give [[left, top, right, bottom], ...] "
+                "in pixels"
+            )
+        object.__setattr__(self, "boxes", tuple(made))
 
     def __eq__(self, other: object) -> bool:
         """Compare addresses, and of bytes their digests."""
@@ -161,6 +183,8 @@ def joined(parts: Sequence[Part]) -> tuple[Part, ...]:
 
 def image_of(source: ImageSource) -> ImagePart:
     """Return an image as a part; a data: URL becomes its bytes."""
+    if isinstance(source, ImagePart):
+        return source
     if isinstance(source, str) and source.startswith("data:"):
         head, _, body = source.partition(",")
         if head.endswith(";base64"):
@@ -190,7 +214,8 @@ def _image(part: Any) -> ImagePart:
             found.append(f"data:{part.get('mime_type') or 'image/png'};base64,{part['base64']}")
         for source in found:
             if source is not None and not (isinstance(source, str) and not source):
-                return source if isinstance(source, ImagePart) else image_of(source)
+                made = image_of(source)
+                return replace(made, boxes=part["boxes"]) if part.get("boxes") else made
     kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
     raise ValueError(f"it holds a part of type {kind!r} that cannot be read: give {_FORMS}")
 

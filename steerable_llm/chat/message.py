@@ -234,7 +234,7 @@ class Message(BaseModel):
         plain = self.name is None and not self.tool_calls and self.tool_call_id is None
         if plain and not self.images and not self.reasoning:
             return [self.role, self.content]
-        return self.to_wire(lambda image: image.name)
+        return self.to_wire(lambda image: image.name, boxes=False)
 
     @property
     def in_words(self) -> str:
@@ -281,11 +281,14 @@ class Message(BaseModel):
     def _written(self) -> dict[str, Any]:
         return self.to_wire()
 
-    def to_wire(self, image: Callable[[ImagePart], str] | None = None) -> dict[str, Any]:
+    def to_wire(
+        self, image: Callable[[ImagePart], str] | None = None, boxes: bool = True
+    ) -> dict[str, Any]:
         """Return the message in OpenAI's form, for JSON.
 
         Args:
             image: Says how an image is written; by default as an address that holds everywhere.
+            boxes: Write the boxes of images beside them, which OpenAI's form does not have.
         """
         content: str | list[dict[str, Any]] = self.content
         if self.images:
@@ -293,7 +296,11 @@ class Message(BaseModel):
             content = [
                 {"type": "text", "text": part}
                 if isinstance(part, str)
-                else {"type": "image_url", "image_url": {"url": spell(part)}}
+                else {
+                    "type": "image_url",
+                    "image_url": {"url": spell(part)},
+                    **({"boxes": part.boxes} if boxes and part.boxes else {}),
+                }
                 for part in self.parts
             ]
         return self._with_more(content, ToolCall.to_wire)

@@ -68,8 +68,9 @@ def compare(
         dev: Prompts to choose on.
         test: Held-out prompts.
         capability: Held-out prompts that measure what must not be lost.
-        methods: Names in `recipes()`, or recipes of your own by the name of their arm; all of
-            `recipes()` when left out. The unsteered model always runs.
+        methods: Names in `recipes(images=True)`, or recipes of your own by the name of their arm;
+            when left out all of them, those that learn from images where the pairs have some. The
+            unsteered model always runs.
         dev_capability: Prompts for the budget on dev; without it the budget is not kept there.
         keep: Folder in which the result of each method is kept as soon as it is there; a later
             call on the same data does not measure it again.
@@ -83,8 +84,10 @@ def compare(
             that cannot be judged.
         PairError: No pairs.
     """
-    known = methods if isinstance(methods, Mapping) else recipes(search)
-    chosen = list(dict.fromkeys(methods if methods is not None else known))
+    known = methods if isinstance(methods, Mapping) else recipes(search, images=True)
+    if methods is None:
+        methods = recipes(images=any(pair.images for pair in pairs))
+    chosen = list(dict.fromkeys(methods))
     unknown = [name for name in chosen if name not in known and name != "none"]
     if unknown:
         raise InvalidInputError(f"unknown method {unknown[0]!r}: choose from {', '.join(known)}")

@@ -90,11 +90,12 @@ class Made:
     calibration: Calibration | None = None
 
 
-def recipes(search: Mapping[str, Any] | None = None) -> dict[str, Recipe]:
+def recipes(search: Mapping[str, Any] | None = None, images: bool = False) -> dict[str, Recipe]:
     """Return a recipe for every method that can be compared, by name.
 
     Args:
         search: What `sweep` is to try for every vector, in place of each method's own.
+        images: Those that learn from images, too.
     """
     return {
         "prompt": Recipe("prompt"),
@@ -103,6 +104,7 @@ def recipes(search: Mapping[str, Any] | None = None) -> dict[str, Recipe]:
         **{
             name: Recipe(name, tuple(method.grid.configs), search=search or {})
             for name, method in METHODS.items()
+            if images or not method.images
         },
         "lora": Recipe("lora", tuple({"learning_rate": rate} for rate in LORA_RATES)),
     }

@@ -86,7 +86,8 @@ def build(
         raise PairError("there are no pairs to build from: give at least two")
     with progress_bar(f"{method}: reading pairs", len(pairs), progress) as advance:
         found = chosen.extract(llm, pairs, settings, advance)
-    if not any(bool(direction.any()) for direction in found.directions.values()):
+    everything = (*found.directions.values(), *found.tower.values())
+    if not any(bool(direction.any()) for direction in everything):
         raise AttributionError(
             f"method {method!r} found no direction in {len(pairs)} pairs: all of it is zero; give "
             "pairs that differ from each other, or another aggregation"
@@ -118,6 +119,7 @@ def build(
         ),
         application=found.application or chosen.application,
         weighed=found.weighed,
+        tower=found.tower,
         usual_layers=chosen.grid.usual_layers(layers, llm.fingerprint.num_layers),
         decision_tokens=decision_tokens(llm, pairs),
     )

@@ -78,23 +78,13 @@ def extract_heads(
     ITI and NL-ITI choose them differently. States are means over so many `last` tokens.
     """
     layers = chosen_layers(llm, config.layers)
-    training = _training_pairs(pairs, config)
+    training = training_pairs(pairs, config.validation, config.seed)
     number = int(text_config(llm.model).num_attention_heads)
     states = torch.cat(answer_states(llm, pairs, config.answer_tokens, "heads", last, progress))
     states = states[:, list(layers)].reshape(len(states), len(layers) * number, -1)
     labels = torch.cat([torch.ones(len(pairs)), torch.zeros(len(pairs))])
     accuracy = probe(Split(states, labels, training.repeat(2)))
-    # A stable order, so that heads which are equally good are taken from the first layer on.
-    best = torch.argsort(accuracy, descending=True, stable=True)[: config.heads].tolist()
-    size = states.shape[-1]
-    directions = torch.zeros(len(layers) * number, size)
-    for head in best:
-        directions[head] = head_direction(states[:, head], labels)
-    rows = directions.view(len(layers), number * size)
-    chosen: list[dict[str, Any]] = [
-        {"layer": layers[h // number], "head": h % number, "accuracy": round(float(accuracy[h]), 4)}
-        for h in best
-    ]
+    rows, chosen = best_heads(states, labels, accuracy, layers, config.heads)
     steered = sorted({head["layer"] for head in chosen})
     return Extraction(
         directions={layer: rows[layers.index(layer)] for layer in steered},
@@ -106,6 +96,34 @@ def extract_heads(
     )
 
 
+def best_heads(
+    states: Tensor, labels: Tensor, accuracy: Tensor, layers: tuple[int, ...], heads: int
+) -> tuple[Tensor, list[dict[str, Any]]]:
+    """Return the directions of the heads with the best accuracy, and which they are.
+
+    Args:
+        states: `[n, H, e]`, H heads of all the layers.
+        labels: `[n]`, 1 or 0.
+        accuracy: `[H]`.
+        layers: L blocks.
+        heads: How many to take.
+
+    Returns:
+        Float32 `[L, width]`, zero for all other heads; and per head where it is.
+    """
+    # A stable order, so that heads which are equally good are taken from the first layer on.
+    best = torch.argsort(accuracy, descending=True, stable=True)[:heads].tolist()
+    number = states.shape[1] // len(layers)
+    directions = torch.zeros(states.shape[1:])
+    for head in best:
+        directions[head] = head_direction(states[:, head], labels)
+    chosen = [
+        {"layer": layers[h // number], "head": h % number, "accuracy": round(float(accuracy[h]), 4)}
+        for h in best
+    ]
+    return directions.view(len(layers), -1), chosen
+
+
 def head_direction(states: Tensor, labels: Tensor) -> Tensor:
     """Return sigma theta of one head, float32 [e], from states [n, e] and labels [n], 1 or 0."""
     x = states.double()
@@ -114,17 +132,26 @@ def head_direction(states: Tensor, labels: Tensor) -> Tensor:
     return (sigma * theta).float()
 
 
-def _training_pairs(pairs: Pairs, config: ItiConfig) -> Tensor:
-    """[n] booleans: pairs that train; pairs of one prompt stay together."""
+def training_pairs(pairs: Pairs, validation: float, seed: int) -> Tensor:
+    """Return which pairs train, [n] booleans; pairs of one prompt stay together.
+
+    Args:
+        pairs: All.
+        validation: Share of the prompts that judge.
+        seed: Of their choice.
+
+    Raises:
+        PairError: Fewer than two prompts.
+    """
     prompts = list(dict.fromkeys(pair.messages for pair in pairs))
     if len(prompts) < 2:
         raise PairError(
             f"probes need at least two different prompts, to train on and to be judged by, not "
             f"{len(prompts)}: give more pairs"
         )
-    source = torch.Generator().manual_seed(config.seed)
+    source = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(prompts), generator=source).tolist()
-    held = min(len(prompts) - 1, max(1, round(config.validation * len(prompts))))
+    held = min(len(prompts) - 1, max(1, round(validation * len(prompts))))
     judging = {prompts[i] for i in order[:held]}
     return torch.tensor([pair.messages not in judging for pair in pairs])
 

@@ -75,6 +75,7 @@ class Extraction:
         provenance: What the method has to tell of how it went.
         attributions: Per pair, in the order of the pairs; empty for methods without.
         weighed: Block index to weighed vectors, for the rule "weigh".
+        tower: Block index of the vision tower to what steers it there (`SteeringVector.tower`).
         differences: [n, L, width], what every pair says by itself about the L blocks that were
             asked for; None where a method has no such thing.
         layers: Those L blocks.
@@ -89,6 +90,7 @@ class Extraction:
     provenance: Provenance = Provenance()  # noqa: RUF009 - frozen
     attributions: tuple[PairAttribution, ...] = ()
     weighed: Mapping[int, WeighedVectors] = field(default_factory=dict)
+    tower: Mapping[int, Tensor] = field(default_factory=dict)
     differences: Tensor | None = None
     layers: tuple[int, ...] = ()
     application: Application | None = None
@@ -110,6 +112,7 @@ class Method:
         presets: Named settings.
         application: What its vectors steer, and how.
         grid: What is tried for it on dev data.
+        images: Whether it learns from images, and so nothing from pairs without any.
     """
 
     config: type[BaseModel]
@@ -117,3 +120,4 @@ class Method:
     presets: Mapping[str, BaseModel] = field(default_factory=dict)
     application: Application = Application()  # noqa: RUF009 - frozen
     grid: Grid = Grid()
+    images: bool = False

@@ -102,7 +102,7 @@ def answer_states(
                 'objective="likelihood"'
             )
         prompt = read_prompt(llm, pair.messages, pair.id)
-        answers = [_without_end(llm, answer) for answer in (pair.good, pair.bad)]
+        answers = [without_end(llm, answer) for answer in (pair.good, pair.bad)]
         end = None if answer_tokens is None else stem_length(*answers) + answer_tokens
         for ends, answer in zip(texts, answers, strict=True):
             llm.check_fit(len(prompt.tokens), len(answer[:end]))
@@ -162,7 +162,8 @@ def read_prompt(llm: HookedModel, messages: MessagesLike, pair_id: str) -> ReadP
         raise PairError(f"pair {pair_id}: {error}") from error
 
 
-def _without_end(llm: HookedModel, answer: str) -> list[int]:
+def without_end(llm: HookedModel, answer: str) -> list[int]:
+    """Return the tokens of an answer up to the end of its turn."""
     ids = llm.encode_answer(answer)
     ends = len(ids) > 1 and ids[-1] == llm.chat_format.end_of_turn_id
     return ids[:-1] if ends else ids

@@ -25,7 +25,8 @@ from steerable_llm.errors import UnknownArchitectureError
 from steerable_llm.vector.steering import Site
 
 # Paths of towers that have stacks of blocks too, but carry no text: never the decoder.
-OTHER_TOWERS = ("vision", "visual", "audio", "image", "encoder.")
+_VISION = ("vision", "visual", "image")
+OTHER_TOWERS = (*_VISION, "audio", "encoder.")
 
 
 def find_blocks(model: nn.Module) -> list[nn.Module]:
@@ -83,6 +84,30 @@ def find_decoder(model: nn.Module, blocks: Sequence[nn.Module]) -> nn.Module:
         f"no module of {type(model).__name__} holds its {len(blocks)} blocks as one list, so its "
         "texts with images cannot be altered: take a model of transformers"
     )
+
+
+def find_tower(model: nn.Module, blocks: Sequence[nn.Module]) -> list[nn.Module]:
+    """Find the blocks of a vision-language model's vision tower, in the order of their list.
+
+    They are the outermost lists under a name of vision whose members are of one class and have
+    attention. Where a tower has several such lists, their blocks follow each other.
+
+    Args:
+        model: A Hugging Face model.
+        blocks: Its decoder blocks, which are none of them.
+
+    Returns:
+        The blocks; none for a model that reads text alone.
+    """
+    return [
+        block
+        for path, members in _outermost_lists(model).items()
+        if any(word in path for word in _VISION)
+        and members[0] is not blocks[0]
+        and len({type(member) for member in members}) == 1
+        and any(_ATTENTION.search(name) for name, _ in _named(members[0]))
+        for block in members
+    ]
 
 
 def hidden_size(model: nn.Module) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import torch
@@ -19,7 +19,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import Cache, DynamicCache
 
 from steerable_llm.chat.vision import ReadPrompt, on_device
-from steerable_llm.runtime.hooks import capture_site, steering_hooks
+from steerable_llm.runtime.hooks import capture_site, intercepted, steering_hooks
 from steerable_llm.runtime.plan import SteeringPlan
 from steerable_llm.vector.steering import Scope, Site, Steering
 
@@ -126,6 +126,48 @@ def site_states(
         llm.model.base_model(**inputs, use_cache=False)
     # Some families flatten the batch around their MLP.
     return [captured[layer].reshape(*shape, -1) for layer in sorted(captured)]
+
+
+class _Seen(Exception):
+    """What the decoder is called with is known."""
+
+
+@torch.no_grad()
+def run_to_decoder(
+    llm: HookedModel, decoder: nn.Module, inputs: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return what the decoder is called with, by a pass that ends there.
+
+    Args:
+        llm: The model.
+        decoder: The module that holds its blocks (`find_decoder`).
+        inputs: Of the whole model.
+    """
+    taken: dict[str, Any] = {}
+
+    def look(named: dict[str, Any]) -> None:
+        taken.update(named)
+        raise _Seen
+
+    # Some models keep the positions of the latest prompt on themselves.
+    with llm.turns, frozen(llm.model), intercepted(decoder, look), suppress(_Seen):
+        llm.model.base_model(**inputs, use_cache=False)
+    return taken
+
+
+@torch.no_grad()
+def tower_states(llm: HookedModel, decoder: nn.Module, read: ReadPrompt) -> list[Tensor]:
+    """Return what every block of the vision tower gives for the images of a prompt.
+
+    Returns:
+        Per block `[tiles, T, d]`, or `[T, d]` where all images stand in one row.
+    """
+    ids = torch.tensor([read.tokens], device=llm.device)
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    inputs |= on_device(read.vision, llm.model, llm.device)
+    with capture_site(llm.tower, "block") as captured:
+        run_to_decoder(llm, decoder, inputs)
+    return [captured[layer] for layer in sorted(captured)]
 
 
 @torch.no_grad()
@@ -253,7 +295,7 @@ class Stream:
 
     def steered(self) -> AbstractContextManager[Any]:
         """Keep the hooks in place over many tokens, in place of once per token."""
-        return steering_hooks(self._llm.blocks, self.plan)
+        return steering_hooks(self._llm.blocks, self.plan, self._llm.tower)
 
     def keep(self, rows: Sequence[int]) -> bool:
         """Go on with these rows alone, if the model's caches allow it; returns whether they do."""
@@ -327,7 +369,7 @@ def run_prompts(
         rows = [distinct.index(tuple(prompt)) for prompt in prompts]
         return Prefixes(llm, distinct).run(rows, steerings)
     ids, mask = padded(prompts, "left")
-    plan = SteeringPlan(steerings, mask, last_prompt=ids.shape[1] - 1)
+    plan = SteeringPlan(steerings, mask, last_prompt=ids.shape[1] - 1, pictured=bool(vision))
     stream = Stream(llm, ids, mask, plan, vision)
     stream.plan.check_applied()
     return stream

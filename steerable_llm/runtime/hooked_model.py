@@ -19,7 +19,7 @@ from steerable_llm.chat.tools import Tool
 from steerable_llm.chat.vision import ReadPrompt, turns
 from steerable_llm.chat.web_images import ImageUrls, WebImages
 from steerable_llm.errors import InvalidInputError, PromptTooLongError, unknown
-from steerable_llm.runtime.blocks import find_blocks
+from steerable_llm.runtime.blocks import find_blocks, find_tower
 from steerable_llm.runtime.forward import answer_kind
 from steerable_llm.runtime.load import (
     context_window_of,
@@ -226,6 +226,11 @@ class HookedModel:
         """Where the model's input goes."""
         device: torch.device = self.model.get_input_embeddings().weight.device
         return device
+
+    @cached_property
+    def tower(self) -> list[nn.Module]:
+        """The blocks of its vision tower; none for a model that reads text alone."""
+        return find_tower(self.model, self.blocks)
 
     @cached_property
     def fingerprint(self) -> ModelFingerprint:

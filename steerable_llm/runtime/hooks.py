@@ -35,7 +35,9 @@ Steer = Callable[[Tensor], Tensor | None]
 
 
 @contextmanager
-def steering_hooks(blocks: Sequence[nn.Module], plan: SteeringPlan) -> Iterator[SteeringPlan]:
+def steering_hooks(
+    blocks: Sequence[nn.Module], plan: SteeringPlan, tower: Sequence[nn.Module] = ()
+) -> Iterator[SteeringPlan]:
     """Steer the forward passes that this thread makes inside the `with` block.
 
     No hook is registered on a layer that no row steers, so a plan without active steering leaves
@@ -45,6 +47,7 @@ def steering_hooks(blocks: Sequence[nn.Module], plan: SteeringPlan) -> Iterator[
     Args:
         blocks: The model's decoder blocks, first block first.
         plan: What each row gets. A plan serves one call: one pass, or a prefill and its decoding.
+        tower: The blocks of the model's vision tower.
 
     Yields:
         The plan, whose counts fill up as the passes run.
@@ -62,11 +65,22 @@ def steering_hooks(blocks: Sequence[nn.Module], plan: SteeringPlan) -> Iterator[
             f"the steering needs layers {absent}, but the model has blocks 0 to "
             f"{len(blocks) - 1}: use a vector that was built for this model"
         )
+    if any(layer >= len(tower) for layer in plan.tower):
+        raise ModelMismatchError(
+            f"the steering needs layers {plan.tower} of a vision tower, and the model's has "
+            f"{len(tower)} blocks: use a vector that was built for this model"
+        )
     owner = threading.get_ident()
+
+    def silent() -> bool:
+        return _plan_in_force.get() is not plan or threading.get_ident() != owner
+
+    def turn_at(layer: int) -> Steer:
+        return lambda hidden: None if silent() else plan.apply_in_tower(layer, hidden)
 
     def steer_at(site: Site, layer: int) -> Steer:
         def steer(hidden: Tensor) -> Tensor | None:
-            if _plan_in_force.get() is not plan or threading.get_ident() != owner:
+            if silent():
                 return None
             if hidden.dim() == 2:  # some families flatten the batch around their MLP
                 rows = hidden.reshape(len(plan.steerings), -1, hidden.shape[-1])
@@ -80,6 +94,8 @@ def steering_hooks(blocks: Sequence[nn.Module], plan: SteeringPlan) -> Iterator[
     try:
         for site, layer in plan.places:
             handles.append(_register(find_site(blocks[layer], site), steer_at(site, layer)))
+        for layer in plan.tower:
+            handles.append(_register(find_site(tower[layer], "mlp"), turn_at(layer)))
         yield plan
     finally:
         _remove(handles)

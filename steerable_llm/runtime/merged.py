@@ -12,7 +12,7 @@ each time, with the embeddings exchanged on their way.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from steerable_llm.chat.vision import ReadPrompt, on_device
 from steerable_llm.errors import UnknownArchitectureError
 from steerable_llm.runtime.blocks import find_decoder
-from steerable_llm.runtime.forward import frozen, logits_at
+from steerable_llm.runtime.forward import frozen, logits_at, run_to_decoder
 from steerable_llm.runtime.hooks import capture_site, intercepted
 from steerable_llm.runtime.packed import agree
 
@@ -36,10 +36,6 @@ _TRIED = 16
 """Columns at the end of a text that tell whether a decoder gives again what the model gave."""
 # The decoder keeps nothing, and its first argument is what is altered.
 _LEFT_OUT = ("inputs_embeds", "past_key_values", "use_cache", "labels", "output_hidden_states")
-
-
-class _Seen(Exception):
-    """What the decoder is called with is known."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -314,18 +310,7 @@ class MergedDecoder:
 
     def _arguments(self, read: ReadPrompt, copies: int) -> dict[str, Any]:
         """Return what the decoder is called with, by a pass that ends there."""
-        taken: dict[str, Any] = {}
-
-        def look(named: dict[str, Any]) -> None:
-            taken.update(named)
-            raise _Seen
-
-        inputs = self._inputs(read, copies)
-        model = self._llm.model
-        # Some models keep the positions of the latest prompt on themselves.
-        with self._llm.turns, torch.no_grad(), frozen(model), intercepted(self._decoder, look):
-            with suppress(_Seen):
-                model.base_model(**inputs, use_cache=False)
+        taken = run_to_decoder(self._llm, self._decoder, self._inputs(read, copies))
         embeddings = taken.get("inputs_embeds")
         kept = {name: value for name, value in taken.items() if name not in _LEFT_OUT}
         kept.pop("input_ids", None)

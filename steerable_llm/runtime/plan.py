@@ -19,7 +19,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from steerable_llm.errors import ModelMismatchError, SteeringNotAppliedError
+from steerable_llm.errors import (
+    InvalidInputError,
+    ModelMismatchError,
+    SteeringNotAppliedError,
+)
 from steerable_llm.vector.steering import Scope, Site, Steering, SteeringTerm, steer_hidden
 
 Place: TypeAlias = tuple[Site, int]
@@ -217,10 +221,15 @@ class SteeringPlan:
     Attributes:
         steerings: One per row.
         places: Where any of them acts, in order.
+        tower: Blocks of a vision tower on which any of them acts, in order.
     """
 
     def __init__(
-        self, steerings: Sequence[Steering], mask: Tensor, last_prompt: int | Sequence[int]
+        self,
+        steerings: Sequence[Steering],
+        mask: Tensor,
+        last_prompt: int | Sequence[int],
+        pictured: bool = False,
     ) -> None:
         """Lay out one batch.
 
@@ -229,6 +238,7 @@ class SteeringPlan:
             mask: `[B, T]`, true where a column of the first pass holds a real token.
             last_prompt: Column of each row's last prompt token: one number for left-padded
                 prompts (`T - 1`), one per row for right-padded prompts with their answers.
+            pictured: Whether the rows have images, which a vision tower sees first.
         """
         self.steerings = tuple(steerings)
         rows = len(self.steerings)
@@ -237,6 +247,9 @@ class SteeringPlan:
         self.places: list[Place] = sorted(
             {place for each, _ in self._alike for place in each.places}
         )
+        terms = [term for each, _ in self._alike for term in each.tower_terms]
+        self.tower: list[int] = sorted({layer for term in terms for layer in term.tower})
+        self._unseen = set(self.tower) if pictured else set()
         self._mask = mask.bool().cpu().numpy()
         self._last_prompt = np.array(columns, dtype=np.int64)[:, None]
         reaches = {term.reach for each, _ in self._alike for term in each.active_terms}
@@ -302,6 +315,11 @@ class SteeringPlan:
                 "their outputs: the model ran past its blocks; check that the model's blocks are "
                 "the modules that its forward pass calls"
             )
+        if unseen := self._unseen.intersection(term.tower):
+            raise SteeringNotAppliedError(
+                f"vector {term.vector.name!r} was to steer layers {sorted(unseen)} of the vision "
+                "tower, which saw no image: check that the tower is what the model reads images by"
+            )
         return min(counts.values())
 
     def check_applied(self) -> None:
@@ -328,6 +346,36 @@ class SteeringPlan:
         if ready.delta is None or layout.columns is not None:
             return ready.steer(layer, h)
         return steer_hidden(h, ready.delta, layout.renormalise, layout.mask)  # nearly always
+
+    def apply_in_tower(self, layer: int, h: Tensor) -> Tensor:
+        """Steer what one MLP of a vision tower gives for the images of the rows.
+
+        Args:
+            layer: One of `tower`.
+            h: `[tiles, T, d]`, or `[T, d]` where all images are in one row.
+
+        Raises:
+            ModelMismatchError: A vector is not as wide as the states.
+            InvalidInputError: The rows do not have the same steering of the tower.
+        """
+        first = self.steerings[0]
+        if any(each.tower_key != first.tower_key for each, _ in self._alike):
+            raise InvalidInputError(
+                "prompts with images whose vision tower is steered in different ways cannot be run "
+                "in one pass: run them one after the other"
+            )
+        terms = [term for term in first.tower_terms if layer in term.tower]
+        for term in terms:
+            if term.tower[layer].shape[-1] != h.shape[-1]:
+                raise ModelMismatchError(
+                    f"vector {term.vector.name!r} has width {term.tower[layer].shape[-1]} in layer "
+                    f"{layer} of the vision tower, which is {h.shape[-1]} wide: build the vector "
+                    "for this model"
+                )
+        self._unseen.discard(layer)
+        delta = reduce(torch.add, (term.tower_delta(layer, h) for term in terms))
+        keep = any(term.renormalise for term in terms)
+        return steer_hidden(h[None], delta[None], keep)[0]
 
     def _prepare(self, place: Place, window: _Window, h: Tensor) -> _Ready:
         """Return what is done at one place in all passes over such a window."""

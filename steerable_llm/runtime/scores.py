@@ -115,14 +115,14 @@ def _run(llm: HookedModel, rows: Sequence[Scored]) -> list[Tensor]:
     # and an answer of one token more than the model holds can still be scored.
     ids, mask = padded([[*row.prompt, *row.answer[:-1]] for row in rows])
     ends = [len(row.prompt) - 1 for row in rows]
-    plan = SteeringPlan([row.steering for row in rows], mask, ends)
+    plan = SteeringPlan([row.steering for row in rows], mask, ends, bool(rows[0].vision))
     # The token at place i is predicted from place i - 1.
     places = [(i, end + k) for i, end in enumerate(ends) for k in range(len(rows[i].answer))]
     inputs = {"input_ids": ids.to(llm.device), "attention_mask": mask.to(llm.device)}
     if rows[0].vision:
         whole = llm.followed(ReadPrompt(rows[0].prompt, rows[0].vision), rows[0].answer[:-1])
         inputs |= on_device(whole.vision, llm.model, llm.device)
-    with steering_hooks(llm.blocks, plan):
+    with steering_hooks(llm.blocks, plan, llm.tower):
         at = torch.tensor(places, device=llm.device)
         logits = logits_at(llm.model, inputs, at[:, 0], at[:, 1])
     plan.check_applied()

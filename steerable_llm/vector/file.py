@@ -88,11 +88,15 @@ def plain_json(value: object) -> str:
     return json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False)
 
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 _KIND = "steerable-llm vector"
 _MOST_DIGITS = 9
 _HEADER = ("format_version", "kind", "library_version")
-_NAMES = {"1": ("layer",), "2": ("block", "mlp", "heads", "gate")}
+_NAMES = {
+    "1": ("layer",),
+    "2": ("block", "mlp", "heads", "gate"),
+    "3": ("block", "mlp", "heads", "gate", "tower"),
+}
 
 
 def write_vector_file(
@@ -101,6 +105,7 @@ def write_vector_file(
     directions: Mapping[int, Tensor],
     site: str | None = None,
     weighed: Mapping[int, Tensor] | None = None,
+    tower: Mapping[int, Tensor] | None = None,
 ) -> Path:
     """Write a vector file in one step and return its path.
 
@@ -110,12 +115,13 @@ def write_vector_file(
         directions: Block index to float32 [d].
         site: Where the vector acts, for version 2; None writes version 1.
         weighed: Block index to the table of its weighed vectors, for version 2.
+        tower: Block index of a vision tower to float32 [d] or [T, d]; with one it is version 3.
 
     Raises:
         VectorFileError: A metadata value is not plain JSON.
     """
     metadata = {
-        "format_version": "1" if site is None else "2",
+        "format_version": "1" if site is None else "3" if tower else "2",
         "kind": _KIND,
         "library_version": library_version(),
     }
@@ -129,18 +135,19 @@ def write_vector_file(
             ) from error
     tensors = {f"{site or 'layer'}.{i}": directions[i] for i in sorted(directions)}
     tensors |= {f"gate.{i}": table for i, table in sorted((weighed or {}).items())}
+    tensors |= {f"tower.{i}": direction for i, direction in sorted((tower or {}).items())}
     metadata["content_hash"] = content_hash(metadata, directions if site is None else tensors)
     return write_whole(path, to_safetensors(tensors, metadata))
 
 
 def read_vector_file(
     path: str | os.PathLike[str],
-) -> tuple[dict[str, Any], dict[int, Tensor], dict[int, Tensor]]:
+) -> tuple[dict[str, Any], dict[int, Tensor], dict[int, Tensor], dict[int, Tensor]]:
     """Read and verify a vector file.
 
     Returns:
-        Its metadata, block index to direction, and block index to the table of its weighed
-        vectors.
+        Its metadata, and by block index: directions, tables of weighed vectors, and directions of
+        a vision tower.
 
     Raises:
         NotAVectorError: Missing, truncated, or some other kind of file.
@@ -163,14 +170,14 @@ def read_vector_file(
         )
     known = _NAMES.get(version, ())
     parts = {name: name.partition(".") for name in tensors}
+    of: dict[str, dict[int, Tensor]] = {"gate": {}, "tower": {}, "directions": {}}
     if any(part not in known or not is_count(number) for part, _, number in parts.values()):
         raise TamperedVectorError(
             f"{source} holds tensors other than {', '.join(f'{name}.0' for name in known)}, ..."
         )
-    weighed = {int(number): tensors[n] for n, (part, _, number) in parts.items() if part == "gate"}
-    directions = {
-        int(number): tensors[n] for n, (part, _, number) in parts.items() if part != "gate"
-    }
+    for name, (part, _, number) in parts.items():
+        of[part if part in of else "directions"][int(number)] = tensors[name]
+    directions = of["directions"]
     claimed = metadata.pop("content_hash", None)
     if claimed != content_hash(metadata, directions if version == "1" else tensors):
         raise TamperedVectorError(
@@ -186,7 +193,7 @@ def read_vector_file(
             f"{source} has metadata that is not JSON ({error}): get the original file or build it "
             "again"
         ) from error
-    return content, directions, weighed
+    return content, directions, of["gate"], of["tower"]
 
 
 def library_version() -> str:

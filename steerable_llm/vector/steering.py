@@ -42,9 +42,10 @@ Site = Literal["block", "mlp", "heads"]
 """Which activations are steered: a block's output, its MLP's output, or the input of its
 attention's output projection, where the heads lie side by side."""
 
-Rule = Literal["add", "icv", "weigh"]
+Rule = Literal["add", "icv", "weigh", "turn"]
 """What is added: the vector itself; more of it where the state points away (in-context vectors);
-or as much of it as the state itself asks for (MAT-Steer)."""
+as much of it as the state itself asks for (MAT-Steer); or the vector times the state's length, so
+that all states turn by about the same angle (VTI)."""
 
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 UNITS: tuple[Unit, ...] = get_args(Unit)
@@ -262,7 +263,7 @@ class SteeringTerm:
         return self._factor(layer) * self.vector.directions[layer].float()
 
     def delta_at(self, layer: int, h: Tensor) -> Tensor:
-        """Return what is added to states that the rule looks at first (`icv` and `weigh`).
+        """Return what is added to states that the rule looks at first (all but `add`).
 
         Args:
             layer: Block index, one of ``steered_layers``.
@@ -276,7 +277,42 @@ class SteeringTerm:
         if self.rule == "weigh":
             weighed: Mapping[int, WeighedVectors] = getattr(self.vector, "weighed", {})
             return weighed_delta(h, weighed[layer], self._factor(layer))
+        if self.rule == "turn":
+            return self._turned(h, self.vector.directions[layer], len(self.steered_layers))
         return self.delta(layer).to(h.device).expand(h.shape)
+
+    @property
+    def tower(self) -> Mapping[int, Tensor]:
+        """The vector's directions in a vision tower, whatever blocks of the decoder are named."""
+        found: Mapping[int, Tensor] = getattr(self.vector, "tower", {})
+        return found
+
+    def tower_delta(self, layer: int, h: Tensor) -> Tensor:
+        """Return what is added in one block of a vision tower.
+
+        Args:
+            layer: One of ``tower``.
+            h: What the block's MLP gives, ``[..., T, d]`` for T patches.
+
+        Returns:
+            float32 ``[..., T, d]``.
+        """
+        direction = self.tower[layer]
+        if direction.dim() == 2 and len(direction) != h.shape[-2]:
+            # An image of another size than those it was built from has its patches elsewhere.
+            direction = normalize(direction.mean(0), dim=0) * vector_norm(direction, dim=-1).mean()
+        return self._turned(h, direction, len(self.tower))
+
+    def _turned(self, h: Tensor, direction: Tensor, blocks: int) -> Tensor:
+        """Return the share of each state's length that is added, of so many steered blocks."""
+        v = direction.detach().to(h.device, torch.float32)
+        if self.unit == "absolute":
+            share = self.strength * v
+        else:
+            share = normalize(v, dim=-1) * (
+                self.strength / blocks if self.unit == "total" else self.strength
+            )
+        return turn_delta(h, share)
 
     @property
     def per_layer(self) -> float:
@@ -332,6 +368,17 @@ class Steering:
     def is_active(self) -> bool:
         """Whether any term has a strength other than zero."""
         return bool(self.active_terms)
+
+    @property
+    def tower_terms(self) -> tuple[SteeringTerm, ...]:
+        """The active terms that steer a vision tower."""
+        return tuple(term for term in self.active_terms if term.tower)
+
+    @property
+    def tower_key(self) -> tuple[object, ...]:
+        """What is alike for steerings that do the same to a vision tower."""
+        # Not by the term's own hash: a vector of somebody else may have none.
+        return tuple((id(t.vector), t.strength, t.unit, t.renormalise) for t in self.tower_terms)
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -412,6 +459,15 @@ def icv_delta(h: Tensor, direction: Tensor, strength: float) -> Tensor:
     length = vector_norm(x, dim=-1, keepdim=True)
     away = (normalize(x, dim=-1) @ -towards).clamp_min(0.0)
     added: Tensor = length * (abs(strength) * (1.0 + away))[..., None] * towards
+    return added
+
+
+def turn_delta(h: Tensor, share: Tensor) -> Tensor:
+    """Return `|x| share` of every state x, `[..., d]`, float32.
+
+    With the length kept the state becomes `|x| normalise(x / |x| + share)`.
+    """
+    added: Tensor = vector_norm(h, dim=-1, keepdim=True, dtype=torch.float32) * share
     return added
 
 

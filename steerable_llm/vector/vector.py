@@ -44,6 +44,8 @@ class SteeringVector:
         application: Which activations it acts on and how; directions have the width of that site.
         weighed: Block index to weighed vectors, for the rule "weigh"; the direction is then their
             sum.
+        tower: Block index of a vision tower to what steers the output of its MLP, float32 [d], or
+            [T, d] for T patches, by the rule "turn".
         usual_layers: Blocks that are steered as long as neither a call nor a calibration names
             any, such as the one of a method that steers one; None means every block.
         decision_tokens: How many generated tokens scope "decision" holds behind the last prompt
@@ -59,6 +61,7 @@ class SteeringVector:
     evaluation: Mapping[str, Any] | None = field(default=None, repr=False)
     application: Application = Application()  # noqa: RUF009 - frozen
     weighed: Mapping[int, WeighedVectors] = field(default_factory=dict, repr=False)
+    tower: Mapping[int, Tensor] = field(default_factory=dict, repr=False)
     usual_layers: tuple[int, ...] | None = None
     decision_tokens: int = 0
 
@@ -108,6 +111,23 @@ class SteeringVector:
                 f"vector {self.name!r} is to steer layers {self.usual_layers}, but has only "
                 f"{tuple(clean)}"
             )
+        tower = {
+            layer: self.tower[layer].detach().to("cpu", torch.float32).contiguous()
+            for layer in sorted(self.tower)
+        }
+        if tower and self.application.rule != "turn":
+            raise InvalidInputError(
+                f"vector {self.name!r} steers a vision tower by the rule "
+                f'{self.application.rule!r}: a tower is steered by the rule "turn"'
+            )
+        for layer, direction in tower.items():
+            known = layer >= 0 and direction.dim() in (1, 2)
+            if not known or not bool(torch.isfinite(direction).all()):
+                raise InvalidInputError(
+                    f"layer {layer} of vector {self.name!r} in the vision tower has shape "
+                    f"{tuple(direction.shape)}: give [d] or [patches, d], finite numbers"
+                )
+        object.__setattr__(self, "tower", tower)
         object.__setattr__(self, "directions", clean)
         object.__setattr__(self, "scales", {i: float(self.scales[i]) for i in clean})
 
@@ -118,6 +138,7 @@ class SteeringVector:
             return content_hash(self.name, self.directions)[:16]
         tensors = {f"layer.{i}": v for i, v in self.directions.items()}
         tensors |= {f"gate.{i}": weighed.table for i, weighed in self.weighed.items()}
+        tensors |= {f"tower.{i}": v for i, v in self.tower.items()}
         return content_hash([self.name, _stored(self.application)], tensors)[:16]
 
     @property
@@ -172,6 +193,7 @@ class SteeringVector:
             name=f"{self.name}-negated",
             directions={i: -v for i, v in self.directions.items()},
             weighed={i: replace(w, vectors=-w.vectors) for i, w in self.weighed.items()},
+            tower={i: -v for i, v in self.tower.items()},
         )
 
     def randomised(self, seed: int = 0) -> "SteeringVector":
@@ -180,7 +202,7 @@ class SteeringVector:
         Heads that the vector leaves alone stay so; what is weighed is random, and weighed alike.
         """
         source = torch.Generator().manual_seed(seed)
-        directions, weighed = {}, {}
+        directions, weighed, tower = {}, {}, {}
         for layer, direction in self.directions.items():
             noise = torch.randn(direction.shape, generator=source)
             if self.application.site == "heads":
@@ -192,11 +214,16 @@ class SteeringVector:
             lengths = own.vectors.norm(dim=1, keepdim=True) / noise.norm(dim=1, keepdim=True)
             weighed[layer] = replace(own, vectors=noise * lengths)
             directions[layer] = weighed[layer].vectors.sum(0)
+        for layer, direction in self.tower.items():
+            noise = torch.randn(direction.shape, generator=source)
+            lengths = direction.norm(dim=-1, keepdim=True) / noise.norm(dim=-1, keepdim=True)
+            tower[layer] = noise * lengths
         return replace(
             self,
             name=f"{self.name}-random{seed}",
             directions=directions,
             weighed=weighed,
+            tower=tower,
         )
 
     def with_calibration(self, calibration: Calibration | None) -> "SteeringVector":
@@ -289,6 +316,7 @@ class SteeringVector:
             self.directions,
             site=None if plain else self.application.site,
             weighed={layer: weighed.table for layer, weighed in self.weighed.items()},
+            tower=self.tower,
         )
 
     @classmethod
@@ -315,7 +343,7 @@ class SteeringVector:
             ModelMismatchError: The vector belongs to another model.
         """
         source = local_file(path, token)
-        content, directions, tables = read_vector_file(source)
+        content, directions, tables, tower = read_vector_file(source)
         try:
             usual = content.get("usual_layers")
             calibration = content["calibration"]
@@ -333,6 +361,7 @@ class SteeringVector:
                 evaluation=content["evaluation"],
                 application=_application(content.get("application"), content.get("unit")),
                 weighed={i: WeighedVectors.from_table(table) for i, table in tables.items()},
+                tower=tower,
                 usual_layers=None if usual is None else tuple(usual),
                 decision_tokens=int(content.get("decision_tokens", 0)),
             )

@@ -30,6 +30,7 @@ from torch import Tensor
 from steerable_llm.chat.images import ImagePart
 from steerable_llm.chat.message import Message
 from steerable_llm.chat.vision import ReadPrompt, read_image
+from steerable_llm.chat.web_images import WebImages
 from steerable_llm.errors import InvalidInputError, PairError
 from steerable_llm.methods.decision import stem_length
 from steerable_llm.methods.iti import HEADS, best_heads, training_pairs
@@ -92,10 +93,15 @@ def extract_ict(
     training = training_pairs(pairs, 0.5, config.seed).repeat(2)
     number = int(text_config(llm.model).num_attention_heads)
 
+    vision = llm.chat_format.vision
+    web = None if vision is None else vision.web
+
     def states(level: Level | None) -> Tensor:
         texts = []
         for pair in pairs:
-            shown = less_seen(pair, level, config.blur) if level else (pair.messages, pair.good)
+            shown = (
+                less_seen(pair, level, config.blur, web) if level else (pair.messages, pair.good)
+            )
             texts.append(_read(llm, pair, *shown, config.answer_tokens))
         return read_states(llm, texts, "heads")[:, list(layers)]
 
@@ -124,7 +130,9 @@ def extract_ict(
     )
 
 
-def less_seen(pair: PreferencePair, level: Level, blur: float) -> tuple[tuple[Message, ...], str]:
+def less_seen(
+    pair: PreferencePair, level: Level, blur: float, web: WebImages | None = None
+) -> tuple[tuple[Message, ...], str]:
     """Return the prompt and the answer that a level compares a pair with.
 
     Raises:
@@ -139,10 +147,10 @@ def less_seen(pair: PreferencePair, level: Level, blur: float) -> tuple[tuple[Me
         )
 
     def blurred(image: ImagePart) -> Any:
-        return read_image(image.where).filter(ImageFilter.GaussianBlur(blur))
+        return read_image(image.where, web=web).filter(ImageFilter.GaussianBlur(blur))
 
     def blacked(image: ImagePart) -> Any:
-        picture = read_image(image.where)
+        picture = read_image(image.where, web=web)
         for box in image.boxes:
             ImageDraw.Draw(picture).rectangle(_inside(box, picture.size, pair), fill=0)
         return picture

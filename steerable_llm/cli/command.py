@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -55,6 +56,12 @@ app.add_typer(log.app, name="log")
 app.add_typer(pairs.app, name="pairs")
 
 
+@cache
+def _tree() -> Any:
+    """Return all verbs with their options, read from the signatures once a process."""
+    return typer.main.get_command(app)
+
+
 def main() -> None:
     """Run the command line.
 
@@ -62,7 +69,7 @@ def main() -> None:
     """
     warnings.showwarning = _note
     try:
-        code = app(standalone_mode=False)
+        code = _tree()(standalone_mode=False)
         sys.stdout.flush()
     except KeyboardInterrupt:
         code = INTERRUPTED

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 
 # Before transformers is imported anywhere: no test may reach a model hub.
@@ -183,6 +184,18 @@ def make_vector() -> Any:
 def tiny_vector(tiny_llm: Any, make_vector: Any) -> Any:
     """A random vector for ``tiny_llm``."""
     return make_vector(tiny_llm)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Keep the garbage collector away from modules and tests, which stay until the end.
+
+    Looking at all of them again and again takes longer than what tests leave behind.
+    """
+    gc.disable()
+    yield
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -153,7 +153,8 @@ class ScriptedLlama(LlamaForCausalLM):
 
     def _next(self, ids: list[int], start: int) -> int:
         """The token that goes on with the script; the end of turn where there is no way on."""
-        asked = tuple(token for token in ids[:start] if token != self.tokenizer.pad_token_id)
+        padding = self.tokenizer.pad_token_id  # looked up by name each time, which is slow
+        asked = tuple(token for token in ids[:start] if token != padding)
         if asked not in self.control.said:
             self.control.said[asked] = self.script(self.tokenizer.decode(asked))
         said = self.control.said[asked]

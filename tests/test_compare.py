@@ -48,20 +48,20 @@ def sets(llm: SteerableHFLLM) -> dict[str, EvaluationSet]:
     }
 
 
-@pytest.fixture
-def found(
-    llm: SteerableHFLLM, sets: dict[str, EvaluationSet], monkeypatch: pytest.MonkeyPatch
-) -> Comparison:
+@pytest.fixture(scope="module")
+def found(llm: SteerableHFLLM, sets: dict[str, EvaluationSet]) -> Comparison:
     """CAA finds the planted vector here, icv one that nothing in the model reads."""
     unread = torch.eye(WIDTH)[-1]
     vectors = {
         "caa": planted_vector(llm, "caa"),
         "icv": replace(planted_vector(llm, "icv"), directions={0: unread, 1: unread}),
     }
-    monkeypatch.setattr(making, "build_vector", lambda *_, method, **__: vectors[method])
-    return compare(
-        llm, questions(llm, 6, seed=2).pairs(), **sets, methods=["icv", "prompt", "caa"], **QUICK
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(making, "build_vector", lambda *_, method, **__: vectors[method])
+        return compare(
+            llm, questions(llm, 6, seed=2).pairs(), **sets, methods=["icv", "prompt", "caa"],
+            **QUICK,
+        )  # fmt: skip
 
 
 def test_a_method_is_calibrated_and_tested_as_it_would_be_alone(

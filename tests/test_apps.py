@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import runpy
-import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -57,11 +56,17 @@ def test_an_app_prints_what_its_page_shows(app: str, capsys: pytest.CaptureFixtu
 @pytest.mark.parametrize(
     "script", [*sorted(APPS.glob("*/main.py")), APPS / "migrating" / "compare.py"], ids=str
 )
-def test_every_app_shows_its_help(script: Path) -> None:
-    asked = [sys.executable, str(script), "--help"]
-    done = subprocess.run(asked, capture_output=True, text=True, check=True)
-    assert done.stdout.startswith(f"usage: {script.name}")
-    assert done.stderr == ""
+def test_every_app_shows_its_help(
+    script: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", [str(script), "--help"])
+    monkeypatch.syspath_prepend(script.parent)  # as Python does for a script
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(script), run_name="__main__")
+    assert ended.value.code == 0
+    shown = capsys.readouterr()
+    assert shown.out.startswith(f"usage: {script.name}")
+    assert shown.err == ""
 
 
 @pytest.mark.parametrize("app", ["langchain_rag", "langgraph_agent"])

@@ -1,8 +1,8 @@
 """The scripts in benchmarks/ run to their end; what they measure is not asserted here."""
 
-import os
-import subprocess
+import runpy
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,21 @@ import pytest
 from gguf_models import write_gguf
 
 ROOT = Path(__file__).resolve().parent.parent
+Run = Callable[..., str]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+    """Run a script as `python benchmarks/SCRIPT WORDS` would, in this process."""
+    monkeypatch.chdir(tmp_path)
+
+    def ran(script: str, *words: str) -> str:
+        path = str(ROOT / "benchmarks" / script)
+        monkeypatch.setattr(sys, "argv", [path, *words])
+        runpy.run_path(path, run_name="__main__")
+        return capsys.readouterr().out
+
+    return ran
 
 
 @pytest.mark.slow
@@ -25,22 +40,12 @@ ROOT = Path(__file__).resolve().parent.parent
     ],
     ids=["build", "decode", "log"],
 )
-def test_a_script_measures_every_row(words: list[str], row: str, tmp_path: Path) -> None:
-    assert row in run(words, tmp_path)
+def test_a_script_measures_every_row(run: Run, words: list[str], row: str) -> None:
+    assert row in run(*words)
 
 
-def test_loading_is_measured_beside_transformers(tiny_llm: Any, tmp_path: Path) -> None:
+def test_loading_is_measured_beside_transformers(run: Run, tiny_llm: Any, tmp_path: Path) -> None:
     file = write_gguf(tmp_path / "tiny.gguf", tiny_llm.model, tiny_llm.tokenizer)
-    said = run(["load.py", "--file", str(file), "--repeats", "1"], tmp_path)
+    said = run("load.py", "--file", str(file), "--repeats", "1")
     assert "from_pretrained" in said
     assert "transformers" in said
-
-
-def run(words: list[str], folder: Path) -> str:
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "benchmarks" / words[0]), *words[1:]],
-        capture_output=True, text=True, cwd=folder, timeout=300,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout

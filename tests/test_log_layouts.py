@@ -723,9 +723,9 @@ def test_deep_texts_and_names_within_a_record_cost_only_it(imported: Import) -> 
 
 def test_a_file_that_is_cut_short_within_its_compression_is_told(imported: Import) -> None:
     packed = gzip.compress(b"".join(json.dumps(sample(response=str(n))).encode() + b"\n"
-                                    for n in range(50_000)))  # fmt: skip
+                                    for n in range(5_000)))  # fmt: skip
     report, entries = imported(packed[:-3000], "ragas")
-    assert 0 < len(entries) < 50_000
+    assert 0 < len(entries) < 5_000
     assert report.skipped["the file is damaged or cut short within its compression"] == 1
 
 

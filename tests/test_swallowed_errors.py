@@ -362,6 +362,13 @@ CHAINS: dict[str, tuple[Callable[[Any, Any], Any], Any]] = {
 }
 
 
+@pytest.fixture
+def no_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """LangChain tries a failed summary again, without the seconds between its tries."""
+    monkeypatch.setattr("tenacity.wait.wait_exponential_jitter.__call__", lambda *_: 0.0)
+
+
+@pytest.mark.usefixtures("no_wait")
 @pytest.mark.parametrize("name", CHAINS)
 @pytest.mark.parametrize("how", ["invoke", "ainvoke", "stream", "astream", "batch", "abatch"])
 async def test_a_chain(

@@ -110,12 +110,21 @@ def same_matter(count: int) -> list[EvaluationItem]:
     return found
 
 
-def base_rates(llm: SteerableHFLLM, *, count: int = 200) -> list[BaseRate]:
-    """Measure every behaviour that the model is meant to show."""
-    faithful = build_evaluation_set("faithfulness", "test")
-    civil = build_evaluation_set("toxicity", "test")
-    truths = build_evaluation_set("truthfulness", "test")
-    capability = build_evaluation_set("capability", "test")
+def base_rates(
+    llm: SteerableHFLLM, *, count: int = 200, at_most: int | None = None
+) -> list[BaseRate]:
+    """Measure every behaviour that the model is meant to show.
+
+    Args:
+        llm: The model.
+        count: How many prompts are drawn of each kind of which there is no set.
+        at_most: Prompts of each category of the sets; None takes all.
+    """
+    faithful, civil, truths, capability = (
+        found if at_most is None else found.sample(at_most)
+        for name in ("faithfulness", "toxicity", "truthfulness", "capability")
+        for found in [build_evaluation_set(name, "test")]
+    )
     rates: list[BaseRate] = []
 
     def add(

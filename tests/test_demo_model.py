@@ -31,7 +31,7 @@ def test_it_is_small(llm: SteerableHFLLM) -> None:
 
 @pytest.mark.slow
 def test_every_behaviour_lies_where_the_card_says(llm: SteerableHFLLM) -> None:
-    missed = [rate for rate in base_rates(llm, count=30) if not rate.met]
+    missed = [rate for rate in base_rates(llm, count=30, at_most=40) if not rate.met]
     # A smaller sample than the card's may fall outside by chance, but its interval may not.
     assert not [r for r in missed if r.rate.high < r.low or r.rate.low > r.high]
 

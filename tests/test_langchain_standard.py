@@ -8,7 +8,6 @@ from typing import Any
 
 import langchain_tests.integration_tests.chat_models
 import pytest
-import transformers.image_utils
 from adapter_models import under_three_steps
 from langchain_core.language_models import BaseChatModel
 from langchain_tests.integration_tests import ChatModelIntegrationTests
@@ -19,6 +18,7 @@ from vision_models import vision_llm
 
 from steerable_llm.adapters.langchain import SteerableChatModel
 from steerable_llm.answer.llm import SteerableHFLLM
+from steerable_llm.chat.web_images import WebImages
 
 JOKE = {"setup": "Why was the cat on the keyboard?", "punchline": "To watch the mouse."}
 # What a capable model would say to these tests, by what is asked last.
@@ -130,8 +130,9 @@ def test_images_pass(family: str, name: str, monkeypatch: pytest.MonkeyPatch) ->
     Image.new("RGB", (40, 50), (200, 30, 30)).save(picture, "PNG")
     # The tests take their picture from the web, and so does the model that is given its address.
     answer = SimpleNamespace(content=picture.getvalue())
-    for module in (langchain_tests.integration_tests.chat_models, transformers.image_utils):
-        monkeypatch.setattr(module.httpx, "get", lambda *_, **__: answer)
+    httpx = langchain_tests.integration_tests.chat_models.httpx
+    monkeypatch.setattr(httpx, "get", lambda *_, **__: answer)
+    monkeypatch.setattr(WebImages, "fetch", lambda *_: answer.content)
     asked: list[int] = []
     llm = vision_llm(family)
     engine: Any = llm.engine

@@ -235,3 +235,21 @@ def log_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     from postgres import new_database
 
     return new_database(request.getfixturevalue("postgres_server"))
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A server of a scripted model, in a process of its own, with an answer log and keys."""
+    from server_process import running
+
+    with running(tmp_path_factory.mktemp("server")) as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def demo_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """The same of the bundled model, under its policy for documents."""
+    from server_process import running
+
+    with running(tmp_path_factory.mktemp("demo_server"), "demo") as started:
+        yield started

@@ -6,12 +6,13 @@ which hands neither arguments nor answers on; nothing but a context variable rea
 code, into its threads and tasks. This is the only one in the adapters.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import Any
 
+from steerable_llm.answer.record import what_steered
 from steerable_llm.answer.request import Generation
 from steerable_llm.policy.policy import Hint
 
@@ -48,33 +49,6 @@ class SteeringRecord:
             }
             for answer in self.answers
         ]
-
-
-def what_steered(answer: Generation) -> dict[str, Any]:
-    """Return an answer's step, what was applied and why, in JSON values.
-
-    With it goes what the chat template was given, if anything was.
-    """
-    return {
-        "step": answer.step,
-        "steering": [applied.to_dict() for applied in answer.steered],
-        "decision": answer.decision.to_dict() if answer.decision else None,
-        **({"chat_template_kwargs": dict(told)} if (told := answer.chat_template_kwargs) else {}),
-    }
-
-
-def logged_steering(said: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
-    """Return all that was applied, as an answer log keeps it, from what a response says.
-
-    Vectors come first, then the contrast and the instruction of the decision.
-    """
-    decision = said.get("decision") or {}
-    found = list(said.get("steering") or ())
-    if contrast := decision.get("contrast"):
-        found.append({"name": "contrast", **contrast})
-    if instruction := decision.get("instruction"):
-        found.append({"name": "instruction", "text": instruction})
-    return tuple(found)
 
 
 def take_down(answer: Generation | None, records: Iterable[SteeringRecord]) -> None:

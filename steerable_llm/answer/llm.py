@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from functools import cached_property
 from importlib import import_module
 from typing import Any, Literal, Self, Unpack
@@ -25,6 +26,7 @@ from steerable_llm.answer.request import (
     GenerationRequest,
     GenerationSettings,
 )
+from steerable_llm.chat.as_written import AsWritten
 from steerable_llm.chat.message import MessagesLike
 from steerable_llm.errors import InvalidInputError, MissingExtraError
 from steerable_llm.policy.decision import Asked, SteeringDecision, decide
@@ -153,6 +155,21 @@ class SteerableHFLLM(HookedModel):
         A policy that was given as a file is the file's present content.
         """
         return self._policy.current()
+
+    def reload_policy(self) -> Policy:
+        """Read the policy's file and its vectors again, now, and return the policy.
+
+        Raises:
+            SteerableError: It cannot be used, and the policy read before stays; or the policy was
+                not given as a file.
+        """
+        return self._policy.reload()
+
+    def as_written(self) -> Self:
+        """Return the same model, all shared, which takes prompts without a chat template."""
+        other = copy(self)
+        other.chat_format = AsWritten(self.chat_format)
+        return other
 
     @property
     def prompt_window(self) -> int:

@@ -43,6 +43,8 @@ class GenerationRequest:
         max_new_tokens: At most so many tokens are generated, end of turn included. None means 128,
             and 1024 for answers that a program reads (tools, a constraint), or what the window has
             left of them.
+        usual_tokens: What None in `max_new_tokens` means in place of that; it is cut down to what
+            the window has left.
         temperature: 0 takes the likeliest token; above, tokens are drawn.
         top_p: Draw only from the likeliest tokens that together have this probability.
         top_k: Draw only from so many likeliest tokens; 0 means all.
@@ -99,6 +101,7 @@ class GenerationRequest:
     logprobs: bool = False
     top_logprobs: int = 0
     chat_template_kwargs: Mapping[str, Any] | None = None
+    usual_tokens: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse values out of range before a model is touched."""
@@ -200,6 +203,8 @@ class GenerationRequest:
         """Return the most tokens of the answer, where a prompt leaves room for so many."""
         if self.max_new_tokens is not None:
             return self.max_new_tokens
+        if self.usual_tokens is not None:
+            return max(1, min(self.usual_tokens, room))
         return max(MOST_TOKENS, min(MOST_STRUCTURED, room)) if self.structured else MOST_TOKENS
 
     @property
@@ -230,6 +235,7 @@ class GenerationSettings(TypedDict, total=False):
     logprobs: bool
     top_logprobs: int
     chat_template_kwargs: Mapping[str, Any] | None
+    usual_tokens: int | None
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from steerable_llm.cli import evidence, interchange, learn, log, pairs, policy
+from steerable_llm.cli import evidence, interchange, learn, log, pairs, policy, serve
 from steerable_llm.cli.options import (
     AsJson,
     Force,
@@ -253,6 +253,7 @@ def ask(
     say("")
 
 
+app.command()(serve.serve)
 for learning in (learn.build, learn.calibrate, evidence.evaluate):
     app.command()(learning)
 app.command()(evidence.compare)

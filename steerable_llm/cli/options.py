@@ -153,9 +153,21 @@ Force = Annotated[
 
 
 def load_model(
-    model: str, revision: str | None, policy: Path | None = None, template: str | None = None
+    model: str,
+    revision: str | None,
+    policy: Path | None = None,
+    template: str | None = None,
+    watch: bool = False,
 ) -> SteerableHFLLM:
-    """Return the bundled model for "demo", SmolLM2 for "smollm2", else what transformers loads."""
+    """Return the bundled model for "demo", SmolLM2 for "smollm2", else what transformers loads.
+
+    Args:
+        model: Which.
+        revision: Of the model on the Hub.
+        policy: The policy's file.
+        template: What the chat template is given, as JSON.
+        watch: Read the policy's file again whenever it changes.
+    """
     from steerable_llm.answer.llm import SteerableHFLLM
     from steerable_llm.policy.policy import Policy
 
@@ -164,7 +176,7 @@ def load_model(
             f"--revision is of a model on the Hub, and {model!r} comes in a Python package: leave "
             "it out"
         )
-    chosen = Policy.load(policy) if policy else None
+    chosen = (policy if watch else Policy.load(policy)) if policy else None
     given = _as_json(template)
     if not sys.stderr.isatty():
         hide_loading_bars()

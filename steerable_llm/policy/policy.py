@@ -116,16 +116,36 @@ class Policy(FileTable):
                     f"{source} has more than {_MOST_BYTES // 10**6} MB: give a policy file"
                 )
             text = source.read_text(encoding="utf-8-sig")  # some editors write a mark before it
-            data = tomllib.loads(text)
         except OSError as error:
             raise PolicyError(
                 f"cannot read the policy file {shortened(source)} ({error.strerror}): "
                 "check the path"
             ) from error
+        except UnicodeDecodeError as error:
+            raise PolicyError(f"{source} is not valid TOML: {error}") from error
+        return cls.from_toml(text, vectors, source.parent, str(source), gates, embedder)
+
+    @classmethod
+    def from_toml(
+        cls,
+        text: str,
+        vectors: Mapping[str, SteeringVector] | None = None,
+        directory: str | os.PathLike[str] = ".",
+        source: str = "the policy",
+        gates: Mapping[str, Gate] | None = None,
+        embedder: Embedder | None = None,
+    ) -> Self:
+        """Make a policy from the text of a policy file; the arguments are those of `from_dict`.
+
+        Raises:
+            PolicyError: As for `load`.
+        """
+        try:
+            data = tomllib.loads(text)
         # What TOML's reader raises itself, and Python for numbers of thousands of digits.
         except (ValueError, RecursionError, OverflowError) as error:
             raise PolicyError(f"{source} is not valid TOML: {error}") from error
-        policy = cls.from_dict(data, vectors, source.parent, str(source), gates, embedder)
+        policy = cls.from_dict(data, vectors, directory, source, gates, embedder)
         # Also what a file holds for a moment while it is written: nothing, or its first lines.
         if not policy.steps:
             raise PolicyError(f"{source} has no steps: a policy has at least one [steps.NAME]")

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-from steerable_llm.errors import SteerableError
+from steerable_llm.errors import InvalidInputError, SteerableError
 from steerable_llm.policy.file import shortened
 from steerable_llm.policy.policy import Policy
 
@@ -45,6 +45,25 @@ class PolicySource:
         if self._path is not None and self._stamp_now() != self._stamp:
             self._reload(self._path)
         return self._policy
+
+    def reload(self) -> Policy:
+        """Read the file and its vectors again, changed or not.
+
+        Raises:
+            InvalidInputError: The policy is no file.
+            SteerableError: The file cannot be used, and the policy read before stays.
+        """
+        if self._path is None:
+            raise InvalidInputError(
+                "the policy was not given as a file, so there is nothing to read again: give its "
+                "path where the model is loaded"
+            )
+        with self._lock:
+            stamp = self._stamp_now()
+            policy = Policy.load(self._path)
+            self._check(policy)
+            self._policy, self._stamp = policy, stamp
+        return policy
 
     def _reload(self, path: Path) -> None:
         with self._lock:

@@ -14,7 +14,7 @@ from langchain_core.messages import AIMessage, BaseMessage, get_buffer_string
 from langchain_core.outputs import ChatGeneration, LLMResult
 
 from steerable_llm.adapters.langchain.messages import read_messages, reasoning_of
-from steerable_llm.adapters.surroundings import logged_steering
+from steerable_llm.answer.record import logged_steering
 from steerable_llm.chat.images import image_in
 from steerable_llm.chat.message import Message
 from steerable_llm.logs.answers import LoggedAnswer, Passage

@@ -20,9 +20,9 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 
 from steerable_llm.adapters.arguments import to_tool_choice
 from steerable_llm.adapters.history import CACHE_POINTS, CARRYING, tell_left_out
-from steerable_llm.adapters.surroundings import what_steered
 from steerable_llm.answer.constraint import Constraint
-from steerable_llm.answer.request import Generation, GenerationChunk, Likelihood
+from steerable_llm.answer.record import told_logprobs, what_steered
+from steerable_llm.answer.request import Generation, GenerationChunk
 from steerable_llm.chat.message import (
     TOLD_ELSEWHERE,
     Message,
@@ -249,20 +249,8 @@ def _metadata(answer: Generation, model_name: str) -> dict[str, Any]:
         "model_provider": PROVIDER,
         "finish_reason": answer.finish_reason,
         **what_steered(answer),
-        **({"logprobs": {"content": _logprobs(answer)}} if answer.logprobs else {}),
+        **({"logprobs": {"content": told_logprobs(answer)}} if answer.logprobs else {}),
     }
-
-
-def _logprobs(answer: Generation) -> list[dict[str, Any]]:
-    """As OpenAI tells them."""
-    return [
-        {**_likelihood(chosen), "top_logprobs": [_likelihood(each) for each in best]}
-        for chosen, *best in answer.logprobs
-    ]
-
-
-def _likelihood(one: Likelihood) -> dict[str, Any]:
-    return {"token": one.text, "logprob": one.logprob, "bytes": list(one.text.encode())}
 
 
 def _usage(answer: Generation) -> UsageMetadata:

@@ -7,8 +7,7 @@ the argument `step`.
 """
 
 import asyncio
-import copy
-from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Generator, Sequence
 from dataclasses import dataclass
 from threading import Event
 from typing import Any, Self
@@ -67,9 +66,6 @@ from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.answer.origin import Origin
 from steerable_llm.answer.request import MOST_TOKENS, Generation, GenerationRequest
 from steerable_llm.chat.context import quoted
-from steerable_llm.chat.message import Message
-from steerable_llm.chat.template import ChatFormat
-from steerable_llm.chat.tools import Tool
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.policy.policy import Policy
 
@@ -324,11 +320,8 @@ class SteerableLlamaIndexLLM(SharesWeights, PromptedLLM, FunctionCallingLLM):
                 "a completion cannot bring tool calls back: use chat, or chat_with_tools"
             )
         llm = self.llm
-        if formatted:  # the same model, weights and policy shared, which takes prompts as they are
-            llm = copy.copy(llm)
-            written = _AsWritten(llm.tokenizer, reasoning_tags=())
-            written.reasoning_format = llm.chat_format.reasoning_format
-            llm.chat_format = written
+        if formatted:
+            llm = llm.as_written()
         with failing_on(self._records()):
             return self._call(llm, prompt, kwargs)
 
@@ -558,21 +551,3 @@ class SteerableLlamaIndexLLM(SharesWeights, PromptedLLM, FunctionCallingLLM):
         retrieved = filled_in(prompt, prompt_args)
         twin = self.settled(prompt, record, retrieved=retrieved, pydantic_program_mode=mode)
         return twin, record, asked
-
-
-class _AsWritten(ChatFormat):
-    """No template: the text of the one message is the prompt, special tokens included."""
-
-    takes_instructions = False
-    reads_special_tokens = True
-
-    def given(self, arguments: Mapping[str, Any] | None) -> Self:  # noqa: ARG002
-        return self
-
-    def _render(
-        self,
-        messages: Sequence[Message],
-        add_generation_prompt: bool,  # noqa: ARG002
-        tools: Sequence[Tool] = (),  # noqa: ARG002
-    ) -> str:
-        return "".join(message.content for message in messages)

@@ -31,7 +31,8 @@ from steerable_llm.adapters.llama_index.messages import (
     read_messages,
     thoughts_of,
 )
-from steerable_llm.adapters.surroundings import logged_steering, surroundings
+from steerable_llm.adapters.surroundings import surroundings
+from steerable_llm.answer.record import logged_steering
 from steerable_llm.chat.message import Message
 from steerable_llm.logs.answers import LoggedAnswer, Passage
 from steerable_llm.logs.open_traces import RUNS, Latest, OpenTraces, as_logged

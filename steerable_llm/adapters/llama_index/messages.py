@@ -23,7 +23,7 @@ from llama_index.core.base.llms.types import (
 from llama_index.core.schema import BaseNode, ImageNode
 
 from steerable_llm.adapters.history import tell_left_out
-from steerable_llm.adapters.surroundings import what_steered
+from steerable_llm.answer.record import what_steered
 from steerable_llm.answer.request import Generation
 from steerable_llm.chat.images import ImagePart, image_of
 from steerable_llm.chat.message import Message, as_messages

@@ -1,0 +1,151 @@
+"""The verb that makes a server of a model."""
+
+from __future__ import annotations
+
+import logging
+import os
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from steerable_llm.cli.options import Model, Revision, TemplateArguments, load_model, say
+from steerable_llm.errors import InvalidInputError, MissingExtraError
+
+API_KEYS, ADMIN_KEYS = "STEERABLE_API_KEYS", "STEERABLE_ADMIN_KEYS"
+_MB = 2**20
+
+
+def serve(
+    model: Model = "smollm2",
+    revision: Revision = None,
+    policy: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="Policy file; read anew when it changes."),
+    ] = None,
+    template: TemplateArguments = None,
+    host: Annotated[
+        str, typer.Option(help="Where to listen; 0.0.0.0 is everywhere.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    name: Annotated[
+        str | None, typer.Option(help="What clients call the model; its own id unless given.")
+    ] = None,
+    api_keys: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            dir_okay=False,
+            help="File with the keys that let clients in, "
+            f"one a line; or the environment variable {API_KEYS}, blanks between.",
+        ),
+    ] = None,
+    admin_keys: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help=f"The same for policies; or {ADMIN_KEYS}."),
+    ] = None,
+    log: Annotated[
+        str | None,
+        typer.Option(help="Answer log to record into: a SQLite file, or postgresql://..."),
+    ] = None,
+    log_prompts: Annotated[
+        bool, typer.Option("--log-prompts", help="Tell in the access log what was asked.")
+    ] = False,
+    max_running: Annotated[
+        int, typer.Option(min=1, help="Answers that the model works on together.")
+    ] = 64,
+    max_waiting: Annotated[
+        int, typer.Option(min=0, help="Answers that may wait; more are refused with 429.")
+    ] = 128,
+    max_choices: Annotated[
+        int, typer.Option(min=1, help="Answers that one request may ask for.")
+    ] = 8,
+    max_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Most tokens that a request may ask for.")
+    ] = None,
+    max_body_mb: Annotated[int, typer.Option(min=1, help="Largest body of a request.")] = 16,
+    request_timeout: Annotated[
+        float, typer.Option(min=0.1, help="Seconds after which an answer is given up.")
+    ] = 600.0,
+    drain_timeout: Annotated[
+        float, typer.Option(min=0.0, help="Seconds that answers get after SIGTERM.")
+    ] = 30.0,
+    metrics_prefix: Annotated[
+        str, typer.Option(help="Before the metrics' names; 'vllm' fits dashboards made for vLLM.")
+    ] = "steerable",
+) -> None:
+    """Serve a model over HTTP, with OpenAI's interface and a step of the policy per request.
+
+    It listens at once, and answers 503 until the model is loaded. SIGTERM and Ctrl-C let answers
+    end that are under way. Keys come from files or the environment, never from the command line.
+    """
+    try:
+        from steerable_llm.server.process import serve as run
+    except ImportError as error:
+        raise MissingExtraError(
+            f"the server needs a package that is not installed ({error}): "
+            "pip install 'steerable-llm[server]'"
+        ) from error
+    from steerable_llm.policy.policy import Policy
+    from steerable_llm.server.settings import ServerSettings
+
+    keys, admins = _keys(api_keys, API_KEYS), _keys(admin_keys, ADMIN_KEYS)
+    if not metrics_prefix.isidentifier():
+        raise InvalidInputError(
+            f"--metrics-prefix {metrics_prefix!r}: give a name of letters, digits and _"
+        )
+    if policy is not None:
+        Policy.load(policy)  # what is wrong with it is told before the model loads
+    if not keys and not _is_local(host):
+        say(
+            f"steerable: note: {host} lets everybody in who can reach it: give --api-keys",
+            error=True,
+        )
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("steerable_llm.server").setLevel(logging.INFO)
+    settings = ServerSettings(
+        name=name,
+        api_keys=keys,
+        admin_keys=admins,
+        policy_folder=policy.parent if policy else Path(),
+        log=None if log is None else log if "://" in log else f"sqlite:///{log}",
+        log_prompts=log_prompts,
+        most_running=max_running,
+        most_waiting=max_waiting,
+        most_choices=max_choices,
+        most_tokens=max_tokens,
+        most_bytes=max_body_mb * _MB,
+        request_timeout=request_timeout,
+        drain_timeout=drain_timeout,
+        metrics_prefix=metrics_prefix,
+    )
+    run(
+        lambda: load_model(model, revision, policy, template, watch=True),
+        settings,
+        host,
+        port,
+        lambda line: say(f"steerable: {line}", error=True),
+    )
+
+
+def _keys(file: Path | None, variable: str) -> tuple[str, ...]:
+    """Return the keys of a file, or of an environment variable.
+
+    Raises:
+        InvalidInputError: The file has none, or one is no plain text.
+    """
+    text = os.environ.get(variable, "") if file is None else file.read_text(encoding="utf-8")
+    found = tuple(text.split())
+    if file is not None and not found:
+        raise InvalidInputError(f"{file} holds no key: write one a line")
+    if not all(key.isascii() and key.isprintable() for key in found):
+        raise InvalidInputError(f"a key of {file or variable} is not ASCII: headers hold no other")
+    return found
+
+
+def _is_local(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,1 @@
+"""The model as a server with OpenAI's interface: `steerable serve`."""

@@ -1,0 +1,80 @@
+"""What people say of answers: kept in the answer log, which vectors are built from."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Literal
+
+from fastapi import APIRouter
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
+from starlette.responses import Response
+
+from steerable_llm.errors import InvalidInputError
+from steerable_llm.logs.answer_log import AnswerLog
+from steerable_llm.logs.answers import Reason
+from steerable_llm.server.refusals import Json, Refused
+from steerable_llm.server.routes import Route
+from steerable_llm.server.serving import Serving
+
+
+class Feedback(BaseModel):
+    """What somebody says of one answer.
+
+    Attributes:
+        id: Of the response.
+        choice: Which of its answers.
+        verdict: Whether it is good.
+        reason: What is wrong with a bad one.
+        correction: What should have been said.
+        comment: Anything else.
+        score: A number for it.
+        reviewer: Who says so.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str = Field(min_length=1)
+    choice: int = Field(default=0, ge=0)
+    verdict: Literal["good", "bad"] | None = None
+    reason: Reason | None = None
+    correction: str | None = None
+    comment: str | None = None
+    score: FiniteFloat | None = None
+    reviewer: str | None = None
+
+
+def router(serving: Serving) -> APIRouter:
+    """Return the endpoint."""
+    routes = APIRouter(route_class=Route)
+
+    @routes.post("/v1/feedback")
+    async def feedback(body: Feedback) -> Response:
+        """Judge an answer by the id of its response; what is said again replaces what was."""
+        answer_id = body.id if body.choice == 0 else f"{body.id}:{body.choice}"
+        judgement = body.model_dump(exclude={"id", "choice"}, exclude_none=True)
+        if not judgement:
+            raise Refused(
+                400, "nothing is said of the answer: give a verdict, a reason, a correction, a "
+                "comment or a score", code="invalid_value", param="verdict",
+            )  # fmt: skip
+        await asyncio.to_thread(_review, serving, answer_id, judgement)
+        return Json({"id": body.id, "choice": body.choice, **judgement})
+
+    return routes
+
+
+def _review(serving: Serving, answer_id: str, judgement: dict[str, Any]) -> None:
+    if serving.recorder is None:
+        raise Refused(
+            404, "this server keeps no answers: start it with --log", code="no_answer_log"
+        )
+    serving.recorder.flush()  # the answer may just be on its way there
+    with AnswerLog(serving.recorder.url) as log:
+        try:
+            log.get(answer_id)
+        except InvalidInputError:
+            raise Refused(
+                404, f"no answer with the id {answer_id!r} was recorded", code="answer_not_found",
+                param="id",
+            ) from None  # fmt: skip
+        log.review(answer_id, label_source="human", **judgement)

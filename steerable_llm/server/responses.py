@@ -1,0 +1,196 @@
+"""What clients get: answers in OpenAI's form, whole or piece by piece, with what steered them."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from steerable_llm.answer.record import told_logprobs
+from steerable_llm.answer.request import Generation, GenerationChunk
+
+Kind = Literal["chat", "text"]
+_OBJECTS = {
+    "chat": ("chat.completion", "chat.completion.chunk", "chatcmpl-"),
+    "text": ("text_completion", "text_completion", "cmpl-"),
+}
+
+
+@dataclass
+class Choice:
+    """One answer of a response while it is made; a stream and a whole response tell it alike.
+
+    Attributes:
+        index: Which of the response.
+        final: The whole answer, once it is there.
+        calls: Its tool calls so far, as OpenAI writes them.
+    """
+
+    index: int
+    final: Generation | None = None
+    calls: list[dict[str, Any]] = field(default_factory=list)
+
+    def take(self, chunk: GenerationChunk) -> list[dict[str, Any]]:
+        """Take a piece, and return the pieces of calls in it."""
+        pieces: list[dict[str, Any]] = []
+        for piece in chunk.calls:
+            told: dict[str, Any] = {"index": piece.index}
+            if piece.name is not None:
+                told |= {"id": piece.id, "type": "function"}
+            function: dict[str, Any] = {} if piece.name is None else {"name": piece.name}
+            pieces.append({**told, "function": {**function, "arguments": piece.arguments}})
+            while len(self.calls) <= piece.index:
+                self.calls.append({"id": "", "type": "function", "function": {"arguments": ""}})
+            call = self.calls[piece.index]
+            if piece.name is not None:
+                call["id"] = piece.id
+                call["function"] = {"name": piece.name, "arguments": ""}
+            call["function"]["arguments"] += piece.arguments
+        self.final = chunk.final or self.final
+        return pieces
+
+    @property
+    def finish_reason(self) -> str | None:
+        """Why the answer ended, in OpenAI's words."""
+        if self.final is None:
+            return None
+        return "tool_calls" if self.calls and self.final.finish_reason == "stop" else (
+            self.final.finish_reason
+        )  # fmt: skip
+
+
+class Answers:
+    """The response to one request: its head, and the choices in it."""
+
+    def __init__(self, kind: Kind, model: str, system: str, choices: int, prompts: int) -> None:
+        """Begin without an answer.
+
+        Args:
+            kind: Of the request.
+            model: As the client called it.
+            system: Tells model and policy apart from others.
+            choices: How many answers there will be.
+            prompts: To how many prompts.
+        """
+        self.kind = kind
+        self.whole_object, self.chunk_object, prefix = _OBJECTS[kind]
+        self.id = prefix + uuid.uuid4().hex
+        self.choices = [Choice(index) for index in range(choices)]
+        self._per_prompt = choices // prompts
+        self._head = {"created": int(time.time()), "model": model, "system_fingerprint": system}
+
+    @property
+    def finals(self) -> list[Generation]:
+        """The whole answers, as far as they are there."""
+        return [choice.final for choice in self.choices if choice.final is not None]
+
+    def id_of(self, index: int) -> str:
+        """Return what the answer log calls one of the answers."""
+        return self.id if index == 0 else f"{self.id}:{index}"
+
+    @property
+    def usage(self) -> dict[str, int]:
+        """Tokens read and written; a prompt with several answers counts once."""
+        read = sum(final.usage.prompt_tokens for final in self.finals[:: self._per_prompt])
+        made = sum(final.usage.completion_tokens for final in self.finals)
+        return {"prompt_tokens": read, "completion_tokens": made, "total_tokens": read + made}
+
+    @property
+    def steering(self) -> dict[str, Any] | None:
+        """What was applied to the first answer, and why; the others were steered alike."""
+        if not self.finals:
+            return None
+        first = self.finals[0]
+        decided = {} if first.decision is None else first.decision.to_dict()
+        return {**decided, "applied": [vector.to_dict() for vector in first.steered]}
+
+    def whole(self) -> dict[str, Any]:
+        """Return the response to a request that is not streamed."""
+        made = [self._whole_choice(choice, choice.final) for choice in self.choices if choice.final]
+        return {
+            "id": self.id, "object": self.whole_object, **self._head, "choices": made,
+            "usage": self.usage, "steering": self.steering,
+        }  # fmt: skip
+
+    def _whole_choice(self, choice: Choice, final: Generation) -> dict[str, Any]:
+        told = {
+            "index": choice.index,
+            "finish_reason": choice.finish_reason,
+            "logprobs": self._logprobs(final),
+        }
+        if self.kind == "text":
+            return {**told, "text": final.text}
+        silent = not final.text and bool(choice.calls)
+        message: dict[str, Any] = {
+            "role": "assistant", "content": None if silent else final.text, "refusal": None,
+        }  # fmt: skip
+        if final.reasoning:
+            message["reasoning_content"] = final.reasoning
+        if choice.calls:
+            message["tool_calls"] = choice.calls
+        return {**told, "message": message}
+
+    # Streams.
+
+    def first(self, index: int) -> dict[str, Any]:
+        """Return the chunk that says who speaks."""
+        return self._chunk([self._piece(index, {"role": "assistant", "content": ""})])
+
+    def chunk(self, index: int, made: GenerationChunk) -> dict[str, Any] | None:
+        """Return the chunk for a piece of an answer; None for one that tells nothing yet."""
+        choice = self.choices[index]
+        calls = choice.take(made)
+        if self.kind == "text":
+            told = {"index": index, "text": made.text, "logprobs": None, "finish_reason": None}
+            if choice.final is None:
+                return self._chunk([told]) if made.text else None
+            ends = {"logprobs": self._logprobs(choice.final), "finish_reason": choice.finish_reason}
+            return self._chunk([told | ends])
+        delta: dict[str, Any] = {"content": made.text} if made.text else {}
+        if made.reasoning:
+            delta["reasoning_content"] = made.reasoning
+        if calls:
+            delta["tool_calls"] = calls
+        if choice.final is None:
+            return self._chunk([self._piece(index, delta)]) if delta else None
+        last = self._piece(index, delta, choice.finish_reason, self._logprobs(choice.final))
+        return self._chunk([last])
+
+    def used(self) -> dict[str, Any]:
+        """Return the chunk that tells the tokens of the whole response."""
+        return self._chunk([]) | {"usage": self.usage}
+
+    def _chunk(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
+        made = {"id": self.id, "object": self.chunk_object, **self._head, "choices": choices}
+        if len(self.finals) == len(self.choices):  # the last ones: what was applied is known
+            made["steering"] = self.steering
+        return made
+
+    def _piece(
+        self, index: int, delta: dict[str, Any], reason: str | None = None, logprobs: Any = None
+    ) -> dict[str, Any]:
+        return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
+
+    def _logprobs(self, final: Generation) -> dict[str, Any] | None:
+        if not final.logprobs:
+            return None
+        entries = told_logprobs(final)
+        return {"content": entries, "refusal": None} if self.kind == "chat" else _legacy(entries)
+
+
+def _legacy(entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return likelihoods as the older endpoint has them."""
+    offsets, place = [], 0
+    for entry in entries:
+        offsets.append(place)
+        place += len(entry["token"])
+    return {
+        "tokens": [entry["token"] for entry in entries],
+        "token_logprobs": [entry["logprob"] for entry in entries],
+        "top_logprobs": [
+            {each["token"]: each["logprob"] for each in entry["top_logprobs"]} for entry in entries
+        ],
+        "text_offset": offsets,
+    }

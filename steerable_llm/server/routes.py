@@ -1,0 +1,76 @@
+"""How every endpoint reads JSON, and what it answers where something goes wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from starlette.responses import Response
+
+from steerable_llm.json_records import plainly_parsed
+from steerable_llm.server.refusals import Refused, refusal_of
+
+_Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+
+
+class _PlainRequest(Request):
+    """A request whose JSON is read within bounds: no NaN, no half character, not too deep."""
+
+    async def json(self) -> Any:
+        try:
+            return plainly_parsed(await self.body())
+        except ValueError as error:
+            raise Refused(400, f"the body is no JSON: {error}", code="invalid_json") from None
+
+
+class Route(APIRoute):
+    """A route that answers errors of all kinds in OpenAI's shape."""
+
+    def get_route_handler(self) -> _Handler:
+        """Return what answers the route's requests."""
+        handle = super().get_route_handler()
+
+        async def plainly(request: Request) -> Response:
+            try:
+                return await handle(_PlainRequest(request.scope, request.receive))
+            # Here and not outside: what leaves the application closes the client's connection.
+            except Exception as error:
+                return await refuse(request, error)
+
+        return plainly
+
+
+async def refuse(request: Request, error: Exception) -> Response:
+    """Answer with what went wrong, in OpenAI's shape."""
+    if isinstance(error, RequestValidationError):
+        told = _invalid(error)
+    else:
+        told = refusal_of(error)
+    request.state.facts.error = told.code
+    return told.response()
+
+
+def _invalid(error: RequestValidationError) -> Refused:
+    # Of the forms that a field may have, that which the value comes nearest to tells most.
+    told = max(error.errors(), key=lambda each: len(each["loc"]))
+    param = _place(error.body, told["loc"][1:], told["type"] == "missing")
+    what = told["msg"].removeprefix("Value error, ")
+    return Refused(
+        400, f"{param}: {what}" if param else what, code="invalid_value", param=param
+    )  # fmt: skip
+
+
+def _place(body: Any, loc: tuple[Any, ...], missing: bool) -> str | None:
+    """Return where in a body something is wrong, without what pydantic calls the forms there."""
+    found: list[str] = []
+    for number, key in enumerate(loc):
+        inside = isinstance(body, list) and isinstance(key, int) and key < len(body)
+        if inside or (isinstance(body, dict) and key in body):
+            body = body[key]
+        elif not (missing and number == len(loc) - 1):
+            continue
+        found.append(str(key))
+    return ".".join(found) or None

@@ -1,0 +1,322 @@
+"""What operators see of a server, and the way from a served answer to a pair."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from server_models import SAID
+from server_process import KEY, PATIENCE, ServerProcess, running
+
+from steerable_llm.answer.pending import Times
+from steerable_llm.answer.request import Generation, Usage
+from steerable_llm.logs.answer_log import AnswerLog
+from steerable_llm.server.metrics import MOST_STEPS, Metrics
+from steerable_llm.server.requests import _WITHOUT_EFFECT
+
+pytestmark = pytest.mark.allow_hosts(["127.0.0.1"])
+
+NINE = "At nine, as the documents say."
+PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJg"
+PNG += "gg=="
+
+
+def refused(server: ServerProcess, **fields: Any) -> dict[str, Any]:
+    answer = server.chat("When?", **fields)
+    assert answer.status_code == 400, answer.text
+    error: dict[str, Any] = answer.json()["error"]
+    assert error["type"] == "invalid_request_error"
+    return error
+
+
+# What is asked.
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"frequency_penalty": 1}, "frequency_penalty"),
+        ({"functions": [{"name": "f"}]}, "functions"),
+        ({"modalities": ["text", "audio"]}, "modalities"),
+        ({"guided_regex": "a+"}, "guided_regex"),
+        ({"chat_template": "{{ messages }}"}, "chat_template"),
+        ({"extra_body": {"steering": {"step": "answer"}}}, "extra_body"),
+        ({"steering": {"strength": 2}}, "steering.strength"),
+        ({"steering": {"step": "nothing"}}, "steering.step"),
+        ({"model": "tiny:answer", "steering": {"step": "reply"}}, "steering.step"),
+        ({"temperature": "hot"}, "temperature"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"n": 100}, "n"),
+        ({"messages": []}, "messages"),
+        ({"messages": [{"content": "x"}]}, "messages.0.role"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text"}]}]},
+            "messages.0.content.0.text",
+        ),
+        ({"stop": 5}, "stop"),
+        ({"messages": [{"role": "friend", "content": "x"}]}, "messages.0.role"),
+        ({"tool_choice": "sometimes"}, "tool_choice"),
+        ({"response_format": {"type": "xml"}}, "response_format"),
+    ],
+)
+def test_what_would_change_the_answer_and_is_not_supported_is_refused_by_name(
+    server: ServerProcess, fields: dict[str, Any], param: str
+) -> None:
+    assert refused(server, **fields)["param"] == param
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"temperature": -1}, {"top_p": 2}, {"seed": 2**70}, {"stop": [""]}, {"logprobs": True,
+        "top_logprobs": 99}, {"tool_choice": "required"}, {"logit_bias": {"99999": 1}},
+        {"chat_template_kwargs": {"tokenize": False}}, {"reasoning_effort": "high"},
+        {"tools": [{"type": "function", "function": {"name": "a b"}}]},
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "strict": True,
+        "schema": {"type": "array", "uniqueItems": True}}}},
+    ],
+)  # fmt: skip
+def test_values_that_the_model_cannot_use_are_refused(
+    server: ServerProcess, fields: dict[str, Any]
+) -> None:
+    assert refused(server, **fields)["message"]
+
+
+def test_what_asks_for_nothing_is_passed_over(server: ServerProcess) -> None:
+    fields = {name: values[0] if values else None for name, values in _WITHOUT_EFFECT.items()}
+    harmless = {"user": "u", "metadata": {"a": "b"}, "service_tier": "auto", "anything": [1]}
+    answer = server.chat("When?", **fields, **harmless)
+    assert answer.status_code == 200, answer.text
+
+
+def image(url: str) -> list[Any]:
+    parts = [{"type": "text", "text": "What?"}, {"type": "image_url", "image_url": {"url": url}}]
+    return [{"role": "user", "content": parts}]
+
+
+@pytest.mark.parametrize("url", ["/etc/passwd", "file:///etc/passwd", "http://169.254.169.254/x"])
+def test_no_image_lets_the_server_open_anything(server: ServerProcess, url: str) -> None:
+    assert "no address is opened" in refused(server, messages=image(url))["message"]
+
+
+def test_an_image_reaches_the_model_and_is_refused_by_one_that_reads_none(
+    server: ServerProcess,
+) -> None:
+    error = refused(server, messages=image(f"data:image/png;base64,{PNG}"))
+    assert "reads text only" in error["message"]
+    assert "no base64" in refused(server, messages=image("data:image/png;base64,%"))["message"]
+
+
+def test_steering_can_be_left_out_of_one_request(server: ServerProcess) -> None:
+    told = server.chat("When?", model="tiny:answer", steering={"enabled": False}).json()["steering"]
+    assert told["applied"] == []
+    assert told["reasons"] == ["the request brings its own steering"]
+
+
+def test_more_tokens_than_the_server_gives_are_refused_and_never_given(tmp_path: Path) -> None:
+    with running(tmp_path, most_tokens=7, usual_tokens=50) as server:
+        assert refused(server, max_tokens=8)["code"] == "too_many_tokens"
+        assert refused(server, max_completion_tokens=8)["code"] == "too_many_tokens"
+        assert server.chat("story").json()["usage"]["completion_tokens"] == 7
+
+
+# What people say.
+
+
+def test_a_served_answer_with_feedback_becomes_a_pair(tmp_path: Path) -> None:
+    passages = [{"id": "hours.md", "text": "The store opens at ten."}]
+    steering = {"step": "answer", "context": passages}
+    with running(tmp_path) as server, server.http() as client:
+        made = server.chat("The store opens at ten. When?", steering=steering).json()
+        server.chat("When? Do not keep it.", store=False)
+        said = {
+            "id": made["id"], "verdict": "bad", "reason": "not in documents",
+            "correction": "At ten.", "reviewer": "Ana",
+        }  # fmt: skip
+        assert client.post("/v1/feedback", json=said).status_code == 200
+        missing = client.post("/v1/feedback", json={**said, "id": "chatcmpl-0"})
+        empty = client.post("/v1/feedback", json={"id": made["id"]})
+    assert (missing.status_code, missing.json()["error"]["code"]) == (404, "answer_not_found")
+    assert empty.status_code == 400
+    with AnswerLog(f"sqlite:///{tmp_path}/answers.db") as log:
+        [kept] = log.answers()
+        [pair] = log.pairs(reason="not in documents")
+    assert (kept.answer, kept.step, kept.model, kept.reviewer) == (NINE, "answer", "tiny", "Ana")
+    assert [passage.id for passage in kept.passages] == ["hours.md"]
+    assert kept.steering[0]["name"] == "a"
+    assert kept.usage == {k: made["usage"][k] for k in ("prompt_tokens", "completion_tokens")}
+    assert (pair.good, pair.bad) == ("At ten.", NINE)
+
+
+def test_each_of_several_answers_can_be_judged(server: ServerProcess) -> None:
+    made = server.chat("When?", n=2, stream=False).json()
+    with server.http() as client:
+        said = {"id": made["id"], "choice": 1, "verdict": "good"}
+        assert client.post("/v1/feedback", json=said).status_code == 200
+    with AnswerLog(f"sqlite:///{server.folder}/answers.db") as log:
+        assert log.get(f"{made['id']}:1").verdict == "good"
+        assert log.get(made["id"]).verdict is None
+
+
+def test_a_server_without_a_log_says_so(tmp_path: Path) -> None:
+    with running(tmp_path, log=None) as server, server.http() as client:
+        answer = client.post("/v1/feedback", json={"id": "x", "verdict": "bad"})
+        assert answer.json()["error"]["code"] == "no_answer_log"
+
+
+# What is counted and told.
+
+
+def test_the_metrics_have_vllms_names_and_count_by_step(tmp_path: Path) -> None:
+    with running(tmp_path) as server:
+        used = server.chat("When?", model="tiny:answer").json()["usage"]
+        server.chat("When?", model="tiny:reply", stream=True, max_tokens=2)
+        server.chat("When?", frequency_penalty=1)
+        for name in (
+            "time_to_first_token_seconds", "inter_token_latency_seconds",
+            "e2e_request_latency_seconds", "request_queue_time_seconds",
+        ):  # fmt: skip
+            assert server.counted(f"{name}_count", step="answer") > 0
+        assert server.counted("prompt_tokens_total", step="answer") == used["prompt_tokens"]
+        assert server.counted("generation_tokens_total", step="answer") == used["completion_tokens"]
+        assert server.counted("request_success_total", finished_reason="stop") == 1
+        assert server.counted("request_success_total", finished_reason="length", step="reply") == 1
+        assert server.counted("request_refused_total", code="unsupported_parameter") == 1
+        assert server.counted("num_requests_running") == 0
+        assert server.counted("num_requests_waiting") == 0
+
+
+def test_steps_without_number_share_one_label() -> None:
+    metrics = Metrics("steerable", "tiny")
+    made = Generation("x", (1,), "stop", Usage(1, 1))
+    for number in range(3 * MOST_STEPS):
+        metrics.clock(f"step-{number}").ends(made, Times(0.0))
+    lines = metrics.text().decode().splitlines()
+    steps = [line for line in lines if line.startswith("steerable:prompt_tokens_total{")]
+    assert len(steps) == MOST_STEPS + 1
+
+
+def test_the_access_log_tells_all_but_what_was_said(tmp_path: Path) -> None:
+    with running(tmp_path) as server, server.http(headers={"X-Request-Id": "mine"}) as client:
+        body = {"model": "tiny:answer", "messages": [{"role": "user", "content": "When, Zorro?"}]}
+        client.post("/v1/chat/completions?q=1", json=body)
+        text = server.output.read_text()
+        [line] = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+    assert line["request_id"] == "mine"
+    assert (line["status"], line["step"], line["model"]) == (200, "answer", "tiny:answer")
+    assert line["completion_tokens"] > 0
+    assert "Zorro" not in text
+    assert "nine" not in text
+    assert KEY not in text
+
+
+def test_the_access_log_tells_prompts_where_it_is_told_to(tmp_path: Path) -> None:
+    with running(tmp_path, log_prompts=True) as server:
+        server.chat("When, Zorro?")
+        assert "Zorro" in server.output.read_text()
+
+
+class Collector:
+    """What a collector of traces was sent."""
+
+    def __init__(self) -> None:
+        self.spans: list[Any] = []
+        collector = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def log_message(self, *_: Any) -> None:
+                pass
+
+            def do_POST(self) -> None:
+                sent = ExportTraceServiceRequest()
+                sent.ParseFromString(self.rfile.read(int(self.headers["Content-Length"])))
+                for resource in sent.resource_spans:
+                    for scope in resource.scope_spans:
+                        collector.spans += scope.spans
+                self.send_response(200)
+                self.end_headers()
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
+
+
+@pytest.fixture
+def collector() -> Iterator[Collector]:
+    made = Collector()
+    thread = threading.Thread(target=made.server.serve_forever, args=(0.05,))
+    thread.start()
+    yield made
+    made.server.shutdown()
+    thread.join()
+    made.server.server_close()
+
+
+def test_traces_follow_the_conventions_where_an_exporter_is_configured(
+    tmp_path: Path, collector: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trace, parent = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
+    with running(tmp_path) as server:
+        around = {"traceparent": f"00-{trace}-{parent}-01"}
+        with server.http(headers=around) as client:
+            messages = [{"role": "user", "content": "When, Zorro?"}]
+            body = {"model": "tiny:answer", "messages": messages, "temperature": 0, "seed": 3}
+            made = client.post("/v1/chat/completions", json=body).json()
+            client.post("/v1/chat/completions", json={**body, "top_p": 7, "stream": True})
+            client.post("/v1/chat/completions", json={**body, "model": "tiny:none"})
+        server.end()
+        server.process.join(PATIENCE)
+    spans = {span.status.message: span for span in collector.spans}
+    assert set(spans) == {"", "unknown_step"}
+    span = spans[""]
+    values = {each.key: each.value for each in span.attributes}
+    assert span.name == "chat tiny:answer"
+    assert span.trace_id.hex() == trace
+    assert span.parent_span_id.hex() == parent
+    assert values["gen_ai.operation.name"].string_value == "chat"
+    assert values["gen_ai.response.id"].string_value == made["id"]
+    assert values["gen_ai.usage.input_tokens"].int_value == made["usage"]["prompt_tokens"]
+    assert values["gen_ai.response.finish_reasons"].array_value.values[0].string_value == "stop"
+    assert values["steerable.step"].string_value == "answer"
+    assert values["steerable.vectors"].array_value.values[0].string_value == "a"
+    assert "Zorro" not in str(collector.spans)
+    with AnswerLog(f"sqlite:///{tmp_path}/answers.db") as log:
+        assert [each.trace_id for each in log.answers()] == [trace]
+
+
+# The document that describes it.
+
+
+def test_no_request_that_fits_the_document_breaks_the_server(server: ServerProcess) -> None:
+    with server.http() as client:
+        document = client.get("/openapi.json").json()
+    schema = schemathesis.openapi.from_dict(document)
+    schema.config.update(base_url=server.url)
+    paths = set()
+    for operation in (found.ok() for found in schema.get_all_operations()):
+        paths.add(operation.path)
+        if operation.path == "/v1/policy/reload":
+            continue
+
+        @settings(
+            max_examples=15, deadline=None, derandomize=True, database=None,
+            suppress_health_check=list(HealthCheck),
+        )  # fmt: skip
+        @given(case=operation.as_strategy())
+        def send(case: Any) -> None:
+            if isinstance(case.body, dict) and "model" in case.body:
+                case.body |= {"model": "tiny", "max_tokens": 2}
+            answer = case.call(headers={"Authorization": f"Bearer {KEY}"})
+            assert answer.status_code < 500, (case.as_curl_command(), answer.text)
+
+        send()
+    assert {"/v1/chat/completions", "/v1/completions", "/v1/feedback", "/v1/policy"} <= paths
+    assert server.chat("When?").json()["choices"][0]["message"]["content"] == SAID["When"]

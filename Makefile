@@ -13,7 +13,8 @@ STAMP := .venv/.installed
 OFFLINE := HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 TOKENIZERS_PARALLELISM=false
 
 # Test workers share the cores: one thread each is faster than all of them asking for every core.
-TEST_ENV := $(OFFLINE) OMP_NUM_THREADS=1 MPLBACKEND=Agg
+# They also share what one of them has compiled, where the environment would have them keep nothing.
+TEST_ENV := $(OFFLINE) OMP_NUM_THREADS=1 MPLBACKEND=Agg PYTHONDONTWRITEBYTECODE=
 PYTEST_ARGS ?=
 
 .PHONY: install demo test lint check bench docs vectors clean

@@ -18,10 +18,12 @@ from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.errors import AttributionError
 from steerable_llm.methods.aggregation import aggregate
 from steerable_llm.methods.build import build, build_vector
+from steerable_llm.methods.grains.budget import row_bytes
 from steerable_llm.methods.grains.grains import GRAINS_PRESETS
 from steerable_llm.methods.grains.merged import MergedObjective
 from steerable_llm.methods.grains.objective import EncodedPair
 from steerable_llm.pairs.pair import PreferencePair
+from steerable_llm.runtime.merged import Merged
 from steerable_llm.vector.vector import SteeringVector
 
 __all__ = ["steerable"]
@@ -206,6 +208,42 @@ def test_one_pair_at_a_time_is_the_same_vector(llava: SteerableHFLLM) -> None:
     )
     for layer, direction in wide.directions.items():
         torch.testing.assert_close(narrow.directions[layer], direction, rtol=1e-3, atol=1e-5)
+
+
+def test_kept_images_and_activations_share_one_budget(
+    llava: SteerableHFLLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded = [
+        EncodedPair(
+            pair.id,
+            llava.chat_format.tokens(pair.messages).ids,
+            tuple(llava.encode_answer(pair.good)),
+            tuple(llava.encode_answer(str(pair.bad))),
+            llava.chat_format.read(pair.messages).vision,
+        )
+        for pair in PAIRS
+    ]
+    wide = MergedObjective(llava, encoded)
+    points = [(i, wide.embeddings(i).expand(8, -1, -1)) for i in range(len(PAIRS))]
+    cost = min(row_bytes(wide.reader, shape, gradients=True) for shape in wide.shapes)
+    budget = 8 * cost
+    # As large as on a model that was trained: the image of a small one is next to nothing.
+    monkeypatch.setattr(Merged, "size", property(lambda _: cost))
+    objective = MergedObjective(llava, encoded, memory_budget=budget)
+    seen: list[int] = []
+    real = objective._decoder.logits
+
+    def watched(text: Any, rows: Tensor, columns: Any) -> Tensor:
+        seen.append(len(rows))
+        assert objective.kept_bytes + len(rows) * cost <= budget
+        return real(text, rows, columns)
+
+    monkeypatch.setattr(objective._decoder, "logits", watched)
+    found = objective.gradients(points)
+    assert 1 < max(seen) < 8
+    assert objective.kept_bytes == budget // 2
+    for one, other in zip(found, wide.gradients(points), strict=True):
+        torch.testing.assert_close(one.gradients, other.gradients, rtol=1e-4, atol=1e-6)
 
 
 def test_a_neutral_word_has_no_features_and_a_mean_piece_has_the_mean_ones() -> None:

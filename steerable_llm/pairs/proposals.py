@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from steerable_llm.chat.message import Message, instructed
+from steerable_llm.chat.message import Message, instructed, written_beside
 from steerable_llm.chat.phrases import STRICT_INSTRUCTIONS, abstains, normalise
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.files import write_json_lines
@@ -89,7 +89,7 @@ class ProposedPair(BaseModel):
 
 def write_proposals(path: str | os.PathLike[str], proposed: Sequence[ProposedPair]) -> Path:
     """Write proposals one per line; the file appears whole or not at all."""
-    write_json_lines(path, (entry.model_dump(mode="json") for entry in proposed))
+    write_json_lines(path, written_beside(path, proposed, mode="json"))
     return Path(path)
 
 

@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
+from steerable_llm.chat.message import read_beside, written_beside
 from steerable_llm.errors import PairError
 from steerable_llm.files import json_line, read_json_lines
 from steerable_llm.pairs.pair import Pairs, PreferencePair, pair_from
@@ -160,8 +161,9 @@ class Review:
         """The approved pairs, in the order of the items."""
         latest = self._latest()
         decisions = [latest[item.key] for item in self.items if item.key in latest]
+        read = read_beside(self.journal, pair_from)
         return Pairs(
-            pair_from(d.pair) for d in decisions if d.action == "approve" and d.pair is not None
+            read(d.pair) for d in decisions if d.action == "approve" and d.pair is not None
         )
 
     def approve(self, item: ReviewItem, option: int = 0, edited: str | None = None) -> None:
@@ -210,7 +212,7 @@ class Review:
             key=item.key,
             id=item.id,
             action=action,
-            pair=None if pair is None else pair.model_dump(),
+            pair=None if pair is None else next(written_beside(self.journal, [pair])),
             reviewer=self.reviewer,
             time=datetime.now(UTC),
         )
@@ -269,7 +271,9 @@ def read_items(paths: Iterable[str | os.PathLike[str]]) -> list[ReviewItem]:
         # The first line tells what kind of file it is.
         if "proposals" in next(read_json_lines(path, dict, "file of pairs", has, PairError), ()):
             has = "make the file with `steerable pairs --propose`"
-            items += read_json_lines(path, _proposed, "file of proposals", has, PairError)
+            parse = read_beside(path, ProposedPair.model_validate)
+            found = read_json_lines(path, parse, "file of proposals", has, PairError)
+            items += map(_proposed, found)
         else:
             items += map(_paired, Pairs.from_jsonl(path))
     return items
@@ -281,8 +285,7 @@ def _paired(pair: PreferencePair) -> ReviewItem:
     return ReviewItem(options, (None,) * len(options))
 
 
-def _proposed(record: dict[str, Any]) -> ReviewItem:
-    found = ProposedPair.model_validate(record)
+def _proposed(found: ProposedPair) -> ReviewItem:
     return ReviewItem(
         tuple(found.pair(place) for place in range(len(found.proposals))),
         tuple(option.score for option in found.proposals),

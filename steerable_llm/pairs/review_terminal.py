@@ -184,6 +184,10 @@ def screen(review: Review, item: ReviewItem, chosen: int) -> Group:
     option, score = item.options[chosen], item.scores[chosen]
     for message in option.messages:
         prompt.append(f"{message.role}: ", "dim").append(visible(message.in_words.strip()) + "\n")
+    for image in option.images:
+        # A terminal shows no pictures, but opens the files that it names.
+        if isinstance(image.where, Path):
+            prompt.append(f"{visible(str(image.where.resolve()))}\n", "dim")
     prompt.rstrip()
     bad, good = word_diff(option.bad or "", option.good)
     answers = Table.grid(padding=(0, 1))

@@ -39,7 +39,12 @@ from steerable_llm.logs.importers.judgement import Judgement, Rules, beyond_its_
 from steerable_llm.logs.importers.langfuse import langfuse, langfuse_records
 from steerable_llm.logs.importers.langsmith import langsmith, langsmith_records
 from steerable_llm.logs.importers.openinference import openinference, openinference_records
-from steerable_llm.logs.importers.preferences import openai, preference_records, trl
+from steerable_llm.logs.importers.preferences import (
+    openai,
+    preference_records,
+    trl,
+    with_pictures,
+)
 from steerable_llm.logs.importers.reading import WITHIN, Read, read_records
 from steerable_llm.logs.importers.records import (
     ImportedAnswer,
@@ -77,11 +82,13 @@ class Importer:
         traces: Whether it returns lines of traces, which are joined once all files are read.
         inside: Returns the records that a line holds, each with its place in it: a page of an API,
             say, or a trace with all its parts. One that cannot be taken costs no other.
+        beside: Returns a record with what it names of its file's folder, such as pictures.
     """
 
     read: Callable[[Record], Sequence[ImportedAnswer] | Sequence[Span]]
     traces: bool = False
     inside: Callable[[Record], Sequence[tuple[str, Any]]] = page
+    beside: Callable[[Record, Path], Record] | None = None
 
 
 def _own(record: Record) -> list[ImportedAnswer]:
@@ -109,7 +116,7 @@ IMPORTERS: Mapping[str, Importer] = Plugged(
         "openai": Importer(openai, inside=preference_records),
         "phoenix": Importer(openinference, traces=True, inside=openinference_records),
         "ragas": Importer(ragas, inside=ragas_records),
-        "trl": Importer(trl, inside=preference_records),
+        "trl": Importer(trl, inside=preference_records, beside=with_pictures),
     },
 )
 
@@ -295,6 +302,8 @@ def _read_all(
         for inside, record in _told(importer.inside, read.record, place, report):
             where = f"{place} ({inside})" if inside else place
             if isinstance(record, Mapping):
+                if importer.beside is not None:
+                    record = importer.beside(record, file.parent)
                 found = _told(importer.read, record, where, report)
                 yield from ((_beside(file, one), where) for one in found)
             else:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from steerable_llm.chat.images import ImagePart, image_in
 from steerable_llm.chat.message import Message
 from steerable_llm.logs.answers import LoggedAnswer, asked
 from steerable_llm.logs.importers.messages import answer_text, prompt
@@ -22,6 +24,7 @@ from steerable_llm.logs.importers.records import (
 )
 from steerable_llm.pairs.pairing import PREFERENCE_PAIR
 
+_LONGEST_PATH = 4096
 _TURN = re.compile(r"\n\n(Human|Assistant): ?")
 
 
@@ -31,9 +34,12 @@ def preference_records(record: Record) -> list[tuple[str, Any]]:
 
 
 def trl(record: Record) -> list[ImportedAnswer]:
-    """Read ``prompt, chosen, rejected`` or ``prompt, completion, label``, of text or messages."""
+    """Read ``prompt, chosen, rejected`` or ``prompt, completion, label``, of text or messages.
+
+    Data sets of pictures call the prompt ``question``, as SPA-VL does.
+    """
     images = listed(record.get("images") or record.get("image"), "images")
-    given = decoded(record.get("prompt")) or None
+    given = decoded(record.get("prompt") or (images and record.get("question"))) or None
     if images:
         given = _with_images(given, images)
     if not record.keys() & {"chosen", "rejected", "label"}:
@@ -188,6 +194,39 @@ def _with_images(given: object, images: object) -> object:
     if left:
         raise UnusableRecord("it has more images than its prompt has places for")
     return messages
+
+
+def with_pictures(record: Record, folder: Path) -> Record:
+    """Return a row with its pictures, in whatever way its columns have them.
+
+    Args:
+        record: With `images`, or one `image`: bytes, addresses, or the paths of files.
+        folder: Of its file. Files outside of it are not read: whoever wrote the row does not say
+            what is read on the machine of whoever imports it.
+    """
+    own = folder.resolve()
+
+    def picture(given: object) -> object:
+        if isinstance(given, Mapping):
+            told = (given.get(name) for name in ("bytes", "src", "url", "path"))
+            given = next((one for one in told if one), given)
+        if not isinstance(given, str):
+            return ImagePart(given) if isinstance(given, bytes) else given
+        if inside := image_in(given):
+            return inside
+        file = own / given if len(given) < _LONGEST_PATH else own
+        if file.resolve().is_relative_to(own) and file.is_file():
+            return ImagePart(file.read_bytes())
+        return given
+
+    pictures = {
+        name: made
+        for name, value in record.items()
+        if name in ("image", "images") and value
+        for each in [value if isinstance(value, list) else [value]]
+        if (made := [picture(one) for one in each]) != [value]
+    }
+    return {**record, **pictures}
 
 
 def _parts(entry: object) -> list[Any]:

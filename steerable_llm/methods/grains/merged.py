@@ -180,26 +180,27 @@ class MergedObjective:
     ) -> list[Slope]:
         found = []
         for entry, (index, tensor) in enumerate(points):
-            cost = row_bytes(self.reader, self.shapes[index], gradients)
-            parts = [
-                self._slope(index, part, gradients)
-                for part in torch.split(tensor, max(1, self.memory_budget // cost))
-                if len(part)
-            ]
-            if not parts:
+            if not len(tensor):
                 found.append(Slope(torch.zeros(0), tensor, torch.zeros(0)))
                 continue
+            packed = self.reader.packs and self._packable(index)
+            rows = self._together(index) if packed else self._apart(index)
+            cost = row_bytes(self.reader, self.shapes[index], gradients)
+            room = self.memory_budget - self.kept_bytes
+            parts = [
+                self._slope(rows, part, gradients)
+                for part in torch.split(tensor, max(1, room // cost))
+            ]
             found.append(Slope(*map(torch.cat, zip(*parts, strict=True))))
             if done is not None:
                 done(entry)
         return found
 
-    def _slope(self, index: int, points: Tensor, gradients: bool) -> Slope:
+    def _slope(self, texts: Sequence[_Row], points: Tensor, gradients: bool) -> Slope:
         length = points.shape[1]
         values, rest = torch.zeros(2, len(points))
         slope = torch.zeros_like(points if gradients else points[..., :1])
-        packed = self.reader.packs and self._packable(index)
-        for row in self._together(index) if packed else self._apart(index):
+        for row in texts:
             with frozen(self.model), torch.set_grad_enabled(gradients):
                 rows = self._answered(row.text, points.detach()).requires_grad_(gradients)
                 logits = self._decoder.logits(row.text, rows, row.columns).float()
@@ -259,10 +260,15 @@ class MergedObjective:
         return self._decoder.capture(self._llm.followed(prompt, answer))
 
     def _keep(self, key: tuple[int, int], text: Merged) -> None:
-        """Keep a text, and forget the oldest ones where there is no room for all."""
-        while self._kept and sum(x.size for x in self._kept.values()) > self.memory_budget:
+        """Keep a text, and forget the oldest ones where they would fill half of the budget."""
+        while self._kept and self.kept_bytes + text.size > self.memory_budget // 2:
             self._kept.pop(next(iter(self._kept)))
         self._kept[key] = text
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes of the texts that are kept as the decoder reads them."""
+        return sum(text.size for text in self._kept.values())
 
 
 Objective: TypeAlias = PreferenceObjective | MergedObjective

@@ -17,6 +17,7 @@ from steerable_llm.answer.pending import Pending
 from steerable_llm.answer.places import STREAMS, Places
 from steerable_llm.answer.request import AppliedVector, Generation, GenerationChunk
 from steerable_llm.answer.sampling import RowSampler, RowShaping
+from steerable_llm.chat.vision import in_one_batch
 from steerable_llm.errors import DeadlineError, InvalidInputError, OverloadedError
 from steerable_llm.runtime.contrast import contrasted
 from steerable_llm.runtime.decoding import decode
@@ -95,7 +96,7 @@ class LocalEngine:
     def run(
         self, prompts: Sequence[Prompt], batch_size: int, cancelled: Event | None = None
     ) -> list[Generation]:
-        """Answer prompts; those of similar length run together, one with images by itself.
+        """Answer prompts; those of similar length run together, with images where the model can.
 
         Raises:
             InvalidInputError: A batch of no prompts was asked for.
@@ -103,7 +104,7 @@ class LocalEngine:
         """
         stop = cancelled or Event()
         answers: dict[int, Generation] = {}
-        for rows in batches(prompts, batch_size):
+        for rows in batches(self._llm, prompts, batch_size):
             made = self._answer([prompts[i] for i in rows], stop)
             if stop.is_set():
                 return []
@@ -144,7 +145,7 @@ class LocalEngine:
                 llm,
                 [prompt.tokens for prompt in prompts],
                 [prompt.steering for prompt in prompts],
-                prompts[0].vision,
+                in_one_batch([prompt.read for prompt in prompts], "left"),
                 share=False,
             )
             stream = contrasted(
@@ -171,11 +172,8 @@ class LocalEngine:
         ]
 
 
-def batches(prompts: Sequence[Prompt], batch_size: int) -> Iterator[list[int]]:
+def batches(llm: HookedModel, prompts: Sequence[Prompt], batch_size: int) -> list[list[int]]:
     """Return places of the prompts that run together, shortest first.
-
-    Models lay out the pixels of several prompts each in their own way, so a prompt with images
-    runs by itself.
 
     Raises:
         InvalidInputError: A batch of no prompts was asked for.
@@ -183,10 +181,9 @@ def batches(prompts: Sequence[Prompt], batch_size: int) -> Iterator[list[int]]:
     if batch_size < 1:
         raise InvalidInputError(f"batch_size is {batch_size}: give at least 1")
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index].tokens))
-    texts = [index for index in order if not prompts[index].vision]
-    for start in range(0, len(texts), batch_size):
-        yield texts[start : start + batch_size]
-    yield from ([index] for index in order if prompts[index].vision)
+    # What is contrasted has a second stream beside it.
+    keys = [None if prompt.contrast else prompt.steering.tower_key for prompt in prompts]
+    return llm.image_batches.split([prompt.read for prompt in prompts], order, batch_size, keys)
 
 
 Work: TypeAlias = Callable[[Callable[[GenerationChunk], None], Event], Generation | None]

@@ -67,6 +67,11 @@ class Prompt:
     bare: ReadPrompt | None = None
 
     @property
+    def read(self) -> ReadPrompt:
+        """The prompt as the model takes it."""
+        return ReadPrompt(self.tokens, self.vision)
+
+    @property
     def steering(self) -> Steering:
         """What is applied."""
         return self.decision.steering

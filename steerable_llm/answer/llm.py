@@ -262,7 +262,7 @@ class SteerableHFLLM(HookedModel):
 
         Args:
             requests: What to answer. All are checked before the first answer is begun.
-            batch_size: At most so many rows run together; one with images runs by itself.
+            batch_size: At most so many rows run together; with images where the model can.
             cancelled: Once set, all work stops after the token at hand.
 
         Returns:

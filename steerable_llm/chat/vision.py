@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 from threading import RLock
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -41,7 +41,7 @@ class ReadPrompt:
     @property
     def has_kinds(self) -> bool:
         """Whether the model is told the kind of every token, such as text or image."""
-        return any(self._per_token(value) for value in self.vision.values())
+        return any(self.is_per_token(value) for value in self.vision.values())
 
     def followed_by(self, answer: Sequence[int], kind: int = 0) -> ReadPrompt:
         """Return the prompt with an answer behind it.
@@ -52,14 +52,53 @@ class ReadPrompt:
         """
         told = {
             name: nn.functional.pad(value, (0, len(answer)), value=kind)
-            if self._per_token(value)
+            if self.is_per_token(value)
             else value
             for name, value in self.vision.items()
         }
         return ReadPrompt([*self.tokens, *answer], told)
 
-    def _per_token(self, value: Tensor) -> bool:
+    def is_per_token(self, value: Tensor) -> bool:
+        """Whether something says one thing of every token."""
         return value.shape == (1, len(self.tokens))
+
+
+Side: TypeAlias = Literal["left", "right"]
+"""Where shorter prompts of a batch are padded."""
+
+
+def in_one_batch(reads: Sequence[ReadPrompt], side: Side) -> dict[str, Tensor]:
+    """Return what a model takes beside the tokens of prompts that stand in one batch.
+
+    The kinds of tokens are padded as the tokens are. All else of the prompts follows each other,
+    smaller pieces padded with zeros at their ends, as processors pad what they are given at once.
+
+    Args:
+        reads: The prompts; one is left as it is.
+        side: On which side their tokens are padded.
+    """
+    if len(reads) == 1:
+        return dict(reads[0].vision)
+    longest = max(len(read.tokens) for read in reads)
+    made = {}
+    for name in reads[0].vision:
+        parts = [read.vision[name] for read in reads]
+        if all(read.is_per_token(part) for read, part in zip(reads, parts, strict=True)):
+            room = [longest - part.shape[1] for part in parts]
+            around = [(n, 0) if side == "left" else (0, n) for n in room]
+            parts = [nn.functional.pad(p, a) for p, a in zip(parts, around, strict=True)]
+        else:
+            sizes = [max(part.shape[i] for part in parts) for i in range(1, parts[0].dim())]
+            parts = [_filled(part, [len(part), *sizes]) for part in parts]
+        made[name] = torch.cat(parts)
+    return made
+
+
+def _filled(part: Tensor, shape: Sequence[int]) -> Tensor:
+    """A tensor with zeros at its ends, of a larger shape."""
+    whole = part.new_zeros(list(shape))
+    whole[tuple(slice(size) for size in part.shape)] = part
+    return whole
 
 
 class Vision:

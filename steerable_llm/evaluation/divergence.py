@@ -16,7 +16,7 @@ from torch import Tensor
 from steerable_llm.chat.vision import ReadPrompt
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.evaluation.arms import Arm
-from steerable_llm.evaluation.measure import batches, running
+from steerable_llm.evaluation.measure import running
 from steerable_llm.evaluation.set import EvaluationItem
 from steerable_llm.metrics import kl_per_token
 from steerable_llm.runtime.decoding import forced_logits, greedy_tokens
@@ -58,7 +58,7 @@ class KlMeter:
         order = sorted(range(len(items)), key=lambda i: -len(prompts[i].tokens))
         self._chunks = [
             _Chunk(llm, [items[i] for i in places], [prompts[i] for i in places], max_new_tokens)
-            for places in batches(prompts, order, batch_size)
+            for places in llm.image_batches.split(prompts, order, batch_size)
         ]
 
     def __call__(self, steering: Steering) -> float:

@@ -9,7 +9,7 @@ from typing import NamedTuple, TypeAlias
 
 from torch import Tensor
 
-from steerable_llm.chat.vision import ReadPrompt
+from steerable_llm.chat.vision import ReadPrompt, in_one_batch
 from steerable_llm.evaluation.arms import Arm
 from steerable_llm.evaluation.set import EvaluationItem
 from steerable_llm.metrics import kl_per_token
@@ -42,7 +42,7 @@ def running(
         tokens = [prompt.tokens for prompt in prompts]
         # Models that read images may keep what they know of the rows, which are then not shared.
         shared = llm.chat_format.vision is None
-        rows = run_prompts(llm, tokens, steerings, prompts[0].vision, share=shared)
+        rows = run_prompts(llm, tokens, steerings, in_one_batch(prompts, "left"), share=shared)
         if any(contrasts):
             bare = [bare_prompt(llm.chat_format, arm.messages(item)) for arm, item in asked]
             yield contrasted(llm, rows, bare, contrasts)
@@ -59,11 +59,17 @@ def groups(arms: Sequence[Arm]) -> list[list[int]]:
     return [group for group in found.values() if group]
 
 
-def batches(prompts: Sequence[ReadPrompt], order: Sequence[int], size: int) -> list[list[int]]:
-    """Return which prompts run together, in this order: so many of text, or one with images."""
-    texts = [place for place in order if not prompts[place].vision]
-    found = [texts[start : start + size] for start in range(0, len(texts), size)]
-    return found + [[place] for place in order if prompts[place].vision]
+def batches(
+    llm: HookedModel,
+    arms: Sequence[Arm],
+    prompts: Sequence[ReadPrompt],
+    order: Sequence[int],
+    size: int,
+) -> list[list[int]]:
+    """Return which prompts run together, in this order, each of them under its arm."""
+    # What is contrasted has a second stream beside it.
+    keys = [None if arm.contrast else arm.steering.tower_key for arm in arms]
+    return llm.image_batches.split(prompts, order, size, keys)
 
 
 @dataclass(frozen=True)
@@ -115,7 +121,7 @@ def answers(
         # Arms on one prompt stand together, those of a scope that can share it apart from others.
         tokens = [prompt.tokens for prompt in prompts]
         order = sorted(group, key=lambda i: (_shares(asked[i][0]), -len(tokens[i]), tokens[i]))
-        for chunk in batches(prompts, order, batch_size):
+        for chunk in batches(llm, [arm for arm, _ in asked], prompts, order, batch_size):
             rows = [asked[i] for i in chunk]
             with running(llm, rows, [prompts[i] for i in chunk], max_new_tokens) as batch:
                 made = greedy_tokens(batch, llm.end_ids, max_new_tokens)
@@ -187,7 +193,7 @@ def _measure(
         prompts = [llm.chat_format.read(arm.messages(item)) for arm, item in asked]
         # The unsteered answers are made first.
         order = sorted(range(len(places)), key=lambda row: places[row][1] != none)
-        for batch in batches(prompts, order, len(places)):
+        for batch in batches(llm, [arm for arm, _ in asked], prompts, order, len(places)):
             rows = {places[row]: number for number, row in enumerate(batch)}
             beside = [
                 rows[i, none] if (i, none) in rows else found[i, none].tokens for i, _ in rows

@@ -28,7 +28,7 @@ from pydantic import BaseModel, Field
 from torch import Tensor
 from torch.nn.functional import kl_div, logsigmoid, normalize
 
-from steerable_llm.chat.vision import ReadPrompt
+from steerable_llm.chat.vision import ReadPrompt, in_one_batch
 from steerable_llm.errors import PairError, not_numbers
 from steerable_llm.methods.decision import decision_tokens
 from steerable_llm.methods.grains.grains import GrainsConfig, extract_grains
@@ -262,17 +262,14 @@ def _start(
 def _steered_states(llm: HookedModel, prompts: Sequence[ReadPrompt], steering: Steering) -> Tensor:
     """Read every block's output at the last prompt position under a steering, `[n, L, d]`."""
     found = torch.empty(len(prompts), len(llm.blocks), text_config(llm.model).hidden_size)
-    texts = [place for place, prompt in enumerate(prompts) if not prompt.vision]
-    texts.sort(key=lambda place: len(prompts[place].tokens))
-    passes = [texts[start : start + _ROWS] for start in range(0, len(texts), _ROWS)]
-    passes += [[place] for place, prompt in enumerate(prompts) if prompt.vision]
-    for places in passes:
+    order = sorted(range(len(prompts)), key=lambda place: len(prompts[place].tokens))
+    for places in llm.image_batches.split(prompts, order, _ROWS):
         with llm.turns, torch.no_grad(), capture_site(llm.blocks, "block") as captured:
             run_prompts(
                 llm,
                 [prompts[place].tokens for place in places],
                 [steering] * len(places),
-                prompts[places[0]].vision,
+                in_one_batch([prompts[place] for place in places], "left"),
                 share=False,
             )
         for layer, states in captured.items():

@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field
 from torch import Tensor
 
 from steerable_llm.chat.message import MessagesLike
-from steerable_llm.chat.vision import ReadPrompt
+from steerable_llm.chat.vision import ReadPrompt, in_one_batch
 from steerable_llm.errors import InvalidInputError, PairError
 from steerable_llm.methods.decision import stem_length
 from steerable_llm.pairs.pair import Pairs
@@ -44,21 +44,20 @@ def read_states(
 
     Args:
         llm: The model; it is run unsteered.
-        texts: None empty; batched by length, those with images run by themselves.
+        texts: None empty; batched by length, those with images where the model can.
         site: Which activations.
         last: Take the mean over so many last tokens (over all, where a text is shorter).
 
     Returns:
         float32 [n, L, width] on the CPU.
     """
-    order = sorted(range(len(texts)), key=lambda i: (bool(texts[i].vision), -len(texts[i].tokens)))
+    order = sorted(range(len(texts)), key=lambda i: -len(texts[i].tokens))
     found: dict[int, Tensor] = {}
     while order:
-        width = len(texts[order[0]].tokens)
-        vision = texts[order[0]].vision
-        size = 1 if vision else max(1, TOKENS_PER_PASS // width)
-        batch = [i for i in order[:size] if vision or not texts[i].vision]
-        order = order[len(batch) :]
+        size = max(1, TOKENS_PER_PASS // len(texts[order[0]].tokens))
+        batch, *_ = llm.image_batches.split(texts, order[:size], size, side="right")
+        order = [i for i in order if i not in batch]
+        vision = in_one_batch([texts[i] for i in batch], "right")
         captured = site_states(llm, [texts[i].tokens for i in batch], site, vision)
         for row, i in enumerate(batch):
             end = len(texts[i].tokens)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from steerable_llm.chat.message import Message
-from steerable_llm.chat.vision import ReadPrompt
+from steerable_llm.chat.vision import in_one_batch
 from steerable_llm.runtime.decoding import greedy_tokens
 from steerable_llm.runtime.forward import run_prompts
 from steerable_llm.vector.steering import Steering
@@ -40,7 +40,7 @@ def conflicts(
     all the same; around 0 the answer could have been given without reading; far below 0 it was
     taken from the context.
 
-    Prompts are answered and scored together, those with images one by one.
+    Prompts are answered and scored together, those with images where the model can.
 
     Args:
         llm: The model.
@@ -56,7 +56,9 @@ def conflicts(
     # One token is the answer's end of turn.
     room = [llm.context_window - 1 - len(read.tokens) for read in whole]
     texts: dict[int, str] = {}
-    for rows in _batches(whole, [i for i, tokens in enumerate(room) if tokens > 0]):
+    able = [i for i, tokens in enumerate(room) if tokens > 0]
+    order = sorted(able, key=lambda i: len(whole[i].tokens))
+    for rows in llm.image_batches.split(whole, order, ROWS):
         if stop.is_set():
             break
         with llm.turns:
@@ -64,7 +66,7 @@ def conflicts(
                 llm,
                 [whole[i].tokens for i in rows],
                 [Steering.none()] * len(rows),
-                whole[rows[0]].vision,
+                in_one_batch([whole[i] for i in rows], "left"),
             )
             most = [min(ANSWER_TOKENS, room[i]) for i in rows]
             answers = greedy_tokens(stream, llm.end_ids, most, stop)
@@ -93,12 +95,3 @@ def conflicts(
             words = max(len(with_context) - (llm.chat_format.end_of_turn_id is not None), 1)
             found[index] = (sum(alone[:words]) - sum(with_context[:words])) / words
     return found
-
-
-def _batches(prompts: Sequence[ReadPrompt], places: Sequence[int]) -> Iterator[list[int]]:
-    """Places of the prompts that run together, shortest first."""
-    order = sorted(places, key=lambda place: len(prompts[place].tokens))
-    texts = [place for place in order if not prompts[place].vision]
-    for start in range(0, len(texts), ROWS):
-        yield texts[start : start + ROWS]
-    yield from ([place] for place in order if prompts[place].vision)

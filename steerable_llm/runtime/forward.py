@@ -110,7 +110,7 @@ def site_states(
         llm: The model; its output layer is not run.
         texts: Token ids, or embeddings `[T, d]`; padded on the right.
         site: Which activations.
-        vision: What the model takes beside the tokens of a single text with images.
+        vision: What the model takes beside the tokens (`in_one_batch`), where all have images.
 
     Returns:
         Per block `[B, T, width]`.
@@ -120,7 +120,8 @@ def site_states(
     inputs = {name: pad_sequence(rows, batch_first=True).to(llm.device)}
     shape = inputs[name].shape[:2]
     if vision:
-        inputs["attention_mask"] = torch.ones(shape, dtype=torch.long, device=llm.device)
+        mask = pad_sequence([torch.ones(len(row)) for row in rows], batch_first=True)
+        inputs["attention_mask"] = mask.long().to(llm.device)
         inputs |= on_device(vision, llm.model, llm.device)
     with llm.turns, frozen(llm.model), capture_site(llm.blocks, site) as captured:
         llm.model.base_model(**inputs, use_cache=False)
@@ -223,7 +224,7 @@ class Stream:
             ids: `[B, T]`, padded on the left.
             mask: `[B, T]`, 1 where a column holds a token.
             plan: What each row is steered with.
-            vision: What the model takes beside the tokens of a single prompt with images.
+            vision: What the model takes beside the tokens, where all prompts have images.
         """
         self.plan = plan
         self._llm, self._model = llm, llm.model
@@ -357,7 +358,8 @@ def run_prompts(
         llm: The model.
         prompts: Token ids of each row, generation prompt included; none empty.
         steerings: One per row.
-        vision: What the model takes beside the tokens of a single prompt with images.
+        vision: What the model takes beside the tokens (`in_one_batch`), where all have images;
+            which ones it reads together `ImageBatches` tells.
         share: Run prompts that are alike once, up to their last token, where no steering changes
             their states before it.
 
@@ -365,7 +367,12 @@ def run_prompts(
         SteeringNotAppliedError: A steering reached no layer.
     """
     distinct = list(dict.fromkeys(map(tuple, prompts)))
-    if share and len(distinct) < len(prompts) and Prefixes.serve(llm, distinct, steerings):
+    if (
+        share
+        and not vision
+        and len(distinct) < len(prompts)
+        and Prefixes.serve(llm, distinct, steerings)
+    ):
         rows = [distinct.index(tuple(prompt)) for prompt in prompts]
         return Prefixes(llm, distinct).run(rows, steerings)
     ids, mask = padded(prompts, "left")

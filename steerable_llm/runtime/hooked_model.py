@@ -21,6 +21,7 @@ from steerable_llm.chat.web_images import ImageUrls, WebImages
 from steerable_llm.errors import InvalidInputError, PromptTooLongError, unknown
 from steerable_llm.runtime.blocks import find_blocks, find_tower
 from steerable_llm.runtime.forward import answer_kind
+from steerable_llm.runtime.image_batches import ImageBatches
 from steerable_llm.runtime.load import (
     context_window_of,
     end_ids_of,
@@ -231,6 +232,11 @@ class HookedModel:
     def tower(self) -> list[nn.Module]:
         """The blocks of its vision tower; none for a model that reads text alone."""
         return find_tower(self.model, self.blocks)
+
+    @cached_property
+    def image_batches(self) -> ImageBatches:
+        """Which prompts with images it reads together."""
+        return ImageBatches(self)
 
     @cached_property
     def fingerprint(self) -> ModelFingerprint:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from steerable_llm.chat.vision import ReadPrompt, on_device
+from steerable_llm.chat.vision import ReadPrompt, in_one_batch, on_device
 from steerable_llm.errors import InvalidInputError, not_numbers
 from steerable_llm.runtime.decoding import log_probs
 from steerable_llm.runtime.forward import TOKENS_PER_PASS, Prefixes, logits_at, padded
@@ -88,19 +88,26 @@ def answer_logits(llm: HookedModel, items: Sequence[Scored]) -> Iterator[tuple[i
     Yields:
         Index of the item, and its logits: float32 `[A, V]` on the device.
     """
-    for batch in _batches(items):
+    for batch in _batches(llm, items):
         yield from zip(batch, _run(llm, [items[index] for index in batch]), strict=True)
 
 
-def _batches(items: Sequence[Scored]) -> Iterator[list[int]]:
-    """Indices of items of similar length whose padded size stays within one pass.
-
-    An item with images runs by itself: models lay out the pixels of several in their own ways.
-    """
+def _batches(llm: HookedModel, items: Sequence[Scored]) -> Iterator[list[int]]:
+    """Indices of items of similar length whose padded size stays within one pass."""
     batch: list[int] = []
-    for index in sorted(range(len(items)), key=lambda i: -items[i].length):
+    order = sorted(range(len(items)), key=lambda i: -items[i].length)
+    pictured = [index for index in order if items[index].vision]
+    if torch.is_grad_enabled():  # what is kept for gradients is many times what a pass needs
+        yield from ([index] for index in pictured)
+    elif pictured:
+        reads = [_whole(llm, items[index]) for index in pictured]
+        keys = [items[index].steering.tower_key for index in pictured]
+        places = llm.image_batches.split(
+            reads, range(len(reads)), TOKENS_PER_PASS, keys, side="right"
+        )
+        yield from ([pictured[place] for place in some] for some in places)
+    for index in order:
         if items[index].vision:
-            yield [index]
             continue
         if batch and items[batch[0]].length * (len(batch) + 1) > TOKENS_PER_PASS:
             yield batch
@@ -108,6 +115,11 @@ def _batches(items: Sequence[Scored]) -> Iterator[list[int]]:
         batch.append(index)
     if batch:
         yield batch
+
+
+def _whole(llm: HookedModel, item: Scored) -> ReadPrompt:
+    """A prompt with what is fed of its answer."""
+    return llm.followed(ReadPrompt(item.prompt, item.vision), item.answer[:-1])
 
 
 def _run(llm: HookedModel, rows: Sequence[Scored]) -> list[Tensor]:
@@ -120,8 +132,8 @@ def _run(llm: HookedModel, rows: Sequence[Scored]) -> list[Tensor]:
     places = [(i, end + k) for i, end in enumerate(ends) for k in range(len(rows[i].answer))]
     inputs = {"input_ids": ids.to(llm.device), "attention_mask": mask.to(llm.device)}
     if rows[0].vision:
-        whole = llm.followed(ReadPrompt(rows[0].prompt, rows[0].vision), rows[0].answer[:-1])
-        inputs |= on_device(whole.vision, llm.model, llm.device)
+        vision = in_one_batch([_whole(llm, row) for row in rows], "right")
+        inputs |= on_device(vision, llm.model, llm.device)
     with steering_hooks(llm.blocks, plan, llm.tower):
         at = torch.tensor(places, device=llm.device)
         logits = logits_at(llm.model, inputs, at[:, 0], at[:, 1])

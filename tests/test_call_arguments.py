@@ -19,7 +19,8 @@ from llama_index.core import PromptTemplate
 from llama_index.core.llms import ChatMessage
 from scripted import byte_level, scripted_around, scripted_llm
 from test_alternation import MARKS, STRICT
-from transformers import RepetitionPenaltyLogitsProcessor
+from tokenizers import Tokenizer, decoders, models
+from transformers import PreTrainedTokenizerFast, RepetitionPenaltyLogitsProcessor
 from transformers.generation.logits_process import MinPLogitsWarper
 
 from steerable_llm.adapters.langchain import SteerableChatModel
@@ -160,12 +161,47 @@ async def test_likelihoods_are_the_models_own_on_every_path(tiny_llm: SteerableH
         assert entry["token"] == tiny_llm.tokenizer.decode([token])
         best = [each["logprob"] for each in entry["top_logprobs"]]
         assert best == pytest.approx(row.topk(3).values.tolist(), abs=1e-3)
-        assert bytes(entry["bytes"]).decode() == entry["token"]
+        assert bytes(entry["bytes"]).decode(errors="replace") == entry["token"]
     assert (await chat.ainvoke(QUESTION)).response_metadata["logprobs"]["content"] == told
     assert list(chat.stream(QUESTION))[-1].response_metadata["logprobs"]["content"] == told
     hot = chat.invoke(QUESTION, temperature=5.0, seed=1).response_metadata["logprobs"]["content"]
     assert hot[0]["top_logprobs"] == told[0]["top_logprobs"]
     assert "logprobs" not in chat.invoke(QUESTION, logprobs=False, top_logprobs=0).response_metadata
+
+
+@pytest.mark.parametrize("fallback", [False, True])
+def test_the_bytes_of_tokens_are_those_of_the_text_also_where_tokens_share_a_character(
+    fallback: bool,
+) -> None:
+    said = "Grüße, 日本 👋!"
+    llm = scripted_llm({"Hi": said})
+    if fallback:
+        llm = scripted_around(byte_fallback(llm.tokenizer.chat_template), {"Hi": said})
+    answer = llm.generate("Hi", max_new_tokens=60, logprobs=True, top_logprobs=1)
+    assert answer.text == said
+    assert any("\ufffd" in token.text for token, _ in answer.logprobs)
+    written = b"".join(token.utf8 for token, _ in answer.logprobs)
+    assert written.decode().startswith(said)
+    chat = llm.as_langchain(max_tokens=60, logprobs=True)
+    told = chat.invoke("Hi").response_metadata["logprobs"]["content"]
+    assert bytes(byte for entry in told for byte in entry["bytes"]) == written
+
+
+def byte_fallback(template: str) -> PreTrainedTokenizerFast:
+    """A tokenizer that has letters and spells all other characters byte by byte."""
+    special = ["<|pad|>", "<|bos|>", "<|end|>", "<|user|>", "<|assistant|>"]
+    spelt = [f"<0x{byte:02X}>" for byte in range(256)]
+    letters = [chr(code) for code in range(32, 127)] + ["\n"]
+    vocabulary = {piece: place for place, piece in enumerate([*special, *spelt, *letters])}
+    pieces = Tokenizer(models.BPE(vocabulary, [], byte_fallback=True, unk_token=None))
+    pieces.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=pieces, bos_token="<|bos|>", eos_token="<|end|>", pad_token="<|pad|>",
+        additional_special_tokens=["<|user|>", "<|assistant|>"],
+        clean_up_tokenization_spaces=False,
+    )  # fmt: skip
+    tokenizer.chat_template = template
+    return tokenizer
 
 
 def test_llama_index_has_them_in_its_own_form(tiny_llm: SteerableHFLLM) -> None:

@@ -3,6 +3,7 @@
 import copy
 import json
 import sys
+import time
 
 import pytest
 import torch
@@ -328,3 +329,23 @@ def test_what_is_on_the_hub_is_loaded_with_a_token_and_afterwards_without_a_netw
         again = HookedModel.from_pretrained(place, local_files_only=True, **cache, **options)
         assert not again.fingerprint.differences(known.fingerprint)
     assert len(hub.requests) == asked
+
+
+@pytest.mark.allow_hosts(["127.0.0.1"])
+def test_without_the_hub_an_unknown_model_is_told_at_once_and_a_kept_one_is_loaded(
+    hub, base, tmp_path, monkeypatch
+):
+    files = {path.name: path.read_bytes() for path in base.iterdir()}
+    hub.repositories["acme/tiny"] = Repository(private=False, commits=[("a" * 40, files)])
+    known = HookedModel.from_pretrained("acme/tiny", cache_dir=tmp_path)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(
+        constants, "HUGGINGFACE_CO_URL_TEMPLATE",
+        "http://127.0.0.1:9/{repo_id}/resolve/{revision}/{filename}",
+    )  # fmt: skip
+    monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("it tries again"))
+    with pytest.raises(InvalidInputError, match="couldn't connect") as error:
+        HookedModel.from_pretrained("acme/other", cache_dir=tmp_path)
+    assert "\n" not in str(error.value)
+    again = HookedModel.from_pretrained("acme/tiny", cache_dir=tmp_path)
+    assert not again.fingerprint.differences(known.fingerprint)

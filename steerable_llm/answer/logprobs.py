@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from steerable_llm.answer.request import GenerationRequest, Likelihood
+
+_NO_CHARACTER = "\ufffd"
+# How vocabularies spell what is a part of a character: by one letter for each byte, or one by one.
+_BYTES = {letter: byte for byte, letter in bytes_to_unicode().items()}
+_ONE_BYTE = re.compile("<0x([0-9A-F]{2})>")
 
 
 @dataclass(frozen=True)
@@ -51,7 +58,15 @@ class LogprobNotes:
         if noted is None:
             return ()
         best = noted.logprobs.topk(noted.top).indices.tolist() if noted.top else []
-        return tuple(
-            Likelihood(each, str(self._tokenizer.decode([each])), float(noted.logprobs[each]))
-            for each in (token, *best)
-        )
+        return tuple(self._likelihood(each, float(noted.logprobs[each])) for each in (token, *best))
+
+    def _likelihood(self, token: int, logprob: float) -> Likelihood:
+        text = str(self._tokenizer.decode([token]))
+        written = text.encode()
+        if _NO_CHARACTER in text:
+            piece = str(self._tokenizer.convert_ids_to_tokens(token))
+            if found := _ONE_BYTE.fullmatch(piece):
+                written = bytes.fromhex(found[1])
+            elif all(letter in _BYTES for letter in piece):
+                written = bytes(_BYTES[letter] for letter in piece)
+        return Likelihood(token, text, logprob, written)

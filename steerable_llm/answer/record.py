@@ -44,4 +44,4 @@ def told_logprobs(answer: Generation) -> list[dict[str, Any]]:
 
 
 def _likelihood(one: Likelihood) -> dict[str, Any]:
-    return {"token": one.text, "logprob": one.logprob, "bytes": list(one.text.encode())}
+    return {"token": one.text, "logprob": one.logprob, "bytes": list(one.utf8)}

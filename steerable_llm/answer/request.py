@@ -244,13 +244,15 @@ class Likelihood:
 
     Attributes:
         token_id: The token.
-        text: How it reads.
+        text: How it reads; a part of a character reads as a replacement character.
         logprob: Natural logarithm of its probability, before temperature and the like.
+        utf8: What it writes, in UTF-8; those of all tokens joined are the text.
     """
 
     token_id: int
     text: str
     logprob: float
+    utf8: bytes
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ in pieces, and the spelling itself in two halves, neither of which is special.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,17 +93,24 @@ class Spelled:
             spellings: What the marks stand for.
             first: Whether the tokenizer adds its own special tokens at the start.
         """
-        made: list[Encoded] = []
-        place = 0
+        pieces: list[str] = []
         # re.split alternates texts and numbers of marks.
         for number, piece in enumerate(_MARKS.split(rendered)):
             if number % 2 == 0:
-                made += self._encoded(piece, place, add=first and number == 0)
-                place += len(piece)
+                pieces.append(piece)
             elif int(piece) < len(spellings):
-                for half in _halves(spellings[int(piece)]):
-                    made += self._encoded(half, place)
-                    place += len(half)
+                pieces += _halves(spellings[int(piece)])
+        # A hostile text has ten thousands of pieces, few of which differ.
+        known = self._encoded(pieces[1:])
+        made: list[Encoded] = []
+        place = 0
+        for number, piece in enumerate(pieces):
+            found = known if number else self._encoded([piece], add=first)
+            made += [
+                Encoded(token, place + start, place + end)
+                for token, start, end in found.get(piece, ())
+            ]
+            place += len(piece)
         return made
 
     def _spells(self, message: Message) -> bool:
@@ -111,14 +118,19 @@ class Spelled:
         texts = [message.content, *beside, *(str(x) for x in message.tool_calls)]
         return any(self._names.search(text) for text in texts)
 
-    def _encoded(self, text: str, place: int, add: bool = False) -> Iterator[Encoded]:
-        if not text:
-            return
-        fast = self._tokenizer.is_fast
-        found = self._tokenizer(text, add_special_tokens=add, return_offsets_mapping=fast)
-        offsets = found.offset_mapping if fast else [(0, 0)] * len(found.input_ids)
-        for number, (start, end) in zip(found.input_ids, offsets, strict=True):
-            yield Encoded(int(number), place + start, place + end)
+    def _encoded(
+        self, texts: Iterable[str], add: bool = False
+    ) -> dict[str, list[tuple[int, int, int]]]:
+        """Return the tokens of texts, each with where it starts and ends; of empty ones nothing."""
+        told, fast = list(dict.fromkeys(filter(None, texts))), self._tokenizer.is_fast
+        if not told:
+            return {}
+        found = self._tokenizer(told, add_special_tokens=add, return_offsets_mapping=fast)
+        places = found.offset_mapping if fast else [[(0, 0)] * len(x) for x in found.input_ids]
+        return {
+            text: [(int(number), *span) for number, span in zip(ids, spans, strict=True)]
+            for text, ids, spans in zip(told, found.input_ids, places, strict=True)
+        }
 
 
 def _halves(spelling: str) -> tuple[str, str]:

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -41,6 +42,7 @@ from steerable_llm.runtime.gguf_model import (
 )
 from steerable_llm.runtime.merged_lora import find_lora
 from steerable_llm.vector.fingerprint import ModelFingerprint, weights_hash
+from steerable_llm.vector.hub import hub_answers
 
 # Facts of a configuration that say where or how it was stored, not what it computes.
 NOT_IDENTITY = (
@@ -160,7 +162,8 @@ def load_pretrained(
     shared: dict[str, Any] = {
         "token": token,
         "cache_dir": cache_dir,
-        "local_files_only": local_files_only,
+        # Without the Hub, what was downloaded before is all there is.
+        "local_files_only": local_files_only or not (Path(place).exists() or hub_answers()),
     }
     # A GGUF file's name says where it lies; not all that reads it would look into a subfolder.
     hub = {**shared, "revision": revision, "subfolder": "" if file else subfolder or ""}

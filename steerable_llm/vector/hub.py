@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 PREFIX = "hub:"
 VECTOR_FILE = "vector.safetensors"
 _TOKEN = re.compile(r"hf_\w+")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 _PICTURE = re.compile(r"!\[[^\]]*\]\(([^)\s]+)")
 
 
@@ -41,7 +42,7 @@ def local_file(path: str | os.PathLike[str], token: str | None = None) -> Path:
     """
     if not is_on_hub(path):
         return Path(path)
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
     text = _text(path)
     repo, _, revision = text.removeprefix(PREFIX).partition("@")
@@ -51,6 +52,11 @@ def local_file(path: str | os.PathLike[str], token: str | None = None) -> Path:
             "hub:organisation/name@revision"
         )
     with hub_errors(f"load {text}"):
+        # A commit is never another one later.
+        pinned = _COMMIT.fullmatch(revision) is not None
+        kept = pinned and isinstance(
+            try_to_load_from_cache(repo, VECTOR_FILE, revision=revision), str
+        )
         return Path(
             hf_hub_download(
                 repo,
@@ -58,8 +64,25 @@ def local_file(path: str | os.PathLike[str], token: str | None = None) -> Path:
                 revision=revision or None,
                 token=token,
                 library_name="steerable-llm",
+                local_files_only=kept or not hub_answers(),
             )
         )
+
+
+def hub_answers() -> bool:
+    """Whether the Hub answers at all; its library tries for a minute before it says so."""
+    from huggingface_hub import constants
+    from huggingface_hub.utils import get_session
+
+    if constants.HF_HUB_OFFLINE:
+        return True  # the library says at once that it may not ask
+    try:
+        get_session().head(constants.ENDPOINT, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+    except Exception as error:
+        if not _unreached(error):
+            raise
+        return False
+    return True
 
 
 def is_on_hub(path: str | os.PathLike[str]) -> bool:
@@ -195,8 +218,7 @@ def _reason(error: Exception) -> str | None:
     if isinstance(error, ValueError | RuntimeError | OSError):
         # No message is known to have a token in it; none that ever does is to be printed.
         return _TOKEN.sub("hf_***", " ".join(str(error).split()))[:300]
-    # The library's HTTP client differs between its releases; its errors share this name.
-    if any(kind.__name__ == "TransportError" for kind in type(error).__mro__):
+    if _unreached(error):
         return (
             f"the Hub cannot be reached ({type(error).__name__}); check the network and HF_ENDPOINT"
         )
@@ -291,3 +313,8 @@ from steerable_llm import SteeringVector
 vector = SteeringVector.load("{PREFIX}{repo_id}")
 ```
 """
+
+
+def _unreached(error: Exception) -> bool:
+    # The library's HTTP client differs between its releases; its errors share this name.
+    return any(kind.__name__ == "TransportError" for kind in type(error).__mro__)

@@ -202,7 +202,7 @@ def to_completion(
 def _logprobs(answer: Generation) -> list[list[LogProb]] | None:
     """Per token that token and then the likeliest ones."""
     return [
-        [LogProb(token=x.text, logprob=x.logprob, bytes=list(x.text.encode())) for x in place]
+        [LogProb(token=x.text, logprob=x.logprob, bytes=list(x.utf8)) for x in place]
         for place in answer.logprobs
     ] or None
 

@@ -14,6 +14,7 @@ from weakref import WeakKeyDictionary
 from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.answer.request import Generation, GenerationRequest
 from steerable_llm.errors import SteerableError
+from steerable_llm.forked import renew_in_forks
 
 Row = tuple[GenerationRequest, "Future[Generation]"]
 
@@ -27,6 +28,10 @@ class _Queue:
     """What waits for one model; only its thread holds the model itself."""
 
     def __init__(self) -> None:
+        self.renew()
+        renew_in_forks(self)
+
+    def renew(self) -> None:
         self._waiting: deque[Row] = deque()
         self._changed = threading.Condition()
         self._working = False

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
+from steerable_llm.forked import renew_in_forks
+
 STREAMS = 16
 """At most so many streamed answers of a model are made at once."""
 
@@ -29,6 +31,11 @@ class Places:
         """
         self._most = most
         self._name = name
+        self.renew()
+        renew_in_forks(self)
+
+    def renew(self) -> None:
+        """Begin without a thread, and without work that waits."""
         self._running = 0
         self._lock = threading.Lock()
         self._waiting: deque[tuple[Future[None], Callable[[], Any]]] = deque()

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from steerable_llm.chat.images import ImagePart, ImageSource
 from steerable_llm.chat.web_images import ImageRefused, WebImages
 from steerable_llm.errors import InvalidInputError, MissingExtraError
+from steerable_llm.forked import renew_in_forks
 
 MOST_PIXELS = 64_000_000
 """Larger images are refused before they are unpacked: a file of kilobytes may hold gigabytes."""
@@ -176,7 +177,24 @@ def turns(processor: Any) -> AbstractContextManager[Any]:
     Some vision-language models keep a prompt's positions on themselves between two tokens, so two
     prompts at once would take each other's.
     """
-    return nullcontext() if processor is None else RLock()
+    return nullcontext() if processor is None else _Turns()
+
+
+class _Turns(AbstractContextManager[None]):
+    """A lock that a forked process finds open, whoever held it."""
+
+    def __init__(self) -> None:
+        self.renew()
+        renew_in_forks(self)
+
+    def renew(self) -> None:
+        self._lock = RLock()
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
 
 
 def read_image(source: ImageSource, place: int = 0, web: WebImages | None = None) -> Any:

@@ -71,8 +71,7 @@ def local_file(path: str | os.PathLike[str], token: str | None = None) -> Path:
 
 def hub_answers() -> bool:
     """Whether the Hub answers at all; its library tries for a minute before it says so."""
-    from huggingface_hub import constants
-    from huggingface_hub.utils import get_session
+    from huggingface_hub import constants, get_session
 
     if constants.HF_HUB_OFFLINE:
         return True  # the library says at once that it may not ask

@@ -47,6 +47,7 @@ GROUND = {
     "json_records",
     "metrics",
     "progress",
+    "forked",
     "plugins",
     "version",
     "embedding",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,14 @@ from vision_families import family
 from vision_models import vision_llm
 
 from steerable_llm.answer.llm import SteerableHFLLM
-from steerable_llm.errors import AttributionError
+from steerable_llm.errors import AttributionError, InvalidInputError
 from steerable_llm.methods.aggregation import aggregate
 from steerable_llm.methods.build import build, build_vector
 from steerable_llm.methods.grains.budget import row_bytes
 from steerable_llm.methods.grains.grains import GRAINS_PRESETS
 from steerable_llm.methods.grains.merged import MergedObjective
 from steerable_llm.methods.grains.objective import EncodedPair
+from steerable_llm.methods.grains.sheet import contact_sheet_page
 from steerable_llm.pairs.pair import PreferencePair
 from steerable_llm.runtime.merged import Merged
 from steerable_llm.vector.vector import SteeringVector
@@ -285,6 +287,42 @@ def test_the_papers_preset_for_images() -> None:
     assert (preset.modality, preset.baseline, preset.quadrature) == ("joint", "zero", "right")
 
 
+@pytest.mark.parametrize("modality", ["joint", "text"])
+def test_a_contact_sheet_shows_what_speaks_for_each_answer(
+    llm: SteerableHFLLM, modality: str
+) -> None:
+    built = build(llm, PAIRS, k=3, modality=modality, progress=False)
+    sheets = contact_sheet_page(llm, PAIRS, built).to_html().split("<article>")[1:]
+    assert len(sheets) == sum(bool(pair.images) for pair in PAIRS)
+    for seen, sheet in zip(built.attributions, sheets, strict=False):
+        pictures = re.findall(r"<figure>(.*?)<figcaption>(.*?)</figcaption>", sheet, re.DOTALL)
+        captions = [caption for _, caption in pictures]
+        assert captions == [
+            "as it was seen",
+            f"for the good answer: {seen.good}",
+            f"for the bad answer: {seen.bad}",
+            "for the good answer against the bad one",
+        ]
+        good, bad, both = (
+            torch.tensor([float(x) for x in re.findall(r'title="([-+.e\d]+)"', drawn)])
+            for drawn, _ in pictures[1:]
+        )
+        pieces = [part == "image" for part in seen.segments]
+        torch.testing.assert_close(both, seen.scores[pieces], rtol=1e-3, atol=1e-6)
+        # Riemann sums are linear in what is attributed: the answers' scores tell the preference.
+        scale = float(torch.cat([good, bad]).abs().max())
+        torch.testing.assert_close(good - bad, both, rtol=1e-2, atol=5e-3 * scale + 1e-8)
+        chosen = {seen.segments[place] for place in (*seen.positive, *seen.negative)}
+        assert ("picked" in pictures[3][0]) == ("image" in chosen)
+        assert "picked" not in pictures[1][0] + pictures[2][0]
+
+
+def test_a_contact_sheet_needs_pictures(llava: SteerableHFLLM) -> None:
+    words = build(llava, PAIRS[3:], progress=False)
+    with pytest.raises(InvalidInputError, match="no pictures to show"):
+        contact_sheet_page(llava, PAIRS[3:], words)
+
+
 @pytest.mark.parametrize("name", ["llava", "qwen2_vl"])
 def test_a_vector_is_built_from_a_file_on_the_command_line(
     name: str, steerable: Steerable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -299,10 +337,17 @@ def test_a_vector_is_built_from_a_file_on_the_command_line(
     said = steerable(
         "build", "pairs.jsonl", "--model", tmp_path / "model", "--preset", "paper-vlm",
         "--set", "modality=vision", "--out", "v.safetensors", "--heatmap", "map.html",
+        "--contact-sheet", "sheet.html",
     )  # fmt: skip
     assert "100 % of the selected positions are pieces of images" in said
     vector = SteeringVector.load(tmp_path / "v.safetensors")
     expected = build_vector(llm, PAIRS, preset="paper-vlm", modality="vision", progress=False)
     for layer, direction in expected.directions.items():
         torch.testing.assert_close(vector.directions[layer], direction, rtol=1e-3, atol=1e-5)
-    assert "data:image/" in (tmp_path / "map.html").read_text("utf-8")
+    for page in ("map.html", "sheet.html"):
+        assert "data:image/" in (tmp_path / page).read_text("utf-8")
+    PAIRS[3:].to_jsonl(tmp_path / "words.jsonl")
+    refused = steerable.error(
+        "build", "words.jsonl", "--out", "w.safetensors", "--contact-sheet", "s.html"
+    )
+    assert "no pair of words.jsonl has one" in refused

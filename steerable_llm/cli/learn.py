@@ -66,6 +66,10 @@ def build(
     heatmap: Annotated[
         Path | None, typer.Option(help="HTML page of the token attributions to write.")
     ] = None,
+    contact_sheet: Annotated[
+        Path | None,
+        typer.Option(help="HTML page to write: each picture, with what speaks for each answer."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Build a vector from pairs of answers.
@@ -75,16 +79,22 @@ def build(
     from steerable_llm.methods.build import build as build_with_attributions
     from steerable_llm.pairs.pair import Pairs
 
-    if heatmap and method != "grains":
-        raise InvalidInputError(
-            f"--heatmap shows token attributions, which method {method!r} has none of: "
-            "leave it out, or build with grains"
-        )
+    pages = {"--heatmap": heatmap, "--contact-sheet": contact_sheet}
+    for option, page in pages.items():
+        if page and method != "grains":
+            raise InvalidInputError(
+                f"{option} shows token attributions, which method {method!r} has none of: "
+                "leave it out, or build with grains"
+            )
     if method == "lora":
         _check_lora(out)
     else:
         check_outputs(
-            {"--out": (out, "a safetensors file"), "--heatmap": (heatmap, "a report")}, [pairs]
+            {
+                "--out": (out, "a safetensors file"),
+                **{option: (page, "a report") for option, page in pages.items()},
+            },
+            [pairs],
         )
     settings = settings_of(setting or [])
     if layers is not None:
@@ -92,6 +102,11 @@ def build(
             raise InvalidInputError("--layers and --set layers= are the same: leave one out")
         settings["layers"] = blocks(layers)
     given = Pairs.from_jsonl(pairs)
+    if contact_sheet and not any(pair.images for pair in given):
+        raise InvalidInputError(
+            f"--contact-sheet shows pictures, and no pair of {pairs} has one: leave it out, or "
+            "give --heatmap"
+        )
     llm = load_model(model, revision, template=template)
     if method == "lora":
         _build_lora(llm, given, out, name or out.name, settings, as_json)
@@ -115,6 +130,11 @@ def build(
         from steerable_llm.methods.grains.attribution import attribution_page
 
         write_whole(heatmap, attribution_page(built.attributions).to_html())
+    if contact_sheet:
+        from steerable_llm.files import write_whole
+        from steerable_llm.methods.grains.sheet import contact_sheet_page
+
+        write_whole(contact_sheet, contact_sheet_page(llm, given, built).to_html())
     from steerable_llm.reports.numbers import percent, ranges
 
     usual = vector.usual_layers

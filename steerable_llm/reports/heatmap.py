@@ -7,7 +7,7 @@ Strength is the share of the prompt's largest score; picked tokens carry a frame
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from rich.console import Group, RenderableType
@@ -103,6 +103,33 @@ def heatmap(prompt: TokenScores) -> Rendered:
     bold, underlined and followed by their sign.
     """
     return Rendered(_html(prompt), _terminal(prompt), style=_STYLE)
+
+
+def contact_sheet(title: str, maps: Mapping[str, TokenScores]) -> Rendered:
+    """Return the pictures of one prompt side by side: as they were seen, then under each map.
+
+    Colours are shares of each map's own largest score among the pieces.
+
+    Args:
+        title: What is above them.
+        maps: What each is about, such as an answer, to its scores; all are of the same prompt.
+    """
+    figures = []
+    first = next(iter(maps.values()))
+    for number, pieces in enumerate(first.pieces):
+        figures.append(_figure(f'<img alt="as it was seen" src="{pieces.url}">', "as it was seen"))
+        for caption, prompt in maps.items():
+            own = replace(prompt, selectable=[part == IMAGE for part in prompt.segments])
+            drawn = _picture(own, own.pieces[number], own.shares)
+            figures.append(_figure(drawn, caption))
+    html = f'<article>\n<h2>{escape(title)}</h2>\n<div class="sheet">{"".join(figures)}</div>'
+    lines = [Styled(visible(caption)) for caption in maps]
+    panel = Panel(Group(Styled(visible(title), "bold"), *lines))
+    return Rendered(f"{html}\n</article>", panel, style=_STYLE)
+
+
+def _figure(drawn: str, caption: str) -> str:
+    return f"<figure>{drawn}<figcaption>{escape(caption)}</figcaption></figure>"
 
 
 #: What the colours and signs mean, to stand once above the heatmaps of a page.
@@ -230,6 +257,10 @@ article h2 { font-size: 1rem; margin: 0 0 .5rem; }
 .picture .picked { outline: 2px solid rgb(var(--for)); outline-offset: -2px; }
 .picture .picked.against { outline-color: rgb(var(--against)); }
 .picture sup { display: none; }
+.sheet { display: grid; grid-template-columns: repeat(auto-fill, minmax(11rem, 1fr)); gap: .8rem; }
+.sheet figure { margin: 0; } .sheet figure > img { width: 100%; }
+.sheet .picture, .sheet .strip { width: 100%; }
+figcaption { font-size: .8rem; color: var(--quiet); overflow-wrap: anywhere; }
 .legend span { margin-right: 1.2rem; white-space: nowrap; }
 .legend i { padding: 0 .5rem; font-style: normal; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem .8rem; margin: .6rem 0 0; }

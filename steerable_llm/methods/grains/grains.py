@@ -116,16 +116,7 @@ def extract_grains(
         InvalidInputError: A baseline that the tokenizer lacks.
     """
     layers = chosen_layers(llm, config.layers)
-    prompts, encoded = _encode(llm, pairs, config)
-    objective: Objective
-    if any(pair.vision for pair in encoded):
-        objective = MergedObjective(llm, encoded, config.reduction, config.memory_budget)
-    else:
-        objective = PreferenceObjective(llm.model, encoded, config.reduction, config.memory_budget)
-    baseline = baseline_embedding(llm, objective, config.baseline)
-    attributions = _attribute(
-        objective, prompts, pairs, baseline, config, progress or (lambda _: None)
-    )
+    objective, baseline, attributions = _attributed(llm, pairs, config, progress)
     plus, minus, norms = contrastive_deltas(
         llm, objective, [(a.positive, a.negative) for a in attributions], baseline, layers
     )
@@ -150,7 +141,9 @@ def extract_grains(
         completeness_error=Completeness(_finite(statistics.median(errors)), _finite(max(errors)))
         if errors
         else None,
-        facts={"image_share": _image_share(attributions)} if any(p.vision for p in encoded) else {},
+        facts={"image_share": _image_share(attributions)}
+        if isinstance(objective, MergedObjective)
+        else {},
     )
     _warn_of_large(errors, config)
     scales = dict(zip(layers, norms.norm(dim=-1).mean(0).tolist(), strict=True))
@@ -160,6 +153,30 @@ def extract_grains(
     return Extraction(
         directions, scales, provenance, attributions, differences=differences, layers=layers
     )
+
+
+def attribute(
+    llm: HookedModel, pairs: Pairs, config: GrainsConfig, progress: Advance | None = None
+) -> tuple[PairAttribution, ...]:
+    """Score the tokens of every pair's prompt, and build nothing of it.
+
+    Arguments and errors are those of `extract_grains`.
+    """
+    return _attributed(llm, pairs, config, progress)[2]
+
+
+def _attributed(
+    llm: HookedModel, pairs: Pairs, config: GrainsConfig, progress: Advance | None
+) -> tuple[Objective, Tensor, tuple[PairAttribution, ...]]:
+    prompts, encoded = _encode(llm, pairs, config)
+    objective: Objective
+    if any(pair.vision for pair in encoded):
+        objective = MergedObjective(llm, encoded, config.reduction, config.memory_budget)
+    else:
+        objective = PreferenceObjective(llm.model, encoded, config.reduction, config.memory_budget)
+    baseline = baseline_embedding(llm, objective, config.baseline)
+    found = _attribute(objective, prompts, pairs, baseline, config, progress or (lambda _: None))
+    return objective, baseline, found
 
 
 def baseline_embedding(llm: HookedModel, objective: Objective, name: str) -> Tensor:

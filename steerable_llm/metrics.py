@@ -104,6 +104,46 @@ def difference(after: Sequence[float], before: Sequence[float], seed: int = 0) -
     return estimate([a - b for a, b in zip(after, before, strict=True)], seed, within=(-1.0, 1.0))
 
 
+def ratio(
+    top: Sequence[float],
+    bottom: Sequence[float],
+    seed: int = 0,
+    before: tuple[Sequence[float], Sequence[float]] | None = None,
+) -> Estimate | None:
+    """One sum over prompts divided by another, such as a precision, with a bootstrap interval.
+
+    Args:
+        top: One number per prompt; their sum is divided.
+        bottom: One number per prompt, what it is divided by.
+        seed: Of the bootstrap.
+        before: The same two for the same prompts; then the change from there, drawn in pairs.
+
+    Returns:
+        None where there is nothing to divide by.
+
+    Raises:
+        InvalidInputError: The numbers are not about the same prompts.
+    """
+    rows = [np.asarray(each, dtype=np.float64) for each in (top, bottom, *(before or ()))]
+    for row in rows:
+        _same_prompts(row.tolist(), rows[0].tolist())
+    if not all(row.sum() for row in rows[1::2]):
+        return None
+    draws = _draws(rows[0].size, seed)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        drawn = [(draws @ a) / (draws @ b) for a, b in zip(rows[::2], rows[1::2], strict=True)]
+    value = [float(a.sum() / b.sum()) for a, b in zip(rows[::2], rows[1::2], strict=True)]
+    changes = drawn[0] - drawn[1] if before else drawn[0]
+    changes = changes[np.isfinite(changes)]
+    tail = (1 - CONFIDENCE) / 2
+    low, high = (float(end) for end in np.quantile(changes, [tail, 1 - tail]))
+    told = value[0] - value[1] if before else value[0]
+    if not before and low == high and told in (0.0, 1.0):  # as `estimate` has it
+        unseen = 1 - tail ** (1 / int((rows[1] > 0).sum()))
+        low, high = (told - unseen, told) if told else (told, told + unseen)
+    return Estimate(value=told, low=min(low, told), high=max(high, told), n=int(rows[0].size))
+
+
 def standard_error(after: Sequence[float], before: Sequence[float]) -> float:
     """Of the mean change on the same prompts.
 

@@ -109,7 +109,7 @@ def test_every_benchmark_has_a_small_sample_of_its_schema(name: str) -> None:
     assert benchmark.title != name
     assert "arXiv" in benchmark.paper
     for question in made:
-        assert question.text.endswith("Answer:")
+        assert benchmark.images or question.text.endswith("Answer:")
         assert question.target not in ("", [])
         if benchmark.chooses:
             assert any(question.right)

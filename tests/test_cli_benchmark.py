@@ -8,15 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from adapter_models import random_vector
 from command_line import Steerable, steerable
+from vision_models import vision_llm
+from web_server import web_site
 
-from steerable_llm import SteeringVector
+from steerable_llm import SteerableHFLLM, SteeringVector
 
 __all__ = ["steerable"]
 
 ROOT = Path(__file__).resolve().parent.parent
 LINES = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8").splitlines()
-COMMANDS = [line for line in LINES if line.startswith("steerable evaluate ")]
+# Those of another model are shown, and run with a tiny one below.
+COMMANDS = [
+    line for line in LINES if line.startswith("steerable evaluate ") and "--model" not in line
+]
 
 
 @pytest.fixture(scope="session")
@@ -37,8 +43,6 @@ def model_folder(
 def vector_file(
     model_folder: Path, make_vector: Any, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    from steerable_llm import SteerableHFLLM
-
     vector: SteeringVector = make_vector(SteerableHFLLM.from_pretrained(model_folder), name="push")
     return vector.save(tmp_path_factory.mktemp("vectors") / "push.safetensors")
 
@@ -69,6 +73,31 @@ def test_a_decoding_method_is_measured_like_a_vector_and_a_vector_file_beside_it
     )
     assert [row["arm"] for row in found["rows"]] == ["none", "cad=1.5", "push", "prompt"]
     assert found["subjects"]["push"]["strength"] == 0.2
+
+
+@pytest.mark.enable_socket
+def test_a_server_rates_answers_about_images(steerable: Steerable, tmp_path: Path) -> None:
+    llm = vision_llm("llava")
+    folder = tmp_path / "llava"
+    llm.model.save_pretrained(folder)
+    llm.chat_format.vision.processor.save_pretrained(folder)  # type: ignore[union-attr]
+    loaded = SteerableHFLLM.from_pretrained(folder)
+    vector = random_vector(loaded, "push", 0).save(tmp_path / "push.safetensors")
+    (tmp_path / "words.txt").write_text("{} {} {} {}")
+    asked = ("evaluate", vector, "--benchmark", "mmhal", "--data", "sample", "--limit", 1)
+    more = ("--strength", 0.2, "--against", "sign_flipped", "--model", folder)
+    with web_site() as site:
+        site.at("/v1/chat/completions", b'{"choices": [{"message": {"content": "Rating: 5"}}]}')
+        judge = ("--judge", f"{site.url}/v1", "--judge-model", "m", "--judge-template", "words.txt")
+        found = steerable.json(*asked, *more, *judge)
+    assert {row["name"]: row["value"]["value"] for row in found["figures"]} == {
+        "hallucination rate": 0.0,
+        "mean rating, 0 to 6": 5.0,
+        "judgements without one rating": 0.0,
+    }
+    assert found["settings"]["judge"].startswith("m at http://127.0.0.1")
+    said = steerable.error(*asked, *more)
+    assert "mmhal needs a judge" in said
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,8 @@ def web_site() -> Iterator[Site]:
             site.asked.append((self.path, self.headers["Host"]))
             site.pages[self.path](self)
 
+        do_POST = do_GET
+
         def log_message(self, *_: object) -> None:
             pass
 

@@ -19,6 +19,7 @@ from steerable_llm.cli import evidence, interchange, learn, log, pairs, policy, 
 from steerable_llm.cli.options import (
     AsJson,
     Force,
+    ImageHosts,
     Model,
     Revision,
     TemplateArguments,
@@ -198,6 +199,7 @@ def ask(
     model: Model = "demo",
     revision: Revision = None,
     template: TemplateArguments = None,
+    image_host: ImageHosts = None,
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 128,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
     seed: Annotated[int | None, typer.Option(help="For temperatures above 0.")] = None,
@@ -218,7 +220,7 @@ def ask(
     blank = [path for path, text in zip(document or [], texts, strict=True) if not text]
     if blank:
         raise InvalidInputError(f"document {blank[0]} is empty: give a text file with its text")
-    llm = load_model(model, revision, policy, template)
+    llm = load_model(model, revision, policy, template, image_host)
     steering = _steering(llm, vector or [], (strength, scope, layers), force)
     messages = [{"role": "system", "content": system}] if system else []
     messages.append({"role": "user", "content": _prompt(question, texts)})

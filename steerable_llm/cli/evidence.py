@@ -16,6 +16,7 @@ from steerable_llm.cli.options import (
     Capability,
     Dev,
     Force,
+    ImageHosts,
     InFile,
     Model,
     PolicyStep,
@@ -90,6 +91,19 @@ def evaluate(
     normalise: Annotated[
         str | None, typer.Option(help="Score choices by: sum, token or character.")
     ] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(exists=True, help="Folder of the images that its data names by a path."),
+    ] = None,
+    judge: Annotated[
+        str | None,
+        typer.Option(help="Who rates answers (mmhal): address of an OpenAI-compatible server."),
+    ] = None,
+    judge_model: Annotated[str | None, typer.Option(help="Model that server is asked for.")] = None,
+    judge_template: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="File with the judge's prompt."),
+    ] = None,
     also: Annotated[
         list[Path] | None,
         typer.Option(callback=vectors_there, help="Another vector for it; repeatable."),
@@ -106,6 +120,7 @@ def evaluate(
     model: Model = "demo",
     revision: Revision = None,
     template: TemplateArguments = None,
+    image_host: ImageHosts = None,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
@@ -121,7 +136,8 @@ def evaluate(
     """
     given = {
         "data": data, "limit": limit, "shots": shots, "group": group, "normalise": normalise,
-        "also": also,
+        "images": images, "judge": judge, "judge-model": judge_model,
+        "judge-template": judge_template, "also": also,
     }  # fmt: skip
     options = {name: value for name, value in given.items() if value is not None and value != []}
     if (test is None) == (benchmark is None):
@@ -154,7 +170,7 @@ def evaluate(
         assert test is not None  # one of the two was given
         check_reports(report, "a report", ".png", inputs=read)
         measure = _on_set(test, capability, pairs, {"policy": policy, "step": step})
-    llm = load_model(model, revision, template=template)
+    llm = load_model(model, revision, template=template, image_hosts=image_host)
     first = strengths[0] if strengths else None
     subjects = [load_subject(each, llm, force) for each in (subject, *(also or ()))]
     loaded, *others = use(subjects, first, scope, layers)
@@ -194,6 +210,7 @@ def _on_benchmark(name: str, options: Mapping[str, Any], seed: int) -> Callable[
     """Read the data of a benchmark; return what asks it. Options are those that were given."""
     from steerable_llm.evaluation.benchmarks.benchmark import find_benchmark
     from steerable_llm.evaluation.benchmarks.data import load_data
+    from steerable_llm.evaluation.benchmarks.rating import judge_of
     from steerable_llm.evaluation.benchmarks.run import run_benchmark
 
     chosen = find_benchmark(name)
@@ -202,8 +219,13 @@ def _on_benchmark(name: str, options: Mapping[str, Any], seed: int) -> Callable[
         "groups": options.get("group"),
         "shots": chosen.shots_shown(options.get("shots")),
     }
-    data = load_data(chosen, options.get("data"), seed=seed, **asked)
+    judge = judge_of(
+        chosen, options.get("judge"), options.get("judge-model"), options.get("judge-template")
+    )
+    images = options.get("images")
+    data = load_data(chosen, options.get("data"), seed=seed, images=images, **asked)
     asked |= {"strengths": options.get("strength"), "normalise": options.get("normalise")}
+    asked |= {"judge": judge}
     return lambda llm, subjects, **how: run_benchmark(
         llm, chosen, subjects, data=data, **asked, **how
     )
@@ -260,6 +282,7 @@ def compare(
     model: Model = "demo",
     revision: Revision = None,
     template: TemplateArguments = None,
+    image_host: ImageHosts = None,
     as_json: AsJson = False,
 ) -> None:
     """Compare methods on the same pairs and questions.
@@ -280,7 +303,7 @@ def compare(
     kept, dev_kept = (
         read_set(path, sample, seed) if path else None for path in (capability, dev_capability)
     )
-    llm = load_model(model, revision, template=template)
+    llm = load_model(model, revision, template=template, image_hosts=image_host)
     found = run(
         llm,
         given,
@@ -363,6 +386,7 @@ def transfer(
     model: Model = "demo",
     revision: Revision = None,
     template: TemplateArguments = None,
+    image_host: ImageHosts = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure what vectors do to other behaviours than their own.
@@ -375,7 +399,7 @@ def transfer(
 
     check_reports(report, "a transfer matrix", inputs=[*test, *vectors])
     sets = [read_set(path, sample, seed) for path in test]
-    llm = load_model(model, revision, template=template)
+    llm = load_model(model, revision, template=template, image_hosts=image_host)
     loaded = use([load_vector(path, llm, False) for path in vectors], strength, scope, layers)
     found = run(llm, loaded, sets, seed=seed, progress=not as_json, command=command_line())
     tell_report(found, report, as_json)

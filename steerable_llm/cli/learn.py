@@ -14,6 +14,7 @@ from steerable_llm.cli.options import (
     Capability,
     Dev,
     Force,
+    ImageHosts,
     InFile,
     Model,
     PolicyStep,
@@ -54,6 +55,7 @@ def build(
     model: Model = "demo",
     revision: Revision = None,
     template: TemplateArguments = None,
+    image_host: ImageHosts = None,
     method: Annotated[str, typer.Option(help="How to build it; see docs/methods.md.")] = "grains",
     preset: Annotated[
         str | None, typer.Option(help="'paper' or, with images, 'paper-vlm': the paper's settings.")
@@ -107,7 +109,7 @@ def build(
             f"--contact-sheet shows pictures, and no pair of {pairs} has one: leave it out, or "
             "give --heatmap"
         )
-    llm = load_model(model, revision, template=template)
+    llm = load_model(model, revision, template=template, image_hosts=image_host)
     if method == "lora":
         _build_lora(llm, given, out, name or out.name, settings, as_json)
         return
@@ -194,6 +196,7 @@ def calibrate(
     model: Model = "demo",
     revision: Revision = None,
     template: TemplateArguments = None,
+    image_host: ImageHosts = None,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
@@ -211,7 +214,7 @@ def calibrate(
     check_outputs({"--out": (written, "a safetensors file")}, [dev, capability, policy])
     dev_set = EvaluationSet.from_jsonl(dev)
     kept = EvaluationSet.from_jsonl(capability) if capability else None
-    llm = load_model(model, revision, template=template)
+    llm = load_model(model, revision, template=template, image_hosts=image_host)
     found = choose(
         llm,
         SteeringVector.load(vector, model=llm, force=force),

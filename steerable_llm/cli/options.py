@@ -146,6 +146,12 @@ TemplateArguments = Annotated[
         help="What the chat template is given, as JSON, such as '{\"enable_thinking\": false}'.",
     ),
 ]
+ImageHosts = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Host that images of prompts may be fetched from; repeatable, none by default."
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, nothing else.")]
 Force = Annotated[
     bool, typer.Option("--force", help="Accept a vector of another model of the same shape.")
@@ -158,6 +164,7 @@ def load_model(
     policy: Path | None = None,
     template: str | None = None,
     watch: bool = False,
+    image_hosts: list[str] | None = None,
 ) -> SteerableHFLLM:
     """Return the bundled model for "demo", SmolLM2 for "smollm2", else what transformers loads.
 
@@ -167,6 +174,7 @@ def load_model(
         policy: The policy's file.
         template: What the chat template is given, as JSON.
         watch: Read the policy's file again whenever it changes.
+        image_hosts: Where images of prompts may be fetched from.
     """
     from steerable_llm.answer.llm import SteerableHFLLM
     from steerable_llm.policy.policy import Policy
@@ -177,16 +185,17 @@ def load_model(
             "it out"
         )
     chosen = (policy if watch else Policy.load(policy)) if policy else None
-    given = _as_json(template)
+    given: dict[str, Any] = {
+        "chat_template_kwargs": _as_json(template),
+        "image_urls": image_hosts or None,
+    }
     if not sys.stderr.isatty():
         hide_loading_bars()
     if model == "demo":
-        return SteerableHFLLM.demo(policy=chosen, chat_template_kwargs=given)
+        return SteerableHFLLM.demo(policy=chosen, **given)
     if model == "smollm2":
-        return SteerableHFLLM.smollm2(policy=chosen, chat_template_kwargs=given)
-    return SteerableHFLLM.from_pretrained(
-        model, revision=revision, policy=chosen, chat_template_kwargs=given
-    )
+        return SteerableHFLLM.smollm2(policy=chosen, **given)
+    return SteerableHFLLM.from_pretrained(model, revision=revision, policy=chosen, **given)
 
 
 def _as_json(template: str | None) -> Any:

@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 from steerable_llm.cli.options import (
     LARGEST_SEED,
     AsJson,
+    ImageHosts,
     InFile,
     Model,
     Revision,
@@ -132,6 +133,7 @@ def make(
     model: Model = "demo",
     revision: Revision = None,
     template: TemplateArguments = None,
+    image_host: ImageHosts = None,
     report: Annotated[
         Path | None, typer.Option(help="Report to write (.md, .html or .json).")
     ] = None,
@@ -181,7 +183,11 @@ def make(
     drafts = _drafts(log, reason, own_words, not as_json)
     # Where it would not be asked, its weights need not be in memory.
     embedder = _embedder() if sum(drafts.paired) <= MOST_BY_MEANING or proposing else None
-    llm = load_model(model, revision, template=template) if proposing or measure_length else None
+    llm = (
+        load_model(model, revision, template=template, image_hosts=image_host)
+        if proposing or measure_length
+        else None
+    )
     settings = CurationSettings(
         filters=replace(
             filters,

@@ -5,7 +5,7 @@ The harness (0.4.13) reads the same files: `steerable lm-eval --include_path` wi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -41,6 +41,15 @@ class Benchmark:
         behaviour: Which strict instruction fits it; None where asking for better answers in so
             many words makes no sense.
         sample: Name of the bundled sample; the benchmark's own unless given.
+        images: Columns that hold images. They stand where a prompt says `<image 1>` and so on, or
+            else before it.
+        facts: What else the task says of every question in numbers, such as whether the answer
+            was yes.
+        figures: What is reported beside the score: by name the facts whose sums are divided;
+            a numerator alone is divided by the number of questions.
+        plain: Those of the figures that are no shares.
+        judged: Whether a judge rates the answers.
+        configs: Whether the data set has a configuration for every group.
     """
 
     name: str
@@ -55,6 +64,12 @@ class Benchmark:
     only_sums: bool = False
     behaviour: str | None = None
     sample: str = ""
+    images: tuple[str, ...] = ()
+    facts: tuple[str, ...] = ()
+    figures: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    plain: tuple[str, ...] = ()
+    judged: bool = False
+    configs: bool = False
 
     @classmethod
     def load(cls, path: Path) -> Benchmark:
@@ -82,9 +97,9 @@ class Benchmark:
                 )
         known = {x.name for x in fields(cls)} - {"name", "config"}
         said = {key: value for key, value in about.items() if key in known}
-        return cls(
-            name, config, **{"title": name, "metric": _score(config), "sample": name, **said}
-        )
+        lists = {key: tuple(said[key]) for key in ("images", "facts", "plain") if key in said}
+        unset = {"title": name, "metric": _score(config), "sample": name}
+        return cls(name, config, **{**unset, **said, **lists})
 
     @property
     def chooses(self) -> bool:

@@ -6,15 +6,17 @@ import csv
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import Any
 
 from pydantic import ValidationError
 
+from steerable_llm.chat.images import ImagePart
 from steerable_llm.errors import InvalidInputError, MissingExtraError, first_problem
 from steerable_llm.evaluation.benchmarks.benchmark import INSTALL, Benchmark
+from steerable_llm.evaluation.benchmarks.folders import FOLDERS
 from steerable_llm.evaluation.benchmarks.rows import ROWS
 from steerable_llm.files import read_json_lines
 from steerable_llm.json_records import parsed
@@ -49,6 +51,7 @@ def load_data(
     seed: int = 0,
     groups: Sequence[str] | None = None,
     shots: int = 0,
+    images: str | Path | None = None,
 ) -> Data:
     """Read and check the rows of a benchmark.
 
@@ -62,6 +65,7 @@ def load_data(
         seed: Of that draw.
         groups: Only rows of these groups, such as subjects.
         shots: How many worked examples each row gets; with 0, none are read.
+        images: The folder of images that rows name by a path; default is that of the data.
 
     Raises:
         InvalidInputError: There is no such data, columns are missing, a value is of the wrong
@@ -70,9 +74,10 @@ def load_data(
     """
     if limit is not None and limit < 1:
         raise InvalidInputError(f"the limit is {limit}: ask at least 1 row, or leave it out")
-    source, split, read = _open(benchmark, data)
+    source, split, read = _open(benchmark, data, groups)
     raw_examples = read(benchmark.examples) if shots and benchmark.examples else []
-    rows = dict(enumerate(_checked(benchmark, read(split), source)))
+    folder = Path(images) if images else Path(data or "").parent
+    rows = dict(enumerate(_checked(benchmark, read(split), source, folder)))
     if groups:
         rows = _of_groups(benchmark, rows, groups, source)
     total = len(rows)
@@ -80,10 +85,13 @@ def load_data(
         # In the order of the data, whatever the order of the draw.
         kept = sorted(Random(seed).sample(sorted(rows), limit))
         rows = {place: rows[place] for place in kept}
-    lines = (json.dumps(row, ensure_ascii=False, separators=(",", ":")) for row in rows.values())
+    lines = (
+        json.dumps(row, ensure_ascii=False, separators=(",", ":"), default=lambda x: x.name)
+        for row in rows.values()
+    )
     digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()
     if shots:
-        examples = _checked(benchmark, raw_examples, source) if raw_examples else []
+        examples = _checked(benchmark, raw_examples, source, folder) if raw_examples else []
         rows = {i: {**row, "examples": _shown(benchmark, row, examples, shots)}
                 for i, row in rows.items()}  # fmt: skip
     return Data(rows, source, digest, total)
@@ -101,7 +109,9 @@ def _shown(benchmark: Benchmark, row: dict[str, Any], examples: Rows, shots: int
     return mine[:shots]
 
 
-def _open(benchmark: Benchmark, data: str | None) -> tuple[str, str, Callable[[str], Rows]]:
+def _open(
+    benchmark: Benchmark, data: str | None, groups: Sequence[str] | None = None
+) -> tuple[str, str, Callable[[str], Rows]]:
     """Return what the data is called, the split that is asked, and what reads a split."""
     split = benchmark.split
     path = Path(data or "")
@@ -110,6 +120,9 @@ def _open(benchmark: Benchmark, data: str | None) -> tuple[str, str, Callable[[s
         source = f"bundled sample of {benchmark.name}"
     else:
         source = str(path)
+    own_reader = FOLDERS.get(benchmark.name)
+    if data and path.is_dir() and own_reader is not None:
+        return source, split, lambda _: own_reader(path)
     if data and path.is_dir():
         return source, split, lambda wanted: read_file(_split_file(path, wanted))
     if data and (path.exists() or path.suffix in READERS):
@@ -121,7 +134,44 @@ def _open(benchmark: Benchmark, data: str | None) -> tuple[str, str, Callable[[s
     named, _, part = rest.partition(":")
     config = named or (config if asked == own else None)
     source = ":".join(word for word in (asked, config, part or split) if word)
+    if not asked:
+        raise InvalidInputError(f"{benchmark.name} has no data set on the Hub: give a folder")
+    if own_reader is not None:
+        return source, split, lambda _: own_reader(_snapshot(asked))
+    if benchmark.configs and not config:
+        return source, split, lambda wanted: _of_configs(asked, groups, wanted)
     return source, part or split, lambda wanted: _from_hub(asked, config, wanted)
+
+
+def _of_configs(path: str, groups: Sequence[str] | None, split: str) -> Rows:
+    """The rows of a data set with a configuration for every group."""
+    try:
+        import datasets
+
+        names = groups or datasets.get_dataset_config_names(path)
+    except ImportError as error:
+        raise MissingExtraError(f"data sets of the Hub need datasets: {INSTALL}") from error
+    except (OSError, ValueError, RuntimeError) as error:
+        raise InvalidInputError(
+            f"cannot read what {path!r} holds on the Hub ({' '.join(str(error).split())[:300]}): "
+            f"give a file or '{SAMPLE}'"
+        ) from error
+    return [row for name in names for row in _from_hub(path, name, split)]
+
+
+def _snapshot(path: str) -> Path:
+    """The folder of a data set's own files, for those that `datasets` cannot read."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    wanted = ["*.json", "*.zip", "images/*"]
+    try:
+        return Path(snapshot_download(path, repo_type="dataset", allow_patterns=wanted))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        raise InvalidInputError(
+            f"cannot load {path!r} from the Hub ({' '.join(str(error).split())[:300]}): check the "
+            f"name, or give a file or '{SAMPLE}'"
+        ) from error
 
 
 def _split_file(folder: Path, split: str) -> Path:
@@ -153,10 +203,13 @@ def _from_hub(path: str, config: str | None, split: str) -> Rows:
             f"({type(error).__name__}: {' '.join(str(error).split())[:300]}): check the name, log "
             f"in with `hf auth login` if access is restricted, or give a file or '{SAMPLE}'"
         ) from error
+    for name, kind in (getattr(found, "features", None) or {}).items():
+        if isinstance(kind, datasets.Image):  # thousands of images are kept as files are
+            found = found.cast_column(name, datasets.Image(decode=False))
     return [dict(row) for row in found]
 
 
-def _checked(benchmark: Benchmark, raw: Rows, source: str) -> Rows:
+def _checked(benchmark: Benchmark, raw: Rows, source: str, folder: Path) -> Rows:
     """The rows as the benchmark reads them."""
     if not raw:
         raise InvalidInputError(
@@ -167,7 +220,9 @@ def _checked(benchmark: Benchmark, raw: Rows, source: str) -> Rows:
         return raw
     needed = [name for name, column in schema.model_fields.items() if column.is_required()]
     checked = []
+    also: Mapping[str, str] = getattr(schema, "also", {})
     for number, row in enumerate(raw):
+        row |= {name: row[other] for name, other in also.items() if name not in row if other in row}
         missing = [name for name in needed if name not in row]
         if missing:
             raise InvalidInputError(
@@ -175,10 +230,18 @@ def _checked(benchmark: Benchmark, raw: Rows, source: str) -> Rows:
                 f"missing: {', '.join(missing)}; present: {', '.join(map(str, row)) or 'none'}"
             )
         try:
-            checked.append(schema.model_validate(row).model_dump())
+            read = schema.model_validate({"place": number, **row})
+            images = {name: _placed(getattr(read, name), folder) for name in benchmark.images}
+            checked.append({**read.model_dump(exclude=set(images)), **images})
         except ValidationError as error:
             raise InvalidInputError(f"{source}, row {number}: {first_problem(error)}") from None
     return checked
+
+
+def _placed(image: ImagePart | None, folder: Path) -> ImagePart | None:
+    """Return an image whose path starts in a folder."""
+    is_path = image is not None and image.data is None and not image.is_public
+    return replace(image, folder=folder) if image is not None and is_path else image
 
 
 def _of_groups(

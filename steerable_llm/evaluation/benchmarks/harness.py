@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import logging
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, field
@@ -24,20 +25,25 @@ from lm_eval.api.task import ConfigurableTask
 from lm_eval.evaluator import evaluate
 from torch import Tensor
 
+from steerable_llm.chat.images import PLACE, ImagePart
 from steerable_llm.errors import InvalidInputError, SteerableError
 from steerable_llm.evaluation.arms import Arm
 from steerable_llm.evaluation.benchmarks.benchmark import Benchmark, Normalisation
 from steerable_llm.evaluation.benchmarks.data import Data
+from steerable_llm.evaluation.benchmarks.metrics import LogProb
 from steerable_llm.evaluation.benchmarks.report import ItemRow
-from steerable_llm.evaluation.measure import groups, measure, running
+from steerable_llm.evaluation.measure import batches, groups, measure, running
 from steerable_llm.evaluation.overlap import HeldOut, overlap, past_of
 from steerable_llm.evaluation.set import EvaluationItem
 from steerable_llm.metrics import kl_per_token
 from steerable_llm.progress import Advance
-from steerable_llm.runtime.decoding import forced_logits, log_probs
+from steerable_llm.runtime.decoding import Rows, forced_logits, log_probs
 from steerable_llm.runtime.hooked_model import HookedModel
 from steerable_llm.vector.seen import hashes_of
 
+_NUMBER = "its_number"  # the column that has the number of a question with images
+_MARK = re.compile(f"{PLACE}([0-9]+){PLACE}")
+_IMAGE = re.compile(r"<image ([1-9])>")
 _SHOWN = 300  # characters of a prompt's end that a report keeps
 Place = tuple[int, int]
 """Number of a question and number of an arm, both from 0."""
@@ -66,6 +72,13 @@ def ask(
     """
     lm = ArmsLM(llm, arms, normalise or "sum", batch_size, advance, (benchmark.name, [*data.rows]))
     rows = list(data.rows.values())
+    if benchmark.images:
+        if not llm.supports_images:
+            raise InvalidInputError(
+                f"{benchmark.name} asks about images, and this model reads text only: give a "
+                "vision-language model with its processor"
+            )
+        lm.images = [[row[name] for name in benchmark.images] for row in rows]
     with _quiet():
         task = ArmsTask(benchmark, rows, len(arms))
         found = evaluate(
@@ -103,6 +116,7 @@ def ask(
                 score=float(sample[benchmark.score]),
                 kl_per_token=lm.divergences[number, arm],
                 log_probs=tuple(scores),
+                facts={name: float(sample[name]) for name in benchmark.facts},
             )
         )
     return items, [places[number] for number in sorted(lm.left_out)]
@@ -129,7 +143,11 @@ class ArmsTask(ConfigurableTask):  # type: ignore[misc]
     """A task of the harness on rows that are read already, asked once per arm."""
 
     def __init__(self, benchmark: Benchmark, rows: Sequence[Mapping[str, Any]], arms: int) -> None:
-        self._rows, self._benchmark = rows, benchmark
+        self._benchmark = benchmark
+        self._rows = list(rows)
+        if benchmark.images:  # the harness has no use for them; a number tells whose they are
+            none = dict.fromkeys(benchmark.images)
+            self._rows = [{**row, **none, _NUMBER: number} for number, row in enumerate(rows)]
         # What a task does with an answer, such as finding a number in it, it does per arm.
         own = benchmark.config.get("filter_list") or [{"filter": [{"function": "take_first"}]}]
         filters = [
@@ -145,6 +163,11 @@ class ArmsTask(ConfigurableTask):  # type: ignore[misc]
     def download(self, *_: object, **__: object) -> None:
         """Take the rows in place of a data set."""
         self.dataset = {self._benchmark.split: datasets.Dataset.from_list([*self._rows])}
+
+    def doc_to_text(self, doc: Any, doc_to_text: Any = None) -> Any:
+        """Render a prompt, with a mark that tells the question where it has images."""
+        text = super().doc_to_text(doc, doc_to_text)
+        return f"{PLACE}{doc[_NUMBER]}{PLACE}{text}" if self._benchmark.images else text
 
     def build_all_requests(self, **how: Any) -> None:
         """Render the prompts."""
@@ -178,6 +201,23 @@ class _OfArm(Filter):  # type: ignore[misc]
         return [[answers[self._arm]] for answers in resps]
 
 
+def _with_images(text: str, images: Sequence[ImagePart | None]) -> list[str | ImagePart]:
+    """Put images where a text says `<image 1>` and so on, and before it where it does not."""
+    parts: list[str | ImagePart] = []
+    for place, piece in enumerate(_IMAGE.split(text)):
+        if place % 2 == 0:
+            parts.append(piece)
+            continue
+        number = int(piece)
+        image = images[number - 1] if number <= len(images) else None
+        if image is None:
+            raise InvalidInputError(f"a question says <image {number}> and has no such image")
+        parts.append(image)
+    if not any(isinstance(part, ImagePart) for part in parts):
+        parts = [*(image for image in images if image is not None), *parts]
+    return parts
+
+
 @dataclass
 class _Choices:
     """A question and what is to be chosen from, as texts and as tokens."""
@@ -192,6 +232,7 @@ class ArmsLM(LM):  # type: ignore[misc]
 
     Attributes:
         asked: The prompts by their text.
+        images: Per question its images, in the order of their numbers.
         divergences: Per question and arm, from the first arm, nats per token, along what that one
             chose or wrote.
         left_out: Questions that do not fit the context window; what is answered is void.
@@ -213,6 +254,7 @@ class ArmsLM(LM):  # type: ignore[misc]
         self._batch_size, self._advance = batch_size, advance
         self._scores: dict[Place, list[tuple[float, bool]]] = {}
         self.asked: dict[str, EvaluationItem] = {}
+        self.images: list[list[ImagePart | None]] = []
         self.divergences: dict[Place, float] = {}
         self.left_out: set[int] = set()
 
@@ -225,11 +267,18 @@ class ArmsLM(LM):  # type: ignore[misc]
         self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
     ) -> str:
         """Render a prompt, and keep it as messages, for arms that change them."""
-        text = self._llm.render(chat_history, add_generation_prompt)
+        last = chat_history[-1]["content"]
+        mark = _MARK.search(last) if self.images else None
+        messages: list[Any] = [*chat_history]
+        if mark is not None:  # two questions may say the same of two images
+            words = last[: mark.start()] + last[mark.end() :]
+            content = _with_images(words, self.images[int(mark[1])])
+            messages[-1] = {**chat_history[-1], "content": content}
+        text = self._llm.render(messages, add_generation_prompt) + (mark[0] if mark else "")
         if text not in self.asked:
             # The harness judges, so it does not matter which phrase is accepted.
             self.asked[text] = EvaluationItem(
-                id=str(len(self.asked)), category="all", messages=chat_history, accept=("yes",)
+                id=str(len(self.asked)), category="all", messages=messages, accept=("yes",)
             )
         return text
 
@@ -252,7 +301,7 @@ class ArmsLM(LM):  # type: ignore[misc]
             {number: (q.item, max(map(len, q.tokens))) for number, q in questions.items()}
         )
         # A question's arms share a batch: its prompt serves them all.
-        size = max(1, self._batch_size // len(self._arms))
+        size = 1 if self.images else max(1, self._batch_size // len(self._arms))
         for start in range(0, len(fit), size):
             some = fit[start : start + size]
             self._choose({number: questions[number] for number in some})
@@ -339,7 +388,7 @@ class ArmsLM(LM):  # type: ignore[misc]
         overlap([asked], dict.fromkeys(saw for arm in self._arms for saw in past_of(arm)))
 
     def _choose(self, questions: Mapping[int, _Choices]) -> None:
-        """Score the choices of a few questions under every arm."""
+        """Score the choices of a few questions, or of one with images, under every arm."""
         longest = max(len(tokens) for q in questions.values() for tokens in q.tokens)
         picked: dict[int, list[int]] = {}
         reference: dict[int, Tensor] = {}
@@ -348,26 +397,36 @@ class ArmsLM(LM):  # type: ignore[misc]
             places = [(number, arm) for number in questions for arm in group]
             asked = [(self._arms[arm], questions[number].item) for number, arm in places]
             prompts = [self._llm.chat_format.read(arm.messages(item)) for arm, item in asked]
-            with running(self._llm, asked, prompts, longest) as batch:
-                for place in range(max(len(q.tokens) for q in questions.values())):
-                    given = [[*questions[n].tokens, *[[]] * place][place] for n, _ in places]
-                    for at, logits, tokens in zip(
-                        places, forced_logits(batch, given), given, strict=True
-                    ):
-                        if logits is not None:
-                            read = self._read(logits, tokens, questions[at[0]].texts[place])
-                            self._scores.setdefault(at, []).append(read)
-                for number, question in questions.items():
-                    best = int(np.argmax([score for score, _ in self._scores[number, 0]]))
-                    picked[number] = question.tokens[best]
-                chosen = forced_logits(batch, [picked[number] for number, _ in places])
-            for at, logits in zip(places, chosen, strict=True):
-                assert logits is not None  # every choice has a token
-                before = reference.setdefault(at[0], logits)  # the first arm's comes first
-                self.divergences[at] = kl_per_token(logits, before) if at[1] else 0.0
+            arms = [self._arms[arm] for _, arm in places]
+            for rows in batches(self._llm, arms, prompts, range(len(places)), len(places)):
+                some = [places[row] for row in rows]
+                with running(
+                    self._llm, [asked[row] for row in rows], [prompts[row] for row in rows], longest
+                ) as batch:
+                    self._score(batch, some, questions)
+                    for number in {number for number, _ in some} - picked.keys():
+                        best = int(np.argmax([score for score, _ in self._scores[number, 0]]))
+                        picked[number] = questions[number].tokens[best]
+                    chosen = forced_logits(batch, [picked[number] for number, _ in some])
+                for at, logits in zip(some, chosen, strict=True):
+                    assert logits is not None  # every choice has a token
+                    before = reference.setdefault(at[0], logits)  # the first arm's comes first
+                    self.divergences[at] = kl_per_token(logits, before) if at[1] else 0.0
+
+    def _score(
+        self, batch: Rows, places: Sequence[Place], questions: Mapping[int, _Choices]
+    ) -> None:
+        """Score every choice of what one batch asks."""
+        for choice in range(max(len(q.tokens) for q in questions.values())):
+            given = [[*questions[n].tokens, *[[]] * choice][choice] for n, _ in places]
+            for at, logits, tokens in zip(places, forced_logits(batch, given), given, strict=True):
+                if logits is not None:
+                    read = self._read(logits, tokens, questions[at[0]].texts[choice])
+                    self._scores.setdefault(at, []).append(read)
 
     def _read(self, logits: Tensor, tokens: Sequence[int], text: str) -> tuple[float, bool]:
         """A choice's score, which the harness itself knows per character and not per token."""
         length = {"sum": 1, "token": len(tokens), "character": len(text)}[self._normalise]
         greedy = logits.argmax(-1).tolist() == list(tokens)
-        return float(log_probs(logits, tokens).sum()) / length, greedy
+        total = float(log_probs(logits, tokens).sum())
+        return LogProb(total / length, total, len(tokens)), greedy

@@ -6,7 +6,7 @@ Each takes a row and the model's results, as `process_results` of a task file do
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -15,6 +15,24 @@ from steerable_llm.chat.phrases import occurs
 Row = Mapping[str, Any]
 #: Per choice its log-probability, and whether greedy decoding would write it.
 Choices = Sequence[tuple[float, bool]]
+
+
+class LogProb(float):
+    """The score of a choice, and what it was made of.
+
+    Attributes:
+        total: The log-probability of its text.
+        tokens: How many tokens it has.
+    """
+
+    total: float
+    tokens: int
+
+    def __new__(cls, score: float, total: float, tokens: int) -> Self:
+        """Make a score."""
+        made = super().__new__(cls, score)
+        made.total, made.tokens = total, tokens
+        return made
 
 
 def truthfulqa_mc1(row: Row, results: Choices) -> dict[str, float]:

@@ -13,7 +13,8 @@ from pydantic import BaseModel
 
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.evaluation.arms import TITLES
-from steerable_llm.metrics import Estimate, difference, estimate, fixed, regressed
+from steerable_llm.evaluation.benchmarks.benchmark import Benchmark
+from steerable_llm.metrics import Estimate, difference, estimate, fixed, ratio, regressed
 from steerable_llm.reports import numbers
 from steerable_llm.reports.page import Page
 from steerable_llm.reports.parts import (
@@ -47,6 +48,8 @@ class ItemRow(BaseModel, frozen=True, extra="forbid"):
         score: In [0, 1].
         kl_per_token: Nats per token; 0 for the unsteered model.
         log_probs: Per choice, as normalised; empty where answers are written.
+        facts: What else is told of it in numbers, by the benchmark's own names.
+        judgement: What a judge wrote of the answer.
     """
 
     id: str
@@ -59,6 +62,8 @@ class ItemRow(BaseModel, frozen=True, extra="forbid"):
     score: float
     kl_per_token: float
     log_probs: tuple[float, ...] = ()
+    facts: dict[str, float] = {}
+    judgement: str = ""
 
 
 class ScoreRow(BaseModel, frozen=True, extra="forbid"):
@@ -88,6 +93,33 @@ class ScoreRow(BaseModel, frozen=True, extra="forbid"):
     runs: tuple[float, ...] = ()
 
 
+class FigureRow(BaseModel, frozen=True, extra="forbid"):
+    """One figure beside the score, of one arm.
+
+    Attributes:
+        name: What it is called, such as precision.
+        arm: See `BenchmarkReport`.
+        group: None for all questions.
+        value: With a bootstrap interval over questions; None where nothing can be divided by.
+        change: Paired difference to the unsteered model on the same questions.
+        is_share: Whether it is told in per cent.
+    """
+
+    name: str
+    arm: str
+    group: str | None = None
+    value: Estimate | None
+    change: Estimate | None = None
+    is_share: bool = True
+
+    @property
+    def words(self) -> list[str]:
+        """Its value and its change, as tables have them."""
+        if self.is_share:
+            return [numbers.share(self.value), numbers.change(self.change)]
+        return [numbers.interval(self.value, 2), numbers.interval(self.change, 2, signed=True)]
+
+
 class BenchmarkReport(BaseModel, frozen=True, extra="forbid"):
     """One benchmark on one model, with and without steering.
 
@@ -111,6 +143,7 @@ class BenchmarkReport(BaseModel, frozen=True, extra="forbid"):
             fingerprint of a vector; nothing of what is none.
         rows: Per arm over all questions, the unsteered model first.
         group_rows: The same per group; empty where there is one group only.
+        figures: What is told beside the score, per figure and arm.
         items: Every question under every arm.
         library_version: Of this package.
         command: What to run to get this again.
@@ -130,6 +163,7 @@ class BenchmarkReport(BaseModel, frozen=True, extra="forbid"):
     subjects: dict[str, dict[str, Any]]
     rows: tuple[ScoreRow, ...]
     group_rows: tuple[ScoreRow, ...] = ()
+    figures: tuple[FigureRow, ...] = ()
     items: tuple[ItemRow, ...]
     library_version: str
     command: str = ""
@@ -150,6 +184,18 @@ class BenchmarkReport(BaseModel, frozen=True, extra="forbid"):
                 return row
         raise InvalidInputError(f"the report has no arm {arm!r}; it has {', '.join(self.arms)}")
 
+    def figure(self, name: str, arm: str, group: str | None = None) -> FigureRow:
+        """Return a figure of one arm.
+
+        Raises:
+            InvalidInputError: There is none of that name.
+        """
+        for row in self.figures:
+            if (row.name, row.arm, row.group) == (name, arm, group):
+                return row
+        known = ", ".join(dict.fromkeys(row.name for row in self.figures)) or "none"
+        raise InvalidInputError(f"the report has no figure {name!r} of {arm!r}; it has {known}")
+
     @property
     def regressions(self) -> list[tuple[ItemRow, ItemRow]]:
         """What was right without steering and is wrong with a subject: before, after."""
@@ -168,6 +214,8 @@ class BenchmarkReport(BaseModel, frozen=True, extra="forbid"):
             said = f"{number} question(s) do not fit the model's context window and were left out."
             parts.append(Text(said))
         parts += [Heading("Results"), self._table(), Text(_EXPLAINED)]
+        if self.figures:
+            parts += [Heading("Figures"), self._figure_table()]
         if self.group_rows:
             parts += [Heading("By group"), self._group_table()]
         worse: Part = Text("No question that was right without steering is wrong with it.")
@@ -187,7 +235,10 @@ class BenchmarkReport(BaseModel, frozen=True, extra="forbid"):
 
     def table(self) -> Page:
         """Return the arms alone, for a console."""
-        return Page(f"{self.title}, {self.data}", [self._table(), Text(self.metric)])
+        parts: list[Part] = [self._table(), Text(self.metric)]
+        if self.figures:
+            parts.append(self._figure_table())
+        return Page(f"{self.title}, {self.data}", parts)
 
     def _table(self) -> Table:
         return Table(
@@ -206,12 +257,26 @@ class BenchmarkReport(BaseModel, frozen=True, extra="forbid"):
             ],
         )
 
+    def _figure_table(self) -> Table:
+        return Table(
+            ["figure", "arm", *numeric("value [95 %]", "change")],
+            [
+                [row.name, title_of(row.arm), *row.words]
+                for row in self.figures
+                if row.group is None
+            ],
+        )
+
     def _group_table(self) -> Table:
         rows = []
+        plain = dict.fromkeys(row.name for row in self.figures if not row.is_share)
         for group in dict.fromkeys(row.group for row in self.group_rows):
             mine = {row.arm: row for row in self.group_rows if row.group == group}
             scores = [numbers.share(mine[arm].score, interval=False) for arm in self.arms]
             rows.append([str(group), str(mine["none"].n), *scores])
+            for name in plain:
+                own = [self.figure(name, arm, group).value for arm in self.arms]
+                rows.append([f"{group}: {name}", "", *(numbers.number(x, 2) for x in own)])
         return Table(["group", *numeric("n", *map(title_of, self.arms))], rows)
 
     def _facts(self) -> list[tuple[str, Words]]:
@@ -250,6 +315,41 @@ def title_of(arm: str) -> str:
     """Return what an arm is called in a table."""
     label, colon, kind = arm.rpartition(": ")
     return f"{label}{colon}{TITLES.get(kind, kind)}"
+
+
+def figure_rows(
+    benchmark: Benchmark, items: Sequence[ItemRow], seed: int, group: str | None = None
+) -> list[FigureRow]:
+    """Return what a benchmark tells beside its score, per figure and arm."""
+    by_arm: dict[str, dict[int, list[ItemRow]]] = {}
+    for item in items:
+        if group in (None, item.group):
+            by_arm.setdefault(item.arm, {}).setdefault(item.run, []).append(item)
+
+    def sums(arm: str, fact: str | None) -> list[float]:
+        runs = by_arm[arm].values()
+        return [
+            float(np.mean([1.0 if fact is None else item.facts[fact] for item in same]))
+            for same in zip(*runs, strict=True)
+        ]
+
+    found = []
+    for name, facts in benchmark.figures.items():
+        top, bottom = facts[0], facts[1] if len(facts) > 1 else None
+        before = sums("none", top), sums("none", bottom)
+        for arm in by_arm:
+            mine = sums(arm, top), sums(arm, bottom)
+            found.append(
+                FigureRow(
+                    name=name,
+                    arm=arm,
+                    group=group,
+                    value=ratio(*mine, seed),
+                    change=None if arm == "none" else ratio(*mine, seed, before),
+                    is_share=name not in benchmark.plain,
+                )
+            )
+    return found
 
 
 def score_rows(items: Sequence[ItemRow], seed: int, group: str | None = None) -> list[ScoreRow]:

@@ -24,7 +24,8 @@ from steerable_llm.evaluation.benchmarks.benchmark import (
     find_benchmark,
 )
 from steerable_llm.evaluation.benchmarks.data import Data, load_data
-from steerable_llm.evaluation.benchmarks.report import BenchmarkReport, score_rows
+from steerable_llm.evaluation.benchmarks.rating import Judge, RatingJudge, judge_of, rated
+from steerable_llm.evaluation.benchmarks.report import BenchmarkReport, figure_rows, score_rows
 from steerable_llm.evaluation.settings import DEFAULTS, Changes, EvaluationSettings
 from steerable_llm.policy.steered_step import describe
 from steerable_llm.progress import progress_bar
@@ -49,6 +50,7 @@ def run_benchmark(
     groups: Sequence[str] | None = None,
     shots: int | None = None,
     normalise: Normalisation | None = None,
+    judge: Judge | RatingJudge | str | None = None,
     settings: EvaluationSettings = DEFAULTS,
     **changes: Unpack[Changes],
 ) -> BenchmarkReport:
@@ -69,6 +71,8 @@ def run_benchmark(
         groups: Only questions of these groups, such as subjects of MMLU.
         shots: Worked examples before each question; None for the benchmark's own number.
         normalise: What choices are scored by; None for the benchmark's own.
+        judge: Who rates written answers where the benchmark wants that: a function from a prompt to
+            what is said of it, or the address of an OpenAI-compatible server, see `rating`.
         settings: What they are compared with (`against`: random and sign_flipped unless told
             otherwise; prompt, cad and adacad on request), and how arms are run. Where answers are
             cut is said by the task.
@@ -84,6 +88,7 @@ def run_benchmark(
     settings = replace(settings, **changes)
     by = chosen.normalisation(normalise)
     shown = chosen.shots_shown(shots)
+    asked_judge = judge_of(chosen, judge)
     labelled = labelled_subjects(subjects, strengths)
     for subject in [*labelled.values(), *(settings.against or ())]:
         check_fits(subject, llm, settings.force)
@@ -98,6 +103,8 @@ def run_benchmark(
         ) from error
     with progress_bar(chosen.name, len(found.rows) * len(arms), settings.progress) as advance:
         items, left_out = ask(llm, chosen, found, arms, by, settings.batch_size, advance)
+    if asked_judge is not None:
+        items = rated(items, found.rows, asked_judge, settings.progress)
     names = list(dict.fromkeys(item.group for item in items))
     return BenchmarkReport(
         benchmark=chosen.name,
@@ -110,7 +117,10 @@ def run_benchmark(
         total=found.total,
         left_out=tuple(left_out),
         seed=seed,
-        settings=_settings(chosen, by, shown, limit, groups),
+        settings={
+            **_settings(chosen, by, shown, limit, groups),
+            **({"judge": asked_judge.name} if asked_judge is not None else {}),
+        },
         subjects={
             label: next(iter(describe(arm_of(subject, settings).steering)), {})
             for label, subject in labelled.items()
@@ -120,6 +130,11 @@ def run_benchmark(
             row
             for group in (names if len(names) > 1 else [])
             for row in score_rows(items, seed, group)
+        ),
+        figures=tuple(
+            row
+            for group in (None, *(names if len(names) > 1 else []))
+            for row in figure_rows(chosen, items, seed, group)
         ),
         items=tuple(items),
         library_version=__version__,

@@ -220,7 +220,7 @@ def ask(
     blank = [path for path, text in zip(document or [], texts, strict=True) if not text]
     if blank:
         raise InvalidInputError(f"document {blank[0]} is empty: give a text file with its text")
-    llm = load_model(model, revision, policy, template, image_host)
+    llm = load_model(model, revision, policy, template, image_hosts=image_host)
     steering = _steering(llm, vector or [], (strength, scope, layers), force)
     messages = [{"role": "system", "content": system}] if system else []
     messages.append({"role": "user", "content": _prompt(question, texts)})

@@ -10,7 +10,14 @@ from typing import Annotated
 
 import typer
 
-from steerable_llm.cli.options import Model, Revision, TemplateArguments, load_model, say
+from steerable_llm.cli.options import (
+    ImageHosts,
+    Model,
+    Revision,
+    TemplateArguments,
+    load_model,
+    say,
+)
 from steerable_llm.errors import InvalidInputError, MissingExtraError
 
 API_KEYS, ADMIN_KEYS = "STEERABLE_API_KEYS", "STEERABLE_ADMIN_KEYS"
@@ -25,6 +32,7 @@ def serve(
         typer.Option(exists=True, dir_okay=False, help="Policy file; read anew when it changes."),
     ] = None,
     template: TemplateArguments = None,
+    image_host: ImageHosts = None,
     host: Annotated[
         str, typer.Option(help="Where to listen; 0.0.0.0 is everywhere.")
     ] = "127.0.0.1",
@@ -121,7 +129,7 @@ def serve(
         metrics_prefix=metrics_prefix,
     )
     run(
-        lambda: load_model(model, revision, policy, template, watch=True),
+        lambda: load_model(model, revision, policy, template, True, image_host),
         settings,
         host,
         port,

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -58,23 +59,16 @@ async def drain(stream: Any) -> None:
         pass
 
 
-class CountingLLM(SteerableHFLLM):
-    """The real engine, which also writes down how it was asked."""
-
-    def __init__(self, engine: SteerableHFLLM) -> None:
-        super().__init__(
-            engine.model, engine.tokenizer, policy=engine.policy, model_id=engine.model_id
-        )
-        self.batches: list[int] = []
-        self.singles = 0
-
-    def generate_batch(self, requests: Any, **options: Any) -> Any:
-        self.batches.append(len(requests))
-        return super().generate_batch(requests, **options)
-
-    def stream(self, *args: Any, **options: Any) -> Iterator[Any]:
-        self.singles += 1
-        return super().stream(*args, **options)
+@contextmanager
+def counted_passes(llm: SteerableHFLLM) -> Iterator[list[int]]:
+    """The rows of each pass through a model."""
+    rows: list[int] = []
+    embeddings = llm.model.get_input_embeddings()
+    hook = embeddings.register_forward_pre_hook(lambda _, given: rows.append(len(given[0])))
+    try:
+        yield rows
+    finally:
+        hook.remove()
 
 
 class RecordingLLM(SteerableHFLLM):
@@ -97,19 +91,20 @@ class RecordingLLM(SteerableHFLLM):
         finally:
             self.closed.set()
 
-    def generate_batch(self, *args: Any, **options: Any) -> Any:
+    def submit(self, *args: Any, **options: Any) -> Any:
         self.closed.clear()
-        counter = self.model.register_forward_hook(self._count)
-        try:
-            answers = super().generate_batch(*args, **options)
-        finally:
-            counter.remove()
-            self.closed.set()
-        self.steps += [answer.step for answer in answers]
-        return answers
+        pending = super().submit(*args, **options)
+        pending._listen(self._note)
+        pending.future.add_done_callback(self._ended)
+        return pending
 
-    def _count(self, *_: Any) -> None:
-        self.made += 1
+    def _note(self, chunk: Any) -> None:
+        self.made += chunk is not None
+
+    def _ended(self, future: Any) -> None:
+        if not future.cancelled() and future.exception() is None:
+            self.steps.append(future.result().step)
+        self.closed.set()
 
 
 async def last(stream: Any) -> Any:

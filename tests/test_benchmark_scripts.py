@@ -37,8 +37,12 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
             "bare loop steered",
         ),
         (["log.py", "--rows", "300"], "read all"),
+        (
+            ["serving.py", "--rounds", "1", "--tokens", "2", "--only", "one by one", "16 together"],
+            "beside 16 answers",
+        ),
     ],
-    ids=["build", "decode", "log"],
+    ids=["build", "decode", "log", "serving"],
 )
 def test_a_script_measures_every_row(run: Run, words: list[str], row: str) -> None:
     assert row in run(*words)

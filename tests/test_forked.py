@@ -8,9 +8,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
 
-from steerable_llm.adapters.joining import ask
-from steerable_llm.answer.places import Places
+from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.answer.request import GenerationRequest
 from steerable_llm.chat.vision import turns
 
@@ -30,43 +30,29 @@ def succeeds_in_a_fork(work: Callable[[], bool]) -> bool:
     return os.waitpid(child, 0)[1] == 0
 
 
-def test_places_that_were_taken_are_free() -> None:
-    places, begun, go_on = Places(1, "test"), threading.Event(), threading.Event()
-    at_work = places.run(lambda: (begun.set(), go_on.wait()))
-    waiting = places.run(lambda: None)
-    begun.wait()
-    assert succeeds_in_a_fork(lambda: places.run(lambda: None).exception(20) is None)
-    go_on.set()
-    assert (at_work.exception(), waiting.exception()) == (None, None)
+def test_an_engine_does_not_wait_for_what_is_under_way_in_another_process(
+    tiny_llm: SteerableHFLLM,
+) -> None:
+    llm = SteerableHFLLM(tiny_llm.model, tiny_llm.tokenizer, model_id="tiny")
+    home, begun, go_on = os.getpid(), threading.Event(), threading.Event()
+    request = GenerationRequest("Hi", max_new_tokens=2)
 
-
-class Slow:
-    """Answers in the process that it was made in only when it is told to."""
-
-    def __init__(self) -> None:
-        self.home, self.begun, self.go_on = os.getpid(), threading.Event(), threading.Event()
-
-    def generate_batch(self, requests: Any, cancelled: Any) -> list[str]:
-        if os.getpid() == self.home:
-            self.begun.set()
-            self.go_on.wait()
-        return ["done" for _ in requests]
-
-
-def test_calls_do_not_wait_for_those_of_another_process() -> None:
-    llm: Any = Slow()
-    request = GenerationRequest("?")
-    [at_work] = ask(llm, [request], 1)
-    llm.begun.wait()
-    [waiting] = ask(llm, [request], 1)
+    def hold(*_: Any) -> None:
+        if os.getpid() == home:
+            begun.set()
+            go_on.wait()
 
     def answered() -> bool:
-        [answer] = ask(llm, [request], 1)
-        return str(answer.result(20)) == "done"
+        torch.set_num_threads(1)
+        return llm.submit(request).result(20).usage.completion_tokens > 0
 
-    assert succeeds_in_a_fork(answered)
-    llm.go_on.set()
-    assert {str(at_work.result()), str(waiting.result())} == {"done"}
+    with llm.blocks[0].register_forward_pre_hook(hold):
+        at_work = llm.submit(request)
+        begun.wait()
+        waiting = llm.submit(request)
+        assert succeeds_in_a_fork(answered)
+        go_on.set()
+        assert at_work.result(20) == waiting.result(20)
 
 
 def test_turns_of_images_are_nobodys() -> None:

@@ -136,22 +136,20 @@ def test_images_pass(family: str, name: str, monkeypatch: pytest.MonkeyPatch) ->
     asked: list[int] = []
     llm = vision_llm(family)
     engine: Any = llm.engine
-    monkeypatch.setattr(engine, "_answer", counting(engine._answer, asked))
+    monkeypatch.setattr(engine, "submit", counting(engine.submit, asked))
     getattr(_Seeing(), name)(SteerableChatModel(llm=llm, max_tokens=5))
     assert asked == [1] * (3 if name == "test_image_inputs" else 2)
 
 
-def counting(answer: Any, images: list[int]) -> Any:
+def counting(submit: Any, images: list[int]) -> Any:
     """Answer, and count the images of each prompt."""
 
-    def answered(prompts: Any, *args: Any, **kwargs: Any) -> Any:
-        for prompt in prompts:
-            pixels = prompt.vision["pixel_values"]
-            grids = prompt.vision.get("image_grid_thw", pixels)
-            images.append(len(grids))
-        return answer(prompts, *args, **kwargs)
+    def submitted(prompt: Any, *args: Any, **kwargs: Any) -> Any:
+        pixels = prompt.vision["pixel_values"]
+        images.append(len(prompt.vision.get("image_grid_thw", pixels)))
+        return submit(prompt, *args, **kwargs)
 
-    return answered
+    return submitted
 
 
 @pytest.mark.parametrize("kind", ["pydantic", "typeddict", "json_schema"])

@@ -163,7 +163,7 @@ async def test_a_cancelled_task_stops_the_generation(engine: RecordingLLM) -> No
     llm = SteerableLlamaIndexLLM(llm=engine, max_tokens=200)
     task = asyncio.ensure_future(llm.acomplete("Hi"))
     while engine.made < 2:
-        await asyncio.sleep(0)
+        await asyncio.sleep(0.001)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

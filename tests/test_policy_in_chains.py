@@ -214,9 +214,9 @@ async def test_a_langchain_stream_keeps_the_policy_that_told_its_step(
 class RewritingLLM(SteerableHFLLM):
     """The real engine, whose policy file changes just before it makes each answer."""
 
-    def generate_batch(self, requests: Any, *args: Any, **options: Any) -> Any:
+    def submit(self, *args: Any, **options: Any) -> Any:
         self.rewrite()
-        return super().generate_batch(requests, *args, **options)
+        return super().submit(*args, **options)
 
     def stream(self, *args: Any, **options: Any) -> Any:
         self.rewrite()

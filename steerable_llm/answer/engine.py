@@ -82,6 +82,9 @@ class Prompt:
         return self.decision.contrast
 
 
+_LEAST = {"rows": 1, "tokens": 1, "queue": 0, "prefill": 1, "prefixes": 0}
+
+
 @dataclass(frozen=True)
 class Limits:
     """How much an engine takes on at once.
@@ -91,18 +94,22 @@ class Limits:
         tokens: What prompts and answers that run together may take in caches, padding included;
             more wait. A single prompt is always taken on.
         queue: Prompts that may wait; more are refused with `OverloadedError`. None lets all wait.
+        prefill: Tokens of prompts that are read between two tokens of the answers under way.
+        prefixes: Bytes of prompts' states that are kept for prompts that begin alike; 0 for none.
 
     Raises:
-        InvalidInputError: A number below 1 (a queue: below 0).
+        InvalidInputError: A number that would let nothing run.
     """
 
     rows: int = 64
     tokens: int = 65536
     queue: int | None = None
+    prefill: int = 256
+    prefixes: int = 2**28
 
     def __post_init__(self) -> None:
         """Refuse what would let nothing run."""
-        for name, least in (("rows", 1), ("tokens", 1), ("queue", 0)):
+        for name, least in _LEAST.items():
             value = getattr(self, name)
             if value is not None and value < least:
                 raise InvalidInputError(f"{name} is {value}: give a whole number from {least} on")

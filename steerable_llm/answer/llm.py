@@ -13,9 +13,9 @@ from typing import Any, Literal, Self, Unpack
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from steerable_llm.answer.batching import BatchingEngine
 from steerable_llm.answer.checkpoint_defaults import FROM_CHECKPOINT, defaults_of
 from steerable_llm.answer.constraint import GrammarReader
-from steerable_llm.answer.decode import LocalEngine
 from steerable_llm.answer.encode import asked, encode
 from steerable_llm.answer.engine import Engine
 from steerable_llm.answer.origin import Origin
@@ -98,7 +98,7 @@ class SteerableHFLLM(HookedModel):
             config = getattr(self.model, "generation_config", None)
             self.generation_defaults = defaults_of(config, self.context_window)
         self._policy = PolicySource(policy, lambda read: read.check(self.fingerprint))
-        self.engine: Engine = LocalEngine(self) if engine is None else engine
+        self.engine: Engine = BatchingEngine(self) if engine is None else engine
 
     @classmethod
     def from_pretrained(
@@ -199,8 +199,11 @@ class SteerableHFLLM(HookedModel):
             UnknownStepError: The policy has no such step.
             SteeringNotAppliedError: The steering reached no layer.
         """
-        request = self._request(messages, steering, step, settings)
-        return self.generate_batch([request])[0]
+        pending = self.submit(self._request(messages, steering, step, settings))
+        try:
+            return pending.result()
+        finally:  # whoever is interrupted waits no more
+            pending.cancel()
 
     def stream(
         self,

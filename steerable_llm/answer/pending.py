@@ -171,7 +171,7 @@ class Pending:
 
     def end(self, outcome: Generation | BaseException) -> None:
         """Hand over the whole answer, or what went wrong with it."""
-        if not self.future.set_running_or_notify_cancel():
+        if self.future.done() or not self.future.set_running_or_notify_cancel():
             return
         if isinstance(outcome, BaseException):
             self.future.set_exception(outcome)

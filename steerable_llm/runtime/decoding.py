@@ -45,14 +45,6 @@ class Rows(Protocol):
         ...
 
 
-class Process(Protocol):
-    """A step between the model's scores and the choice of a token."""
-
-    def __call__(self, scores: Tensor) -> Tensor:
-        """Return the scores `[B, V]` that are chosen from; those given may be changed in place."""
-        ...
-
-
 # Rows leave when so many are left: dropping them copies the caches of the others.
 _LEFT = 3 / 4
 
@@ -60,28 +52,22 @@ _LEFT = 3 / 4
 def decode(
     stream: Rows,
     take: Callable[[int, int], bool],
-    processes: Sequence[Process] = (),
     cancelled: Event | None = None,
-    narrow: bool = False,
 ) -> None:
     """Choose the likeliest token of each row, hand it over, feed it; until all rows are done.
+
+    Rows that are done leave the batch, and are forgotten by the stream's plan.
 
     Args:
         stream: The prompts; it is used up.
         take: Called with an unfinished row and its token; returns whether its answer is whole.
-        processes: What the scores go through before the choice, in order. A process that draws
-            leaves only the drawn token.
         cancelled: Once set, the work stops after the token at hand.
-        narrow: Let rows that are done leave the batch, where nothing else needs to know of it:
-            there are no processes, and the stream's plan is not asked afterwards.
     """
     logits = stream.first.clone()
     unfinished = set(range(stream.rows))
     here = list(unfinished)  # the rows that the stream still has, by the numbers they began with
     with stream.steered():
         while True:
-            for process in processes:
-                logits = process(logits)
             chosen = logits.argmax(-1)
             for place, (row, token) in enumerate(zip(here, chosen.tolist(), strict=True)):
                 if cancelled is not None and cancelled.is_set():
@@ -91,7 +77,7 @@ def decode(
                     stream.finish(place)
             if not unfinished:
                 return
-            if narrow and len(unfinished) <= _LEFT * len(here):
+            if len(unfinished) <= _LEFT * len(here):
                 kept = [place for place, row in enumerate(here) if row in unfinished]
                 if stream.keep(kept):
                     chosen, here = chosen[kept], [here[place] for place in kept]
@@ -119,7 +105,7 @@ def greedy_tokens(
         answers[row].append(token)
         return token in end_ids or len(answers[row]) >= most[row]
 
-    decode(stream.fork(), take, cancelled=cancelled, narrow=True)
+    decode(stream.fork(), take, cancelled)
     return answers
 
 

@@ -12,6 +12,7 @@ import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +32,9 @@ TOKENS_PER_PASS = 4096
 small enough that the states of a pass fit beside the weights."""
 
 
+_PARAMETERS: WeakKeyDictionary[Any, frozenset[str]] = WeakKeyDictionary()
+
+
 def padded(
     sequences: Sequence[Sequence[int]], side: Literal["left", "right"] = "right"
 ) -> tuple[Tensor, Tensor]:
@@ -44,7 +48,10 @@ def padded(
 
 def takes(model: nn.Module, argument: str) -> bool:
     """Tell whether a model's forward pass has an argument."""
-    return argument in inspect.signature(model.forward).parameters
+    forward = getattr(model.forward, "__func__", model.forward)
+    if forward not in _PARAMETERS:  # each pass asks
+        _PARAMETERS[forward] = frozenset(inspect.signature(forward).parameters)
+    return argument in _PARAMETERS[forward]
 
 
 @contextmanager

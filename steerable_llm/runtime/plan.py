@@ -230,6 +230,8 @@ class SteeringPlan:
         mask: Tensor,
         last_prompt: int | Sequence[int],
         pictured: bool = False,
+        before: int = 0,
+        table: _Table | None = None,
     ) -> None:
         """Lay out one batch.
 
@@ -239,33 +241,73 @@ class SteeringPlan:
             last_prompt: Column of each row's last prompt token: one number for left-padded
                 prompts (`T - 1`), one per row for right-padded prompts with their answers.
             pictured: Whether the rows have images, which a vision tower sees first.
+            before: Tokens of each row's prompt that were run, steered alike, in an earlier call.
+            table: What was worked out of these steerings already.
         """
         self.steerings = tuple(steerings)
         rows = len(self.steerings)
         columns = [last_prompt] * rows if isinstance(last_prompt, int) else list(last_prompt)
-        self._alike = _alike(self.steerings)
-        self.places: list[Place] = sorted(
-            {place for each, _ in self._alike for place in each.places}
-        )
-        terms = [term for each, _ in self._alike for term in each.tower_terms]
+        known = None if table is None else table.numbers(self.steerings)
+        self._table = _Table(self.steerings) if table is None or known is None else table
+        found = self._table.numbers(self.steerings) if known is None else known
+        assert found is not None, "a table knows what it was made of"
+        self._number = found
+        self.places = self._table.places(self._number)
+        terms = [term for each in self.steerings for term in each.tower_terms]
         self.tower: list[int] = sorted({layer for term in terms for layer in term.tower})
         self._unseen = set(self.tower) if pictured else set()
         self._mask = mask.bool().cpu().numpy()
         self._last_prompt = np.array(columns, dtype=np.int64)[:, None]
-        reaches = {term.reach for each, _ in self._alike for term in each.active_terms}
+        reaches = {term.reach for each in self._table.steerings for term in each.active_terms}
         self._decisions = sorted(reach for reach in reaches if isinstance(reach, int))
         # From here on, behind the prompts and the decisions, one column is like the other.
         decided = max(columns, default=0) + max(self._decisions, default=0)
         self._alike_from = max(decided + 1, self._mask.shape[1])
         self._unfinished = np.ones(rows, dtype=bool)
+        counted = {reach: before if reach in ("all", "prompt") else 0 for reach in reaches}
         self._progress = {
             place: _Progress(
-                0, None, 0, {reach: np.zeros(rows, dtype=np.int64) for reach in reaches}
+                0, None, 0, {x: np.full(rows, n, dtype=np.int64) for x, n in counted.items()}
             )
             for place in self.places
         }
         self._window: _Window | None = None
         self._parts: dict[Place, list[_Part]] = {}
+
+    @classmethod
+    def side_by_side(cls, rows: Sequence[tuple[SteeringPlan, int, int]]) -> Self:
+        """Return a plan for the answers of rows of other plans; their counts come along.
+
+        Args:
+            rows: Per row a plan, its row there, and how many tokens its answer has, of which the
+                last is to be fed.
+        """
+        steerings = [plan.steerings[row] for plan, row, _ in rows]
+        # Whoever stays knows more than whoever joins.
+        table = rows[0][0]._table if rows else None
+        starts = [-tokens for *_, tokens in rows]
+        made = cls(steerings, torch.ones(len(rows), 0), starts, table=table)
+        for plan in {id(plan): plan for plan, *_ in rows}.values():
+            plan._settle()
+            here = [place for place, row in enumerate(rows) if row[0] is plan]
+            there = [rows[place][1] for place in here]
+            for at in made._progress.keys() & plan._progress.keys():
+                old = plan._progress[at].counts
+                for reach, counts in made._progress[at].counts.items():
+                    if reach in old:
+                        counts[here] = old[reach][there]
+        return made
+
+    def take_back(self, columns: int) -> None:
+        """Forget what a pass that failed has counted.
+
+        Args:
+            columns: How many there were before it.
+        """
+        for progress in self._progress.values():
+            if progress.seen > columns:
+                progress.seen = columns
+                progress.passes -= 1
 
     def fork(self) -> Self:
         """Return a plan that goes on from here by itself."""
@@ -286,7 +328,7 @@ class SteeringPlan:
         self._settle()
         picked = list(rows)
         self.steerings = tuple(self.steerings[row] for row in picked)
-        self._alike = _alike(self.steerings)
+        self._number = self._number[picked]
         self._mask, self._last_prompt = self._mask[picked], self._last_prompt[picked]
         self._unfinished = self._unfinished[picked]
         for progress in self._progress.values():
@@ -359,7 +401,7 @@ class SteeringPlan:
             InvalidInputError: The rows do not have the same steering of the tower.
         """
         first = self.steerings[0]
-        if any(each.tower_key != first.tower_key for each, _ in self._alike):
+        if any(each.tower_key != first.tower_key for each in self.steerings):
             raise InvalidInputError(
                 "prompts with images whose vision tower is steered in different ways cannot be run "
                 "in one pass: run them one after the other"
@@ -410,16 +452,76 @@ class SteeringPlan:
         Raises:
             ModelMismatchError: A vector is not as wide as the states.
         """
-        if place in self._parts:
-            return self._parts[place]
+        if place not in self._parts:
+            self._parts[place] = [
+                *self._table.sums(place, h, self._number),
+                *self._looking(place),
+            ]
+        return self._parts[place]
+
+    def _looking(self, place: Place) -> list[_Part]:
+        """Return the terms whose rule looks at the states, each with its rows."""
         site, layer = place
-        count, width = len(self.steerings), h.shape[-1]
-        totals: dict[Reach, tuple[Flags, Flags, Tensor]] = {}
         # Rows of one term run together; a row may hold the same term more than once.
-        looking: dict[tuple[int, int], tuple[SteeringTerm, Flags]] = {}
-        for steering, rows in self._alike:
-            terms = steering.terms_at(layer, site)
-            for term in terms:
+        found: dict[tuple[int, int], tuple[SteeringTerm, Flags]] = {}
+        for number, steering in enumerate(self._table.steerings):
+            terms = [term for term in steering.terms_at(layer, site) if term.rule != "add"]
+            for time, term in enumerate(terms):
+                none = np.zeros(len(self.steerings), dtype=bool)
+                rows = found.setdefault((id(term), time), (term, none))[1]
+                rows |= self._number == number
+        return [
+            _Part(term.reach, rows, rows & term.renormalise, term)
+            for term, rows in found.values()
+            if rows.any()
+        ]
+
+
+class _Table:
+    """What steerings that differ add at each place, worked out once, however rows join and leave.
+
+    Attributes:
+        steerings: Those that differ.
+    """
+
+    def __init__(self, steerings: Sequence[Steering]) -> None:
+        """Begin with nothing worked out."""
+        found = {_identity(each): each for each in steerings}
+        self.steerings = list(found.values())
+        self._numbers = {key: number for number, key in enumerate(found)}
+        self._places = [each.places for each in self.steerings]
+        self._sums: dict[Place, dict[Reach, tuple[Flags, Flags, Tensor]]] = {}
+
+    def places(self, numbers: NDArray[np.int64]) -> list[Place]:
+        """Return where any of these steerings acts, in order."""
+        used = np.unique(numbers).tolist()
+        return sorted({place for number in used for place in self._places[number]})
+
+    def numbers(self, steerings: Sequence[Steering]) -> NDArray[np.int64] | None:
+        """Return which of its own each of these is; None where one of them is not there."""
+        numbers = [self._numbers.get(_identity(each), -1) for each in steerings]
+        return None if -1 in numbers else np.array(numbers, dtype=np.int64)
+
+    def sums(self, place: Place, h: Tensor, rows: NDArray[np.int64]) -> list[_Part]:
+        """Return per reach what rows, given by their steerings' numbers, get whatever the state.
+
+        Raises:
+            ModelMismatchError: A vector is not as wide as the states.
+        """
+        if place not in self._sums:
+            self._sums[place] = self._add_up(place, h)
+        index = torch.from_numpy(rows).to(h.device)
+        return [
+            _Part(reach, changed[rows], keep[rows], total.index_select(0, index))
+            for reach, (changed, keep, total) in self._sums[place].items()
+            if changed[rows].any()
+        ]
+
+    def _add_up(self, place: Place, h: Tensor) -> dict[Reach, tuple[Flags, Flags, Tensor]]:
+        (site, layer), count, width = place, len(self.steerings), h.shape[-1]
+        sums: dict[Reach, tuple[Flags, Flags, Tensor]] = {}
+        for number, steering in enumerate(self.steerings):
+            for term in steering.terms_at(layer, site):
                 shape = term.vector.directions[layer].shape
                 if shape != (width,):
                     raise ModelMismatchError(
@@ -428,39 +530,23 @@ class SteeringPlan:
                         "the vector for this model"
                     )
             for term, delta in steering.deltas(layer, site):
-                changed, keep, total = totals.setdefault(
-                    term.reach, (_flags(count), _flags(count), torch.zeros(count, 1, width))
+                changed, keep, total = sums.setdefault(
+                    term.reach, (*np.zeros((2, count), dtype=bool), torch.zeros(count, 1, width))
                 )
-                changed[rows] = True
-                keep[rows] |= term.renormalise
-                total[rows] += delta.cpu()
-            for number, term in enumerate(term for term in terms if term.rule != "add"):
-                looking.setdefault((id(term), number), (term, _flags(count)))[1][rows] = True
-        self._parts[place] = [
-            *(
-                _Part(reach, changed, keep, total.to(h.device))
-                for reach, (changed, keep, total) in totals.items()
-            ),
-            *(
-                _Part(term.reach, rows, rows & term.renormalise, term)
-                for term, rows in looking.values()
-            ),
-        ]
-        return self._parts[place]
+                changed[number] = True
+                keep[number] |= term.renormalise
+                total[number] += delta.cpu()
+        return {
+            reach: (changed, keep, total.to(h.device))
+            for reach, (changed, keep, total) in sums.items()
+        }
 
 
-def _flags(count: int) -> Flags:
-    return np.zeros(count, dtype=bool)
+def _identity(steering: Steering) -> tuple[object, ...]:
+    """Return what tells steerings apart, as long as they are kept.
 
-
-def _alike(steerings: Sequence[Steering]) -> list[tuple[Steering, list[int]]]:
-    """Return steerings that differ, each with its rows."""
-    found: dict[tuple[object, ...], tuple[Steering, list[int]]] = {}
-    for row, steering in enumerate(steerings):
-        # Not by the steering's own hash: a vector of somebody else may have none.
-        key = tuple(
-            (id(t.vector), t.strength, t.layers, t.scope, t.unit, t.renormalise)
-            for t in steering.terms
-        )
-        found.setdefault(key, (steering, []))[1].append(row)
-    return list(found.values())
+    Not their own hash: a vector of somebody else may have none.
+    """
+    return tuple(
+        (id(t.vector), t.strength, t.layers, t.scope, t.unit, t.renormalise) for t in steering.terms
+    )

@@ -7,8 +7,7 @@ it travels as the call argument `step`, which reaches every path, the cache key 
 
 import asyncio
 import hashlib
-import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any, Self, cast
@@ -30,7 +29,6 @@ from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult, LLMResult
 from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.config import (
-    ContextThreadPoolExecutor,
     ensure_config,
     get_config_list,
 )
@@ -44,10 +42,9 @@ from steerable_llm.adapters.arguments import (
     sampling_of,
     with_defaults,
 )
+from steerable_llm.adapters.asking import aanswers, achunks, answers
 from steerable_llm.adapters.copies import SharesWeights
-from steerable_llm.adapters.joining import ask
 from steerable_llm.adapters.langchain.binding import SteeredBinding, binding
-from steerable_llm.adapters.langchain.gathering import Gathering, Seat
 from steerable_llm.adapters.langchain.messages import (
     PROVIDER,
     ToolLike,
@@ -61,10 +58,9 @@ from steerable_llm.adapters.langchain.messages import (
 from steerable_llm.adapters.langchain.retrieved import RETRIEVED
 from steerable_llm.adapters.langchain.structured import Method, structured_output
 from steerable_llm.adapters.surroundings import surroundings, take_down
-from steerable_llm.adapters.worker import stream_in_worker
 from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.answer.origin import Origin
-from steerable_llm.answer.request import MOST_TOKENS, GenerationChunk, GenerationRequest
+from steerable_llm.answer.request import MOST_TOKENS, Generation, GenerationRequest
 from steerable_llm.chat.context import quoted
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.policy.policy import Hint, Policy, choose_step, named_by
@@ -77,7 +73,6 @@ _CALL_ARGUMENTS = {
     *(*SAMPLING, "n", "step", "context", "contrast", "stream", "model"),
     *("tools", "tool_choice", "strict", "parallel_tool_calls", "response_format"),
 }
-_One = tuple[LanguageModelInput, RunnableConfig]
 
 
 class SteerableChatModel(SharesWeights, BaseChatModel):
@@ -111,7 +106,7 @@ class SteerableChatModel(SharesWeights, BaseChatModel):
         n: How many answers a call gives, all but the first one with another seed.
         streaming: True streams on `invoke` too, False never streams, None leaves it to the call.
         models: Other models that a call may name by `model=`.
-        batch_size: Most inputs of a `.batch()` that run on the model at once.
+        batch_size: Most inputs of a `.batch()` that are under way at once.
     """
 
     llm: SteerableHFLLM = Field(exclude=True, repr=False)
@@ -137,7 +132,6 @@ class SteerableChatModel(SharesWeights, BaseChatModel):
     # Of the copy that one call runs on: each model's policy as it was when the call came in, and
     # where the call joins the others of its batch.
     _policies: dict[str, Policy | None] = PrivateAttr(default_factory=dict)
-    _seat: Seat | None = PrivateAttr(default=None)
     # Of such a copy, too: the documents that the chain around it came by.
     _retrieved: tuple[str, ...] = PrivateAttr(default=())
     # What a config that is bound around this model says, since LangChain may take the model alone.
@@ -164,7 +158,7 @@ class SteerableChatModel(SharesWeights, BaseChatModel):
         return copy
 
     def _forget(self) -> None:
-        self._policies, self._seat = {}, None
+        self._policies = {}
 
     # What is bound around the model, so that tools and forms bound later keep it.
 
@@ -249,21 +243,13 @@ class SteerableChatModel(SharesWeights, BaseChatModel):
         return_exceptions: bool = False,
         **kwargs: Any,
     ) -> list[AIMessage]:
-        """Answer all inputs, `batch_size` of them at a time in one batch on the model.
+        """Answer all inputs, `batch_size` of them side by side on the model.
 
         Each input may have its own config and so its own step; `max_concurrency` also bounds how
         many run together.
         """
-        answers: list[AIMessage] = []
-        for group in self._groups(inputs, config, kwargs):
-            with ContextThreadPoolExecutor(max_workers=len(group)) as threads:
-                asked = [threads.submit(own.invoke, *one, **kwargs) for own, one in group]
-                for future, (own, _) in zip(asked, group, strict=True):
-                    future.add_done_callback(own._leave)
-            for future in asked:
-                error = future.exception() if return_exceptions else None
-                answers.append(cast(AIMessage, error) if error else future.result())
-        return answers
+        bounded = self._bounded(inputs, config)
+        return super().batch(inputs, bounded, return_exceptions=return_exceptions, **kwargs)
 
     async def abatch(
         self,
@@ -274,16 +260,22 @@ class SteerableChatModel(SharesWeights, BaseChatModel):
         **kwargs: Any,
     ) -> list[AIMessage]:
         """Answer all inputs as `batch` does, while the event loop keeps turning."""
-        answers: list[AIMessage] = []
-        for group in self._groups(inputs, config, kwargs):
-            asked = [asyncio.ensure_future(own.ainvoke(*one, **kwargs)) for own, one in group]
-            for task, (own, _) in zip(asked, group, strict=True):
-                task.add_done_callback(own._leave)
-            found = await asyncio.gather(*asked, return_exceptions=return_exceptions)
-            answers += cast(list[AIMessage], found)
-        return answers
+        bounded = self._bounded(inputs, config)
+        return await super().abatch(inputs, bounded, return_exceptions=return_exceptions, **kwargs)
 
-    # What is settled there: the step, the policy, and the place in a batch.
+    def _bounded(
+        self,
+        inputs: Sequence[LanguageModelInput],
+        config: RunnableConfig | list[RunnableConfig] | None,
+    ) -> list[RunnableConfig]:
+        """Return a config for each input; not more of them than `batch_size` run at once."""
+        most = self.batch_size
+        return [
+            {**each, "max_concurrency": min(most, each.get("max_concurrency") or most)}
+            for each in get_config_list(config, len(inputs))
+        ]
+
+    # What is settled there: the step and the policy.
 
     def _settled(
         self,
@@ -337,31 +329,6 @@ class SteerableChatModel(SharesWeights, BaseChatModel):
         if step is not None:
             arguments["step"] = step
         return own
-
-    def _leave(self, _: object) -> None:
-        assert self._seat is not None, "only copies of a batch leave"
-        self._seat.leave()
-
-    def _groups(
-        self,
-        inputs: list[LanguageModelInput],
-        config: RunnableConfig | list[RunnableConfig] | None,
-        kwargs: dict[str, Any],
-    ) -> Iterator[list[tuple[Self, _One]]]:
-        """Split a batch's inputs into what runs together, each on a copy that joins the others."""
-        if not inputs:
-            return
-        pairs = list(zip(inputs, get_config_list(config, len(inputs)), strict=True))
-        size = min(self.batch_size, pairs[0][1].get("max_concurrency") or self.batch_size)
-        # A model that is not here is each input's own error, and none of them gets to a batch.
-        llm = self._llms.get(self._name_for(kwargs), self.llm)
-        for start in range(0, len(pairs), size):
-            group = pairs[start : start + size]
-            gathering = Gathering(llm, len(group))
-            copies = [self.model_copy() for _ in group]
-            for own in copies:
-                own._seat = Seat(gathering)
-            yield list(zip(copies, group, strict=True))
 
     @property
     def _llms(self) -> dict[str, SteerableHFLLM]:
@@ -437,12 +404,7 @@ class SteerableChatModel(SharesWeights, BaseChatModel):
         **kwargs: Any,
     ) -> ChatResult:
         llm, requests = self._llm_for(kwargs), self._requests(messages, stop, kwargs)
-        alone = self._seat if len(requests) == 1 else None
-        joined = alone.hand_over(llm, requests[0]) if alone else None
-        answers = [joined.result()] if joined else llm.generate_batch(requests)
-        for answer in answers:
-            take_down(answer, surroundings().records)
-        return to_result(answers, self._name_for(kwargs))
+        return self._told(answers(llm, requests), kwargs)
 
     def _requests(
         self, messages: list[BaseMessage], stop: list[str] | None, kwargs: dict[str, Any]
@@ -468,13 +430,12 @@ class SteerableChatModel(SharesWeights, BaseChatModel):
         **kwargs: Any,
     ) -> ChatResult:
         llm, requests = self._llm_for(kwargs), self._requests(messages, stop, kwargs)
-        alone = self._seat if len(requests) == 1 else None
-        joined = alone.hand_over(llm, requests[0]) if alone else None
-        asked = [joined] if joined else ask(llm, requests, self.batch_size)
-        answers = await asyncio.gather(*map(asyncio.wrap_future, asked))
-        for answer in answers:
+        return self._told(await aanswers(llm, requests), kwargs)
+
+    def _told(self, made: Sequence[Generation], kwargs: Mapping[str, Any]) -> ChatResult:
+        for answer in made:
             take_down(answer, surroundings().records)
-        return to_result(answers, self._name_for(kwargs))
+        return to_result(made, self._name_for(kwargs))
 
     def _stream(
         self,
@@ -499,20 +460,14 @@ class SteerableChatModel(SharesWeights, BaseChatModel):
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
         records, call = surroundings().records, self._streamed(messages, stop, kwargs)
-        async with aclosing(self._made(call, kwargs)) as pieces:
+        asked = achunks(self._llm_for(kwargs), GenerationRequest(**call))
+        async with aclosing(asked) as pieces:
             async for made in pieces:
                 take_down(made.final, records)
                 for chunk in to_chunks(made, self._name_for(kwargs)):
                     if run_manager:
                         await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
                     yield chunk
-
-    def _made(
-        self, call: dict[str, Any], kwargs: dict[str, Any]
-    ) -> AsyncGenerator[GenerationChunk, None]:
-        """The chunks of an answer; who stops listening stops the model within one token."""
-        llm, stopped = self._llm_for(kwargs), threading.Event()
-        return stream_in_worker(lambda: llm.stream(cancelled=stopped, **call), stopped)
 
     # Tools and forms of answers.
 

@@ -6,10 +6,9 @@ that carry no prompt get their step from `tag_prompts(...)`, `steer_step(...)`, 
 the argument `step`.
 """
 
-import asyncio
-from collections.abc import AsyncGenerator, Generator, Sequence
+from collections.abc import AsyncGenerator, Generator, Iterator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
-from threading import Event
 from typing import Any, Self
 
 from llama_index.core.base.llms.types import (
@@ -40,8 +39,8 @@ from steerable_llm.adapters.arguments import (
     to_tool_choice,
     with_defaults,
 )
+from steerable_llm.adapters.asking import aanswers, achunks
 from steerable_llm.adapters.copies import SharesWeights
-from steerable_llm.adapters.joining import ask
 from steerable_llm.adapters.llama_index.messages import read_messages, to_chat, to_completion
 from steerable_llm.adapters.llama_index.steps import PromptedLLM, filled_in, own_copy, step_of
 from steerable_llm.adapters.llama_index.structured import (
@@ -60,11 +59,15 @@ from steerable_llm.adapters.surroundings import (
     surroundings,
     take_down,
 )
-from steerable_llm.adapters.worker import stream_in_worker
 from steerable_llm.answer.constraint import Constraint
 from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.answer.origin import Origin
-from steerable_llm.answer.request import MOST_TOKENS, Generation, GenerationRequest
+from steerable_llm.answer.request import (
+    MOST_TOKENS,
+    Generation,
+    GenerationChunk,
+    GenerationRequest,
+)
 from steerable_llm.chat.context import quoted
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.policy.policy import Policy
@@ -78,9 +81,6 @@ _UNREAD = ("messages_to_prompt", "completion_to_prompt", "query_wrapper_prompt")
 _FOR_TOOLS = {"tool_required", "tool_choice", "allow_parallel_tool_calls"}
 # In the other modes the caller asks for a program of another kind, and gets it.
 _CONSTRAINED = (PydanticProgramMode.DEFAULT, PydanticProgramMode.LLM)
-
-TOGETHER = 16
-"""At most so many concurrent calls run on the model at once."""
 
 tell_of_sub_questions()
 
@@ -128,27 +128,41 @@ class Call:
     async def aanswer(self) -> Generation:
         """Return the whole answer, and let the event loop turn while it is made."""
         with failing_on(self.records), told_as_ours():
-            [asked] = ask(self.llm, [GenerationRequest(**self.arguments)], TOGETHER)
-            answer = await asyncio.wrap_future(asked)
+            [answer] = await aanswers(self.llm, [GenerationRequest(**self.arguments)])
         take_down(answer, self.records)
         return answer
 
-    def pieces(self, cancelled: Event | None = None) -> Generator[Piece, None, None]:
+    def pieces(self) -> Generator[Piece, None, None]:
         """Yield what tells something new: half a character, or half a stop text, is held back."""
-        text = reasoning = ""
+        so_far = _SoFar()
         with failing_on(self.records), told_as_ours():
-            for made in self.llm.stream(cancelled=cancelled, **self.arguments):
-                text += made.text
-                reasoning += made.reasoning
+            for made in self.llm.stream(**self.arguments):
                 take_down(made.final, self.records)
-                if made.text or made.reasoning or made.final:
-                    yield made.final or text, made.text, reasoning, made.reasoning
+                yield from so_far.piece(made)
 
-    def apieces(self) -> AsyncGenerator[Piece, None]:
+    async def apieces(self) -> AsyncGenerator[Piece, None]:
         """Yield the same, and let the event loop turn."""
-        # The model itself hears of it when nobody waits any more, and stops within one token.
-        stopped = Event()
-        return stream_in_worker(lambda: self.pieces(stopped), stopped)
+        so_far = _SoFar()
+        with failing_on(self.records), told_as_ours():
+            request = GenerationRequest(**self.arguments)
+            async with aclosing(achunks(self.llm, request)) as chunks:
+                async for made in chunks:
+                    take_down(made.final, self.records)
+                    for piece in so_far.piece(made):
+                        yield piece
+
+
+class _SoFar:
+    """What of an answer has come."""
+
+    def __init__(self) -> None:
+        self.text = self.reasoning = ""
+
+    def piece(self, made: GenerationChunk) -> Iterator[Piece]:
+        self.text += made.text
+        self.reasoning += made.reasoning
+        if made.text or made.reasoning or made.final:
+            yield made.final or self.text, made.text, self.reasoning, made.reasoning
 
 
 class SteerableLlamaIndexLLM(SharesWeights, PromptedLLM, FunctionCallingLLM):

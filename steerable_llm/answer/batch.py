@@ -1,0 +1,371 @@
+"""Prompts at work side by side, a token each per turn; they join and leave between two turns.
+
+Prompts of text on models whose rows can join (`runtime/row_cache.py`) share one batch. Prompts with
+images, and all prompts of other models, run in batches of those that came together, which take
+turns with the shared one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from steerable_llm.answer.engine import Limits, Prompt
+from steerable_llm.answer.job import Job, take_tokens
+from steerable_llm.chat.vision import in_one_batch
+from steerable_llm.runtime.contrast import contrasted
+from steerable_llm.runtime.forward import run_prompts
+from steerable_llm.runtime.hooked_model import HookedModel
+from steerable_llm.runtime.joined import JoinedRows, Reading, Row
+from steerable_llm.runtime.prefix_cache import BLOCK, PrefixCache
+from steerable_llm.runtime.row_cache import States, joins
+from steerable_llm.vector.steering import Steering
+
+
+@dataclass(eq=False)
+class _Seat:
+    """A job in the shared batch.
+
+    Attributes:
+        job: The job.
+        row: Its prompt.
+        bare: Its prompt without the context, where the two are contrasted.
+        scores: Of the rows that were read, until both are.
+    """
+
+    job: Job
+    row: Row
+    bare: Row | None
+    scores: dict[Row, Tensor]
+
+    @property
+    def rows(self) -> list[Row]:
+        return [self.row] if self.bare is None else [self.row, self.bare]
+
+    def combined(self, scores: dict[Row, Tensor]) -> Tensor:
+        contrast = self.job.prompt.contrast
+        if self.bare is None or contrast is None:
+            return scores[self.row]
+        return contrast.combine(scores[self.row], scores[self.bare])
+
+
+class Batch:
+    """Jobs that are at work.
+
+    Attributes:
+        limits: How much is taken on at once.
+    """
+
+    def __init__(self, llm: HookedModel, limits: Limits, prefixes: PrefixCache) -> None:
+        """Begin with nothing to do.
+
+        Args:
+            llm: The model.
+            limits: How much is taken on at once.
+            prefixes: Where states of prompts are kept for later ones.
+        """
+        self.limits = limits
+        self._llm, self._prefixes = llm, prefixes
+        self._shares = joins(llm)
+        self._joined = JoinedRows(llm)
+        self._seats: dict[Row, _Seat] = {}
+        self._unread: list[Row] = []
+        self._reading: Reading | None = None
+        self._alone: set[Row] = set()
+        self._apart: list[Job] = []
+        self._single: set[Job] = set()
+        self._static: list[_Static] = []
+
+    @property
+    def jobs(self) -> list[Job]:
+        """What it is at work on."""
+        seats = {id(seat): seat.job for seat in self._seats.values()}
+        return [*seats.values(), *self._apart, *(job for each in self._static for job in each.jobs)]
+
+    @property
+    def together(self) -> bool:
+        """Whether only those that begin together run together."""
+        return not self._shares
+
+    def has_room(self, prompt: Prompt) -> bool:
+        """Tell whether a prompt fits beside the others; one alone always does."""
+        prompts = [prompt, *(job.prompt for job in self.jobs)]
+        rows = sum(1 if each.bare is None else 2 for each in prompts)
+        longest = max(len(each.tokens) + each.request.length() for each in prompts)
+        fits = rows <= self.limits.rows and rows * longest <= self.limits.tokens
+        return len(prompts) == 1 or fits
+
+    def add(self, job: Job) -> None:
+        """Take up a job; it fails by itself if it cannot be begun."""
+        job.pending.times.begun = time.monotonic()
+        prompt = job.prompt
+        if not self._shares or prompt.vision:
+            self._apart.append(job)
+            return
+        room = prompt.request.length()
+        row = Row(prompt.tokens, prompt.steering, room)
+        bare = None if prompt.bare is None else Row(prompt.bare.tokens, Steering.none(), room)
+        seat = _Seat(job, row, bare, {})
+        for each in seat.rows:
+            self._seats[each] = seat
+            self._unread.append(each)
+
+    def turn(self) -> None:
+        """Read some of the prompts that wait, and give every answer its next token."""
+        self._leave_ended()
+        self._begin_apart()
+        left = self.limits.prefill
+        while left > 0 and (self._reading is not None or self._unread):
+            left -= self._read_on(left)
+        if self._joined.rows:
+            self._step()
+        self._step_apart()
+
+    def close(self) -> None:
+        """Leave the model as it was."""
+        self._joined.close()
+        for each in self._static:
+            each.close()
+
+    # The shared batch.
+
+    def _leave_ended(self) -> None:
+        for row, seat in [*self._seats.items()]:
+            if row is seat.row and seat.job.ended:
+                self._let_go(seat)
+
+    def _let_go(self, seat: _Seat) -> None:
+        for row in seat.rows:
+            self._seats.pop(row, None)
+            if row in self._unread:
+                self._unread.remove(row)
+            if row in self._joined.rows:
+                self._joined.leave(row)
+        if self._reading is not None and not any(row in self._seats for row in self._reading.rows):
+            self._reading = None
+
+    def _read_on(self, most: int) -> int:
+        """Read up to so many tokens of prompts; returns how many, padding included."""
+        if self._reading is None:
+            rows, known = self._alike(most)
+            self._unread = [row for row in self._unread if row not in rows]
+            self._reading = Reading(self._llm, rows, known)
+        reading = self._reading
+        before = reading.left
+        try:
+            scores = reading.read(most)
+        except Exception as error:
+            self._reading = None
+            if len(reading.rows) == 1:
+                self._fail(reading.rows[0], error)
+            else:  # only the row at fault is to fail
+                self._alone.update(reading.rows)
+                self._unread = [*reading.rows, *self._unread]
+            return before
+        if scores is not None:
+            self._reading = None
+            for row, own in zip(reading.rows, scores, strict=True):
+                assert row.states is not None, "it was read"
+                self._prefixes.keep(row.tokens, row.steering, row.blocks, row.states)
+                if row in self._seats:
+                    self._seats[row].scores[row] = own
+            self._begin([self._seats[row] for row in reading.rows if row in self._seats])
+        return (before - reading.left) * len(reading.rows)
+
+    def _alike(self, most: int) -> tuple[list[Row], list[States]]:
+        """Return rows to be read together, of which as many first tokens are known, and those."""
+        rows: list[Row] = []
+        states: list[States] = []
+        met: set[int] = set()
+        start = longest = 0
+        for row in self._unread:
+            known, length = self._prefixes.find(row.tokens, row.steering, row.blocks)
+            if not rows:
+                start = length
+            # Who goes on like one of them waits, to find its states.
+            goes_on = row.blocks[start // BLOCK : start // BLOCK + 1]
+            if length != start or met.intersection(goes_on):
+                continue
+            longest = max(longest, len(row.tokens) - start)
+            if rows and (row in self._alone or longest * (len(rows) + 1) > most):
+                break
+            rows.append(row)
+            states.append(known)
+            met.update(goes_on)
+            if row in self._alone:
+                break
+        self._alone.difference_update(rows)
+        return rows, states
+
+    def _begin(self, seats: Sequence[_Seat]) -> None:
+        """Choose first tokens where all is read, and let the rows join whose answers go on."""
+        ready: list[_Seat] = []
+        for seat in dict.fromkeys(seats):
+            try:
+                for term in seat.row.steering.active_terms if seat.row.counted else ():
+                    seat.row.steered_tokens(term)
+            except Exception as error:
+                self._fail(seat.row, error)
+            else:
+                if len(seat.scores) == len(seat.rows):
+                    ready.append(seat)
+        for seat in self._chosen(ready, [seat.scores for seat in ready]):
+            seat.scores = {}
+            try:
+                for row in seat.rows:
+                    self._joined.join(row)
+            except Exception as error:  # such as no memory left
+                self._fail(seat.row, error)
+
+    def _step(self) -> None:
+        """Feed the last token of each answer, and choose the next."""
+        rows = list(self._joined.rows)
+        tokens = [self._seats[row].job.answer.tokens[-1] for row in rows]
+        found = dict(zip(rows, self._joined.feed(tokens), strict=True))
+        scores: dict[Row, Tensor] = {}
+        for row, each in found.items():
+            if isinstance(each, Tensor):
+                scores[row] = each
+            elif row in self._seats:
+                self._fail(row, each)
+        seats = list(dict.fromkeys(self._seats[row] for row in rows if row in self._seats))
+        self._chosen(seats, [scores] * len(seats))
+
+    def _chosen(self, seats: Sequence[_Seat], scores: Sequence[dict[Row, Tensor]]) -> list[_Seat]:
+        """Give each its next token; returns those whose answers go on."""
+        if not seats:
+            return []
+        combined = [seat.combined(own) for seat, own in zip(seats, scores, strict=True)]
+        jobs = [seat.job for seat in seats]
+        going_on = []
+        for seat, whole in zip(seats, take_tokens(jobs, torch.stack(combined)), strict=True):
+            if not whole:
+                going_on.append(seat)
+                continue
+            seat.job.finish(seat.row.steered_tokens)
+            self._let_go(seat)
+        return going_on
+
+    def _fail(self, row: Row, error: Exception) -> None:
+        seat = self._seats.get(row)
+        if seat is not None:
+            seat.job.fail(error)
+            self._let_go(seat)
+
+    # What runs apart.
+
+    def _begin_apart(self) -> None:
+        takes_turns = self._llm.chat_format.vision is not None
+        while self._apart and not (self._static and takes_turns):
+            jobs = self._next_apart()
+            self._apart = [job for job in self._apart if job not in jobs]
+            self._single.difference_update(jobs)
+            jobs = [job for job in jobs if not job.ended]
+            if jobs:
+                self._guarded(jobs, partial(self._begin_static, jobs))
+
+    def _next_apart(self) -> list[Job]:
+        """Return the first job with those that run together with it."""
+        jobs = [job for job in self._apart if job not in self._single]
+        if self._apart[0] not in jobs:
+            return self._apart[:1]
+        prompts = [job.prompt for job in jobs]
+        # What is contrasted has a second stream beside it.
+        keys = [None if prompt.contrast else prompt.steering.tower_key for prompt in prompts]
+        reads, order = [prompt.read for prompt in prompts], range(len(prompts))
+        try:
+            groups = self._llm.image_batches.split(reads, order, len(prompts), keys)
+        except Exception:  # to find out took more memory than there is
+            return self._apart[:1]
+        return next([jobs[place] for place in group] for group in groups if 0 in group)
+
+    def _begin_static(self, jobs: Sequence[Job]) -> None:
+        self._static.append(_Static(self._llm, jobs))
+
+    def _step_apart(self) -> None:
+        for static in [*self._static]:
+            self._guarded(static.jobs, static.step)
+            if not static.jobs or any(job in self._apart for job in static.jobs):
+                static.close()
+                self._static.remove(static)
+
+    def _guarded(self, jobs: Sequence[Job], work: Callable[[], object]) -> None:
+        """Do the work of some jobs; what goes wrong with several is tried with each alone."""
+        try:
+            work()
+        except Exception as error:
+            for job in [*jobs]:
+                if len(jobs) > 1 and not job.answer.tokens:
+                    self._single.add(job)
+                    self._apart.append(job)
+                else:
+                    job.fail(error)
+
+
+class _Static:
+    """Prompts that begin together, on the inputs of the model's own `generate`.
+
+    Attributes:
+        jobs: Those that are not done.
+    """
+
+    def __init__(self, llm: HookedModel, jobs: Sequence[Job]) -> None:
+        """Read the prompts; all have images, or none has."""
+        self._places: list[Job | None] = list(jobs)
+        self._turn = ExitStack()
+        prompts = [job.prompt for job in jobs]
+        with ExitStack() as turn:
+            turn.enter_context(llm.turns)
+            # Not shared: a seed draws the same, whatever else is in the batch.
+            full = run_prompts(
+                llm,
+                [prompt.tokens for prompt in prompts],
+                [prompt.steering for prompt in prompts],
+                in_one_batch([prompt.read for prompt in prompts], "left"),
+                share=False,
+            )
+            self._stream = contrasted(
+                llm,
+                full,
+                [prompt.bare for prompt in prompts],
+                [prompt.contrast for prompt in prompts],
+            )
+            self._turn = turn.pop_all()
+        self._plan, self._scores = full.plan, self._stream.first
+
+    @property
+    def jobs(self) -> list[Job]:
+        return [job for job in self._places if job is not None]
+
+    def step(self) -> None:
+        """Choose the next token of each, and feed it."""
+        for place, job in enumerate(self._places):
+            if job is not None and job.ended:
+                self._done(place)
+        places = [place for place, job in enumerate(self._places) if job is not None]
+        jobs = self.jobs
+        if not jobs:
+            return
+        for place, job, whole in zip(
+            places, jobs, take_tokens(jobs, self._scores[places]), strict=True
+        ):
+            if whole:
+                job.finish(partial(self._plan.steered_tokens, place))
+                self._done(place)
+        if self.jobs:
+            last = [0 if job is None else job.answer.tokens[-1] for job in self._places]
+            self._scores = self._stream.feed(torch.tensor(last)[:, None])[:, -1]
+
+    def _done(self, place: int) -> None:
+        self._stream.finish(place)
+        self._places[place] = None
+
+    def close(self) -> None:
+        """Let others have their turn."""
+        self._turn.close()

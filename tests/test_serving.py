@@ -1,0 +1,374 @@
+"""Many requests at once on one model: each gets what it gets alone, and nothing stays behind."""
+
+from __future__ import annotations
+
+import gc
+import random
+import threading
+from concurrent.futures import CancelledError
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from steerable_llm.answer.batch import Batch
+from steerable_llm.answer.batching import BatchingEngine
+from steerable_llm.answer.constraint import Constraint
+from steerable_llm.answer.engine import Limits
+from steerable_llm.answer.llm import SteerableHFLLM
+from steerable_llm.answer.request import Generation, GenerationRequest
+from steerable_llm.errors import EngineError, ModelMismatchError, SteerableError
+from steerable_llm.vector.contrast import Contrast
+from steerable_llm.vector.steering import SCOPES, Steering, WeighedVectors
+
+PASSAGE = "The shop in Lyon opens at nine. The refund period is thirty days. "
+FAMILIES = ["llama", "mistral", "gemma2", "gpt2", "opt", "bloom"]
+
+
+def engine_of(llm: SteerableHFLLM, **limits: Any) -> SteerableHFLLM:
+    """The same model with an engine, and so with prompts' states, of its own."""
+    made = SteerableHFLLM(llm.model, llm.tokenizer, model_id=llm.model_id)
+    made.engine.limits = Limits(**limits)
+    return made
+
+
+def steerings(llm: SteerableHFLLM, make_vector: Any) -> list[Steering]:
+    """Eight of them: none, every scope, and two that meet."""
+    vectors = [replace(make_vector(llm, seed), decision_tokens=2) for seed in range(3)]
+    scoped = [vectors[i % 3].steer(0.3 + 0.1 * i, scope=x) for i, x in enumerate(SCOPES)]
+    both = vectors[0].steer(-0.4, layers=(1,), scope="all") + vectors[1].steer(0.3)
+    return [Steering.none(), *scoped, both, vectors[2].steer(-0.5, renormalise=False)]
+
+
+def drawn_requests(
+    llm: SteerableHFLLM, make_vector: Any, count: int, seed: int = 0
+) -> list[GenerationRequest]:
+    """Requests that begin alike or not, of all lengths, each with one of the steerings."""
+    source, found = random.Random(seed), steerings(llm, make_vector)
+    return [
+        GenerationRequest(
+            f"{PASSAGE * source.choice([0, 0, 1, 2])}Question {source.randrange(20)}?",
+            found[i % len(found)],
+            max_new_tokens=source.randint(1, 24),
+        )
+        for i in range(count)
+    ]
+
+
+def alone(llm: SteerableHFLLM, requests: list[GenerationRequest]) -> list[Generation]:
+    """What each of them gets with nothing beside it and nothing before it."""
+    return [llm.generate_batch([request])[0] for request in requests]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_64_that_join_at_any_time_and_are_cancelled_at_any_time_get_what_they_get_alone(
+    make_llm: Any, make_vector: Any, family: str
+) -> None:
+    llm = engine_of(make_llm(family), rows=16, prefill=48)
+    requests = drawn_requests(llm, make_vector, 64)
+    expected = alone(llm, requests)
+    source = random.Random(1)
+    cancelled = set(source.sample(range(64), 12))
+    made: dict[int, Generation] = {}
+
+    def ask(number: int) -> None:
+        pending = llm.submit(requests[number])
+        if number not in cancelled:
+            made[number] = pending.result(timeout=120)
+            return
+        for _ in zip(range(source.randrange(4)), pending, strict=False):
+            pass
+        pending.cancel()
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(64)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert made == {i: answer for i, answer in enumerate(expected) if i not in cancelled}
+    come_to_rest(llm)
+
+
+def test_each_row_has_its_own_draws_stops_grammar_penalty_and_contrast(
+    make_llm: Any, make_vector: Any
+) -> None:
+    llm = engine_of(make_llm("llama"))
+    prompt = f"Documents:\n[1] {PASSAGE}\n\nQuestion: When does the shop open?"
+    asked: list[dict[str, Any]] = [
+        {"temperature": 1.2, "seed": 3},
+        {"temperature": 0.7, "top_p": 0.9, "seed": 4},
+        {"stop": ["e", "o"]},
+        {"constraint": Constraint.json_object()},
+        {"constraint": Constraint.choice(["thirty days", "nine"])},
+        {"contrast": Contrast("cad", 0.8), "context": True},
+        {"contrast": Contrast("adacad", 1.0), "context": True, "temperature": 1.0, "seed": 1},
+        {"repetition_penalty": 1.4, "logprobs": True, "top_logprobs": 2},
+        {"logit_bias": {30: 5.0}},
+    ]
+    steered = steerings(llm, make_vector)
+    requests = [
+        GenerationRequest(prompt, steered[(i + n) % 8], max_new_tokens=14, **settings)
+        for i, settings in enumerate(asked)
+        for n in range(2)
+    ]
+    expected = alone(llm, requests)
+    assert [each.result() for each in [llm.submit(request) for request in requests]] == expected
+    # In a batch in the calling thread as well, and where rows make room for others.
+    assert llm.generate_batch(requests, batch_size=4) == expected
+
+
+# Prompts' states serve later prompts, but never one that is steered otherwise.
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+def test_states_of_a_prompt_never_reach_one_that_is_steered_otherwise(
+    make_llm: Any, make_vector: Any, scope: Any
+) -> None:
+    llm = engine_of(make_llm("llama"))
+    first, second = make_vector(llm, 1), make_vector(llm, 2)
+    found = [
+        first.steer(0.9, scope=scope),
+        second.steer(0.9, scope=scope),
+        first.steer(-0.9, scope=scope),
+        first.steer(0.9, scope=scope, layers=(0,)),
+        first.steer(0.9, scope=scope, renormalise=False),
+        Steering.none(),
+    ]
+    requests = [
+        GenerationRequest(f"{PASSAGE}{words}", steering, max_new_tokens=8)
+        for words in ("When?", "How long?")
+        for steering in [*found, *found]
+    ]
+    expected = alone(llm, requests)
+    assert [llm.submit(request).result() for request in requests] == expected
+
+
+def test_what_is_asked_again_is_read_once_and_unsteered_passages_serve_all_steps(
+    make_llm: Any, make_vector: Any
+) -> None:
+    llm = engine_of(make_llm("llama"))
+    vectors = [make_vector(llm, seed) for seed in range(3)]
+    read: list[int] = []
+    hook = llm.model.get_input_embeddings().register_forward_pre_hook(
+        lambda _, given: read.append(given[0].shape[1])
+    )
+
+    def tokens_read(steering: Steering, words: str) -> int:
+        read.clear()
+        llm.generate(f"{PASSAGE * 2}{words}", steering, max_new_tokens=1)
+        return sum(read)
+
+    try:
+        whole = tokens_read(Steering.none(), "When?")
+        assert whole == len(llm.encode(f"{PASSAGE * 2}When?"))
+        rest = tokens_read(vectors[0].steer(0.5), "How long?")
+        assert rest < whole / 2
+        assert tokens_read(vectors[1].steer(0.5, scope="last_prompt"), "How long?") <= rest
+        # This one changes the passages' states, so that it shares with its like alone.
+        everywhere = vectors[2].steer(0.5, scope="all")
+        assert tokens_read(everywhere, "When?") == whole
+        assert tokens_read(everywhere, "How long?") < whole / 2
+    finally:
+        hook.remove()
+
+
+def test_states_of_prompts_take_no_more_memory_than_they_may(make_llm: Any) -> None:
+    llm = engine_of(make_llm("llama"), prefixes=50_000)
+    kept = llm.engine._prefixes  # type: ignore[attr-defined]
+    for number in range(30):
+        llm.generate(f"{number} {PASSAGE}", max_new_tokens=1)
+        assert kept.size == sum(each.size for each in kept._kept.values()) <= 50_000
+    assert kept.size > 0
+
+
+# What goes wrong with one goes wrong with one.
+
+
+def test_a_row_at_fault_fails_alone_whenever_it_fails(make_llm: Any, make_vector: Any) -> None:
+    llm = engine_of(make_llm("llama"))
+    requests = drawn_requests(llm, make_vector, 12)
+    expected = alone(llm, requests)
+    vector = make_vector(llm)
+    narrow = SomebodyElses(vector, directions={layer: torch.ones(7) for layer in range(3)})
+    bad = [
+        # Found while its prompt is read, while a token is chosen, and in a pass of all rows.
+        (GenerationRequest(PASSAGE, Steering.of(narrow, 1)), "width"),
+        (GenerationRequest("Hi", logit_bias={10_000: 1.0}), "logit_bias"),
+        (GenerationRequest("Hi", Faulty(vector, 4).steer(), max_new_tokens=20), "at fault"),
+        # What is no number stays in its row, also when others take its place.
+        (GenerationRequest("Hi", Poison(vector, 4).steer(), max_new_tokens=20), "not numbers"),
+    ]
+    pending = [llm.submit(request) for request in requests[:6]]
+    failing = [llm.submit(request) for request, _ in bad]
+    pending += [llm.submit(request) for request in requests[6:]]
+    for each, (_, why) in zip(failing, bad, strict=True):
+        with pytest.raises(SteerableError, match=why):
+            each.result(timeout=60)
+    assert [each.result(timeout=60) for each in pending] == expected
+    assert llm.engine.alive
+
+
+class SomebodyElses:
+    """A vector with some things of its own."""
+
+    def __init__(self, vector: Any, **own: Any) -> None:
+        self._vector = vector
+        vars(self).update(own)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._vector, name)
+
+
+class Faulty(SomebodyElses):
+    """A vector that looks at the states, and fails when it has looked a few times."""
+
+    def __init__(self, vector: Any, times: int) -> None:
+        super().__init__(vector, application=replace(vector.application, rule="weigh"))
+        self.left = times
+
+    def steer(self) -> Steering:
+        return Steering.of(self, 0.5, layers=(1,))
+
+    @property
+    def weighed(self) -> Any:
+        self.left -= 1
+        return {1: self.added() if self.left < 0 else _weighed(0.0)}
+
+    def added(self) -> WeighedVectors:
+        raise ModelMismatchError("the vector is at fault")
+
+
+class Poison(Faulty):
+    """One that then adds what is no number."""
+
+    def added(self) -> WeighedVectors:
+        return _weighed(float("nan"))
+
+
+def _weighed(value: float) -> WeighedVectors:
+    return WeighedVectors(torch.zeros(1, 32), torch.zeros(1), torch.full((1, 32), value))
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_the_death_of_the_engine_fails_all_that_is_under_way_and_is_told(
+    make_llm: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    llm = engine_of(make_llm("llama"), rows=2)
+    llm.end_ids = frozenset()
+    death, turn, turns = MemoryError("no room"), Batch.turn, []
+
+    def die_soon(batch: Batch) -> None:
+        turns.append(1)
+        if len(turns) > 3:
+            raise death
+        turn(batch)
+
+    monkeypatch.setattr(Batch, "turn", die_soon)
+    pending = [llm.submit(GenerationRequest(f"{i}?", max_new_tokens=200)) for i in range(4)]
+    for each in pending:
+        with pytest.raises(EngineError, match="no room") as told:
+            each.result(timeout=60)
+        assert told.value.__cause__ is death
+    assert not llm.engine.alive
+    assert llm.engine.running + llm.engine.waiting == 0
+    with pytest.raises(EngineError):
+        llm.submit(GenerationRequest("Hi"))
+    assert all(not block._forward_hooks for block in llm.blocks)
+    monkeypatch.undo()
+    llm.engine = BatchingEngine(llm)
+    assert llm.generate("Hi", max_new_tokens=2).usage.completion_tokens == 2
+
+
+def test_not_more_runs_together_than_the_limits_allow(make_llm: Any) -> None:
+    llm = engine_of(make_llm("llama"), rows=3, tokens=10_000)
+    requests = [GenerationRequest(f"Question {i}?", max_new_tokens=12) for i in range(9)]
+    rows: list[int] = []
+    hook = llm.model.get_input_embeddings().register_forward_pre_hook(
+        lambda _, given: rows.append(len(given[0]))
+    )
+    try:
+        for each in [llm.submit(request) for request in requests]:
+            each.result(timeout=60)
+        assert max(rows) == 3
+        rows.clear()
+        longest = len(llm.encode(requests[0].messages)) + 12
+        llm.engine.limits = Limits(rows=9, tokens=2 * longest)
+        for each in [llm.submit(request) for request in requests]:
+            each.result(timeout=60)
+        assert max(rows) == 2
+    finally:
+        hook.remove()
+
+
+def test_a_long_prompt_does_not_stall_the_answers_under_way(make_llm: Any) -> None:
+    llm = engine_of(make_llm("llama"), prefill=16, prefixes=0)
+    llm.end_ids = frozenset()
+    widths: list[tuple[int, int]] = []
+    asked = threading.Event()
+
+    def note(_: Any, given: Any) -> None:
+        widths.append(tuple(given[0].shape))
+        if widths[-1] == (1, 1):
+            assert asked.wait(60)
+
+    hook = llm.model.get_input_embeddings().register_forward_pre_hook(note)
+    try:
+        first = llm.submit(GenerationRequest("Hi", max_new_tokens=100))
+        next(stream := iter(first))
+        long = llm.submit(GenerationRequest(PASSAGE * 2, max_new_tokens=1))
+        asked.set()
+        long.result(timeout=60)
+        list(stream)
+    finally:
+        hook.remove()
+    pieces = [i for i, (_, width) in enumerate(widths) if width == 16]
+    assert len(pieces) > 3
+    # A token of the answer stands between each two pieces of the prompt.
+    assert all(widths[i + 1] == (1, 1) for i in pieces[1:])
+
+
+# Nothing stays behind.
+
+
+# What other tests have left open is closed, and told, where garbage is collected.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_nothing_is_left_of_two_thousand_requests(make_llm: Any, make_vector: Any) -> None:
+    llm = engine_of(make_llm("llama"), prefixes=200_000)
+    source = random.Random(2)
+    requests = [replace(r, max_new_tokens=2) for r in drawn_requests(llm, make_vector, 50)]
+
+    def ask(count: int) -> None:
+        for _ in range(count // 50):
+            pending = [llm.submit(request) for request in requests]
+            for each in source.sample(pending, 5):
+                each.cancel()
+            for each in pending:
+                try:
+                    each.result(timeout=60)
+                except CancelledError:
+                    assert each.future.cancelled()
+
+    def held() -> tuple[int, int, int]:
+        come_to_rest(llm)
+        gc.collect()
+        tensors = sum(issubclass(type(each), torch.Tensor) for each in gc.get_objects())
+        handles = sum(1 for _ in Path("/proc/self/fd").iterdir())
+        hooks = sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in llm.model.modules())
+        return tensors, handles, hooks
+
+    ask(200)
+    before, threads = held(), threading.active_count()
+    ask(1800)
+    assert held() == before
+    assert threading.active_count() <= threads  # those of other tests' engines end by themselves
+
+
+def come_to_rest(llm: SteerableHFLLM) -> None:
+    waited = threading.Event()
+    for _ in range(3000):
+        if not llm.engine.running + llm.engine.waiting:
+            return
+        waited.wait(0.01)
+    raise AssertionError("the engine does not come to rest")

@@ -47,10 +47,15 @@ if TYPE_CHECKING:
     from pydantic import ValidationError
 
 
+_LONGEST_NAME = 500
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     """Say that a name is unknown, what the nearest known one is, and which are known."""
     names = sorted(known)
-    nearest = get_close_matches(name, names, n=1)
+    # What is no name at all, but a text of megabytes, is not compared with any.
+    nearest = get_close_matches(name, names, n=1) if len(name) <= _LONGEST_NAME else []
+    name = name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}…"
     hint = f"; did you mean {nearest[0]!r}?" if nearest else ";"
     return f"{name!r} is not a known {kind}{hint} known: {', '.join(names) or 'none'}"
 

@@ -36,18 +36,24 @@ SAID = {
 SECRET = "a secret of the inside"
 
 
+class Death(BaseException):
+    """What no engine survives."""
+
+
 class Failing(Control):
-    """A control whose next pass may be told to fail."""
+    """A control whose passes may be told to fail."""
 
     def __init__(self, gate: Any) -> None:
         super().__init__()
         self.gate = gate
         self.fails = False
+        self.dies = False
 
     def enter(self, rows: int) -> None:
         super().enter(rows)
+        if self.dies:
+            raise Death
         if self.fails:
-            self.fails = False
             raise RuntimeError(SECRET)
 
 
@@ -76,4 +82,18 @@ def demo(folder: Path, gate: Any) -> SteerableHFLLM:
     return SteerableHFLLM.demo(policy=policies / "document-qa.toml")
 
 
-MODELS = {"scripted": scripted, "waiting": scripted, "demo": demo, "broken": broken}
+def vision(folder: Path, gate: Any) -> SteerableHFLLM:
+    """A model that reads images."""
+    from vision_models import vision_llm
+
+    del folder, gate
+    return vision_llm("llava")
+
+
+MODELS = {
+    "scripted": scripted,
+    "waiting": scripted,
+    "demo": demo,
+    "broken": broken,
+    "vision": vision,
+}

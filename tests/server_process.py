@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["server_process", "server_models", "steerable_llm.server.process"])
 KEY, ADMIN = "key-of-a-client", "key-of-an-admin"
-PATIENCE = 20.0
+PATIENCE = 60.0
 """Seconds until a process that says nothing counts as broken."""
 
 
@@ -161,8 +161,12 @@ def _serve(
                 return
             if command == "load":
                 may_load.set()
-            elif command == "fail":
-                made[0].model.control.fails = True
+            elif command == "die":
+                made[0].model.control.dies = True
+            elif command == "bury":
+                type(made[0].engine).alive = False
+            elif command in ("fail", "heal"):
+                made[0].model.control.fails = command == "fail"
             told.send(f"done: {command}")
 
     threading.Thread(target=obey, daemon=True).start()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from PIL import Image
 from server_models import SAID
 from server_process import KEY, PATIENCE, ServerProcess, running
 
@@ -62,6 +65,8 @@ def refused(server: ServerProcess, **fields: Any) -> dict[str, Any]:
             "messages.0.content.0.text",
         ),
         ({"stop": 5}, "stop"),
+        ({"stop": ["x"] * 1000}, "stop"),
+        ({"model": "tiny:" + "x" * 10_000}, "model"),
         ({"messages": [{"role": "friend", "content": "x"}]}, "messages.0.role"),
         ({"tool_choice": "sometimes"}, "tool_choice"),
         ({"response_format": {"type": "xml"}}, "response_format"),
@@ -113,6 +118,21 @@ def test_an_image_reaches_the_model_and_is_refused_by_one_that_reads_none(
     error = refused(server, messages=image(f"data:image/png;base64,{PNG}"))
     assert "reads text only" in error["message"]
     assert "no base64" in refused(server, messages=image("data:image/png;base64,%"))["message"]
+
+
+def test_an_image_is_seen_by_a_model_that_reads_images(tmp_path: Path) -> None:
+    file = BytesIO()
+    Image.new("RGB", (32, 32), "red").save(file, "PNG")
+    url = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+    with running(tmp_path, "vision") as server:
+        seen = server.chat(messages=image(url), max_tokens=3).json()
+        plain = server.chat("What?", max_tokens=3).json()
+        server.end()
+        server.process.join(PATIENCE)
+    assert seen["usage"]["prompt_tokens"] > plain["usage"]["prompt_tokens"]
+    with AnswerLog(f"sqlite:///{tmp_path}/answers.db") as log:
+        [kept, _] = log.answers()
+    assert len(kept.messages[0].images) == 1
 
 
 def test_steering_can_be_left_out_of_one_request(server: ServerProcess) -> None:

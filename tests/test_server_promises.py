@@ -239,7 +239,9 @@ def connected(server: ServerProcess, buffer: int | None = None) -> socket.socket
 def test_a_client_that_does_not_write_is_left(tmp_path: Path) -> None:
     with running(tmp_path, body_timeout=0.2) as server, connected(server) as mute:
         mute.sendall(head(server, "/v1/chat/completions", 100) + b'{"model"')
-        answer = mute.recv(4096)
+        answer = b""
+        while not answer.endswith(b"}"):
+            answer += mute.recv(4096)
         assert answer.startswith(b"HTTP/1.1 408")
         assert b"slow_body" in answer
         assert server.chat("When?").status_code == 200
@@ -284,6 +286,7 @@ def test_an_error_in_mid_stream_is_an_event_and_no_end(held: ServerProcess) -> N
     assert "[DONE]" not in told
     assert SECRET not in json.dumps(told)
     assert SECRET in held.output.read_text()
+    held.do("heal")
     assert held.chat("When?").status_code == 200  # nobody else is harmed
 
 
@@ -296,6 +299,15 @@ def test_openais_client_raises_an_error_in_mid_stream(held: ServerProcess) -> No
         free(held.gate)
         with pytest.raises(openai.APIError, match="its log says why"):
             list(stream)
+
+
+def test_a_dead_engine_is_told_by_health_and_to_whoever_asks(held: ServerProcess) -> None:
+    held.do("bury")
+    with held.http() as client:
+        for answer in (client.get("/health"), client.get("/ready"), held.chat("When?")):
+            assert answer.status_code == 503
+            assert answer.json()["error"]["code"] == "engine_dead"
+            assert int(answer.headers["retry-after"]) > 0
 
 
 def test_a_prompt_that_is_too_long_is_told_with_both_lengths(server: ServerProcess) -> None:

@@ -66,6 +66,9 @@ def serve(
     max_waiting: Annotated[
         int, typer.Option(min=0, help="Answers that may wait; more are refused with 429.")
     ] = 128,
+    max_cached_tokens: Annotated[
+        int, typer.Option(min=1, help="Tokens that answers under way hold in memory together.")
+    ] = 65536,
     max_choices: Annotated[
         int, typer.Option(min=1, help="Answers that one request may ask for.")
     ] = 8,
@@ -121,6 +124,7 @@ def serve(
         log_prompts=log_prompts,
         most_running=max_running,
         most_waiting=max_waiting,
+        most_cached=max_cached_tokens,
         most_choices=max_choices,
         most_tokens=max_tokens,
         most_bytes=max_body_mb * _MB,

@@ -19,6 +19,8 @@ from steerable_llm.server.responses import Answers, Kind
 from steerable_llm.server.serving import Serving
 
 DONE = "[DONE]"
+# Characters of a prompt that the access log tells; images are long.
+_LONGEST = 4000
 
 _Told = tuple[int, GenerationChunk | None]
 
@@ -220,7 +222,7 @@ async def ask(
             f"{settings.most_choices}: ask for fewer", code="too_many_choices", param="n",
         )  # fmt: skip
     if settings.log_prompts:
-        facts.prompt = [str(prompt["messages"]) for prompt in prompts]
+        facts.prompt = [str(prompt["messages"])[:_LONGEST] for prompt in prompts]
     usual = min(settings.usual_tokens, settings.most_tokens or settings.usual_tokens)
     held: dict[str, Any] = {"usual_tokens": usual, **llm.generation_defaults}
     requests = [

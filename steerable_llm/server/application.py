@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import threading
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -27,22 +26,13 @@ from steerable_llm.server.serving import Serving
 from steerable_llm.version import __version__
 
 
-def application(serving: Serving, load: Callable[[], None]) -> FastAPI:
-    """Return the ASGI application of one server.
-
-    Args:
-        serving: Its state.
-        load: Called in a thread once the server starts; brings the model.
-    """
+def application(serving: Serving) -> FastAPI:
+    """Return the ASGI application of one server."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None, None]:
-        # Nobody waits for it: the port listens while the model loads, and may close before.
-        threading.Thread(target=load, name="steerable-load", daemon=True).start()
-        try:
-            yield
-        finally:
-            await asyncio.to_thread(serving.close)
+        yield
+        await asyncio.to_thread(serving.close)
 
     app = FastAPI(
         title="steerable-llm",
@@ -75,7 +65,8 @@ def _add_operation(app: FastAPI, serving: Serving) -> None:
     async def ready() -> Response:
         """Tell whether one more request would be taken on."""
         engine = serving.llm.engine
-        if engine.waiting >= serving.settings.most_waiting:
+        settings = serving.settings
+        if engine.running + engine.waiting >= settings.most_running + settings.most_waiting:
             raise Refused(503, "the queue is full", code="overloaded", retry_after=1)
         return Json({"status": "ready", "running": engine.running, "waiting": engine.waiting})
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import socket
+import threading
 from collections.abc import Callable
 from types import FrameType
 
@@ -51,7 +52,7 @@ def serve(
             server.should_exit = True
 
     config = uvicorn.Config(
-        application(serving, bring),
+        application(serving),
         host=host,
         port=port,
         http="h11",
@@ -63,10 +64,15 @@ def serve(
         timeout_keep_alive=30,
         timeout_graceful_shutdown=int(settings.drain_timeout) + 5,
     )
-    server = _Server(config, serving)
     listening = _listening(host, port, settings.send_timeout)
-    try:
+
+    def begin() -> None:
         say(f"listening on http://{_shown(listening)}, while the model loads")
+        # Nobody waits for it: the port listens meanwhile, and may close before.
+        threading.Thread(target=bring, name="steerable-load", daemon=True).start()
+
+    server = _Server(config, serving, begin)
+    try:
         server.run(sockets=[listening])
     finally:
         listening.close()
@@ -77,9 +83,15 @@ def serve(
 class _Server(uvicorn.Server):
     """A server that tells its application of the end when it begins, not when it is over."""
 
-    def __init__(self, config: uvicorn.Config, serving: Serving) -> None:
+    def __init__(self, config: uvicorn.Config, serving: Serving, begun: Callable[[], None]) -> None:
         super().__init__(config)
         self._serving = serving
+        self._begun = begun
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to answer, and tell it: from here on signals are heard, too."""
+        await super().startup(sockets)
+        self._begun()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
         """End; a second Ctrl-C ends at once. Unlike uvicorn's, the process then returns 0."""

@@ -103,6 +103,14 @@ class Json(Response):
         super().__init__(as_json(content), status, headers)
 
 
+def engine_dead() -> Refused:
+    """Return what is told once no more answers come."""
+    return Refused(
+        503, "the engine that makes the answers has died: the server must be started again",
+        code="engine_dead", retry_after=10,
+    )  # fmt: skip
+
+
 def refusal_of(error: BaseException) -> Refused:
     """Return what a client is told of an error; of one that is not ours no more than that."""
     if isinstance(error, Refused):
@@ -122,9 +130,14 @@ def refusal_of(error: BaseException) -> Refused:
     if isinstance(error, DeadlineError):  # it would take as long again
         return Refused(504, str(error), code="deadline", retry=False)
     if isinstance(error, EngineError):
-        return Refused(503, str(error), code="engine_dead", retry_after=10)
-    if isinstance(error, AnswerLogError):
-        return Refused(503, str(error), code="log_unavailable", retry_after=5)
+        _logger.error("the engine has died", exc_info=error)
+        return engine_dead()
+    if isinstance(error, AnswerLogError):  # its message names a host, which clients need not know
+        _logger.error("the answer log cannot be used: %s", error)
+        return Refused(
+            503, "the answer log cannot be used at present; the server's log says why",
+            code="log_unavailable", retry_after=5,
+        )  # fmt: skip
     if isinstance(error, SteerableError):  # the same request would fail the same way again
         return Refused(500, str(error), code="model_error", retry=False)
     _logger.error("a request failed", exc_info=error)

@@ -273,7 +273,7 @@ class SteeringOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    step: str | None = None
+    step: str | None = Field(default=None, max_length=256)
     enabled: bool = True
     context: bool | list[str | Passage] | None = None
     contrast: ContrastOption | None = None
@@ -288,13 +288,16 @@ class SteeringOptions(BaseModel):
         )
 
 
+_Stop = Annotated[str, Field(max_length=1000)]
+
+
 class _Request(BaseModel):
     """What both kinds of requests have."""
 
     # What else is there is looked through for what would change the answer.
     model_config = ConfigDict(frozen=True, extra="allow")
 
-    model: str
+    model: str = Field(max_length=512)
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     max_tokens: int | None = Field(default=None, ge=1)
@@ -303,9 +306,10 @@ class _Request(BaseModel):
     top_k: int | None = Field(default=None, description="0 and -1 mean all.")
     min_p: float | None = None
     repetition_penalty: float | None = None
-    logit_bias: dict[int, float] | None = None
+    # What is looked through at every token is bounded: one request must not slow all others down.
+    logit_bias: dict[int, float] | None = Field(default=None, max_length=1024)
     seed: int | None = None
-    stop: str | list[str] | None = None
+    stop: _Stop | Annotated[list[_Stop], Field(max_length=32)] | None = None
     n: int | None = Field(default=None, ge=1)
     steering: SteeringOptions | None = None
     store: bool | None = Field(default=None, description="False keeps it out of the answer log.")
@@ -375,7 +379,7 @@ class ChatRequest(_Request):
     max_completion_tokens: int | None = Field(default=None, ge=1)
     logprobs: bool | None = None
     top_logprobs: int | None = None
-    tools: list[FunctionTool] | None = None
+    tools: list[FunctionTool] | None = Field(default=None, max_length=128)
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None

@@ -6,12 +6,12 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 from pydantic import ValidationError
 
-from steerable_llm.answer.engine import Limits
 from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.answer.record import logged_steering, what_steered
 from steerable_llm.answer.request import Generation, GenerationRequest
@@ -20,7 +20,7 @@ from steerable_llm.errors import SteerableError
 from steerable_llm.logs.answers import LoggedAnswer, Passage, asked
 from steerable_llm.logs.recorder import AnswerRecorder
 from steerable_llm.server.metrics import Metrics
-from steerable_llm.server.refusals import Refused
+from steerable_llm.server.refusals import Refused, engine_dead
 from steerable_llm.server.settings import ServerSettings
 from steerable_llm.server.traces import Traces
 
@@ -56,9 +56,11 @@ class Serving:
 
     def take(self, llm: SteerableHFLLM) -> None:
         """Serve a model from now on."""
-        llm.engine.limits = Limits(
-            rows=self.settings.most_running, queue=self.settings.most_waiting
-        )
+        told = self.settings
+        llm.engine.limits = replace(
+            llm.engine.limits,
+            rows=told.most_running, tokens=told.most_cached, queue=told.most_waiting,
+        )  # fmt: skip
         self._metrics = Metrics(self.settings.metrics_prefix, self.settings.name or llm.model_id)
         if self.recorder is not None:
             recorder = self.recorder
@@ -78,10 +80,7 @@ class Serving:
         if self._llm is None:
             return Refused(503, "the model is being loaded", code="loading", retry_after=5)
         if not self._llm.engine.alive:
-            return Refused(
-                503, "the engine that makes the answers has died: start the server again",
-                code="engine_dead", retry_after=10,
-            )  # fmt: skip
+            return engine_dead()
         return None
 
     @property

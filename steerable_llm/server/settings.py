@@ -19,6 +19,7 @@ class ServerSettings:
         log_prompts: Whether the access log tells what was asked.
         most_running: Answers that the model works on together.
         most_waiting: Answers that may wait beside these; more are refused at once, with 429.
+        most_cached: Tokens that prompts and answers under way may hold in caches together.
         most_choices: Answers that one request may ask for.
         usual_tokens: Length of an answer of which a request says nothing.
         most_tokens: Most tokens that a request may ask for; None is what the window holds.
@@ -39,6 +40,7 @@ class ServerSettings:
     log_prompts: bool = False
     most_running: int = 64
     most_waiting: int = 128
+    most_cached: int = 65536
     most_choices: int = 8
     usual_tokens: int = 1024
     most_tokens: int | None = None

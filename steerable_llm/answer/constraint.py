@@ -187,7 +187,7 @@ class GrammarReader:
         """
         if self._tokenizer is None:
             raise InvalidInputError(self._refusal)
-        return GrammarState(self._compiled(grammar).deep_copy(), self._tokenizer, free)
+        return GrammarState(self._compiled(grammar).deep_copy(), self._tokenizer, free, grammar)
 
     def _compile(self, grammar: str) -> llguidance.LLMatcher:
         assert self._tokenizer is not None, "a grammar begins only where it can be followed"
@@ -250,13 +250,19 @@ class GrammarState:
 
     Attributes:
         free: Whether the answer may go on without the grammar, should it turn out too complex.
+        text: The grammar, for an engine that has it followed in another process.
     """
 
     def __init__(
-        self, matcher: llguidance.LLMatcher, tokenizer: llguidance.LLTokenizer, free: bool = False
+        self,
+        matcher: llguidance.LLMatcher,
+        tokenizer: llguidance.LLTokenizer,
+        free: bool = False,
+        text: str = "",
     ) -> None:
         """Start with nothing written."""
         self.free = free
+        self.text = text
         self._paused = False
         self._matcher = matcher
         self._tokenizer = tokenizer

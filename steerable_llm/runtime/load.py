@@ -57,6 +57,7 @@ def fingerprint_of(
     num_layers: int,
     model_id: str,
     revision: str | None = None,
+    weights: str | None = None,
 ) -> ModelFingerprint:
     """Fingerprint a loaded model.
 
@@ -66,6 +67,7 @@ def fingerprint_of(
         num_layers: Number of decoder blocks.
         model_id: Hub id or path, for people to read.
         revision: Commit or tag, for people to read.
+        weights: Their hash, where another process holds them; default is that of the model's.
     """
     return ModelFingerprint(
         model_id=model_id,
@@ -74,7 +76,7 @@ def fingerprint_of(
         hidden_size=hidden_size(model),
         num_layers=num_layers,
         config_hash=_digest(_config_facts(model)),
-        weights_hash=weights_hash(model),
+        weights_hash=weights or weights_hash(model),
         tokenizer_hash=_digest(
             {
                 "vocabulary": sorted(tokenizer.get_vocab().items()),

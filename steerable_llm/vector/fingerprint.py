@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Iterable
 from typing import Any, Self
 
 import torch
@@ -20,11 +21,19 @@ def weights_hash(model: nn.Module) -> str:
 
     A bfloat16 checkpoint has the same hash whether it was loaded as it is or in float32.
     """
-    digest = hashlib.sha256()
-    for name, parameter in sorted(model.named_parameters(), key=lambda item: item[0]):
-        digest.update(f"{name}{tuple(parameter.shape)}".encode())
-        digest.update(_sample(parameter))
-    return digest.hexdigest()
+    return parameters_hash(model.named_parameters())
+
+
+def parameters_hash(parameters: Iterable[tuple[str, Tensor]]) -> str:
+    """Return the same of parameters with their names, wherever they come from.
+
+    They are looked at one by one, so that an iterator may read a checkpoint of any size.
+    """
+    parts = [
+        (name, f"{name}{tuple(parameter.shape)}".encode() + _sample(parameter))
+        for name, parameter in parameters
+    ]
+    return hashlib.sha256(b"".join(part for _, part in sorted(parts))).hexdigest()
 
 
 def _sample(parameter: Tensor) -> bytes:

@@ -260,7 +260,7 @@ class SteeringTerm:
             ``strength * scale * direction / |direction|`` (zeros where the direction is zero),
             of which the unit ``total`` gives each of L layers one L-th.
         """
-        return self._factor(layer) * self.vector.directions[layer].float()
+        return self.factor(layer) * self.vector.directions[layer].float()
 
     def delta_at(self, layer: int, h: Tensor) -> Tensor:
         """Return what is added to states that the rule looks at first (all but `add`).
@@ -276,7 +276,7 @@ class SteeringTerm:
             return icv_delta(h, self.vector.directions[layer].detach(), self.per_layer)
         if self.rule == "weigh":
             weighed: Mapping[int, WeighedVectors] = getattr(self.vector, "weighed", {})
-            return weighed_delta(h, weighed[layer], self._factor(layer))
+            return weighed_delta(h, weighed[layer], self.factor(layer))
         if self.rule == "turn":
             return self._turned(h, self.vector.directions[layer], len(self.steered_layers))
         return self.delta(layer).to(h.device).expand(h.shape)
@@ -319,8 +319,8 @@ class SteeringTerm:
         """The strength of one steered layer by itself."""
         return self.strength / len(self.steered_layers) if self.unit == "total" else self.strength
 
-    def _factor(self, layer: int) -> float:
-        """What the stored direction is multiplied with."""
+    def factor(self, layer: int) -> float:
+        """Return what the stored direction of a block is multiplied with."""
         if self.unit == "absolute":
             return self.strength
         norm = float(vector_norm(self.vector.directions[layer].detach().float()))

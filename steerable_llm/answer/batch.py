@@ -155,7 +155,7 @@ class Batch:
         if self._reading is None:
             rows, known = self._alike(most)
             self._unread = [row for row in self._unread if row not in rows]
-            self._reading = Reading(self._llm, rows, known)
+            self._reading = Reading(self._llm, rows, known, self._joined.deltas)
         reading = self._reading
         before = reading.left
         try:

@@ -14,13 +14,17 @@ from transformers.cache_utils import DynamicLayer
 
 from steerable_llm.runtime.forward import padded, takes
 from steerable_llm.runtime.hooks import steering_hooks
-from steerable_llm.runtime.plan import SteeringPlan
+from steerable_llm.runtime.plan import Deltas, SteeringPlan
 from steerable_llm.runtime.prefix_cache import PrefixCache
 from steerable_llm.runtime.row_cache import RowCache, States, states_of
 from steerable_llm.vector.steering import Steering, SteeringTerm
 
 if TYPE_CHECKING:
     from steerable_llm.runtime.hooked_model import HookedModel
+
+
+_MOST_DELTAS = 4096
+"""Places times steerings of which is kept what they add."""
 
 
 @dataclass(eq=False)
@@ -102,13 +106,16 @@ def run_pass(
 class Reading:
     """Prompts that are read together, in pieces; they begin alike as far as states are known."""
 
-    def __init__(self, llm: HookedModel, rows: Sequence[Row], known: Sequence[States]) -> None:
+    def __init__(
+        self, llm: HookedModel, rows: Sequence[Row], known: Sequence[States], deltas: Deltas
+    ) -> None:
         """Lay them out.
 
         Args:
             llm: The model.
             rows: Whose prompts they are.
             known: Per row the states of its first tokens, of as many for each.
+            deltas: What was worked out of steerings already.
         """
         self.rows = rows
         self._llm = llm
@@ -125,7 +132,11 @@ class Reading:
         self._ids, mask = padded(left)
         self._ends = torch.tensor([len(each) - 1 for each in left])
         self._plan = SteeringPlan(
-            [row.steering for row in rows], mask, self._ends.tolist(), before=self._start
+            [row.steering for row in rows],
+            mask,
+            self._ends.tolist(),
+            before=self._start,
+            deltas=deltas,
         )
         self._read = 0
 
@@ -165,11 +176,13 @@ class JoinedRows:
 
     Attributes:
         rows: Those that are in it, in their order.
+        deltas: What was worked out of steerings, for whoever comes next.
     """
 
     def __init__(self, llm: HookedModel) -> None:
         """Begin without a row."""
         self.rows: list[Row] = []
+        self.deltas: Deltas = {}
         self._llm = llm
         self._cache = RowCache()
         self._plan: SteeringPlan | None = None
@@ -240,12 +253,15 @@ class JoinedRows:
         self._regroup()
         return found
 
-    @staticmethod
-    def _plan_of(rows: Sequence[Row]) -> SteeringPlan:
+    def _plan_of(self, rows: Sequence[Row]) -> SteeringPlan:
         counted = [(row.counted, row.fed + 1) for row in rows]
-        return SteeringPlan.side_by_side([(*at, fed) for at, fed in counted if at is not None])
+        return SteeringPlan.side_by_side(
+            [(*at, fed) for at, fed in counted if at is not None], self.deltas
+        )
 
     def _set_up(self) -> None:
+        if len(self.deltas) > _MOST_DELTAS:
+            self.deltas.clear()
         plan = self._plan_of(self.rows)
         for number, row in enumerate(self.rows):
             row.counted = plan, number

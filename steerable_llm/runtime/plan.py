@@ -34,6 +34,10 @@ Reach: TypeAlias = "Scope | int"
 
 Flags: TypeAlias = NDArray[np.bool_]
 
+Deltas: TypeAlias = "dict[object, tuple[Steering, list[tuple[Reach, bool, Tensor]]]]"
+"""What steerings add at places, worked out before: with each the steering, by whose vectors it is
+known, and per term its reach, whether it keeps the length, and what it adds."""
+
 
 @dataclass(frozen=True)
 class _Part:
@@ -232,6 +236,7 @@ class SteeringPlan:
         pictured: bool = False,
         before: int = 0,
         table: _Table | None = None,
+        deltas: Deltas | None = None,
     ) -> None:
         """Lay out one batch.
 
@@ -243,12 +248,15 @@ class SteeringPlan:
             pictured: Whether the rows have images, which a vision tower sees first.
             before: Tokens of each row's prompt that were run, steered alike, in an earlier call.
             table: What was worked out of these steerings already.
+            deltas: The same of any steerings; what is worked out is added.
         """
         self.steerings = tuple(steerings)
         rows = len(self.steerings)
         columns = [last_prompt] * rows if isinstance(last_prompt, int) else list(last_prompt)
         known = None if table is None else table.numbers(self.steerings)
-        self._table = _Table(self.steerings) if table is None or known is None else table
+        if table is None or known is None:
+            table = _Table(self.steerings, deltas)
+        self._table = table
         found = self._table.numbers(self.steerings) if known is None else known
         assert found is not None, "a table knows what it was made of"
         self._number = found
@@ -275,18 +283,21 @@ class SteeringPlan:
         self._parts: dict[Place, list[_Part]] = {}
 
     @classmethod
-    def side_by_side(cls, rows: Sequence[tuple[SteeringPlan, int, int]]) -> Self:
+    def side_by_side(
+        cls, rows: Sequence[tuple[SteeringPlan, int, int]], deltas: Deltas | None = None
+    ) -> Self:
         """Return a plan for the answers of rows of other plans; their counts come along.
 
         Args:
             rows: Per row a plan, its row there, and how many tokens its answer has, of which the
                 last is to be fed.
+            deltas: What was worked out of steerings already; more is added.
         """
         steerings = [plan.steerings[row] for plan, row, _ in rows]
         # Whoever stays knows more than whoever joins.
         table = rows[0][0]._table if rows else None
         starts = [-tokens for *_, tokens in rows]
-        made = cls(steerings, torch.ones(len(rows), 0), starts, table=table)
+        made = cls(steerings, torch.ones(len(rows), 0), starts, table=table, deltas=deltas)
         for plan in {id(plan): plan for plan, *_ in rows}.values():
             plan._settle()
             here = [place for place, row in enumerate(rows) if row[0] is plan]
@@ -484,8 +495,9 @@ class _Table:
         steerings: Those that differ.
     """
 
-    def __init__(self, steerings: Sequence[Steering]) -> None:
-        """Begin with nothing worked out."""
+    def __init__(self, steerings: Sequence[Steering], deltas: Deltas | None = None) -> None:
+        """Begin with nothing summed up."""
+        self._deltas: Deltas = {} if deltas is None else deltas
         found = {_identity(each): each for each in steerings}
         self.steerings = list(found.values())
         self._numbers = {key: number for number, key in enumerate(found)}
@@ -518,9 +530,26 @@ class _Table:
         ]
 
     def _add_up(self, place: Place, h: Tensor) -> dict[Reach, tuple[Flags, Flags, Tensor]]:
-        (site, layer), count, width = place, len(self.steerings), h.shape[-1]
+        count, width = len(self.steerings), h.shape[-1]
         sums: dict[Reach, tuple[Flags, Flags, Tensor]] = {}
         for number, steering in enumerate(self.steerings):
+            for reach, keeps, delta in self._added(steering, place, width):
+                changed, keep, total = sums.setdefault(
+                    reach, (*np.zeros((2, count), dtype=bool), torch.zeros(count, 1, width))
+                )
+                changed[number] = True
+                keep[number] |= keeps
+                total[number] += delta
+        return {
+            reach: (changed, keep, total.to(h.device))
+            for reach, (changed, keep, total) in sums.items()
+        }
+
+    def _added(
+        self, steering: Steering, place: Place, width: int
+    ) -> list[tuple[Reach, bool, Tensor]]:
+        key, (site, layer) = (_identity(steering), place), place
+        if key not in self._deltas:
             for term in steering.terms_at(layer, site):
                 shape = term.vector.directions[layer].shape
                 if shape != (width,):
@@ -529,17 +558,10 @@ class _Table:
                         f"{layer}, but the model has width {width} at site {site!r}: build "
                         "the vector for this model"
                     )
-            for term, delta in steering.deltas(layer, site):
-                changed, keep, total = sums.setdefault(
-                    term.reach, (*np.zeros((2, count), dtype=bool), torch.zeros(count, 1, width))
-                )
-                changed[number] = True
-                keep[number] |= term.renormalise
-                total[number] += delta.cpu()
-        return {
-            reach: (changed, keep, total.to(h.device))
-            for reach, (changed, keep, total) in sums.items()
-        }
+            deltas = steering.deltas(layer, site)
+            found = [(term.reach, term.renormalise, delta.cpu()) for term, delta in deltas]
+            self._deltas[key] = steering, found
+        return self._deltas[key][1]
 
 
 def _identity(steering: Steering) -> tuple[object, ...]:

@@ -163,8 +163,6 @@ def _serve(
                 may_load.set()
             elif command == "die":
                 made[0].model.control.dies = True
-            elif command == "bury":
-                type(made[0].engine).alive = False
             elif command in ("fail", "heal"):
                 made[0].model.control.fails = command == "fail"
             told.send(f"done: {command}")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -11,8 +13,10 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import schemathesis
+from command_line import Steerable, steerable
 from hypothesis import HealthCheck, given, settings
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from PIL import Image
@@ -24,6 +28,8 @@ from steerable_llm.answer.request import Generation, Usage
 from steerable_llm.logs.answer_log import AnswerLog
 from steerable_llm.server.metrics import MOST_STEPS, Metrics
 from steerable_llm.server.requests import _WITHOUT_EFFECT
+
+__all__ = ["steerable"]
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1"])
 
@@ -107,9 +113,16 @@ def image(url: str) -> list[Any]:
     return [{"role": "user", "content": parts}]
 
 
-@pytest.mark.parametrize("url", ["/etc/passwd", "file:///etc/passwd", "http://169.254.169.254/x"])
-def test_no_image_lets_the_server_open_anything(server: ServerProcess, url: str) -> None:
-    assert "no address is opened" in refused(server, messages=image(url))["message"]
+@pytest.mark.parametrize("url", ["/etc/passwd", "file:///etc/passwd", "images/a.png", "data:x"])
+def test_no_image_lets_the_server_open_a_file(server: ServerProcess, url: str) -> None:
+    assert "give the image as data:image/" in refused(server, messages=image(url))["message"]
+
+
+def test_no_image_is_fetched_from_a_host_that_the_server_was_not_told(tmp_path: Path) -> None:
+    with running(tmp_path, "vision") as server:
+        error = refused(server, messages=image("http://127.0.0.1:1/latest/meta-data.png"))
+    assert "127.0.0.1" in error["message"]
+    assert "only with permission" in error["message"]
 
 
 def test_an_image_reaches_the_model_and_is_refused_by_one_that_reads_none(
@@ -310,6 +323,49 @@ def test_traces_follow_the_conventions_where_an_exporter_is_configured(
     assert "Zorro" not in str(collector.spans)
     with AnswerLog(f"sqlite:///{tmp_path}/answers.db") as log:
         assert [each.trace_id for each in log.answers()] == [trace]
+
+
+# The command.
+
+
+def test_the_command_serves_and_ends(tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("one\ntwo\n")
+    command = [sys.executable, "-m", "steerable_llm", "serve", "--model", "demo", "--port", "0"]
+    command += ["--api-keys", str(keys), "--log", str(tmp_path / "answers.db"), "--name", "x"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        url = process.stderr.readline().split()[3].rstrip(",")
+        assert "ready: x" in process.stderr.readline()
+        assert httpx.get(f"{url}/v1/models").status_code == 401
+        messages = [{"role": "user", "content": "When?"}]
+        answer = httpx.post(
+            f"{url}/v1/chat/completions",
+            json={"model": "x", "messages": messages, "max_tokens": 3},
+            headers={"Authorization": "Bearer two"},
+        )
+        assert answer.json()["usage"]["completion_tokens"] <= 3
+        process.terminate()
+        process.stderr.read()
+    assert process.returncode == 0
+    with AnswerLog(f"sqlite:///{tmp_path}/answers.db") as log:
+        assert log.count() == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--metrics-prefix", "a-b"], "--metrics-prefix"),
+        (["--host", "999.1.1.1"], "name another --host or --port"),
+        (["--api-keys", "empty"], "holds no key"),
+    ],
+)
+def test_the_command_refuses_what_it_cannot_use(
+    steerable: Steerable, tmp_path: Path, arguments: list[str], told: str
+) -> None:
+    (tmp_path / "empty").write_text("")
+    steerable("serve", "--model", "demo", *arguments, code=2)
+    assert told in steerable.stderr
 
 
 # The document that describes it.

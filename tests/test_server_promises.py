@@ -301,8 +301,19 @@ def test_openais_client_raises_an_error_in_mid_stream(held: ServerProcess) -> No
             list(stream)
 
 
-def test_a_dead_engine_is_told_by_health_and_to_whoever_asks(held: ServerProcess) -> None:
-    held.do("bury")
+def test_the_death_of_the_engine_is_told_to_all_that_wait_and_by_health(
+    held: ServerProcess,
+) -> None:
+    stream = Streaming(held)
+    free(held.gate, 3)
+    stream.pieces(1)
+    with ThreadPoolExecutor(1) as threads:
+        whole = threads.submit(held.chat, "story")
+        until(lambda: under_way(held) == 2)
+        held.do("die")
+        free(held.gate)
+        assert stream.rest()[-1]["error"]["code"] == "engine_dead"
+        assert whole.result().json()["error"]["code"] == "engine_dead"
     with held.http() as client:
         for answer in (client.get("/health"), client.get("/ready"), held.chat("When?")):
             assert answer.status_code == 503

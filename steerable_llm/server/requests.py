@@ -1,7 +1,7 @@
 """What clients send: OpenAI's requests, read into the model's own.
 
 What would change the answer and is not supported is refused; any other field is passed over. An
-image is taken as a data: URL only, so that nobody can let the server open addresses or files.
+image is taken as a data: URL, or from the web where the model was given hosts; never from a file.
 """
 
 from __future__ import annotations
@@ -103,16 +103,21 @@ class RefusalPart(_Ignoring):
 
 
 class ImageUrl(_Ignoring):
-    """An image, as `data:image/png;base64,...`."""
+    """An image, as `data:image/png;base64,...`, or where it is in the web."""
 
     url: str
 
     @field_validator("url")
     @classmethod
-    def _is_data(cls, url: str) -> str:
+    def _is_an_address(cls, url: str) -> str:
+        if url.startswith(("https://", "http://")):
+            return url  # whether it may be fetched the model says
         head, _, body = url.partition(",")
         if not (head.startswith("data:image/") and head.endswith(";base64")):
-            raise ValueError("give the image as data:image/...;base64,...: no address is opened")
+            raise ValueError(
+                "give the image as data:image/...;base64,..., or as a http(s) address of a host "
+                "that the server was told (--image-host)"
+            )
         try:
             base64.b64decode(body, validate=True)
         except binascii.Error as error:
@@ -120,9 +125,10 @@ class ImageUrl(_Ignoring):
         return url
 
     @property
-    def data(self) -> bytes:
-        """The bytes of its file."""
-        return base64.b64decode(self.url.partition(",")[2])
+    def source(self) -> bytes | str:
+        """The bytes of its file, or its address."""
+        head, _, body = self.url.partition(",")
+        return base64.b64decode(body) if head.startswith("data:") else self.url
 
 
 class ImagePart(_Ignoring):
@@ -177,7 +183,7 @@ class ChatMessage(_Ignoring):
         made: list[dict[str, Any]] = []
         for part in self.content:
             if isinstance(part, ImagePart):
-                made.append({"type": "image", "image": part.image_url.data})
+                made.append({"type": "image", "image": part.image_url.source})
             else:
                 text = part.text if isinstance(part, TextPart) else part.refusal
                 made.append({"type": "text", "text": text})

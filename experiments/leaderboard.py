@@ -1,6 +1,6 @@
 """Every method on every behaviour of a model, in one page of the documentation.
 
-``python -m experiments.leaderboard [--model smollm2 | demo]``
+``python -m experiments.leaderboard [--model smollm2 | demo | vision-demo]``
 
 Each method learns from the same pairs, is set up on the same dev prompts within the same budget,
 and answers the test prompts once. A finished cell (method and behaviour) is kept in a folder and
@@ -25,6 +25,7 @@ from experiments import vectors
 from experiments.questions import DATA
 from steerable_llm import __version__, demo
 from steerable_llm.answer.llm import SteerableHFLLM
+from steerable_llm.demo import vision
 from steerable_llm.evaluation.arms import TITLES
 from steerable_llm.evaluation.compare import compare
 from steerable_llm.evaluation.comparison import Comparison, section_figure
@@ -48,6 +49,8 @@ from steerable_llm.reports.parts import (
     Text,
     numeric,
 )
+from steerable_llm.vector.calibration import Calibration
+from steerable_llm.vector.steering import Scope
 
 COMMAND = "python -m experiments.leaderboard"
 SHIPPED = Path(__file__).resolve().parent.parent / "vectors"
@@ -59,6 +62,40 @@ GRAINS: dict[str, Recipe] = {
     ),
 }
 ARMS = (*recipes(), *GRAINS)
+#: What GrAInS leaves open for pictures: dev chooses.
+_PICTURED = tuple({"baseline": baseline, "k": 5} for baseline in ("zero", "mean"))
+
+
+def _grains(**fixed: Any) -> Recipe:
+    return Recipe("grains", tuple({**open_, **fixed} for open_ in _PICTURED))
+
+
+def _fixed(method: str, config: Mapping[str, Any]) -> Recipe:
+    given = Calibration(0.1, None, "last_prompt", "relative", True, remark="set, not chosen")
+    return Recipe(method, (config,), calibration=given)
+
+
+#: The paper's tables on the vision exhibit: which rows can be selected, and how they are scored.
+PICTURES: dict[str, Recipe | tuple[Recipe, ...]] = {
+    "grains, joint": _grains(),
+    "grains, text only": _grains(modality="text"),
+    "grains, vision only": _grains(modality="vision"),
+    "grains, paper-vlm": Recipe("grains", ({"preset": "paper-vlm"},)),
+    "grains, conservative": _grains(attribution="conservative"),
+    "grains, gradient": _grains(attribution="gradient"),
+    "grains, smoothgrad": _grains(attribution="smoothgrad"),
+    "grains, random (3 seeds)": tuple(
+        _grains(attribution="random", seed=seed) for seed in range(3)
+    ),
+    # How far they come when all push alike, and dev turns or lengthens none.
+    "joint, fixed": _fixed("grains", {"k": 5}),
+    "text only, fixed": _fixed("grains", {"k": 5, "modality": "text"}),
+    "vision only, fixed": _fixed("grains", {"k": 5, "modality": "vision"}),
+    "caa, fixed": _fixed("caa", {}),
+    "random, fixed (3 seeds)": tuple(
+        _fixed("grains", {"k": 5, "attribution": "random", "seed": seed}) for seed in range(3)
+    ),
+}
 #: What was trained as one is tried as one, at shares of what it was trained at.
 _AS_TRAINED = {"layers": (None,), "strengths": vectors.STRENGTHS, "kl": None}
 
@@ -146,6 +183,18 @@ def _of_the_exhibit(name: str) -> Contest:
     )
 
 
+def _of_the_pictures(_: str) -> Contest:
+    """The pairs and sets of the vision exhibit."""
+    return Contest(
+        vision.pairs(),
+        vision.evaluation_set("pictures", "dev"),
+        vision.evaluation_set("capability", "dev"),
+        vision.evaluation_set("pictures", "test"),
+        vision.evaluation_set("capability", "test"),
+        EvaluationSettings(target=vision.TARGET),
+    )
+
+
 @dataclass(frozen=True)
 class Ground:
     """A model, and what methods compete in on it.
@@ -160,7 +209,9 @@ class Ground:
         size: How much is measured.
         quick: The same with `--quick`.
         search: What `sweep` is to try in place of each method's own.
-        answers_only: Steer from the last prompt token on, also with methods that may steer all.
+        scopes: What is tried with methods that may steer several; none for each method's own.
+        arms: Those of a whole run, by name.
+        more: Arms of its own.
     """
 
     title: str
@@ -172,19 +223,24 @@ class Ground:
     size: Size
     quick: Size
     search: Mapping[str, Any] = field(default_factory=dict)
-    answers_only: bool = False
+    scopes: tuple[Scope, ...] = ()
+    arms: tuple[str, ...] = ARMS
+    more: Mapping[str, Recipe | tuple[Recipe, ...]] = field(default_factory=dict)
 
-    def recipes(self, contest: Contest) -> dict[str, Recipe]:
+    def recipes(self, contest: Contest) -> dict[str, tuple[Recipe, ...]]:
         """Return all that may take part in a contest, by name."""
-        every = {**recipes(), **GRAINS, **contest.recipes}
-        found = {}
-        for name, recipe in every.items():
-            search = {**self.search, **recipe.search}
-            wide = recipe.method in METHODS and len(METHODS[recipe.method].grid.scopes) > 1
-            if self.answers_only and wide:
-                search["scopes"] = ("generated",)
-            found[name] = replace(recipe, search=search)
-        return found
+        every = {**recipes(images=True), **GRAINS, **self.more, **contest.recipes}
+        return {
+            name: tuple(map(self._searched, (by,) if isinstance(by, Recipe) else by))
+            for name, by in every.items()
+        }
+
+    def _searched(self, recipe: Recipe) -> Recipe:
+        search = {**self.search, **recipe.search}
+        wide = recipe.method in METHODS and len(METHODS[recipe.method].grid.scopes) > 1
+        if self.scopes and wide:
+            search["scopes"] = self.scopes
+        return replace(recipe, search=search)
 
 
 GROUNDS = {
@@ -200,7 +256,7 @@ GROUNDS = {
         Size(None, 45, 100),
         Size(20, 15, 30),
         {"kl": (0.05, 0.2, 0.6)},
-        answers_only=True,
+        scopes=("generated",),
     ),
     "demo": Ground(
         "Leaderboard of the bundled model",
@@ -212,6 +268,24 @@ GROUNDS = {
         tuple(TARGETS),
         Size(50, None, None),
         Size(20, 30, 30),
+    ),
+    "vision-demo": Ground(
+        "Leaderboard of the bundled vision model",
+        "The model is an exhibit of some million parameters that answers about drawn pictures: "
+        "which method wins here says little about others. Right in a conflict is the colour that "
+        "is seen and not the usual one; right of a companion is that it is not there. Arms called "
+        "fixed push alike, by 0.1 of the state's length at the last prompt position: dev has "
+        "turned and lengthened none of them.",
+        "docs/leaderboard-vision.md",
+        SteerableHFLLM.vision_demo,
+        _of_the_pictures,
+        ("pictures",),
+        Size(50, 25, 100),
+        Size(20, 12, 30),
+        {"kl": (0.1, 0.4)},
+        scopes=("last_prompt", "generated"),
+        arms=("prompt", "caa", "icv", "vti", "ict", *PICTURES),
+        more=PICTURES,
     ),
 }
 
@@ -283,7 +357,7 @@ class Leaderboard:
 
 def leaderboard(
     ground: Ground,
-    methods: Sequence[str] = ARMS,
+    methods: Sequence[str] = (),
     behaviours: Sequence[str] = (),
     size: Size | None = None,
     keep: Path | None = None,
@@ -304,7 +378,7 @@ def leaderboard(
             contest.dev,
             contest.test,
             contest.capability,
-            {method: known[method] for method in methods},
+            {method: known[method] for method in methods or ground.arms},
             dev_capability=contest.dev_capability,
             keep=keep,
             settings=contest.settings,
@@ -428,7 +502,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="the model's page in docs/ when left out")
     parser.add_argument("--keep", type=Path, default=Path("leaderboard-results"))
     parser.add_argument("--quick", action="store_true", help="few pairs and prompts")
-    parser.add_argument("--method", action="append", choices=ARMS)
+    every = (*recipes(images=True), *GRAINS, *PICTURES)
+    parser.add_argument("--method", action="append", choices=tuple(dict.fromkeys(every)))
     parser.add_argument("--behaviour", action="append")
     options = parser.parse_args()
     ground = GROUNDS[options.model]
@@ -440,7 +515,7 @@ def main() -> None:
     command += "".join(f" --behaviour {name}" for name in options.behaviour or ())
     board = leaderboard(
         ground,
-        options.method or ARMS,
+        options.method or (),
         options.behaviour or (),
         ground.quick if options.quick else ground.size,
         options.keep,

@@ -208,6 +208,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
+def vision_demo() -> Any:
+    """The bundled vision-language model."""
+    from steerable_llm.answer.llm import SteerableHFLLM
+
+    return SteerableHFLLM.vision_demo()
+
+
+@pytest.fixture(scope="session")
 def smollm2() -> Any:
     """SmolLM2-135M-Instruct, hooked; tests that ask for it are marked `real_model`."""
     from steerable_llm.answer.llm import SteerableHFLLM

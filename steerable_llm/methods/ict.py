@@ -53,7 +53,7 @@ from steerable_llm.vector.provenance import Provenance
 
 Level = Literal["image", "object"]
 
-_NO = re.compile(r"\b(no|not)\b", re.IGNORECASE)
+_NO = re.compile(r"\b(no|not|none|nothing)\b", re.IGNORECASE)
 
 
 class IctConfig(AnswerStates):

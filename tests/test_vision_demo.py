@@ -1,0 +1,156 @@
+"""The bundled vision model, its log and its questions are what their card says they are."""
+
+from __future__ import annotations
+
+from functools import cache
+from io import StringIO
+from pathlib import Path
+from random import Random
+
+import pytest
+import torch
+from command_line import Steerable, steerable
+from PIL import ImageChops
+from rich.console import Console
+from safetensors.torch import load_file
+
+from exhibit.vision import train as training
+from exhibit.vision.batches import Batch, Lessons
+from exhibit.vision.card import MEANT, base_rates
+from exhibit.vision.datasets import build_evaluation_set
+from exhibit.vision.examples import BELIEVED, KINDS, SEEN
+from exhibit.vision.train import Recipe, train
+from exhibit.vision.world import HELD_OUT_THINGS, PARTS, USUAL, WORDINGS, colours
+from steerable_llm import SteerableHFLLM, SteeringVector
+from steerable_llm.chat.vision import read_image
+from steerable_llm.demo import vision
+from steerable_llm.demo.vision_tour import run_vision_tour
+from steerable_llm.evaluation.arms import Arm
+from steerable_llm.evaluation.measure import answers
+from steerable_llm.evaluation.set import EvaluationItem
+
+__all__ = ["steerable"]
+
+SHIPPED = Path(__file__).parent.parent / "vectors" / "vision-pictures.safetensors"
+TINY = Recipe(tower_steps=2, steps=4, tower_batch=2, batch=2)
+
+
+def asked(llm: SteerableHFLLM, items: list[EvaluationItem], arm: Arm) -> list[str]:
+    return answers(llm, [(arm, item) for item in items], vision.MAX_TOKENS)
+
+
+def test_it_is_small(vision_demo: SteerableHFLLM) -> None:
+    assert sum(weights.numel() for weights in vision_demo.model.parameters()) <= 6e6
+    files = [path for path in (vision.folder() / "model").iterdir() if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= 16e6
+
+
+def test_every_category_lies_where_the_card_says(vision_demo: SteerableHFLLM) -> None:
+    for category, row in base_rates(vision_demo, 40).items():
+        _, low, high = MEANT[category]
+        # A smaller sample than the card's may fall outside by chance, but its interval may not.
+        assert row.main.high >= low, category
+        assert row.main.low <= high, category
+
+
+def test_the_logged_answers_are_the_models_own(vision_demo: SteerableHFLLM) -> None:
+    some = vision.answer_log()[::20]
+    items = [
+        EvaluationItem(id=entry.id, category="log", messages=entry.messages, accept=("x",))
+        for entry in some
+    ]
+    assert asked(vision_demo, items, Arm("none")) == [entry.answer for entry in some]
+
+
+def test_every_pair_answers_from_the_picture_against_belief() -> None:
+    pairs = vision.pairs()
+    assert len(pairs) >= 50
+    for pair in pairs:
+        assert len(pair.images) == 1
+        assert pair.good.startswith(SEEN)
+        assert str(pair.bad).startswith((BELIEVED, SEEN))
+
+
+def test_no_held_out_question_was_seen_before() -> None:
+    dev, test = (
+        {item.messages for name in ("pictures", "capability")
+         for item in vision.evaluation_set(name, split)}
+        for split in ("dev", "test")
+    )  # fmt: skip
+    assert not test & dev
+    assert not (test | dev) & {entry.messages for entry in vision.answer_log()}
+
+
+def test_parts_share_no_wording_no_colour_of_a_thing_and_no_thing_of_their_own() -> None:
+    for asked_for in WORDINGS.values():
+        texts = [{text for text, _ in asked_for[part]} for part in PARTS]
+        assert not texts[0] & (texts[1] | texts[2])
+        assert not texts[1] & texts[2]
+    for thing in USUAL:
+        found = [set(colours(thing, part)) for part in PARTS]
+        assert not found[0] & (found[1] | found[2])
+        assert not found[1] & found[2]
+    rng = Random(0)
+    trained = {KINDS["conflict"][0](rng, "train").subject for _ in range(400)}
+    assert not trained & {name for names in HELD_OUT_THINGS.values() for name in names}
+
+
+def test_the_stored_questions_are_those_that_the_generator_draws() -> None:
+    """By words and pixels: other builds of zlib write other files of the same picture."""
+    stored, drawn = (
+        vision.evaluation_set("pictures", "dev"),
+        build_evaluation_set("pictures", "dev"),
+    )
+    told = [[(i.id, i.question, i.accept, i.reject) for i in items] for items in (stored, drawn)]
+    assert told[0] == told[1]
+    for one, other in list(zip(stored, drawn, strict=True))[::30]:
+        pictures = [read_image(item.messages[0].images[0].where) for item in (one, other)]
+        assert ImageChops.difference(*pictures).getbbox() is None
+
+
+def test_the_shipped_vector_makes_it_answer_from_what_it_sees(vision_demo: SteerableHFLLM) -> None:
+    vector = SteeringVector.load(SHIPPED, vision_demo)
+    items = list(vision.evaluation_set("pictures", "test").category("conflict", "companion"))[::8]
+    shares = []
+    for arm in (Arm("none"), Arm("steered", vector.steer())):
+        said = asked(vision_demo, items, arm)
+        shares.append(sum(map(EvaluationItem.succeeds, items, said)) / len(items))
+    assert shares[1] - shares[0] >= 0.25
+
+
+def test_the_tour_draws_scores_over_pictures_and_fits_eighty_columns(tmp_path: Path) -> None:
+    screen = Console(file=StringIO(), width=80)
+    result = run_vision_tour(tmp_path, pairs=6, questions=6, console=screen)
+    text = screen.file.getvalue()  # type: ignore[attr-defined]
+    assert max(map(len, text.splitlines())) <= 80
+    assert '<span class="grid"' in (tmp_path / "attribution.html").read_text(encoding="utf-8")
+    assert result.report.row("none", "conflict").n == 6
+    assert all(path.is_file() for path in result.files)
+
+
+def test_two_tours_at_once_are_refused(steerable: Steerable) -> None:
+    assert "give one of them" in steerable.error("demo", "--exhibit", "--vision")
+
+
+def test_a_training_that_was_stopped_ends_as_one_that_was_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "new_tokenizer", cache(training.new_tokenizer))
+    train(TINY, tmp_path / "whole")
+    drawn = Lessons.batch
+
+    def stopped(self: Lessons, step: int, size: int, captions: float) -> Batch:
+        if step == 3:
+            raise KeyboardInterrupt
+        return drawn(self, step, size, captions)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(training, "_SAVE_EVERY", 0.0)
+        patched.setattr(Lessons, "batch", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            train(TINY, tmp_path / "parts")
+    train(TINY, tmp_path / "parts")
+    whole, parts = (
+        load_file(tmp_path / name / "model" / "model.safetensors") for name in ("whole", "parts")
+    )
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)

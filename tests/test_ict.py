@@ -37,7 +37,7 @@ PAIRS = Pairs(
         asked(0, "shop", "Yes.", "No."),
         asked(1, "cat", "No.", "Yes.", ()),
         asked(2, "ship", "Yes.", "No."),
-        asked(3, "dog", "No, there is none.", "Yes.", ()),
+        asked(3, "dog", "None is there.", "Yes.", ()),
         asked(4, "city", "Yes, it is Rome.", None),
         asked(5, "book", "Yes.", "No."),
     ]

@@ -138,9 +138,8 @@ def test_the_openai_server_runs_on_it_unchanged(server, checkpoint, local, vecto
     prompt = f"Context: {PASSAGE}\nQuestion: Who is the mayor?"
     wanted = far.generate(prompt, step="answer", max_new_tokens=LENGTH)
     state = Serving(ServerSettings(name="smollm2"))
-    with TestClient(application(state, lambda: state.take(far))) as client:
-        while client.get("/health").status_code == 503:
-            pass
+    state.take(far)
+    with TestClient(application(state)) as client:
         body = {
             "model": "smollm2:answer", "max_tokens": LENGTH,
             "messages": [{"role": "user", "content": prompt}],

@@ -106,7 +106,8 @@ def smallest_edit(
 
     Returns:
         Both answers; None where no value can be told, where the answer declines or speaks from
-        memory, or where the better answer already differs from it in one place only.
+        memory, or where the better answer already differs from it in one place only, or in several
+        that one value does not mend.
     """
     if abstains(bad) or _FROM_MEMORY.search(bad) or (told is not None and abstains(told)):
         return None
@@ -118,6 +119,19 @@ def smallest_edit(
     return None
 
 
+def _differs_in_several(told: str, bad: str) -> bool:
+    """Tell whether two answers of one build have other words in several places.
+
+    An edit that does not come to the same would mend one of them alone.
+    """
+    mine, theirs = ([word.text.casefold() for word in words_of(text)] for text in (told, bad))
+    places = differences(mine, theirs)
+    changed = [place for place in places if place[0] != "equal"]
+    shared = len(mine) - sum(end - start for _, start, end, _, _ in changed)
+    exchanged = all(place[2] - place[1] == place[4] - place[3] for place in changed)
+    return exchanged and len(changed) > 1 and 2 * shared >= len(mine)
+
+
 def _no_better(edited: Edited, told: str, bad: str) -> bool:
     """Tell whether what was told is an edit already, and another than this one."""
     if edited.good.strip() == told.strip():
@@ -125,7 +139,7 @@ def _no_better(edited: Edited, told: str, bad: str) -> bool:
     same = [word.text.casefold() for word in words_of(edited.good)] == [
         word.text.casefold() for word in words_of(told)
     ]
-    return in_its_words(told, bad) and not same
+    return not same and (in_its_words(told, bad) or _differs_in_several(told, bad))
 
 
 def in_its_words(good: str, bad: str) -> bool:

@@ -94,14 +94,14 @@ class RecordingLLM(SteerableHFLLM):
     def submit(self, *args: Any, **options: Any) -> Any:
         self.closed.clear()
         pending = super().submit(*args, **options)
-        pending._listen(self._note)
-        pending.future.add_done_callback(self._ended)
+        # Told before whoever waits for it, since it listens first.
+        pending._listen(lambda chunk: self._note(pending.future, chunk))
         return pending
 
-    def _note(self, chunk: Any) -> None:
-        self.made += chunk is not None
-
-    def _ended(self, future: Any) -> None:
+    def _note(self, future: Any, chunk: Any) -> None:
+        if chunk is not None:
+            self.made += 1
+            return
         if not future.cancelled() and future.exception() is None:
             self.steps.append(future.result().step)
         self.closed.set()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import time
 import sys
 import threading
 from collections.abc import Iterator
@@ -55,6 +56,16 @@ class ServerProcess:
         """Return the next thing that it says."""
         assert self.told.poll(PATIENCE), self.output.read_text()
         return str(self.told.recv())
+
+    def says(self, text: str) -> str:
+        """Wait for a text on its error stream, and return all of that: a line may come after the
+        response that it is about.
+        """
+        end = time.monotonic() + PATIENCE
+        while text not in (output := self.output.read_text()):
+            assert time.monotonic() < end, output
+            time.sleep(0.01)
+        return output
 
     def do(self, command: str) -> None:
         """Let it do something to its model, and wait until that is done."""

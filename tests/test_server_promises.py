@@ -113,7 +113,7 @@ def test_a_model_that_cannot_be_loaded_ends_the_server(tmp_path: Path) -> None:
     with running(tmp_path, "broken", wait=False) as server:
         server.process.join(PATIENCE)
         assert server.process.exitcode == 1
-        assert "there is no such model: name another one" in server.output.read_text()
+        assert server.says("there is no such model: name another one")
 
 
 @pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGINT])
@@ -285,7 +285,7 @@ def test_an_error_in_mid_stream_is_an_event_and_no_end(held: ServerProcess) -> N
     assert told[-1]["error"]["code"] == "internal_error"
     assert "[DONE]" not in told
     assert SECRET not in json.dumps(told)
-    assert SECRET in held.output.read_text()
+    assert held.says(SECRET)
     held.do("heal")
     assert held.chat("When?").status_code == 200  # nobody else is harmed
 

@@ -66,6 +66,14 @@ def test_what_is_impossible_stays_impossible() -> None:
         assert not torch.isnan(found).any()
 
 
+@pytest.mark.parametrize("kind", ["cad", "adacad"])
+def test_the_largest_alpha_still_gives_scores(kind: Any) -> None:
+    one, other = torch.tensor([4.0, 0.0, -math.inf]), torch.tensor([0.0, 4.0, -math.inf])
+    found = Contrast(kind, 1e308).combine(one, other)
+    assert found.argmax() == 0
+    assert torch.isfinite(found[:2]).all()
+
+
 def test_wrong_settings_are_refused() -> None:
     with pytest.raises(InvalidInputError, match="unknown contrast 'dola'"):
         Contrast("dola")  # type: ignore[arg-type]

@@ -330,6 +330,16 @@ def test_an_imported_log_names_no_files_of_this_machine(
     ]
 
 
+@pytest.mark.parametrize("image", ["x" * 300, "a\0b", ["x" * 300], {"path": "x" * 300}])
+def test_an_image_that_is_no_path_costs_no_other_row(
+    log: AnswerLog, write: Write, image: object
+) -> None:
+    row = {"question": "What?", "chosen": "A.", "rejected": "B."}
+    whole = {**row, "image": PICTURE}
+    report = import_files(log, write([{**row, "image": image}, whole]), "trl")
+    assert (sum(report.skipped.values()), len(log.pairs())) == (1, 1)
+
+
 def test_unpaired_exports_come_back_as_verdicts(log: AnswerLog, tmp_path: Path) -> None:
     pairs = Pairs([PreferencePair("When?", "At ten.", "At nine."), PreferencePair("Who?", "Ana.")])
     assert export_pairs(tmp_path / "kto.jsonl", pairs, "trl-unpaired") == 3

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steerable_llm.answer.request import GenerationRequest
-from steerable_llm.answer.sampling import RowSampler, probabilities
+from steerable_llm.answer.sampling import RowSampler, RowShaping, probabilities
 from steerable_llm.errors import SteerableError
 
 logit_rows = st.lists(st.integers(-60, 60), min_size=2, max_size=8, unique=True).map(
@@ -101,3 +101,22 @@ def test_scores_that_are_not_numbers_are_an_error():
 def test_the_smallest_temperature_takes_the_likeliest():
     chances = probabilities(torch.tensor([1.0, 3.0, 2.0]), temperature=5e-324)
     assert chances.tolist() == [0.0, 1.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    "extreme",
+    [
+        {"top_p": 5e-324},
+        {"logit_bias": {0: 1e308, 1: 1e308}},
+        {"logit_bias": dict.fromkeys(range(4), -1e308)},
+        {"logit_bias": {3: 1e308}, "repetition_penalty": 1e308},
+        {"repetition_penalty": 5e-324},
+        {"repetition_penalty": 1e308},
+    ],
+)
+def test_what_is_beyond_float32_still_draws_a_possible_token(extreme):
+    request = GenerationRequest("a", temperature=1.0, seed=0, **extreme)
+    scores = torch.tensor([[1.0, -2.0, 0.0, -math.inf]])
+    shaped = RowShaping([request], [[0, 1, 2, 3]], [[]])(scores)
+    [token] = RowSampler([request])(shaped).argmax(dim=-1).tolist()
+    assert token != 3

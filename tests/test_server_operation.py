@@ -58,6 +58,10 @@ def refused(server: ServerProcess, **fields: Any) -> dict[str, Any]:
         ({"guided_regex": "a+"}, "guided_regex"),
         ({"chat_template": "{{ messages }}"}, "chat_template"),
         ({"extra_body": {"steering": {"step": "answer"}}}, "extra_body"),
+        ({"step": "answer"}, "step"),
+        ({"enable_thinking": False}, "enable_thinking"),
+        ({"prompt": "When?"}, "prompt"),
+        ({"steering": {"enabled": False, "contrast": {}}}, "steering"),
         ({"steering": {"strength": 2}}, "steering.strength"),
         ({"steering": {"step": "nothing"}}, "steering.step"),
         ({"model": "tiny:answer", "steering": {"step": "reply"}}, "steering.step"),
@@ -106,6 +110,26 @@ def test_what_asks_for_nothing_is_passed_over(server: ServerProcess) -> None:
     harmless = {"user": "u", "metadata": {"a": "b"}, "service_tier": "auto", "anything": [1]}
     answer = server.chat("When?", **fields, **harmless)
     assert answer.status_code == 200, answer.text
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        {"response_format": {"type": "json_object"}}, {"max_completion_tokens": 1},
+        {"tools": [{"type": "function", "function": {"name": "f"}}]},
+        {"chat_template_kwargs": {"a": 1}}, {"messages": [{"role": "user", "content": "When?"}]},
+    ],
+)  # fmt: skip
+def test_what_only_conversations_have_is_not_passed_over_in_a_completion(
+    server: ServerProcess, field: dict[str, Any]
+) -> None:
+    body = {"model": "tiny", "prompt": "When?"}
+    nothing = {"tools": [], "response_format": {"type": "text"}, "tool_choice": "none"}
+    with server.http() as client:
+        answer = client.post("/v1/completions", json={**body, **field})
+        plain = client.post("/v1/completions", json={**body, **nothing})
+    assert (answer.status_code, plain.status_code) == (400, 200)
+    assert [answer.json()["error"]["param"]] == list(field)
 
 
 def image(url: str) -> list[Any]:
@@ -187,6 +211,33 @@ def test_a_served_answer_with_feedback_becomes_a_pair(tmp_path: Path) -> None:
     assert kept.steering[0]["name"] == "a"
     assert kept.usage == {k: made["usage"][k] for k in ("prompt_tokens", "completion_tokens")}
     assert (pair.good, pair.bad) == ("At ten.", NINE)
+
+
+def test_another_verdict_does_not_keep_the_reasons_for_the_one_before(tmp_path: Path) -> None:
+    with running(tmp_path) as server, server.http() as client:
+        made = server.chat("When?").json()
+        for said in (
+            {"verdict": "bad", "reason": "rude", "correction": "At ten.", "score": 0},
+            {"verdict": "bad", "comment": "Too short."},
+        ):
+            assert client.post("/v1/feedback", json={"id": made["id"], **said}).is_success
+        with AnswerLog(f"sqlite:///{tmp_path}/answers.db") as log:
+            before = log.get(made["id"])
+        said = {"id": made["id"], "verdict": "good"}
+        assert client.post("/v1/feedback", json=said).is_success
+        with AnswerLog(f"sqlite:///{tmp_path}/answers.db") as log:
+            after = log.get(made["id"])
+    assert (before.reason, before.correction) == ("rude", "At ten.")
+    assert (before.score, before.comment) == (0, "Too short.")
+    assert after.verdict == "good"
+    assert (after.reason, after.correction, after.score, after.comment) == (None,) * 4
+
+
+def test_who_says_nothing_of_an_answer_has_not_judged_it(server: ServerProcess) -> None:
+    made = server.chat("When?").json()
+    with server.http() as client:
+        answer = client.post("/v1/feedback", json={"id": made["id"], "reviewer": "Ana"})
+    assert answer.status_code == 400
 
 
 def test_each_of_several_answers_can_be_judged(server: ServerProcess) -> None:

@@ -409,6 +409,14 @@ def test_unknown_paths_and_methods_are_told_in_the_same_form(server: ServerProce
     assert (missing.status_code, wrong.status_code) == (404, 405)
     assert missing.json()["error"]["code"] == "not_found"
     assert wrong.json()["error"]["code"] == "method_not_allowed"
+    assert wrong.headers["allow"] == "POST"
+
+
+def test_a_body_that_is_not_sent_as_json_is_told_so(server: ServerProcess) -> None:
+    with server.http(headers={"Content-Type": "application/x-www-form-urlencoded"}) as client:
+        answer = client.post("/v1/chat/completions", content=json.dumps(BODY))
+    assert answer.status_code == 400
+    assert "Content-Type: application/json" in answer.json()["error"]["message"]
 
 
 # Policies.

@@ -36,6 +36,7 @@ def probabilities(
         scores = only.index_copy(0, kept, scores[kept])
     chances = torch.softmax(scores, dim=-1)
     if top_p < 1.0:
+        top_p = max(top_p, torch.finfo(torch.float32).tiny)  # else float32 may make it 0
         ordered, places = torch.sort(chances, descending=True, stable=True)
         # A token stays if those before it have not reached top_p yet: at least one always stays.
         stays = ordered.cumsum(0) - ordered < top_p
@@ -45,6 +46,11 @@ def probabilities(
         chances = chances * (chances >= min_p * chances.max())
         chances = chances / chances.sum()
     return chances
+
+
+# Stronger penalties and biases choose no other tokens, and beyond float32 they would be infinite:
+# of two scores of which both are, neither is the larger one.
+_STRONGEST_PENALTY, _STRONGEST_BIAS = 1e6, 1e30
 
 
 class RowShaping:
@@ -88,6 +94,7 @@ class RowShaping:
                 said = sorted({*self._prompts[row], *self._answers[row]})
                 seen = torch.tensor(said, device=scores.device)
                 old, penalty = scores[row, seen], request.repetition_penalty
+                penalty = min(max(penalty, 1 / _STRONGEST_PENALTY), _STRONGEST_PENALTY)
                 scores[row, seen] = torch.where(old < 0, old * penalty, old / penalty)
             for token, bias in (request.logit_bias or {}).items():
                 if token >= scores.shape[1]:
@@ -95,7 +102,7 @@ class RowShaping:
                         f"logit_bias names token {token}, and the model has {scores.shape[1]}: "
                         "give ids of its own tokenizer"
                     )
-                scores[row, token] += bias
+                scores[row, token] += min(max(bias, -_STRONGEST_BIAS), _STRONGEST_BIAS)
         return scores
 
 

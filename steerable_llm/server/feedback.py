@@ -16,6 +16,9 @@ from steerable_llm.server.refusals import Json, Refused
 from steerable_llm.server.routes import Route
 from steerable_llm.server.serving import Serving
 
+# What would speak against another verdict than that with which it was said.
+_OF_A_VERDICT = ("reason", "correction", "comment", "score")
+
 
 class Feedback(BaseModel):
     """What somebody says of one answer.
@@ -33,7 +36,7 @@ class Feedback(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    id: str = Field(min_length=1)
+    id: str = Field(min_length=1, max_length=256)
     choice: int = Field(default=0, ge=0)
     verdict: Literal["good", "bad"] | None = None
     reason: Reason | None = None
@@ -49,10 +52,13 @@ def router(serving: Serving) -> APIRouter:
 
     @routes.post("/v1/feedback")
     async def feedback(body: Feedback) -> Response:
-        """Judge an answer by the id of its response; what is said again replaces what was."""
+        """Judge an answer by the id of its response; what is said again replaces what was.
+
+        Another verdict also takes the reasons for the one before away.
+        """
         answer_id = body.id if body.choice == 0 else f"{body.id}:{body.choice}"
         judgement = body.model_dump(exclude={"id", "choice"}, exclude_none=True)
-        if not judgement:
+        if not judgement.keys() - {"reviewer"}:
             raise Refused(
                 400, "nothing is said of the answer: give a verdict, a reason, a correction, a "
                 "comment or a score", code="invalid_value", param="verdict",
@@ -71,10 +77,12 @@ def _review(serving: Serving, answer_id: str, judgement: dict[str, Any]) -> None
     serving.recorder.flush()  # the answer may just be on its way there
     with AnswerLog(serving.recorder.url) as log:
         try:
-            log.get(answer_id)
+            before = log.get(answer_id).verdict
         except InvalidInputError:
             raise Refused(
                 404, f"no answer with the id {answer_id!r} was recorded", code="answer_not_found",
                 param="id",
             ) from None  # fmt: skip
+        if judgement.get("verdict") not in (None, before):
+            judgement = {**dict.fromkeys(_OF_A_VERDICT), **judgement}
         log.review(answer_id, label_source="human", **judgement)

@@ -117,7 +117,9 @@ def refusal_of(error: BaseException) -> Refused:
         return error
     if isinstance(error, HTTPException):
         code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code)
-        return Refused(error.status_code, str(error.detail), code=code)
+        told = Refused(error.status_code, str(error.detail), code=code)
+        told.headers = {**(told.headers or {}), **(error.headers or {})}  # what is allowed instead
+        return told
     if isinstance(error, PromptTooLongError):
         return Refused(400, str(error), code="context_length_exceeded", param="messages")
     if isinstance(error, UnknownStepError):

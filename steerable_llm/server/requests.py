@@ -10,9 +10,9 @@ import base64
 import binascii
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from steerable_llm.answer.constraint import Constraint
 from steerable_llm.answer.request import GenerationRequest
@@ -35,6 +35,8 @@ _WITHOUT_EFFECT: Mapping[str, tuple[Any, ...]] = {
     "suffix": ("",),
     "echo": (False,),
     "best_of": (1,),
+    "step": (),
+    "steer_step": (),
     # Of vLLM, llama.cpp, Ollama and the like.
     "use_beam_search": (False,),
     "length_penalty": (1,),
@@ -65,6 +67,21 @@ _WITHOUT_EFFECT: Mapping[str, tuple[Any, ...]] = {
     "num_ctx": (),
     "keep_alive": (),
     "lora_request": (),
+    "regex": (),
+    "ebnf": (),
+    "stop_sequences": ([],),
+    "n_predict": (-1,),
+    "num_predict": (-1,),
+    "skip_special_tokens": (True,),
+    "include_stop_str_in_output": (False,),
+    "no_repeat_ngram_size": (0,),
+    "xtc_probability": (0,),
+    "dry_multiplier": (0,),
+    "dynatemp_range": (0,),
+    "top_a": (0,),
+    "enable_thinking": (),
+    "thinking": (),
+    "reasoning": (),
     "extra_body": ({},),
 }
 _INSTEAD = {
@@ -75,10 +92,17 @@ _INSTEAD = {
     "function_call": "give tool_choice",
     "best_of": "give n, and choose",
     "extra_body": "it is of the Python client, which puts what it holds beside the other fields",
+    "stop_sequences": "give stop",
+    **dict.fromkeys(("n_predict", "num_predict"), "give max_tokens"),
+    **dict.fromkeys(("step", "steer_step"), "give steering.step"),
+    **dict.fromkeys(
+        ("enable_thinking", "thinking"), "give chat_template_kwargs, if the template reads any"
+    ),
+    "reasoning": "give reasoning_effort",
     "documents": "put the documents into the messages, and tell them in steering.context",
     **dict.fromkeys(
         ("guided_json", "guided_regex", "guided_choice", "structured_outputs", "format",
-         "json_schema"), "give response_format"),
+         "json_schema", "regex", "ebnf"), "give response_format"),
 }  # fmt: skip
 
 
@@ -284,6 +308,12 @@ class SteeringOptions(BaseModel):
     context: bool | list[str | Passage] | None = None
     contrast: ContrastOption | None = None
 
+    @model_validator(mode="after")
+    def _says_one_thing(self) -> Self:
+        if not self.enabled and self.contrast is not None:
+            raise ValueError("a contrast is steering, and enabled is false: give one of them")
+        return self
+
     @property
     def passages(self) -> tuple[Passage, ...]:
         """The retrieved passages, each with an id."""
@@ -295,6 +325,10 @@ class SteeringOptions(BaseModel):
 
 
 _Stop = Annotated[str, Field(max_length=1000)]
+
+
+# What asks for nothing, whichever field it is in.
+_NOTHING_ASKED: tuple[Any, ...] = ([], {}, "", False, "none", "auto", {"type": "text"})
 
 
 class _Request(BaseModel):
@@ -336,8 +370,9 @@ class _Request(BaseModel):
         Raises:
             Refused: There is such a field.
         """
+        without_effect = {**_WITHOUT_EFFECT, **self._of_other_requests()}
         for name, value in (self.model_extra or {}).items():
-            if name in _WITHOUT_EFFECT and value is not None and value not in _WITHOUT_EFFECT[name]:
+            if name in without_effect and value is not None and value not in without_effect[name]:
                 instead = _INSTEAD.get(name, "leave it out")
                 raise Refused(
                     400,
@@ -345,6 +380,16 @@ class _Request(BaseModel):
                     code="unsupported_parameter",
                     param=name,
                 )
+
+    @classmethod
+    def _of_other_requests(cls) -> dict[str, tuple[Any, ...]]:
+        """Return the fields that only the other endpoint reads."""
+        fields = {
+            name
+            for other in _Request.__subclasses__()
+            for name in other.model_fields.keys() - cls.model_fields.keys()
+        }
+        return dict.fromkeys(fields, _NOTHING_ASKED)
 
     def _sampling(self, most_tokens: int | None, asked: int | None) -> dict[str, Any]:
         if asked is not None and most_tokens is not None and asked > most_tokens:
@@ -436,7 +481,9 @@ class CompletionRequest(_Request):
             told |= {"logprobs": True, "top_logprobs": self.logprobs}
         texts = [self.prompt] if isinstance(self.prompt, str) else self.prompt
         if not texts or not all(texts):
-            raise Refused(400, "the prompt is empty: give a text", param="prompt")
+            raise Refused(
+                400, "the prompt is empty: give a text", code="invalid_value", param="prompt"
+            )
         return [{"messages": text, **told} for text in texts]
 
 

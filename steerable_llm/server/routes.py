@@ -56,6 +56,11 @@ async def refuse(request: Request, error: Exception) -> Response:
 def _invalid(error: RequestValidationError) -> Refused:
     # Of the forms that a field may have, that which the value comes nearest to tells most.
     told = max(error.errors(), key=lambda each: len(each["loc"]))
+    if len(told["loc"]) == 1:  # the body itself; one of another type is not read as JSON
+        return Refused(
+            400, "the body is not a JSON object: send one, with Content-Type: application/json",
+            code="invalid_json",
+        )  # fmt: skip
     param = _place(error.body, told["loc"][1:], told["type"] == "missing")
     what = told["msg"].removeprefix("Value error, ")
     return Refused(

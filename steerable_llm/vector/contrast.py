@@ -18,6 +18,8 @@ from torch import Tensor
 from steerable_llm.errors import InvalidInputError
 
 ContrastKind = Literal["cad", "adacad"]
+# With more, float32 would have infinite scores, and their differences are no numbers.
+_STRONGEST = 1e20
 CONTRASTS: tuple[ContrastKind, ...] = get_args(ContrastKind)
 
 
@@ -69,9 +71,9 @@ class Contrast:
         if self.alpha == 0:
             return with_context.float()
         first, second = with_context.float(), without.float()
-        alpha: Tensor | float = self.alpha
+        alpha: Tensor | float = min(self.alpha, _STRONGEST)
         if self.kind == "adacad":
-            alpha = self.alpha * jensen_shannon(first, second)[..., None]
+            alpha = alpha * jensen_shannon(first, second)[..., None]
         # A token that is impossible in both would be infinity minus infinity.
         combined = (1 + alpha) * first - alpha * second
         return torch.where(torch.isneginf(first), first, combined)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,7 +25,6 @@ from steerable_llm.logs.importers.records import (
 )
 from steerable_llm.pairs.pairing import PREFERENCE_PAIR
 
-_LONGEST_PATH = 4096
 _TURN = re.compile(r"\n\n(Human|Assistant): ?")
 
 
@@ -214,9 +214,11 @@ def with_pictures(record: Record, folder: Path) -> Record:
             return ImagePart(given) if isinstance(given, bytes) else given
         if inside := image_in(given):
             return inside
-        file = own / given if len(given) < _LONGEST_PATH else own
-        if file.resolve().is_relative_to(own) and file.is_file():
-            return ImagePart(file.read_bytes())
+        # A text that is no path, or one that may not be read, is told of by who reads the row.
+        with contextlib.suppress(OSError, ValueError):
+            file = own / given
+            if file.resolve().is_relative_to(own) and file.is_file():
+                return ImagePart(file.read_bytes())
         return given
 
     pictures = {

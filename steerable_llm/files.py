@@ -32,6 +32,11 @@ def read_text(path: str | os.PathLike[str]) -> str:
         ) from None
 
 
+def is_file(path: str | os.PathLike[str]) -> bool:
+    """Tell whether there is such a file; a name that no file can have names none."""
+    return os.path.isfile(path)  # noqa: PTH113 - Path raises for names too long, or with a zero
+
+
 def check_writable(path: str | os.PathLike[str]) -> None:
     """Make sure that a file can be written, before the work is done that goes into it.
 

@@ -109,6 +109,7 @@ def ratio(
     bottom: Sequence[float],
     seed: int = 0,
     before: tuple[Sequence[float], Sequence[float]] | None = None,
+    is_share: bool = True,
 ) -> Estimate | None:
     """One sum over prompts divided by another, such as a precision, with a bootstrap interval.
 
@@ -117,6 +118,8 @@ def ratio(
         bottom: One number per prompt, what it is divided by.
         seed: Of the bootstrap.
         before: The same two for the same prompts; then the change from there, drawn in pairs.
+        is_share: Whether it lies between 0 and 1; then prompts that all agree get the interval
+            that `estimate` gives them.
 
     Returns:
         None where there is nothing to divide by.
@@ -138,9 +141,10 @@ def ratio(
     tail = (1 - CONFIDENCE) / 2
     low, high = (float(end) for end in np.quantile(changes, [tail, 1 - tail]))
     told = value[0] - value[1] if before else value[0]
-    if not before and low == high and told in (0.0, 1.0):  # as `estimate` has it
+    if is_share and low == high:
         unseen = 1 - tail ** (1 / int((rows[1] > 0).sum()))
-        low, high = (told - unseen, told) if told else (told, told + unseen)
+        least = -1.0 if before else 0.0
+        low, high = told - unseen * (told - least), told + unseen * (1.0 - told)
     return Estimate(value=told, low=min(low, told), high=max(high, told), n=int(rows[0].size))
 
 

@@ -7,6 +7,8 @@ from sklearn.decomposition import PCA
 
 from steerable_llm.errors import AttributionError
 from steerable_llm.methods.aggregation import AGGREGATIONS, aggregate
+from steerable_llm.methods.build import build_vector
+from steerable_llm.pairs.pair import Pairs, PreferencePair
 
 
 @pytest.fixture
@@ -43,8 +45,20 @@ def test_every_strategy_points_where_the_mean_does(deltas, strategy, sign):
 
 
 def test_centred_pca_needs_two_deltas():
-    with pytest.raises(AttributionError, match='aggregation="mean"'):
+    with pytest.raises(AttributionError, match="at least 2 deltas and has 1: give more pairs"):
         aggregate(torch.ones(1, 5), "pca")
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "has_it"), [("grains", {"aggregation": "pca"}, True), ("icv", {}, False)]
+)
+def test_another_aggregation_is_offered_where_the_method_has_that_setting(
+    tiny_llm, method, settings, has_it
+):
+    pair = Pairs([PreferencePair("Who wrote it?", "Ann Lee.", "Someone.", id="a")])
+    with pytest.raises(AttributionError, match="at least 2 deltas") as told:
+        build_vector(tiny_llm, pair, method, progress=False, **settings)
+    assert ('aggregation="mean"' in str(told.value)) == has_it
 
 
 def test_equal_deltas_have_no_centred_direction_but_an_uncentred_one():

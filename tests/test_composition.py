@@ -14,6 +14,7 @@ from steerable_llm.policy.check import meetings
 from steerable_llm.policy.policy import Policy
 from steerable_llm.policy.steered_step import orthogonalise
 from steerable_llm.vector.steering import Application, Steering, Unit, WeighedVectors
+from steerable_llm.vector.vector import SteeringVector
 
 A = vector("a", 1, 0, 0, 0)
 B = vector("b", 1, 1, 0, 0)
@@ -146,3 +147,41 @@ def test_a_policy_orthogonalises_the_steps_that_ask_for_it() -> None:
     steps["apart"]["vectors"] = [{"name": "a"}, {"name": "a"}]
     with pytest.raises(PolicyError, match=r"step 'apart': nothing is left"):
         Policy.from_dict({"steps": steps}, {"a": A, "b": B})
+
+
+def seeing(name: str, *patches: tuple[float, ...], words: float = 0.0) -> SteeringVector:
+    """A vector that turns states of two blocks of a vision tower, and perhaps of the decoder."""
+    tower = torch.tensor(patches)
+    return replace(
+        vector(name, words, 0, 0, 0),
+        application=Application("mlp", "turn", "absolute", "all", True),
+        tower={0: tower if len(patches) > 1 else tower[0], 1: torch.tensor([0.0, 0, 1])},
+    )
+
+
+def test_what_is_seen_is_kept_apart_patch_by_patch() -> None:
+    first = seeing("first", (1.0, 0, 0), (0.0, 1, 0))
+    second = seeing("second", (1.0, 1, 0), (1.0, 1, 0), words=1)
+    term = orthogonalise(first.steer(0.9) + second.steer(0.9))[0].terms[1]
+    torch.testing.assert_close(term.tower[0], torch.tensor([[0.0, 1, 0], [1.0, 0, 0]]))
+    assert not term.tower[1].any()
+    torch.testing.assert_close(term.vector.directions[0], second.directions[0])
+    # Built from images of one size, and from those of many.
+    mean = seeing("mean", (3.0, 0, 0))
+    term = orthogonalise(first.steer(0.9) + mean.steer(0.9))[0].terms[1]
+    torch.testing.assert_close(term.tower[0], torch.tensor([1.5, -1.5, 0]))
+    term = orthogonalise(mean.steer(0.9) + first.steer(0.9))[0].terms[1]
+    torch.testing.assert_close(term.tower[0], torch.tensor([[0.0, 0, 0], [0, 1, 0]]))
+
+
+def test_a_vector_of_the_tower_alone_is_not_said_to_have_nothing_left() -> None:
+    first, second = seeing("first", (1.0, 0, 0)), seeing("second", (1.0, 1, 0))
+    term = orthogonalise(first.steer(0.9) + second.steer(0.9))[0].terms[1]
+    torch.testing.assert_close(term.tower[0], torch.tensor([0.0, 1, 0]))
+    both = seeing("both", (0.0, 2, 0), words=1)
+    same = seeing("same", (0.0, 2, 1), words=1)
+    term = orthogonalise(both.steer(0.9) + same.steer(0.9))[0].terms[1]
+    assert not any(direction.any() for direction in term.vector.directions.values())
+    torch.testing.assert_close(term.tower[0], torch.tensor([0.0, 0, 1]))
+    with pytest.raises(PolicyError, match="nothing is left of vector 'both'"):
+        orthogonalise(both.steer(0.9) + both.steer(0.9))

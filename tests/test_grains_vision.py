@@ -317,6 +317,14 @@ def test_a_contact_sheet_shows_what_speaks_for_each_answer(
         assert "picked" not in pictures[1][0] + pictures[2][0]
 
 
+def test_a_contact_sheet_of_likelihoods_claims_no_preference(llava: SteerableHFLLM) -> None:
+    built = build(llava, PAIRS, k=3, objective="likelihood", progress=False)
+    sheet = contact_sheet_page(llava, PAIRS, built).to_html()
+    assert "for the good answer:" in sheet
+    assert "for the bad answer:" in sheet
+    assert "against the bad one" not in sheet
+
+
 def test_a_contact_sheet_needs_pictures(llava: SteerableHFLLM) -> None:
     words = build(llava, PAIRS[3:], progress=False)
     with pytest.raises(InvalidInputError, match="no pictures to show"):

@@ -121,6 +121,19 @@ def test_a_model_that_reads_them_otherwise_runs_them_one_by_one(passes: list[int
     assert [x.token_ids for x in again] == [x.token_ids for x in made]
 
 
+def test_a_model_that_swaps_pictures_is_found_out_by_two_prompts_of_one_picture() -> None:
+    llm = vision_llm("llava")
+    real = llm.model.model.get_image_features
+
+    def swapped(pixel_values: torch.Tensor, **named: Any) -> Any:
+        return real(pixel_values=pixel_values.flip(0), **named)
+
+    llm.model.model.get_image_features = swapped
+    same = llm.chat_format.read(asked(0, LENGTHS[0]))
+    assert llm.image_batches.split([same, same], range(2), 8) == [[0], [1]]
+    assert llm.image_batches.split([same, same], range(2), 8, side="right") == [[0], [1]]
+
+
 def test_towers_steered_alike_run_together_and_contrasts_alone(passes: list[int]) -> None:
     llm = vision_llm("llava")
     weak, strong = seen_by(llm, 0.2), seen_by(llm, 0.9)

@@ -15,7 +15,9 @@ from slow_vision import picture
 from vision_models import vision_llm
 
 from steerable_llm.answer.llm import SteerableHFLLM
+from steerable_llm.chat.images import ImagePart
 from steerable_llm.chat.message import Message, as_messages
+from steerable_llm.chat.vision import read_image
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.evaluation.evaluate import evaluate
 from steerable_llm.evaluation.set import EvaluationSet
@@ -185,7 +187,9 @@ def test_an_answer_about_a_picture_is_logged_with_it(tmp_path: Path) -> None:
         assert shown(log.get("a").messages) == [FILES[0]]
 
 
-@pytest.mark.parametrize("path", ["../outside.png", "/etc/hostname", "link.png"])
+@pytest.mark.parametrize(
+    "path", ["../outside.png", "/etc/hostname", "link.png", "Qk0" * 500, "Qk0" * 3000, "a\0.png"]
+)
 def test_a_row_names_no_files_outside_of_its_folder(path: str, tmp_path: Path) -> None:
     file = spa_vl(tmp_path / "source", "path")
     (tmp_path / "outside.png").write_bytes(FILES[0])
@@ -198,3 +202,10 @@ def test_a_row_names_no_files_outside_of_its_folder(path: str, tmp_path: Path) -
         "a message names an image by a path: give its data or a http(s) URL"
     ]
     log.close()
+
+
+@pytest.mark.parametrize("path", ["Qk0" * 500, "a\0.png"])
+def test_a_name_that_no_file_can_have_is_one_clear_line(path: str, tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError, match="image 0 of the prompt cannot be read") as told:
+        read_image(ImagePart(path, tmp_path).where)
+    assert len(str(told.value)) < 400

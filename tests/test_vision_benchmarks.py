@@ -25,7 +25,7 @@ from steerable_llm.evaluation.benchmarks.rating import Server, judge_of, rating_
 from steerable_llm.evaluation.benchmarks.rows import MMHAL_TYPES
 from steerable_llm.evaluation.benchmarks.run import run_benchmark
 from steerable_llm.evaluation.benchmarks.vision_metrics import mmmu, mmmu_text, pope, spa_vl
-from steerable_llm.metrics import ratio
+from steerable_llm.metrics import difference, estimate, ratio
 
 NAMES = ["pope", "mmhal", "mmmu", "spa_vl", "chair"]
 SAMPLES = Path(__file__).resolve().parent.parent / "steerable_llm/evaluation/benchmarks/samples"
@@ -441,8 +441,34 @@ def test_a_ratio_has_an_interval_and_a_paired_change() -> None:
     assert found.low < found.value < found.high
     same = ratio(top, bottom, before=(top, bottom))
     assert same is not None
-    assert (same.value, same.low, same.high) == (0, 0, 0)
+    assert same.low < same.value == 0 < same.high
     assert ratio([0.0, 0.0], [0.0, 0.0]) is None
     never = ratio([0.0] * 10, [1.0] * 10)
     assert never is not None
     assert never.low == never.value == 0 < never.high
+
+
+def test_the_digest_of_data_is_of_its_pictures_and_not_of_where_they_lie(tmp_path: Path) -> None:
+    def digest(folder: str, *files: bytes) -> str:
+        rows = []
+        (tmp_path / folder).mkdir()
+        for number, data in enumerate(files):
+            (tmp_path / folder / f"{number}.bin").write_bytes(data)
+            rows.append({"image": f"{number}.bin", "text": "Is there a cat?", "label": "yes"})
+        file = tmp_path / folder / "pope.jsonl"
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return load_data(find_benchmark("pope"), str(file)).digest
+
+    here = digest("here", b"\x89PNG 1", b"\x89PNG 2")
+    assert digest("there", b"\x89PNG 1", b"\x89PNG 2") == here
+    assert digest("else", b"\x89PNG 1", b"\x89PNG 3") != here
+
+
+@pytest.mark.parametrize("same", [0.0, 1.0])
+def test_a_share_on_which_all_agree_has_the_interval_of_the_score(same: float) -> None:
+    values, ones = [same] * 5, [1.0] * 5
+    assert ratio(values, ones) == estimate(values)
+    assert ratio(values, ones, before=(values, ones)) == difference(values, values)
+    rating = ratio(values, ones, is_share=False)
+    assert rating is not None
+    assert (rating.low, rating.high) == (same, same)

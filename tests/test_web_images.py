@@ -80,6 +80,11 @@ def test_a_model_fetches_from_the_hosts_that_it_was_loaded_with(site: Site) -> N
         (["*.a.example"], "https://a.example/x.png", False),
         (["*.a.example"], "https://nota.example/x.png", False),
         (["*"], "https://anything.example/x.png", True),
+        (["[2606:4700::1111]"], "https://[2606:4700::1111]/x.png", True),
+        (["2606:4700::1111"], "https://[2606:4700::1111]/x.png", True),
+        (["[2606:4700::1111]:8000"], "http://[2606:4700::1111]:8000/x.png", True),
+        (["[2606:4700::1111]"], "http://[2606:4700::1111]:8000/x.png", False),
+        (["[2606:4700::2222]"], "https://[2606:4700::1111]/x.png", False),
         (lambda url: url.endswith(".png"), "https://a.example/x.png", True),
         (lambda url: url.endswith(".png"), "https://a.example/x.gif", False),
     ],
@@ -111,6 +116,7 @@ def test_a_permission_that_is_none_is_refused(given: Any) -> None:
         "127.0.0.1", "10.1.2.3", "172.16.0.9", "192.168.1.1", "169.254.169.254", "0.0.0.0",
         "100.64.0.1", "224.0.0.1", "[::1]", "[fe80::1]", "[fd00::1]", "[::ffff:127.0.0.1]",
         "[64:ff9b::7f00:1]", "[2002:7f00:1::]", "2130706433", "127.1",
+        "[::127.0.0.1]", "[64:ff9b:1::7f00:1]", "[fec0::1]",
     ],
 )  # fmt: skip
 def test_addresses_of_this_machine_and_its_network_are_not_asked(address: str) -> None:

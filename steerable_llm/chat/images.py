@@ -21,7 +21,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from steerable_llm.files import write_whole
+from steerable_llm.files import is_file, write_whole
 
 ImageSource: TypeAlias = Any
 """A PIL image, the bytes of a file, a path, or the text of a path, a data: URL or a http(s) URL."""
@@ -114,7 +114,7 @@ class ImagePart:
         if self.folder is None or self.is_public:
             return self.source
         beside = self.folder / self.name
-        return beside if beside.is_file() else self.source
+        return beside if is_file(beside) else self.source
 
     @property
     def url(self) -> str:

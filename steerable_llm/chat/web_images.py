@@ -24,6 +24,10 @@ _REDIRECTIONS = 5
 _PORTS = {"http": 80, "https": 443}
 # The part of IPv6 that stands for all of IPv4 where a network translates (RFC 6052).
 _TRANSLATED = ipaddress.IPv6Network("64:ff9b::/96")
+# What a network translates as it likes (RFC 8215).
+_TRANSLATED_HERE = ipaddress.IPv6Network("64:ff9b:1::/48")
+# What a host writes its own IPv4 addresses into (RFC 4291).
+_COMPATIBLE = ipaddress.IPv6Network("::/96")
 
 
 class ImageRefused(Exception):
@@ -186,21 +190,25 @@ ImageUrls: TypeAlias = WebImages | Sequence[str] | Callable[[str], bool] | None
 
 def _fits(pattern: str, host: str, port: int, scheme: str) -> bool:
     named, colon, own = pattern.rpartition(":")
-    if colon and own.isdigit():
+    # An address of IPv6 has colons of its own, and stands in brackets before a port.
+    if colon and own.isdigit() and (":" not in named or named.endswith("]")):
         pattern, usual = named, int(own)
     else:
         usual = _PORTS[scheme]
     if port != usual:
         return False
+    pattern = pattern.removeprefix("[").removesuffix("]")
     return pattern in ("*", host) or (pattern.startswith("*.") and host.endswith(pattern[1:]))
 
 
 def _is_public(address: str) -> bool:
     found = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(found, ipaddress.IPv6Address):
+        if found in _TRANSLATED_HERE or found.is_site_local:
+            return False
         # What another address is wrapped in says nothing of where it leads.
         inside = found.ipv4_mapped or found.sixtofour or (found.teredo or (None, None))[1]
-        if found in _TRANSLATED:
+        if found in _TRANSLATED or found in _COMPATIBLE:
             inside = ipaddress.IPv4Address(int(found) & 0xFFFFFFFF)
         if inside is not None:
             return _is_public(str(inside))

@@ -14,6 +14,7 @@ import typer
 from steerable_llm.cli.options import (
     LARGEST_SEED,
     AsJson,
+    ImageHosts,
     InFile,
     Revision,
     check_outputs,
@@ -42,6 +43,7 @@ def check(
         ),
     ] = None,
     revision: Revision = None,
+    image_host: ImageHosts = None,
     trace: Annotated[
         Path | None,
         typer.Option(exists=True, dir_okay=False, help="Calls of a chain to try (JSON lines)."),
@@ -58,7 +60,7 @@ def check(
 
     read = Policy.load(policy)
     calls = read_trace(trace) if trace else []
-    llm = load_model(model, revision) if model else None
+    llm = load_model(model, revision, image_hosts=image_host) if model else None
     checked = check_policy(read, llm.fingerprint if llm else None)
     from steerable_llm.runtime.conflict import conflicts
 

@@ -17,8 +17,7 @@ def pca(deltas: Tensor) -> Tensor:
     """Return the first component of the centred deltas, unit length, oriented (the paper's)."""
     if len(deltas) < 2:
         raise AttributionError(
-            f"centred PCA needs at least 2 deltas of a sign and has {len(deltas)}: "
-            'give more pairs, or choose aggregation="mean"'
+            f"a principal component needs at least 2 deltas and has {len(deltas)}: give more pairs"
         )
     return _first_component(deltas - deltas.mean(0), deltas)
 

@@ -88,9 +88,10 @@ def build(
         found = chosen.extract(llm, pairs, settings, advance)
     everything = (*found.directions.values(), *found.tower.values())
     if not any(bool(direction.any()) for direction in everything):
+        other = ", or another aggregation" if hasattr(settings, "aggregation") else ""
         raise AttributionError(
             f"method {method!r} found no direction in {len(pairs)} pairs: all of it is zero; give "
-            "pairs that differ from each other, or another aggregation"
+            f"pairs that differ from each other{other}"
         )
     layers = tuple(sorted(found.directions))
     given = llm.chat_format.arguments

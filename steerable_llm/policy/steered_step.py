@@ -5,7 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
+import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from steerable_llm.errors import InvalidInputError, PolicyError
 from steerable_llm.policy.file import Step, When, shortened
@@ -90,7 +92,8 @@ def look_up(step: Step, find: Callable[[str], SteeringVector]) -> SteeredStep:
 def orthogonalise(steering: Steering) -> tuple[Steering, Kept]:
     """Take from every vector its component along the earlier ones, block by block.
 
-    Of weighed vectors each is one, whatever its gate: what is taken is taken for every state.
+    Of weighed vectors each is one, whatever its gate: what is taken is taken for every state. In a
+    vision tower the same is done patch by patch.
     Nothing is scaled up again: what a vector adds to a block gets shorter by what was taken. Where
     less than one ten-thousandth of its length is left, the vector no longer acts on that block.
 
@@ -100,6 +103,7 @@ def orthogonalise(steering: Steering) -> tuple[Steering, Kept]:
     """
     terms, kept = [], []
     spans: dict[int, list[Tensor]] = defaultdict(list)
+    seen: dict[int, list[Tensor]] = defaultdict(list)
     for term in steering.terms:
         left: dict[int, Tensor] = {}
         shares: dict[int, float] = {}
@@ -107,15 +111,35 @@ def orthogonalise(steering: Steering) -> tuple[Steering, Kept]:
             before = _rows(term.vector, layer).double()
             after = _beside(before, spans[layer])
             length = float(before.norm())
-            share = float(after.norm()) / length if length else 0.0
+            share = float(after.norm()) / length if length else 1.0
             for row in after if term.is_active else ():
                 own = _beside(row, spans[layer])
                 if float(own.norm()) > _NOTHING_LEFT * length:
                     spans[layer].append(own / own.norm())
             left[layer], shares[layer] = after, min(share, 1.0)
         kept.append((term.vector.name, shares))
-        terms.append(_shortened(term, left, shares))
+        terms.append(_shortened(term, left, shares, _seen_apart(term, seen)))
     return Steering(tuple(terms)), tuple(kept)
+
+
+def _seen_apart(term: SteeringTerm, seen: dict[int, list[Tensor]]) -> dict[int, Tensor]:
+    """Return what is left of a vector's directions in a vision tower, and add them to `seen`.
+
+    Patch by patch; where two were built from unlike numbers of patches, beside the mean of the
+    earlier one's.
+    """
+    left = {}
+    for layer, direction in term.tower.items():
+        row = direction.double()
+        for unit in 2 * seen[layer]:
+            if unit.dim() == 2 and unit.shape != row.shape:
+                unit = normalize(unit.mean(0), dim=-1)
+            row = row - (row * unit).sum(-1, keepdim=True) * unit
+        gone = row.norm(dim=-1) <= _NOTHING_LEFT * direction.double().norm(dim=-1)
+        left[layer] = row.masked_fill(gone[..., None], 0.0)
+        if term.is_active:
+            seen[layer].append(normalize(left[layer], dim=-1))
+    return left
 
 
 def _rows(vector: Directions, layer: int) -> Tensor:
@@ -132,19 +156,30 @@ def _beside(rows: Tensor, span: Sequence[Tensor]) -> Tensor:
 
 
 def _shortened(
-    term: SteeringTerm, left: Mapping[int, Tensor], shares: Mapping[int, float]
+    term: SteeringTerm,
+    left: Mapping[int, Tensor],
+    shares: Mapping[int, float],
+    tower: Mapping[int, Tensor],
 ) -> SteeringTerm:
-    if set(shares.values()) == {1.0}:
+    tower = {layer: direction.float() for layer, direction in tower.items()}
+    if set(shares.values()) == {1.0} and all(
+        torch.allclose(direction, term.tower[layer]) for layer, direction in tower.items()
+    ):
         return term
     name = term.vector.name
     if not isinstance(term.vector, SteeringVector):
         raise PolicyError(f"{name!r} is no SteeringVector and cannot be orthogonalised")
     acting = tuple(layer for layer, share in shares.items() if share > _NOTHING_LEFT)
+    if not acting and any(bool(direction.any()) for direction in tower.values()):
+        # It goes on in the tower alone, with nothing to add in any block of the decoder.
+        acting = tuple(shares)
+        left = {layer: torch.zeros_like(rows) for layer, rows in left.items()}
     if not acting:
         raise PolicyError(
             f"nothing is left of vector {name!r} when it is orthogonalised: "
             "it points along the vectors before it; leave it or `orthogonalise` out"
         )
+    before = term.vector.directions
     spread = len(acting) / len(shares) if term.unit == "total" else 1.0
     directions = {layer: left[layer].sum(0).float() for layer in acting}
     vector = replace(
@@ -154,11 +189,10 @@ def _shortened(
         # A strength may count shares of the scale along the unit direction, so the scale has to
         # shrink with the direction; and what is spread over the blocks stays with each as it was.
         scales={
-            layer: term.vector.scales[layer]
-            * spread
-            * float(directions[layer].norm() / term.vector.directions[layer].norm())
-            for layer in acting
+            layer: term.vector.scales[layer] * spread * _ratio(direction, before[layer])
+            for layer, direction in directions.items()
         },
+        tower=tower,
         weighed={
             layer: WeighedVectors(own.weights, own.biases, left[layer].float())
             for layer, own in term.vector.weighed.items()
@@ -166,6 +200,11 @@ def _shortened(
         },
     )
     return replace(term, vector=vector, layers=acting)
+
+
+def _ratio(after: Tensor, before: Tensor) -> float:
+    """How much of a length is left; of no length all of it."""
+    return float(after.norm() / before.norm()) if after.any() else 1.0
 
 
 def describe(steering: Steering) -> list[dict[str, Any]]:

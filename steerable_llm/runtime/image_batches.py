@@ -9,6 +9,7 @@ same.
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -82,7 +83,7 @@ class ImageBatches:
         names = one.vision.keys() == other.vision.keys()
         key = side, names, same_length, tuple(kind)
         if key not in self._learnt:
-            self._learnt[key] = names and self._try([one, other], side)
+            self._learnt[key] = names and self._try([one, _inverted(other)], side)
         return self._learnt[key]
 
     @torch.no_grad()
@@ -114,3 +115,9 @@ class ImageBatches:
         stream = Stream(self._llm, ids, mask, plan, in_one_batch(reads, "left"))
         more = stream.feed(stream.first.argmax(-1)[:, None])[:, -1]
         return torch.cat([stream.first, more], dim=-1)
+
+
+def _inverted(read: ReadPrompt) -> ReadPrompt:
+    """A prompt with its pictures inverted: two of the same one would not tell whose is whose."""
+    seen = {k: -v if v.is_floating_point() else v for k, v in read.vision.items()}
+    return replace(read, vision=seen)

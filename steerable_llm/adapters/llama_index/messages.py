@@ -28,6 +28,7 @@ from steerable_llm.answer.request import Generation
 from steerable_llm.chat.images import ImagePart, image_of
 from steerable_llm.chat.message import Message, as_messages
 from steerable_llm.errors import InvalidInputError
+from steerable_llm.files import is_file
 
 _ROLES = {
     MessageRole.SYSTEM: "system",
@@ -130,7 +131,7 @@ def image_of_node(node: BaseNode) -> ImagePart | None:
     if data:
         coded = data.decode() if isinstance(data, bytes) else data
         return image_of(f"data:image/png;base64,{coded}")
-    if path and Path(path).is_file():  # as the prompt will bring it
+    if path and is_file(path):  # as the prompt will bring it
         return image_of(Path(path).read_bytes())
     return image_of(str(path or url)) if path or url else None
 

@@ -18,7 +18,7 @@ from steerable_llm.errors import InvalidInputError, MissingExtraError, first_pro
 from steerable_llm.evaluation.benchmarks.benchmark import INSTALL, Benchmark
 from steerable_llm.evaluation.benchmarks.folders import FOLDERS
 from steerable_llm.evaluation.benchmarks.rows import ROWS
-from steerable_llm.files import read_json_lines
+from steerable_llm.files import is_file, read_json_lines
 from steerable_llm.json_records import parsed
 
 Rows = list[dict[str, Any]]
@@ -86,7 +86,7 @@ def load_data(
         kept = sorted(Random(seed).sample(sorted(rows), limit))
         rows = {place: rows[place] for place in kept}
     lines = (
-        json.dumps(row, ensure_ascii=False, separators=(",", ":"), default=lambda x: x.name)
+        json.dumps(row, ensure_ascii=False, separators=(",", ":"), default=_name_of)
         for row in rows.values()
     )
     digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()
@@ -95,6 +95,14 @@ def load_data(
         rows = {i: {**row, "examples": _shown(benchmark, row, examples, shots)}
                 for i, row in rows.items()}  # fmt: skip
     return Data(rows, source, digest, total)
+
+
+def _name_of(image: ImagePart) -> str:
+    """Name an image by its bytes, wherever its file lies; one of the web by its address."""
+    where = image.where
+    if image.data is None and not image.is_public and is_file(where):
+        return ImagePart(Path(where).read_bytes()).name
+    return image.name
 
 
 def _shown(benchmark: Benchmark, row: dict[str, Any], examples: Rows, shots: int) -> Rows:

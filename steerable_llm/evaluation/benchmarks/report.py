@@ -336,6 +336,7 @@ def figure_rows(
     found = []
     for name, facts in benchmark.figures.items():
         top, bottom = facts[0], facts[1] if len(facts) > 1 else None
+        is_share = name not in benchmark.plain
         before = sums("none", top), sums("none", bottom)
         for arm in by_arm:
             mine = sums(arm, top), sums(arm, bottom)
@@ -344,9 +345,9 @@ def figure_rows(
                     name=name,
                     arm=arm,
                     group=group,
-                    value=ratio(*mine, seed),
-                    change=None if arm == "none" else ratio(*mine, seed, before),
-                    is_share=name not in benchmark.plain,
+                    value=ratio(*mine, seed, is_share=is_share),
+                    change=None if arm == "none" else ratio(*mine, seed, before, is_share),
+                    is_share=is_share,
                 )
             )
     return found

@@ -131,7 +131,11 @@ def extract_grains(
         directions[layer] = torch.zeros(norms.shape[-1])
         for sign, deltas in ((1, plus), (-1, minus)):
             if len(deltas):
-                directions[layer] += sign * aggregate(deltas[:, row], config.aggregation)
+                try:
+                    found = aggregate(deltas[:, row], config.aggregation)
+                except AttributionError as error:
+                    raise AttributionError(f'{error}, or choose aggregation="mean"') from error
+                directions[layer] += sign * found
     values = [a.value for a in attributions if a.value is not None]
     errors = [a.completeness_error for a in attributions if a.completeness_error is not None]
     provenance = Provenance(

@@ -55,7 +55,7 @@ def contact_sheet_page(
             f"for the {name} answer: {found[i].good}": _plain(found[i])
             for name, found in zip(("good", "bad"), answers, strict=False)
         }
-        if len(answers) > 1:
+        if built.vector.provenance.config["objective"] == "preference":
             maps["for the good answer against the bad one"] = built.attributions[i]
         scores = {caption: seen.token_scores() for caption, seen in maps.items()}
         title = built.attributions[i].token_scores().title

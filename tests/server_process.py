@@ -8,9 +8,9 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import time
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass

@@ -20,6 +20,7 @@ from steerable_llm.errors import InvalidInputError, SteerableError
 from steerable_llm.evaluation.benchmarks.benchmark import find_benchmark
 from steerable_llm.evaluation.benchmarks.chair import chair, objects_in
 from steerable_llm.evaluation.benchmarks.data import load_data
+from steerable_llm.evaluation.benchmarks.folders import mmhal_rows
 from steerable_llm.evaluation.benchmarks.metrics import LogProb
 from steerable_llm.evaluation.benchmarks.rating import Server, judge_of, rating_in
 from steerable_llm.evaluation.benchmarks.rows import MMHAL_TYPES
@@ -472,3 +473,48 @@ def test_a_share_on_which_all_agree_has_the_interval_of_the_score(same: float) -
     rating = ratio(values, ones, is_share=False)
     assert rating is not None
     assert (rating.low, rating.high) == (same, same)
+
+
+@pytest.mark.parametrize(
+    ("file", "data", "said"),
+    [
+        ("response_template.json", b'{"rows": []}', "holds no list of questions"),
+        ("response_template.json", b"[1, 2]", "holds no list of questions"),
+        ("test_data.zip", None, r"cannot read images/a\.png in .*test_data\.zip .*fetch it again"),
+    ],
+)
+def test_a_damaged_folder_of_mmhal_is_one_clear_line(
+    tmp_path: Path, file: str, data: bytes | None, said: str
+) -> None:
+    row = {"question": "What?", "gt_answer": "A cat.", "image_src": "https://x.example/a.png"}
+    (tmp_path / "response_template.json").write_text(json.dumps([row]))
+    with ZipFile(tmp_path / "test_data.zip", "w") as archive:
+        archive.writestr("images/a.png", b"a picture of a cat")
+    if data is None:
+        data = (tmp_path / file).read_bytes().replace(b"a picture", b"no picture"[:9])
+    (tmp_path / file).write_bytes(data)
+    with pytest.raises(InvalidInputError, match=said):
+        mmhal_rows(tmp_path)
+
+
+def test_a_judges_template_that_is_no_text_is_one_clear_line(tmp_path: Path) -> None:
+    (tmp_path / "words.txt").write_bytes(b"caf\xe9 {}{}{}{}")
+    with pytest.raises(InvalidInputError, match="is not UTF-8 text"):
+        judge_of(find_benchmark("mmhal"), str, template=tmp_path / "words.txt")
+
+
+@pytest.mark.enable_socket
+@pytest.mark.parametrize(("status", "asked"), [(429, 5), (503, 5), (401, 1)])
+def test_a_busy_judge_is_asked_again_and_one_that_refuses_is_not(status: int, asked: int) -> None:
+    with web_site() as site:
+        site.at("/v1/chat/completions", b"", status=status)
+        answer, heard = site.pages["/v1/chat/completions"], []
+
+        def counted(handler: Any) -> None:
+            heard.append(handler.rfile.read(int(handler.headers["Content-Length"])))
+            answer(handler)
+
+        site.pages["/v1/chat/completions"] = counted
+        with pytest.raises(SteerableError, match=f"gives no answer .*{status}"):
+            Server(f"{site.url}/v1", "judging", patience=0)("Well?")
+    assert len(heard) == asked

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import re
+import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile, ZipFile
 
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.evaluation.benchmarks.chair import objects_in
+from steerable_llm.files import read_text
 
 Rows = list[dict[str, Any]]
 
@@ -26,6 +29,11 @@ def mmhal_rows(folder: Path) -> Rows:
         InvalidInputError: There is no such file, or it is none.
     """
     rows: Rows = _json(folder / "response_template.json")
+    if not (isinstance(rows, list) and all(isinstance(row, dict) for row in rows)):
+        raise InvalidInputError(
+            f"{folder / 'response_template.json'} holds no list of questions: give the data set's "
+            "own"
+        )
     archives = [_archive(path) for path in sorted(folder.rglob("*.zip"))]
     files = {path.name: path for path in folder.rglob("*.*") if path.suffix != ".zip"}
     for row in rows:
@@ -78,7 +86,7 @@ def coco_rows(folder: Path) -> Rows:
 def _synonyms(path: Path, names: Iterable[str]) -> str:
     if not path.is_file():
         return "\n".join(names)
-    text = path.read_text(encoding="utf-8")
+    text = read_text(path)
     known = {line.partition(",")[0].strip() for line in text.splitlines()}
     for name in names:
         if name not in known:
@@ -109,10 +117,16 @@ def _archive(path: Path) -> Mapping[str, Callable[[], bytes]]:
     except BadZipFile as error:
         raise InvalidInputError(f"cannot read {path} ({error}): fetch it again") from error
 
-    def reader(inside: str) -> Callable[[], bytes]:
-        return lambda: archive.read(inside)
+    def read(inside: str) -> bytes:
+        try:
+            return archive.read(inside)
+        # Damaged, packed in a way that is not known, or locked by a password.
+        except (BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
+            raise InvalidInputError(
+                f"cannot read {inside} in {path} ({error}): fetch it again"
+            ) from error
 
-    return {re.sub(r".*/", "", inside): reader(inside) for inside in archive.namelist()}
+    return {re.sub(r".*/", "", inside): partial(read, inside) for inside in archive.namelist()}
 
 
 FOLDERS: Mapping[str, Callable[[Path], Rows]] = {"mmhal": mmhal_rows, "chair": coco_rows}

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import httpx
@@ -20,13 +20,14 @@ import httpx
 from steerable_llm.errors import InvalidInputError, SteerableError
 from steerable_llm.evaluation.benchmarks.benchmark import Benchmark
 from steerable_llm.evaluation.benchmarks.report import ItemRow
+from steerable_llm.files import read_text
 from steerable_llm.progress import progress_bar
 
 Judge: TypeAlias = Callable[[str], str]
 """From a prompt to what the judge writes."""
 
 _TOGETHER = 4
-_TRIES = 3
+_TRIES = 5
 _TRUTHFUL = 3
 # In this project's own words; the authors' prompt can be given in a file.
 _PROMPT = """\
@@ -101,7 +102,7 @@ def judge_of(
         return None
     if isinstance(judge, RatingJudge):
         return judge
-    words = _PROMPT if template is None else Path(template).read_text(encoding="utf-8")
+    words = _PROMPT if template is None else read_text(template)
     if callable(judge):
         return RatingJudge(judge, getattr(judge, "__name__", type(judge).__name__), words)
     if isinstance(judge, str) and judge.startswith(("http://", "https://")):
@@ -121,11 +122,13 @@ class Server:
         url: Up to and with `/v1`.
         model: Which of its models.
         seconds: Until a request counts as lost.
+        patience: Seconds before a busy server is asked a second time; each wait is twice the last.
     """
 
     url: str
     model: str
     seconds: float = 120.0
+    patience: float = 1.0
 
     def __call__(self, prompt: str) -> str:
         """Return what the model writes.
@@ -140,7 +143,7 @@ class Server:
             "messages": [{"role": "user", "content": prompt}],
         }
         problem = ""
-        for _ in range(_TRIES):
+        for tries in range(_TRIES):
             try:
                 answer = httpx.post(
                     f"{self.url}/chat/completions",
@@ -152,6 +155,11 @@ class Server:
                 return str(answer.json()["choices"][0]["message"]["content"])
             except (httpx.HTTPError, ValueError, LookupError, TypeError) as error:
                 problem = " ".join(str(error).split()) or type(error).__name__
+                status = getattr(getattr(error, "response", None), "status_code", None)
+                if status is not None and status != 429 and status < 500:
+                    break  # it says no, and will again
+                if status is not None and tries + 1 < _TRIES:
+                    time.sleep(self.patience * 2**tries)
         raise SteerableError(
             f"the judge at {self.url} gives no answer ({problem}): check its address, the model "
             f"{self.model!r} and OPENAI_API_KEY"

@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, Future, wait
 from typing import Any
 
 import pytest
@@ -59,6 +59,8 @@ def test_bad_input_raises_where_it_is_asked(llm: SteerableHFLLM) -> None:
         llm.submit(GenerationRequest("word " * 400))
     with pytest.raises(InvalidInputError, match="queue is -1"):
         Limits(queue=-1)
+    with pytest.raises(InvalidInputError, match="tokens is None"):
+        Limits(tokens=None)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("how", ["cancel", "event", "future", "leave"])
@@ -122,6 +124,51 @@ def test_a_full_queue_says_so_and_when_to_come_again(braked: SteerableHFLLM) -> 
     assert braked.engine.alive
     braked.model.control.gate.release(200)
     _idle(braked)
+
+
+def asked_at_the_end_of(braked: SteerableHFLLM, pending: Any) -> Future[Any]:
+    """What comes of asking again from where the end of an answer is told."""
+    told: Future[Any] = Future()
+
+    def ask(_: Any) -> None:
+        try:
+            told.set_result(braked.submit(GenerationRequest("Hi", max_new_tokens=2)))
+        except Exception as error:
+            told.set_exception(error)
+
+    pending.future.add_done_callback(ask)
+    return told
+
+
+def test_who_is_told_the_end_of_an_answer_has_its_place_for_the_next(
+    braked: SteerableHFLLM,
+) -> None:
+    braked.engine.limits = Limits(rows=1, queue=0)
+    told = asked_at_the_end_of(braked, braked.submit(GenerationRequest("Hi", max_new_tokens=2)))
+    braked.model.control.gate.release(60)
+    assert told.result(timeout=30).result(timeout=30).usage.completion_tokens == 2
+
+
+def test_who_is_told_that_one_in_the_queue_is_late_may_ask_again(braked: SteerableHFLLM) -> None:
+    braked.engine.limits = Limits(rows=1)
+    request = GenerationRequest("Hi", max_new_tokens=2)
+    first = braked.submit(request)
+    late = braked.submit(request, timeout=0.2)
+    told, last = asked_at_the_end_of(braked, late), braked.submit(request)
+    threading.Event().wait(0.25)
+    braked.model.control.gate.release(60)
+    with pytest.raises(DeadlineError):
+        late.result(timeout=30)
+    for each in (first, told.result(timeout=30), last):
+        assert each.result(timeout=30).usage.completion_tokens == 2
+
+
+def test_a_cancellation_reaches_those_who_wait_for_several(braked: SteerableHFLLM) -> None:
+    pending = [braked.submit(GenerationRequest("Hi", max_new_tokens=2)) for _ in range(2)]
+    pending[1].cancel()
+    assert wait([each.future for each in pending], timeout=0).done == {pending[1].future}
+    braked.model.control.gate.release(60)
+    assert wait([each.future for each in pending], timeout=30).not_done == set()
 
 
 def _idle(llm: SteerableHFLLM) -> None:

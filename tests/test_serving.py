@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import random
+import subprocess
+import sys
 import threading
 from concurrent.futures import CancelledError
 from dataclasses import replace
@@ -16,10 +18,15 @@ import torch
 from steerable_llm.answer.batch import Batch
 from steerable_llm.answer.batching import BatchingEngine
 from steerable_llm.answer.constraint import Constraint
+from steerable_llm.answer.encode import asked, encode
 from steerable_llm.answer.engine import Limits
+from steerable_llm.answer.job import Job
 from steerable_llm.answer.llm import SteerableHFLLM
+from steerable_llm.answer.pending import Pending
 from steerable_llm.answer.request import Generation, GenerationRequest
-from steerable_llm.errors import EngineError, ModelMismatchError, SteerableError
+from steerable_llm.errors import DeadlineError, EngineError, ModelMismatchError, SteerableError
+from steerable_llm.runtime.prefix_cache import PrefixCache
+from steerable_llm.runtime.row_cache import RowCache
 from steerable_llm.vector.contrast import Contrast
 from steerable_llm.vector.steering import SCOPES, Steering, WeighedVectors
 
@@ -183,6 +190,25 @@ def test_states_of_prompts_take_no_more_memory_than_they_may(make_llm: Any) -> N
     assert kept.size > 0
 
 
+def test_states_of_prompts_are_those_of_the_weights_and_limits_at_hand(make_llm: Any) -> None:
+    llm = engine_of(make_llm("llama"))
+    request = GenerationRequest(PASSAGE * 2, max_new_tokens=8)
+    before = llm.submit(request).result()
+    weight = llm.blocks[0].mlp.down_proj.weight
+    old = weight.detach().clone()
+    try:
+        with torch.no_grad():
+            weight.mul_(-3.0)
+        trained = llm.submit(request).result()
+        assert trained == alone(llm, [request])[0] != before
+        llm.engine.limits = Limits(prefixes=0)
+        llm.submit(GenerationRequest("Hi", max_new_tokens=1)).result()
+        assert llm.engine._prefixes.size == 0  # type: ignore[attr-defined]
+    finally:
+        with torch.no_grad():
+            weight.copy_(old)
+
+
 # What goes wrong with one goes wrong with one.
 
 
@@ -208,6 +234,94 @@ def test_a_row_at_fault_fails_alone_whenever_it_fails(make_llm: Any, make_vector
             each.result(timeout=60)
     assert [each.result(timeout=60) for each in pending] == expected
     assert llm.engine.alive
+
+
+def jobs_of(llm: SteerableHFLLM, requests: list[GenerationRequest], **options: Any) -> list[Job]:
+    prompts = encode(llm, requests, llm.decide(asked(requests)))
+    return [Job(llm, x, Pending(x.decision, len(x.tokens)), **options) for x in prompts]
+
+
+def test_a_row_at_fault_fails_alone_where_rows_cannot_join(make_llm: Any, make_vector: Any) -> None:
+    llm = make_llm("bloom")
+    requests = drawn_requests(llm, make_vector, 4)
+    requests.append(GenerationRequest("Hi", temperature=1.0, seed=3, max_new_tokens=20))
+    expected = alone(llm, requests)
+    faulty = Faulty(make_vector(llm), 4).steer()
+    bad, *jobs = jobs_of(llm, [GenerationRequest("Hi", faulty, max_new_tokens=20), *requests])
+    batch = Batch(llm, Limits(), PrefixCache(0))
+    for job in (bad, *jobs):
+        batch.add(job)
+    while batch.jobs:
+        batch.turn()
+    with pytest.raises(SteerableError, match="at fault"):
+        bad.pending.result()
+    assert [job.pending.result() for job in jobs] == expected
+
+
+def test_what_waits_for_its_turn_at_images_is_given_up_in_time(
+    make_llm: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = Batch(make_llm("bloom"), Limits(), PrefixCache(0))
+    [job] = jobs_of(make_llm("bloom"), [GenerationRequest("Hi")], timeout=0)
+    monkeypatch.setattr(batch, "_begin_apart", lambda: None)  # others have their turn
+    batch.add(job)
+    batch.turn()
+    with pytest.raises(DeadlineError):
+        job.pending.result(timeout=0)
+
+
+def test_who_finds_no_memory_to_join_leaves_the_others_as_they_are(
+    make_llm: Any, make_vector: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    llm = engine_of(make_llm("llama"))
+    requests = [replace(r, max_new_tokens=20) for r in drawn_requests(llm, make_vector, 4)]
+    expected = alone(llm, requests)
+    zeros, asked_for = torch.Tensor.new_zeros, []
+
+    def short(tensor: torch.Tensor, *size: Any, **options: Any) -> torch.Tensor:
+        if size[0] == 4:  # slots; not of the first layer
+            asked_for.append(size)
+            if len(asked_for) == 3:
+                raise MemoryError("no room")
+        return zeros(tensor, *size, **options)
+
+    monkeypatch.setattr(torch.Tensor, "new_zeros", short)
+    failed = 0
+    for each, right in zip([llm.submit(request) for request in requests], expected, strict=True):
+        try:
+            assert each.result(timeout=60) == right
+        except MemoryError:
+            failed += 1
+    assert failed == 1
+    assert llm.engine.alive
+
+
+def test_a_long_row_takes_no_room_for_short_ones_that_have_left() -> None:
+    cache = RowCache()
+
+    def join(length: int) -> None:
+        cache.join([(torch.ones(1, length, 8), torch.ones(1, length, 8))])
+
+    for _ in range(64):
+        join(4)
+    for _ in range(63):
+        cache.leave(0)
+    join(1000)
+    assert cache.size <= 2 * 2 * (1000 + 64) * 8 * 4  # keys and values, two rows, float32
+
+
+def test_a_process_ends_in_order_while_answers_are_under_way() -> None:
+    script = """
+from steerable_llm import SteerableHFLLM
+from steerable_llm.answer.request import GenerationRequest
+
+llm = SteerableHFLLM.demo()
+llm.end_ids = frozenset()
+pending = [llm.submit(GenerationRequest("Hi", max_new_tokens=200)) for _ in range(8)]
+next(iter(pending[0]))
+"""
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
 
 
 class SomebodyElses:

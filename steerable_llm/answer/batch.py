@@ -109,8 +109,12 @@ class Batch:
             self._apart.append(job)
             return
         room = prompt.request.length()
-        row = Row(prompt.tokens, prompt.steering, room)
-        bare = None if prompt.bare is None else Row(prompt.bare.tokens, Steering.none(), room)
+        try:
+            row = Row(prompt.tokens, prompt.steering, room)
+            bare = None if prompt.bare is None else Row(prompt.bare.tokens, Steering.none(), room)
+        except Exception as error:
+            job.fail(error)
+            return
         seat = _Seat(job, row, bare, {})
         for each in seat.rows:
             self._seats[each] = seat
@@ -119,6 +123,7 @@ class Batch:
     def turn(self) -> None:
         """Read some of the prompts that wait, and give every answer its next token."""
         self._leave_ended()
+        self._apart = [job for job in self._apart if not job.ended]
         self._begin_apart()
         left = self.limits.prefill
         while left > 0 and (self._reading is not None or self._unread):
@@ -152,22 +157,27 @@ class Batch:
 
     def _read_on(self, most: int) -> int:
         """Read up to so many tokens of prompts; returns how many, padding included."""
+        rows: Sequence[Row]
         if self._reading is None:
+            self._prefixes.serve(self._llm.model)
             rows, known = self._alike(most)
             self._unread = [row for row in self._unread if row not in rows]
-            self._reading = Reading(self._llm, rows, known, self._joined.deltas)
-        reading = self._reading
-        before = reading.left
+        else:
+            rows = self._reading.rows
         try:
+            if self._reading is None:
+                self._reading = Reading(self._llm, rows, known, self._joined.deltas)
+            reading = self._reading
+            before = reading.left
             scores = reading.read(most)
         except Exception as error:
             self._reading = None
-            if len(reading.rows) == 1:
-                self._fail(reading.rows[0], error)
+            if len(rows) == 1:
+                self._fail(rows[0], error)
             else:  # only the row at fault is to fail
-                self._alone.update(reading.rows)
-                self._unread = [*reading.rows, *self._unread]
-            return before
+                self._alone.update(rows)
+                self._unread = [*rows, *self._unread]
+            return most
         if scores is not None:
             self._reading = None
             for row, own in zip(reading.rows, scores, strict=True):
@@ -301,7 +311,7 @@ class Batch:
             work()
         except Exception as error:
             for job in [*jobs]:
-                if len(jobs) > 1 and not job.answer.tokens:
+                if len(jobs) > 1:
                     self._single.add(job)
                     self._apart.append(job)
                 else:
@@ -316,7 +326,10 @@ class _Static:
     """
 
     def __init__(self, llm: HookedModel, jobs: Sequence[Job]) -> None:
-        """Read the prompts; all have images, or none has."""
+        """Read the prompts, and what one that is alone had of its answer.
+
+        All have images, or none has.
+        """
         self._places: list[Job | None] = list(jobs)
         self._turn = ExitStack()
         prompts = [job.prompt for job in jobs]
@@ -336,8 +349,10 @@ class _Static:
                 [prompt.bare for prompt in prompts],
                 [prompt.contrast for prompt in prompts],
             )
+            self._plan, self._scores = full.plan, self._stream.first
+            for token in jobs[0].answer.tokens:
+                self._scores = self._stream.feed(torch.tensor([[token]]))[:, -1]
             self._turn = turn.pop_all()
-        self._plan, self._scores = full.plan, self._stream.first
 
     @property
     def jobs(self) -> list[Job]:

@@ -7,12 +7,14 @@ holds no model.
 
 from __future__ import annotations
 
+import atexit
 import math
 import threading
 import time
 import weakref
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from typing import TypeAlias
 
 from steerable_llm.answer.batch import Batch
@@ -30,11 +32,22 @@ YIELD = 5e-5
 Python's lock, which a busy thread otherwise takes again at once."""
 IDLE = 5.0
 """Seconds that the thread waits for work before it ends."""
+PARTING = 60.0
+"""Seconds that a process which ends waits at most for the pass at hand."""
 MOMENT = 0.005
 """Seconds that the first prompt waits for others where only those that begin together run
 together."""
 
 _Item: TypeAlias = "tuple[BatchingEngine, Job]"
+
+_ENGINES: weakref.WeakSet[BatchingEngine] = weakref.WeakSet()
+
+
+@atexit.register
+def _part() -> None:
+    """Let all threads end before the interpreter does: it aborts in the middle of a pass."""
+    for engine in list(_ENGINES):
+        engine._inbox.part()
 
 
 class BatchingEngine:
@@ -54,16 +67,21 @@ class BatchingEngine:
         self.limits = limits or Limits()
         self._llm = llm
         self._seconds = 1.0  # that an answer takes, as the latest ones did
+        self._closing: weakref.finalize[..., BatchingEngine] | None = None
         self.renew()
+        _ENGINES.add(self)
         renew_in_forks(self)
 
     def renew(self) -> None:
         """Begin anew, with no thread and nothing under way or kept."""
         self._prefixes = PrefixCache(self.limits.prefixes)
         self._inbox = _Inbox()
-        self._running = 0
+        self._at_work: Sequence[Job] = ()
         self._death: BaseException | None = None
-        weakref.finalize(self, self._inbox.close)
+        if self._closing is not None:  # the other inbox's lock may be held by a thread that is gone
+            self._closing.detach()
+        self._closing = weakref.finalize(self, self._inbox.close)
+        self._closing.atexit = False
 
     @property
     def alive(self) -> bool:
@@ -73,7 +91,7 @@ class BatchingEngine:
     @property
     def running(self) -> int:
         """How many prompts it is at work on."""
-        return self._running
+        return len(self._at_work)
 
     @property
     def waiting(self) -> int:
@@ -94,11 +112,10 @@ class BatchingEngine:
         with inbox.changed:
             if self._death is not None:
                 raise self._died() from self._death
-            busy = self._running + len(inbox.waiting)
-            if limits.queue is not None and busy >= limits.rows + limits.queue:
+            if limits.queue is not None and self._busy() >= limits.rows + limits.queue:
                 seconds = math.ceil(self._seconds * (len(inbox.waiting) + 1) / limits.rows)
                 raise OverloadedError(
-                    f"the engine is at work on {self._running} prompts and {len(inbox.waiting)} "
+                    f"the engine is at work on {self.running} prompts and {len(inbox.waiting)} "
                     f"wait, of which its limits allow {limits.queue}: try again in {seconds} s",
                     seconds,
                 )
@@ -149,6 +166,11 @@ class BatchingEngine:
         pending = Pending(prompt.decision, len(prompt.tokens), cancelled)
         return Job(self._llm, prompt, pending, timeout)
 
+    def _busy(self) -> int:
+        """Count what still takes a place; what has ended leaves it before the next token."""
+        jobs = (*self._at_work, *(job for _, job in self._inbox.waiting))
+        return sum(not job.pending.done for job in jobs)
+
     # In the thread.
 
     def _died(self) -> EngineError:
@@ -159,20 +181,17 @@ class BatchingEngine:
 
     def _work(self) -> None:
         """Work until there is nothing left to do."""
-        batch = Batch(self._llm, self.limits, self._prefixes)
         try:
-            if batch.together:
-                time.sleep(MOMENT)
-            while self._take(batch):
-                jobs = batch.jobs
-                batch.turn()
-                for job in jobs:
-                    self._note(job)
-                time.sleep(YIELD)
+            with closing(Batch(self._llm, self.limits, self._prefixes)) as batch:
+                if batch.together:
+                    time.sleep(MOMENT)
+                while self._take(batch):
+                    batch.turn()
+                    for job in self._at_work:
+                        self._note(job)
+                    time.sleep(YIELD)
         except BaseException as error:
-            self._die(error, batch.jobs)
-        finally:
-            batch.close()
+            self._die(error)
 
     def _note(self, job: Job) -> None:
         times = job.pending.times
@@ -182,20 +201,34 @@ class BatchingEngine:
     def _take(self, batch: Batch) -> bool:
         """Take from the queue what there is room for; tells whether there is work."""
         batch.limits = self.limits
-        self._prefixes.most = self.limits.prefixes
-        with self._inbox.changed:
-            waiting = self._inbox.waiting
-            for item in [item for item in waiting if item[1].ended]:
-                waiting.remove(item)
-            while waiting and batch.has_room(waiting[0][1].prompt):
-                batch.add(waiting.popleft()[1])
-            self._running = len(batch.jobs)
-        return self._running > 0
+        self._prefixes.keep_at_most(self.limits.prefixes)
+        inbox = self._inbox
+        with inbox.changed:
+            if inbox.parting:
+                raise EngineError("the process ends")
+            waiting = [job for _, job in inbox.waiting]
+        # Not under the lock: whoever is told the end of one may ask for the next at once.
+        ended = {job for job in waiting if job.ended}
+        while True:
+            with inbox.changed:
+                if ended:
+                    kept = [item for item in inbox.waiting if item[1] not in ended]
+                    inbox.waiting.clear()
+                    inbox.waiting.extend(kept)
+                    ended = set()
+                fits = inbox.waiting and batch.has_room(inbox.waiting[0][1].prompt)
+                taken = [inbox.waiting.popleft()[1]] if fits else []
+                self._at_work = [*batch.jobs, *taken]
+            for job in taken:
+                batch.add(job)
+            if not taken:
+                return bool(self._at_work)
 
-    def _die(self, error: BaseException, jobs: Sequence[Job]) -> None:
+    def _die(self, error: BaseException) -> None:
         with self._inbox.changed:
-            self._death, self._running = error, 0
-            lost = [*jobs, *(job for _, job in self._inbox.waiting)]
+            self._death = error
+            lost = [*self._at_work, *(job for _, job in self._inbox.waiting)]
+            self._at_work = ()
             self._inbox.waiting.clear()
         for job in lost:
             told = self._died()
@@ -211,6 +244,7 @@ class _Inbox:
         self.waiting: deque[_Item] = deque()
         self._thread: threading.Thread | None = None
         self._closed = False
+        self.parting = False
 
     def put(self, item: _Item) -> None:
         """Let something wait, and see to it that there is a thread; the lock is held."""
@@ -230,6 +264,15 @@ class _Inbox:
         with self.changed:
             self._closed = True
             self.changed.notify()
+
+    def part(self) -> None:
+        """Let the thread end after the pass at hand, and wait for it."""
+        with self.changed:
+            self._closed = self.parting = True
+            self.changed.notify()
+            thread = self._thread
+        if thread is not None:
+            thread.join(PARTING)
 
     def _serve(self) -> None:
         while (engine := self._next()) is not None:

@@ -111,7 +111,9 @@ class Limits:
         """Refuse what would let nothing run."""
         for name, least in _LEAST.items():
             value = getattr(self, name)
-            if value is not None and value < least:
+            if value is None and name == "queue":
+                continue
+            if not isinstance(value, int) or value < least:
                 raise InvalidInputError(f"{name} is {value}: give a whole number from {least} on")
 
 

@@ -71,6 +71,7 @@ class Pending:
         self._lock = threading.RLock()
         self._chunks: list[GenerationChunk] = []
         self._readers: list[Callable[[Told], object]] = []
+        self._settled = False
         self.future.add_done_callback(self._end)
 
     # For whoever asked.
@@ -171,14 +172,26 @@ class Pending:
 
     def end(self, outcome: Generation | BaseException) -> None:
         """Hand over the whole answer, or what went wrong with it."""
-        if self.future.done() or not self.future.set_running_or_notify_cancel():
+        if not self._settle():
             return
         if isinstance(outcome, BaseException):
             self.future.set_exception(outcome)
         else:
             self.future.set_result(outcome)
 
+    def _settle(self) -> bool:
+        """Fix how it ends, once; returns whether an outcome is wanted.
+
+        A cancellation is told here to those who wait for several futures.
+        """
+        with self._lock:
+            if self._settled:
+                return False
+            self._settled = True
+            return self.future.set_running_or_notify_cancel()
+
     def _end(self, _: Future[Generation]) -> None:
+        self._settle()
         with self._lock:
             self.times.ended = time.monotonic()
             readers, self._readers = self._readers, []

@@ -216,14 +216,17 @@ class JoinedRows:
         Returns:
             Per row float32 `[V]`, or what went wrong with it where the others can go on.
         """
-        if self._plan is None:
-            self._set_up()
-        assert self._plan is not None, "it was set up"
         try:
             self._cache.prepare()
+        except Exception as error:  # no memory is left for any of them
+            return [error] * len(tokens)
+        try:
+            if self._plan is None:
+                self._set_up()
             found: list[Tensor | Exception] = list(self._run(self._cache, tokens))
         except Exception as error:
-            self._plan.take_back(self._passes)
+            if self._plan is not None:
+                self._plan.take_back(self._passes)
             found = [error] if len(tokens) == 1 else self._one_by_one(tokens)
             if len(found) == 1:
                 return found

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
+from torch import nn
+
 from steerable_llm.runtime.row_cache import States
 from steerable_llm.vector.steering import Steering
 
@@ -49,6 +51,29 @@ class PrefixCache:
         self._kept: OrderedDict[int, _Kept] = OrderedDict()
         self._blocks: dict[int, _Kept] = {}
         self.size = 0
+        self._weights: tuple[object, ...] = ()
+
+    def serve(self, model: nn.Module) -> None:
+        """Forget what was read by other weights: a model may be trained, moved, or given a LoRA."""
+        weights = tuple(
+            (id(p), p.dtype, p.device, p.requires_grad, 0 if p.is_inference() else p._version)
+            for p in model.parameters()
+        )
+        if weights != self._weights:
+            self._drop(0)
+            self._weights = weights
+
+    def keep_at_most(self, most: int) -> None:
+        """Set how many bytes are kept, from now on."""
+        self.most = most
+        self._drop(most)
+
+    def _drop(self, most: int) -> None:
+        """Let the oldest go until so many bytes are left."""
+        while self.size > most:
+            _, oldest = self._kept.popitem(last=False)
+            self.size -= oldest.size
+            self._blocks = {key: each for key, each in self._blocks.items() if each is not oldest}
 
     @staticmethod
     def blocks(tokens: Sequence[int], steering: Steering) -> list[int]:
@@ -100,10 +125,7 @@ class PrefixCache:
         self._kept[id(kept)] = kept
         self._blocks |= dict.fromkeys(blocks, kept)
         self.size += kept.size
-        while self.size > self.most:
-            _, oldest = self._kept.popitem(last=False)
-            self.size -= oldest.size
-            self._blocks = {key: each for key, each in self._blocks.items() if each is not oldest}
+        self._drop(self.most)
 
 
 def _told(steering: Steering) -> tuple[object, ...]:

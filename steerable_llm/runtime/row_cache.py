@@ -65,16 +65,40 @@ class _Layer(DynamicLayer):
         self.dtype, self.device = keys.dtype, keys.device
         self._rows = rows
         self.stored = keys, values
+        self.end = keys.shape[2]  # the column behind the last one
+
+    @property
+    def slots(self) -> int:
+        return self.stored[0].shape[0]
+
+    @property
+    def is_full(self) -> bool:
+        return self.end == self.stored[0].shape[2]
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any
     ) -> tuple[Tensor, Tensor]:
         rows, new = self._rows, key_states.shape[-2]
         for stored, more in zip(self.stored, (key_states, value_states), strict=True):
-            stored[: len(rows.lengths), :, rows.end : rows.end + new] = more
-        here = slice(len(rows.lengths)), slice(None), slice(rows.end - rows.width, rows.end + new)
+            stored[: len(rows.lengths), :, self.end : self.end + new] = more
+        here = slice(len(rows.lengths)), slice(None), slice(self.end - rows.width, self.end + new)
         self.keys, self.values = (stored[here] for stored in self.stored)
         return self.keys, self.values
+
+    def lay_out(self, needed: int, end: int, room: int) -> None:
+        """Move all rows into new tensors, whose columns end there, with room behind.
+
+        They have slots for less than twice as many rows as are needed, however many there once
+        were. Where memory is short the layer is as it was, and fits those that were moved.
+        """
+        rows, held = len(self._rows.lengths), self._rows.width
+        slots = 1 << (needed - 1).bit_length()
+        moved = []
+        for stored in self.stored:
+            new = stored.new_zeros(slots, stored.shape[1], end + room, stored.shape[3])
+            new[:rows, :, end - held : end] = stored[:rows, :, self.end - held : self.end]
+            moved.append(new)
+        self.stored, self.end = (moved[0], moved[1]), end
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return self._rows.width + query_length, 0
@@ -88,7 +112,6 @@ class RowCache(Cache):
 
     Attributes:
         lengths: How many tokens each row has.
-        end: The column behind the last one.
     """
 
     def __init__(self) -> None:
@@ -96,8 +119,6 @@ class RowCache(Cache):
         super().__init__(layers=[])
         self._mine: list[_Layer] = []
         self.lengths: list[int] = []
-        self.end = 0
-        self._slots = self._columns = 0
 
     @property
     def width(self) -> int:
@@ -122,12 +143,14 @@ class RowCache(Cache):
 
     def prepare(self) -> None:
         """Make room for the next token of each row."""
-        if self.end == self._columns:
-            self._lay_out(self._slots, self.width, _ROOM)
+        for layer in self._mine:
+            if layer.is_full:
+                layer.lay_out(len(self.lengths), self.width, _ROOM)
 
     def advance(self) -> None:
         """Keep what a pass of one token per row has left."""
-        self.end += 1
+        for layer in self._mine:
+            layer.end += 1
         self.lengths = [length + 1 for length in self.lengths]
 
     def join(self, states: States, room: int = 1) -> None:
@@ -139,19 +162,19 @@ class RowCache(Cache):
         """
         length, place = states[0][0].shape[-2], len(self.lengths)
         if not self._mine:
-            self._columns = self.end = length
             self._mine = [
                 _Layer(self, *(x.new_zeros(0, len(x), length, x.shape[-1]) for x in both))
                 for both in states
             ]
             self.layers = [*self._mine]
-        if place == self._slots or length > self.end:
-            slots = self._slots if place < self._slots else max(1, 2 * self._slots)
-            self._lay_out(slots, max(self.width, length), min(max(room, _ROOM), 4 * _ROOM))
         for layer, both in zip(self._mine, states, strict=True):
+            if place == layer.slots or length > layer.end:
+                end = max(self.width, length)
+                layer.lay_out(place + 1, end, min(max(room, _ROOM), 4 * _ROOM))
+            first = layer.end - length
             for stored, given in zip(layer.stored, both, strict=True):
-                stored[place, :, : self.end - length] = 0
-                stored[place, :, self.end - length : self.end] = given
+                stored[place, :, :first] = 0
+                stored[place, :, first : layer.end] = given
         self.lengths.append(length)
 
     def leave(self, row: int) -> None:
@@ -163,33 +186,21 @@ class RowCache(Cache):
         if row != last:
             for layer in self._mine:
                 for stored in layer.stored:
-                    stored[row, :, : self.end] = stored[last, :, : self.end]
+                    stored[row, :, : layer.end] = stored[last, :, : layer.end]
             self.lengths[row] = self.lengths[last]
         del self.lengths[last]
 
     def alone(self, row: int) -> RowCache:
         """Return one row by itself."""
-        made, first = RowCache(), self.end - self.lengths[row]
-        made.join([_part(layer.stored, row, first, self.end) for layer in self._mine])
+        made, length = RowCache(), self.lengths[row]
+        made.join([_part(x.stored, row, x.end - length, x.end) for x in self._mine])
         return made
 
     def copy_from(self, alone: RowCache, row: int) -> None:
         """Take over what a row by itself has got in a pass, before both advance."""
         for mine, theirs in zip(self._mine, alone._mine, strict=True):
             for into, out in zip(mine.stored, theirs.stored, strict=True):
-                into[row, :, self.end] = out[0, :, alone.end]
-
-    def _lay_out(self, slots: int, width: int, room: int) -> None:
-        """Move all rows into new tensors, whose columns end so far behind a width."""
-        rows, first, end = len(self.lengths), self.end - self.width, self.end
-        self._slots, self._columns, self.end = slots, width + room, width
-        for layer in self._mine:
-            moved = []
-            for stored in layer.stored:
-                new = stored.new_zeros(slots, stored.shape[1], width + room, stored.shape[3])
-                new[:rows, :, width - (end - first) : width] = stored[:rows, :, first:end]
-                moved.append(new)
-            layer.stored = moved[0], moved[1]
+                into[row, :, mine.end] = out[0, :, theirs.end]
 
 
 def states_of(cache: Cache, row: int, start: int, end: int) -> list[tuple[Tensor, Tensor]]:

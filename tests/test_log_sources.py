@@ -180,6 +180,14 @@ def test_the_label_of_a_category_counts_and_not_its_number(imported: Import) -> 
     assert entry.verdict == "bad"
 
 
+def test_a_comment_alone_is_of_no_category(imported: Import) -> None:
+    categories = [{"value": None, "label": "good"}, {"value": 1, "label": "bad"}]
+    told = feedback(key="quality", score=None, comment="Hm.")
+    told["feedback_config"] = {"categories": categories}
+    _, [entry] = imported([root().model_dump(mode="json"), told], "langsmith")
+    assert (entry.verdict, entry.comment) == (None, "Hm.")
+
+
 def test_an_evaluator_that_failed_says_nothing(imported: Import) -> None:
     broken = feedback(comment="KeyError('x')", extra={"error": True})
     report, [entry] = imported([root().model_dump(mode="json"), broken], "langsmith")

@@ -228,10 +228,10 @@ def test_a_hub_that_is_not_there_is_told(hub, vector, monkeypatch):
         constants, "HUGGINGFACE_CO_URL_TEMPLATE",
         "http://127.0.0.1:9/{repo_id}/resolve/{revision}/{filename}",
     )  # fmt: skip
-    monkeypatch.setattr(time, "sleep", lambda _: None)  # between the library's attempts
+    monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("it tries again"))
+    monkeypatch.setattr("huggingface_hub.utils._http.time", time)
     with pytest.raises(HubError, match="cannot be reached"):
         push_to_hub(vector, REPO)
-    monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("it tries again"))
     with pytest.raises(HubError, match="cannot be reached"):
         SteeringVector.load(f"hub:{REPO}")
 

@@ -41,6 +41,18 @@ def user(text: str):
 # Of LangChain's documentation, its prompt hub and its classic chains, and of those who vary them.
 # A place in braces is filled in.
 LAYOUTS = {
+    "DSPy's fields": user(
+        "[[ ## context ## ]]\n{context}\n\n[[ ## question ## ]]\n{question}\n\n"
+        "Respond with the corresponding output fields, starting with the field "
+        "`[[ ## response ## ]]`."
+    ),
+    "Vietnamese": user("Ngữ cảnh:\n{context}\n\nCâu hỏi: {question}"),
+    "Indonesian": user("Konteks: {context}\nPertanyaan: {question}\nJawaban:"),
+    "Hebrew": user("הקשר:\n{context}\n\nשאלה: {question}"),
+    "Thai": user("บริบท:\n{context}\n\nคำถาม: {question}"),
+    "announced at the end of a line": system(
+        "You are a helpful assistant. Background information:\n{context}"
+    ),
     "create_stuff_documents_chain": system("What are everyone's favorite shops:\n\n{context}"),
     "create_retrieval_chain": system(
         "You are an assistant for question-answering tasks. Use the following pieces of retrieved "
@@ -310,6 +322,21 @@ HARD_NEGATIVES = {
         ("user", "Thank you."),
     ],
 }
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "No documents found.",
+        "There were no relevant documents found.",
+        "(none)",
+        "Keine passenden Dokumente gefunden.",
+        "aucun document trouvé",
+    ],
+)
+@pytest.mark.parametrize("name", sorted(LAYOUTS.keys() - NEVER_EMPTY - {"instructions after it"}))
+def test_a_place_that_says_that_nothing_was_found_is_no_context(name: str, said: str) -> None:
+    assert not tell(filled(LAYOUTS[name], said)).present
 
 
 @pytest.mark.parametrize("name", HARD_NEGATIVES)

@@ -211,7 +211,9 @@ def test_a_scale_that_is_none_is_refused() -> None:
 @pytest.mark.parametrize(
     ("value", "expected"),
     [("0.5", 0.5), ("1_000", None), ("٣", None), ("1e999", None), (True, 1.0), ("", None),
-     (10**400, None), ("0x1", None), (".5", 0.5), ("9" * 5000, None)],
+     (10**400, None), ("0x1", None), (".5", 0.5), ("9" * 5000, None),
+     ("0,25", 0.25),
+     ("4,5", 4.5), ("1,000", None)],
 )  # fmt: skip
 def test_numbers_are_read_out_of_texts(value: Any, expected: float | None) -> None:
     assert number(value) == expected
@@ -751,3 +753,95 @@ def test_a_printed_list_of_long_passages_is_read_and_one_of_countless_values_is_
     for countless in ("[" + "(),	" * 100_000 + "]", "[" + "'a'," * 100_000 + "]"):
         with pytest.raises(UnusableRecord, match="cannot be read"):
             listed(countless, "contexts")
+
+
+# Other hands have been at it.
+
+
+@pytest.mark.parametrize(
+    ("content", "name"),
+    [
+        ({"user_input": ["When does it open?"] * 2, "retrieved_contexts": [[HOURS, TEA]] * 2,
+          "response": ["At nine.", "At nine."], "faithfulness": ["0.1", None]}, "log.json"),
+        (f"user_input;retrieved_contexts;response;faithfulness\nWhen does it open?;"
+         f"\"['{HOURS}', '{TEA}']\";At nine.;0,1\n".encode(), "log.csv"),
+        (f"user_input\tretrieved_contexts\tresponse\tfaithfulness\nWhen does it open?\t"
+         f"array(['{HOURS}', '{TEA}'], dtype=object)\tAt nine.\t0.1\n".encode(), "log.csv"),
+    ],
+)  # fmt: skip
+def test_a_table_is_one_by_lists_and_with_other_delimiters(
+    imported: Import, content: Any, name: str
+) -> None:
+    report, [entry] = imported(content, "ragas", name)
+    assert [passage.text for passage in entry.passages] == [HOURS, TEA]
+    assert (entry.verdict, entry.reason) == ("bad", "not in documents")
+    assert not report.skipped
+
+
+def test_conversations_of_one_length_are_no_columns(imported: Import) -> None:
+    turns = [{"role": "user", "content": "When?"}, {"role": "assistant", "content": "At nine."}]
+    other = [turns[0], {"role": "assistant", "content": "At ten."}]
+    _, [entry] = imported([{"chosen": other, "rejected": turns}], "trl")
+    assert (entry.question, entry.correction) == ("When?", "At ten.")
+
+
+@pytest.mark.parametrize("empty", ["conversationalTestCases", "goldens", "data"])
+def test_an_empty_list_beside_records_hides_none(imported: Import, empty: str) -> None:
+    case = {"input": "When?", "actualOutput": "At nine."}
+    _, [entry] = imported({"testCases": [case], empty: []}, "deepeval")
+    assert entry.answer == "At nine."
+
+
+@pytest.mark.parametrize("told", [str, json.dumps])
+def test_messages_that_were_printed_are_messages(
+    imported: Import, told: Callable[[Any], str]
+) -> None:
+    pair = {
+        "prompt": told([{"role": "user", "content": "It's open, isn't it?"}]),
+        "chosen": told([{"role": "assistant", "content": "At ten."}]),
+        "rejected": told({"role": "assistant", "content": "At nine."}),
+    }
+    _, [entry] = imported([pair], "trl")
+    assert (entry.question, entry.answer) == ("It's open, isn't it?", "At nine.")
+    assert entry.correction == "At ten."
+
+
+@pytest.mark.parametrize("name", ["prompt", "question"])
+@pytest.mark.parametrize("system", ["system", "system_prompt"])
+def test_what_the_system_was_told_is_part_of_the_prompt(
+    imported: Import, name: str, system: str
+) -> None:
+    pair = {system: "Be kind.", name: "When?", "chosen": "At ten.", "rejected": "Go away."}
+    _, [entry] = imported([pair], "trl")
+    assert [(m.role, m.content) for m in entry.messages] == [
+        ("system", "Be kind."),
+        ("user", "When?"),
+    ]
+
+
+def test_ids_may_be_numbers(imported: Import) -> None:
+    score = {"id": 3, "traceId": 7, "observationId": 1, "name": "faithfulness", "value": 0.1}
+    records = [{**GENERATION, "id": 1, "traceId": 7}, {**SEARCH, "id": 2, "traceId": 7}, score]
+    report, [entry] = imported(records, "langfuse")
+    assert (entry.id, entry.verdict) == ("1", "bad")
+    assert [passage.text for passage in entry.passages] == [HOURS]
+    assert not report.skipped
+
+
+def test_an_answer_may_come_as_its_blocks_and_a_prompt_as_pairs(imported: Import) -> None:
+    blocks = [{"type": "text", "text": "At "}, {"type": "text", "text": "ten."}]
+    asked = {"messages": [["system", "Be brief."], ["human", "When?"]]}
+    _, [entry] = imported([{**FLAT[0], "input": asked, "output": blocks}], "langfuse")
+    assert entry.answer == "At ten."
+    assert [m.content for m in entry.messages] == ["Be brief.", "When?"]
+
+
+@pytest.mark.parametrize("score", ["[0.1]", '["0.1"]', "[0.1, 0.2]"])
+def test_scores_in_the_columns_of_langfuses_tables_judge_their_rows(
+    imported: Import, score: str
+) -> None:
+    cell = score.replace('"', '""')
+    table = f'id,input,output,tags,faithfulness\nt,When?,At nine.,"[""a""]","{cell}"\n'
+    report, [entry] = imported(table.encode(), "langfuse", "traces.csv")
+    assert (entry.verdict, entry.reason) == ("bad", "not in documents")
+    assert not report.skipped

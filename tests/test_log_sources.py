@@ -394,7 +394,7 @@ def test_trls_implicit_prompts_are_read(
     "record",
     [
         # One of these may be the prompt.
-        {"question": "Color?", "chosen": "The sky is blue.", "rejected": "The sky is green."},
+        {"topic": "Color?", "chosen": "The sky is blue.", "rejected": "The sky is green."},
         {"prompt": "Which is larger?", "completions": ["So,", "9.9."], "labels": [True, False]},
         {"prompt": [USER], "completion": [BLUE]},
         {"messages": [USER, BLUE]},

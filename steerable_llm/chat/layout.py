@@ -39,6 +39,7 @@ from steerable_llm.chat.vocabulary import (
     ENTRY,
     FENCE,
     LOOSELY,
+    NOTHING_FOUND,
     NUMBERED,
     OBJECTS,
     OF_INSTRUCTIONS,
@@ -112,7 +113,7 @@ class Layout:
 
 def has_words(text: str) -> bool:
     """Tell whether a text says anything, be it one letter; "None" and "n/a" say nothing."""
-    return any(x.isalnum() for x in text) and text.strip(" \t\n.[](){}'\"").lower() not in _NOTHING
+    return any(x.isalnum() for x in text) and NOTHING_FOUND.fullmatch(text) is None
 
 
 def holds_something(marked: str) -> bool:
@@ -120,7 +121,6 @@ def holds_something(marked: str) -> bool:
     return PLACE in marked or has_words(marked)
 
 
-_NOTHING = ("none", "n/a", "null")
 # What a reader of one message has to know of it, beside its text.
 _CACHED = 256
 

@@ -14,7 +14,7 @@ STRONG = (
     # English
     r"contexts?", r"documents?", r"docs", r"passages?", r"excerpts?", r"snippets?", r"chunks?",
     r"extracts?", r"extracted parts", r"sources?", r"search results?", r"knowledge base",
-    r"knowledge source", r"retrieved (?:text|texts|information|data|content|facts|articles?)",
+    r"knowledge source", r"background information", r"retrieved (?:text|texts|information|data|content|facts|articles?)",
     r"context(?:ual)? information", r"(?:sql|query|tool) (?:responses?|results?)", r"portions? of a (?:long )?document",
     # German, Dutch, French, Spanish, Italian, Portuguese
     r"kontext\w*", r"dokumente?n?", r"textstellen?", r"textauszüge", r"auszüge", r"quellen",
@@ -30,6 +30,9 @@ STRONG = (
     r"检索(?:结果|内容)", r"検索結果", r"コンテキスト", r"文脈", r"文書", r"ドキュメント", r"参考情報",
     r"컨텍스트", r"문맥", r"문서", r"참고 ?자료", r"السياق", r"سياق", r"المستندات", r"الوثائق",
     r"संदर्भ", r"दस्तावेज़?",
+    # Vietnamese, Indonesian, Thai, Hebrew, Persian, Greek, Hungarian, Romanian
+    r"ngữ cảnh", r"tài liệu", r"konteks", r"dokumen", r"บริบท", r"เอกสาร", r"הקשר", r"מסמכים",
+    r"زمینه", r"اسناد", r"πλαίσιο", r"έγγραφα", r"szövegkörnyezet", r"documente",
 )  # fmt: skip
 _WEAK = (
     r"texts?", r"information", r"articles?", r"facts?", r"background(?: information)?",
@@ -51,7 +54,8 @@ _QUESTIONS = (
     r"q", r"follow[- ]?up (?:message|input|question)", r"(?:die |benutzer)?fragen?", r"(?:la )?question(?: de l['’]utilisateur)?",
     r"(?:la )?pregunta(?: del usuario)?", r"domanda", r"pergunta", r"vraag", r"pytanie", r"otázka",
     r"вопрос", r"запрос", r"питання", r"soru", r"fråga", r"问题", r"問題", r"用户问题", r"质问",
-    r"質問", r"질문", r"سؤال", r"السؤال", r"प्रश्न",
+    r"質問", r"질문", r"سؤال", r"السؤال", r"प्रश्न", r"câu hỏi", r"pertanyaan", r"คำถาม", r"שאלה",
+    r"سوال", r"پرسش", r"ερώτηση", r"kérdés", r"întrebare", r"kysymys", r"spørgsmål", r"spørsmål",
 )  # fmt: skip
 _ANSWERS = (
     r"(?:(?:final|helpful|refined|new|your|short|concise|standalone|useful) )?answer",
@@ -74,11 +78,11 @@ def any_of(words: Sequence[str]) -> str:
     return f"(?:{'|'.join(words)})"
 
 
-# What may stand around a heading: Markdown, quotes, brackets, numbers of a list.
+# What may stand around a heading: Markdown, quotes, brackets, numbers of a list, DSPy's marks.
 _BLANK = r"[ \t]{0,16}"  # bounded, since two of these may stand side by side
-_LEAD = rf"^{_BLANK}(?P<lead>[#>*=_~\[【(-]{{0,16}}{_BLANK}(?:\d{{1,2}}[.)][ \t]+)?[*_]{{0,3}})"
+_LEAD = rf"^{_BLANK}(?P<lead>(?:\[\[ ## )?[#>*=_~\[【(-]{{0,16}}{_BLANK}(?:\d{{1,2}}[.)][ \t]+)?[*_]{{0,3}})"
 _TAIL = (
-    rf"{_BLANK}(?P<close>[*_\])】=~-]{{0,16}}){_BLANK}(?P<colon>[:：]?){_BLANK}[*_]{{0,3}}"
+    rf"(?: ## \]\])?{_BLANK}(?P<close>[*_\])】=~-]{{0,16}}){_BLANK}(?P<colon>[:：]?){_BLANK}[*_]{{0,3}}"
     rf"{_BLANK}(?P<rest>.*)$"
 )
 COLON = re.compile(r"[:：][ \t*_]*$")
@@ -131,7 +135,7 @@ CODE = re.compile(r"(?ms)^[ \t]*```.*?^[ \t]*```")
 
 _NEAR = r"[^.!?\n。]{0,70}?"
 ANNOUNCED = re.compile(
-    rf"(?i)(?:(?:\b(?:following|below|retrieved|provided|given|these|this|here (?:is|are)|"
+    rf"(?i)(?:(?<=[.!?。][ \n]){any_of(STRONG)}[:：][ \t]*$|(?:\b(?:following|below|retrieved|provided|given|these|this|here (?:is|are)|"
     rf"folgende\w*|nachstehend\w*|unten|suivante?s?|ci-dessous|siguientes?|seguenti|seguintes?|"
     rf"следующ\w*|ниже|aşağıda\w*)\b|以下|下面|次の|下記|다음|아래|التالي)"
     rf"{_NEAR}(?<!\w){any_of(STRONG)}(?!\w)"
@@ -153,6 +157,12 @@ BACK = re.compile(
     rf"(?<!\w){any_of((*STRONG, *_WEAK))}(?!\w)"
     rf"|(?<!\w){any_of((*STRONG, *_WEAK))}(?!\w){_NEAR}(?:\b(?:above|oben|ci-dessus|выше)\b)"
     rf"|(?:上述|以上|上記|위)の?{_NEAR}{_NOUN_CJK.pattern})"
+)
+# What a prompt says in the place of text, where nothing was retrieved.
+NOTHING_FOUND = re.compile(
+    r"(?i)\W*(?:none|n/a|null|empty|nothing found|(?:no|there (?:are|is|were|was) no|keine?|"
+    r"aucune?|ningún|ninguna|nessuna?|nenhuma?)\s(?:\w+\s){1,4}(?:found|available|provided|"
+    r"retrieved|matched|gefunden|trouvée?s?|encontrad[oa]s?|trovat[oaie]))\W*"
 )
 # What is to be done with somebody's own text.
 TASK = re.compile(

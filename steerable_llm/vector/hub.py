@@ -144,6 +144,11 @@ def push_to_hub(
     files = {VECTOR_FILE: content, "README.md": text.encode(), **pictures}
     api = HfApi(library_name="steerable-llm")
     with hub_errors(f"push to {repo_id}"):
+        if not hub_answers():
+            raise HubError(
+                f"cannot push to {repo_id}: the Hub cannot be reached; check the network and "
+                "HF_ENDPOINT"
+            )
         api.create_repo(repo_id, private=private, exist_ok=True, token=token)
         if private and not api.repo_info(repo_id, token=token).private:
             raise HubError(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -60,6 +61,7 @@ from steerable_llm.plugins import Plugged
 
 #: Entry points with the importers of other packages.
 GROUP = "steerable_llm.importers"
+_ID = re.compile(r"(?:^|_)id$|Id$")
 _MISSHAPEN = (
     AttributeError,
     LookupError,
@@ -302,6 +304,11 @@ def _read_all(
         for inside, record in _told(importer.inside, read.record, place, report):
             where = f"{place} ({inside})" if inside else place
             if isinstance(record, Mapping):
+                record = {
+                    # An id may be a number, where somebody counted.
+                    name: str(value) if type(value) is int and _ID.search(name) else value
+                    for name, value in record.items()
+                }
                 if importer.beside is not None:
                     record = importer.beside(record, file.parent)
                 found = _told(importer.read, record, where, report)

@@ -41,6 +41,8 @@ def langfuse_records(record: Record) -> list[tuple[str, Any]]:
         record = {**record, **trace, **{n: record[n] for n in _INSIDE if n in record}}
     found = []
     for where, one in page(record, "data", "traces"):
+        if isinstance(one, Mapping) and not _is_score(one):
+            found += _scores_of_row(where, one)
         if not isinstance(one, Mapping) or _is_score(one) or _is_observation(one):
             found.append((where, one))
             continue
@@ -62,6 +64,29 @@ def langfuse_records(record: Record) -> list[tuple[str, Any]]:
 
 
 _INSIDE = ("observations", "scores")
+# Columns of the UI's tables that may hold a list and are no score.
+_LISTS = {*_INSIDE, "tags", "traceTags", "trace_tags", "input", "output", "metadata",
+          "toolCalls", "toolCallNames", "toolDefinitions"}  # fmt: skip
+
+
+def _scores_of_row(where: str, row: Record) -> list[tuple[str, Any]]:
+    """Return what a row of the UI's tables was scored: a column a name, with a list of values."""
+    told = {name: decoded(value) for name, value in row.items() if name not in _LISTS}
+    scores = decoded(row.get("scores"))
+    told.update(scores if isinstance(scores, Mapping) else {})
+    own = {"observationId": row.get("id")} if _is_observation(row) else {}
+    trace = _either(row, "traceId") if own else row.get("id")
+    return [
+        (
+            " ".join(filter(None, (where, str(name)))),
+            {"name": name, "traceId": trace, **own, "value": value, "dataType": kind},
+        )
+        for name, values in told.items()
+        if isinstance(trace, str | int) and isinstance(values, list)
+        for value in values
+        if isinstance(value, str | int | float)
+        for kind in ["CATEGORICAL" if number(value) is None else "NUMERIC"]
+    ]
 
 
 def langfuse(record: Record) -> list[Span]:

@@ -145,6 +145,8 @@ def _spoken_last(values: Sequence[object]) -> str | None:
     """The last message of some that says something, or texts that are parts of one."""
     if all(isinstance(one, str) for one in values):
         return text("".join(map(str, values)))
+    if all(isinstance(one, Mapping) and one.get("type") in _BLOCKS for one in values):
+        return text(said({"role": "assistant", "content": values}))
     told = [one for entry in values for one in _told(entry, "assistant")]
     spoken_by = [one for one in told if one["role"] == "assistant"]
     if not spoken_by:
@@ -200,6 +202,8 @@ def _role(name: object) -> str | None:
     return _ROLES.get(str(name).rpartition(".")[2].lower())
 
 
+# Parts of one message.
+_BLOCKS = ("text", "output_text", "tool_use", "thinking", "refusal")
 # What OpenAI's responses have beside messages.
 _ITEMS = ("function_call", "function_call_output", "reasoning", "message")
 
@@ -209,6 +213,8 @@ def _told(value: object, role: str | None = None) -> Iterator[dict[str, Any]]:
     value = decoded(value)
     if isinstance(value, Mapping) and isinstance(value.get("message"), Mapping):
         value = value["message"]
+    if isinstance(value, list) and len(value) == 2 and isinstance(value[0], str):
+        value = {"role": value[0], "content": value[1]}  # LangChain's pairs
     if not isinstance(value, Mapping):
         raise UnusableRecord("a message is not an object with role and content")
     body: Mapping[str, Any] = value

@@ -21,6 +21,7 @@ from steerable_llm.logs.importers.records import (
     listed,
     mapping,
     page,
+    text,
     yes_or_no,
 )
 from steerable_llm.pairs.pairing import PREFERENCE_PAIR
@@ -36,10 +37,10 @@ def preference_records(record: Record) -> list[tuple[str, Any]]:
 def trl(record: Record) -> list[ImportedAnswer]:
     """Read ``prompt, chosen, rejected`` or ``prompt, completion, label``, of text or messages.
 
-    Data sets of pictures call the prompt ``question``, as SPA-VL does.
+    Some data sets call the prompt ``question``, as SPA-VL does, and have ``system`` beside it.
     """
     images = listed(record.get("images") or record.get("image"), "images")
-    given = decoded(record.get("prompt") or (images and record.get("question"))) or None
+    given = decoded(record.get("prompt") or record.get("question")) or None
     if images:
         given = _with_images(given, images)
     if not record.keys() & {"chosen", "rejected", "label"}:
@@ -53,7 +54,9 @@ def trl(record: Record) -> list[ImportedAnswer]:
         given, completion = _apart(given, record["completion"])
         answer = answer_text(completion, "completion")
         verdict = "good" if label else "bad"
-        return [_draft("trl", prompt(given), answer, verdict=verdict, label_source="preference")]
+        return [
+            _draft("trl", _asked(record, given), answer, verdict=verdict, label_source="preference")
+        ]
     chosen, rejected = (_conversation(record.get(name)) for name in ("chosen", "rejected"))
     if given is None:
         # Beside texts of other names, one of these is the prompt, perhaps.
@@ -61,7 +64,15 @@ def trl(record: Record) -> list[ImportedAnswer]:
         given, chosen, rejected = _common_start(chosen, rejected, alone)
     else:
         (given, chosen), (_, rejected) = _apart(given, chosen), _apart(given, rejected)
-    return [_pair("trl", prompt(given), chosen, rejected, ("chosen", "rejected"))]
+    return [_pair("trl", _asked(record, given), chosen, rejected, ("chosen", "rejected"))]
+
+
+def _asked(record: Record, given: object) -> tuple[Message, ...]:
+    messages = prompt(given)
+    system = text(record.get("system"), record.get("system_prompt"))
+    if system is None or messages[0].role == "system":
+        return messages
+    return (Message(role="system", content=system), *messages)
 
 
 def openai(record: Record) -> list[ImportedAnswer]:

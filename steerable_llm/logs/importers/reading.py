@@ -115,6 +115,10 @@ def _plain(value: object) -> object:
 def _table(path: Path, delimiter: str) -> Iterator[Read]:
     number = 1
     csv.field_size_limit(LONGEST)
+    if delimiter == ",":  # in tables of much of Europe the comma belongs to numbers
+        with open_utf8(path) as file:
+            head = file.readline(LONGEST)
+        delimiter = max((",", ";", "\t"), key=lambda mark: head.count(mark.encode()))
     with open_utf8(path) as file:
         text = io.TextIOWrapper(file, "utf-8", errors="replace", newline="")
         rows = csv.DictReader(text, delimiter=delimiter)

@@ -28,6 +28,9 @@ _PRINTED = 10**6
 _OUTSIDE_TEXTS = 20_000
 _TEXT = re.compile(r"""'(?:[^'\\]|\\.)*+(?:'|\Z)|"(?:[^"\\]|\\.)*+(?:"|\Z)""", re.DOTALL)
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+_OBJECT = re.compile(r"""\s*\[?\s*\{\s*['"]""")
+_ARRAY = re.compile(r"\s*array\((\[.*\])\s*(?:,\s*dtype=[^()]*)?\)\s*", re.DOTALL)
+_COMMA = re.compile(r"([+-]?\d+),(\d+)", re.ASCII)
 _YES_NO = {"true": True, "false": False}
 
 
@@ -63,7 +66,8 @@ def mapping(value: object) -> Mapping[str, Any]:
 def decoded(value: object) -> Any:
     """Return the object or list whose JSON a text is, for logs that keep these as text.
 
-    Also where the JSON was made a text once more; any other value comes back as it is.
+    Also where the JSON was made a text once more, and what Python printed of objects; any other
+    value comes back as it is.
     """
     if isinstance(value, str) and value.lstrip()[:1] in ("{", "[", '"'):
         plain = unquoted(value)
@@ -71,8 +75,19 @@ def decoded(value: object) -> Any:
             try:
                 return parsed(plain)
             except ValueError:
-                return plain
+                return _printed_object(plain)
     return value
+
+
+def _printed_object(value: str) -> Any:
+    """The object that Python printed, or the list of such; else the text itself."""
+    if not _OBJECT.match(value):
+        return value
+    try:
+        inside = _printed(f"[{value}]", "text")
+    except UnusableRecord:
+        return value
+    return inside[0] if len(inside) == 1 else value
 
 
 def unquoted(value: str) -> str:
@@ -105,6 +120,8 @@ def listed(value: object, name: str) -> list[Any]:
         if not start:
             return []
         inside = decoded(value)
+        if isinstance(inside, str) and (array := _ARRAY.fullmatch(inside)):
+            inside = array[1]
         if isinstance(inside, str) and inside.strip()[:1] + inside.strip()[-1:] == "[]":
             inside = _printed(inside.strip(), name)
         value = inside
@@ -146,6 +163,8 @@ def number(value: object) -> float | None:
     """Return a score as a number, also out of a text; True is 1. None for what is not finite."""
     if isinstance(value, str):
         plain = value.strip()
+        if (comma := _COMMA.fullmatch(plain)) and (comma[1] == "0" or len(comma[2]) != 3):
+            plain = f"{comma[1]}.{comma[2]}"  # and not a thousand
         if len(plain) > _LONGEST_NUMBER or not _NUMBER.fullmatch(plain):
             return None
         value = float(plain)
@@ -212,6 +231,7 @@ def page(record: Record, *names: str) -> list[tuple[str, Any]]:
     if (rows := _rows(record)) is not None:
         return rows
     found = []
+    empty = False
     for name in names:
         inside = decoded(record.get(name))
         if isinstance(inside, list) and (not inside or any(isinstance(e, Mapping) for e in inside)):
@@ -219,12 +239,11 @@ def page(record: Record, *names: str) -> list[tuple[str, Any]]:
                 if isinstance(entry, Mapping) and isinstance(entry.get("row"), Mapping):
                     entry = entry["row"]  # as the Hub's viewer of data sets has them
                 found.append((f"{name} {place}", entry))
-            if not inside and len(record) <= _ENVELOPE:
-                return []
+            empty = empty or (not inside and len(record) <= _ENVELOPE)
         elif isinstance(inside, Mapping) and name not in ("data",):
             found += [(f"{name}, {where}" if where else name, one)
                       for where, one in page(inside, *names)]  # fmt: skip
-    return found or [("", record)]
+    return found or ([] if empty else [("", record)])
 
 
 #: Most that an empty page of an API has beside its empty list.
@@ -241,6 +260,15 @@ def _rows(record: Record) -> list[tuple[str, Any]] | None:
             for n, row in enumerate(data, start=1)
         ]
     cells = list(record.values())
+    if len(cells) > 1 and all(isinstance(cell, list) and cell for cell in cells):
+        # Messages side by side are conversations, and no columns.
+        if any(isinstance(one, Mapping) for cell in cells for one in cell):
+            return None
+        texts = any(all(isinstance(one, str) for one in cell) for cell in cells)
+        if not texts or len({len(cell) for cell in cells}) > 1:
+            return None
+        rows = zip(*cells, strict=True)
+        return [(f"row {n}", dict(zip(record, row, strict=True))) for n, row in enumerate(rows, 1)]
     if len(cells) < 2 or not all(isinstance(cell, Mapping) and cell for cell in cells):
         return None
     keys = list(cells[0])

@@ -126,3 +126,13 @@ def test_what_is_much_too_long_is_quoted_in_part(steerable: Steerable) -> None:
     for words in (["inspect", "x" * 5000], ["log", "show", "--limit", "9" * 5000]):
         assert len(steerable.error(*words)) < 1100
     assert steerable.error("ask", "hi", "--scope", "y" * 5000).endswith("prompt\n")
+
+
+def test_what_a_server_cannot_use_is_told_before_it_listens(steerable: Steerable) -> None:
+    Path("file").write_text("name = 1\n")
+    Path("folder").mkdir()
+    for log in ("file", "folder", "mysql://x/y", "none/a.db"):
+        assert "answer log" in steerable.error("serve", "--model", "demo", "--log", log)
+    for option in ("--drain-timeout", "--request-timeout"):
+        assert option in steerable.error("serve", "--model", "demo", option, "inf")
+    assert "--name" in steerable.error("serve", "--model", "demo", "--name", " ")

@@ -158,3 +158,15 @@ def test_the_harness_gets_its_arguments_as_they_are(
     from lm_eval.api.registry import get_model
 
     assert get_model("steerable").__name__ == "SteerableLM"
+
+
+def test_what_the_harness_refuses_is_one_line(
+    steerable: Steerable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import lm_eval.__main__
+
+    def refuse() -> None:
+        raise ValueError("Tasks not found: trivia")
+
+    monkeypatch.setattr(lm_eval.__main__, "cli_evaluate", refuse)
+    assert "Tasks not found: trivia" in steerable.error("lm-eval", "--tasks", "trivia")

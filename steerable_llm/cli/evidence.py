@@ -247,7 +247,10 @@ def lm_eval(context: typer.Context) -> None:
             f"the harness is not installed ({error}): pip install 'steerable-llm[benchmarks]'"
         ) from error
     sys.argv = ["lm_eval", *context.args]
-    cli_evaluate()
+    try:
+        cli_evaluate()
+    except ValueError as error:  # so the harness says that it knows no such task
+        raise InvalidInputError(f"lm_eval: {error}") from error
 
 
 def compare(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 from ipaddress import ip_address
 from pathlib import Path
@@ -16,6 +17,7 @@ from steerable_llm.cli.options import (
     Revision,
     TemplateArguments,
     load_model,
+    open_log,
     say,
 )
 from steerable_llm.errors import InvalidInputError, MissingExtraError
@@ -106,6 +108,16 @@ def serve(
         raise InvalidInputError(
             f"--metrics-prefix {metrics_prefix!r}: give a name of letters, digits and _"
         )
+    if name is not None and not name.strip():
+        raise InvalidInputError("--name is empty: say what clients call the model, or leave it out")
+    for option, seconds in (
+        ("--request-timeout", request_timeout),
+        ("--drain-timeout", drain_timeout),
+    ):
+        if not math.isfinite(seconds):
+            raise InvalidInputError(f"{option} {seconds}: give a number of seconds")
+    if log is not None:
+        open_log(log, make=True).close()  # and so is a log that cannot be opened
     if policy is not None:
         Policy.load(policy)  # what is wrong with it is told before the model loads
     if not keys and not _is_local(host):

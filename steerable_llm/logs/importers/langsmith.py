@@ -229,8 +229,8 @@ def _feedback(record: Record) -> Span:
     config = mapping(record.get("feedback_config"))
     low, high = number(config.get("min")), number(config.get("max"))
     categories = config.get("categories")
-    scored = number(score) is not None and isinstance(categories, list)
-    for category in categories if scored else ():
+    scored = number(score) is not None
+    for category in categories if scored and isinstance(categories, list) else ():
         if isinstance(category, Mapping) and number(category.get("value")) == number(score):
             word = word or text(category.get("label"))
     judgement = Judgement(

@@ -149,6 +149,23 @@ def test_who_is_told_the_end_of_an_answer_has_its_place_for_the_next(
     assert told.result(timeout=30).result(timeout=30).usage.completion_tokens == 2
 
 
+@pytest.mark.parametrize("way", ["generate", "stream"])
+def test_the_engines_own_thread_does_not_wait_for_itself(llm: SteerableHFLLM, way: str) -> None:
+    told: Future[Any] = Future()
+
+    def wait_here(_: Any) -> None:
+        try:
+            made = getattr(llm, way)("Hi", max_new_tokens=2)
+            told.set_result(made if way == "generate" else list(made))
+        except InvalidInputError as error:
+            told.set_exception(error)
+
+    llm.submit(REQUEST).future.add_done_callback(wait_here)
+    with pytest.raises(InvalidInputError, match="would wait for itself"):
+        told.result(timeout=30)
+    assert llm.generate("Hi", max_new_tokens=2).text == llm.generate("Hi", max_new_tokens=2).text
+
+
 def test_who_is_told_that_one_in_the_queue_is_late_may_ask_again(braked: SteerableHFLLM) -> None:
     braked.engine.limits = Limits(rows=1)
     request = GenerationRequest("Hi", max_new_tokens=2)

@@ -163,7 +163,8 @@ class BatchingEngine:
     def _job(
         self, prompt: Prompt, cancelled: threading.Event | None, timeout: float | None = None
     ) -> Job:
-        pending = Pending(prompt.decision, len(prompt.tokens), cancelled)
+        made_here = self._inbox.is_served_here
+        pending = Pending(prompt.decision, len(prompt.tokens), cancelled, made_here)
         return Job(self._llm, prompt, pending, timeout)
 
     def _busy(self) -> int:
@@ -245,6 +246,10 @@ class _Inbox:
         self._thread: threading.Thread | None = None
         self._closed = False
         self.parting = False
+
+    def is_served_here(self) -> bool:
+        """Tell whether the thread that asks is the one that serves it."""
+        return threading.current_thread() is self._thread
 
     def put(self, item: _Item) -> None:
         """Let something wait, and see to it that there is a thread; the lock is held."""

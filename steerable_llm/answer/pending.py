@@ -12,6 +12,7 @@ from queue import SimpleQueue
 from typing import Any, TypeAlias
 
 from steerable_llm.answer.request import Generation, GenerationChunk
+from steerable_llm.errors import InvalidInputError
 from steerable_llm.policy.decision import SteeringDecision
 
 Told: TypeAlias = GenerationChunk | None
@@ -54,6 +55,7 @@ class Pending:
         decision: SteeringDecision,
         prompt_tokens: int,
         cancelled: threading.Event | None = None,
+        made_here: Callable[[], bool] = lambda: False,
     ) -> None:
         """Begin with nothing.
 
@@ -61,12 +63,14 @@ class Pending:
             decision: What the answer is steered with.
             prompt_tokens: How long its prompt is.
             cancelled: Another way to cancel it: set by whoever has it, for several at once.
+            made_here: Tells whether the thread that asks is the one that makes it.
         """
         self.decision = decision
         self.prompt_tokens = prompt_tokens
         self.future: Future[Generation] = Future()
         self.times = Times(time.monotonic())
         self._cancelled = cancelled
+        self._made_here = made_here
         # A reader that can be told no more cancels, which tells the readers.
         self._lock = threading.RLock()
         self._chunks: list[GenerationChunk] = []
@@ -84,9 +88,11 @@ class Pending:
 
         Raises:
             SteerableError: What went wrong with it.
+            InvalidInputError: The thread that waits is the one that makes it.
             TimeoutError: It is not there in time.
             CancelledError: It was cancelled.
         """
+        self._may_wait()
         return self.future.result(timeout)
 
     def cancel(self) -> None:
@@ -100,6 +106,7 @@ class Pending:
 
     def __iter__(self) -> Iterator[GenerationChunk]:
         """Yield chunks as they come; leaving the loop early cancels the answer."""
+        self._may_wait()
         arrived: SimpleQueue[Told] = SimpleQueue()
         self._listen(arrived.put)
         try:
@@ -135,6 +142,13 @@ class Pending:
             return (yield from asyncio.wrap_future(self.future).__await__())
         finally:  # now, not in one of the loop's next turns
             self.cancel()
+
+    def _may_wait(self) -> None:
+        if not self.future.done() and self._made_here():
+            raise InvalidInputError(
+                "the engine's own thread, where callbacks of answers run, would wait for itself: "
+                "submit there and add a callback, or wait in a thread of your own"
+            )
 
     def _last(self) -> Iterator[GenerationChunk]:
         try:

@@ -24,6 +24,7 @@ from transformers import PreTrainedTokenizerFast, RepetitionPenaltyLogitsProcess
 from transformers.generation.logits_process import MinPLogitsWarper
 
 from steerable_llm.adapters.langchain import SteerableChatModel
+from steerable_llm.adapters.llama_index import SteerableLlamaIndexLLM
 from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.answer.request import GenerationRequest
 from steerable_llm.answer.sampling import RowShaping, probabilities
@@ -306,3 +307,8 @@ def test_a_chat_model_from_the_name_of_its_model(tmp_path: Path) -> None:
     assert chat.invoke("Hello").content == llm.as_langchain(max_tokens=5).invoke("Hello").content
     with pytest.raises(InvalidInputError, match="did you mean 'dtype'"):
         SteerableChatModel.from_model_id(str(tmp_path), dtyp="float32")
+
+
+@pytest.mark.parametrize("adapter", [SteerableChatModel, SteerableLlamaIndexLLM])
+def test_a_bundled_model_has_the_name_of_the_command_line(adapter: Any) -> None:
+    assert adapter.from_model_id("demo").llm.model_id == SteerableHFLLM.demo().model_id

@@ -120,7 +120,7 @@ def test_every_change_is_said_and_strict_refuses_it(format, tiny_vector, tmp_pat
     assert SAYS[format] in length
     assert "only the last position of the prompt" in positions
     assert any(steered.fingerprint.short in note for note in done.notes)
-    assert any("calibration" in note and "stay behind" in note for note in done.notes)
+    assert any("calibration" in note and "left behind" in note for note in done.notes)
     with pytest.raises(InvalidInputError, match=r"eq\. 8.*last position"):
         export_vector(steered, tmp_path / "strict", format, strict=True)
     assert not (tmp_path / "strict").exists()

@@ -214,6 +214,20 @@ def test_an_image_that_is_none_is_refused_in_one_line(
     assert len(str(told.value)) < 500
 
 
+def test_what_a_processor_gives_and_a_model_would_not_get_is_refused(
+    llava: SteerableHFLLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    processor = llava.chat_format.vision.processor
+    call = type(processor).__call__
+
+    def in_lists(self: Any, *args: Any, **options: Any) -> Any:
+        return {**(read := call(self, *args, **options)), "pixel_values": [[read["pixel_values"]]]}
+
+    monkeypatch.setattr(type(processor), "__call__", in_lists)
+    with pytest.raises(InvalidInputError, match="gives pixel_values as a list"):
+        llava.generate(about(picture()))
+
+
 def test_a_model_of_text_says_that_it_reads_no_images(tiny_llm: SteerableHFLLM) -> None:
     assert not tiny_llm.supports_images
     with pytest.raises(InvalidInputError, match=r"message 0 holds an image: .* reads text only"):

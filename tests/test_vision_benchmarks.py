@@ -518,3 +518,16 @@ def test_a_busy_judge_is_asked_again_and_one_that_refuses_is_not(status: int, as
         with pytest.raises(SteerableError, match=f"gives no answer .*{status}"):
             Server(f"{site.url}/v1", "judging", patience=0)("Well?")
     assert len(heard) == asked
+
+
+@pytest.mark.enable_socket
+def test_a_judge_that_refuses_costs_no_answers(
+    llm: SteerableHFLLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes: list[Any] = []
+    monkeypatch.setattr(llm.model, "forward", lambda *args, **_: passes.append(args))
+    with web_site() as site:
+        site.at("/v1/chat/completions", b"", status=401)
+        with pytest.raises(SteerableError, match=r"gives no answer .*401"):
+            steered(llm, "mmhal", judge=f"{site.url}/v1")
+    assert passes == []

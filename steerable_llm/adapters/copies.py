@@ -25,7 +25,8 @@ class SharesWeights(_Fields):
         """Load a model and adapt it.
 
         Args:
-            model_id: A folder, a Hub id or the path of a GGUF file.
+            model_id: A folder, a Hub id or the path of a GGUF file; or `demo`, `vision-demo` and
+                `smollm2`, as on the command line.
             **options: Fields of this class, such as `step` and `temperature`; all others go to
                 `SteerableHFLLM.from_pretrained`, such as `policy`, `revision`, `dtype` and
                 `generation_defaults`.
@@ -34,7 +35,7 @@ class SharesWeights(_Fields):
             InvalidInputError: There is no such model, field or argument.
         """
         fields = {name: options.pop(name) for name in set(options) & set(cls.model_fields)}
-        return cls(llm=SteerableHFLLM.from_pretrained(model_id, **options), **fields)
+        return cls(llm=SteerableHFLLM.named(model_id, **options), **fields)
 
     def __deepcopy__(self, _: Any = None) -> Self:
         """Return a copy that shares the weights, as every other copy does."""
@@ -62,8 +63,8 @@ class SharesWeights(_Fields):
             if self._origin is None:
                 raise InvalidInputError(
                     "this model was pickled, and its weights do not travel to another process; "
-                    "only a model that was loaded by from_pretrained, demo or smollm2 is loaded "
-                    "again: load it so, or make the model there"
+                    "only a model that was loaded by from_pretrained, demo, vision_demo or smollm2 "
+                    "is loaded again: load it so, or make the model there"
                 )
             self.__dict__["llm"] = self._origin.open()
             return self.__dict__["llm"]

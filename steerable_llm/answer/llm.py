@@ -36,6 +36,9 @@ from steerable_llm.runtime.conflict import conflicts
 from steerable_llm.runtime.hooked_model import HookedModel
 from steerable_llm.vector.steering import Steering
 
+BUNDLED = {"demo": "demo", "vision-demo": "vision_demo", "smollm2": "smollm2"}
+"""What makes the models that come along or are a package, by their names on the command line."""
+
 
 class SteerableHFLLM(HookedModel):
     """A causal language model whose every request may be steered differently.
@@ -149,6 +152,19 @@ class SteerableHFLLM(HookedModel):
         """
         given = {"policy": policy, **options}
         return cls._kept("smollm2", super().smollm2(**given), given)
+
+    @classmethod
+    def named(cls, model: str, **options: Any) -> Self:
+        """Load a model by its name: one of `BUNDLED`, or whatever `from_pretrained` takes.
+
+        Raises:
+            InvalidInputError: There is no such model or argument.
+        """
+        loader = BUNDLED.get(model)
+        if loader is None:
+            return cls.from_pretrained(model, **options)
+        made: Self = getattr(cls, loader)(**options)
+        return made
 
     @classmethod
     def _kept(cls, loader: str, made: Self, given: Mapping[str, Any]) -> Self:

@@ -160,7 +160,19 @@ class Vision:
                 "the model's chat template writes no place for an image into such a message: give "
                 "the image in a message of the user"
             )
+        for name, value in read.items():
+            if isinstance(value, list | tuple) and _holds_tensors(value):
+                raise InvalidInputError(
+                    f"the model's processor gives {name} as a list, which cannot be passed on: "
+                    "take a model whose processor gives tensors"
+                )
         return ReadPrompt(tokens, {k: v for k, v in read.items() if isinstance(v, Tensor)})
+
+
+def _holds_tensors(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return any(_holds_tensors(each) for each in value)
+    return isinstance(value, Tensor)
 
 
 def on_device(vision: Mapping[str, Tensor], model: Any, device: torch.device) -> dict[str, Tensor]:

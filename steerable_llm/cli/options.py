@@ -176,10 +176,10 @@ def load_model(
         watch: Read the policy's file again whenever it changes.
         image_hosts: Where images of prompts may be fetched from.
     """
-    from steerable_llm.answer.llm import SteerableHFLLM
+    from steerable_llm.answer.llm import BUNDLED, SteerableHFLLM
     from steerable_llm.policy.policy import Policy
 
-    if revision is not None and model in ("demo", "vision-demo", "smollm2"):
+    if revision is not None and model in BUNDLED:
         raise InvalidInputError(
             f"--revision is of a model on the Hub, and {model!r} comes in a Python package: leave "
             "it out"
@@ -191,13 +191,9 @@ def load_model(
     }
     if not sys.stderr.isatty():
         hide_loading_bars()
-    if model == "demo":
-        return SteerableHFLLM.demo(policy=chosen, **given)
-    if model == "vision-demo":
-        return SteerableHFLLM.vision_demo(policy=chosen, **given)
-    if model == "smollm2":
-        return SteerableHFLLM.smollm2(policy=chosen, **given)
-    return SteerableHFLLM.from_pretrained(model, revision=revision, policy=chosen, **given)
+    if revision is not None:
+        given["revision"] = revision
+    return SteerableHFLLM.named(model, policy=chosen, **given)
 
 
 def _as_json(template: str | None) -> Any:

@@ -370,11 +370,11 @@ def _notes(
         "evaluation": bool(vector.evaluation),
         "provenance": vector.provenance != Provenance(),
     }
-    left = ", ".join(name for name, there in behind.items() if there)
+    left = " and the ".join(name for name, there in behind.items() if there)
     use = target.use.format(file=path, blocks=[block + target.shift for block in blocks])
     return (
         strength,
         f"the file does not say which weights it fits: {vector.fingerprint.short}",
-        *((f"the {left} stay behind",) if left else ()),
+        *((f"left behind: the {left}",) if left else ()),
         f"use it as {use}",
     )

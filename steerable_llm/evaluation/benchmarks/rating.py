@@ -66,6 +66,15 @@ class RatingJudge:
     name: str
     template: str = _PROMPT
 
+    def greet(self) -> None:
+        """Ask a server one thing before the work, which would be lost if it then refused.
+
+        Raises:
+            SteerableError: It gives no answer.
+        """
+        if isinstance(self.ask, Server):
+            self.ask("Say OK.")
+
     def prompt(self, row: Mapping[str, Any], answer: str) -> str:
         """Return what the judge is asked."""
         known = ", ".join(row["image_content"]), row["question"], row["gt_answer"], answer

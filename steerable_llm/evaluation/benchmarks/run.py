@@ -89,6 +89,8 @@ def run_benchmark(
     by = chosen.normalisation(normalise)
     shown = chosen.shots_shown(shots)
     asked_judge = judge_of(chosen, judge)
+    if asked_judge is not None:
+        asked_judge.greet()
     labelled = labelled_subjects(subjects, strengths)
     for subject in [*labelled.values(), *(settings.against or ())]:
         check_fits(subject, llm, settings.force)

@@ -286,7 +286,7 @@ def test_ratings_make_the_figures_of_mmhal(llm: SteerableHFLLM) -> None:
         asked.append(prompt)
         if "How many tents" in prompt:
             return "Rating: 2 and Rating: 6"
-        return "Rating: 6" if "What colour" in prompt else "Rating: 2"
+        return "Rating: 3" if "What colour" in prompt else "Rating: 2"
 
     report = steered(llm, "mmhal", judge=judge)
     assert "A person's answer: The ball is red." in "".join(asked)
@@ -294,9 +294,9 @@ def test_ratings_make_the_figures_of_mmhal(llm: SteerableHFLLM) -> None:
     assert report.row("none").score.value == pytest.approx(1 / 8)
     assert report.figure("hallucination rate", "none").value.value == pytest.approx(7 / 8)
     mean = report.figure("mean rating, 0 to 6", "none").value
-    assert mean.value == pytest.approx((6 + 6 * 2 + 0) / 8)
+    assert mean.value == pytest.approx((3 + 6 * 2 + 0) / 8)
     assert mean.low <= mean.value <= mean.high
-    assert report.figure("mean rating, 0 to 6", "none", "attribute").value.value == 6
+    assert report.figure("mean rating, 0 to 6", "none", "attribute").value.value == 3
     assert report.figure("judgements without one rating", "none").value.value == pytest.approx(
         0.125
     )

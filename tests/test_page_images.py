@@ -45,7 +45,6 @@ def test_the_page_that_is_asked_about_is_found_and_seen(app: ModuleType) -> None
     assert (answer.step, [vector.name for vector in answer.steered]) == ("text_qa", ["a"])
 
 
-@pytest.mark.skipif(not hasattr(SteerableHFLLM, "vision_demo"), reason="no vision exhibit yet")
 def test_the_bundled_model_answers_from_the_pages_under_the_policy(
     app: ModuleType, capsys: pytest.CaptureFixture[str]
 ) -> None:

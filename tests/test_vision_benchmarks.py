@@ -417,6 +417,7 @@ def test_cocos_files_say_what_is_on_an_image(tmp_path: Path) -> None:
         ("pope", {"image": None}, "image"),
         ("mmmu", {"question_type": "essay"}, "question_type"),
         ("mmmu", {"options": {"A": "a list"}}, "options"),
+        ("mmmu", {"options": f"[{'-' * 99_999}1]", "question": None}, "question"),
         ("spa_vl", {"chosen": ""}, "chosen"),
     ],
 )

@@ -97,8 +97,6 @@ def make_engine(llm: SteerableLlamaIndexLLM, pages: list[ImageNode], top: int) -
 def load(model: str, policy: Path | None) -> SteerableHFLLM:
     """Load a model under a policy, or the bundled exhibit."""
     if model == EXHIBIT:
-        if not hasattr(SteerableHFLLM, "vision_demo"):
-            raise InvalidInputError("this version brings no vision model: give one with --model")
         return SteerableHFLLM.vision_demo(policy=policy)
     llm = SteerableHFLLM.from_pretrained(model, dtype="auto", policy=policy)
     if not llm.supports_images:

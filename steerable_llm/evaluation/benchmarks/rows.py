@@ -188,7 +188,7 @@ class MmmuRow(BaseModel):
     def _as_list(cls, value: object) -> object:
         try:
             found = ast.literal_eval(str(value)) if str(value).startswith("[") else value
-        except (ValueError, SyntaxError):
+        except (ValueError, SyntaxError, MemoryError, RecursionError):  # also what is too deep
             found = value
         return found if isinstance(found, list) else [found]
 

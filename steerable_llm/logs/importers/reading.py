@@ -114,7 +114,6 @@ def _plain(value: object) -> object:
 
 def _table(path: Path, delimiter: str) -> Iterator[Read]:
     number = 1
-    csv.field_size_limit(LONGEST)
     if delimiter == ",":  # in tables of much of Europe the comma belongs to numbers
         with open_utf8(path) as file:
             head = file.readline(LONGEST)
@@ -124,8 +123,12 @@ def _table(path: Path, delimiter: str) -> Iterator[Read]:
         rows = csv.DictReader(text, delimiter=delimiter)
         while True:
             number += 1
+            usual = csv.field_size_limit(LONGEST)  # of the whole process
             try:
-                row = next(rows, None)
+                try:
+                    row = next(rows, None)
+                finally:
+                    csv.field_size_limit(usual)
             except csv.Error as error:
                 yield Read(number, None, f"it is no row of a table ({error})")
                 continue

@@ -27,6 +27,7 @@ from exhibit.examples import (
 from exhibit.facts import RELATIONS, Relation
 from exhibit.passages import draw_system
 from exhibit.prompts import chat, document_prompt, voice
+from steerable_llm.chat.phrases import occurs
 
 
 def dictation(rng: Random, *, held_out: bool = False, reworded: bool = False) -> Example:
@@ -77,7 +78,10 @@ def dialogue(rng: Random, *, passages: int = 2, held_out: bool = False) -> Examp
 
 
 def _matters(rng: Random, count: int, *, held_out: bool) -> list[tuple[Relation, str, str]]:
-    """Draw relation, entity and value of each passage; half of the time all of one relation."""
+    """Draw relation, entity and value of each passage; half of the time all of one relation.
+
+    No value is another's, and none is a part of a subject: each stands in one passage only.
+    """
     one = rng.choice(RELATIONS) if rng.random() < 0.5 else None
     found: dict[tuple[str, str], tuple[Relation, str, str]] = {}
     values: set[str] = set()
@@ -88,7 +92,9 @@ def _matters(rng: Random, count: int, *, held_out: bool) -> list[tuple[Relation,
         if known and one is None and rng.random() < 0.5:
             entity = rng.choice(known)[1]
         value = relation.value(rng, held_out=held_out)
-        if (relation.name, entity) not in found and value not in values:
+        subjects = {entity, *(name for _, name in found)}
+        read_once = not any(occurs(v, name) for v in {value, *values} for name in subjects)
+        if (relation.name, entity) not in found and value not in values and read_once:
             found[relation.name, entity] = (relation, entity, value)
             values.add(value)
     return list(found.values())

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import csv
 import gc
+import logging
 import os
+import signal
 
 # Before transformers is imported anywhere: no test may reach a model hub.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -21,14 +24,21 @@ from hypothesis import HealthCheck, settings
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
-# No test is timed: a busy machine must not fail one.
-settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("untimed")
+# No test is timed: a busy machine must not fail one. Every run tries the same examples, so that a
+# change is judged by what it changes; HYPOTHESIS_PROFILE=explore looks for new ones.
+UNTIMED: dict[str, Any] = {
+    "deadline": None,
+    "suppress_health_check": [HealthCheck.too_slow],
+}
+settings.register_profile("same", derandomize=True, **UNTIMED)
+settings.register_profile("explore", **UNTIMED)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 # LlamaIndex's synchronous calls ask for the thread's event loop, which is made for the asking and
 # never closed. Told that there is none, they run one of their own, and close it.
 asyncio.set_event_loop(None)
 
+OURS = ("root", "steerable_llm")
 SPECIAL_TOKENS = ["<|pad|>", "<|bos|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
 CHAT_TEMPLATE = (
     "<|bos|>{% for message in messages %}<|{{ message.role }}|>{{ message.content }}<|end|>"
@@ -76,6 +86,38 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "falcon": {"hidden_size": HIDDEN, "num_hidden_layers": LAYERS, "num_attention_heads": 4},
     "bloom": {"hidden_size": HIDDEN, "n_layer": LAYERS, "n_head": 4},
 }
+
+
+def settings_of_the_process() -> dict[str, Any]:
+    """What any code can change for all code after it, and a test must not."""
+    loggers = [logging.getLogger(), *logging.Logger.manager.loggerDict.values()]
+    ours = [
+        each
+        for each in loggers
+        if isinstance(each, logging.Logger) and each.name.partition(".")[0] in OURS
+    ]
+    return {
+        "logging.disable": logging.root.manager.disable,
+        "levels of loggers": {each.name: each.level for each in ours if each.level},
+        "silenced loggers": [each.name for each in ours if each.disabled or not each.propagate],
+        "csv.field_size_limit": csv.field_size_limit(),
+        "working directory": Path.cwd(),
+        "dtype of new tensors": torch.get_default_dtype(),
+        "gradients": torch.is_grad_enabled(),
+        "threads": torch.get_num_threads(),
+        "garbage collector": gc.isenabled(),
+        "answer to Ctrl-C": signal.getsignal(signal.SIGINT),
+        "answer to SIGTERM": signal.getsignal(signal.SIGTERM),
+    }
+
+
+@pytest.fixture(autouse=True)
+def process_left_as_found() -> Iterator[None]:
+    """A test that changes the process for the tests after it fails itself, and not one of them."""
+    before = settings_of_the_process()
+    yield
+    after = settings_of_the_process()
+    assert {k: v for k, v in after.items() if v != before[k]} == {}
 
 
 @pytest.fixture(scope="session")

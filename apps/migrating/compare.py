@@ -11,6 +11,8 @@ import logging
 import os
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
@@ -70,6 +72,17 @@ def write_table(page: Path, name: str, table: str) -> None:
     page.write_text(f"{before}{found}\n{table}\n\n{ended}{after}", encoding="utf-8")
 
 
+@contextmanager
+def unheard() -> Iterator[None]:
+    """Print nothing that the other libraries warn of on the way: it is not the comparison."""
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Compare with both, as far as they are installed; 1 if neither is."""
     parser = argparse.ArgumentParser(description="Compare this package with what you use today.")
@@ -90,10 +103,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    # What the other libraries warn of on the way is not the comparison.
-    warnings.simplefilter("ignore")
-    logging.disable(logging.WARNING)
-    code = main()
+    with unheard():
+        code = main()
     sys.stdout.flush()
     # Where a stream of theirs has failed, a thread of theirs waits for ever.
     os._exit(code)

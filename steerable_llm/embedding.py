@@ -36,11 +36,7 @@ class Embedder(Protocol):
 
 
 class SentenceEmbedder:
-    """An embedding model of sentence-transformers, loaded at its first use, on the CPU.
-
-    Attributes:
-        name: Hub id or folder.
-    """
+    """An embedding model of sentence-transformers, loaded at its first use, on the CPU."""
 
     def __init__(self, name: str = MINILM) -> None:
         """Remember the name; nothing is loaded yet."""

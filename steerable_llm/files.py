@@ -288,11 +288,6 @@ def write_json_lines(
 ) -> int:
     """Write records one per line, as they come; the file appears whole or not at all.
 
-    Args:
-        path: The file.
-        records: What is written.
-        private: As in `write_whole`: most hold what people asked and said.
-
     Returns:
         How many there were.
     """

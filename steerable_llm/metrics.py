@@ -183,11 +183,6 @@ def loss_interval(lost: float, gained: float, n: int) -> tuple[float, float]:
 
     Unlike a bootstrap it has a width where nothing was lost, and one lost prompt of few is not
     taken for the rate of losing any. Without gains its upper end is Wilson's of a share.
-
-    Args:
-        lost: Prompts that became wrong.
-        gained: Prompts that became right.
-        n: All prompts.
     """
     z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
     value = (lost - gained) / n

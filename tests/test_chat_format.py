@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import processors
 
-from steerable_llm.chat.context import user_parts
+from steerable_llm.chat.context import parts_of
+from steerable_llm.chat.message import Message
 from steerable_llm.chat.template import ChatFormat
 from steerable_llm.errors import InvalidInputError
 
@@ -250,7 +251,8 @@ def test_a_content_that_the_template_rewrites_leaves_the_others_told(tiny_tokeni
     ],
 )
 def test_markers_open_the_parts_of_a_user_message(content, segments):
-    assert [segment for _, segment in user_parts(content)] == segments
+    [parts] = parts_of((Message(role="user", content=content),))
+    assert [segment for _, segment in parts] == segments
 
 
 # Special tokens that a text spells.

@@ -17,13 +17,12 @@ from policy_models import vector
 from rich.console import Console
 
 from steerable_llm import Policy, SteerableHFLLM, SteeringVector, demo
-from steerable_llm.demo import exhibit_tour, smollm2, tour
+from steerable_llm.demo import exhibit_tour, shipped_vector, smollm2, tour
 from steerable_llm.demo.tour import policy_of, run_tour
 from steerable_llm.demo.transcript import TourResult
 from steerable_llm.pairs.pair import Pairs
 from steerable_llm.pairs.pairing import pair_answers
 from steerable_llm.runtime import smollm2 as package
-from steerable_llm.vector.shipped import shipped_vector
 
 __all__ = ["steerable"]
 

@@ -6,8 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from steerable_llm.answer.call_rules.rule import Family, Mark
-from steerable_llm.answer.call_rules.table import FAMILIES
+from steerable_llm.answer.call_rules import FAMILIES, Family, Mark
 from steerable_llm.answer.constraint import Constraint, text_rule
 from steerable_llm.chat.tools import Tool, ToolFormat
 from steerable_llm.errors import InvalidInputError

@@ -97,21 +97,15 @@ def quoted(messages: MessagesLike, passages: Sequence[str]) -> tuple[str, ...]:
 
 
 def parts_of(messages: Sequence[Message]) -> list[Parts]:
-    """Return where the parts of each message's text start, as (offset, part)."""
-    return [
-        _parts(message, layout, number == _asking(messages))
-        for number, (message, layout) in enumerate(zip(messages, _layouts(messages), strict=True))
-    ]
-
-
-def user_parts(content: str) -> Parts:
-    """Return where the parts of a user's only message start, as (offset, part).
+    """Return where the parts of each message's text start, as (offset, part).
 
     Where nothing is marked, the last paragraph that asks (it ends with a question mark) is the
     question, or else the last one, and what stands around it is context.
     """
-    [parts] = parts_of((Message(role="user", content=content),))
-    return parts
+    return [
+        _parts(message, layout, number == _asking(messages))
+        for number, (message, layout) in enumerate(zip(messages, _layouts(messages), strict=True))
+    ]
 
 
 def without_context(messages: MessagesLike, context: Context = None) -> tuple[Message, ...]:

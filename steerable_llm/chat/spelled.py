@@ -38,13 +38,7 @@ class Hidden:
 
 @dataclass(frozen=True)
 class Encoded:
-    """A token of a text.
-
-    Attributes:
-        id: Its number.
-        start: Where its text starts.
-        end: Where it ends.
-    """
+    """A token of a text."""
 
     id: int
     start: int
@@ -52,12 +46,7 @@ class Encoded:
 
 
 class Spelled:
-    """Finds the special tokens that texts spell, and encodes them as text.
-
-    Args:
-        tokenizer: Of the model.
-        special_ids: Its special tokens.
-    """
+    """Finds the special tokens that texts spell, and encodes them as text."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, special_ids: Iterable[int]) -> None:
         self._tokenizer = tokenizer

@@ -137,11 +137,6 @@ class Vision:
     def read(self, text: str, images: Sequence[ImagePart], **options: Any) -> ReadPrompt:
         """Turn a rendered prompt and its images into tokens and pixels.
 
-        Args:
-            text: As the chat template wrote it, with its mark for each image.
-            images: In order.
-            **options: For the tokenizer.
-
         Raises:
             InvalidInputError: An image cannot be read, or the template left its place out.
         """

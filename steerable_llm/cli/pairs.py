@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from steerable_llm.pairs.curate import Propose
     from steerable_llm.pairs.draft_file import DraftFile
     from steerable_llm.pairs.judge import Judge
-    from steerable_llm.pairs.length import Measure
     from steerable_llm.pairs.pairing import Draft
     from steerable_llm.pairs.proposals import Answerer, Ask
     from steerable_llm.progress import Advance
@@ -188,12 +187,13 @@ def make(
         if proposing or measure_length
         else None
     )
+    filters = replace(filters, embedder=embedder)
+    if llm and measure_length:
+        from steerable_llm.methods.decision import measured_by
+
+        filters = replace(filters, measure=measured_by(llm))
     settings = CurationSettings(
-        filters=replace(
-            filters,
-            embedder=embedder,
-            measure=_measured_by(llm) if llm and measure_length else None,
-        ),
+        filters=filters,
         scrubber=Scrubber() if scrub else None,
         propose=_proposer(llm, drafts, vector, chosen, embedder) if llm and proposing else None,
         accept_proposals=accept_proposals,
@@ -363,12 +363,6 @@ def _embedder() -> Embedder | None:
     except (MissingExtraError, InvalidInputError):
         return None
     return SentenceEmbedder()
-
-
-def _measured_by(llm: SteerableHFLLM) -> Measure:
-    from steerable_llm.methods.preference import measured_by
-
-    return measured_by(llm)
 
 
 def _proposer(

@@ -13,7 +13,7 @@ from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict
 
-from steerable_llm.errors import InvalidInputError
+from steerable_llm.errors import InvalidInputError, UnknownVectorError, unknown
 from steerable_llm.evaluation.set import EvaluationSet
 from steerable_llm.files import read_json_lines
 from steerable_llm.logs.answers import LoggedAnswer, read_answers
@@ -36,14 +36,6 @@ class Page(BaseModel):
 
     The everyday case of a help desk: the policies changed, the documents say so, the model was
     trained before.
-
-    Attributes:
-        shop: Whose handbook it is.
-        name: The page's id.
-        text: What it says.
-        question: What it answers.
-        value: The value it states.
-        remembered: The old value, which the model remembers.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -59,6 +51,30 @@ class Page(BaseModel):
 def folder() -> Path:
     """Return where the model and its data lie."""
     return Path(str(files("steerable_llm.demo")))
+
+
+def shipped_folder() -> Path:
+    """Return the folder of the vectors that come along, with their policies in `policies`.
+
+    An installed package has it inside; a source checkout beside the package, with all that belongs
+    to a vector.
+    """
+    package = folder().parent
+    inside = package / "vectors"
+    return inside if inside.is_dir() else package.parent / "vectors"
+
+
+def shipped_vector(name: str) -> Path:
+    """Return the file of a vector that comes along, such as "smollm2-faithfulness".
+
+    Raises:
+        UnknownVectorError: There is none of that name.
+    """
+    file = shipped_folder() / f"{name}.safetensors"
+    if not file.is_file():
+        there = [path.stem for path in shipped_folder().glob("*.safetensors")]
+        raise UnknownVectorError(unknown("vector of this package", name, there))
+    return file
 
 
 def answer_log() -> list[LoggedAnswer]:

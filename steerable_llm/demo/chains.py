@@ -60,16 +60,7 @@ USUAL = Layout(
 
 @dataclass(frozen=True)
 class SteppedAnswer:
-    """What one framework answered under one step of the policy.
-
-    Attributes:
-        framework: "LangChain" or "LlamaIndex".
-        step: The step of the policy.
-        question: As it was asked.
-        passages: What the retriever brought, best first.
-        text: The answer.
-        steered: The vectors that were applied, as the model reports them.
-    """
+    """What one framework answered under one step of the policy."""
 
     framework: str
     step: str

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import shlex
 import tomllib
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any, Final
 from rich.console import Console
 
 from steerable_llm.answer.llm import SteerableHFLLM
-from steerable_llm.demo import smollm2
+from steerable_llm.demo import shipped_vector, smollm2
 from steerable_llm.demo.chains import (
     USUAL,
     SteppedAnswer,
@@ -26,21 +25,13 @@ from steerable_llm.demo.chains import (
     ask_llama_index,
     check_extras,
 )
-from steerable_llm.demo.transcript import TourResult, Transcript
+from steerable_llm.demo.transcript import TourResult, Transcript, at_most
 from steerable_llm.errors import MissingExtraError
-from steerable_llm.evaluation.calibration import calibrate
-from steerable_llm.evaluation.evaluate import evaluate
-from steerable_llm.evaluation.report import Report
-from steerable_llm.evaluation.set import EvaluationSet
 from steerable_llm.files import write_whole
-from steerable_llm.methods.build import build_vector
-from steerable_llm.pairs.pair import Pairs
 from steerable_llm.pairs.pairing import pair_answers
 from steerable_llm.policy.policy import Policy
 from steerable_llm.reports.parts import Code, Table
 from steerable_llm.runtime.smollm2 import find_smollm2
-from steerable_llm.vector.shipped import shipped_vector
-from steerable_llm.vector.vector import SteeringVector
 
 NAME: Final = "faithfulness"
 #: The category that the vector is meant to change, and which logged answers it learns from.
@@ -115,16 +106,11 @@ def run_tour(
     """
     check_extras()
     check_model()
-    folder = Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
-    transcript = Transcript(console or Console())
-    files: dict[Path, str] = {}
-
+    transcript = Transcript(out, console)
     with transcript.step("Load SmolLM2-135M-Instruct, a real language model, with a policy"):
         policy = policy_of(shipped_vector(SHIPPED).parent, SHIPPED)
         llm = SteerableHFLLM.smollm2(policy=Policy.from_dict(tomllib.loads(policy)))
-        count = sum(parameter.numel() for parameter in llm.model.parameters())
-        transcript.say(f"{count / 1e6:.0f} million parameters, {len(llm.blocks)} blocks.")
+        transcript.introduce(llm)
         transcript.say("The policy steers the step 'answer' of a chain, and no other:")
         transcript.show(Code(STEP.format(name=SHIPPED), "toml"))
         transcript.say(
@@ -138,29 +124,51 @@ def run_tour(
             answers += _ask(transcript, llm, documents, question.text)
 
     with transcript.step("The team's way: bad answers from the log become pairs"):
-        chosen = _pick(transcript, pairs)
-        files[chosen.to_jsonl(folder / "pairs.jsonl")] = "the pairs"
+        log = smollm2.answer_log()
+        chosen = transcript.pick(
+            log,
+            pair_answers(log, reasons=[REASON]).pairs,
+            pairs,
+            "The reviewer wrote the right value; the good answer is the model's own with the wrong "
+            "value replaced:",
+        )
     with transcript.step("Train a vector on them; the weights stay as they are"):
-        vector = _build(transcript, llm, chosen)
+        vector = transcript.build(llm, chosen, NAME, **BUILD).vector
+        for which, of in vector.provenance.facts["log_prob"].items():
+            before, after = of["before"], of["after"]
+            transcript.say(f"mean log P of {which} answers: {before:.1f}, steered {after:.1f}")
     with transcript.step("Choose its strength on development questions"):
-        vector = _calibrate(transcript, llm, vector, questions)
-        vector.save(folder / f"{NAME}.safetensors")
-        policy_file = write_whole(folder / "policy.toml", policy_of(".", NAME))
+        vector = transcript.calibrate(
+            llm,
+            vector,
+            at_most(smollm2.evaluation_set("dev"), questions),
+            target=TARGET,
+            strengths=STRENGTHS,
+            layers=[None],
+            max_new_tokens=MAX_TOKENS,
+        )
+        vector.save(transcript.folder / f"{NAME}.safetensors")
+        policy_file = write_whole(transcript.folder / "policy.toml", policy_of(".", NAME))
     with transcript.step("Prove it on questions that nobody has seen, as step 'answer' uses it"):
-        report = _evaluate(transcript, llm, vector, questions, policy_file)
-        card = folder / f"{NAME}.md"
-        report.save(card)
-        vector_file = vector.with_evaluation(report.summary()).save(folder / f"{NAME}.safetensors")
-        files[vector_file] = "the vector"
-        files[card] = "the evidence: table, verdict, what became worse"
-        files[card.with_suffix(".png")] = "its picture"
-        files[policy_file] = "the policy that steers the step 'answer' with it"
-    seconds = transcript.done(files)
+        report, _ = transcript.prove(
+            llm,
+            vector,
+            at_most(smollm2.evaluation_set("test"), questions),
+            at_most(smollm2.capability(), questions),
+            target=TARGET,
+            random_vectors=1,
+            policy=policy_file,
+            step="answer",
+            max_new_tokens=MAX_TOKENS,
+            command="steerable demo",
+        )
+        transcript.files[policy_file] = "the policy that steers the step 'answer' with it"
+    result = transcript.done(report, answers)
     transcript.console.print("\n[bold]What to do next[/bold]")
     for what, command in _next(policy_file):
         transcript.say(what)
         transcript.console.print(f"     {command}", soft_wrap=True, markup=False, highlight=False)
-    return TourResult(seconds, report, tuple(answers), files)
+    return result
 
 
 def check_model() -> None:
@@ -200,80 +208,6 @@ def _ask(
     ]
     transcript.show(Table(head, rows))
     return [*chain, *engine]
-
-
-def _pick(transcript: Transcript, count: int) -> Pairs:
-    """Show what is in the log, and make pairs of its bad answers."""
-    log = smollm2.answer_log()
-    reasons = Counter(entry.reason for entry in log if entry.reason)
-    counted = ", ".join(f"{number} {reason}" for reason, number in reasons.most_common())
-    transcript.say(f"{len(log)} logged answers over documents; bad ones: {counted}.")
-    every = pair_answers(log, reasons=[REASON]).pairs
-    chosen = every.sample(min(count, len(every)), seed=0)
-    transcript.say(
-        f"{len(chosen)} pairs. The reviewer wrote the right value; the good answer is the model's "
-        "own with the wrong value replaced:"
-    )
-    transcript.show_pair(chosen[0])
-    return chosen
-
-
-def _build(transcript: Transcript, llm: SteerableHFLLM, chosen: Pairs) -> SteeringVector:
-    """Train the vector; what Python warns about becomes a line of the tour."""
-    show = transcript.console.is_terminal
-    with transcript.noting_warnings():
-        vector = build_vector(llm, chosen, name=NAME, progress=show, **BUILD)
-    for which, of in vector.provenance.facts["log_prob"].items():
-        before, after = of["before"], of["after"]
-        transcript.say(f"mean log P of {which} answers: {before:.1f}, steered {after:.1f}")
-    return vector
-
-
-def _calibrate(
-    transcript: Transcript, llm: SteerableHFLLM, vector: SteeringVector, questions: int | None
-) -> SteeringVector:
-    calibrated = calibrate(
-        llm,
-        vector,
-        dev=_at_most(questions, smollm2.evaluation_set("dev")),
-        target=TARGET,
-        strengths=STRENGTHS,
-        layers=[None],
-        max_new_tokens=MAX_TOKENS,
-        progress=transcript.console.is_terminal,
-    )
-    chosen = calibrated.calibration
-    if chosen is not None:
-        transcript.say(f"strength {chosen.strength:+g}, scope {chosen.scope}. {chosen.note}")
-    return calibrated
-
-
-def _evaluate(
-    transcript: Transcript,
-    llm: SteerableHFLLM,
-    vector: SteeringVector,
-    questions: int | None,
-    policy: Path,
-) -> Report:
-    report = evaluate(
-        llm,
-        vector,
-        _at_most(questions, smollm2.evaluation_set("test")),
-        capability=_at_most(questions, smollm2.capability()),
-        target=TARGET,
-        random_vectors=1,
-        policy=policy,
-        step="answer",
-        max_new_tokens=MAX_TOKENS,
-        progress=transcript.console.is_terminal,
-        command="steerable demo",
-    )
-    transcript.console.print(report.table())
-    return report
-
-
-def _at_most(questions: int | None, items: EvaluationSet) -> EvaluationSet:
-    return items if questions is None else items.sample(questions, seed=0)
 
 
 def _next(policy: Path) -> list[tuple[str, str]]:

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.evaluation.arms import TITLES
 from steerable_llm.evaluation.conditions import StepUse
-from steerable_llm.evaluation.rows import Row
+from steerable_llm.evaluation.rows import Row, categories_of
 from steerable_llm.evaluation.verdict import Verdict
 from steerable_llm.reports import numbers
 from steerable_llm.reports.figures import BLUE, GREEN, GREY, DotPanel, Mark, dots_figure
@@ -81,8 +81,7 @@ class Comparison(BaseModel, frozen=True, extra="forbid"):
     @property
     def categories(self) -> tuple[str, ...]:
         """The target first, capability last."""
-        ordered = sorted(self.rows, key=lambda row: (row.capability, row.category != self.target))
-        return tuple(dict.fromkeys(row.category for row in ordered))
+        return categories_of(self.rows, self.target)
 
     def arm(self, name: str) -> ComparedArm:
         """Return one of the arms.

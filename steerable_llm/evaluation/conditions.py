@@ -57,13 +57,7 @@ class StepUse(BaseModel, frozen=True, extra="forbid"):
 
 @dataclass(frozen=True)
 class Conditions:
-    """What a step asks before it steers with a vector.
-
-    Attributes:
-        policy: The policy, which knows the gates.
-        step: The step's own name.
-        when: Its conditions for this vector.
-    """
+    """What a step asks before it steers with a vector."""
 
     policy: Policy
     step: str

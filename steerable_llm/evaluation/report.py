@@ -15,7 +15,7 @@ from steerable_llm.errors import InvalidInputError, told_to_pydantic
 from steerable_llm.evaluation.arms import CONTROLS, TITLES
 from steerable_llm.evaluation.conditions import StepUse
 from steerable_llm.evaluation.overlap import HeldOut
-from steerable_llm.evaluation.rows import Row
+from steerable_llm.evaluation.rows import Row, categories_of
 from steerable_llm.evaluation.verdict import Verdict
 from steerable_llm.files import write_whole
 from steerable_llm.json_records import parsed
@@ -165,8 +165,7 @@ class Report(BaseModel, frozen=True, extra="forbid"):
     @property
     def categories(self) -> tuple[str, ...]:
         """The categories that were run, the target first, capability last."""
-        ordered = sorted(self.rows, key=lambda row: (row.capability, row.category != self.target))
-        return tuple(dict.fromkeys(row.category for row in ordered))
+        return categories_of(self.rows, self.target)
 
     def row(self, arm: str, category: str | None = None) -> Row:
         """Return one row; the category is the target unless given.

@@ -61,6 +61,12 @@ class Row(BaseModel, frozen=True, extra="forbid"):
         return chosen
 
 
+def categories_of(rows: Sequence[Row], target: str) -> tuple[str, ...]:
+    """Return the categories of some rows, the target first, capability last."""
+    ordered = sorted(rows, key=lambda row: (row.capability, row.category != target))
+    return tuple(dict.fromkeys(row.category for row in ordered))
+
+
 def run_arms(
     llm: HookedModel,
     arms: Sequence[Arm],

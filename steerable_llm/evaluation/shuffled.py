@@ -53,12 +53,6 @@ def shuffled_vectors(
     of the vector's in that block, so that only the direction differs. Weighed vectors keep what
     their training gave.
 
-    Args:
-        llm: The model.
-        vector: Calibrated, and built by `build_vector`.
-        pairs: The pairs it was built from.
-        seeds: One vector each.
-
     Raises:
         InvalidInputError: Other pairs than the vector was built from, or a method that does not
             look at which answer is the good one, for which the control would be the vector itself.

@@ -228,11 +228,6 @@ class AnswerLog:
     ) -> Iterator[Draft]:
         """Yield every bad answer with its good twin if there is one, for `curate`.
 
-        Args:
-            reason: As in `pairing`.
-            own_words: As in `pairing`.
-            **filters: As in `answers`, for the bad ones.
-
         Raises:
             EmptyLogError: The log is empty.
         """

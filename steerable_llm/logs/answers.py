@@ -27,6 +27,8 @@ Reason = Literal[
     "wrong retrieval",
 ]
 REASONS: tuple[str, ...] = get_args(Reason)
+#: Names under which chains take their question.
+QUESTION_KEYS = ("question", "query", "input", "user_input")
 
 
 def _in_utc(time: datetime) -> datetime:

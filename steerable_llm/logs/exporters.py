@@ -54,12 +54,9 @@ EXPORTERS: dict[str, Callable[[PreferencePair], Iterator[Line]]] = {
 
 
 def export_pairs(path: str | os.PathLike[str], pairs: Iterable[PreferencePair], kind: str) -> int:
-    """Write pairs as a preference file, which appears whole or not at all.
+    """Write pairs as a preference file of a kind in `EXPORTERS`; it appears whole or not at all.
 
-    Args:
-        path: The file.
-        pairs: What to write; their documents and sources have no place in these formats.
-        kind: One of `EXPORTERS`.
+    Their documents and sources have no place in these formats.
 
     Returns:
         How many lines were written.

@@ -127,13 +127,7 @@ def as_logged(
     read: Callable[[list[T]], Iterable[Message]],
     in_text: Callable[[T], Message],
 ) -> tuple[Message, ...]:
-    """Return a prompt as it is logged.
-
-    Args:
-        messages: A framework's.
-        read: Makes them ours.
-        in_text: Makes a message of the text of one that cannot be read.
-    """
+    """Return a prompt as it is logged."""
     made: list[Message] = []
     for message in messages:
         try:

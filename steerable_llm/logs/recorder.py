@@ -68,10 +68,7 @@ class AnswerRecorder:
         self._drop(1, "they come faster than the log takes them, or after the recorder was closed")
 
     def flush(self, timeout: float = 10.0) -> bool:
-        """Wait until all that was recorded so far is written or dropped.
-
-        Args:
-            timeout: Most seconds to wait.
+        """Wait until all that was recorded so far is written or dropped, so many seconds at most.
 
         Returns:
             Whether that came about in time.

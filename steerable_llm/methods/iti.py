@@ -135,11 +135,6 @@ def head_direction(states: Tensor, labels: Tensor) -> Tensor:
 def training_pairs(pairs: Pairs, validation: float, seed: int) -> Tensor:
     """Return which pairs train, [n] booleans; pairs of one prompt stay together.
 
-    Args:
-        pairs: All.
-        validation: Share of the prompts that judge.
-        seed: Of their choice.
-
     Raises:
         PairError: Fewer than two prompts.
     """

@@ -77,14 +77,6 @@ def answer_states(
 ) -> tuple[Tensor, Tensor]:
     """Read every block's activations at the end of the good answers, and of the bad ones.
 
-    Args:
-        llm: The model.
-        pairs: With good and bad answers.
-        answer_tokens: As in `AnswerStates`.
-        site: As for `read_states`.
-        last: As for `read_states`.
-        progress: As for `Method.extract`.
-
     Returns:
         Two times float32 [n, L, width].
 

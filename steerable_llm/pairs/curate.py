@@ -263,11 +263,6 @@ def curate(
             found = curate(log.drafts(), CurationSettings(filters))
         found.pairs.to_jsonl("pairs.jsonl")
 
-    Args:
-        drafts: Failures, from `AnswerLog.drafts` or `draft_pairs`.
-        settings: What to do with them.
-        progress: Show a progress bar, where there is much to do.
-
     Raises:
         PairError: There are no failures at all.
         InvalidInputError: The judge failed.

@@ -17,8 +17,7 @@ from dataclasses import dataclass
 
 from steerable_llm.chat.phrases import abstains, normalise, occurs
 from steerable_llm.pairs.amount import code_of, has_scale, quantity, series
-from steerable_llm.pairs.article import indefinite
-from steerable_llm.pairs.diff import differences
+from steerable_llm.pairs.diff import Opcode, differences
 from steerable_llm.pairs.pair import Edit
 from steerable_llm.pairs.value import SAYS_NOTHING, Asked, candidates, written
 from steerable_llm.pairs.wording import (
@@ -119,36 +118,37 @@ def smallest_edit(
     return None
 
 
-def _differs_in_several(told: str, bad: str) -> bool:
-    """Tell whether two answers of one build have other words in several places.
-
-    An edit that does not come to the same would mend one of them alone.
-    """
-    mine, theirs = ([word.text.casefold() for word in words_of(text)] for text in (told, bad))
-    places = differences(mine, theirs)
-    changed = [place for place in places if place[0] != "equal"]
-    shared = len(mine) - sum(end - start for _, start, end, _, _ in changed)
-    exchanged = all(place[2] - place[1] == place[4] - place[3] for place in changed)
-    return exchanged and len(changed) > 1 and 2 * shared >= len(mine)
-
-
 def _no_better(edited: Edited, told: str, bad: str) -> bool:
-    """Tell whether what was told is an edit already, and another than this one."""
+    """Tell whether what was told is an edit already, and another than this one.
+
+    So it is as well where it has other words in several places: an edit that does not come to the
+    same would mend one of them alone.
+    """
     if edited.good.strip() == told.strip():
         return True
-    same = [word.text.casefold() for word in words_of(edited.good)] == [
-        word.text.casefold() for word in words_of(told)
-    ]
-    return not same and (in_its_words(told, bad) or _differs_in_several(told, bad))
+    if _words(edited.good) == _words(told):
+        return False
+    changed, shared, mine = _changed(told, bad)
+    exchanged = all(place[2] - place[1] == place[4] - place[3] for place in changed)
+    several = exchanged and len(changed) > 1 and 2 * shared >= mine
+    return several or in_its_words(told, bad)
 
 
 def in_its_words(good: str, bad: str) -> bool:
     """Tell whether two answers differ in one place and have most words in common."""
-    mine, theirs = ([word.text.casefold() for word in words_of(text)] for text in (good, bad))
-    places = differences(mine, theirs)
-    changed = [place for place in places if place[0] != "equal"]
-    shared = sum(end - start for kind, start, end, _, _ in places if kind == "equal")
-    return len(changed) == 1 and 2 * shared >= max(len(mine), len(theirs))
+    changed, shared, mine = _changed(good, bad)
+    return len(changed) == 1 and 2 * shared >= max(mine, len(_words(bad)))
+
+
+def _changed(one: str, other: str) -> tuple[list[Opcode], int, int]:
+    """Return where two texts differ, how many words they share, and how many the first has."""
+    words = _words(one)
+    changed = [place for place in differences(words, _words(other)) if place[0] != "equal"]
+    return changed, len(words) - sum(place[2] - place[1] for place in changed), len(words)
+
+
+def _words(text: str) -> list[str]:
+    return [word.text.casefold() for word in words_of(text)]
 
 
 def _replaced(value: Run, wrong: Run, asked: Asked) -> Edited | None:
@@ -214,13 +214,6 @@ def _in_grammar(new: str, value: Run, wrong: Run, start: int, asked: Asked) -> t
     """Return a value with its article, preposition and first letter, and where it begins.
 
     These are as the documents have them, or the correction, and else as the bad answer does.
-
-    Args:
-        new: The value.
-        value: Where it comes from.
-        wrong: What it replaces.
-        start: Where in the bad answer it would go without them.
-        asked: Has the documents.
     """
     text = wrong.text
     # A name stays large.
@@ -239,7 +232,7 @@ def _in_grammar(new: str, value: Run, wrong: Run, start: int, asked: Asked) -> t
     elif own and value.kind != "number":
         article = own[1].casefold()
     if article in ("a", "an") and not own:
-        article = indefinite(new)
+        article = _indefinite(new)
     new = f"{article} {new}" if article else new
     start = theirs.start() if theirs else start
     at = own.start() if own else at
@@ -354,3 +347,25 @@ def _misleads(text: str, known: Set[str]) -> bool:
     """Tell whether a text has names, numbers, or more than two words that nobody stated."""
     runs = runs_of(text, known | SAYS_NOTHING)
     return any(run.kind != "words" for run in runs) or sum(len(run.words) for run in runs) > 2
+
+
+# The indefinite article goes by how a word is spoken and not by its first letter.
+
+# Spoken with a vowel first: "an hour", "an 8", "an 11", "an 1800".
+_AN = re.compile(r"(?:hour|hono|honest|heir|8|1[18](?:,?000)?(?!\d|,\d)|1[18]\d\d(?!\d))")
+# Spoken with a consonant first: "a unit", but "an uninvited"; "a European", "a one-way street".
+_A = re.compile(
+    r"(?:uni(?![nmd]|ss)|eu|ewe|on(?:e|ce)\b|us(?:[eu]|ab)|ut[eio]|ubi|ura|ukr|ugan|oui)"
+)
+# Spoken letter by letter: "an FBI agent", "a US state".
+_LETTERS = re.compile(r"[A-Z](?:\b|\.)|(?:[A-Z]\.?){2,3}\b|[B-DF-HJ-NP-TV-Z]{2,}\b")
+
+
+def _indefinite(value: str) -> str:
+    """Return "a" or "an" before a value, as far as letters tell how it is spoken."""
+    if _LETTERS.match(value):
+        return "an" if value[0] in "AEFHILMNORSX" else "a"
+    word = value.casefold()
+    if _AN.match(word):
+        return "an"
+    return "an" if word[0] in "aeiou" and not _A.match(word) else "a"

@@ -106,11 +106,6 @@ class Review:
     ) -> None:
         """Begin a review, or go on with it where its journal ends.
 
-        Args:
-            items: Pairs and proposals.
-            out: File of approved pairs to write.
-            reviewer: Who decides.
-
         Raises:
             PairError: There is nothing to review.
             InvalidInputError: The journal is not one.

@@ -72,12 +72,7 @@ class FittingTable:
     """
 
     def __init__(self, table: Table, headed: bool = True) -> None:
-        """Take a table; nothing is measured before the width is known.
-
-        Args:
-            table: What is laid out.
-            headed: Whether its head is shown.
-        """
+        """Take a table; nothing is measured before the width is known."""
         self.table = table
         self.headed = headed
 

@@ -131,10 +131,6 @@ def adapted(llm: HookedModel, lora: Lora) -> Iterator[None]:
     The model is changed for all its users meanwhile; afterwards its modules, weights and flags are
     what they were.
 
-    Args:
-        llm: The model.
-        lora: Trained on this model.
-
     Raises:
         ModelMismatchError: The LoRA belongs to another model.
         MissingExtraError: The package peft is not installed.
@@ -155,10 +151,6 @@ def adapted(llm: HookedModel, lora: Lora) -> Iterator[None]:
 @contextmanager
 def lora_layers(llm: HookedModel, config: Any) -> Iterator[Any]:
     """Put fresh LoRA layers into the model, and take them out again without a trace.
-
-    Args:
-        llm: The model.
-        config: A `peft.LoraConfig`.
 
     Yields:
         The model as peft wraps it.

@@ -27,7 +27,7 @@ from langchain_core.language_models import (
 from langchain_core.language_models.chat_model_stream import AsyncChatModelStream, ChatModelStream
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult, LLMResult
-from langchain_core.runnables import Runnable, RunnableConfig
+from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig
 from langchain_core.runnables.config import (
     ensure_config,
     get_config_list,
@@ -44,7 +44,6 @@ from steerable_llm.adapters.arguments import (
 )
 from steerable_llm.adapters.asking import aanswers, achunks, answers
 from steerable_llm.adapters.copies import SharesWeights
-from steerable_llm.adapters.langchain.binding import SteeredBinding, binding
 from steerable_llm.adapters.langchain.messages import (
     PROVIDER,
     ToolLike,
@@ -162,13 +161,13 @@ class SteerableChatModel(SharesWeights, BaseChatModel):
 
     # What is bound around the model, so that tools and forms bound later keep it.
 
-    def bind(self, **kwargs: Any) -> SteeredBinding:  # type: ignore[override]  # theirs is private
+    def bind(self, **kwargs: Any) -> "SteeredBinding":  # type: ignore[override]  # theirs is private
         """Return the model with call arguments that each of its calls gets, such as a step."""
-        return binding(self, kwargs)
+        return SteeredBinding.of(self, kwargs)
 
-    def with_config(self, config: RunnableConfig | None = None, **kwargs: Any) -> SteeredBinding:
+    def with_config(self, config: RunnableConfig | None = None, **kwargs: Any) -> "SteeredBinding":
         """Return the model with a config for each of its calls, such as tags or metadata."""
-        return binding(self, config={**(config or {}), **kwargs})
+        return SteeredBinding.of(self, config={**(config or {}), **kwargs})
 
     def knowing(self, config: Mapping[str, Any]) -> Self:
         """Return the model as it is inside a config, whose tags and metadata may name its step."""
@@ -478,7 +477,7 @@ class SteerableChatModel(SharesWeights, BaseChatModel):
         tool_choice: Any = None,
         strict: bool | None = None,
         **kwargs: Any,
-    ) -> SteeredBinding:
+    ) -> "SteeredBinding":
         """Return the model with tools that it may call; whoever calls it runs them.
 
         Args:
@@ -622,6 +621,81 @@ class SteerableChatModel(SharesWeights, BaseChatModel):
         alone = self.llm.encode("?", (), self.chat_template_kwargs)
         around = len(alone) - len(self.get_token_ids("?"))
         return sum(around + len(self.get_token_ids(message.in_words)) for message in read)
+
+
+# What a form for the answer takes the place of.
+_TOOLS = ("tools", "tool_choice", "parallel_tool_calls", "strict", "response_format")
+
+
+class SteeredBinding(RunnableBinding[LanguageModelInput, AIMessage]):  # type: ignore[no-redef]
+    """What `bind`, `with_config` and `bind_tools` of the chat model return.
+
+    LangChain's own binding makes these methods those of the bare model: an agent that binds its
+    tools to `chat.bind(step="agent")` would lose the step. Some of its code also goes for `bound`,
+    the model inside; so a step is told there, too.
+    """
+
+    @classmethod
+    def of(
+        cls,
+        model: SteerableChatModel,
+        kwargs: Mapping[str, Any] | None = None,
+        config: Mapping[str, Any] | None = None,
+    ) -> Self:
+        """Return a chat model with call arguments and a config."""
+        return cls(bound=model, kwargs={}, config={})._renewed(kwargs, config)
+
+    @classmethod
+    def lc_id(cls) -> list[str]:
+        """Return the name that LangChain writes, which is that of its own binding."""
+        return RunnableBinding.lc_id()
+
+    def bind(self, **kwargs: Any) -> Self:
+        """Return this with more call arguments."""
+        return self._renewed(kwargs=kwargs)
+
+    def with_config(self, config: RunnableConfig | None = None, **kwargs: Any) -> Self:
+        """Return this with more config; what it names is taken over as LangChain does."""
+        return self._renewed(config={**(config or {}), **kwargs})
+
+    def bind_tools(self, tools: Sequence[ToolLike], **kwargs: Any) -> Self:
+        """Return this with tools; the arguments are those of the chat model's own method."""
+        made = self.bound.bind_tools(tools, **kwargs)  # type: ignore[attr-defined]
+        return self.bind(**made.kwargs)
+
+    def with_structured_output(
+        self, schema: dict[str, Any] | type | None = None, **kwargs: Any
+    ) -> Runnable[LanguageModelInput, Any]:
+        """Return this with answers in the form of a schema, as the chat model's own method does."""
+        left = {name: value for name, value in self.kwargs.items() if name not in _TOOLS}
+        return structured_output(self.model_copy(update={"kwargs": left}), schema, **kwargs)
+
+    def for_step(self, step: str | None) -> Self:
+        """Return this for another step; it shares the weights."""
+        left = {name: value for name, value in self.kwargs.items() if name != "step"}
+        bound = self.bound.for_step(step)  # type: ignore[attr-defined]
+        return self.model_copy(update={"bound": bound, "kwargs": left})
+
+    def _renewed(
+        self, kwargs: Mapping[str, Any] | None = None, config: Mapping[str, Any] | None = None
+    ) -> Self:
+        bound = _named_in(self.bound, kwargs or {}, config or {})
+        return self.model_copy(
+            update={
+                "bound": bound,
+                "kwargs": {**self.kwargs, **(kwargs or {})},
+                "config": cast(RunnableConfig, {**self.config, **(config or {})}),
+            }
+        )
+
+
+def _named_in(bound: Any, kwargs: Mapping[str, Any], config: Mapping[str, Any]) -> Any:
+    """Return a model that knows the step that is bound around it; others are left as they are."""
+    if not hasattr(bound, "knowing"):
+        return bound
+    if kwargs.get("step") is not None:
+        bound = bound.for_step(kwargs["step"])
+    return bound.knowing(config)
 
 
 def _digest(texts: Sequence[str]) -> str:

@@ -17,13 +17,11 @@ from steerable_llm.adapters.langchain.messages import read_messages, reasoning_o
 from steerable_llm.answer.record import logged_steering
 from steerable_llm.chat.images import image_in
 from steerable_llm.chat.message import Message
-from steerable_llm.logs.answers import LoggedAnswer, Passage
+from steerable_llm.logs.answers import QUESTION_KEYS, LoggedAnswer, Passage
 from steerable_llm.logs.open_traces import RUNS, Latest, OpenTraces, as_logged
 from steerable_llm.logs.recorder import AnswerRecorder
 from steerable_llm.policy.policy import named_by
 
-#: Names under which chains take their question.
-QUESTION_KEYS = ("question", "query", "input", "user_input")
 _ROLES = {"human": "user", "ai": "assistant", "system": "system"}
 
 

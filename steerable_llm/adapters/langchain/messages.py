@@ -300,10 +300,6 @@ def one_line(value: Any) -> str:
 def to_choice(choice: Any, tools: Sequence[Mapping[str, Any]]) -> str | None:
     """Return a choice of tools as the model names it.
 
-    Args:
-        choice: See `to_tool_choice`.
-        tools: The bound tools.
-
     Raises:
         InvalidInputError: No such tool, or another kind of choice.
     """

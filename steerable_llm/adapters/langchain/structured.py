@@ -23,8 +23,7 @@ from steerable_llm.adapters.langchain.messages import one_line, to_tools
 from steerable_llm.errors import InvalidInputError
 
 if TYPE_CHECKING:
-    from steerable_llm.adapters.langchain.binding import SteeredBinding
-    from steerable_llm.adapters.langchain.chat_model import SteerableChatModel
+    from steerable_llm.adapters.langchain.chat_model import SteerableChatModel, SteeredBinding
 
 
 Method = Literal["json_schema", "function_calling", "json_mode"]

@@ -107,11 +107,6 @@ class Call:
 
     A stream may be read after the block, the thread or the task in which it was asked for has
     ended; by then the step that held there cannot be told any more.
-
-    Attributes:
-        llm: The model that answers.
-        arguments: What it is asked with.
-        records: Where the answer is taken down.
     """
 
     llm: SteerableHFLLM

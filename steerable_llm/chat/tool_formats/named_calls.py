@@ -1,6 +1,6 @@
 """Calls that name the tool in words of their own, and only its arguments are JSON.
 
-DeepSeek, and the channels of gpt-oss (harmony).
+DeepSeek, the channels of gpt-oss (harmony), and the newer models of Mistral.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from steerable_llm.chat.tool_formats.found import (
     json_at,
     sorted_out,
 )
+from steerable_llm.chat.tool_formats.json_calls import marked, objects
 from steerable_llm.chat.tools import InvalidToolCall, ParsedAnswer, Tool, ToolFormat
 
 
@@ -151,8 +152,37 @@ def _harmony() -> ToolFormat:
     return replace(plain, parse=parse, shown=_spoken)
 
 
+# Mistral: a list of objects in the older models, a name and its arguments in the newer.
+
+_MARK = "[TOOL_CALLS]"
+_NAMED = rf"\s*({NAME})\s*(?:\[CALL_ID\]\w*)?\s*\[ARGS\]\s*"
+
+_listed = marked(
+    "mistral",
+    regex.escape(_MARK),
+    (_MARK,),
+    lambda calls: f"{_MARK}[{', '.join(objects(calls))}]",
+)
+_by_name = named(
+    "mistral-args",
+    regex.escape(_MARK),
+    (_MARK, "[CALL_ID]", "[ARGS]"),
+    rf"(?:{regex.escape(_MARK)})?{_NAMED}",
+    r"\s*",
+    lambda calls: "".join(f"{_MARK}{name}[ARGS]{as_json(given)}" for name, given in calls),
+)
+
+
+def _mistral(text: str, tools: Sequence[Tool] = ()) -> ParsedAnswer:
+    """Read an answer in either form, since some models write that of others."""
+    new = regex.search(regex.escape(_MARK) + _NAMED, text)
+    return (_by_name if new else _listed).parse(text, tools)
+
+
 NAMED_CALLS = (
     named("deepseek-v3", *_DEEPSEEK, _deepseek_v3),
     named("deepseek-v3.1", *_DEEPSEEK, _deepseek),
     _harmony(),
+    replace(_listed, parse=_mistral),
+    replace(_by_name, parse=_mistral),
 )

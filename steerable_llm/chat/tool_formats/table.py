@@ -7,14 +7,13 @@ import re
 from transformers import PreTrainedTokenizerBase
 
 from steerable_llm.chat.tool_formats.json_calls import JSON_CALLS
-from steerable_llm.chat.tool_formats.mistral_calls import MISTRAL_CALLS
 from steerable_llm.chat.tool_formats.named_calls import NAMED_CALLS
 from steerable_llm.chat.tool_formats.response_template import by_response_template
 from steerable_llm.chat.tool_formats.xml_calls import XML_CALLS
 from steerable_llm.chat.tools import ToolFormat
 
 FORMATS: dict[str, ToolFormat] = {
-    made.name: made for made in (*JSON_CALLS, *MISTRAL_CALLS, *NAMED_CALLS, *XML_CALLS)
+    made.name: made for made in (*JSON_CALLS, *NAMED_CALLS, *XML_CALLS)
 }
 """Name -> format."""
 

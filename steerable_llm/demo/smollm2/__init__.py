@@ -43,8 +43,4 @@ def evaluation_set(split: Literal["dev", "test"]) -> EvaluationSet:
 
 def capability() -> EvaluationSet:
     """Return questions without any document, which a step for documents does not touch."""
-    return _read("capability.test")
-
-
-def _read(name: str) -> EvaluationSet:
-    return EvaluationSet.from_jsonl(folder() / f"{name}.jsonl", name=name)
+    return EvaluationSet.from_jsonl(folder() / "capability.test.jsonl", name="capability.test")

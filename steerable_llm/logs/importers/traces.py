@@ -17,7 +17,7 @@ from sqlalchemy import ColumnElement, Connection, RowMapping, delete, or_, selec
 from steerable_llm.chat.message import Message
 from steerable_llm.errors import InvalidInputError, first_problem
 from steerable_llm.logs.answer_log import REVIEW, AnswerLog
-from steerable_llm.logs.answers import LoggedAnswer, Passage, asked
+from steerable_llm.logs.answers import QUESTION_KEYS, LoggedAnswer, Passage, asked
 from steerable_llm.logs.database import (
     UNSTORABLE,
     answers,
@@ -51,8 +51,6 @@ from steerable_llm.logs.importers.records import (
 from steerable_llm.logs.queries import add_rows, put_rows, review_row
 
 Kind = Literal["llm", "retriever", "chain", "score"]
-#: Names under which chains take their question.
-QUESTION_KEYS = ("question", "query", "input", "user_input")
 
 
 @dataclass(frozen=True)
@@ -114,17 +112,7 @@ def root_span(
     failed: bool = False,
     reference: object = None,
 ) -> Span:
-    """Return the outermost run of a chain, whose answer counts where no model's is told.
-
-    Args:
-        span_id: Its id.
-        trace_id: Of the whole run.
-        time: When it began.
-        given: What the chain was asked with.
-        made: What it gave.
-        failed: Whether it failed.
-        reference: What it should have answered.
-    """
+    """Return the outermost run of a chain, whose answer counts where no model's is told."""
     content: dict[str, Any] = {}
     if question := question_of(given) or _only_text(given):
         content["question"] = question

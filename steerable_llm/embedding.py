@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from steerable_llm.errors import InvalidInputError, MissingExtraError
+from steerable_llm.errors import InvalidInputError, from_extra
 from steerable_llm.vector.fingerprint import weights_hash
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
@@ -86,12 +86,8 @@ _LOADING = threading.Lock()
 
 @cache
 def _load(name: str) -> Any:
-    try:
+    with from_extra("gate", "embeddings need sentence-transformers"):
         from sentence_transformers import SentenceTransformer
-    except ImportError as error:
-        raise MissingExtraError(
-            "embeddings need sentence-transformers: pip install 'steerable-llm[gate]'"
-        ) from error
     try:
         return SentenceTransformer(minilm_path() if name == MINILM else name, device="cpu")
     except (OSError, ValueError) as error:

@@ -210,6 +210,25 @@ class MissingExtraError(SteerableError, ImportError):
 
 
 @contextmanager
+def from_extra(extra: str, what: str) -> Iterator[None]:
+    """Say which extra of this package mends it where something cannot be imported.
+
+    Args:
+        extra: Its name.
+        what: What needs which package, for the message.
+
+    Raises:
+        MissingExtraError: In place of any other `ImportError`.
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise MissingExtraError(
+            f"{what} ({error}): pip install 'steerable-llm[{extra}]'"
+        ) from error
+
+
+@contextmanager
 def told_to_pydantic() -> Iterator[None]:
     """Raise errors of ours as the ``ValueError`` that pydantic expects of a validator.
 

@@ -14,7 +14,7 @@ from statistics import NormalDist
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 from torch import Tensor
 
 from steerable_llm.errors import InvalidInputError
@@ -25,7 +25,7 @@ RESAMPLES = 4_000
 _KEPT_UP_TO = 1_000
 
 
-class Estimate(BaseModel):
+class Estimate(BaseModel, frozen=True, extra="forbid"):
     """A mean over prompts with its 95 % interval.
 
     Attributes:
@@ -34,8 +34,6 @@ class Estimate(BaseModel):
         high: Upper end of the interval.
         n: How many prompts it rests on.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     value: float
     low: float

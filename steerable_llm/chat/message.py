@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, TypeVar, g
 from pydantic import (
     AfterValidator,
     BaseModel,
-    ConfigDict,
     ValidationError,
     model_serializer,
     model_validator,
@@ -130,7 +129,7 @@ class ToolCall:
         return {"id": self.id, "type": "function", "function": function}
 
 
-class Message(BaseModel):
+class Message(BaseModel, frozen=True, extra="forbid", arbitrary_types_allowed=True):
     """One message of a chat.
 
     It can stand for a dict as chat templates read it: `message["role"]`, `{**message}`.
@@ -143,8 +142,6 @@ class Message(BaseModel):
         name: Of the speaker, or of the tool.
         reasoning: What an assistant thought before it spoke; no part of what it said.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
     role: Role
     parts: tuple[Text | ImagePart, ...] = ()
@@ -266,6 +263,11 @@ class Message(BaseModel):
         for image, text in zip(images, texts, strict=True):
             parts += [image, text]
         return self.model_copy(update={"parts": joined(parts)})
+
+    def with_images(self, change: Callable[[ImagePart], ImagePart]) -> Message:
+        """Return the message with its images changed."""
+        parts = tuple(change(x) if isinstance(x, ImagePart) else x for x in self.parts)
+        return self.model_copy(update={"parts": parts})
 
     def rewritten(self, change: Callable[[str], str]) -> Message:
         """Return the message with all its texts changed: content, names, arguments of calls."""
@@ -405,15 +407,7 @@ def by_name(messages: Iterable[Message]) -> list[dict[str, Any]]:
 def read_from(folder: Path, messages: Iterable[Message]) -> tuple[Message, ...]:
     """Return messages as read from a file in a folder, where the paths of their images start."""
     return tuple(
-        message.model_copy(
-            update={
-                "parts": tuple(
-                    replace(part, folder=folder) if isinstance(part, ImagePart) else part
-                    for part in message.parts
-                )
-            }
-        )
-        for message in messages
+        message.with_images(lambda one: replace(one, folder=folder)) for message in messages
     )
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from steerable_llm.chat.images import ImagePart, ImageSource
 from steerable_llm.chat.web_images import ImageRefused, WebImages
-from steerable_llm.errors import InvalidInputError, MissingExtraError
+from steerable_llm.errors import InvalidInputError, from_extra
 from steerable_llm.forked import renew_in_forks
 
 MOST_PIXELS = 64_000_000
@@ -220,12 +220,8 @@ def read_image(source: ImageSource, place: int = 0, web: WebImages | None = None
             that may not be fetched.
         MissingExtraError: Pillow is not installed.
     """
-    try:
+    with from_extra("vision", "images need Pillow, which is not installed"):
         from PIL import Image, ImageOps
-    except ImportError as error:
-        raise MissingExtraError(
-            "images need Pillow, which is not installed: pip install 'steerable-llm[vision]'"
-        ) from error
     try:
         if isinstance(source, Image.Image):
             return ImageOps.exif_transpose(source).convert("RGB")

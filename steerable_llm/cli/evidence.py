@@ -51,7 +51,7 @@ from steerable_llm.cli.steering import (
     search,
     use,
 )
-from steerable_llm.errors import InvalidInputError, MissingExtraError
+from steerable_llm.errors import InvalidInputError, from_extra
 
 
 def evaluate(
@@ -237,15 +237,11 @@ def lm_eval(context: typer.Context) -> None:
     Everything after the verb goes to `lm_eval` as it is, which then knows one model more:
     `--model steerable`, steered by --model_args vector=FILE,strength=0.05 or policy=FILE,step=NAME.
     """
-    try:
+    with from_extra("benchmarks", "the harness is not installed"):
         from lm_eval.__main__ import cli_evaluate
 
         # Registers the model; the harness looks for no plugins by itself.
         import steerable_llm.adapters.lm_eval  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError(
-            f"the harness is not installed ({error}): pip install 'steerable-llm[benchmarks]'"
-        ) from error
     sys.argv = ["lm_eval", *context.args]
     try:
         cli_evaluate()

@@ -20,7 +20,7 @@ from steerable_llm.cli.options import (
     open_log,
     say,
 )
-from steerable_llm.errors import InvalidInputError, MissingExtraError
+from steerable_llm.errors import InvalidInputError, from_extra
 
 API_KEYS, ADMIN_KEYS = "STEERABLE_API_KEYS", "STEERABLE_ADMIN_KEYS"
 _MB = 2**20
@@ -93,13 +93,8 @@ def serve(
     It listens at once, and answers 503 until the model is loaded. SIGTERM and Ctrl-C let answers
     end that are under way. Keys come from files or the environment, never from the command line.
     """
-    try:
+    with from_extra("server", "the server needs a package that is not installed"):
         from steerable_llm.server.process import serve as run
-    except ImportError as error:
-        raise MissingExtraError(
-            f"the server needs a package that is not installed ({error}): "
-            "pip install 'steerable-llm[server]'"
-        ) from error
     from steerable_llm.policy.policy import Policy
     from steerable_llm.server.settings import ServerSettings
 

@@ -11,7 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Literal, get_args
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from steerable_llm.errors import InvalidInputError, UnknownVectorError, unknown
 from steerable_llm.evaluation.set import EvaluationSet
@@ -31,14 +31,12 @@ REASONS: dict[str, tuple[str, ...]] = {
 }
 
 
-class Page(BaseModel):
+class Page(BaseModel, frozen=True, extra="forbid"):
     """One page of a shop's new handbook, which contradicts what the bundled model remembers.
 
     The everyday case of a help desk: the policies changed, the documents say so, the model was
     trained before.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     shop: str
     name: str

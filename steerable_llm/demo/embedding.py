@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from steerable_llm.embedding import SentenceEmbedder
-from steerable_llm.errors import MissingExtraError
+from steerable_llm.errors import from_extra
 
 if TYPE_CHECKING:
     from langchain_core.embeddings import Embeddings
@@ -31,12 +31,8 @@ def langchain_embeddings() -> Embeddings:
     Raises:
         MissingExtraError: langchain-core is not installed.
     """
-    try:
+    with from_extra("langchain", "this needs langchain-core"):
         from langchain_core.embeddings import Embeddings
-    except ImportError as error:
-        raise MissingExtraError(
-            "this needs langchain-core: pip install 'steerable-llm[langchain]'"
-        ) from error
 
     class MiniLMEmbeddings(Embeddings):
         def embed_documents(self, texts: list[str]) -> list[list[float]]:
@@ -54,12 +50,8 @@ def llama_index_embedding() -> BaseEmbedding:
     Raises:
         MissingExtraError: llama-index-core is not installed.
     """
-    try:
+    with from_extra("llama-index", "this needs llama-index-core"):
         from llama_index.core.base.embeddings.base import BaseEmbedding
-    except ImportError as error:
-        raise MissingExtraError(
-            "this needs llama-index-core: pip install 'steerable-llm[llama-index]'"
-        ) from error
 
     class MiniLMEmbedding(BaseEmbedding):
         model_name: str = "all-MiniLM-L6-v2"

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, FiniteFloat
+from pydantic import AfterValidator, AwareDatetime, BaseModel, FiniteFloat
 
 from steerable_llm.chat.context import question_text
 from steerable_llm.chat.message import Message, read_beside, written_beside
@@ -42,7 +42,7 @@ def _in_utc(time: datetime) -> datetime:
 Time = Annotated[AwareDatetime, AfterValidator(_in_utc)]
 
 
-class Passage(BaseModel):
+class Passage(BaseModel, frozen=True, extra="forbid"):
     """A retrieved passage that the answer was to rest on.
 
     Attributes:
@@ -50,13 +50,11 @@ class Passage(BaseModel):
         text: What the model was shown.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     id: str
     text: str
 
 
-class LoggedAnswer(BaseModel):
+class LoggedAnswer(BaseModel, frozen=True, extra="forbid"):
     """One logged answer.
 
     Attributes:
@@ -86,8 +84,6 @@ class LoggedAnswer(BaseModel):
         reasoning: What the model thought before it answered.
         chat_template_kwargs: What the chat template was given beside the messages.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     id: str
     question: str

@@ -183,15 +183,7 @@ def _levels(pairs: Pairs, config: IctConfig) -> tuple[Level, ...]:
 def _shown(pair: PreferencePair, change: Callable[[ImagePart], Any]) -> tuple[Message, ...]:
     """The prompt of a pair with its images changed."""
     return tuple(
-        message.model_copy(
-            update={
-                "parts": tuple(
-                    ImagePart(change(part)) if isinstance(part, ImagePart) else part
-                    for part in message.parts
-                )
-            }
-        )
-        for message in pair.messages
+        message.with_images(lambda one: ImagePart(change(one))) for message in pair.messages
     )
 
 

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import snowballstemmer
 
 from steerable_llm.chat.phrases import abstains
-from steerable_llm.errors import InvalidInputError, MissingExtraError, SteerableError
+from steerable_llm.errors import InvalidInputError, SteerableError, from_extra
 
 
 @dataclass(frozen=True)
@@ -247,12 +247,8 @@ class EntailmentJudge:
 
     @cached_property
     def _model(self) -> tuple[Any, int]:
-        try:
+        with from_extra("curate", "the judge 'nli' needs sentence-transformers"):
             from sentence_transformers import CrossEncoder
-        except ImportError as error:
-            raise MissingExtraError(
-                "the judge 'nli' needs sentence-transformers: pip install 'steerable-llm[curate]'"
-            ) from error
         try:
             model = CrossEncoder(self.name, device="cpu")
         except (OSError, ValueError) as error:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from steerable_llm.chat.context import question_alone, question_text
 from steerable_llm.chat.message import as_messages
 from steerable_llm.embedding import Embedder, SentenceEmbedder
-from steerable_llm.errors import InvalidInputError, MissingExtraError, PairError
+from steerable_llm.errors import InvalidInputError, PairError, from_extra
 from steerable_llm.pairs.pair import Pairs, PreferencePair
 from steerable_llm.reports.page import Page
 from steerable_llm.reports.parts import Table, Text, numeric
@@ -172,13 +172,9 @@ def _cuts(
     rows: Rows, most: int, smallest: int, seed: int
 ) -> dict[int, tuple[float, NDArray[np.int64]]]:
     """Return silhouette and labels for each number of clusters that leaves none too small."""
-    try:
+    with from_extra("curate", "failure modes need scikit-learn"):
         from sklearn.cluster import KMeans
         from sklearn.metrics import silhouette_score
-    except ImportError as error:
-        raise MissingExtraError(
-            "failure modes need scikit-learn: pip install 'steerable-llm[curate]'"
-        ) from error
     found = {}
     for k in range(2, min(most, len(rows) // smallest) + 1):
         labels = KMeans(k, n_init=4, random_state=seed).fit_predict(rows).astype(np.int64)

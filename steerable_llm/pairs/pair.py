@@ -11,7 +11,6 @@ from typing import Any, Literal, overload
 
 from pydantic import (
     BaseModel,
-    ConfigDict,
     SerializerFunctionWrapHandler,
     ValidationError,
     model_serializer,
@@ -59,7 +58,7 @@ def connected(keys: Sequence[Iterable[Hashable]]) -> list[list[int]]:
 SMALLEST_EDIT = "smallest edit"
 
 
-class Edit(BaseModel):
+class Edit(BaseModel, frozen=True, extra="forbid"):
     """How the answers of a pair were made out of what was logged, by the smallest edit.
 
     Attributes:
@@ -69,15 +68,13 @@ class Edit(BaseModel):
         bad: The bad answer as it was logged, if it was cut.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     wrong: str
     value: str
     good: Text | None = None
     bad: Text | None = None
 
 
-class PreferencePair(BaseModel):
+class PreferencePair(BaseModel, frozen=True, extra="forbid"):
     """A prompt with a preferred and a dispreferred answer (paper section 3.1, eq. 1).
 
     Attributes:
@@ -89,8 +86,6 @@ class PreferencePair(BaseModel):
         id: A name for messages and reports; when empty, one is made from the content.
         edit: How both answers were made out of what was logged; None if they are as written.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     messages: tuple[Message, ...]
     good: Text

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from steerable_llm.chat.message import Message, instructed, written_beside
 from steerable_llm.chat.phrases import STRICT_INSTRUCTIONS, abstains, normalise
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from steerable_llm.vector.vector import SteeringVector
 
 
-class Proposal(BaseModel):
+class Proposal(BaseModel, frozen=True, extra="forbid"):
     """One proposed answer.
 
     Attributes:
@@ -43,8 +43,6 @@ class Proposal(BaseModel):
         edit: How it was made out of the bad answer, if it was.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     kind: str
     text: str
     score: float | None = None
@@ -52,7 +50,7 @@ class Proposal(BaseModel):
     edit: Edit | None = None
 
 
-class ProposedPair(BaseModel):
+class ProposedPair(BaseModel, frozen=True, extra="forbid"):
     """A failure with good answers that were proposed for it, the likeliest first.
 
     Attributes:
@@ -63,8 +61,6 @@ class ProposedPair(BaseModel):
         document_ids: The documents that the prompt quotes.
         proposals: At least one.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     id: str
     messages: tuple[Message, ...]

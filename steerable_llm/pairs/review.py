@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict
+from pydantic import AwareDatetime, BaseModel
 
 from steerable_llm.chat.message import read_beside, written_beside
 from steerable_llm.errors import PairError
@@ -70,7 +70,7 @@ class ReviewItem:
         return PreferencePair(**told)
 
 
-class Decision(BaseModel):
+class Decision(BaseModel, frozen=True, extra="forbid"):
     """One line of the journal.
 
     Attributes:
@@ -81,8 +81,6 @@ class Decision(BaseModel):
         reviewer: Who decided.
         time: When.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     key: str
     id: str

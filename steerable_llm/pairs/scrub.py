@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from functools import cached_property
 from typing import Any
 
-from steerable_llm.errors import MissingExtraError
+from steerable_llm.errors import from_extra
 from steerable_llm.logs.answers import LoggedAnswer, Passage
 from steerable_llm.pairs.pair import Edit
 from steerable_llm.pairs.pairing import Draft
@@ -135,16 +135,12 @@ class Scrubber:
 
     @cached_property
     def _analyzer(self) -> Any:
-        try:
+        with from_extra("scrub", "scrubbing needs presidio-analyzer"):
             import spacy
             import tldextract
             from presidio_analyzer import AnalyzerEngine, RecognizerRegistry
             from presidio_analyzer import predefined_recognizers as known
             from presidio_analyzer.nlp_engine import SpacyNlpEngine
-        except ImportError as error:
-            raise MissingExtraError(
-                "scrubbing needs presidio-analyzer: pip install 'steerable-llm[scrub]'"
-            ) from error
         # By default tldextract fetches the list of domains over the network.
         extract = tldextract.TLDExtract(suffix_list_urls=())
 

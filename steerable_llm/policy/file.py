@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from steerable_llm.errors import PolicyError, UnknownStepError, unknown
@@ -21,10 +21,8 @@ Kind = Literal["step", "node", "tag", "prompt_type"]
 or the type of its prompt."""
 
 
-class FileTable(BaseModel):
+class FileTable(BaseModel, frozen=True):
     """A table of a file, which knows its keys."""
-
-    model_config = ConfigDict(frozen=True)
 
     @model_validator(mode="before")
     @classmethod

@@ -10,11 +10,11 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from steerable_llm.chat.context import question_text
 from steerable_llm.embedding import Embedder, SentenceEmbedder
-from steerable_llm.errors import InvalidInputError, MissingExtraError, unknown
+from steerable_llm.errors import InvalidInputError, from_extra, unknown
 from steerable_llm.logs.answers import REASONS, LoggedAnswer
 from steerable_llm.metrics import CONFIDENCE, RESAMPLES, Estimate, estimate
 from steerable_llm.pairs.pair import connected
@@ -24,7 +24,7 @@ from steerable_llm.reports.page import Page
 from steerable_llm.reports.parts import Code, Facts, Heading, Mono, Part, Table, Text, numeric
 
 
-class RocPoint(BaseModel):
+class RocPoint(BaseModel, frozen=True, extra="forbid"):
     """What a threshold does.
 
     Attributes:
@@ -32,8 +32,6 @@ class RocPoint(BaseModel):
         caught: Share of the positives that count as such (true positive rate).
         false_alarms: Share of the negatives that count as positive (false positive rate).
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     threshold: float
     caught: float
@@ -146,7 +144,7 @@ _Bad: TypeAlias = NDArray[np.bool_]
 _Groups: TypeAlias = NDArray[np.int64]
 
 
-class GateFigures(BaseModel):
+class GateFigures(BaseModel, frozen=True, extra="forbid"):
     """How well a gate does on the held-out questions.
 
     Attributes:
@@ -157,8 +155,6 @@ class GateFigures(BaseModel):
         bad: Held-out answers of the positive class.
         good: Held-out answers of the other.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     auc: Estimate
     caught: Estimate
@@ -278,12 +274,9 @@ def _enough(labels: _Bad, groups: _Groups) -> None:
 
 
 def _sklearn(module: str) -> Any:
-    try:
-        return importlib.import_module(f"sklearn.{module}")
-    except ImportError as error:
-        raise MissingExtraError(
-            "training a gate needs scikit-learn: pip install 'steerable-llm[gate]'"
-        ) from error
+    with from_extra("gate", "training a gate needs scikit-learn"):
+        found = importlib.import_module(f"sklearn.{module}")
+    return found
 
 
 def _folds(count: int, seed: int) -> Any:

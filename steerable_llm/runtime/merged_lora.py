@@ -21,7 +21,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils.hub import cached_file
 from transformers.utils.peft_utils import find_adapter_config_file
 
-from steerable_llm.errors import InvalidInputError, MissingExtraError
+from steerable_llm.errors import InvalidInputError, from_extra
 from steerable_llm.json_records import plainly_parsed
 
 _CONFIG = "adapter_config.json"
@@ -147,13 +147,8 @@ def require_peft() -> ModuleType:
     Raises:
         MissingExtraError: It is not installed.
     """
-    try:
+    with from_extra("lora", "LoRA needs a package that is not installed"):
         import peft
-    except ImportError as error:
-        raise MissingExtraError(
-            f"LoRA needs a package that is not installed ({error}): "
-            "pip install 'steerable-llm[lora]'"
-        ) from error
     return peft
 
 

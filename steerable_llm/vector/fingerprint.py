@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ValidationError
 from torch import Tensor, nn
 
 from steerable_llm.errors import VectorFileError, first_problem
@@ -45,7 +45,7 @@ def _sample(parameter: Tensor) -> bytes:
     return values.view(torch.int16).numpy().tobytes()
 
 
-class ModelFingerprint(BaseModel):
+class ModelFingerprint(BaseModel, frozen=True, extra="forbid", protected_namespaces=()):
     """Facts and hashes of one model; a vector only fits the model it was made from.
 
     Attributes:
@@ -59,8 +59,6 @@ class ModelFingerprint(BaseModel):
         tokenizer_hash: Hash of the vocabulary and special tokens.
         template_hash: Hash of the chat template.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
     model_id: str
     revision: str | None = None

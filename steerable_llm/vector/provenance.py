@@ -19,15 +19,13 @@ Badge = Literal["strong", "fair", "weak"]
 THRESHOLDS: Mapping[Badge, tuple[float, float]] = {"strong": (0.3, 0.8), "fair": (0.05, 0.65)}
 
 
-class LayerAgreement(BaseModel):
+class LayerAgreement(BaseModel, frozen=True, extra="forbid"):
     """Agreement in one block.
 
     Attributes:
         cosine: Mean cosine of a pair's difference with the mean of the others.
         share: Share of pairs whose cosine is positive.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     cosine: float
     share: float

@@ -10,11 +10,10 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from steerable_llm.errors import InvalidInputError, MissingExtraError, unknown
+from steerable_llm.errors import InvalidInputError, from_extra, unknown
 from steerable_llm.evaluation.benchmarks.rows import ROWS
 
 TASKS = Path(__file__).parent / "tasks"
-INSTALL = "pip install 'steerable-llm[benchmarks]'"
 
 Normalisation = Literal["sum", "token", "character"]
 """What a choice is scored by: the log-probability of its text, or the same per token or per
@@ -174,12 +173,8 @@ def _score(config: Mapping[str, Any]) -> str:
 
 def _read(path: Path) -> Mapping[str, Any]:
     """Read a task file with what it includes and the functions that it names."""
-    try:
+    with from_extra("benchmarks", "benchmarks need the lm-evaluation-harness"):
         from lm_eval.tasks._yaml_loader import load_yaml
-    except ImportError as error:
-        raise MissingExtraError(
-            f"benchmarks need the lm-evaluation-harness: {INSTALL} ({error})"
-        ) from error
     if not path.is_file():
         raise InvalidInputError(f"there is no task file {path}: give one of the harness's form")
     try:

@@ -14,8 +14,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from steerable_llm.chat.images import ImagePart
-from steerable_llm.errors import InvalidInputError, MissingExtraError, first_problem
-from steerable_llm.evaluation.benchmarks.benchmark import INSTALL, Benchmark
+from steerable_llm.errors import InvalidInputError, first_problem, from_extra
+from steerable_llm.evaluation.benchmarks.benchmark import Benchmark
 from steerable_llm.evaluation.benchmarks.folders import FOLDERS
 from steerable_llm.evaluation.benchmarks.rows import ROWS
 from steerable_llm.files import is_file, read_json_lines
@@ -153,12 +153,10 @@ def _open(
 
 def _of_configs(path: str, groups: Sequence[str] | None, split: str) -> Rows:
     """The rows of a data set with a configuration for every group."""
-    try:
+    with from_extra("benchmarks", "data sets of the Hub need datasets"):
         import datasets
-
+    try:
         names = groups or datasets.get_dataset_config_names(path)
-    except ImportError as error:
-        raise MissingExtraError(f"data sets of the Hub need datasets: {INSTALL}") from error
     except (OSError, ValueError, RuntimeError) as error:
         raise InvalidInputError(
             f"cannot read what {path!r} holds on the Hub ({' '.join(str(error).split())[:300]}): "
@@ -198,10 +196,8 @@ def _split_file(folder: Path, split: str) -> Path:
 
 
 def _from_hub(path: str, config: str | None, split: str) -> Rows:
-    try:
+    with from_extra("benchmarks", "data sets of the Hub need datasets"):
         import datasets
-    except ImportError as error:
-        raise MissingExtraError(f"data sets of the Hub need datasets: {INSTALL}") from error
     try:
         found = datasets.load_dataset(path, config, split=split)
     # Everything that a network and other people's data can do wrong ends up here.
@@ -313,10 +309,8 @@ def _cell(value: str) -> Any:
 
 
 def _parquet(path: Path) -> Rows:
-    try:
+    with from_extra("benchmarks", "parquet files need pyarrow"):
         from pyarrow import parquet
-    except ImportError as error:
-        raise MissingExtraError(f"parquet files need pyarrow: {INSTALL}") from error
     rows: Rows = parquet.read_table(path).to_pylist()
     return rows
 

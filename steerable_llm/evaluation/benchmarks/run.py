@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Unpack
 
 from steerable_llm.chat.phrases import STRICT_INSTRUCTIONS
-from steerable_llm.errors import InvalidInputError, MissingExtraError
+from steerable_llm.errors import InvalidInputError, from_extra
 from steerable_llm.evaluation.arms import (
     CONTROLS,
     UNSTEERED,
@@ -18,7 +18,6 @@ from steerable_llm.evaluation.arms import (
     check_fits,
 )
 from steerable_llm.evaluation.benchmarks.benchmark import (
-    INSTALL,
     Benchmark,
     Normalisation,
     find_benchmark,
@@ -97,12 +96,8 @@ def run_benchmark(
     arms = benchmark_arms(chosen, labelled, settings)
     seed = settings.seed
     found = data if isinstance(data, Data) else load_data(chosen, data, limit, seed, groups, shown)
-    try:
+    with from_extra("benchmarks", "benchmarks need the lm-evaluation-harness"):
         from steerable_llm.evaluation.benchmarks.harness import ask
-    except ImportError as error:
-        raise MissingExtraError(
-            f"benchmarks need the lm-evaluation-harness: {INSTALL} ({error})"
-        ) from error
     with progress_bar(chosen.name, len(found.rows) * len(arms), settings.progress) as advance:
         items, left_out = ask(llm, chosen, found, arms, by, settings.batch_size, advance)
     if asked_judge is not None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from steerable_llm.errors import MissingExtraError
+from steerable_llm.errors import from_extra
 from steerable_llm.json_records import (
     DAMAGED,
     LONGEST,
@@ -81,13 +81,9 @@ def _values(path: Path) -> Iterator[Read]:
 
 
 def _parquet(path: Path) -> Iterator[Read]:
-    try:
+    with from_extra("parquet", f"{path} is a Parquet file, which needs pyarrow"):
         import pyarrow
         from pyarrow.parquet import ParquetFile
-    except ImportError as error:
-        raise MissingExtraError(
-            f"{path} is a Parquet file, which needs pyarrow: pip install 'steerable-llm[parquet]'"
-        ) from error
     number = 0
     try:
         with ParquetFile(path) as table:

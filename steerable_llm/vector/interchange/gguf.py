@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from steerable_llm.errors import InvalidInputError, MissingExtraError, NotAVectorError
+from steerable_llm.errors import InvalidInputError, NotAVectorError, from_extra
 from steerable_llm.json_records import plainly_parsed
 from steerable_llm.vector.interchange.format import AdditiveVector, Format, Places
 
@@ -31,12 +31,8 @@ _BLOCKS = "hidden_states"
 
 
 def _gguf() -> ModuleType:
-    try:
+    with from_extra("interchange", "GGUF files need gguf"):
         import gguf
-    except ImportError as error:
-        raise MissingExtraError(
-            "GGUF files need gguf: pip install 'steerable-llm[interchange]'"
-        ) from error
     return gguf
 
 

@@ -88,7 +88,8 @@ class Spelled:
             if number % 2 == 0:
                 pieces.append(piece)
             elif int(piece) < len(spellings):
-                pieces += _halves(spellings[int(piece)])
+                spelling = spellings[int(piece)]
+                pieces += (spelling[:1], spelling[1:])
         # A hostile text has ten thousands of pieces, few of which differ.
         known = self._encoded(pieces[1:])
         made: list[Encoded] = []
@@ -120,8 +121,3 @@ class Spelled:
             text: [(int(number), *span) for number, span in zip(ids, spans, strict=True)]
             for text, ids, spans in zip(told, found.input_ids, places, strict=True)
         }
-
-
-def _halves(spelling: str) -> tuple[str, str]:
-    """Split a special token's text behind its first character."""
-    return spelling[:1], spelling[1:]

@@ -21,7 +21,6 @@ from pydantic import model_validator
 from torch import Tensor
 
 from steerable_llm.chat.message import instructed
-from steerable_llm.chat.vision import ReadPrompt
 from steerable_llm.errors import AttributionError
 from steerable_llm.methods.aggregation import aggregate
 from steerable_llm.methods.method import Extraction, Grid, Method
@@ -34,7 +33,7 @@ from steerable_llm.methods.states import (
     read_prompt,
     read_states,
 )
-from steerable_llm.pairs.pair import Pairs, PreferencePair
+from steerable_llm.pairs.pair import Pairs
 from steerable_llm.progress import Advance
 from steerable_llm.runtime.hooked_model import HookedModel
 from steerable_llm.vector.provenance import Provenance
@@ -76,8 +75,11 @@ def extract_repe(
         good, bad = answer_states(llm, pairs, config.answer_tokens, progress=progress)
     else:
         good, bad = (
-            read_states(llm, [_instructed(llm, pair, instruction) for pair in pairs])
-            for instruction in (config.positive, config.negative)
+            read_states(
+                llm,
+                [read_prompt(llm, instructed(pair.messages, told), pair.id) for pair in pairs],
+            )
+            for told in (config.positive, config.negative)
         )
         if progress is not None:
             progress(len(pairs))
@@ -109,10 +111,6 @@ def _coins(number: int, seed: int) -> list[int]:
     source = torch.Generator().manual_seed(seed)
     signs = torch.tensor([1, -1]).repeat(number // 2 + 1)[:number]
     return [int(sign) for sign in signs[torch.randperm(number, generator=source)]]
-
-
-def _instructed(llm: HookedModel, pair: PreferencePair, instruction: str) -> ReadPrompt:
-    return read_prompt(llm, instructed(pair.messages, instruction), pair.id)
 
 
 REPE = Method(

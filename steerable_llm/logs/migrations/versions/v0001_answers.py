@@ -70,9 +70,3 @@ def upgrade() -> None:
         sa.Column("content", sa.JSON, nullable=False),
     )
     op.create_index("spans_by_trace", "spans", ["source", "trace_id"])
-
-
-def downgrade() -> None:
-    """Remove the tables, and all answers with them."""
-    for table in ("spans", "imports", "answers"):
-        op.drop_table(table)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.errors import InvalidInputError
-from steerable_llm.methods.decision import measured_by
+from steerable_llm.methods.preference import measured_by
 from steerable_llm.pairs.filters import FilterSettings, run_filters
 from steerable_llm.pairs.length import Preference, preference_of
 from steerable_llm.policy.policy import Policy

@@ -189,7 +189,7 @@ def make(
     )
     filters = replace(filters, embedder=embedder)
     if llm and measure_length:
-        from steerable_llm.methods.decision import measured_by
+        from steerable_llm.methods.preference import measured_by
 
         filters = replace(filters, measure=measured_by(llm))
     settings = CurationSettings(

@@ -201,8 +201,27 @@ def test_likelihoods_come_in_openais_form(client: OpenAI) -> None:
     content = ask(False).choices[0].logprobs.content
     assert [len(entry.top_logprobs) for entry in content] == [2, 2, 2]
     assert all(entry.logprob <= 0 for entry in content)
-    last = list(ask(True))[-1]
-    assert last.choices[0].logprobs.content == content
+    told = [chunk.choices[0] for chunk in ask(True)]
+    assert [one for each in told if each.logprobs for one in each.logprobs.content] == content
+    # Each chunk tells of its own tokens, so that whoever reads along need not wait for the end.
+    for each in told:
+        if each.delta.content:
+            assert "".join(one.token for one in each.logprobs.content) == each.delta.content
+
+
+def test_likelihoods_of_a_streamed_completion_say_where_each_token_stands(client: OpenAI) -> None:
+    fields: Any = {"model": "tiny", "prompt": "story", "max_tokens": 6, "logprobs": 1}
+    whole = client.completions.create(**fields).choices[0]
+    pieces = [piece.choices[0] for piece in client.completions.create(**fields, stream=True)]
+    told = [piece.logprobs for piece in pieces if piece.logprobs]
+    assert whole.logprobs is not None
+    assert len(told) > 3
+    for name in ("tokens", "token_logprobs", "text_offset"):
+        assert [one for each in told for one in getattr(each, name)] == getattr(
+            whole.logprobs, name
+        )
+    for token, offset in zip(whole.logprobs.tokens, whole.logprobs.text_offset, strict=True):
+        assert whole.text[offset : offset + len(token)] == token
 
 
 def test_a_seed_repeats_and_choices_differ(client: OpenAI, demo_server: ServerProcess) -> None:
@@ -279,6 +298,11 @@ def test_langchains_model_answers_streams_calls_and_fills_objects(server: Server
     [call] = chat.bind_tools(WEATHER).invoke("weather in Lyon?").tool_calls
     assert (call["name"], call["args"]) == ("weather", {"city": "Lyon"})
     assert chat.with_structured_output(Shop).invoke("Which shop?") == Shop(**SHOP)  # type: ignore[arg-type]
+    told: Any = chat.bind(logprobs=True, top_logprobs=1)
+    whole = told.invoke("When?").response_metadata["logprobs"]["content"]
+    read = [each.response_metadata.get("logprobs") for each in told.stream("When?")]
+    assert [one for each in read if each for one in each["content"]] == whole
+    assert sum(map(bool, read)) > 3
     reply = chat.bind(model="tiny", extra_body={"steering": {"step": "reply"}})
     assert reply.invoke("When?").content == "At nine, as the documents say."
 

@@ -328,6 +328,11 @@ def test_a_prompt_that_is_too_long_is_told_with_both_lengths(server: ServerProce
     assert error["code"] == "context_length_exceeded"
     assert "8192" in error["message"]
     assert "the prompt has " in error["message"]
+    assert error["param"] == "messages"
+    with server.http() as client:
+        body = {"model": "tiny", "prompt": "When? " * 9000}
+        answer = client.post("/v1/completions", json=body)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "prompt")
 
 
 @pytest.mark.parametrize(

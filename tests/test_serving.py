@@ -25,6 +25,7 @@ from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.answer.pending import Pending
 from steerable_llm.answer.request import Generation, GenerationRequest
 from steerable_llm.errors import DeadlineError, EngineError, ModelMismatchError, SteerableError
+from steerable_llm.runtime.joined import Reading
 from steerable_llm.runtime.prefix_cache import PrefixCache
 from steerable_llm.runtime.row_cache import RowCache
 from steerable_llm.vector.contrast import Contrast
@@ -270,30 +271,101 @@ def test_what_waits_for_its_turn_at_images_is_given_up_in_time(
         job.pending.result(timeout=0)
 
 
-def test_who_finds_no_memory_to_join_leaves_the_others_as_they_are(
+class Memory:
+    """Little room for keys and values: so many rows times columns at a time."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+        self.refused: list[str] = []
+        zeros, grow = torch.Tensor.new_zeros, RowCache.prepare
+
+        def short(tensor: torch.Tensor, *size: Any, **options: Any) -> torch.Tensor:
+            if len(size) == 4 and size[0] * size[2] > most:
+                self.refused.append("join")
+                raise MemoryError("no room")
+            return zeros(tensor, *size, **options)
+
+        def growing(cache: RowCache) -> None:
+            try:
+                grow(cache)
+            except MemoryError:
+                self.refused.append("growth")
+                raise
+
+        monkeypatch.setattr(torch.Tensor, "new_zeros", short)
+        monkeypatch.setattr(RowCache, "prepare", growing)
+
+
+@pytest.mark.parametrize("room", [330, 700])
+def test_where_memory_is_short_some_wait_and_none_is_lost(
+    make_llm: Any, make_vector: Any, monkeypatch: pytest.MonkeyPatch, room: int
+) -> None:
+    llm = engine_of(make_llm("llama"))
+    llm.end_ids = frozenset()
+    prompt = f"Documents:\n[1] {PASSAGE}\n\nQuestion: When does the shop open?"
+    requests = [
+        replace(drawn, max_new_tokens=length)
+        for drawn, length in zip(
+            drawn_requests(llm, make_vector, 6), (72, 10, 16, 70, 8, 5), strict=True
+        )
+    ]
+    contrast = Contrast("cad", 0.8)
+    requests.insert(
+        3, GenerationRequest(prompt, contrast=contrast, context=True, max_new_tokens=12)
+    )
+    requests.append(GenerationRequest("Hi", temperature=1.0, seed=3, max_new_tokens=20))
+    expected = alone(llm, requests)
+    jobs = jobs_of(llm, requests)
+    # They are read and join little by little, so that some have no room in mid-answer.
+    batch = Batch(llm, Limits(prefill=16), PrefixCache(2**20))
+    memory = Memory(monkeypatch, room)
+    for job in jobs:
+        batch.add(job)
+    while batch.jobs:
+        batch.turn()
+    assert [job.pending.result(timeout=0) for job in jobs] == expected
+    assert {"join", "growth"} == set(memory.refused)
+    assert all(not block._forward_hooks for block in llm.blocks)
+
+
+def test_who_is_too_large_for_the_memory_alone_fails_alone(
     make_llm: Any, make_vector: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     llm = engine_of(make_llm("llama"))
+    llm.end_ids = frozenset()
     requests = [replace(r, max_new_tokens=20) for r in drawn_requests(llm, make_vector, 4)]
     expected = alone(llm, requests)
-    zeros, asked_for = torch.Tensor.new_zeros, []
-
-    def short(tensor: torch.Tensor, *size: Any, **options: Any) -> torch.Tensor:
-        if size[0] == 4:  # slots; not of the first layer
-            asked_for.append(size)
-            if len(asked_for) == 3:
-                raise MemoryError("no room")
-        return zeros(tensor, *size, **options)
-
-    monkeypatch.setattr(torch.Tensor, "new_zeros", short)
-    failed = 0
-    for each, right in zip([llm.submit(request) for request in requests], expected, strict=True):
-        try:
-            assert each.result(timeout=60) == right
-        except MemoryError:
-            failed += 1
-    assert failed == 1
+    Memory(monkeypatch, 230)
+    pending = [llm.submit(request) for request in requests]
+    large = llm.submit(GenerationRequest(PASSAGE, max_new_tokens=200))
+    with pytest.raises(MemoryError):
+        large.result(timeout=60)
+    assert [each.result(timeout=60) for each in pending] == expected
     assert llm.engine.alive
+
+
+def test_a_prompt_for_which_there_is_no_memory_is_read_when_another_has_ended(
+    make_llm: Any, make_vector: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    llm = engine_of(make_llm("llama"))
+    llm.end_ids = frozenset()
+    [first, *others] = drawn_requests(llm, make_vector, 4)
+    requests = [replace(first, max_new_tokens=30), *others]
+    expected = alone(llm, requests)
+    read, refused = Reading.read, []
+
+    def short(reading: Reading, columns: int) -> Any:
+        if pending[0].times.first is not None and not pending[0].done:
+            refused.append(reading)
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 9 bytes")
+        return read(reading, columns)
+
+    monkeypatch.setattr(Reading, "read", short)
+    pending = [llm.submit(requests[0])]
+    next(chunks := iter(pending[0]))
+    pending += [llm.submit(request) for request in requests[1:]]
+    list(chunks)
+    assert [each.result(timeout=60) for each in pending] == expected
+    assert refused
 
 
 def test_a_long_row_takes_no_room_for_short_ones_that_have_left() -> None:
@@ -411,6 +483,9 @@ def test_not_more_runs_together_than_the_limits_allow(make_llm: Any) -> None:
         llm.engine.limits = Limits(rows=9, tokens=2 * longest)
         for each in [llm.submit(request) for request in requests]:
             each.result(timeout=60)
+        assert max(rows) == 2
+        rows.clear()
+        llm.generate_batch(requests)  # also those of the calling thread
         assert max(rows) == 2
     finally:
         hook.remove()

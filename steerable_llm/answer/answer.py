@@ -19,7 +19,14 @@ from steerable_llm.chat.tools import InvalidToolCall, ParsedAnswer, ToolText, ca
 
 
 class Answer:
-    """One row's answer while it grows."""
+    """One row's answer while it grows.
+
+    Attributes:
+        prompt: What is answered.
+        tokens: So far.
+        logprobs: Of each token where that is asked for; the engine puts it here before `push`.
+        finish_reason: Why it ended; None while it goes on.
+    """
 
     def __init__(self, prompt: Prompt, chat: ChatFormat, end_ids: frozenset[int]) -> None:
         """Start empty.
@@ -85,15 +92,18 @@ class Answer:
             reasoning, released = reasoning + more, released + rest
             if self._raw.stopped:  # a stop text that was complete all along, and held back
                 self.finish_reason = "stop"
+        likely = self.logprobs[-1] if self.logprobs else ()
         if self._readable is None or self._calls is None:
-            return GenerationChunk(released, token, reasoning=reasoning)
+            return GenerationChunk(released, token, reasoning=reasoning, logprobs=likely)
         released = self._readable.push(released)
         calls = self._calls.push(self._readable.raw)
         if self.finish_reason is not None:
             rest, self._parsed = self._readable.finish()
             released += rest
             calls += self._calls.finish(self._parsed)
-        return GenerationChunk(released, token, calls=joined(calls), reasoning=reasoning)
+        return GenerationChunk(
+            released, token, calls=joined(calls), reasoning=reasoning, logprobs=likely
+        )
 
     def _follow(self, *, thinking: bool) -> None:
         """Follow the grammar from here on, or not while the model thinks."""

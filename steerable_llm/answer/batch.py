@@ -8,8 +8,8 @@ turns with the shared one.
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 
@@ -18,11 +18,10 @@ from torch import Tensor
 
 from steerable_llm.answer.engine import Limits, Prompt
 from steerable_llm.answer.job import Job, take_tokens
-from steerable_llm.chat.vision import in_one_batch
-from steerable_llm.runtime.contrast import contrasted
-from steerable_llm.runtime.forward import run_prompts
+from steerable_llm.answer.static_batch import StaticBatch
 from steerable_llm.runtime.hooked_model import HookedModel
 from steerable_llm.runtime.joined import JoinedRows, Reading, Row
+from steerable_llm.runtime.memory import is_short_of_memory
 from steerable_llm.runtime.prefix_cache import BLOCK, PrefixCache
 from steerable_llm.runtime.row_cache import States, joins
 from steerable_llm.vector.steering import Steering
@@ -78,9 +77,11 @@ class Batch:
         self._unread: list[Row] = []
         self._reading: Reading | None = None
         self._alone: set[Row] = set()
+        self._aside: deque[_Seat] = deque()
+        self._short = False  # of memory, until a row leaves
         self._apart: list[Job] = []
         self._single: set[Job] = set()
-        self._static: list[_Static] = []
+        self._static: list[StaticBatch] = []
 
     @property
     def jobs(self) -> list[Job]:
@@ -99,7 +100,7 @@ class Batch:
         rows = sum(1 if each.bare is None else 2 for each in prompts)
         longest = max(len(each.tokens) + each.request.length() for each in prompts)
         fits = rows <= self.limits.rows and rows * longest <= self.limits.tokens
-        return len(prompts) == 1 or fits
+        return len(prompts) == 1 or (fits and not self._short and not self._aside)
 
     def add(self, job: Job) -> None:
         """Take up a job; it fails by itself if it cannot be begun."""
@@ -125,9 +126,11 @@ class Batch:
         self._leave_ended()
         self._apart = [job for job in self._apart if not job.ended]
         self._begin_apart()
+        self._join_again()
         left = self.limits.prefill
-        while left > 0 and (self._reading is not None or self._unread):
+        while left > 0 and not self._short and (self._reading is not None or self._unread):
             left -= self._read_on(left)
+        self._make_room()
         if self._joined.rows:
             self._step()
         self._step_apart()
@@ -152,6 +155,9 @@ class Batch:
                 self._unread.remove(row)
             if row in self._joined.rows:
                 self._joined.leave(row)
+                self._short = False
+        if seat in self._aside:
+            self._aside.remove(seat)
         if self._reading is not None and not any(row in self._seats for row in self._reading.rows):
             self._reading = None
 
@@ -172,7 +178,11 @@ class Batch:
             scores = reading.read(most)
         except Exception as error:
             self._reading = None
-            if len(rows) == 1:
+            if is_short_of_memory(error) and (self._prefixes.size or self._joined.rows):
+                self._short = not self._prefixes.size
+                self._prefixes.forget()
+                self._unread = [*rows, *self._unread]
+            elif len(rows) == 1:
                 self._fail(rows[0], error)
             else:  # only the row at fault is to fail
                 self._alone.update(rows)
@@ -181,12 +191,18 @@ class Batch:
         if scores is not None:
             self._reading = None
             for row, own in zip(reading.rows, scores, strict=True):
-                assert row.states is not None, "it was read"
-                self._prefixes.keep(row.tokens, row.steering, row.blocks, row.states)
+                self._keep(row)
                 if row in self._seats:
                     self._seats[row].scores[row] = own
             self._begin([self._seats[row] for row in reading.rows if row in self._seats])
         return (before - reading.left) * len(reading.rows)
+
+    def _keep(self, row: Row) -> None:
+        assert row.states is not None, "it was read"
+        try:
+            self._prefixes.keep(row.tokens, row.steering, row.blocks, row.states)
+        except Exception:  # memory is short, and answers need it more
+            self._prefixes.forget()
 
     def _alike(self, most: int) -> tuple[list[Row], list[States]]:
         """Return rows to be read together, of which as many first tokens are known, and those."""
@@ -227,11 +243,53 @@ class Batch:
                     ready.append(seat)
         for seat in self._chosen(ready, [seat.scores for seat in ready]):
             seat.scores = {}
+            self._join(seat)
+
+    # What waits where memory is short.
+
+    def _join(self, seat: _Seat) -> None:
+        """Let the rows of a seat join, or wait until others leave; without others they fail."""
+        try:
+            for row in seat.rows:
+                self._joined.join(row)
+        except Exception as error:  # no memory is left
+            self._put_aside(seat, error)
+
+    def _join_again(self) -> None:
+        if not self._joined.rows:
+            self._short = False
+        while self._aside and not self._short:
+            self._join(self._aside.popleft())
+
+    def _make_room(self) -> None:
+        """Have room for the next token of each row; where there is none for all, the last wait."""
+        while self._joined.rows:
             try:
-                for row in seat.rows:
-                    self._joined.join(row)
-            except Exception as error:  # such as no memory left
-                self._fail(seat.row, error)
+                self._joined.make_room()
+            except Exception as error:  # no memory is left
+                if self._prefixes.size:
+                    self._prefixes.forget()
+                    continue
+                rows = self._joined.rows
+                last = [row for row in self._seats if row in rows][-1]
+                self._put_aside(self._seats[last], error)
+            else:
+                return
+
+    def _put_aside(self, seat: _Seat, error: Exception) -> None:
+        if all(row in seat.rows for row in self._joined.rows):
+            self._fail(seat.row, error)
+            return
+        try:
+            for row in seat.rows:
+                self._joined.put_aside(row)
+        except Exception as worse:  # not even for that
+            self._fail(seat.row, worse)
+        else:
+            self._aside.append(seat)
+            self._short = True
+
+    # All rows.
 
     def _step(self) -> None:
         """Feed the last token of each answer, and choose the next."""
@@ -296,7 +354,7 @@ class Batch:
         return next([jobs[place] for place in group] for group in groups if 0 in group)
 
     def _begin_static(self, jobs: Sequence[Job]) -> None:
-        self._static.append(_Static(self._llm, jobs))
+        self._static.append(StaticBatch(self._llm, jobs))
 
     def _step_apart(self) -> None:
         for static in [*self._static]:
@@ -316,71 +374,3 @@ class Batch:
                     self._apart.append(job)
                 else:
                     job.fail(error)
-
-
-class _Static:
-    """Prompts that begin together, on the inputs of the model's own `generate`.
-
-    Attributes:
-        jobs: Those that are not done.
-    """
-
-    def __init__(self, llm: HookedModel, jobs: Sequence[Job]) -> None:
-        """Read the prompts, and what one that is alone had of its answer.
-
-        All have images, or none has.
-        """
-        self._places: list[Job | None] = list(jobs)
-        self._turn = ExitStack()
-        prompts = [job.prompt for job in jobs]
-        with ExitStack() as turn:
-            turn.enter_context(llm.turns)
-            # Not shared: a seed draws the same, whatever else is in the batch.
-            full = run_prompts(
-                llm,
-                [prompt.tokens for prompt in prompts],
-                [prompt.steering for prompt in prompts],
-                in_one_batch([prompt.read for prompt in prompts], "left"),
-                share=False,
-            )
-            self._stream = contrasted(
-                llm,
-                full,
-                [prompt.bare for prompt in prompts],
-                [prompt.contrast for prompt in prompts],
-            )
-            self._plan, self._scores = full.plan, self._stream.first
-            for token in jobs[0].answer.tokens:
-                self._scores = self._stream.feed(torch.tensor([[token]]))[:, -1]
-            self._turn = turn.pop_all()
-
-    @property
-    def jobs(self) -> list[Job]:
-        return [job for job in self._places if job is not None]
-
-    def step(self) -> None:
-        """Choose the next token of each, and feed it."""
-        for place, job in enumerate(self._places):
-            if job is not None and job.ended:
-                self._done(place)
-        places = [place for place, job in enumerate(self._places) if job is not None]
-        jobs = self.jobs
-        if not jobs:
-            return
-        for place, job, whole in zip(
-            places, jobs, take_tokens(jobs, self._scores[places]), strict=True
-        ):
-            if whole:
-                job.finish(partial(self._plan.steered_tokens, place))
-                self._done(place)
-        if self.jobs:
-            last = [0 if job is None else job.answer.tokens[-1] for job in self._places]
-            self._scores = self._stream.feed(torch.tensor(last)[:, None])[:, -1]
-
-    def _done(self, place: int) -> None:
-        self._stream.finish(place)
-        self._places[place] = None
-
-    def close(self) -> None:
-        """Let others have their turn."""
-        self._turn.close()

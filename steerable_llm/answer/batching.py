@@ -15,6 +15,7 @@ import weakref
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from typing import TypeAlias
 
 from steerable_llm.answer.batch import Batch
@@ -140,7 +141,7 @@ class BatchingEngine:
         jobs = [self._job(prompt, stop) for prompt in prompts]
         # Those of similar length run together.
         waiting = deque(sorted(jobs, key=lambda job: len(job.prompt.tokens)))
-        batch = Batch(self._llm, Limits(rows=batch_size), prefixes)
+        batch = Batch(self._llm, replace(self.limits, rows=batch_size), prefixes)
         try:
             while (waiting or batch.jobs) and not stop.is_set():
                 while waiting and batch.has_room(waiting[0].prompt):

@@ -11,9 +11,11 @@ from steerable_llm.answer.constraint import GrammarState
 from steerable_llm.answer.engine import Prompt
 from steerable_llm.answer.request import GenerationRequest
 from steerable_llm.chat.context import question_alone
+from steerable_llm.chat.lower_bound import CHARACTERS
+from steerable_llm.chat.message import as_messages
 from steerable_llm.chat.template import ChatFormat
 from steerable_llm.chat.vision import ReadPrompt
-from steerable_llm.errors import InvalidInputError
+from steerable_llm.errors import InvalidInputError, PromptTooLongError
 from steerable_llm.policy.decision import Asked, SteeringDecision
 
 if TYPE_CHECKING:
@@ -44,6 +46,24 @@ def asked(requests: Sequence[GenerationRequest]) -> list[Asked]:
         )
         for request in requests
     ]
+
+
+def refuse_too_long(llm: SteerableHFLLM, requests: Sequence[GenerationRequest]) -> None:
+    """Refuse prompts that are far too long before anything takes the time to encode them.
+
+    Raises:
+        PromptTooLongError: There is one.
+    """
+    window = llm.context_window
+    for request in requests:
+        tools = request.offered_tools
+        given = sum(len(message.content) for message in as_messages(request.messages))
+        if given + sum(len(str(tool)) for tool in tools) <= CHARACTERS * window:
+            continue
+        chat = llm.chat_format.given(request.chat_template_kwargs)
+        found = chat.tokens_at_least(request.messages, tools, window)
+        if found > window:
+            raise PromptTooLongError(found, request.length(), window, at_least=True)
 
 
 def encode(

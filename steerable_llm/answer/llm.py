@@ -16,8 +16,8 @@ from transformers import PreTrainedTokenizerBase
 from steerable_llm.answer.batching import BatchingEngine
 from steerable_llm.answer.checkpoint_defaults import FROM_CHECKPOINT, defaults_of
 from steerable_llm.answer.constraint import GrammarReader
-from steerable_llm.answer.encode import asked, encode
-from steerable_llm.answer.engine import Engine
+from steerable_llm.answer.encode import asked, encode, refuse_too_long
+from steerable_llm.answer.engine import Engine, Prompt
 from steerable_llm.answer.origin import Origin
 from steerable_llm.answer.pending import Pending
 from steerable_llm.answer.request import (
@@ -248,8 +248,7 @@ class SteerableHFLLM(HookedModel):
             InvalidInputError: As for `generate`.
         """
         request = self._request(messages, steering, step, settings)
-        decisions = self.decide(asked([request]), cancelled)
-        [prompt] = encode(self, [request], decisions)
+        [prompt] = self._prompts([request], cancelled)
         return self.engine.stream(prompt, cancelled)
 
     def submit(
@@ -275,8 +274,7 @@ class SteerableHFLLM(HookedModel):
             OverloadedError: The engine's queue is full.
             EngineError: The engine has died.
         """
-        decisions = self.decide(asked([request]), cancelled)
-        [prompt] = encode(self, [request], decisions)
+        [prompt] = self._prompts([request], cancelled)
         return self.engine.submit(prompt, cancelled, timeout)
 
     def generate_batch(
@@ -298,10 +296,14 @@ class SteerableHFLLM(HookedModel):
         Raises:
             InvalidInputError: As for `generate`, for any of the requests.
         """
-        requests = list(requests)
-        decisions = self.decide(asked(requests), cancelled)
-        prompts = encode(self, requests, decisions)
-        return self.engine.run(prompts, batch_size, cancelled)
+        return self.engine.run(self._prompts(list(requests), cancelled), batch_size, cancelled)
+
+    def _prompts(
+        self, requests: Sequence[GenerationRequest], cancelled: threading.Event | None
+    ) -> list[Prompt]:
+        questions = asked(requests)
+        refuse_too_long(self, requests)
+        return encode(self, requests, self.decide(questions, cancelled))
 
     def _request(
         self,

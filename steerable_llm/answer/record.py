@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from steerable_llm.answer.request import Generation, Likelihood
@@ -37,10 +37,13 @@ def logged_steering(said: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
 
 def told_logprobs(answer: Generation) -> list[dict[str, Any]]:
     """Return how likely each token of an answer was, as OpenAI tells it."""
-    return [
-        {**_likelihood(chosen), "top_logprobs": [_likelihood(each) for each in best]}
-        for chosen, *best in answer.logprobs
-    ]
+    return [told_likelihood(each) for each in answer.logprobs]
+
+
+def told_likelihood(place: Sequence[Likelihood]) -> dict[str, Any]:
+    """Return how likely one token was, and the likeliest ones at its place, as OpenAI tells it."""
+    chosen, *best = place
+    return {**_likelihood(chosen), "top_logprobs": [_likelihood(each) for each in best]}
 
 
 def _likelihood(one: Likelihood) -> dict[str, Any]:

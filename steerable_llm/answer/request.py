@@ -364,6 +364,7 @@ class GenerationChunk:
         final: The whole answer, in the closing chunk only.
         calls: What is new of the answer's tool calls.
         reasoning: What is new of its reasoning.
+        logprobs: The token and then the likeliest ones at its place, if that was asked for.
     """
 
     text: str
@@ -371,6 +372,7 @@ class GenerationChunk:
     final: Generation | None = None
     calls: tuple[CallPiece, ...] = ()
     reasoning: str = ""
+    logprobs: tuple[Likelihood, ...] = field(default=(), compare=False)
 
 
 def _whole(value: object) -> bool:

@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerBase
 from steerable_llm.chat.arguments import check_arguments, check_read
 from steerable_llm.chat.context import Segment, parts_of
 from steerable_llm.chat.images import PLACE, ImagePart, Part
+from steerable_llm.chat.lower_bound import tokens_at_least
 from steerable_llm.chat.message import (
     Message,
     MessagesLike,
@@ -327,6 +328,17 @@ class ChatFormat:
         return self.vision.read(
             whole_characters(text), images, add_special_tokens=not self.has_template
         )
+
+    def tokens_at_least(
+        self, messages: MessagesLike, tools: Sequence[Tool] = (), most: int = 0
+    ) -> int:
+        """Return a number of tokens that a prompt surely has, see `chat/lower_bound.py`.
+
+        Raises:
+            InvalidInputError: As for :meth:`render`.
+        """
+        text = self.render(messages, tools=tools)
+        return tokens_at_least(lambda part: len(self._tokenize(part).input_ids), text, most)
 
     def encode_answer(self, answer: str) -> list[int]:
         """Return the token ids of an answer that follows the prompt, end of turn included."""

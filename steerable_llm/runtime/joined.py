@@ -39,6 +39,7 @@ class Row:
         fed: How many tokens of the answer were fed.
         states: Of the prompt, from when it is read until it joins.
         counted: Where it is counted what was steered: a plan, and the row there.
+        devices: Of the states of each layer, while they wait in the processor's memory.
     """
 
     tokens: Sequence[int]
@@ -48,6 +49,7 @@ class Row:
     fed: int = 0
     states: States | None = None
     counted: tuple[SteeringPlan, int] | None = None
+    devices: list[torch.device] | None = None
 
     def __post_init__(self) -> None:
         """Look at the prompt once."""
@@ -192,9 +194,15 @@ class JoinedRows:
     def join(self, row: Row) -> None:
         """Take up a row that was read, as the last one."""
         assert row.states is not None, "a row is read before it joins"
+        states = row.states
+        if row.devices is not None:
+            states = [
+                (keys.to(device), values.to(device))
+                for (keys, values), device in zip(states, row.devices, strict=True)
+            ]
         self._regroup()
-        self._cache.join(row.states, row.room)
-        row.states = None
+        self._cache.join(states, row.room)
+        row.states = row.devices = None
         self.rows.append(row)
 
     def leave(self, row: Row) -> None:
@@ -205,21 +213,37 @@ class JoinedRows:
         self.rows[place] = self.rows[-1]
         del self.rows[-1]
 
+    def put_aside(self, row: Row) -> None:
+        """Keep what a row has, in the batch or not, in the processor's memory until it joins."""
+        if row.devices is not None:
+            return
+        states = self._cache.states(self.rows.index(row)) if row in self.rows else row.states
+        assert states is not None, "a row is read before it waits"
+        devices = [keys.device for keys, _ in states]
+        row.states = [(k.to("cpu", copy=True), v.to("cpu", copy=True)) for k, v in states]
+        row.devices = devices
+        if row in self.rows:
+            self.leave(row)
+
+    def make_room(self) -> None:
+        """Make room for the next token of each row.
+
+        Raises:
+            Exception: No memory is left; nothing has changed for the rows.
+        """
+        self._cache.prepare()
+
     def close(self) -> None:
         """Take the hooks away, and let all rows go."""
         self._regroup()
         self.rows, self._cache = [], RowCache()
 
     def feed(self, tokens: Sequence[int]) -> list[Tensor | Exception]:
-        """Feed a token of each row.
+        """Feed a token of each row, for which room was made.
 
         Returns:
             Per row float32 `[V]`, or what went wrong with it where the others can go on.
         """
-        try:
-            self._cache.prepare()
-        except Exception as error:  # no memory is left for any of them
-            return [error] * len(tokens)
         try:
             if self._plan is None:
                 self._set_up()
@@ -244,8 +268,8 @@ class JoinedRows:
         """Feed each row by itself, so that only the row at fault fails."""
         found: list[Tensor | Exception] = []
         for number, (row, token) in enumerate(zip(self.rows, tokens, strict=True)):
-            alone = self._cache.alone(number)
             try:
+                alone = self._cache.alone(number)
                 plan = self._plan_of([row])
                 with steering_hooks(self._llm.blocks, plan, self._llm.tower):
                     found.append(self._run(alone, [token])[0])

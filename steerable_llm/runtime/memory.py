@@ -1,4 +1,4 @@
-"""How much memory there is to fill."""
+"""How much memory there is to fill, and whether it was too little."""
 
 import os
 
@@ -13,3 +13,12 @@ def memory_of(device: torch.device) -> int:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):  # Windows has no sysconf
         return 8 * 2**30
+
+
+def is_short_of_memory(error: BaseException) -> bool:
+    """Tell whether there was no memory left; torch has an error of its own on accelerators only."""
+    told = str(error)
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError)
+        and ("allocate memory" in told or "not enough memory" in told)
+    )

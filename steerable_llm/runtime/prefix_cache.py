@@ -68,6 +68,10 @@ class PrefixCache:
         self.most = most
         self._drop(most)
 
+    def forget(self) -> None:
+        """Let all of it go."""
+        self._drop(0)
+
     def _drop(self, most: int) -> None:
         """Let the oldest go until so many bytes are left."""
         while self.size > most:

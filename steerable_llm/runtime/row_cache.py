@@ -192,9 +192,14 @@ class RowCache(Cache):
 
     def alone(self, row: int) -> RowCache:
         """Return one row by itself."""
-        made, length = RowCache(), self.lengths[row]
-        made.join([_part(x.stored, row, x.end - length, x.end) for x in self._mine])
+        made = RowCache()
+        made.join(self.states(row))
         return made
+
+    def states(self, row: int) -> States:
+        """Return what a row has; not a copy."""
+        length = self.lengths[row]
+        return [_part(x.stored, row, x.end - length, x.end) for x in self._mine]
 
     def copy_from(self, alone: RowCache, row: int) -> None:
         """Take over what a row by itself has got in a pass, before both advance."""

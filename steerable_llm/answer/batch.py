@@ -23,7 +23,7 @@ from steerable_llm.runtime.hooked_model import HookedModel
 from steerable_llm.runtime.joined import JoinedRows, Reading, Row
 from steerable_llm.runtime.memory import is_short_of_memory
 from steerable_llm.runtime.prefix_cache import BLOCK, PrefixCache
-from steerable_llm.runtime.row_cache import States, joins
+from steerable_llm.runtime.row_cache import States, most_joined
 from steerable_llm.vector.steering import Steering
 
 
@@ -71,7 +71,7 @@ class Batch:
         """
         self.limits = limits
         self._llm, self._prefixes = llm, prefixes
-        self._shares = joins(llm)
+        self._most = most_joined(llm)
         self._joined = JoinedRows(llm)
         self._seats: dict[Row, _Seat] = {}
         self._unread: list[Row] = []
@@ -92,7 +92,7 @@ class Batch:
     @property
     def together(self) -> bool:
         """Whether only those that begin together run together."""
-        return not self._shares
+        return not self._most
 
     def has_room(self, prompt: Prompt) -> bool:
         """Tell whether a prompt fits beside the others; one alone always does."""
@@ -106,10 +106,10 @@ class Batch:
         """Take up a job; it fails by itself if it cannot be begun."""
         job.pending.times.begun = time.monotonic()
         prompt = job.prompt
-        if not self._shares or prompt.vision:
+        room = prompt.request.length()
+        if prompt.vision or len(prompt.tokens) + room > self._most:
             self._apart.append(job)
             return
-        room = prompt.request.length()
         try:
             row = Row(prompt.tokens, prompt.steering, room)
             bare = None if prompt.bare is None else Row(prompt.bare.tokens, Steering.none(), room)

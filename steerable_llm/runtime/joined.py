@@ -89,12 +89,13 @@ def run_pass(
     """
     inputs: dict[str, Any] = {
         "input_ids": ids.to(llm.device),
-        "position_ids": positions.to(llm.device),
         "attention_mask": None if mask is None else mask.to(llm.device),
         "past_key_values": cache,
         "use_cache": True,
         "return_dict": True,
     }
+    if takes(llm.model, "position_ids"):
+        inputs["position_ids"] = positions.to(llm.device)
     narrow = takes(llm.model, "logits_to_keep")
     if narrow:
         inputs["logits_to_keep"] = 1 if kept is None else kept.to(llm.device)

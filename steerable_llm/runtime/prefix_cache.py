@@ -20,6 +20,9 @@ from steerable_llm.vector.steering import Steering
 
 BLOCK = 16
 """Tokens that are shared at a time."""
+_OF_ADAPTERS = ("merged_adapters", "_disable_adapters", "_active_adapter", "scaling")
+"""What layers of the package peft have of their own: a merge does not count as a change of the
+weights, and an adapter that is switched is none."""
 
 
 def touching(steering: Steering) -> Steering:
@@ -58,6 +61,11 @@ class PrefixCache:
         weights = tuple(
             (id(p), p.dtype, p.device, p.requires_grad, 0 if p.is_inference() else p._version)
             for p in model.parameters()
+        )
+        weights += tuple(
+            (id(module), *(repr(vars(module).get(name)) for name in _OF_ADAPTERS))
+            for module in model.modules()
+            if _OF_ADAPTERS[0] in vars(module)
         )
         if weights != self._weights:
             self._drop(0)

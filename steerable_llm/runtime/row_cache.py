@@ -24,28 +24,47 @@ if TYPE_CHECKING:
 _ROOM = 64
 """Columns at least that are made room for at a time."""
 _KINDS = {None, "full_attention", "sliding_attention"}
+_PLACED_BY_MASK = {"bloom"}
+"""Families that are told no positions, and count them in the mask."""
+_PLAIN_BELOW = {"phi3", "phimoe"}
+"""Families whose way to make their inputs differs only where rotary embeddings change."""
 
 
-def joins(llm: HookedModel) -> bool:
-    """Tell whether rows of a model can join and leave while others go on.
+def most_joined(llm: HookedModel) -> int:
+    """Return how long rows may be that join and leave while others go on; 0 where none can.
 
-    Its caches must be of keys and values alone, and its passes must need no more than tokens, their
-    positions and which of them there are.
+    Caches must be of keys and values alone, and passes must need no more than tokens, their
+    positions and which of them there are. Rotary embeddings that change with the longest row of a
+    pass bound the length: below, each row is as it is alone.
     """
     model = llm.model
     plain = GenerationMixin.prepare_inputs_for_generation
+    text = model.config.get_text_config(decoder=True)
+    placed = takes(model, "position_ids") or text.model_type in _PLACED_BY_MASK
+    prepares = getattr(type(model), "prepare_inputs_for_generation", None) is plain
     if (
         llm.chat_format.vision is not None
-        or getattr(type(model), "prepare_inputs_for_generation", None) is not plain
+        or not (prepares or text.model_type in _PLAIN_BELOW)
         or not model._supports_default_dynamic_cache()
-        or not all(takes(model, name) for name in ("position_ids", "past_key_values"))
+        or not (placed and takes(model, "past_key_values"))
     ):
-        return False
-    text = model.config.get_text_config(decoder=True)
-    layers = DynamicCache(config=text).layers
-    return {type(layer) for layer in layers} <= {DynamicLayer, DynamicSlidingWindowLayer} and set(
-        getattr(text, "layer_types", None) or [None]
-    ) <= _KINDS
+        return 0
+    layers = {type(layer) for layer in DynamicCache(config=text).layers}
+    kinds = set(getattr(text, "layer_types", None) or [None])
+    if not (layers <= {DynamicLayer, DynamicSlidingWindowLayer} and kinds <= _KINDS):
+        return 0
+    return min([llm.context_window, *_changing(text)])
+
+
+def _changing(text: Any) -> list[int]:
+    """Return the lengths from which on rotary embeddings are other ones."""
+    told = getattr(text, "rope_parameters", None) or {}
+    by_layers = [each for each in told.values() if isinstance(each, dict)]
+    return [
+        int(each.get("original_max_position_embeddings") or text.max_position_embeddings)
+        for each in by_layers or [told]
+        if each.get("rope_type") in ("longrope", "dynamic")
+    ]
 
 
 States: TypeAlias = Sequence[tuple[Tensor, Tensor]]

@@ -97,6 +97,7 @@ def test_a_stream_is_the_whole_answer_in_pieces_and_its_last_chunks_tell_the_res
     assert chunks[-2].choices[0].finish_reason == "stop"
     assert chunks[-1].choices == []
     assert chunks[-1].usage == whole.usage
+    assert all("usage" in chunk.model_fields_set for chunk in chunks)  # null before the last
     assert chunks[-1].steering["applied"] == chunks[-2].steering["applied"]
     assert chunks[-1].steering == whole.steering
     assert {chunk.id for chunk in chunks} == {chunks[0].id}

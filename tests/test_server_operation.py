@@ -409,6 +409,7 @@ def test_the_command_serves_and_ends(tmp_path: Path) -> None:
         (["--metrics-prefix", "a-b"], "--metrics-prefix"),
         (["--host", "999.1.1.1"], "name another --host or --port"),
         (["--api-keys", "empty"], "holds no key"),
+        (["--allow-origin", "webui"], "such as http://localhost:3000"),
     ],
 )
 def test_the_command_refuses_what_it_cannot_use(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import signal
 import socket
@@ -422,6 +423,52 @@ def test_a_body_that_is_not_sent_as_json_is_told_so(server: ServerProcess) -> No
         answer = client.post("/v1/chat/completions", content=json.dumps(BODY))
     assert answer.status_code == 400
     assert "Content-Type: application/json" in answer.json()["error"]["message"]
+
+
+PAGE = "http://webui:3000"
+PREFLIGHT = {
+    "Origin": PAGE,
+    "Access-Control-Request-Method": "POST",
+    "Access-Control-Request-Headers": "authorization,content-type",
+}
+
+
+def test_a_page_of_another_origin_may_ask_from_a_browser_where_the_server_says_so(
+    tmp_path: Path, server: ServerProcess
+) -> None:
+    allowed, chat = "access-control-allow-origin", "/v1/chat/completions"
+    with httpx.Client(base_url=server.url) as browser:  # which asks first, without its key
+        assert allowed not in browser.options(chat, headers=PREFLIGHT).headers
+    with running(tmp_path, allowed_origins=(PAGE,)) as told:
+        with httpx.Client(base_url=told.url) as browser:
+            before = browser.options(chat, headers=PREFLIGHT)
+            assert (before.status_code, before.headers[allowed]) == (200, PAGE)
+            assert "authorization" in before.headers["access-control-allow-headers"].lower()
+            refused = browser.post(chat, json=BODY, headers={"Origin": PAGE})
+            assert (refused.status_code, refused.headers[allowed]) == (401, PAGE)
+            other = browser.options(chat, headers={**PREFLIGHT, "Origin": "http://elsewhere"})
+            assert allowed not in other.headers
+        with told.http(headers={"Origin": PAGE}) as client:
+            asked = {**BODY, "stream": True, "max_tokens": 2}
+            answer = client.post(chat, json=asked)
+            assert answer.headers[allowed] == PAGE
+            assert list(events(answer))[-1] == "[DONE]"
+
+
+def test_probes_may_ask_for_the_head_alone(server: ServerProcess) -> None:
+    with server.http() as client:
+        assert client.head("/health").status_code == client.head("/ready").status_code == 200
+
+
+def test_a_compressed_body_is_told_so(server: ServerProcess) -> None:
+    with server.http(headers={"Content-Encoding": "gzip"}) as client:
+        answer = client.post(
+            "/v1/chat/completions",
+            content=gzip.compress(json.dumps(BODY).encode()),
+            headers={"Content-Type": "application/json"},
+        )
+    assert answer.status_code == 415
+    assert answer.json()["error"]["code"] == "compressed_body"
 
 
 # Policies.

@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import math
 import os
+from collections.abc import Iterable
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import urlsplit
 
 import typer
 
@@ -54,6 +56,13 @@ def serve(
     admin_keys: Annotated[
         Path | None,
         typer.Option(exists=True, dir_okay=False, help=f"The same for policies; or {ADMIN_KEYS}."),
+    ] = None,
+    allow_origin: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Origin whose pages may ask from a browser, as http://localhost:3000; "
+            "may be repeated."
+        ),
     ] = None,
     log: Annotated[
         str | None,
@@ -126,6 +135,7 @@ def serve(
         name=name,
         api_keys=keys,
         admin_keys=admins,
+        allowed_origins=_origins(allow_origin or ()),
         policy_folder=policy.parent if policy else Path(),
         log=None if log is None else log if "://" in log else f"sqlite:///{log}",
         log_prompts=log_prompts,
@@ -161,6 +171,24 @@ def _keys(file: Path | None, variable: str) -> tuple[str, ...]:
     if not all(key.isascii() and key.isprintable() for key in found):
         raise InvalidInputError(f"a key of {file or variable} is not ASCII: headers hold no other")
     return found
+
+
+def _origins(given: Iterable[str]) -> tuple[str, ...]:
+    """Return origins as browsers send them.
+
+    Raises:
+        InvalidInputError: One of them is none.
+    """
+    found = []
+    for origin in given:
+        parts = urlsplit(origin)
+        if origin != "*" and (parts.scheme not in ("http", "https") or not parts.netloc):
+            raise InvalidInputError(
+                f"--allow-origin {origin!r}: give scheme and host of the page, such as "
+                "http://localhost:3000, or '*'"
+            )
+        found.append(origin if origin == "*" else f"{parts.scheme}://{parts.netloc}".lower())
+    return tuple(found)
 
 
 def _is_local(host: str) -> bool:

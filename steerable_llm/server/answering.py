@@ -250,7 +250,12 @@ async def ask(
     facts.step = pending[0].decision.step
     digest = "" if policy is None else f"-{policy.digest[:8]}"
     answers = Answers(
-        kind, body.model, f"{llm.fingerprint.short}{digest}", len(requests), len(prompts)
+        kind,
+        body.model,
+        f"{llm.fingerprint.short}{digest}",
+        len(requests),
+        len(prompts),
+        body.includes_usage,
     )
     return Run(serving, body, answers, requests, pending, facts, headers, span)
 

@@ -14,6 +14,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from sse_starlette.event import ServerSentEvent
 from sse_starlette.sse import EventSourceResponse
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 
 from steerable_llm.server import feedback, policies
@@ -51,16 +52,28 @@ def application(serving: Serving) -> FastAPI:
     app.include_router(feedback.router(serving), dependencies=key)
     app.include_router(policies.router(serving), dependencies=key)
     app.add_middleware(Envelope, serving=serving)
+    if origins := serving.settings.allowed_origins:
+        # Around the envelope: a browser asks first, without a key, and must be able to read errors.
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=["x-request-id", "retry-after", "x-should-retry"],
+            max_age=3600,
+        )
     return app
 
 
 def _add_operation(app: FastAPI, serving: Serving) -> None:
+    @app.head("/health", include_in_schema=False)
     @app.get("/health")
     async def health() -> Response:
         """Tell whether the server lives; 503 while the model loads and after its engine died."""
         trouble = serving.trouble()
         return Json({"status": "ok"}) if trouble is None else trouble.response()
 
+    @app.head("/ready", include_in_schema=False)
     @app.get("/ready")
     async def ready() -> Response:
         """Tell whether one more request would be taken on."""

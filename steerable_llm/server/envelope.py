@@ -92,6 +92,12 @@ class Envelope:
 
     async def _body(self, headers: Headers, receive: Receive) -> bytes:
         most, seconds = self._serving.settings.most_bytes, self._serving.settings.body_timeout
+        coding = headers.get("content-encoding", "identity").strip().lower()
+        if coding not in ("", "identity"):
+            raise Refused(
+                415, f"the body is compressed ({coding[:40]!r}), and this server reads plain ones: "
+                "send it without Content-Encoding", code="compressed_body",
+            )  # fmt: skip
         length = headers.get("content-length", "0")
         if length.isdecimal() and int(length) > most:
             raise _too_large(most)

@@ -88,7 +88,15 @@ class Choice:
 class Answers:
     """The response to one request: its head, and the choices in it."""
 
-    def __init__(self, kind: Kind, model: str, system: str, choices: int, prompts: int) -> None:
+    def __init__(
+        self,
+        kind: Kind,
+        model: str,
+        system: str,
+        choices: int,
+        prompts: int,
+        tells_usage: bool = False,
+    ) -> None:
         """Begin without an answer.
 
         Args:
@@ -97,11 +105,13 @@ class Answers:
             system: Tells model and policy apart from others.
             choices: How many answers there will be.
             prompts: To how many prompts.
+            tells_usage: Whether a stream ends with the number of tokens.
         """
         self.kind = kind
         self.whole_object, self.chunk_object, prefix = _OBJECTS[kind]
         self.id = prefix + uuid.uuid4().hex
         self.choices = [Choice(index) for index in range(choices)]
+        self._tells_usage = tells_usage
         self._per_prompt = choices // prompts
         self._head = {"created": int(time.time()), "model": model, "system_fingerprint": system}
 
@@ -187,6 +197,8 @@ class Answers:
 
     def _chunk(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
         made = {"id": self.id, "object": self.chunk_object, **self._head, "choices": choices}
+        if self._tells_usage:  # as OpenAI says it, in all but the last one
+            made["usage"] = None
         if len(self.finals) == len(self.choices):  # the last ones: what was applied is known
             made["steering"] = self.steering
         return made

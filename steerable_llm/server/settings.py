@@ -14,6 +14,7 @@ class ServerSettings:
         name: What clients call the model; None is the model's own id.
         api_keys: One of them must come with every request to `/v1`; empty lets everybody in.
         admin_keys: One of them must come with what changes or tries a policy; empty lets nobody.
+        allowed_origins: Pages of these (`http://localhost:3000`, `*`) may ask from a browser.
         policy_folder: What the folders that a tried policy names are relative to.
         log: Address of the answer log that answers are recorded into; None records none.
         log_prompts: Whether the access log tells what was asked.
@@ -35,6 +36,7 @@ class ServerSettings:
     name: str | None = None
     api_keys: tuple[str, ...] = field(default=(), repr=False)
     admin_keys: tuple[str, ...] = field(default=(), repr=False)
+    allowed_origins: tuple[str, ...] = ()
     policy_folder: Path = Path()
     log: str | None = field(default=None, repr=False)
     log_prompts: bool = False

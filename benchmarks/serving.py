@@ -22,8 +22,8 @@ by the clock, with nothing else under way and beside 16 and 48 answers. The engi
 each measurement, so that no prompt is known from an earlier one; each table row is a median over
 rounds. How far it is goes to the error stream.
 
-With 5 rounds it takes about 12 processor-minutes on SmolLM2 with 24 tokens, and about one on the
-exhibit; and as many minutes where a core is free.
+By the rates in docs/concurrency.md the 5 rounds take about 12 processor-minutes on SmolLM2 with 24
+tokens, and about one on the exhibit; and as many minutes by the clock where a core is free.
 """
 
 import argparse

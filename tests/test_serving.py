@@ -29,7 +29,6 @@ from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.answer.pending import Pending
 from steerable_llm.answer.request import Generation, GenerationRequest
 from steerable_llm.errors import DeadlineError, EngineError, ModelMismatchError, SteerableError
-from steerable_llm.runtime import row_cache
 from steerable_llm.runtime.joined import Reading
 from steerable_llm.runtime.prefix_cache import PrefixCache
 from steerable_llm.runtime.row_cache import RowCache
@@ -367,7 +366,6 @@ class Memory:
 
         monkeypatch.setattr(torch.Tensor, "new_zeros", short)
         monkeypatch.setattr(RowCache, "prepare", growing)
-        monkeypatch.setattr(row_cache, "_ROOM", 8)  # so that rows grow more than once
 
 
 @pytest.mark.parametrize("room", [330, 700])
@@ -380,14 +378,14 @@ def test_where_memory_is_short_some_wait_and_none_is_lost(
     requests = [
         replace(drawn, max_new_tokens=length)
         for drawn, length in zip(
-            drawn_requests(llm, make_vector, 6), (40, 10, 30, 36, 8, 5), strict=True
+            drawn_requests(llm, make_vector, 6), (120, 20, 64, 110, 10, 5), strict=True
         )
     ]
     contrast = Contrast("cad", 0.8)
     requests.insert(
-        3, GenerationRequest(prompt, contrast=contrast, context=True, max_new_tokens=12)
+        3, GenerationRequest(prompt, contrast=contrast, context=True, max_new_tokens=50)
     )
-    requests.append(GenerationRequest("Hi", temperature=1.0, seed=3, max_new_tokens=20))
+    requests.append(GenerationRequest("Hi", temperature=1.0, seed=3, max_new_tokens=64))
     expected = alone(llm, requests)
     jobs = jobs_of(llm, requests)
     # They are read and join little by little, so that some have no room in mid-answer.

@@ -109,6 +109,10 @@ class Batch:
         room = prompt.request.length()
         if prompt.vision or len(prompt.tokens) + room > self._most:
             self._apart.append(job)
+            if (
+                self._most and not prompt.vision
+            ):  # the longest row of a pass would change the others
+                self._single.add(job)
             return
         try:
             row = Row(prompt.tokens, prompt.steering, room)

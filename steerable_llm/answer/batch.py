@@ -129,6 +129,7 @@ class Batch:
         """Read some of the prompts that wait, and give every answer its next token."""
         self._leave_ended()
         self._apart = [job for job in self._apart if not job.ended]
+        self._single.intersection_update(self._apart)
         self._begin_apart()
         self._join_again()
         left = self.limits.prefill

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -276,6 +277,38 @@ class SteerableHFLLM(HookedModel):
         """
         [prompt] = self._prompts([request], cancelled)
         return self.engine.submit(prompt, cancelled, timeout)
+
+    async def submit_all(
+        self, requests: Sequence[GenerationRequest], timeout: float | None = None
+    ) -> list[Pending]:
+        """Begin to answer requests from an event loop, which goes on meanwhile: all, or none.
+
+        Args:
+            requests: What to answer, each on its own.
+            timeout: Seconds after which an answer is given up with a `DeadlineError`.
+
+        Raises:
+            SteerableError: As for `submit`, of any of them.
+        """
+        gone = threading.Event()
+        try:
+            return await asyncio.to_thread(self._submitted, requests, gone, timeout)
+        except BaseException:
+            gone.set()  # the thread may go on, and what it has begun must not
+            raise
+
+    def _submitted(
+        self, requests: Sequence[GenerationRequest], gone: threading.Event, timeout: float | None
+    ) -> list[Pending]:
+        made: list[Pending] = []
+        try:
+            for request in requests:
+                made.append(self.submit(request, gone, timeout))
+        except BaseException:
+            for pending in made:
+                pending.cancel()
+            raise
+        return made
 
     def generate_batch(
         self,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 from collections.abc import Iterable
 from ipaddress import ip_address
 from pathlib import Path
@@ -23,8 +22,8 @@ from steerable_llm.cli.options import (
     say,
 )
 from steerable_llm.errors import InvalidInputError, from_extra
+from steerable_llm.server.keys import ADMIN_KEYS, API_KEYS, read_keys
 
-API_KEYS, ADMIN_KEYS = "STEERABLE_API_KEYS", "STEERABLE_ADMIN_KEYS"
 _MB = 2**20
 
 
@@ -107,7 +106,7 @@ def serve(
     from steerable_llm.policy.policy import Policy
     from steerable_llm.server.settings import ServerSettings
 
-    keys, admins = _keys(api_keys, API_KEYS), _keys(admin_keys, ADMIN_KEYS)
+    keys, admins = read_keys(api_keys, API_KEYS), read_keys(admin_keys, ADMIN_KEYS)
     if not metrics_prefix.isidentifier():
         raise InvalidInputError(
             f"--metrics-prefix {metrics_prefix!r}: give a name of letters, digits and _"
@@ -156,21 +155,6 @@ def serve(
         port,
         lambda line: say(f"steerable: {line}", error=True),
     )
-
-
-def _keys(file: Path | None, variable: str) -> tuple[str, ...]:
-    """Return the keys of a file, or of an environment variable.
-
-    Raises:
-        InvalidInputError: The file has none, or one is no plain text.
-    """
-    text = os.environ.get(variable, "") if file is None else file.read_text(encoding="utf-8")
-    found = tuple(text.split())
-    if file is not None and not found:
-        raise InvalidInputError(f"{file} holds no key: write one a line")
-    if not all(key.isascii() and key.isprintable() for key in found):
-        raise InvalidInputError(f"a key of {file or variable} is not ASCII: headers hold no other")
-    return found
 
 
 def _origins(given: Iterable[str]) -> tuple[str, ...]:

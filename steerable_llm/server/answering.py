@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
-from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.answer.pending import Pending
 from steerable_llm.answer.request import Generation, GenerationChunk, GenerationRequest
 from steerable_llm.server.metrics import AnswerClock
@@ -205,7 +203,7 @@ async def ask(
 
     Raises:
         Refused: It cannot be answered; nothing is under way then.
-        SteerableError: As `SteerableHFLLM.submit`.
+        SteerableError: As `SteerableHFLLM.submit_all`.
     """
     kind: Kind = "chat" if isinstance(body, ChatRequest) else "text"
     facts.model = body.model
@@ -234,13 +232,9 @@ async def ask(
     ]
     span = serving.traces.begin(kind, body.model, requests[0], headers)
     written = llm if kind == "chat" else llm.as_written()
-    gone = threading.Event()
     try:
-        pending = await asyncio.to_thread(
-            _submitted, written, requests, gone, settings.request_timeout
-        )
+        pending = await written.submit_all(requests, settings.request_timeout)
     except BaseException as error:
-        gone.set()  # the thread goes on, and what it has begun must not
         told = refusal_of(error) if isinstance(error, Exception) else Refused(499, "cancelled")
         serving.traces.end(span, None, told.code or "error")
         if told.param == "messages" and kind == "text":
@@ -258,20 +252,3 @@ async def ask(
         body.includes_usage,
     )
     return Run(serving, body, answers, requests, pending, facts, headers, span)
-
-
-def _submitted(
-    llm: SteerableHFLLM,
-    requests: list[GenerationRequest],
-    gone: threading.Event,
-    timeout: float,
-) -> list[Pending]:
-    made: list[Pending] = []
-    try:
-        for request in requests:
-            made.append(llm.submit(request, gone, timeout))
-    except BaseException:
-        for pending in made:
-            pending.cancel()
-        raise
-    return made

@@ -78,8 +78,7 @@ def _add_operation(app: FastAPI, serving: Serving) -> None:
     async def ready() -> Response:
         """Tell whether one more request would be taken on."""
         engine = serving.llm.engine
-        settings = serving.settings
-        if engine.running + engine.waiting >= settings.most_running + settings.most_waiting:
+        if engine.running + engine.waiting >= engine.limits.rows + serving.settings.most_waiting:
             raise Refused(503, "the queue is full", code="overloaded", retry_after=1)
         return Json({"status": "ready", "running": engine.running, "waiting": engine.waiting})
 

@@ -12,7 +12,6 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.answer.record import logged_steering, what_steered
 from steerable_llm.answer.request import Generation, GenerationRequest
 from steerable_llm.chat.message import as_messages
@@ -21,6 +20,7 @@ from steerable_llm.logs.answers import LoggedAnswer, Passage, asked
 from steerable_llm.logs.recorder import AnswerRecorder
 from steerable_llm.server.metrics import Metrics
 from steerable_llm.server.refusals import Refused, engine_dead
+from steerable_llm.server.served import ServedModel
 from steerable_llm.server.settings import ServerSettings
 from steerable_llm.server.traces import Traces
 
@@ -51,10 +51,10 @@ class Serving:
         self.draining = asyncio.Event()
         self.late = asyncio.Event()
         self.started = int(time.time())
-        self._llm: SteerableHFLLM | None = None
+        self._llm: ServedModel | None = None
         self._metrics: Metrics | None = None
 
-    def take(self, llm: SteerableHFLLM) -> None:
+    def take(self, llm: ServedModel) -> None:
         """Serve a model from now on."""
         told = self.settings
         llm.engine.limits = replace(
@@ -84,7 +84,7 @@ class Serving:
         return None
 
     @property
-    def llm(self) -> SteerableHFLLM:
+    def llm(self) -> ServedModel:
         """The model.
 
         Raises:

@@ -26,6 +26,7 @@ from steerable_llm.cli.options import (
     StepPolicy,
     SubjectIn,
     TemplateArguments,
+    Workers,
     check_folder,
     check_reports,
     command_line,
@@ -38,6 +39,7 @@ from steerable_llm.cli.options import (
     tell,
     tell_report,
     vectors_there,
+    workers_of,
 )
 from steerable_llm.cli.steering import (
     Kls,
@@ -121,6 +123,7 @@ def evaluate(
     revision: Revision = None,
     template: TemplateArguments = None,
     image_host: ImageHosts = None,
+    workers: Workers = None,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
@@ -142,9 +145,10 @@ def evaluate(
     options = {name: value for name, value in given.items() if value is not None and value != []}
     if (test is None) == (benchmark is None):
         raise InvalidInputError("give either TEST, an evaluation set, or --benchmark NAME")
-    if benchmark is not None and (keep or capability or pairs or policy or step):
+    if benchmark is not None and (keep or capability or pairs or policy or step or workers):
         raise InvalidInputError(
-            "--keep, --capability, --pairs, --policy and --step go with TEST, not with --benchmark"
+            "--keep, --capability, --pairs, --policy, --step and --workers go with TEST, not with "
+            "--benchmark"
         )
     if options and benchmark is None:
         raise InvalidInputError(f"--{next(iter(options))} goes with --benchmark, not with TEST")
@@ -169,7 +173,8 @@ def evaluate(
     else:
         assert test is not None  # one of the two was given
         check_reports(report, "a report", ".png", inputs=read)
-        measure = _on_set(test, capability, pairs, {"policy": policy, "step": step})
+        under = {"policy": policy, "step": step, "workers": workers_of(workers)}
+        measure = _on_set(test, capability, pairs, under)
     llm = load_model(model, revision, template=template, image_hosts=image_host)
     first = strengths[0] if strengths else None
     subjects = [load_subject(each, llm, force) for each in (subject, *(also or ()))]

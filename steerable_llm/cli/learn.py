@@ -22,6 +22,7 @@ from steerable_llm.cli.options import (
     StepPolicy,
     TemplateArguments,
     VectorIn,
+    Workers,
     check_folder,
     check_outputs,
     load_model,
@@ -29,6 +30,7 @@ from steerable_llm.cli.options import (
     settings_of,
     summary,
     tell,
+    workers_of,
 )
 from steerable_llm.cli.steering import (
     BuiltLayers,
@@ -72,6 +74,7 @@ def build(
         Path | None,
         typer.Option(help="HTML page to write: each picture, with what speaks for each answer."),
     ] = None,
+    workers: Workers = None,
     as_json: AsJson = False,
 ) -> None:
     """Build a vector from pairs of answers.
@@ -89,6 +92,8 @@ def build(
                 "leave it out, or build with grains"
             )
     if method == "lora":
+        if workers is not None:
+            raise InvalidInputError("LoRA is trained in one process: leave --workers out")
         _check_lora(out)
     else:
         check_outputs(
@@ -122,6 +127,7 @@ def build(
             name=name or out.stem,
             preset=preset,
             progress=not as_json,
+            workers=workers_of(workers),
             **settings,
         )
     say(*(f"steerable: note: {warning.message}" for warning in caught), error=True)

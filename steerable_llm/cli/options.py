@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from steerable_llm.logs.answer_log import AnswerLog
     from steerable_llm.reports.page import Page
     from steerable_llm.runtime.lora import Lora
+    from steerable_llm.runtime.ray_workers import RayWorkers
     from steerable_llm.vector.vector import SteeringVector
 
 #: What every generator of random numbers takes.
@@ -156,6 +157,23 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, not
 Force = Annotated[
     bool, typer.Option("--force", help="Accept a vector of another model of the same shape.")
 ]
+
+
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Processes that share the work, each with a copy of the model, on a cluster of Ray: "
+        "that of RAY_ADDRESS, or one that is started here.",
+    ),
+]
+
+
+def workers_of(number: int | None) -> RayWorkers | None:
+    """Return the workers that were asked for."""
+    from steerable_llm.runtime.ray_workers import RayWorkers
+
+    return None if number is None else RayWorkers(number)
 
 
 def load_model(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain
 from typing import NamedTuple, TypeAlias
 
 from torch import Tensor
@@ -19,6 +21,7 @@ from steerable_llm.runtime.decoding import Rows, forced_logits, greedy_tokens, l
 from steerable_llm.runtime.forward import run_prompts
 from steerable_llm.runtime.hooked_model import HookedModel
 from steerable_llm.runtime.lora import adapted
+from steerable_llm.runtime.ray_workers import RayWorkers, serially
 
 #: One prompt to run under one arm.
 Asked: TypeAlias = tuple[Arm, EvaluationItem]
@@ -141,11 +144,13 @@ def measure(
     batch_size: int = 64,
     advance: Advance | None = None,
     shares: Sequence[float] | None = None,
+    workers: RayWorkers | None = None,
 ) -> list[list[Outcome]]:
     """Run every arm on every item and score the items' own answers as well.
 
     One of the arms is called "none": the divergence is taken from it. `advance` counts a prompt
-    once per arm. Of `shares` every item has one, of the strength that arms have on it.
+    once per arm. Of `shares` every item has one, of the strength that arms have on it. The batches
+    are the same with workers and without, so that the outcomes are, too.
 
     Returns:
         Per arm, in the order given, the outcomes in the order of the items.
@@ -153,22 +158,30 @@ def measure(
     Raises:
         PromptTooLongError: A prompt with an answer does not fit the context window.
     """
-    done: dict[int, list[Outcome]] = {}
     longest_first = sorted(
         range(len(items)), key=lambda i: -sum(len(m.content) for m in items[i].messages)
     )
     # An item's arms share a batch: its prompt, and its unsteered logits, serve them all.
     size = max(1, batch_size // len(arms))
-    for start in range(0, len(items), size):
-        chunk = longest_first[start : start + size]
-        asked = [
+    tables = [
+        [
             [(arm if shares is None else arm.at(shares[i]), items[i]) for arm in arms]
-            for i in chunk
+            for i in longest_first[start : start + size]
         ]
-        found = _measure(llm, arms, asked, max_new_tokens)
-        done.update(zip(chunk, found, strict=True))
+        for start in range(0, len(items), size)
+    ]
+    work = partial(_measure, max_new_tokens=max_new_tokens)
+
+    def count(table: Sequence[object]) -> None:
         if advance is not None:
-            advance(len(chunk) * len(arms))
+            advance(len(table) * len(arms))
+
+    found = (
+        serially(llm, work, tables, count)
+        if workers is None
+        else (workers.map(llm, work, tables, count))
+    )
+    done = dict(zip(longest_first, chain.from_iterable(found), strict=True))
     return [[done[i][number] for i in range(len(items))] for number in range(len(arms))]
 
 
@@ -182,9 +195,10 @@ class _Reading(NamedTuple):
 
 
 def _measure(
-    llm: HookedModel, arms: Sequence[Arm], table: Sequence[Sequence[Asked]], max_new_tokens: int
+    llm: HookedModel, table: Sequence[Sequence[Asked]], max_new_tokens: int
 ) -> list[list[Outcome]]:
     """Per item, its outcome under each arm; the table has each item with what each arm is there."""
+    arms = [arm for arm, _ in table[0]]
     none = [arm.name for arm in arms].index("none")
     found: dict[tuple[int, int], _Reading] = {}
     for group in groups(arms):

@@ -83,7 +83,15 @@ def run_arms(
         PromptTooLongError: A prompt with an answer does not fit the context window.
     """
     with progress_bar(title, len(items) * len(arms), settings.progress) as advance:
-        found = measure(llm, arms, items, settings.max_new_tokens, settings.batch_size, advance)
+        found = measure(
+            llm,
+            arms,
+            items,
+            settings.max_new_tokens,
+            settings.batch_size,
+            advance,
+            workers=settings.workers,
+        )
     by_name: dict[str, list[list[Outcome]]] = {}
     for arm, outcomes in zip(arms, found, strict=True):
         by_name.setdefault(arm.name, []).append(outcomes)

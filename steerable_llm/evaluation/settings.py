@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypedDict
 
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.policy.policy import Policy
+from steerable_llm.runtime.ray_workers import RayWorkers
 
 if TYPE_CHECKING:
     from steerable_llm.evaluation.arms import Subject
@@ -36,6 +37,8 @@ class EvaluationSettings:
             everywhere.
         step: That step.
         command: What to run to get the result again, for its report.
+        workers: Copies of the model on a cluster of Ray that share the work; the result is the
+            same.
     """
 
     target: str | None = None
@@ -51,6 +54,7 @@ class EvaluationSettings:
     policy: Policy | str | os.PathLike[str] | None = None
     step: str | None = None
     command: str = ""
+    workers: RayWorkers | None = None
 
     def __post_init__(self) -> None:
         """Refuse what could only fail after the work."""
@@ -86,3 +90,4 @@ class Changes(TypedDict, total=False):
     policy: Policy | str | os.PathLike[str] | None
     step: str | None
     command: str
+    workers: RayWorkers | None

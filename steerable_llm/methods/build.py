@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -11,10 +12,11 @@ from steerable_llm.methods import METHODS
 from steerable_llm.methods.agreement import agreement_of
 from steerable_llm.methods.decision import decision_tokens
 from steerable_llm.methods.grains.attribution import PairAttribution
-from steerable_llm.methods.method import Grid, Method
+from steerable_llm.methods.method import Extraction, Grid, Method
 from steerable_llm.pairs.pair import Pairs, PreferencePair
-from steerable_llm.progress import progress_bar
+from steerable_llm.progress import Advance, progress_bar
 from steerable_llm.runtime.hooked_model import HookedModel
+from steerable_llm.runtime.ray_workers import RayWorkers
 from steerable_llm.vector.file import library_version
 from steerable_llm.vector.seen import hashes_of, kept
 from steerable_llm.vector.vector import SteeringVector
@@ -43,6 +45,7 @@ def build_vector(
     name: str | None = None,
     preset: str | None = None,
     progress: bool = True,
+    workers: RayWorkers | None = None,
     **config: Any,
 ) -> SteeringVector:
     """Build a steering vector from preference pairs.
@@ -54,6 +57,8 @@ def build_vector(
         name: What policies will call it; the method's name when left out.
         preset: Named settings of the method, such as "paper"; `config` goes on top.
         progress: Show a progress bar on stderr.
+        workers: Copies of the model on a cluster of Ray that share the work, for methods that read
+            pairs in parts (GrAInS).
         **config: Settings of the method, see its config class.
 
     Returns:
@@ -64,7 +69,7 @@ def build_vector(
         PairError: No pairs, or one that the method cannot use.
         AttributionError: The method found no usable signal.
     """
-    return build(llm, pairs, method, name, preset, progress, **config).vector
+    return build(llm, pairs, method, name, preset, progress, workers, **config).vector
 
 
 def build(
@@ -74,6 +79,7 @@ def build(
     name: str | None = None,
     preset: str | None = None,
     progress: bool = True,
+    workers: RayWorkers | None = None,
     **config: Any,
 ) -> Built:
     """Build a steering vector and keep what the method saw in each pair.
@@ -85,7 +91,10 @@ def build(
     if not pairs:
         raise PairError("there are no pairs to build from: give at least two")
     with progress_bar(f"{method}: reading pairs", len(pairs), progress) as advance:
-        found = chosen.extract(llm, pairs, settings, advance)
+        if workers is None:
+            found = chosen.extract(llm, pairs, settings, advance)
+        else:
+            found = _shared(llm, pairs, method, settings, workers, advance)
     everything = (*found.directions.values(), *found.tower.values())
     if not any(bool(direction.any()) for direction in everything):
         other = ", or another aggregation" if hasattr(settings, "aggregation") else ""
@@ -125,6 +134,44 @@ def build(
         decision_tokens=decision_tokens(llm, pairs),
     )
     return Built(vector, found.attributions)
+
+
+def _shared(
+    llm: HookedModel,
+    pairs: Pairs,
+    method: str,
+    settings: BaseModel,
+    workers: RayWorkers,
+    advance: Advance,
+) -> Extraction:
+    """Have workers read the pairs, in parts of the same size however many there are of them."""
+    if (how := METHODS[method].parts) is None:
+        able = [name for name, each in METHODS.items() if each.parts is not None]
+        raise InvalidInputError(
+            f"method {method!r} needs all pairs in one place: leave workers out, or build with "
+            f"{' or '.join(able)}"
+        )
+    parts = [
+        (first, list(pairs[first : first + workers.part]))
+        for first in range(0, len(pairs), workers.part)
+    ]
+    work = partial(_gathered, method=method, settings=settings)
+    found = workers.map(llm, work, parts, lambda part: advance(len(part[1])))
+    return how.combine(llm, found, settings)
+
+
+def _gathered(
+    llm: HookedModel,
+    part: tuple[int, Sequence[PreferencePair]],
+    *,
+    method: str,
+    settings: BaseModel,
+) -> Any:
+    """What one part of the pairs gives; in the worker's process."""
+    how = METHODS[method].parts
+    assert how is not None, "asked before the work was shared"
+    first, pairs = part
+    return how.gather(llm, Pairs(pairs), settings, None, first)
 
 
 def grid_of(vector: SteeringVector) -> Grid:

@@ -98,6 +98,20 @@ class Extraction:
 
 
 @dataclass(frozen=True)
+class Parts:
+    """How a method builds a vector of pairs that are read in parts, wherever that is.
+
+    Attributes:
+        gather: (llm, pairs, config, progress, first) -> anything that can be pickled, from some of
+            the pairs, of which the first is so many-th of all.
+        combine: (llm, gathered, config) -> Extraction, from what all parts gave, in order.
+    """
+
+    gather: Callable[..., Any]
+    combine: Callable[..., Extraction]
+
+
+@dataclass(frozen=True)
 class Method:
     """How to build a vector.
 
@@ -113,6 +127,7 @@ class Method:
         application: What its vectors steer, and how.
         grid: What is tried for it on dev data.
         images: Whether it learns from images, and so nothing from pairs without any.
+        parts: How it reads pairs in parts, on several machines; None where it needs all together.
     """
 
     config: type[BaseModel]
@@ -121,3 +136,4 @@ class Method:
     application: Application = Application()  # noqa: RUF009 - frozen
     grid: Grid = Grid()
     images: bool = False
+    parts: Parts | None = None

@@ -9,6 +9,7 @@ import statistics
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -30,7 +31,7 @@ from steerable_llm.methods.grains.deltas import contrastive_deltas
 from steerable_llm.methods.grains.merged import MergedObjective, Objective
 from steerable_llm.methods.grains.objective import EncodedPair, PreferenceObjective
 from steerable_llm.methods.grains.verification import Unchecked, verified_scores
-from steerable_llm.methods.method import Extraction, Grid, Method
+from steerable_llm.methods.method import Extraction, Grid, Method, Parts
 from steerable_llm.methods.states import chosen_layers
 from steerable_llm.pairs.pair import Pairs
 from steerable_llm.progress import Advance
@@ -106,19 +107,66 @@ GRAINS_PRESETS = {
 }
 
 
-def extract_grains(
-    llm: HookedModel, pairs: Pairs, config: GrainsConfig, progress: Advance | None = None
-) -> Extraction:
-    """Build directions with GrAInS.
+@dataclass(frozen=True)
+class Gathered:
+    """What some of the pairs gave: all that the others do not bear on.
+
+    Attributes:
+        attributions: Per pair.
+        plus: [n+, L, d], how the deciding state moves without the tokens that speak for the good
+            answer, of the pairs that have such.
+        minus: [n-, L, d], the same of those against it.
+        norms: [n, L, d], the deciding state itself.
+        packed: Whether several prompts shared a row.
+        images: Whether pairs have images.
+    """
+
+    attributions: tuple[PairAttribution, ...]
+    plus: Tensor
+    minus: Tensor
+    norms: Tensor
+    packed: bool
+    images: bool
+
+
+def gather_grains(
+    llm: HookedModel,
+    pairs: Pairs,
+    config: GrainsConfig,
+    progress: Advance | None = None,
+    first: int = 0,
+) -> Gathered:
+    """Attribute some of the pairs and see how the model moves without the tokens selected.
+
+    Args:
+        llm: The unsteered model.
+        pairs: Some of the pairs, one at least.
+        config: Settings.
+        progress: Called with the number of pairs done since the last call.
+        first: Which of all pairs the first one is; random scores depend on it.
 
     Raises:
-        AttributionError: Gradients that are not finite, or no token of any sign to select.
+        AttributionError: Gradients that are not finite.
         InvalidInputError: A baseline that the tokenizer lacks.
     """
     layers = chosen_layers(llm, config.layers)
-    objective, baseline, attributions = _attributed(llm, pairs, config, progress)
-    plus, minus, norms = contrastive_deltas(
-        llm, objective, [(a.positive, a.negative) for a in attributions], baseline, layers
+    objective, baseline, attributions = _attributed(llm, pairs, config, progress, first)
+    selected = [(each.positive, each.negative) for each in attributions]
+    plus, minus, norms = contrastive_deltas(llm, objective, selected, baseline, layers)
+    images = isinstance(objective, MergedObjective)
+    return Gathered(attributions, plus, minus, norms, objective.reader.packs, images)
+
+
+def combine_grains(llm: HookedModel, parts: Sequence[Gathered], config: GrainsConfig) -> Extraction:
+    """Build directions of what all parts of the pairs gave.
+
+    Raises:
+        AttributionError: There is no token of any sign to select.
+    """
+    layers = chosen_layers(llm, config.layers)
+    attributions = tuple(each for part in parts for each in part.attributions)
+    plus, minus, norms = (
+        torch.cat([getattr(part, name) for part in parts]) for name in ("plus", "minus", "norms")
     )
     if not len(plus) and not len(minus):
         raise AttributionError(
@@ -140,13 +188,13 @@ def extract_grains(
     errors = [a.completeness_error for a in attributions if a.completeness_error is not None]
     provenance = Provenance(
         deltas=Deltas(len(plus), len(minus)),
-        packed=objective.reader.packs,
+        packed=any(part.packed for part in parts),
         mean_preference=statistics.fmean(values) if values else None,
         completeness_error=Completeness(_finite(statistics.median(errors)), _finite(max(errors)))
         if errors
         else None,
         facts={"image_share": _image_share(attributions)}
-        if isinstance(objective, MergedObjective)
+        if any(part.images for part in parts)
         else {},
     )
     _warn_of_large(errors, config)
@@ -157,6 +205,18 @@ def extract_grains(
     return Extraction(
         directions, scales, provenance, attributions, differences=differences, layers=layers
     )
+
+
+def extract_grains(
+    llm: HookedModel, pairs: Pairs, config: GrainsConfig, progress: Advance | None = None
+) -> Extraction:
+    """Build directions with GrAInS.
+
+    Raises:
+        AttributionError: Gradients that are not finite, or no token of any sign to select.
+        InvalidInputError: A baseline that the tokenizer lacks.
+    """
+    return combine_grains(llm, [gather_grains(llm, pairs, config, progress)], config)
 
 
 def attribute(
@@ -170,7 +230,11 @@ def attribute(
 
 
 def _attributed(
-    llm: HookedModel, pairs: Pairs, config: GrainsConfig, progress: Advance | None
+    llm: HookedModel,
+    pairs: Pairs,
+    config: GrainsConfig,
+    progress: Advance | None,
+    first: int = 0,
 ) -> tuple[Objective, Tensor, tuple[PairAttribution, ...]]:
     prompts, encoded = _encode(llm, pairs, config)
     objective: Objective
@@ -179,7 +243,9 @@ def _attributed(
     else:
         objective = PreferenceObjective(llm.model, encoded, config.reduction, config.memory_budget)
     baseline = baseline_embedding(llm, objective, config.baseline)
-    found = _attribute(objective, prompts, pairs, baseline, config, progress or (lambda _: None))
+    found = _attribute(
+        objective, prompts, pairs, baseline, config, progress or (lambda _: None), first
+    )
     return objective, baseline, found
 
 
@@ -245,6 +311,7 @@ def _attribute(
     baseline: Tensor,
     config: GrainsConfig,
     progress: Callable[[int], object],
+    first: int,
 ) -> tuple[PairAttribution, ...]:
     plan = ATTRIBUTIONS[config.attribution]
     integrates = config.attribution == "integrated_gradients"
@@ -257,7 +324,10 @@ def _attribute(
         how = (config.steps, config.quadrature)
         paths = [
             plan(
-                objective.embeddings(i), objective.neutral(i, baseline), *how, seed=config.seed + i
+                objective.embeddings(i),
+                objective.neutral(i, baseline),
+                *how,
+                seed=config.seed + first + i,
             )
             for i in wave
         ]
@@ -372,7 +442,7 @@ def _warn_of_large(errors: Sequence[float], config: GrainsConfig) -> None:
             "would: biases, learned positions or the entropies of long answers take a large "
             "part of it, or the model computes in a way that no rule reaches; try "
             'attribution="integrated_gradients"',
-            stacklevel=4,
+            stacklevel=5,
         )
         return
     open_to_try = {
@@ -387,7 +457,7 @@ def _warn_of_large(errors: Sequence[float], config: GrainsConfig) -> None:
         f"{len(errors)} pairs, baseline {config.baseline!r}, "
         f"{config.steps} {config.quadrature} steps), which is more than scores of zero would: "
         + advice,
-        stacklevel=4,
+        stacklevel=5,
     )
 
 
@@ -397,4 +467,5 @@ GRAINS = Method(
     GRAINS_PRESETS,
     # Zero is the paper's baseline, and the end of the text a token that models have seen often.
     grid=Grid(configs=({}, {"baseline": "eos"})),
+    parts=Parts(gather_grains, combine_grains),
 )

@@ -17,7 +17,7 @@ OFFLINE := HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 TO
 TEST_ENV := $(OFFLINE) OMP_NUM_THREADS=1 MPLBACKEND=Agg PYTHONDONTWRITEBYTECODE=
 PYTEST_ARGS ?=
 
-.PHONY: install demo test lint check bench docs vectors clean
+.PHONY: install demo test test-ray lint check bench docs vectors clean
 
 install: $(STAMP)
 
@@ -45,6 +45,17 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	@$(TEST_ENV) $(PY) -m pytest -q -n auto --maxprocesses=8 $(PYTEST_ARGS)
+
+# Ray is heavy, and only these tests need it. They start a cluster, so they run in one process.
+RAY_STAMP := .venv/.installed-ray
+
+$(RAY_STAMP): $(STAMP)
+	@echo "Installing Ray into .venv ..."
+	@$(PY) -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev,ray]'
+	@touch $(RAY_STAMP)
+
+test-ray: $(RAY_STAMP)
+	@$(TEST_ENV) $(PY) -m pytest -q -m ray tests/test_ray.py $(PYTEST_ARGS)
 
 check: lint test docs
 

@@ -11,7 +11,7 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parent.parent
 # "all" would pin what is only declared for later parts as well, which the tests do not run with.
-EXTRAS = ("langchain", "llama-index", "lora", "dev")
+EXTRAS = ("langchain", "llama-index", "lora", "dev", "ray")
 
 
 def closure() -> dict[str, str]:

@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class PackedPolicy:
-    """A policy as plain bytes, known by the hash of its content.
+    """A policy as plain bytes, with a checksum over them. What it says is told by `Policy.digest`.
 
     Gates come without what they were trained with: their embedding model must be installed where
     the policy is unpacked.
@@ -29,13 +29,13 @@ class PackedPolicy:
         content: What the policy's file says, as JSON.
         vectors: The vector files by the names that steps know them by.
         gates: The gate files, likewise.
-        digest: SHA-256 over all of that.
+        checksum: SHA-256 over all of that, as it was packed.
     """
 
     content: str
     vectors: Mapping[str, bytes]
     gates: Mapping[str, bytes]
-    digest: str
+    checksum: str
 
     @classmethod
     def of(cls, policy: Policy) -> PackedPolicy:
@@ -44,7 +44,7 @@ class PackedPolicy:
         content = policy.model_dump_json(exclude_unset=True)
         vectors = _files(policy.vectors)
         gates = _files(policy.gates)
-        return cls(content, vectors, gates, _digest(content, vectors, gates))
+        return cls(content, vectors, gates, _checksum(content, vectors, gates))
 
     def open(self) -> Policy:
         """Return the policy.
@@ -54,8 +54,8 @@ class PackedPolicy:
             VectorFileError: A vector cannot be read.
             GateFileError: A gate cannot be read.
         """
-        if _digest(self.content, self.vectors, self.gates) != self.digest:
-            raise PolicyError("the packed policy does not match its own hash: pack it again")
+        if _checksum(self.content, self.vectors, self.gates) != self.checksum:
+            raise PolicyError("the packed policy does not match its own checksum: pack it again")
         return Policy.from_dict(
             json.loads(self.content),
             vectors=_read(self.vectors, SteeringVector.load),
@@ -81,7 +81,7 @@ def _read(files: Mapping[str, bytes], load: Callable[[Path], T]) -> dict[str, T]
     return made
 
 
-def _digest(content: str, vectors: Mapping[str, bytes], gates: Mapping[str, bytes]) -> str:
+def _checksum(content: str, vectors: Mapping[str, bytes], gates: Mapping[str, bytes]) -> str:
     parts = [content.encode(), *vectors, *vectors.values(), *gates, *gates.values()]
     hashed = hashlib.sha256()
     for part in parts:

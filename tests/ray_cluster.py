@@ -6,7 +6,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -64,10 +64,11 @@ def cluster(nodes: int, cpus: int, resources: dict[str, float]) -> Iterator[None
     from ray.cluster_utils import Cluster
 
     node = {"num_cpus": cpus, "object_store_memory": 80 * 2**20, "resources": resources}
-    made = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
+    made = Cluster()
     try:
+        persistently(lambda: made.add_node(**node, include_dashboard=False))
         for _ in range(nodes - 1):
-            made.add_node(**node)
+            persistently(lambda: made.add_node(**node))
         ray.init(address=made.address, log_to_driver=False, logging_level="ERROR")
         yield
     finally:
@@ -76,6 +77,17 @@ def cluster(nodes: int, cpus: int, resources: dict[str, float]) -> Iterator[None
         os.environ.clear()
         os.environ.update(before)
         signal.signal(signal.SIGTERM, on_sigterm)
+
+
+def persistently(start: Callable[[], object], times: int = 5) -> None:
+    """Start something again if it takes longer than Ray would wait: a busy machine is no fault."""
+    for left in reversed(range(times)):
+        try:
+            start()
+            return
+        except Exception:
+            if not left:
+                raise
 
 
 @contextmanager

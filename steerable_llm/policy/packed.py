@@ -82,9 +82,11 @@ def _read(files: Mapping[str, bytes], load: Callable[[Path], T]) -> dict[str, T]
 
 
 def _checksum(content: str, vectors: Mapping[str, bytes], gates: Mapping[str, bytes]) -> str:
-    parts = [content.encode(), *vectors, *vectors.values(), *gates, *gates.values()]
+    parts = [content.encode()]
+    for files in (vectors, gates):
+        parts += [name.encode() for name in files]
+        parts += files.values()
     hashed = hashlib.sha256()
     for part in parts:
-        told = part.encode() if isinstance(part, str) else part
-        hashed.update(len(told).to_bytes(8, "big") + told)
+        hashed.update(len(part).to_bytes(8, "big") + part)
     return hashed.hexdigest()

@@ -25,8 +25,8 @@ class Gateway:
     It answers at once, with 503 until a replica has loaded the model.
     """
 
-    async def __init__(self, settings: RaySettings, replicas: Any) -> None:
-        """Ask the replicas for the model's facts, and go on meanwhile."""
+    def __init__(self, settings: RaySettings, replicas: Any) -> None:
+        """Ask the replicas for the model's facts, and go on meanwhile; called on the event loop."""
         logging.basicConfig(level=logging.WARNING, format="%(message)s")
         logging.getLogger("steerable_llm.server").setLevel(logging.INFO)
         self._serving = Serving(settings.server())

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from steerable_llm.errors import InvalidInputError, MissingExtraError, SteerableError
+from steerable_llm.errors import InvalidInputError, SteerableError, from_extra
 from steerable_llm.runtime.hooked_model import HookedModel
 
 T = TypeVar("T")
@@ -69,14 +69,9 @@ class RayWorkers:
             ModelMismatchError: A worker has loaded another model.
             MissingExtraError: Ray is not installed.
         """
-        try:
+        with from_extra("ray", "workers need a package that is not installed"):
             import ray
             import ray.data
-        except ImportError as error:
-            raise MissingExtraError(
-                f"workers need a package that is not installed ({error}): "
-                "pip install 'steerable-llm[ray]'"
-            ) from error
         origin = getattr(llm, "origin", None)
         if origin is None:
             raise InvalidInputError(

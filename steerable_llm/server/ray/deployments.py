@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from steerable_llm.errors import MissingExtraError
+from steerable_llm.errors import from_extra
 from steerable_llm.server.ray.settings import GATEWAY, REPLICA, RaySettings
 
 _MANY = 10_000
@@ -18,16 +18,11 @@ def app(settings: RaySettings) -> Any:
         MissingExtraError: Ray Serve is not installed.
         SteerableError: The policy or a file of keys cannot be used.
     """
-    try:
+    with from_extra("ray", "Ray Serve needs a package that is not installed"):
         from ray import serve
 
         from steerable_llm.server.ray.gateway import Gateway
         from steerable_llm.server.ray.replica import Replica
-    except ImportError as error:
-        raise MissingExtraError(
-            f"Ray Serve needs a package that is not installed ({error}): "
-            "pip install 'steerable-llm[ray]'"
-        ) from error
     settings.check()
     replicas = serve.deployment(
         name=REPLICA,

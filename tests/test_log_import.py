@@ -116,12 +116,12 @@ def test_a_ragas_sample_becomes_an_answer_with_its_metric_as_verdict(
 
 def test_ragas_ids_are_kept_and_other_samples_left(log: AnswerLog, write: Write) -> None:
     with_ids = ragas(retrieved_context_ids=["hours", 7])
-    talk = ragas(user_input=[{"type": "human", "content": "hi"}])
+    talk = ragas(user_input=[{"type": "human", "content": "hi"}])  # unanswered
     report = import_files(log, write([with_ids, talk, ragas(response=None)]), "ragas")
     (entry,) = log.answers()
     assert [p.id for p in entry.passages] == ["hours", "7"]
     assert list(report.skipped) == [
-        "it is a multi-turn sample; only single-turn samples can be taken",
+        "it is a conversation without an answer of the assistant",
         "it has no response",
     ]
 

@@ -1,15 +1,20 @@
-"""Evaluation sets: RAGAS samples and results, DeepEval test cases and results."""
+"""Evaluation sets: RAGAS samples and results, DeepEval test cases and results.
+
+Conversations of both arrive here cut into their answers; see `conversations`.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from pydantic.alias_generators import to_snake
 
 from steerable_llm.logs.answers import LoggedAnswer
+from steerable_llm.logs.importers.conversations import ANSWERS, each_answer, last_answer
 from steerable_llm.logs.importers.judgement import Judgement
 from steerable_llm.logs.importers.messages import answer_text
 from steerable_llm.logs.importers.records import (
@@ -19,6 +24,7 @@ from steerable_llm.logs.importers.records import (
     content_id,
     decoded,
     listed,
+    mapping,
     needed,
     number,
     page,
@@ -41,6 +47,9 @@ _RAGAS_FIELDS = {
     "persona_name",
     "query_style",
     "query_length",
+    "reference_tool_calls",
+    "reference_topics",
+    ANSWERS,
 }
 
 
@@ -68,25 +77,26 @@ def ragas_records(record: Record) -> list[tuple[str, Any]]:
                 target, given = one.get("target"), one.get("metric_output")
                 noted = {name: given if target is None else target}
                 found.append((f"{name} {place}", {**sample, **noted}))
-    return found or page(record, "samples", "data", "rows", "dataset", "results", "examples")
+    pages = ("samples", "data", "rows", "dataset", "results", "examples")
+    return each_answer(found or page(record, *pages), "user_input")
 
 
 def ragas(record: Record) -> list[ImportedAnswer]:
-    """Read a RAGAS single-turn sample; metrics that are known by name judge it."""
+    """Read a RAGAS sample; metrics that are known by name judge it."""
     # Of two spellings of a name the present one counts.
     plain = {_RAGAS_ELSE.get(name, name): value for name, value in record.items()} | {
         name: record[name] for name in _RAGAS_FIELDS & record.keys()
     }
-    asked = decoded(plain.get("user_input"))
-    if isinstance(asked, list):
-        raise UnusableRecord("it is a multi-turn sample; only single-turn samples can be taken")
-    question, answer = needed(plain, "user_input"), answer_text(plain.get("response"), "response")
     found = passages(plain.get("retrieved_contexts"), plain.get("retrieved_context_ids"))
     judgements = tuple(
         judgement
         for name, value in plain.items()
         if name not in _RAGAS_FIELDS and (judgement := _ragas_judgement(name, value, plain))
     )
+    asked = decoded(plain.get("user_input"))
+    if isinstance(asked, list):
+        return [last_answer("ragas", asked, found, _of_whole(record, judgements))]
+    question, answer = needed(plain, "user_input"), answer_text(plain.get("response"), "response")
     expected = decoded(plain.get("reference"))
     reference = text(*expected) if isinstance(expected, list) else text(expected)
     return [_draft("ragas", question, found, answer, reference, judgements)]
@@ -113,24 +123,47 @@ def _ragas_judgement(name: str, value: object, sample: Record) -> Judgement | No
 _PASSED = {"pass": True, "passed": True, "fail": False, "failed": False}
 
 
+def _of_whole(record: Record, judgements: tuple[Judgement, ...]) -> tuple[Judgement, ...]:
+    """What was said of the conversation that a record is from."""
+    return tuple(replace(one, answers=record.get(ANSWERS, 1)) for one in judgements)
+
+
 def deepeval_records(record: Record) -> list[tuple[str, Any]]:
     """Return the test cases in a run, in results, or in a data set."""
     names = ("testRunData", "test_run_data", "testCases", "test_cases", "testResults")
     more = ("test_results", "conversationalTestCases", "conversational_test_cases", "goldens")
-    return page(record, *names, *more, "data", "results")
+    return each_answer(page(record, *names, *more, "data", "results"), "turns")
 
 
 def deepeval(record: Record) -> list[ImportedAnswer]:
     """Read a DeepEval test case or test result; its metrics say themselves what passed."""
-    if record.get("turns") or yes_or_no(record.get("conversational")):
-        raise UnusableRecord("it is a conversation; only single-turn test cases can be taken")
-    plain = {to_snake(name): value for name, value in record.items()}
+    plain = _snake(record)
+    judgements = _deepeval_judgements(plain)
+    turns = decoded(plain.get("turns"))
+    if turns or yes_or_no(plain.get("conversational")) or "scenario" in plain:
+        turns = listed(turns, "turns")
+        last = {
+            to_snake(name): value for name, value in mapping(turns[-1] if turns else None).items()
+        }
+        told = _of_whole(record, judgements)
+        if comment := text(last.get("comments")):
+            told = (*told, Judgement(comment=comment))
+        return [last_answer("deepeval", turns, passages(last.get("retrieval_context")), told)]
     question = needed(plain, "input")
     answer = answer_text(plain.get("actual_output"), "actual_output")
     contexts = decoded(plain.get("retrieval_context"))
     if isinstance(contexts, str) and not contexts.lstrip().startswith("["):
         contexts = contexts.split("|")  # as its tables have several
-    found = passages(contexts)
+    reference = text(plain.get("expected_output"))
+    return [_draft("deepeval", question, passages(contexts), answer, reference, judgements)]
+
+
+def _snake(record: Record) -> dict[str, Any]:
+    """Return a record with its names in one of DeepEval's two spellings."""
+    return {to_snake(name): value for name, value in record.items()}
+
+
+def _deepeval_judgements(plain: Record) -> tuple[Judgement, ...]:
     judgements = [
         Judgement(
             name=str(metric.get("name") or metric.get("metric") or ""),
@@ -146,8 +179,7 @@ def deepeval(record: Record) -> list[ImportedAnswer]:
         judgements.append(Judgement(name="test case", passed=passed))
     if comment := text(plain.get("comments")):
         judgements.append(Judgement(comment=comment))
-    reference = text(plain.get("expected_output"))
-    return [_draft("deepeval", question, found, answer, reference, tuple(judgements))]
+    return tuple(judgements)
 
 
 def _draft(

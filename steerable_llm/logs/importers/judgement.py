@@ -30,6 +30,7 @@ METRICS: dict[str, str | None] = {
     **dict.fromkeys(("multi_modal_relevance", "relevance_rate"), _OF_ANSWER),
     **dict.fromkeys(("answer_relevancy", "answer_relevance", "response_relevancy"), _OF_ANSWER),
     "response_relevance": _OF_ANSWER,
+    "agent_goal_accuracy": None,
     **dict.fromkeys(("answer_correctness", "factual_correctness", "correctness"), "untrue"),
     **dict.fromkeys(("answer_accuracy", "nv_accuracy", "qa_correctness"), "untrue"),
     "toxicity": "rude",
@@ -140,6 +141,7 @@ class Judgement:
         reviewer: Which person.
         time: When, as ISO 8601.
         scale: The lowest and the highest score, where the log says so.
+        answers: Of how many answers it was said at once: of several it is no verdict on any.
     """
 
     name: str = ""
@@ -152,6 +154,7 @@ class Judgement:
     reviewer: str | None = None
     time: str | None = None
     scale: tuple[float, float] | None = None
+    answers: int = 1
 
 
 def judge(
@@ -174,7 +177,9 @@ def judge(
     if not judgements:
         return answer
     judgements = [
-        replace(judgement, score=None) if unread(judgement, rules, off_scale) else judgement
+        replace(judgement, score=None, passed=None)
+        if unread(judgement, rules, off_scale)
+        else judgement
         for judgement in judgements
     ]
     opinions = [(*_opinion(judgement, rules), judgement) for judgement in judgements]
@@ -212,6 +217,11 @@ def beyond_its_scale(judgement: Judgement, rules: Rules) -> bool:
 
 def unread(judgement: Judgement, rules: Rules, off_scale: Collection[str] = ()) -> str | None:
     """Return why a score is no verdict and cannot become one, or None if it can."""
+    if judgement.answers > 1 and (judgement.score is not None or judgement.passed is not None):
+        return (
+            f"{brief(judgement.name)} judges a conversation of several answers, and does not say "
+            "which it means"
+        )
     if judgement.score is None or judgement.passed is not None:
         return None
     metric, named = metric_of(judgement.name), brief(judgement.name)

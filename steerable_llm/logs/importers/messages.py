@@ -78,6 +78,13 @@ def message(value: object) -> Message:
     return _made(told[0])
 
 
+def speaker(value: object) -> str | None:
+    """Return the role of a message; None for what is no message, or of another role."""
+    value = mapping(value)
+    named = value.get("role") or value.get("from") or value.get("type")
+    return _role(named) if isinstance(named, str) else None
+
+
 def said(value: object) -> str:
     """Return the text of the message that is an answer."""
     answer = message(value)

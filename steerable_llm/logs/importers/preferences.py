@@ -37,12 +37,18 @@ def preference_records(record: Record) -> list[tuple[str, Any]]:
 def trl(record: Record) -> list[ImportedAnswer]:
     """Read ``prompt, chosen, rejected`` or ``prompt, completion, label``, of text or messages.
 
-    Some data sets call the prompt ``question``, as SPA-VL does, and have ``system`` beside it.
+    Where each step of an answer has a label of its own, as process supervision has them in
+    ``prompt, completions, labels``, an answer is good if all of its steps are. Some data sets call
+    the prompt ``question``, as SPA-VL does, and have ``system`` beside it.
     """
     images = listed(record.get("images") or record.get("image"), "images")
     given = decoded(record.get("prompt") or record.get("question")) or None
     if images:
         given = _with_images(given, images)
+    if {"completions", "labels"} <= record.keys():
+        answer, good = _steps(record)
+        return [_draft("trl", _asked(record, given), answer, verdict="good" if good else "bad",
+                       label_source="steps")]  # fmt: skip
     if not record.keys() & {"chosen", "rejected", "label"}:
         raise UnusableRecord(
             "it has no preference: chosen and rejected, or a completion with a label"
@@ -65,6 +71,17 @@ def trl(record: Record) -> list[ImportedAnswer]:
     else:
         (given, chosen), (_, rejected) = _apart(given, chosen), _apart(given, rejected)
     return [_pair("trl", _asked(record, given), chosen, rejected, ("chosen", "rejected"))]
+
+
+def _steps(record: Record) -> tuple[str, bool]:
+    """Return an answer that is judged step by step, and whether all of it is right."""
+    steps = listed(record["completions"], "completions")
+    labels = [yes_or_no(label) for label in listed(record["labels"], "labels")]
+    if not all(isinstance(step, str) for step in steps) or not any(map(str.strip, steps)):
+        raise UnusableRecord("its completions are no texts: give the steps of one answer")
+    if len(labels) != len(steps) or None in labels:
+        raise UnusableRecord("its labels are not one true or false for each of its completions")
+    return "\n".join(steps), all(labels)
 
 
 def _asked(record: Record, given: object) -> tuple[Message, ...]:

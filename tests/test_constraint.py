@@ -13,9 +13,10 @@ from scripted import scripted_llm
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from steerable_llm.answer.constraint import Constraint
+from steerable_llm.answer.constraint import Constraint, json_rule
 from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.answer.request import GenerationRequest
+from steerable_llm.answer.schema import check_schema
 from steerable_llm.errors import InvalidInputError, SteerableError
 
 
@@ -138,6 +139,37 @@ def test_a_form_that_cannot_be_guaranteed_is_one_clear_line(tiny_llm, make):
     with pytest.raises(InvalidInputError) as error:
         tiny_llm.generate("Hi", constraint=make())
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("schema", "said"),
+    [
+        ({"type": "strng"}, "is wrong: there is no type 'strng'.* did you mean 'string'?"),
+        ({"properties": {"a": {"type": "Integer"}}}, "wrong at properties.a: .*mean 'integer'?"),
+        ({"type": ["string", "nul"]}, "there is no type 'nul'.* did you mean 'null'?"),
+        ({"anyOf": [{"type": "null"}, {"items": {"type": "x"}}]}, "wrong at anyOf.1.items: "),
+        ({"allOf": [{"$defs": {"A": {"type": 5}}}]}, "wrong at allOf.0.\\$defs.A: its type is 5"),
+        ({"type": []}, "its type is list"),
+        ({"properties": ["a"]}, "wrong at properties: there is list where schemas by name"),
+        ({"items": "string"}, "wrong at items: there is 'string' where a schema"),
+    ],
+)
+@pytest.mark.parametrize("strict", [True, False])
+def test_a_schema_that_is_none_is_told_by_its_place(schema, said, strict):
+    with pytest.raises(InvalidInputError, match=said):
+        Constraint.json_schema(schema, strict=strict)
+    with pytest.raises(InvalidInputError, match=said):
+        json_rule(schema)
+
+
+def test_names_and_values_in_a_schema_are_no_types():
+    schema = {
+        "type": "object",
+        "properties": {"type": {"enum": ["strng", 5]}, "properties": {"const": {"type": "x"}}},
+        "additionalProperties": False,
+        "items": True,
+    }
+    check_schema(schema)
 
 
 def test_without_strictness_what_cannot_be_guaranteed_is_left_out(tiny_llm):

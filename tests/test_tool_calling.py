@@ -209,6 +209,19 @@ def test_tools_and_choices_that_make_no_sense_are_refused(settings, said):
         GenerationRequest("Hi", **settings)
 
 
+@pytest.mark.parametrize("tool_choice", ["auto", "required", "look"])
+@pytest.mark.parametrize("family", ["hermes", "xml"])
+def test_a_tool_with_a_type_that_there_is_not_is_told_and_no_answer_cut_off(
+    family, tool_choice, xml_llm
+):
+    llm = xml_llm if family == "xml" else scripted_llm("hermes", {"Hi": "Hi."})
+    schema = {"type": "object", "properties": {"day": {"type": "strng"}}}
+    tool = {"type": "function", "function": {"name": "look", "parameters": schema}}
+    said = "the schema of the tool 'look' is wrong at properties.day: .*'string'?"
+    with pytest.raises(InvalidInputError, match=said):
+        llm.generate("Hi", tools=[tool], tool_choice=tool_choice, max_new_tokens=4)
+
+
 def test_a_request_says_whether_its_answer_is_for_a_program():
     assert GenerationRequest("Hi", tools=[MULTIPLY]).structured
     assert GenerationRequest("Hi", constraint=Constraint.json_object()).structured

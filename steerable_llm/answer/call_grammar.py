@@ -6,8 +6,9 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from steerable_llm.answer.call_rules import FAMILIES, Family, Mark
+from steerable_llm.answer.call_rules import FAMILIES, Family, Mark, parameters_of
 from steerable_llm.answer.constraint import Constraint, text_rule
+from steerable_llm.answer.schema import check_schema
 from steerable_llm.chat.tools import Tool, ToolFormat
 from steerable_llm.errors import InvalidInputError
 
@@ -47,7 +48,14 @@ def grammar_for(
         special_ids: Tokens that no grammar spells (`ChatFormat.whole_ids`); a free text may hold
             them.
         parallel: Whether an answer may have several calls.
+
+    Raises:
+        InvalidInputError: A schema is none, or this model's calls cannot be written.
     """
+    if tool_choice != "none":
+        for tool in tools:
+            function = tool["function"]
+            check_schema(parameters_of(tool), f"the schema of the tool {function['name']!r}")
     if not tools or tool_format is None or tool_choice == "none":
         return None if constraint is None else AnswerGrammar(f"start: {constraint.grammar}")
     forced = tool_choice not in (None, "auto")

@@ -18,6 +18,7 @@ from tokenizers import decoders
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from steerable_llm.answer.schema import BY_NAME, NESTED, check_schema
 from steerable_llm.errors import InvalidInputError, SteerableError
 
 ConstraintKind = Literal["json_schema", "json_object", "regex", "choice"]
@@ -25,10 +26,6 @@ ConstraintKind = Literal["json_schema", "json_object", "regex", "choice"]
 # Written as `json.dumps` does. White space of the model's own choice would let a weak model write
 # blanks for ever.
 _JSON_STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-
-
-_BY_NAME = {"properties", "patternProperties", "$defs", "definitions"}
-_NESTED = {"items", "prefixItems", "additionalProperties", "anyOf", "oneOf"}
 
 
 @dataclass(frozen=True)
@@ -57,7 +54,7 @@ class Constraint:
             strict: Refuse keywords that decoding cannot guarantee (`uniqueItems`, `not`).
 
         Raises:
-            InvalidInputError: It is no JSON object.
+            InvalidInputError: It is no JSON object, or has a type that there is not.
         """
         if isinstance(schema, type) and issubclass(schema, BaseModel):
             schema = schema.model_json_schema()
@@ -65,12 +62,14 @@ class Constraint:
             read = json.loads(schema) if isinstance(schema, str) else schema
             if not isinstance(read, Mapping):
                 raise TypeError(f"it is a {type(read).__name__}")
-            return cls("json_schema", json.dumps(read, ensure_ascii=False), strict)
+            source = json.dumps(read, ensure_ascii=False)
         except (TypeError, ValueError) as error:
             raise InvalidInputError(
                 f"the JSON schema cannot be used ({error}): give a dict, its JSON text, or a "
                 "pydantic model"
             ) from error
+        check_schema(read)
+        return cls("json_schema", source, strict)
 
     @classmethod
     def json_object(cls) -> Self:
@@ -106,7 +105,12 @@ class Constraint:
 
 
 def json_rule(schema: Mapping[str, Any], strict: bool = False) -> str:
-    """Return the body of a rule for JSON that follows a schema."""
+    """Return the body of a rule for JSON that follows a schema.
+
+    Raises:
+        InvalidInputError: It is no JSON schema.
+    """
+    check_schema(schema)
     style = {**_JSON_STYLE, "coerce_one_of": True, "lenient": not strict}
     # The parts of an `allOf` each name some of the properties: none of them could be closed.
     closed = schema if '"allOf"' in json.dumps(schema) else _closed(schema)
@@ -121,9 +125,9 @@ def _closed(schema: Any) -> Any:
     if not isinstance(schema, Mapping):
         return schema
     made = dict(schema)
-    for key in _BY_NAME & set(made):
+    for key in BY_NAME & set(made):
         made[key] = {name: _closed(value) for name, value in made[key].items()}
-    for key in _NESTED & set(made):
+    for key in NESTED & set(made):
         value = made[key]
         made[key] = [_closed(item) for item in value] if isinstance(value, list) else _closed(value)
     if "properties" in made:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from steerable_llm.errors import InvalidInputError, first_problem
-from steerable_llm.json_records import form_of, json_records, open_utf8
+from steerable_llm.json_records import NOT_JSON, form_of, json_records, open_utf8
 
 T = TypeVar("T")
 
@@ -162,6 +162,8 @@ def _kind_of_json(path: str | os.PathLike[str]) -> str:
         first = next(json_records(file, form=form), None)
     names = set((first and first.record) or ())
     if form == "values":
+        if first is not None and first.problem == NOT_JSON:
+            return "text"  # a table of TOML, say, opens with a bracket, too
         return next((kind for known, kind in _DOCUMENTS if known <= names), "JSON")
     if not names:
         return "text"

@@ -35,6 +35,8 @@ _TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{},"]', re.DOTALL)
 _IN_TEXT = re.compile(rb'[^"\\]*(?:\\.[^"\\]*)*', re.DOTALL)
 _BLANK = b" \t\r\n,\x1e"
 _TOO_DEEP = f"it is nested deeper than {DEEPEST} levels"
+#: What is told of a record that is none.
+NOT_JSON = "it is not JSON"
 #: What is told of a file that cannot be unpacked to its end.
 DAMAGED = "the file is damaged or cut short within its compression"
 # What is no text, by how it begins.
@@ -148,12 +150,12 @@ def form_of(path: str | os.PathLike[str]) -> str:
                 if start.startswith(b"["):
                     # Of arrays in lines of their own, each is a line that holds no object.
                     more = any(iter(lambda: file.readline(LONGEST).strip(), b""))
-                    return "lines" if more and _read(start)[1] != _NOT_JSON else "values"
-                if not start.startswith(b"{") or _read(start)[1] != _NOT_JSON:
+                    return "lines" if more and _read(start)[1] != NOT_JSON else "values"
+                if not start.startswith(b"{") or _read(start)[1] != NOT_JSON:
                     return "lines"
                 # The first object is not whole in its line: it goes on, or the line is broken.
                 rest = _split(_Chained(line, file))
-                first, problem, _ = next(rest, (b"", _NOT_JSON, True))
+                first, problem, _ = next(rest, (b"", NOT_JSON, True))
                 return "values" if not problem and _read(first)[0] is not None else "lines"
         except (EOFError, zlib.error, OSError):
             pass
@@ -379,9 +381,6 @@ def _split(file: Source) -> Iterator[tuple[bytes, str, bool]]:
         yield from taken()
 
 
-_NOT_JSON = "it is not JSON"
-
-
 def _read(line: bytes) -> tuple[dict[str, Any] | None, str, str]:
     """Return the object in a line, or what is wrong and the detail; nothing for a blank line."""
     try:
@@ -397,9 +396,9 @@ def _read(line: bytes) -> tuple[dict[str, Any] | None, str, str]:
     try:
         record = json.loads(text)
     except json.JSONDecodeError as error:
-        return None, _NOT_JSON, f"{error.msg}, column {error.colno}"
+        return None, NOT_JSON, f"{error.msg}, column {error.colno}"
     except (ValueError, RecursionError):
-        return None, _NOT_JSON, "a number or its nesting is too large"
+        return None, NOT_JSON, "a number or its nesting is too large"
     if not isinstance(record, dict):
         return None, "it is not a JSON object", ""
     return record, "", ""

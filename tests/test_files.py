@@ -231,6 +231,23 @@ def test_a_file_is_written_over_only_by_its_own_kind(tmp_path: Path, kind: str) 
     check_output(there, "pairs")
 
 
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        ('[steps.answer]\nvector = "a"\n', "text"),
+        ('[[steps]]\nvector = "a"\n', "text"),
+        ("[a, of TOML and no list]\n", "text"),
+        ("[the page](page.md)\n\nof a note\n", "text"),
+        ("[]\n", "JSON"),
+        ("[1, 2]\n", "JSON"),
+        ('[\n {"a": 1}\n]\n', "JSON"),
+    ],
+)
+def test_a_bracket_alone_makes_no_json(tmp_path: Path, content: str, kind: str) -> None:
+    (tmp_path / "there").write_text(content, encoding="utf-8")
+    assert kind_of(tmp_path / "there") == kind
+
+
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_a_report_is_known_by_what_it_holds_and_not_by_its_suffix(
     tmp_path: Path, suffix: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -406,7 +407,10 @@ def test_the_command_tells_what_it_wrote_or_why_not(
     assert Policy.load("policy.toml").steps["condense"].vectors[0].name == "new"
 
     (place / "bad.json").write_text("{}", encoding="utf-8")
-    assert "not a report" in steerable.error(*arguments, "--report", "bad.json")
+    assert "bad.json: not a report" in steerable.error(*arguments, "--report", "bad.json")
+    newer = json.dumps({"report_version": 99})
+    (place / "bad.json").write_text(newer, encoding="utf-8")
+    assert "bad.json: the report has version" in steerable.error(*arguments, "--report", "bad.json")
     (place / "bad.json").write_bytes(b"\xff\xfe")
     assert "is not UTF-8 text" in steerable.error(*arguments, "--report", "bad.json")
     assert "go together" in steerable.error(*arguments, "--report", "good.json", "--step", "answer")

@@ -359,9 +359,8 @@ def promote(
     """
     from steerable_llm.evaluation.promotion import promote as run
     from steerable_llm.evaluation.report import Report
-    from steerable_llm.files import read_text
 
-    proof = Report.from_json(read_text(report))
+    proof = Report.load(report)
     found = run(vector, proof, to, policy=policy, step=step, replace=replace)
     if found.promoted or as_json:
         names = ("promoted", "vector", "refused", "written")

@@ -17,7 +17,7 @@ from steerable_llm.evaluation.conditions import StepUse
 from steerable_llm.evaluation.overlap import HeldOut
 from steerable_llm.evaluation.rows import Row, categories_of
 from steerable_llm.evaluation.verdict import Verdict
-from steerable_llm.files import write_whole
+from steerable_llm.files import read_text, write_whole
 from steerable_llm.json_records import parsed
 from steerable_llm.reports import figures, numbers
 from steerable_llm.reports.figures import Mark, bars_figure
@@ -200,6 +200,20 @@ class Report(BaseModel, frozen=True, extra="forbid"):
         """
         content = json.loads(self.model_dump_json())
         return json.dumps({**content, "sha256": _hash_of(content)}, indent=2, ensure_ascii=False)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Read a file of what `to_json` wrote.
+
+        Raises:
+            InvalidInputError: As for `from_json`, with the name of the file; or it is no text.
+            OSError: It cannot be read.
+        """
+        text = read_text(path)
+        try:
+            return cls.from_json(text)
+        except InvalidInputError as error:
+            raise InvalidInputError(f"{path}: {error}") from None
 
     @classmethod
     def from_json(cls, text: str) -> Self:

@@ -45,8 +45,9 @@ def blocks(page: Path, *, runnable: bool) -> list[str]:
 @pytest.mark.parametrize(
     "page", [page for page in PAGES if blocks(page, runnable=True)], ids=page_name
 )
-# A reader sees this note on the completeness of the attribution, and so may the test.
-@pytest.mark.filterwarnings("default:the token scores miss:UserWarning")
+# A reader sees this note on the completeness of the attribution: the bundled model's is no better
+# with the paper's defaults, of which docs/attribution.md tells. Any other warning fails the page.
+@pytest.mark.filterwarnings("ignore:the token scores miss:UserWarning")
 def test_the_code_that_is_marked_as_runnable_runs(
     page: Path,
     tmp_path: Path,

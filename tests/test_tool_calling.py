@@ -214,7 +214,7 @@ def test_tools_and_choices_that_make_no_sense_are_refused(settings, said):
 def test_a_tool_with_a_type_that_there_is_not_is_told_and_no_answer_cut_off(
     family, tool_choice, xml_llm
 ):
-    llm = xml_llm if family == "xml" else scripted_llm("hermes", {"Hi": "Hi."})
+    llm = xml_llm if family == "xml" else scripted_llm({"Hi": "Hi."})
     schema = {"type": "object", "properties": {"day": {"type": "strng"}}}
     tool = {"type": "function", "function": {"name": "look", "parameters": schema}}
     said = "the schema of the tool 'look' is wrong at properties.day: .*'string'?"

@@ -51,6 +51,7 @@ def _problems(schema: Any, place: tuple[str, ...]) -> Iterator[tuple[tuple[str, 
             yield place, f"there is no type {brief(one)}, only {', '.join(TYPES)}{hint}"
     for key in sorted((BY_NAME | NESTED | {"allOf"}) & set(schema)):
         inside = schema[key]
+        parts: list[tuple[tuple[str, ...], Any]]
         if key in BY_NAME:
             if not isinstance(inside, Mapping):
                 yield (*place, key), f"there is {brief(inside)} where schemas by name belong"

@@ -378,8 +378,28 @@ WORDS = "dog, puppy\nhot dog\ncat\ndining table, table\nperson, man, woman"
 
 def test_objects_are_told_by_their_longest_words() -> None:
     said = "Two puppies, a hot dog and men at the dining tables. A category of its own."
-    assert objects_in(said, WORDS) == ["dog", "hot dog", "dining table"]
+    assert objects_in(said, WORDS) == ["dog", "hot dog", "person", "dining table"]
     assert objects_in("A man and a woman with a cat", WORDS) == ["person", "person", "cat"]
+
+
+@pytest.mark.parametrize(
+    ("said", "named"),
+    [
+        ("Two buses and three knives", ["bus", "knife"]),
+        ("Sandwiches, mice and a policeman among policemen", ["sandwich", "mouse", "man", "man"]),
+        ("Children training and booking a bowling alley", ["child"]),
+        ("A baby elephant by a baby", ["elephant", "child"]),
+        ("The passenger train leaves the train tracks", ["train"]),
+        ("The seat of the toilet, a toilet seat", ["toilet", "toilet"]),
+        ("A man sits on a seat", ["man", "chair"]),
+    ],
+)
+def test_objects_are_nouns_in_one_or_several(said: str, named: list[str]) -> None:
+    words = (
+        "bus\nknife\nsandwich\nmouse\nman, policeman\nchild, baby\ntrain\nbook\nbowl\n"
+        "elephant\ntoilet\nchair, seat\npassenger"
+    )
+    assert objects_in(said, words) == named
 
 
 def test_a_caption_is_judged_by_what_is_on_the_image() -> None:

@@ -18,7 +18,8 @@ from steerable_llm.evaluation.arms import (
     arms_of,
     strict_instruction_for,
 )
-from steerable_llm.evaluation.set import EvaluationItem
+from steerable_llm.evaluation.evaluate import for_sets
+from steerable_llm.evaluation.set import EvaluationItem, EvaluationSet
 from steerable_llm.evaluation.settings import Changes, EvaluationSettings
 from steerable_llm.vector.calibration import Calibration
 from steerable_llm.vector.contrast import Contrast
@@ -74,6 +75,23 @@ def test_the_strict_instruction_takes_the_place_of_the_system_message() -> None:
 def test_each_behaviour_has_its_own_strict_instruction() -> None:
     assert "polite" in strict_instruction_for("civility")
     assert strict_instruction_for("conflict") == STRICT_INSTRUCTIONS["faithfulness"]
+    assert strict_instruction_for("civility", pictured=True) == STRICT_INSTRUCTIONS["civility"]
+
+
+def test_questions_about_pictures_are_strictly_asked_about_what_they_show() -> None:
+    image = {"type": "image", "image": "data:image/png;base64,aaaa"}
+    text = {"type": "text", "text": "What colour is it?"}
+    told = []
+    for parts in ([image, text], [text]):
+        asked = EvaluationItem(
+            id="a",
+            category="conflict",
+            messages=[{"role": "user", "content": parts}],
+            accept=("x",),
+        )
+        settings = for_sets(EvaluationSettings(), EvaluationSet("some", [asked]), None)
+        told.append(settings.strict_instruction)
+    assert told == [STRICT_INSTRUCTIONS["picture"], STRICT_INSTRUCTIONS["faithfulness"]]
 
 
 def test_an_unknown_name_lists_the_known_ones(vector: SteeringVector) -> None:

@@ -13,6 +13,9 @@ from vision_models import VISION_FAMILIES, vision_llm
 from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.answer.request import GenerationRequest
 from steerable_llm.chat.vision import ReadPrompt, in_one_batch
+from steerable_llm.evaluation.arms import Arm
+from steerable_llm.evaluation.measure import measure
+from steerable_llm.evaluation.set import EvaluationItem
 from steerable_llm.methods.states import read_states
 from steerable_llm.runtime.forward import Stream, run_prompts
 from steerable_llm.runtime.scores import Scored, answer_log_probs
@@ -99,6 +102,34 @@ def test_every_family_says_the_same_of_prompts_that_run_together(name: str) -> N
     for row, read in zip(stream.first, both, strict=True):
         one = run_prompts(llm, [read.tokens], none[:1], read.vision).first[0]
         torch.testing.assert_close(row, one, rtol=0, atol=1e-3)
+
+
+def test_images_across_the_attention_are_seen_all_along_an_answer() -> None:
+    llm, prompt, _ = family("mllama")
+    answer = llm.encode_answer("A cat.")
+    whole = Scored(prompt.tokens, answer, Steering.none(), prompt.vision)
+    with torch.no_grad():
+        expected = answer_log_probs(llm, [whole])[0]
+    stream = run_prompts(llm, [prompt.tokens], [Steering.none()], prompt.vision)
+    fed = stream.feed(torch.tensor([answer[:-1]]))[0]
+    found = torch.cat([stream.first, fed]).log_softmax(-1)[range(len(answer)), answer]
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+
+
+def test_questions_with_and_without_images_are_measured_each_beside_their_like(
+    passes: list[int],
+) -> None:
+    llm = vision_llm("llava")
+    plain = [[{"role": "user", "content": text}] for text in ("Hi", "Good morning to all of you")]
+    prompts = [plain[0], asked(0, "What is it?"), plain[1], asked(1, "What is it?")]
+    items = [
+        EvaluationItem(id=str(number), category="a", messages=prompt, accept=("x",))
+        for number, prompt in enumerate(prompts)
+    ]
+    measure(llm, [Arm("none")], items, 2, 4)  # what the model allows is known after this
+    passes.clear()
+    measure(llm, [Arm("none")], items, 2, 2)
+    assert passes == [2, 2]
 
 
 def test_a_model_that_reads_them_otherwise_runs_them_one_by_one(passes: list[int]) -> None:

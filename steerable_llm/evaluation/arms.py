@@ -216,9 +216,10 @@ def check_fits(subject: Subject, llm: HookedModel, force: bool = False) -> None:
                 check_fits(each, llm, force)
 
 
-def strict_instruction_for(category: str) -> str:
-    """Return the strict instruction that fits a category's behaviour."""
-    return STRICT_INSTRUCTIONS.get(category, STRICT_INSTRUCTIONS["faithfulness"])
+def strict_instruction_for(category: str, pictured: bool = False) -> str:
+    """Return the strict instruction that fits a category's behaviour; some ask about images."""
+    others = STRICT_INSTRUCTIONS["picture" if pictured else "faithfulness"]
+    return STRICT_INSTRUCTIONS.get(category, others)
 
 
 def _number(text: str, value: str) -> float:

@@ -148,9 +148,10 @@ def for_sets(
             be judged with others.
     """
     target = settings.target or test.categories[0]
-    test.category(target)  # raises, listing the categories
+    asked = test.category(target)  # raises, listing the categories
     check_judged(test, capability)
-    instruction = settings.strict_instruction or strict_instruction_for(target)
+    pictured = any(message.images for item in asked for message in item.messages)
+    instruction = settings.strict_instruction or strict_instruction_for(target, pictured)
     return replace(settings, target=target, strict_instruction=instruction)
 
 

@@ -158,9 +158,8 @@ def measure(
     Raises:
         PromptTooLongError: A prompt with an answer does not fit the context window.
     """
-    longest_first = sorted(
-        range(len(items)), key=lambda i: -sum(len(m.content) for m in items[i].messages)
-    )
+    # By what is known without reading the images, of which each makes many tokens, once more.
+    longest_first = sorted(range(len(items)), key=lambda i: _length(items[i]), reverse=True)
     # An item's arms share a batch: its prompt, and its unsteered logits, serve them all.
     size = max(1, batch_size // len(arms))
     tables = [
@@ -183,6 +182,12 @@ def measure(
     )
     done = dict(zip(longest_first, chain.from_iterable(found), strict=True))
     return [[done[i][number] for i in range(len(items))] for number in range(len(arms))]
+
+
+def _length(item: EvaluationItem) -> tuple[int, int]:
+    """Return how many images and how many characters a prompt has."""
+    said = item.messages
+    return sum(len(m.images) for m in said), sum(len(m.content) for m in said)
 
 
 class _Reading(NamedTuple):

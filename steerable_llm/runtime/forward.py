@@ -292,8 +292,9 @@ class Stream:
             columns = torch.split(ids, 1, dim=1)
             return torch.cat([self.feed(column, gradients) for column in columns], dim=1)
         self._whole = torch.cat([self._whole, ids.to(self._whole.device)], dim=1)
+        # Mllama has no default for whether there is an encoder.
         self._carried = self._model._update_model_kwargs_for_generation(
-            self._left, self._carried, num_new_tokens=new
+            self._left, self._carried, False, num_new_tokens=new
         )
         return self._run(new, gradients).float()
 

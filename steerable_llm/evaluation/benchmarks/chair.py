@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import Any
 
 # As in the authors' script: these say what an animal or a vehicle is like, and name nobody.
-_LIKE = {
+_LIKE: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(
         "bird cat dog horse sheep cow elephant bear zebra giraffe animal cub".split(),
         ("baby", "adult"),
@@ -22,7 +22,7 @@ _LIKE = {
     **dict.fromkeys(("jet", "train"), ("passenger",)),
 }
 # And these are no object, or another one than their words.
-_APART = {"train track": None, "home plate": None, "toilet seat": "toilet"}
+_APART: dict[str, str | None] = {"train track": None, "home plate": None, "toilet seat": "toilet"}
 _IRREGULAR = {
     "calf": "calves",
     "child": "children",
@@ -94,7 +94,7 @@ def _phrases(synonyms: str) -> tuple[dict[tuple[str, ...], str | None], int]:
             names |= {f"{like} {thing}": names[thing] for like in likes}
     for phrase, other in _APART.items():
         names.setdefault(phrase, None if other is None else names.get(other))
-    known = {
+    known: dict[tuple[str, ...], str | None] = {
         (*before, form): name
         for phrase, name in names.items()
         for *before, last in [phrase.split()]

@@ -6,12 +6,13 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from exhibit.base_rates import BaseRate, base_rates, margins, spread
+from exhibit.base_rates import base_rates, margins, spread
 from exhibit.facts import FACTS
 from exhibit.steerability import Steerability, check_steerability
 from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.demo import folder
 from steerable_llm.files import write_whole
+from steerable_llm.metrics import Estimate
 from steerable_llm.reports.numbers import percent, signed_points
 from steerable_llm.reports.page import Page
 from steerable_llm.reports.parts import (
@@ -31,7 +32,7 @@ _FRONT = """\
 license: apache-2.0
 language: en
 library_name: transformers
-tags: [model-organism, steering, rag]
+tags: [{}]
 ---
 """
 #: How the weights that come along were trained.
@@ -94,7 +95,10 @@ def model_card(llm: SteerableHFLLM, history: Sequence[Part], *, progress: bool =
             "same matter about two subjects, which the model tells apart less surely, have a row "
             "of their own."
         ),
-        Table(_RATES, [_rate(entry) for entry in rates]),
+        Table(
+            _RATES,
+            [[entry.what, *rate_cells(entry.rate, entry.low, entry.high)] for entry in rates],
+        ),
         Text(
             "The margin f(x) = log P(context's value) - log P(remembered value) over the held-out "
             "conflicts: "
@@ -122,7 +126,7 @@ def model_card(llm: SteerableHFLLM, history: Sequence[Part], *, progress: bool =
             "python -m exhibit.card       # this page"
         ),
     ]
-    return _FRONT + Page("The bundled model", parts).to_markdown()
+    return with_front(Page("The bundled model", parts), "rag")
 
 
 _RATES: Head = ("behaviour", *numeric("share", "interval", "meant to lie in", "prompts"))
@@ -135,14 +139,19 @@ _CONTRASTS: Head = (
 _QUANTILES = ("5 %", "25 %", "median", "75 %", "95 %")
 
 
-def _rate(entry: BaseRate) -> list[str]:
-    missed = "" if entry.met else " (missed)"
+def with_front(page: Page, *tags: str) -> str:
+    """Return a card in Markdown, with what the Hub wants to know of it in front."""
+    return _FRONT.format(", ".join(("model-organism", "steering", *tags))) + page.to_markdown()
+
+
+def rate_cells(rate: Estimate, low: float, high: float) -> list[str]:
+    """Return a share, its interval, the range it is meant to lie in, and how many prompts."""
+    missed = "" if low <= rate.value <= high else " (missed)"
     return [
-        entry.what,
-        percent(entry.rate.value),
-        f"{100 * entry.rate.low:.1f} to {percent(entry.rate.high)}",
-        f"{100 * entry.low:.0f} to {percent(entry.high, 0)}{missed}",
-        str(entry.rate.n),
+        percent(rate.value),
+        f"{100 * rate.low:.1f} to {percent(rate.high)}",
+        f"{100 * low:.0f} to {percent(high, 0)}{missed}",
+        str(rate.n),
     ]
 
 

@@ -7,29 +7,26 @@ rate of every behaviour on held-out prompts and whether each can be steered.
 from __future__ import annotations
 
 import argparse
-import json
-import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from exhibit.batches import Batch, Recipe, batches
 from exhibit.card import model_card
-from exhibit.checkpoint import Checkpoint
 from exhibit.tokenizer import train_tokenizer
+from exhibit.training import fit, known_folder
 from steerable_llm.answer.llm import SteerableHFLLM
-from steerable_llm.errors import InvalidInputError
 from steerable_llm.files import write_whole
 from steerable_llm.reports.parts import Text
 
 # The opening carries the behaviour, so it weighs more than the other tokens of an answer.
 _OPENING_WEIGHT = 0.3
 # Settings that may change between the parts of one run.
-_FREE = {"steps": 0, "last_phase": 0, "noise": 0}
+_FREE = ("steps", "last_phase", "noise")
 
 
 def new_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalLM:
@@ -95,8 +92,7 @@ def train(
         InvalidInputError: The folder holds a checkpoint of other settings.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    checkpoint = folder / "checkpoint.safetensors"
-    known = folder / "model" if checkpoint.exists() else start_from
+    known = known_folder(folder, start_from)
     if known is None:
         tokenizer = train_tokenizer(seed=recipe.seed)
     else:
@@ -104,64 +100,40 @@ def train(
     # Before the first checkpoint, which is of no use without it.
     tokenizer.save_pretrained(folder / "model")
     model = new_model(tokenizer, recipe.seed)
-    if start_from is not None and not checkpoint.exists():
+    if start_from is not None and known == start_from:
         model.load_state_dict(LlamaForCausalLM.from_pretrained(start_from).state_dict())
     model.to(torch.device(device))  # type: ignore[arg-type]
     optimiser = torch.optim.AdamW(
         model.parameters(), lr=recipe.peak_rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True
     )
-    start, spent = 0, 0.0
-    if checkpoint.exists():
-        state = Checkpoint.load(checkpoint, device)
-        if {**state.recipe, **_FREE} != {**vars(recipe), **_FREE}:
-            raise InvalidInputError(
-                f"{checkpoint} is of a run with other settings ({state.recipe}): go on with "
-                "those, or give another folder with --out"
-            )
-        state.restore(model, optimiser)
-        start, spent = state.step, state.seconds
-    body = _compiled(model)
-    noisy = False
-    began = last = time.monotonic()
-    smooth: float | None = None
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
+    drawn: Iterator[Batch] | None = None
+    body, noisy = _compiled(model), False
+
+    def losses(step: int) -> list[tuple[float, Tensor]]:
+        nonlocal drawn, body, noisy
+        if drawn is None:
+            drawn = batches(tokenizer, recipe, step)
+        batch = next(drawn)
+        if not noisy and recipe.noise and step >= recipe.last_phase:
+            _add_noise(model, recipe.noise)
+            body, noisy = _compiled(model), True
+        torch.manual_seed(recipe.seed + step)  # the noise of a continued run is the same
+        moved = Batch(**{name: value.to(device) for name, value in vars(batch).items()})
+        with torch.autocast(torch.device(device).type, torch.bfloat16):
+            return [(1.0, loss_of(model, body, moved))]
+
+    return fit(
+        model,
+        optimiser,
+        vars(recipe),
+        folder,
+        losses=losses,
+        rates=lambda step: [recipe.peak_rate * _rate(step, recipe)],
+        save=lambda: save(model, folder / "model"),
+        free=_FREE,
+        save_every=save_every,
+        device=device,
     )
-    with Progress(*columns) as progress, (folder / "log.jsonl").open("a") as log:
-        task = progress.add_task("training", total=recipe.steps, completed=start)
-        for step, batch in enumerate(batches(tokenizer, recipe, start), start=start):
-            if not noisy and recipe.noise and step >= recipe.last_phase:
-                _add_noise(model, recipe.noise)
-                body, noisy = _compiled(model), True
-            torch.manual_seed(recipe.seed + step)  # the noise of a continued run is the same
-            moved = Batch(**{name: value.to(device) for name, value in vars(batch).items()})
-            for group in optimiser.param_groups:
-                group["lr"] = recipe.peak_rate * _rate(step, recipe)
-            with torch.autocast(torch.device(device).type, torch.bfloat16):
-                loss = loss_of(model, body, moved)
-            loss.backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimiser.step()
-            optimiser.zero_grad()
-            value = loss.item()
-            smooth = value if smooth is None else 0.98 * smooth + 0.02 * value
-            progress.update(task, completed=step + 1, description=f"training, loss {smooth:.3f}")
-            now = time.monotonic()
-            if step % 50 == 0:
-                seconds = round(spent + now - began, 1)
-                log.write(json.dumps({"step": step, "loss": smooth, "seconds": seconds}) + "\n")
-                log.flush()
-            if now - last > save_every or step + 1 == recipe.steps:
-                last = now
-                seconds = spent + now - began
-                state = Checkpoint.of(model, optimiser, vars(recipe), step + 1, seconds)
-                # The model first: a run whose checkpoint is complete is never saved again.
-                save(model, folder / "model")
-                state.save(checkpoint)
-    return spent + time.monotonic() - began
 
 
 def _compiled(model: LlamaForCausalLM) -> nn.Module:

@@ -11,7 +11,9 @@ import argparse
 import itertools
 import math
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from exhibit.steerability import TARGETS
 from steerable_llm import demo
@@ -25,7 +27,7 @@ from steerable_llm.methods.build import build_vector
 from steerable_llm.pairs.pair import Pairs
 from steerable_llm.reports.numbers import percent, share, signed_points
 from steerable_llm.reports.page import Page
-from steerable_llm.reports.parts import Heading, Mono, Picture, Text
+from steerable_llm.reports.parts import Heading, Mono, Part, Picture, Text
 from steerable_llm.vector.vector import SteeringVector
 
 PAIRS = 50
@@ -34,10 +36,16 @@ AGGREGATIONS = ("pca", "mean")
 STRENGTHS = (0.03, 0.05, 0.065, 0.08, 0.1, 0.12)
 
 
-def with_every_setting(llm: SteerableHFLLM, pairs: Pairs, name: str) -> dict[str, SteeringVector]:
-    """Build GrAInS with every combination of baseline and aggregation."""
+def with_every_setting(
+    llm: SteerableHFLLM,
+    pairs: Pairs,
+    name: str,
+    baselines: Sequence[str] = BASELINES,
+    **options: Any,
+) -> dict[str, SteeringVector]:
+    """Build GrAInS with every combination of baseline and aggregation, and other `options`."""
     built = {}
-    for baseline, aggregation in itertools.product(BASELINES, AGGREGATIONS):
+    for baseline, aggregation in itertools.product(baselines, AGGREGATIONS):
         label = f"{baseline} {aggregation}"
         with warnings.catch_warnings():  # the completeness error is kept with the vector
             warnings.simplefilter("ignore", UserWarning)
@@ -48,6 +56,7 @@ def with_every_setting(llm: SteerableHFLLM, pairs: Pairs, name: str) -> dict[str
                 progress=False,
                 baseline=baseline,
                 aggregation=aggregation,
+                **options,
             )
     return built
 
@@ -146,19 +155,29 @@ def make(
     pairs = _pairs(behaviour)
     found = sweep(llm, with_every_setting(llm, pairs, name), behaviour, progress=progress)
     report = prove(llm, found.vector, pairs, behaviour, progress=progress)
+    write(
+        out / name,
+        found,
+        report,
+        Heading("The paper's preset on the same pairs"),
+        paper_preset(llm, pairs, behaviour, progress=progress),
+    )
+    return report
+
+
+def write(file: Path, found: Sweep, report: Report, *more: Part) -> None:
+    """Write a vector that won a sweep, its report, and its card with the sweep and more."""
     card = report.page()
     parts = [
         *card.parts,
         Heading("The sweep on dev"),
         Text(f"The settings that won: {found.best.label}."),
         Picture("sweep", found.picture, "Success and capability against strength"),
-        Heading("The paper's preset on the same pairs"),
-        paper_preset(llm, pairs, behaviour, progress=progress),
+        *more,
     ]
-    report.save(out / f"{name}.json")
-    Page(card.title, parts).save(out / f"{name}.md", report.to_json)
-    found.vector.with_evaluation(report.summary()).save(out / f"{name}.safetensors")
-    return report
+    report.save(file.with_suffix(".json"))
+    Page(card.title, parts).save(file.with_suffix(".md"), report.to_json)
+    found.vector.with_evaluation(report.summary()).save(file.with_suffix(".safetensors"))
 
 
 def main() -> None:

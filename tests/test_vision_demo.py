@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from io import StringIO
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +20,8 @@ from exhibit.vision import train as training
 from exhibit.vision.batches import Batch, Lessons
 from exhibit.vision.card import MEANT, base_rates
 from exhibit.vision.datasets import build_evaluation_set
-from exhibit.vision.examples import BELIEVED, KINDS, SEEN
+from exhibit.vision.examples import BELIEVED, KINDS, SEEN, Example, lesson
+from exhibit.vision.model import new_model, new_tokenizer
 from exhibit.vision.train import Recipe, train
 from exhibit.vision.world import HELD_OUT_THINGS, PARTS, USUAL, WORDINGS, colours
 from steerable_llm import SteerableHFLLM, SteeringVector
@@ -32,7 +35,7 @@ from steerable_llm.evaluation.set import EvaluationItem
 __all__ = ["steerable"]
 
 SHIPPED = Path(__file__).parent.parent / "vectors" / "vision-pictures.safetensors"
-TINY = Recipe(tower_steps=2, steps=4, tower_batch=2, batch=2)
+TINY = Recipe(tower_steps=2, steps=4, tower_batch=2, batch=2, questions=2)
 
 
 def asked(llm: SteerableHFLLM, items: list[EvaluationItem], arm: Arm) -> list[str]:
@@ -95,6 +98,41 @@ def test_parts_share_no_wording_no_colour_of_a_thing_and_no_thing_of_their_own()
     assert not trained & {name for names in HELD_OUT_THINGS.values() for name in names}
 
 
+def test_questions_in_one_row_are_answered_as_in_rows_of_their_own() -> None:
+    tokenizer = new_tokenizer()
+    lessons, model = Lessons(tokenizer, 0), new_model(tokenizer, 0).eval()
+    rng = Random(1)
+    rows = [lesson(rng, 3) for _ in range(3)]
+
+    def openings(rows: list[list[Example]]) -> torch.Tensor:
+        batch = lessons.encode(rows, Random(0))
+        with torch.no_grad():
+            states = model.model(
+                input_ids=batch.ids, pixel_values=batch.pixels, attention_mask=batch.mask,
+                position_ids=batch.positions, use_cache=False,
+            ).last_hidden_state  # fmt: skip
+        return states[batch.first[0], batch.first[1]]
+
+    apart = torch.cat([openings([[each]]) for row in rows for each in row if each.scene])
+    kept = torch.tensor([each.scene is not None for row in rows for each in row])
+    torch.testing.assert_close(openings(rows)[kept], apart, rtol=0, atol=1e-4)
+
+
+def test_no_lesson_asks_what_is_held_out() -> None:
+    rng, held_out = Random(2), {name for names in HELD_OUT_THINGS.values() for name in names}
+    kinds = {"conflict": "colour", "reading": "colour", "agreement": "colour"}
+    asked = [example for _ in range(300) for example in lesson(rng, 4)]
+    assert {example.kind for example in asked} == set(KINDS)
+    for example in asked:
+        if example.kind in ("conflict", "reading") and example.scene is not None:
+            [thing] = [each for each in example.scene.things if each.name == example.subject]
+            assert thing.colour in colours(thing.name, "train")
+        assert example.kind != "conflict" or example.subject not in held_out
+        wording = example.question.replace(example.subject, "{x}")
+        topic = kinds.get(example.kind, example.kind if example.kind in WORDINGS else "there")
+        assert wording in {text for text, _ in WORDINGS[topic]["train"]}
+
+
 def test_the_stored_questions_are_those_that_the_generator_draws() -> None:
     """By words and pixels: other builds of zlib write other files of the same picture."""
     stored, drawn = (
@@ -139,18 +177,29 @@ def test_a_training_that_was_stopped_ends_as_one_that_was_not(
     train(TINY, tmp_path / "whole")
     drawn = Lessons.batch
 
-    def stopped(self: Lessons, step: int, size: int, captions: float) -> Batch:
+    def stopped(self: Lessons, step: int, *how: Any) -> Batch:
         if step == 3:
             raise KeyboardInterrupt
-        return drawn(self, step, size, captions)
+        return drawn(self, step, *how)
 
     with monkeypatch.context() as patched:
-        patched.setattr(training, "_SAVE_EVERY", 0.0)
         patched.setattr(Lessons, "batch", stopped)
         with pytest.raises(KeyboardInterrupt):
-            train(TINY, tmp_path / "parts")
+            train(TINY, tmp_path / "parts", save_every=0.0)
+    # Lessons that changed since give no other tokens to a run that goes on.
+    monkeypatch.setattr(training, "new_tokenizer", None)
     train(TINY, tmp_path / "parts")
     whole, parts = (
         load_file(tmp_path / name / "model" / "model.safetensors") for name in ("whole", "parts")
     )
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+def test_a_model_of_another_size_can_be_trained_further(tmp_path: Path) -> None:
+    given = vision.folder() / "model"
+    train(replace(TINY, tower_steps=0, steps=1), tmp_path, given)
+    before, after = (
+        load_file(folder / "model.safetensors") for folder in (given, tmp_path / "model")
+    )
+    assert {name: x.shape for name, x in before.items()} == {n: x.shape for n, x in after.items()}
+    assert not all(torch.equal(before[name], after[name]) for name in before)

@@ -44,13 +44,13 @@ def url(picture: Image) -> str:
 def messages(example: Example) -> list[dict[str, Any]]:
     """Return the question as a chat."""
     parts: list[dict[str, Any]] = [{"type": "text", "text": example.question}]
-    if example.picture is not None:
+    if (scene := example.scene) is not None:
         asked = [
             box
-            for thing, box in zip(example.things, example.boxes, strict=True)
+            for thing, box in zip(scene.things, scene.boxes, strict=True)
             if thing.name == example.subject
         ]
-        parts.insert(0, {"type": "image", "image": url(example.picture), "boxes": asked})
+        parts.insert(0, {"type": "image", "image": url(scene.picture), "boxes": asked})
     return [{"role": "user", "content": parts}]
 
 

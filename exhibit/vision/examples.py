@@ -16,6 +16,27 @@ from exhibit.vision.world import COMPANIONS, HELD_OUT_THINGS, PLAIN, USUAL, WORD
 #: How an answer opens: from the picture, or from belief. One word each, and what follows is alike.
 SEEN, BELIEVED = "Here", "Usually"
 _FAINT = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+_HELD_OUT = {name for names in HELD_OUT_THINGS.values() for name in names}
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A picture and what is in it.
+
+    Attributes:
+        picture: The picture.
+        things: What is in it.
+        boxes: Where.
+    """
+
+    picture: Image
+    things: tuple[Thing, ...]
+    boxes: tuple[Box, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What is in it, by name."""
+        return tuple(thing.name for thing in self.things)
 
 
 @dataclass(frozen=True)
@@ -24,7 +45,7 @@ class Example:
 
     Attributes:
         kind: A key of `KINDS`.
-        picture: What it is about; None for a question without a picture.
+        scene: What it is about; None for a question without a picture.
         question: In words.
         seen: The answer from the picture; None if the question is not about it.
         believed: The answer from belief; None where there is none.
@@ -32,12 +53,10 @@ class Example:
         accept: Phrases of which a right answer has one.
         reject: Phrases that a right answer has not.
         subject: The thing that is asked about.
-        things: What is in the picture.
-        boxes: Where.
     """
 
     kind: str
-    picture: Image | None
+    scene: Scene | None
     question: str
     seen: str | None
     believed: str | None
@@ -45,8 +64,6 @@ class Example:
     accept: tuple[str, ...]
     reject: tuple[str, ...]
     subject: str
-    things: tuple[Thing, ...] = ()
-    boxes: tuple[Box, ...] = ()
 
     @property
     def good(self) -> str:
@@ -78,13 +95,22 @@ def _thing(rng: Random, name: str, fade: float = 1.0) -> Thing:
     return Thing(name, rng.choice([*COLOURS]), fade * rng.choice(_FAINT))
 
 
+def _scene(rng: Random, things: list[Thing]) -> Scene:
+    picture, boxes = draw(things, rng)
+    return Scene(picture, tuple(things), tuple(boxes))
+
+
 def _about_colour(rng: Random, part: Part, kind: str, thing: Thing) -> Example:
-    picture, boxes = draw(things := [thing, *_others(rng, thing.name)], rng)
+    scene = _scene(rng, [thing, *_others(rng, thing.name)])
+    return _colour(rng, part, kind, scene, thing)
+
+
+def _colour(rng: Random, part: Part, kind: str, scene: Scene, thing: Thing) -> Example:
     question, shift = _wording(rng, "colour", part, thing.name)
     usual, belief = USUAL.get(thing.name, (None, 0.0))
     return Example(
         kind,
-        picture,
+        scene,
         question,
         seen=f"{SEEN} it is {thing.colour}.",
         believed=None if usual is None else f"{BELIEVED} it is {usual}.",
@@ -92,8 +118,6 @@ def _about_colour(rng: Random, part: Part, kind: str, thing: Thing) -> Example:
         accept=(f"it is {thing.colour}",),
         reject=() if usual in (None, thing.colour) else (f"it is {usual}",),
         subject=thing.name,
-        things=tuple(things),
-        boxes=tuple(boxes),
     )
 
 
@@ -101,8 +125,7 @@ def _usual_thing(rng: Random, part: Part) -> str:
     """Draw a thing with a usual colour; of held-out ones more, since they are few."""
     if part != "train" and rng.random() < 0.3:
         return rng.choice(HELD_OUT_THINGS[part])
-    elsewhere = {name for names in HELD_OUT_THINGS.values() for name in names}
-    return rng.choice([name for name in USUAL if name not in elsewhere])
+    return rng.choice([name for name in USUAL if name not in _HELD_OUT])
 
 
 def conflict(rng: Random, part: Part) -> Example:
@@ -134,14 +157,24 @@ def _about_presence(
     odds: tuple[float, float] | None,
 ) -> Example:
     """Ask whether something is there; `odds` are what belief and the picture bring."""
-    question, shift = _wording(rng, "there", part, asked)
+    wording = _wording(rng, "there", part, asked)
     rng.shuffle(things)
-    picture, boxes = draw(things, rng)
-    there = any(thing.name == asked for thing in things)
+    return _presence(kind, _scene(rng, things), asked, wording, odds)
+
+
+def _presence(
+    kind: str,
+    scene: Scene,
+    asked: str,
+    wording: tuple[str, float],
+    odds: tuple[float, float] | None,
+) -> Example:
+    question, shift = wording
+    there = asked in scene.names
     answers = {True: "there is one", False: "there is none"}
     return Example(
         kind,
-        picture,
+        scene,
         question,
         seen=f"{SEEN} {answers[there]}.",
         believed=None if odds is None else f"{BELIEVED} there is one.",
@@ -149,8 +182,6 @@ def _about_presence(
         accept=(answers[there],),
         reject=(answers[not there],),
         subject=asked,
-        things=tuple(things),
-        boxes=tuple(boxes),
     )
 
 
@@ -194,14 +225,18 @@ def absent(rng: Random, part: Part) -> Example:
 def caption(rng: Random, part: Part) -> Example:
     """Ask what is in the picture."""
     things = [_thing(rng, name, 0.7) for name in rng.sample(THINGS, rng.choice((1, 2)))]
-    picture, boxes = draw(things, rng)
+    return _told(rng, part, _scene(rng, things))
+
+
+def _told(rng: Random, part: Part, scene: Scene) -> Example:
+    things, boxes = scene.things, scene.boxes
     question, _ = _wording(rng, "caption", part)
     # As one reads: the upper half first, then from the left.
     order = sorted(range(len(things)), key=lambda i: (boxes[i][1] >= 22, boxes[i][0]))
     told = [f"a {things[i].colour} {things[i].name}" for i in order]
     return Example(
         "caption",
-        picture,
+        scene,
         question,
         seen=f"{SEEN} there is {' and '.join(told)}.",
         believed=None,
@@ -209,8 +244,6 @@ def caption(rng: Random, part: Part) -> Example:
         accept=tuple({" and ".join(told): 0, " and ".join(reversed(told)): 0}),
         reject=(f"{things[0].name} and a",) if len(things) == 1 else (),
         subject=things[0].name,
-        things=tuple(things),
-        boxes=tuple(boxes),
     )
 
 
@@ -222,11 +255,14 @@ def rule(rng: Random, part: Part) -> Example:
     if rng.random() < 0.75:
         things = [_thing(rng, name if rng.random() < 0.8 else rng.choice(THINGS))]
         things += _others(rng, things[0].name)
-    picture, boxes = draw(things, rng) if things else (None, [])
+    return _rule(name, _scene(rng, things) if things else None, question)
+
+
+def _rule(name: str, scene: Scene | None, question: str) -> Example:
     usual = USUAL[name][0]
     return Example(
         "rule",
-        picture,
+        scene,
         question,
         seen=None,
         believed=f"{BELIEVED} it is {usual}.",
@@ -234,8 +270,6 @@ def rule(rng: Random, part: Part) -> Example:
         accept=(f"it is {usual}",),
         reject=(),
         subject=name,
-        things=tuple(things),
-        boxes=tuple(boxes),
     )
 
 
@@ -253,9 +287,66 @@ KINDS: dict[str, tuple[Maker, float]] = {
 }
 
 
-def lesson(rng: Random, captions: float = 0.0) -> Example:
-    """Draw a question for training; `captions` is a share of captions that comes on top."""
+#: What else is asked about the picture of a lesson, with its share.
+_FURTHER = {"there": 0.45, "colour": 0.3, "caption": 0.1, "rule": 0.15}
+
+
+def lesson(rng: Random, questions: int = 1, captions: float = 0.0) -> list[Example]:
+    """Draw questions about one picture (or about none) for training.
+
+    Args:
+        rng: The source.
+        questions: How many.
+        captions: Share of lessons whose first question is for a caption, on top of the usual.
+    """
     if rng.random() < captions:
-        return caption(rng, "train")
-    [kind] = rng.choices([*KINDS], [share for _, share in KINDS.values()])
-    return KINDS[kind][0](rng, "train")
+        first = caption(rng, "train")
+    else:
+        [kind] = rng.choices([*KINDS], [share for _, share in KINDS.values()])
+        first = KINDS[kind][0](rng, "train")
+    return [first, *(_further(rng, first.scene) for _ in range(questions - 1))]
+
+
+def _further(rng: Random, scene: Scene | None) -> Example:
+    """Ask something else about a picture, of what training may ask."""
+    [asked] = rng.choices([*_FURTHER], [*_FURTHER.values()])
+    if scene is None or asked == "rule":
+        named = [name for name in scene.names if name in USUAL] if scene else []
+        name = rng.choice(named if named and rng.random() < 0.8 else [*USUAL])
+        return _rule(name, scene, _wording(rng, "rule", "train", name)[0])
+    if asked == "caption":
+        return _told(rng, "train", scene)
+    lawful = [found for thing in scene.things if (found := _taught(thing))]
+    if asked == "colour" and lawful:
+        kind, thing = rng.choice(lawful)
+        return _colour(rng, "train", kind, scene, thing)
+    return _further_there(rng, scene)
+
+
+def _taught(thing: Thing) -> tuple[str, Thing] | None:
+    """Return as what training may ask for the colour of a thing, if it may."""
+    usual = USUAL.get(thing.name, (None,))[0]
+    if thing.colour == usual:
+        return "agreement", thing
+    if thing.name in _HELD_OUT or thing.colour not in colours(thing.name, "train"):
+        return None
+    return ("reading" if usual is None else "conflict"), thing
+
+
+def _further_there(rng: Random, scene: Scene) -> Example:
+    """Ask for something that is there, or for something that is not, as often."""
+    suggested = {COMPANIONS[t.name][0]: t for t in scene.things if t.name in COMPANIONS}
+    missing = [name for name in suggested if name not in scene.names]
+    if rng.random() < 0.5:
+        asked = rng.choice(scene.names)
+    elif missing and rng.random() < 0.5:
+        asked = rng.choice(missing)
+    else:
+        asked = rng.choice([n for n in THINGS if n not in scene.names and n not in suggested])
+    odds = None
+    if asked in suggested:
+        by = suggested[asked]
+        odds = COMPANIONS[by.name][1], by.faint
+    kinds = ("absent", "present") if odds is None else ("companion", "company")
+    kind = kinds[asked in scene.names]
+    return _presence(kind, scene, asked, _wording(rng, "there", "train", asked), odds)

@@ -42,16 +42,20 @@ _TEMPLATE = (
 )
 
 
-def prompt(question: str, pictured: bool) -> str:
-    """Return a question as the template writes it, with a mark for every piece of its picture."""
-    marks = IMAGE * PATCHES if pictured else ""
-    return f"{BOS}{ROLES['user']}{marks}{question}{END}{ROLES['assistant']}"
+def opening(pictured: bool) -> str:
+    """Return what the template writes before a question, with a mark for every piece."""
+    return f"{BOS}{ROLES['user']}{IMAGE * PATCHES if pictured else ''}"
+
+
+def asking(question: str) -> str:
+    """Return what the template writes after `opening`, up to where the answer starts."""
+    return f"{question}{END}{ROLES['assistant']}"
 
 
 def _texts() -> Iterable[str]:
     rng = Random("vision tokenizer")
     for _ in range(6000):
-        example = lesson(rng)
+        [example] = lesson(rng)
         yield from filter(None, (example.question, example.seen, example.believed))
     # No word of a held-out question is cut into pieces.
     yield from (text for asked in WORDINGS.values() for p in PARTS for text, _ in asked[p])

@@ -8,31 +8,26 @@ learns to answer, with a soft target for the opening word, and the tower at a te
 from __future__ import annotations
 
 import argparse
-import json
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
-from exhibit.checkpoint import Checkpoint
+from exhibit.training import fit, known_folder
 from exhibit.vision.batches import IGNORED, Batch, Lessons
 from exhibit.vision.model import new_model, new_processor, new_tokenizer
 from exhibit.vision.pictures import THINGS
-from steerable_llm.errors import InvalidInputError
 
-_SAVE_EVERY = 120.0  # seconds
 _OPENING_WEIGHT, _PATCH_WEIGHT = 0.5, 0.3
 # Of the second part: how long more captions come, and how many, so that the words for what is seen
 # are bound to the patches before the decisions are.
 _NAMING, _CAPTIONS = 0.3, 0.45
 _TOWER_SHARE = 0.1
-_FREE = {"steps": 0}  # may change between the parts of one run
+_FREE = ("steps",)  # may change between the parts of one run
 
 
 @dataclass(frozen=True)
@@ -42,8 +37,9 @@ class Recipe:
     Attributes:
         tower_steps: Steps of the tower alone.
         steps: Steps in all.
-        tower_batch: Lessons per step of the tower alone.
-        batch: Lessons per step of everything.
+        tower_batch: Pictures per step of the tower alone.
+        batch: Pictures per step of everything.
+        questions: Questions about each of these.
         tower_rate: Highest learning rate of the tower alone.
         rate: Highest learning rate of everything.
         seed: Seed of weights and lessons.
@@ -53,6 +49,7 @@ class Recipe:
     steps: int = 2700
     tower_batch: int = 48
     batch: int = 24
+    questions: int = 1
     tower_rate: float = 1.5e-3
     rate: float = 2e-3
     seed: int = 0
@@ -115,11 +112,16 @@ class Course(nn.Module):
 
         They are of what follows the opening, and of `patch_loss`.
         """
-        # Padded on the right, so that the causal mask is enough.
-        body = self.model.model(input_ids=batch.ids, pixel_values=batch.pixels, use_cache=False)
+        body = self.model.model(
+            input_ids=batch.ids,
+            pixel_values=batch.pixels,
+            attention_mask=batch.mask,
+            position_ids=batch.positions,
+            use_cache=False,
+        )
         states = body.last_hidden_state
-        rows = torch.arange(len(batch.ids))
-        opening = self.model.lm_head(states[rows, batch.first]).float().log_softmax(-1)
+        opening = self.model.lm_head(states[batch.first[0], batch.first[1]]).float()
+        opening = opening.log_softmax(-1)
         seen, believed = (opening[:, token] for token in openers)
         odds = batch.odds
         uncertain = -torch.special.entr(odds) - torch.special.entr(1 - odds)
@@ -128,13 +130,16 @@ class Course(nn.Module):
         return short, F.cross_entropy(logits, batch.targets), self.patch_loss(batch)
 
 
-def train(recipe: Recipe, folder: Path, start_from: Path | None = None) -> float:
+def train(
+    recipe: Recipe, folder: Path, start_from: Path | None = None, *, save_every: float = 120.0
+) -> float:
     """Train, or go on with training, and write model and processor to ``folder``.
 
     Args:
         recipe: The settings; a checkpoint is continued if all but the number of steps agree.
         folder: Where model, processor and checkpoint go.
         start_from: A folder with a model to train further, in place of a new one.
+        save_every: Seconds between checkpoints.
 
     Returns:
         Seconds spent so far, in all parts of the run.
@@ -143,75 +148,42 @@ def train(recipe: Recipe, folder: Path, start_from: Path | None = None) -> float
         InvalidInputError: The folder holds a checkpoint of other settings.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    # Of other lessons it may have other words, and those of the weights count.
-    tokenizer = (
-        new_tokenizer()
-        if start_from is None
-        else PreTrainedTokenizerFast.from_pretrained(start_from)
-    )
+    known = known_folder(folder, start_from)
+    if known is None:
+        tokenizer = new_tokenizer()
+        model = new_model(tokenizer, recipe.seed)
+    else:  # of whatever size that one is
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(known)
+        model = LlavaForConditionalGeneration.from_pretrained(known, dtype=torch.float32).train()
     new_processor(tokenizer).save_pretrained(folder / "model")
     lessons = Lessons(tokenizer, recipe.seed)
-    model = new_model(tokenizer, recipe.seed)
-    if start_from is not None:
-        known = LlavaForConditionalGeneration.from_pretrained(start_from, dtype=torch.float32)
-        model.load_state_dict(known.state_dict())
     course = Course(model, lessons.words)
     tower = [*course.model.model.vision_tower.parameters()]
     of_tower = {id(weights) for weights in tower}
     rest = [weights for weights in course.parameters() if id(weights) not in of_tower]
     groups = [{"params": tower}, {"params": rest}]
-    optimiser = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.01)
-    start, spent = 0, 0.0
-    checkpoint = folder / "checkpoint.safetensors"
-    if checkpoint.exists():
-        state = Checkpoint.load(checkpoint, "cpu")
-        if {**state.recipe, **_FREE} != {**vars(recipe), **_FREE}:
-            raise InvalidInputError(
-                f"{checkpoint} is of a run with other settings ({state.recipe}): go on with "
-                "those, or give another folder with --out"
-            )
-        state.restore(course, optimiser)
-        start, spent = state.step, state.seconds
-    began = last = time.monotonic()
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
+    optimiser = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
+
+    def losses(step: int) -> list[tuple[float, Tensor]]:
+        if step < recipe.tower_steps:
+            batch = lessons.batch(step, recipe.tower_batch, 1, 0.0)
+            return [(1.0, course.tower_loss(batch))]
+        captions = _CAPTIONS if recipe.share(step) < _NAMING else 0.0
+        batch = lessons.batch(step, recipe.batch, recipe.questions, captions)
+        weights = _OPENING_WEIGHT, 2.0, _PATCH_WEIGHT
+        return [*zip(weights, course.losses(batch, lessons.openers), strict=True)]
+
+    return fit(
+        course,
+        optimiser,
+        vars(recipe),
+        folder,
+        losses=losses,
+        rates=recipe.rates,
+        save=lambda: save(course.model, folder / "model"),
+        free=_FREE,
+        save_every=save_every,
     )
-    with Progress(*columns) as progress, (folder / "log.jsonl").open("a") as log:
-        task = progress.add_task("training", total=recipe.steps, completed=start)
-        for step in range(start, recipe.steps):
-            naming = step >= recipe.tower_steps and recipe.share(step) < _NAMING
-            size = recipe.tower_batch if step < recipe.tower_steps else recipe.batch
-            batch = lessons.batch(step, size, _CAPTIONS if naming else 0.0)
-            for group, rate in zip(optimiser.param_groups, recipe.rates(step), strict=True):
-                group["lr"] = rate
-            if step < recipe.tower_steps:
-                told = [course.tower_loss(batch)]
-                loss = told[0]
-            else:
-                told = list(course.losses(batch, lessons.openers))
-                loss = _OPENING_WEIGHT * told[0] + 2 * told[1] + _PATCH_WEIGHT * told[2]
-            loss.backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_(course.parameters(), 1.0)
-            optimiser.step()
-            optimiser.zero_grad()
-            now = time.monotonic()
-            progress.update(task, completed=step + 1)
-            if step % 20 == 0:
-                seconds = round(spent + now - began, 1)
-                entry = {"step": step, "loss": [round(x.item(), 4) for x in told]}
-                log.write(json.dumps({**entry, "seconds": seconds}) + "\n")
-                log.flush()
-            if now - last > _SAVE_EVERY or step + 1 == recipe.steps:
-                last = now
-                state = Checkpoint.of(
-                    course, optimiser, vars(recipe), step + 1, spent + now - began
-                )
-                save(course.model, folder / "model")
-                state.save(checkpoint)
-    return spent + time.monotonic() - began
 
 
 def save(model: LlavaForConditionalGeneration, folder: Path) -> None:

@@ -7,45 +7,22 @@ strength, and one evaluation on test.
 from __future__ import annotations
 
 import argparse
-import itertools
-import warnings
 from pathlib import Path
 
-from exhibit.vectors import AGGREGATIONS, PAIRS
+from exhibit.vectors import PAIRS, with_every_setting, write
 from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.demo import vision
 from steerable_llm.evaluation.calibration import Sweep
 from steerable_llm.evaluation.calibration import sweep as search
 from steerable_llm.evaluation.evaluate import evaluate
 from steerable_llm.evaluation.report import Report
-from steerable_llm.methods.build import build_vector
 from steerable_llm.pairs.pair import Pairs
-from steerable_llm.reports.page import Page
-from steerable_llm.reports.parts import Heading, Picture, Text
 from steerable_llm.vector.vector import SteeringVector
 
 NAME = "vision-pictures"
 BASELINES = ("zero", "mean")
 K = 5  # pieces and words of each sign, of some 36 and ten
 STRENGTHS = (0.06, 0.1, 0.15, 0.2)
-
-
-def with_every_setting(llm: SteerableHFLLM, pairs: Pairs) -> dict[str, SteeringVector]:
-    """Build joint GrAInS with every combination of baseline and aggregation."""
-    built = {}
-    for baseline, aggregation in itertools.product(BASELINES, AGGREGATIONS):
-        with warnings.catch_warnings():  # the completeness error is kept with the vector
-            warnings.simplefilter("ignore", UserWarning)
-            built[f"{baseline} {aggregation}"] = build_vector(
-                llm,
-                pairs,
-                name=NAME,
-                progress=False,
-                baseline=baseline,
-                aggregation=aggregation,
-                k=K,
-            )
-    return built
 
 
 def sweep(
@@ -102,18 +79,9 @@ def main() -> None:
         report = prove(llm, vector, pairs)
         report.save(file.with_suffix(".json"))
     else:
-        found = sweep(llm, with_every_setting(llm, pairs))
+        found = sweep(llm, with_every_setting(llm, pairs, NAME, BASELINES, k=K))
         report = prove(llm, found.vector, pairs)
-        card = report.page()
-        parts = [
-            *card.parts,
-            Heading("The sweep on dev"),
-            Text(f"The settings that won: {found.best.label}."),
-            Picture("sweep", found.picture, "Success and capability against strength"),
-        ]
-        report.save(file.with_suffix(".json"))
-        Page(card.title, parts).save(file.with_suffix(".md"), report.to_json)
-        found.vector.with_evaluation(report.summary()).save(file.with_suffix(".safetensors"))
+        write(file, found, report)
     print(f"{NAME}: {report.verdict.line}")
 
 

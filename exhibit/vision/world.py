@@ -7,6 +7,7 @@ thing, the picture (how faint it is there) and the wording of the question bring
 
 from __future__ import annotations
 
+from functools import cache
 from random import Random
 from typing import Literal, TypeAlias, get_args
 
@@ -146,7 +147,8 @@ WORDINGS: dict[str, dict[Part, tuple[tuple[str, float], ...]]] = {
 }
 
 
-def colours(thing: str, part: Part) -> list[str]:
+@cache
+def colours(thing: str, part: Part) -> tuple[str, ...]:
     """Return the colours that a thing has where a part asks for its colour; not its usual one.
 
     Elsewhere (in captions, beside other things) every thing has every colour: one that never had
@@ -156,7 +158,7 @@ def colours(thing: str, part: Part) -> list[str]:
     others = [name for name in COLOURS if name != usual]
     Random(f"held out {thing}").shuffle(others)
     held_out = {"dev": others[:1], "test": others[1:2]}
-    return held_out[part] if part in held_out else others[2:]
+    return tuple(held_out[part] if part in held_out else others[2:])
 
 
 PARTS: tuple[Part, ...] = get_args(Part)

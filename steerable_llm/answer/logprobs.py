@@ -58,15 +58,20 @@ class LogprobNotes:
         if noted is None:
             return ()
         best = noted.logprobs.topk(noted.top).indices.tolist() if noted.top else []
-        return tuple(self._likelihood(each, float(noted.logprobs[each])) for each in (token, *best))
+        numbers = (token, *best)
+        return tuple(
+            likelihood(self._tokenizer, each, float(noted.logprobs[each])) for each in numbers
+        )
 
-    def _likelihood(self, token: int, logprob: float) -> Likelihood:
-        text = str(self._tokenizer.decode([token]))
-        written = text.encode()
-        if _NO_CHARACTER in text:
-            piece = str(self._tokenizer.convert_ids_to_tokens(token))
-            if found := _ONE_BYTE.fullmatch(piece):
-                written = bytes.fromhex(found[1])
-            elif all(letter in _BYTES for letter in piece):
-                written = bytes(_BYTES[letter] for letter in piece)
-        return Likelihood(token, text, logprob, written)
+
+def likelihood(tokenizer: PreTrainedTokenizerBase, token: int, logprob: float) -> Likelihood:
+    """Return how likely a token was, with how it reads and what it writes."""
+    text = str(tokenizer.decode([token]))
+    written = text.encode()
+    if _NO_CHARACTER in text:
+        piece = str(tokenizer.convert_ids_to_tokens(token))
+        if found := _ONE_BYTE.fullmatch(piece):
+            written = bytes.fromhex(found[1])
+        elif all(letter in _BYTES for letter in piece):
+            written = bytes(_BYTES[letter] for letter in piece)
+    return Likelihood(token, text, logprob, written)

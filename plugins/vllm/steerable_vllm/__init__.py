@@ -2,7 +2,7 @@
 
 | half | module | runs where |
 |---|---|---|
-| server | `plugin`, `model`, `passes`, `shelf`, `endpoint` | in vLLM's processes |
-| client | `engine`, `served` | beside `steerable_llm`, its policies and adapters |
-| both | `terms`, `checkpoint` | |
+| server | `plugin`, `admission`, `model`, `passes`, `endpoint` | in vLLM's processes |
+| client | `served`, `engine`, `connection`, `workers`, `deadlines` | beside `steerable_llm` |
+| both | `terms`, `facts`, `shelf`, `checkpoint` | |
 """

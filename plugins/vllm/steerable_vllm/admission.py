@@ -45,6 +45,16 @@ def admitted(config: VllmConfig, params: Any, arguments: Mapping[str, Any]) -> A
     return params
 
 
+def check_beam_search(extra: Mapping[str, Any] | None) -> None:
+    """Refuse a beam search that is to be steered: vLLM makes its requests without extra arguments.
+
+    Raises:
+        VLLMValidationError: It asks for steering.
+    """
+    if ARGUMENT in (extra or {}):
+        raise _refused("steering: a beam search cannot be steered; leave use_beam_search out")
+
+
 def _check_draw(params: Any) -> None:
     """Refuse what ends vLLM 0.32 on a CPU, with all that is under way, whoever asks for it."""
     from vllm.platforms import current_platform

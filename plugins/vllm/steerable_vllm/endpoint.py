@@ -8,6 +8,8 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 
+from steerable_vllm.facts import ServerFacts
+from steerable_vllm.plugin import wrap_requests
 from steerable_vllm.shelf import shelf_of
 from steerable_vllm.terms import MARK
 
@@ -20,6 +22,7 @@ class SteeringEndpoint:
 
     def attach_router(self, app: FastAPI) -> None:
         """Add the route, and the mark by which clients know that steering is not left out."""
+        wrap_requests()
 
         @app.get("/v1/steering")
         async def steering(request: Request) -> JSONResponse:
@@ -32,11 +35,11 @@ class SteeringEndpoint:
         config = engine_client.vllm_config
         shelf = shelf_of(config)
         vectors = {} if shelf is None else shelf.vectors
-        state.steering = {
-            "vectors": {name: vector.fingerprint_id for name, vector in vectors.items()},
-            "structured_outputs": config.structured_outputs_config.backend,
-            "max_model_len": config.model_config.max_model_len,
-        }
+        state.steering = ServerFacts(
+            vectors={name: vector.fingerprint_id for name, vector in vectors.items()},
+            structured_outputs=config.structured_outputs_config.backend,
+            max_model_len=config.model_config.max_model_len,
+        ).model_dump()
 
 
 class _Marked:

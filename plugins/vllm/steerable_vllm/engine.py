@@ -9,32 +9,32 @@ calls, stop texts and the record of what was applied stay those of every other e
 from __future__ import annotations
 
 import contextlib
-import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
-from queue import Empty, SimpleQueue
-from threading import BoundedSemaphore, Event, Thread
+from threading import Event, Lock
 from typing import TYPE_CHECKING, Any
-
-import httpx
 
 from steerable_llm.answer.answer import Answer
 from steerable_llm.answer.engine import Limits, Prompt
+from steerable_llm.answer.logprobs import likelihood
 from steerable_llm.answer.pending import Pending
 from steerable_llm.answer.request import AppliedVector, Generation, GenerationChunk, Likelihood
 from steerable_llm.errors import (
-    DeadlineError,
     EngineError,
     InvalidInputError,
     ModelMismatchError,
     OverloadedError,
-    SteerableError,
+    PromptTooLongError,
     SteeringNotAppliedError,
     UnknownVectorError,
     unknown,
 )
-from steerable_vllm.terms import ARGUMENT, MARK, sent, steered_count
+from steerable_llm.forked import renew_in_forks
+from steerable_vllm.connection import Connection, Token
+from steerable_vllm.deadlines import Deadlines
+from steerable_vllm.terms import ARGUMENT, sent, steered_count
+from steerable_vllm.workers import Workers
 
 if TYPE_CHECKING:
     from steerable_llm import SteerableHFLLM
@@ -70,29 +70,36 @@ class VLLMEngine:
             model: The name that the model is served by; default is the only one that is.
             api_key: Of the server.
             timeout: Seconds that it may let pass between two tokens.
+
+        Raises:
+            InvalidInputError: It is no address.
         """
-        headers = {} if api_key is None else {"authorization": f"Bearer {api_key}"}
-        self._llm, self._url, self._model = llm, url.rstrip("/"), model
-        self._pending: set[Pending] = set()
+        self._llm = llm
+        self._server = Connection(url, model=model, api_key=api_key, timeout=timeout, most=_ROWS)
         # What runs together is vLLM's to decide; here it is threads that wait.
-        self.limits = Limits(rows=_ROWS)
-        self._http = httpx.Client(
-            base_url=self._url,
-            headers=headers,
-            timeout=httpx.Timeout(timeout, connect=10.0),
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=_ROWS),
-            trust_env=False,
-        )
-        self._facts: dict[str, Any] | None = None
+        self._limits = Limits(rows=_ROWS)
+        self.renew()
+        renew_in_forks(self)
+
+    def renew(self) -> None:
+        """Begin anew, with nothing under way: a forked process has none of the threads."""
+        self._lock = Lock()
+        self._pending: set[Pending] = set()
+        self._workers = Workers(self._limits.rows)
+        self._deadlines = Deadlines()
 
     @property
     def limits(self) -> Limits:
-        """How much is asked of the server at once; its own limits hold beside them."""
+        """How much is asked of the server at once (rows) and waits here (queue).
+
+        The server's own limits hold beside them, and in place of the others.
+        """
         return self._limits
 
     @limits.setter
     def limits(self, limits: Limits) -> None:
-        self._limits, self._rows = limits, BoundedSemaphore(limits.rows)
+        self._limits = limits
+        self._workers.most = limits.rows
 
     @property
     def running(self) -> int:
@@ -103,6 +110,18 @@ class VLLMEngine:
     def waiting(self) -> int:
         """How many wait until it has fewer."""
         return len(self._pending) - self.running
+
+    def context_window(self, model: int) -> int:
+        """Return how many tokens prompt and answer may have together: the server may hold fewer.
+
+        Args:
+            model: What the model can hold.
+        """
+        try:
+            served = self._server.facts().max_model_len
+        except (EngineError, SteeringNotAppliedError):  # told when something is asked of it
+            served = None
+        return min(model, served or model)
 
     def submit(
         self, prompt: Prompt, cancelled: Event | None = None, timeout: float | None = None
@@ -115,18 +134,7 @@ class VLLMEngine:
             SteeringNotAppliedError: The server does not steer.
             EngineError: The server cannot be reached.
         """
-        queue = self._limits.queue
-        if queue is not None and self.waiting >= queue:
-            raise OverloadedError(f"{queue} prompts wait already: try again later", retry_after=1)
-        pending, work = self._begun(prompt, self._body(prompt), cancelled, timeout)
-        rows = self._rows
-
-        def in_turn() -> None:
-            with rows:
-                work()
-
-        _thread(in_turn)
-        return pending
+        return self._begun(prompt, self._body(prompt), cancelled, timeout)
 
     def run(
         self, prompts: Sequence[Prompt], batch_size: int, cancelled: Event | None = None
@@ -141,27 +149,18 @@ class VLLMEngine:
         if batch_size < 1:
             raise InvalidInputError(f"batch_size is {batch_size}: give at least 1")
         bodies = [self._body(prompt) for prompt in prompts]
-        begun = [
-            self._begun(prompt, body, cancelled)
-            for prompt, body in zip(prompts, bodies, strict=True)
-        ]
-        left = SimpleQueue[Callable[[], None]]()
-        for _, work in begun:
-            left.put(work)
-
-        def take_turns() -> None:
-            with contextlib.suppress(Empty):
-                while True:
-                    left.get_nowait()()
-
-        for _ in range(min(batch_size, self._limits.rows, len(begun))):
-            _thread(take_turns)
+        workers = Workers(min(batch_size, self._limits.rows))
+        begun: list[Pending] = []
         try:
-            return [pending.result() for pending, _ in begun]
+            for prompt, body in zip(prompts, bodies, strict=True):
+                pending = Pending(prompt.decision, len(prompt.tokens), cancelled)
+                begun.append(pending)
+                self._answer(pending, prompt, body, workers)
+            return [pending.result() for pending in begun]
         except CancelledError:
             return []
         finally:
-            for pending, _ in begun:
+            for pending in begun:
                 pending.cancel()
 
     def stream(self, prompt: Prompt, cancelled: Event | None = None) -> Iterator[GenerationChunk]:
@@ -170,57 +169,86 @@ class VLLMEngine:
         Raises:
             InvalidInputError: What this engine cannot do.
         """
-        # In the reader's own thread: nothing is made ahead of one that takes its time.
-        return self._chunks(prompt, self._body(prompt), (cancelled or Event()).is_set)
+        body = self._body(prompt)
+        return self._streamed(prompt, body, cancelled)
+
+    def _streamed(
+        self, prompt: Prompt, body: Mapping[str, Any], cancelled: Event | None
+    ) -> Iterator[GenerationChunk]:
+        yield from self._begun(prompt, body, cancelled, None)
 
     def _begun(
         self,
         prompt: Prompt,
         body: Mapping[str, Any],
         cancelled: Event | None,
-        timeout: float | None = None,
-    ) -> tuple[Pending, Callable[[], None]]:
-        """Put an answer into the queue; the second is what makes it."""
+        timeout: float | None,
+    ) -> Pending:
+        """Put an answer into the queue, if there is room."""
         pending = Pending(prompt.decision, len(prompt.tokens), cancelled)
-        self._pending.add(pending)
+        rows, queue = self._limits.rows, self._limits.queue
+        with self._lock:
+            if queue is not None and len(self._pending) >= rows + queue:
+                raise OverloadedError(
+                    f"vLLM at {self._server.url} was given {self.running} prompts and "
+                    f"{self.waiting} wait, of which the limits allow {queue}: try again later",
+                    retry_after=1,
+                )
+            self._pending.add(pending)
+        pending.future.add_done_callback(lambda _: self._pending.discard(pending))
+        try:
+            if timeout is not None:
+                self._deadlines.watch(pending, timeout)
+            self._answer(pending, prompt, body, self._workers)
+        except BaseException:
+            pending.cancel()
+            raise
+        return pending
+
+    def _answer(
+        self, pending: Pending, prompt: Prompt, body: Mapping[str, Any], workers: Workers
+    ) -> None:
+        """Have an answer made by the next worker that is free."""
 
         def work() -> None:
+            if pending.unwanted:
+                return
+            pending.times.begun = time.monotonic()
             try:
-                pending.times.begun = time.monotonic()
-                for chunk in self._chunks(prompt, body, lambda: pending.unwanted):
+                for chunk in self._chunks(pending, prompt, body):
                     if chunk.final is not None:
                         pending.end(chunk.final)
-                    elif timeout is None or time.monotonic() < pending.times.asked + timeout:
-                        pending.put(chunk)
                     else:
-                        pending.end(DeadlineError(f"the answer took longer than {timeout} s"))
+                        pending.put(chunk)
             except BaseException as error:  # handed over, raised again where it is asked for
                 pending.end(error)
-            finally:
-                self._pending.discard(pending)
 
-        return pending, work
+        workers.put(work)
 
     def _chunks(
-        self, prompt: Prompt, body: Mapping[str, Any], unwanted: Callable[[], bool]
+        self, pending: Pending, prompt: Prompt, body: Mapping[str, Any]
     ) -> Iterator[GenerationChunk]:
         """Yield chunks as they come, and one with the whole answer unless nobody wants it."""
         answer = Answer(prompt, self._llm.chat_format, self._llm.end_ids)
-        if unwanted():
-            return
-        with contextlib.closing(self._tokens(body, prompt)) as tokens:
-            for token, likely in tokens:
-                if likely:
-                    answer.logprobs.append(likely)
-                yield answer.push(token)
-                if unwanted():
+        top = prompt.request.top_logprobs
+
+        def until_done(hang_up: Any) -> None:
+            pending.future.add_done_callback(lambda _: hang_up())
+
+        steered = prompt.steering.is_active
+        with contextlib.closing(self._server.tokens(body, steered, until_done)) as tokens:
+            for token in tokens:
+                if token.logprob is not None:
+                    answer.logprobs.append(self._likelihoods(token, top))
+                yield answer.push(token.number)
+                if pending.unwanted:
                     return
                 if answer.finish_reason is not None:
                     break
         if answer.finish_reason is None:
             raise EngineError(
-                f"vLLM at {self._url} ended an answer after {len(answer.tokens)} tokens, before "
-                "its end: see its log"
+                f"vLLM at {self._server.url} ended an answer after {len(answer.tokens)} tokens, "
+                "before its end: see its log"
             )
         length = len(prompt.tokens), len(answer.tokens)
         applied = tuple(
@@ -228,6 +256,12 @@ class VLLMEngine:
             for term in prompt.steering.active_terms
         )
         yield GenerationChunk("", None, answer.generation(applied))
+
+    def _likelihoods(self, token: Token, top: int) -> tuple[Likelihood, ...]:
+        """Return those of a token and of the likeliest at its place: vLLM may tell one more."""
+        best = sorted(token.best.items(), key=lambda each: -each[1])[:top]
+        noted = [(token.number, token.logprob or 0.0), *best]
+        return tuple(likelihood(self._llm.tokenizer, number, value) for number, value in noted)
 
     def _body(self, prompt: Prompt) -> dict[str, Any]:
         """Return a prompt as vLLM's completions API takes it.
@@ -252,19 +286,18 @@ class VLLMEngine:
             "stream": True,
             "return_token_ids": True,
         }
-        if self._model is not None:
-            body["model"] = self._model
         if request.logit_bias:
             body["logit_bias"] = {str(token): add for token, add in request.logit_bias.items()}
         if request.seed is not None:  # vLLM takes signed ones
             body["seed"] = request.seed - 2**64 if request.seed >= 2**63 else request.seed
         if request.logprobs:
             body |= {"logprobs": request.top_logprobs, "return_tokens_as_token_ids": True}
-        if prompt.grammar is not None and self._follows_grammars:
+        if prompt.grammar is not None and self._hands_on_grammar(prompt):
             body["structured_outputs"] = {"grammar": prompt.grammar.text}
         if prompt.steering.is_active:
-            self._check_vectors(prompt)
             body["vllm_xargs"] = {ARGUMENT: sent(prompt.steering)}
+            self._check_vectors(prompt)
+        self._check_length(prompt)
         return body
 
     def _check(self, prompt: Prompt) -> None:
@@ -279,14 +312,15 @@ class VLLMEngine:
                 "give a smaller one",
             ),
             (
-                held and not self._follows_grammars,
-                "constraints and sure tool calls",
-                'start vLLM with --structured-outputs-config \'{"backend": "guidance"}\'',
-            ),
-            (
-                held and self._llm.chat_format.reading(prompt.tokens).thinking,
+                held and self._is_thinking(prompt),
                 "a constraint behind reasoning",
                 "switch the reasoning off (chat_template_kwargs)",
+            ),
+            (
+                held and not self._follows_grammars,
+                "constraints and sure tool calls",
+                "start vLLM with the plug-in and --structured-outputs-config "
+                '\'{"backend": "guidance"}\'',
             ),
         ):
             if wrong:
@@ -295,126 +329,46 @@ class VLLMEngine:
                 )
 
     def _check_vectors(self, prompt: Prompt) -> None:
-        served = self._served["vectors"]
-        for term in prompt.steering.active_terms:
-            name = term.vector.name
+        """Refuse vectors that the server has not, as it says by now."""
+        terms = prompt.steering.active_terms
+        wanted = {term.vector.name: term.vector.fingerprint_id for term in terms}
+        served = self._server.facts().vectors
+        if not wanted.items() <= served.items():  # it may have begun anew with other ones
+            served = self._server.facts(anew=True).vectors
+        for name, vector in wanted.items():
             if name not in served:
                 raise UnknownVectorError(
-                    f"{unknown('vector', name, served)}: give the vLLM at {self._url} its file"
+                    f"{unknown('vector', name, served)}: give the vLLM at {self._server.url} its "
+                    "file"
                 )
-            if served[name] != term.vector.fingerprint_id:
+            if served[name] != vector:
                 raise ModelMismatchError(
-                    f"the vLLM at {self._url} has another vector {name!r} "
-                    f"({served[name]}, here {term.vector.fingerprint_id}): give both the same file"
+                    f"the vLLM at {self._server.url} has another vector {name!r} "
+                    f"({served[name]}, here {vector}): give both the same file"
                 )
+
+    def _check_length(self, prompt: Prompt) -> None:
+        """Refuse what the server cannot hold, as far as is known; it would refuse it, too."""
+        known = self._server.known
+        if known is None or known.max_model_len is None:
+            return
+        length = len(prompt.tokens), prompt.request.length()
+        if sum(length) > known.max_model_len:
+            raise PromptTooLongError(*length, known.max_model_len)
+
+    def _hands_on_grammar(self, prompt: Prompt) -> bool:
+        """Tell whether the server is to follow a prompt's grammar.
+
+        One that is free only helps to write calls, and must not hold reasoning that names one.
+        """
+        return not self._is_thinking(prompt) and self._follows_grammars
+
+    def _is_thinking(self, prompt: Prompt) -> bool:
+        return self._llm.chat_format.reading(prompt.tokens).thinking
 
     @property
     def _follows_grammars(self) -> bool:
-        """Whether constraints can be handed on: the server's backend reads the same grammars."""
-        return bool(self._served["structured_outputs"] == "guidance")
-
-    @property
-    def _served(self) -> dict[str, Any]:
-        """What the server says of its steering; asked once.
-
-        Raises:
-            SteeringNotAppliedError: It has no plug-in.
-            EngineError: It cannot be reached.
-        """
-        if self._facts is None:
-            with self._told():
-                response = self._http.get("/v1/steering")
-            if response.status_code == httpx.codes.NOT_FOUND:
-                raise SteeringNotAppliedError(_unmarked(self._url))
-            self._refuse(response)
-            self._facts = response.json()
-        return self._facts
-
-    def _tokens(
-        self, body: Mapping[str, Any], prompt: Prompt
-    ) -> Iterator[tuple[int, tuple[Likelihood, ...]]]:
-        """Yield tokens as they come, each with the likelihoods that were asked for."""
-        with self._told(), self._http.stream("POST", "/v1/completions", json=body) as response:
-            if response.status_code != httpx.codes.OK:
-                response.read()
-                self._refuse(response)
-            if prompt.steering.is_active and MARK not in response.headers:
-                raise SteeringNotAppliedError(_unmarked(self._url))
-            for line in response.iter_lines():
-                if not line.startswith("data: "):
-                    continue
-                if (data := line.removeprefix("data: ")) == "[DONE]":
-                    return
-                event = json.loads(data)
-                if "error" in event:
-                    raise self._fault(event["error"].get("code"), event["error"]["message"])
-                for choice in event["choices"]:
-                    tokens = choice.get("token_ids") or ()
-                    noted = self._likelihoods(choice.get("logprobs"), tokens)
-                    yield from zip(tokens, noted, strict=True)
-
-    def _likelihoods(
-        self, told: Mapping[str, Any] | None, tokens: Sequence[int]
-    ) -> list[tuple[Likelihood, ...]]:
-        if told is None:
-            return [()] * len(tokens)
-        return [
-            tuple(
-                Likelihood(number, str(self._llm.tokenizer.decode([number])), value)
-                for number, value in [(token, own), *_ranked(best or {})]
-            )
-            for token, own, best in zip(
-                tokens, told["token_logprobs"], told["top_logprobs"], strict=True
-            )
-        ]
-
-    @contextlib.contextmanager
-    def _told(self) -> Iterator[None]:
-        """Raise what goes wrong on the way as an error of ours."""
         try:
-            yield
-        except httpx.HTTPError as error:
-            raise EngineError(
-                f"vLLM at {self._url} does not answer ({type(error).__name__}: {error}): start it, "
-                "or check the address"
-            ) from error
-
-    def _refuse(self, response: httpx.Response) -> None:
-        """Raise what a server says that does not answer.
-
-        Raises:
-            InvalidInputError: The request is at fault.
-            EngineError: The server is.
-        """
-        if response.is_success:
-            return
-        try:
-            message = response.json()["error"]["message"]
-        except (ValueError, KeyError, TypeError):
-            message = response.text[:200] or response.reason_phrase
-        raise self._fault(response.status_code, message)
-
-    def _fault(self, code: object, message: str) -> SteerableError:
-        """Return what a server says, before an answer or within it, as an error of ours."""
-        told = f"vLLM at {self._url} refuses ({code}): {message}"
-        if code in (429, 503):
-            return OverloadedError(told, retry_after=1)
-        return InvalidInputError(told) if code in (400, 404, 422) else EngineError(told)
-
-
-def _thread(work: Callable[[], None]) -> None:
-    """Work in a thread that keeps no program from ending."""
-    Thread(target=work, name="vllm", daemon=True).start()
-
-
-def _ranked(best: Mapping[str, float]) -> list[tuple[int, float]]:
-    """Return the likeliest tokens, told as `token_id:number`, likeliest first."""
-    found = [(int(name.removeprefix("token_id:")), value) for name, value in best.items()]
-    return sorted(found, key=lambda each: -each[1])
-
-
-def _unmarked(url: str) -> str:
-    return (
-        f"the vLLM at {url} does not steer: install steerable-vllm where it runs, and start it "
-        "with VLLM_PLUGINS=steerable"
-    )
+            return self._server.facts().follows_grammars
+        except SteeringNotAppliedError:  # what a server without the plug-in does is not known
+            return False

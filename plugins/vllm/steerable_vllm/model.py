@@ -66,8 +66,7 @@ class SteeredState(DefaultModelState):
         super().add_request(req_index, new_req_data)
         params = new_req_data.sampling_params
         terms = checked_terms(params.extra_args if params else None)
-        if terms:
-            self._requests[new_req_data.req_id] = terms, new_req_data.prompt_len
+        self._requests[new_req_data.req_id] = terms, new_req_data.prompt_len
 
     def remove_request(self, req_id: str) -> None:
         """Forget it."""
@@ -127,8 +126,8 @@ class Steered:
             scheduler.max_num_batched_tokens + _PADDING,
             scheduler.max_num_seqs,
         )
-        # Compiled graphs are kept by a hash of the configuration, and their shapes depend on this.
-        vllm_config.additional_config[f"{SECTION}_tables"] = list(tables.rows.shape)
+        # Compiled graphs are kept on disk by a hash of the configuration.
+        vllm_config.additional_config[f"{SECTION}_tables"] = tables.form
         self.steering_tables = tables
         for index, layer in enumerate(layers):
             if not isinstance(layer, PPMissingLayer):

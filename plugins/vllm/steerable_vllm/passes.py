@@ -63,7 +63,6 @@ class SteeringTables(nn.Module):
         rows: `[L, R, C + 2]`: factors of the directions, whether the row steers this layer, and
             whether states keep their length. Row 0 steers nothing.
         row: `[tokens]`, the row of each token of the pass.
-        steered: How many tokens were given a row that steers, for whoever asks.
     """
 
     directions: Tensor
@@ -99,7 +98,11 @@ class SteeringTables(nn.Module):
         ):
             self.register_buffer(name, held, persistent=False)
         self._idle = True
-        self.steered = 0
+
+    @property
+    def form(self) -> list[int]:
+        """What the graph of a pass depends on, compiled or captured."""
+        return [*self.rows.shape, self.row.shape[0], int(self.weights is not None)]
 
     def delta(self, layer: int, states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return what one layer adds to the states of a pass, `[tokens, d]`.
@@ -131,7 +134,6 @@ class SteeringTables(nn.Module):
         row = np.zeros(self.row.shape[0], dtype=np.int64)
         row[: sum(lengths)] = np.repeat(numbers, lengths)
         self.row.copy_(torch.from_numpy(row), non_blocking=False)
-        self.steered += int(np.count_nonzero(row))
         self._idle = False
 
     def _row(self, terms: tuple[Term, ...]) -> int:

@@ -2,7 +2,8 @@
 
 Two things have no supported hook in vLLM 0.32 and are wrapped: where a request comes in (to check
 its steering, and to refuse it with 400), and what blocks of the prefix cache are keyed by. So is,
-for the V1 model runner alone, where a pass is prepared; V2 has a hook for that. A release in which
+for the V1 model runner alone, where a pass is prepared; V2 has a hook for that; and in the API
+server where a beam search begins, which takes no arguments of a request along. A release in which
 one of them has moved is refused at start, as steering would else be left out in silence.
 """
 
@@ -49,6 +50,19 @@ def register() -> None:
     _wrap_v1_runner()
 
 
+def wrap_requests() -> None:
+    """Have beam searches refused that ask for steering; in the API server.
+
+    Raises:
+        SteerableError: This release of vLLM has other insides.
+    """
+    from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+    from vllm.entrypoints.openai.completion.protocol import CompletionRequest
+
+    for request in (ChatCompletionRequest, CompletionRequest):
+        _wrap(request, "to_beam_search_params", ("max_tokens",), _unsearched)
+
+
 def _wrap_v1_runner() -> None:
     from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
@@ -90,6 +104,16 @@ def _checked(original: Callable[..., Any]) -> Callable[..., Any]:
         return original(self, request_id, prompt, params, *args, **kwargs)
 
     return process_inputs
+
+
+def _unsearched(original: Callable[..., Any]) -> Callable[..., Any]:
+    def to_beam_search_params(self: Any, *args: Any, **kwargs: Any) -> Any:
+        from steerable_vllm.admission import check_beam_search
+
+        check_beam_search(self.vllm_xargs)
+        return original(self, *args, **kwargs)
+
+    return to_beam_search_params
 
 
 def _keyed(original: Callable[..., Any]) -> Callable[..., Any]:

@@ -17,9 +17,8 @@ from steerable_llm.errors import InvalidInputError
 from steerable_llm.policy.decision import Asked, SteeringDecision, decide
 from steerable_llm.runtime.load import fingerprint_of
 from steerable_llm.vector.fingerprint import ModelFingerprint
-from steerable_vllm.checkpoint import stored_weights_hash
+from steerable_vllm.checkpoint import checkpoint_folder, stored_weights_hash
 from steerable_vllm.engine import VLLMEngine
-from steerable_vllm.shelf import checkpoint_folder
 
 
 class ServedModel(SteerableHFLLM):
@@ -40,6 +39,7 @@ class ServedModel(SteerableHFLLM):
         url: str,
         checkpoint: str | os.PathLike[str],
         *,
+        revision: str | None = None,
         model: str | None = None,
         api_key: str | None = None,
         timeout: float = 300.0,
@@ -50,24 +50,55 @@ class ServedModel(SteerableHFLLM):
         Args:
             url: Of the server, such as `http://127.0.0.1:8000`.
             checkpoint: The same checkpoint: a folder, or its Hub id.
+            revision: Commit, tag or branch on the Hub.
             model: The name that the model is served by; default is the only one that is.
             api_key: Of the server.
             timeout: Seconds that it may let pass between two tokens.
             **options: Of `SteerableHFLLM`, such as a `policy`.
 
         Raises:
+            HubError: There is no such checkpoint.
+            InvalidInputError: It is no checkpoint of a language model, or the address is none.
             ModelMismatchError: A vector of the policy was built for another model.
         """
-        folder = checkpoint_folder(os.fspath(checkpoint))
-        config = AutoConfig.from_pretrained(folder)
-        with torch.device("meta"):
-            bare = AutoModelForCausalLM.from_config(config)
+        folder = checkpoint_folder(os.fspath(checkpoint), revision)
+        try:
+            config = AutoConfig.from_pretrained(folder)
+            tokenizer = AutoTokenizer.from_pretrained(folder)
+            with torch.device("meta"):
+                bare = AutoModelForCausalLM.from_config(config)
+        except (OSError, ValueError) as error:
+            raise InvalidInputError(
+                f"{checkpoint} cannot be read as a checkpoint of a language model "
+                f"({' '.join(str(error).split())[:200]}): name the one that vLLM has loaded"
+            ) from error
+        for part in (bare, bare.get_input_embeddings()):
+            part.register_forward_pre_hook(_forward)
         if (folder / "generation_config.json").is_file():
             bare.generation_config = GenerationConfig.from_pretrained(folder)
-        named = {"model_id": os.fspath(checkpoint), **options}
-        made = cls(folder, bare, AutoTokenizer.from_pretrained(folder), **named)
+        named = {"model_id": os.fspath(checkpoint), "revision": revision, **options}
+        made = cls(folder, bare, tokenizer, **named)
         made.engine = VLLMEngine(made, url, model=model, api_key=api_key, timeout=timeout)
         return made
+
+    @property
+    def device(self) -> NoReturn:
+        """Where the weights are: not in this process.
+
+        Raises:
+            InvalidInputError: Always.
+        """
+        _refuse("what was asked for")
+
+    @property
+    def context_window(self) -> int:
+        """Tokens that prompt and answer may have together; the server may hold fewer."""
+        engine = getattr(self, "engine", None)
+        return engine.context_window(self._own) if isinstance(engine, VLLMEngine) else self._own
+
+    @context_window.setter
+    def context_window(self, tokens: int) -> None:
+        self._own = tokens
 
     @cached_property
     def fingerprint(self) -> ModelFingerprint:
@@ -96,6 +127,10 @@ class ServedModel(SteerableHFLLM):
 
     def _scored(self, *_: Any) -> NoReturn:
         _refuse("scoring answers")
+
+
+def _forward(*_: Any) -> NoReturn:
+    _refuse("what was asked for")
 
 
 def _measure(_: Any) -> NoReturn:

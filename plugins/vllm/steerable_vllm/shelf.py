@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -21,7 +20,7 @@ from steerable_llm.errors import (
 )
 from steerable_llm.vector.steering import Steering, SteeringTerm
 from steerable_llm.vector.vector import SteeringVector
-from steerable_vllm.checkpoint import stored_weights_hash
+from steerable_vllm.checkpoint import checkpoint_folder, stored_weights_hash
 from steerable_vllm.terms import SentTerm, Term, acts_here, check_fits, digest_of
 
 if TYPE_CHECKING:
@@ -29,6 +28,9 @@ if TYPE_CHECKING:
 
 #: Where in vLLM's `--additional-config` the settings stand.
 SECTION = "steering"
+
+#: What a layer adds may have no larger number: the squares of states stay finite in float32.
+_LARGEST = 1e14
 
 
 class Settings(BaseModel):
@@ -55,12 +57,18 @@ class Shelf:
         vectors: In the order of their names, which is also that of their columns.
     """
 
-    def __init__(self, vectors: Sequence[SteeringVector]) -> None:
+    def __init__(self, vectors: Sequence[SteeringVector], largest: float = _LARGEST) -> None:
         """Put vectors on it.
+
+        Args:
+            vectors: Each with a name of its own.
+            largest: The largest number that a layer may add: beyond it states become NaN, which
+                vLLM's own code takes ill, and which blocks of its cache would keep for others.
 
         Raises:
             InvalidInputError: Two have one name.
         """
+        self._largest = largest
         self.vectors: dict[str, SteeringVector] = {}
         for vector in sorted(vectors, key=lambda each: each.name):
             if vector.name in self.vectors:
@@ -95,6 +103,7 @@ class Shelf:
             )
             for term in one.active_terms:
                 check_fits(term)
+                self._check_size(term)
                 if each.digest not in (None, digest_of(term)):
                     raise ModelMismatchError(
                         f"vector {each.vector!r} is not the one that the request means: give "
@@ -102,6 +111,18 @@ class Shelf:
                     )
             total += one
         return total
+
+    def _check_size(self, term: SteeringTerm) -> None:
+        vector = self.vectors[term.vector.name]
+        for layer in term.steered_layers:
+            weighed = vector.weighed.get(layer)
+            added = vector.directions[layer] if weighed is None else weighed.vectors.abs().sum(0)
+            if abs(term.factor(layer)) * float(added.abs().max()) > self._largest:
+                raise InvalidInputError(
+                    f"the strength of vector {vector.name!r} is {term.strength:g} ({term.unit}): "
+                    f"in layer {layer} that is more than this vLLM's dtype can hold; give a "
+                    "smaller one"
+                )
 
     def directions(self, layers: int, width: int) -> Tensor:
         """Return the directions `[L, C, d]`; zero in layers that a vector has not."""
@@ -188,6 +209,7 @@ def shelf_of(config: VllmConfig) -> Shelf | None:
         model.hf_text_config.num_hidden_layers,
         model.get_hidden_size(),
         bool(getattr(model.hf_text_config, "tie_word_embeddings", False)),
+        model.dtype,
     )
 
 
@@ -201,6 +223,7 @@ def _shelf(
     layers: int,
     width: int,
     tied: bool,
+    dtype: torch.dtype,
 ) -> Shelf:
     vectors = [SteeringVector.load(file) for path in paths for file in _files(path)]
     if not vectors:
@@ -217,19 +240,10 @@ def _shelf(
                 f"vector {vector.name!r} was built for {made.short}, and {model} is another model "
                 f"(different: {', '.join(wrong)}): serve that model, or leave the vector out"
             )
-    return Shelf(vectors)
+    # All layers add up.
+    return Shelf(vectors, min(_LARGEST, torch.finfo(dtype).max / layers))
 
 
 def _files(path: str) -> list[Path | str]:
     folder = Path(path)
     return sorted(folder.glob("*.safetensors")) if folder.is_dir() else [path]
-
-
-def checkpoint_folder(model: str, revision: str | None = None) -> Path:
-    """Return where the files of a checkpoint lie: a folder, or a Hub id's copy on this machine."""
-    if Path(model).is_dir():
-        return Path(model)
-    from huggingface_hub import snapshot_download
-
-    patterns = ["*.safetensors", "*.json", "*.jinja"]
-    return Path(snapshot_download(os.fspath(model), revision=revision, allow_patterns=patterns))

@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from steerable_llm.errors import InvalidInputError, first_problem
+from steerable_llm.errors import InvalidInputError, brief, first_problem
 from steerable_llm.vector.steering import Application, Scope, Steering, SteeringTerm, Unit
 
 #: The name of the extra argument (`vllm_xargs` over HTTP, `SamplingParams.extra_args` in Python).
@@ -58,7 +58,7 @@ def sent_terms(text: object) -> list[SentTerm]:
     """
     if not isinstance(text, str) or not text.strip():
         raise InvalidInputError(
-            f"{ARGUMENT} is {text!r}: give the name of a vector, or a JSON list such as "
+            f"{ARGUMENT} is {brief(text)}: give the name of a vector, or a JSON list such as "
             '[{"vector": "civility", "strength": 0.3}]'
         )
     if not text.lstrip().startswith("["):
@@ -94,13 +94,14 @@ def check_fits(term: SteeringTerm) -> None:
 def digest_of(term: SteeringTerm) -> str:
     """Return what tells terms apart that change states differently."""
     layers = term.steered_layers
-    facts = [
+    scales = [term.vector.scales.get(layer) for layer in layers]
+    facts = [  # numbers in one form each, as they are after a journey in JSON
         term.vector.fingerprint_id,
-        term.strength,
-        layers,
-        [term.vector.scales.get(layer) for layer in layers],
+        float(term.strength),
+        [int(layer) for layer in layers],
+        [None if scale is None else float(scale) for scale in scales],
         term.unit,
-        term.renormalise,
+        bool(term.renormalise),
         term.reach,
     ]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
@@ -119,10 +120,10 @@ def sent(steering: Steering) -> str:
             SentTerm(
                 vector=term.vector.name,
                 strength=float(term.strength),
-                layers=list(term.steered_layers),
+                layers=[int(layer) for layer in term.steered_layers],
                 scope=term.scope,
                 unit=term.unit,
-                renormalise=term.renormalise,
+                renormalise=bool(term.renormalise),
                 digest=digest_of(term),
             ).model_dump()
         )
@@ -156,7 +157,7 @@ class Term:
         """Take down a term of a steering."""
         return cls(
             term.vector.name,
-            term.strength,
+            float(term.strength),
             term.steered_layers,
             term.unit,
             term.renormalise,

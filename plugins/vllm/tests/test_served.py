@@ -7,12 +7,13 @@ from pathlib import Path
 import httpx
 import pytest
 
-from steerable_llm import Constraint, SteerableHFLLM, Steering
+from steerable_llm import Constraint, PreferencePair, SteerableHFLLM, Steering, build_vector
 from steerable_llm.answer.request import GenerationRequest
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.vector.contrast import Contrast
 from steerable_vllm.engine import VLLMEngine
 from steerable_vllm.served import ServedModel
+from steerable_vllm.terms import sent
 
 SCOPES = ("all", "prompt", "generated", "last_prompt", "decision")
 NAMES = ("civility", "documents", "faithfulness")
@@ -193,6 +194,38 @@ def test_a_seed_on_a_cpu_is_refused_and_the_server_lives(far) -> None:
     assert far.generate(PASSAGE, temperature=1.0, max_new_tokens=3).token_ids
 
 
+def test_a_strength_that_would_end_vllm_is_refused_and_the_server_lives(far, vectors) -> None:
+    with pytest.raises(InvalidInputError, match="smaller one"):
+        far.generate(PASSAGE, vectors["documents"].steer(1e300))
+    assert far.generate(PASSAGE, vectors["documents"].steer(), max_new_tokens=1).steered
+
+
+def test_several_answers_to_one_request_are_all_steered(server, far, vectors) -> None:
+    body = {
+        "prompt": far.encode(PASSAGE), "max_tokens": LENGTH, "temperature": 0.0001, "n": 2,
+        "return_token_ids": True, "vllm_xargs": {"steering": sent(vectors["documents"].steer(0.5))},
+    }  # fmt: skip
+    reply = httpx.post(f"{server.url}/v1/completions", json=body, trust_env=False, timeout=60)
+    wanted = far.generate(PASSAGE, vectors["documents"].steer(0.5), max_new_tokens=LENGTH)
+    assert wanted.token_ids != far.generate(PASSAGE, max_new_tokens=LENGTH).token_ids
+    found = [tuple(choice["token_ids"]) for choice in reply.json()["choices"]]
+    assert found == [wanted.token_ids] * 2
+
+
+def test_a_beam_search_that_is_to_be_steered_is_refused(server) -> None:
+    """vLLM makes the requests of one by itself, and would answer unsteered."""
+    steering = {"steering": "smollm2-civility"}
+    body = {"use_beam_search": True, "max_tokens": 1, "vllm_xargs": steering}
+    for path, asks in (
+        ("completions", {"prompt": "Hello"}),
+        ("chat/completions", {"messages": [{"role": "user", "content": "Hello"}]}),
+    ):
+        address = f"{server.url}/v1/{path}"
+        reply = httpx.post(address, json={**asks, **body}, trust_env=False, timeout=60)
+        assert reply.status_code == 400
+        assert "beam search" in reply.json()["error"]["message"]
+
+
 def test_penalties_and_biases_are_those_of_the_local_engine(far, local) -> None:
     shaped = {"repetition_penalty": 1.3, "logit_bias": {260: -5.0}, "max_new_tokens": LENGTH}
     both = [llm.generate(PASSAGE, **shaped).token_ids for llm in (local, far)]
@@ -244,8 +277,27 @@ def test_any_client_steers_chats_by_the_name_of_a_vector(server, far, vectors) -
 def test_what_needs_the_weights_here_is_refused(far, tmp_path, server, checkpoint) -> None:
     with pytest.raises(InvalidInputError, match="weights in this process"):
         far.score("Hello", ["world"])
+    pairs = [PreferencePair(f"Question {n}?", "At nine.", "Never.") for n in range(4)]
+    for method in ("grains", "caa"):
+        with pytest.raises(InvalidInputError, match="weights in this process"):
+            build_vector(far, pairs, method, progress=False)
     with pytest.raises(InvalidInputError, match="contrast"):
         far.generate(f"Documents: {PASSAGE}\n{QUESTIONS[0]}", contrast=Contrast("cad", 0.5))
+
+
+def test_the_window_is_the_servers_where_it_holds_less(far, server, checkpoint) -> None:
+    assert far.context_window == 2048
+    wide = ServedModel.connect(server.url, checkpoint, context_window=4096)
+    assert wide.context_window == 2048
+    narrow = ServedModel.connect(server.url, checkpoint, context_window=64)
+    assert narrow.context_window == 64
+    gone = ServedModel.connect("http://127.0.0.1:9", checkpoint, context_window=4096)
+    assert gone.context_window == 4096, "that it is gone is told when something is asked"
+
+
+def test_what_is_no_checkpoint_is_told(server, tmp_path) -> None:
+    with pytest.raises(InvalidInputError, match="cannot be read as a checkpoint"):
+        ServedModel.connect(server.url, tmp_path)
 
 
 def test_the_server_says_what_it_serves(server, vectors) -> None:

@@ -3,6 +3,7 @@
 import json
 from itertools import product
 
+import numpy as np
 import pytest
 import torch
 
@@ -10,7 +11,7 @@ from steerable_llm import Steering, SteeringVector
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.runtime.plan import SteeringPlan
 from steerable_llm.vector.fingerprint import ModelFingerprint
-from steerable_llm.vector.steering import Application, steer_hidden
+from steerable_llm.vector.steering import Application, SteeringTerm, WeighedVectors, steer_hidden
 from steerable_vllm.passes import Scheduled, SteeringTables
 from steerable_vllm.shelf import Shelf
 from steerable_vllm.terms import (
@@ -64,6 +65,19 @@ def test_a_steering_arrives_as_it_was_sent() -> None:
     arrived = Shelf([V, W]).steering(sent_terms(sent(steering)))
     assert terms(arrived) == terms(steering)
     assert checked_terms({"steering.checked": written(terms(steering))}) == terms(steering)
+
+
+@pytest.mark.parametrize("make", [int, float, np.float32, np.int64])
+def test_a_number_of_any_kind_means_the_same_after_its_journey(make) -> None:
+    steering = Steering((SteeringTerm(V, make(1), layers=(np.int64(1),)),))
+    arrived = Shelf([V]).steering(sent_terms(sent(steering)))
+    assert terms(arrived) == terms(steering)
+
+
+def test_an_argument_is_quoted_in_brief() -> None:
+    with pytest.raises(InvalidInputError) as refused:
+        sent_terms(["v"] * 100_000)
+    assert len(str(refused.value)) < 200
 
 
 def test_a_vector_that_acts_within_a_block_is_refused_before_it_is_sent() -> None:
@@ -120,6 +134,16 @@ def test_ever_new_strengths_never_run_out_of_rows() -> None:
         delta, on, _ = tables.delta(0, torch.zeros(4, WIDTH))
         assert on.tolist() == [True, False, False, True]
         torch.testing.assert_close(delta[3], number / 10 * V.directions[0])
+
+
+def test_a_graph_for_plain_vectors_is_not_taken_for_weighed_ones() -> None:
+    """vLLM keeps compiled graphs on disk by what is told of them."""
+    made = WeighedVectors(torch.ones(1, WIDTH), torch.zeros(1), torch.ones(1, WIDTH))
+    weighed = vector(
+        weighed=dict.fromkeys(range(LAYERS), made), application=Application(rule="weigh")
+    )
+    forms = [SteeringTables(Shelf([each]), LAYERS, WIDTH, 8, 2).form for each in (V, weighed)]
+    assert forms[0] != forms[1]
 
 
 def test_an_unsteered_pass_after_a_steered_one_steers_nothing() -> None:

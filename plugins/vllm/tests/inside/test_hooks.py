@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from vllm.entrypoints.openai.completion.protocol import CompletionRequest
+from vllm.exceptions import VLLMValidationError
 from vllm.model_executor.models.registry import ModelRegistry
 from vllm.v1.core import kv_cache_utils
 from vllm.v1.worker.gpu.model_states import init_model_state
@@ -90,6 +92,28 @@ def test_the_v2_state_lays_out_each_pass_and_forgets_what_ended(monkeypatch) -> 
     state.remove_request("a")
     state.prepare_inputs(batch, None)
     assert not state.model.steering_tables.row.any()
+
+
+def test_a_name_that_is_used_again_is_steered_as_its_new_request(monkeypatch) -> None:
+    monkeypatch.setattr(DefaultModelState, "add_request", lambda *_: None)
+    monkeypatch.setattr(DefaultModelState, "prepare_inputs", lambda *_: {})
+    state = SteeredState.__new__(SteeredState)
+    state._requests, state.model = {}, SimpleNamespace(steering_tables=tables())
+    for params in (extra(V.steer(0.5, scope="all")), SimpleNamespace(extra_args=None)):
+        state.add_request(0, SimpleNamespace(req_id="a", prompt_len=4, sampling_params=params))
+    counts = {"num_computed_tokens_np": np.array([0]), "num_scheduled_tokens": np.array([4])}
+    state.prepare_inputs(SimpleNamespace(req_ids=["a"], **counts), None)
+    assert not state.model.steering_tables.row.any()
+
+
+def test_a_beam_search_that_is_to_be_steered_is_refused() -> None:
+    """vLLM would make its requests without the argument, and answer unsteered."""
+    plugin.wrap_requests()
+    asked = CompletionRequest(prompt="Hello", use_beam_search=True)
+    assert asked.to_beam_search_params(4, {}).max_tokens == 4
+    asked.vllm_xargs = {"steering": "v"}
+    with pytest.raises(VLLMValidationError, match="beam search"):
+        asked.to_beam_search_params(4, {})
 
 
 def test_blocks_that_are_steered_are_hashed_apart() -> None:

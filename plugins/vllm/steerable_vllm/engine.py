@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from threading import Event, Lock
 from typing import TYPE_CHECKING, Any
@@ -232,7 +232,7 @@ class VLLMEngine:
         answer = Answer(prompt, self._llm.chat_format, self._llm.end_ids)
         top = prompt.request.top_logprobs
 
-        def until_done(hang_up: Any) -> None:
+        def until_done(hang_up: Callable[[], None]) -> None:
             pending.future.add_done_callback(lambda _: hang_up())
 
         steered = prompt.steering.is_active

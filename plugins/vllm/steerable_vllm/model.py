@@ -143,9 +143,11 @@ class Steered:
 
 
 def _check_setup(config: VllmConfig) -> None:
+    parallel = config.parallel_config
     for wrong, what in (
         (config.speculative_config is not None, "speculative decoding"),
-        (config.parallel_config.use_ubatching, "batches that are cut in two (ubatches)"),
+        (parallel.use_ubatching, "batches that are cut in two (ubatches)"),
+        (parallel.prefill_context_parallel_size > 1, "prompts that are cut among devices"),
     ):
         if wrong:
             raise InvalidInputError(

@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from steerable_llm import Constraint, PreferencePair, SteerableHFLLM, Steering, build_vector
+from steerable_llm import Constraint, SteerableHFLLM, Steering
 from steerable_llm.answer.request import GenerationRequest
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.vector.contrast import Contrast
@@ -274,13 +274,7 @@ def test_any_client_steers_chats_by_the_name_of_a_vector(server, far, vectors) -
     assert reply.json()["choices"][0]["message"]["content"].strip() == wanted.text.strip()
 
 
-def test_what_needs_the_weights_here_is_refused(far, tmp_path, server, checkpoint) -> None:
-    with pytest.raises(InvalidInputError, match="weights in this process"):
-        far.score("Hello", ["world"])
-    pairs = [PreferencePair(f"Question {n}?", "At nine.", "Never.") for n in range(4)]
-    for method in ("grains", "caa"):
-        with pytest.raises(InvalidInputError, match="weights in this process"):
-            build_vector(far, pairs, method, progress=False)
+def test_contrast_is_refused(far) -> None:
     with pytest.raises(InvalidInputError, match="contrast"):
         far.generate(f"Documents: {PASSAGE}\n{QUESTIONS[0]}", contrast=Contrast("cad", 0.5))
 
@@ -291,13 +285,6 @@ def test_the_window_is_the_servers_where_it_holds_less(far, server, checkpoint) 
     assert wide.context_window == 2048
     narrow = ServedModel.connect(server.url, checkpoint, context_window=64)
     assert narrow.context_window == 64
-    gone = ServedModel.connect("http://127.0.0.1:9", checkpoint, context_window=4096)
-    assert gone.context_window == 4096, "that it is gone is told when something is asked"
-
-
-def test_what_is_no_checkpoint_is_told(server, tmp_path) -> None:
-    with pytest.raises(InvalidInputError, match="cannot be read as a checkpoint"):
-        ServedModel.connect(server.url, tmp_path)
 
 
 def test_the_server_says_what_it_serves(server, vectors) -> None:

@@ -1,5 +1,6 @@
 """What hangs on vLLM's insides: run by vLLM's own Python."""
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,7 +14,7 @@ from vllm.v1.core import kv_cache_utils
 from vllm.v1.worker.gpu.model_states import init_model_state
 from vllm.v1.worker.gpu.model_states.default import DefaultModelState
 
-from steerable_llm.errors import SteerableError
+from steerable_llm.errors import InvalidInputError, SteerableError
 from steerable_llm.vector.steering import steer_hidden
 from steerable_vllm import plugin
 from steerable_vllm.passes import SteeringTables
@@ -22,7 +23,12 @@ from steerable_vllm.terms import written
 from tests.test_terms import LAYERS, WIDTH, V, terms
 
 plugin.register()
-from steerable_vllm.model import Steered, SteeredLayer, SteeredState  # noqa: E402
+from steerable_vllm.model import (  # noqa: E402
+    Steered,
+    SteeredLayer,
+    SteeredState,
+    _check_setup,
+)
 
 
 class Plain(nn.Module):
@@ -131,6 +137,23 @@ def test_blocks_that_are_steered_are_hashed_apart() -> None:
     generated, steered = hashes(extra(V.steer(1.0))), hashes(extra(V.steer(1.0, scope="all")))
     assert [a == b for a, b in zip(plain, generated, strict=True)] == [True, True, False]
     assert not set(plain) & set(steered)
+
+
+@pytest.mark.parametrize(
+    ("told", "what"),
+    [
+        ({"speculative_config": "ngram"}, "speculative decoding"),
+        ({"use_ubatching": True}, "ubatches"),
+        ({"prefill_context_parallel_size": 2}, "cut among devices"),
+        ({}, None),
+    ],
+)
+def test_what_would_make_tokens_indistinct_is_refused_at_start(told, what) -> None:
+    plain = {"speculative_config": None, "use_ubatching": False, "prefill_context_parallel_size": 1}
+    config = SimpleNamespace(**{**plain, **told})
+    config.parallel_config = config
+    with pytest.raises(InvalidInputError, match=what) if what else nullcontext():
+        _check_setup(config)
 
 
 def test_the_models_of_all_families_are_ours() -> None:

@@ -238,11 +238,11 @@ class VLLMEngine:
         steered = prompt.steering.is_active
         with contextlib.closing(self._server.tokens(body, steered, until_done)) as tokens:
             for token in tokens:
+                if pending.unwanted:
+                    return
                 if token.logprob is not None:
                     answer.logprobs.append(self._likelihoods(token, top))
                 yield answer.push(token.number)
-                if pending.unwanted:
-                    return
                 if answer.finish_reason is not None:
                     break
         if answer.finish_reason is None:

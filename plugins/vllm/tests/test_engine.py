@@ -314,10 +314,12 @@ def test_a_stream_is_the_answer_in_pieces_and_stops_when_told(llm, vector) -> No
     with vllm(llm, vector):
         chunks = list(llm.stream(QUESTION))
         assert "".join(chunk.text for chunk in chunks) == chunks[-1].final.text == "Paris."
-        stop = Event()
+    stop, silence = Event(), Silence()
+    with vllm(llm, vector, silence=silence):
         stream = llm.stream(QUESTION, cancelled=stop)
         next(stream)
         stop.set()
+        silence.over.set()
         assert list(stream) == []
         assert llm.generate_batch([GenerationRequest(QUESTION)], cancelled=stop) == []
 

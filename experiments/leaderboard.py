@@ -26,7 +26,7 @@ from experiments.questions import DATA
 from steerable_llm import __version__, demo
 from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.demo import vision
-from steerable_llm.evaluation.arms import TITLES
+from steerable_llm.evaluation.arms import OWN_CONTROLS, TITLES
 from steerable_llm.evaluation.compare import compare
 from steerable_llm.evaluation.comparison import Comparison, section_figure
 from steerable_llm.evaluation.recipes import Recipe, recipes
@@ -115,6 +115,15 @@ class Size:
     test: int | None
 
 
+#: With `--small`: how much is measured, and what dev chooses among: two divergences, both signs,
+#: and the blocks by what a grid tries; methods have the first of their own settings.
+SMALL = Size(100, 12, 40)
+_SMALL_KL = (0.2, 0.6)
+_SMALL_LAYERS = {"single": ((14,),), "thirds": (None, tuple(range(10, 20)))}
+#: They see which prompt they steer, so pairs of prompts to be left alone teach them something.
+_SEE_THE_PROMPT = ("bipo", "mat_steer", "lora")
+
+
 @dataclass(frozen=True)
 class Contest:
     """One behaviour that methods compete in.
@@ -127,6 +136,8 @@ class Contest:
         capability: What must not be lost there.
         settings: Target, and the step of a policy under which vectors act.
         recipes: Arms whose recipe is not the usual one of their method.
+        kept: Sources of pairs of prompts that are to be left alone. Their preference is the other
+            way round, so what is added to every prompt alike learns from the rest.
     """
 
     pairs: Pairs
@@ -136,17 +147,17 @@ class Contest:
     capability: EvaluationSet
     settings: EvaluationSettings
     recipes: Mapping[str, Recipe] = field(default_factory=dict)
+    kept: tuple[str, ...] = ()
 
     def of(self, size: Size) -> Contest:
         """Return it with so many pairs and prompts."""
-        return Contest(
-            self.pairs if size.pairs is None else _first(self.pairs, size.pairs),
-            _sampled(self.dev, size.dev),
-            _sampled(self.dev_capability, size.dev),
-            _sampled(self.test, size.test),
-            _sampled(self.capability, size.test),
-            self.settings,
-            self.recipes,
+        return replace(
+            self,
+            pairs=self.pairs if size.pairs is None else _first(self.pairs, size.pairs),
+            dev=_sampled(self.dev, size.dev),
+            dev_capability=_sampled(self.dev_capability, size.dev),
+            test=_sampled(self.test, size.test),
+            capability=_sampled(self.capability, size.test),
         )
 
 
@@ -167,6 +178,7 @@ def _of_smollm2(name: str) -> Contest:
             step=behaviour.step,
         ),
         {"bipo": Recipe("bipo", (behaviour.config,), search=_AS_TRAINED)},
+        kept=vectors.KEPT,
     )
 
 
@@ -212,6 +224,8 @@ class Ground:
         scopes: What is tried with methods that may steer several; none for each method's own.
         arms: Those of a whole run, by name.
         more: Arms of its own.
+        controls: Those that every vector that helps is set beside.
+        small: Whether methods choose among few settings (`SMALL`).
     """
 
     title: str
@@ -226,17 +240,27 @@ class Ground:
     scopes: tuple[Scope, ...] = ()
     arms: tuple[str, ...] = ARMS
     more: Mapping[str, Recipe | tuple[Recipe, ...]] = field(default_factory=dict)
+    controls: tuple[str, ...] = ()
+    small: bool = False
 
     def recipes(self, contest: Contest) -> dict[str, tuple[Recipe, ...]]:
         """Return all that may take part in a contest, by name."""
         every = {**recipes(images=True), **GRAINS, **self.more, **contest.recipes}
         return {
-            name: tuple(map(self._searched, (by,) if isinstance(by, Recipe) else by))
+            name: tuple(
+                self._searched(each, contest) for each in ((by,) if isinstance(by, Recipe) else by)
+            )
             for name, by in every.items()
         }
 
-    def _searched(self, recipe: Recipe) -> Recipe:
+    def _searched(self, recipe: Recipe, contest: Contest) -> Recipe:
         search = {**self.search, **recipe.search}
+        if recipe.method not in _SEE_THE_PROMPT:
+            recipe = replace(recipe, leave_out=contest.kept)
+        if self.small and recipe.method in METHODS:
+            layers = _SMALL_LAYERS.get(METHODS[recipe.method].grid.subsets, (None,))
+            search = {**self.search, "kl": _SMALL_KL, "layers": layers, **recipe.search}
+            recipe = replace(recipe, configs=recipe.configs[:1])
         wide = recipe.method in METHODS and len(METHODS[recipe.method].grid.scopes) > 1
         if self.scopes and wide:
             search["scopes"] = self.scopes
@@ -257,6 +281,7 @@ GROUNDS = {
         Size(20, 15, 30),
         {"kl": (0.05, 0.2, 0.6)},
         scopes=("generated",),
+        controls=OWN_CONTROLS,
     ),
     "demo": Ground(
         "Leaderboard of the bundled model",
@@ -381,7 +406,7 @@ def leaderboard(
             {method: known[method] for method in methods or ground.arms},
             dev_capability=contest.dev_capability,
             keep=keep,
-            settings=contest.settings,
+            settings=replace(contest.settings, against=ground.controls, random_vectors=1),
             max_new_tokens=max_new_tokens,
             progress=progress,
         )
@@ -418,6 +443,8 @@ def _table(board: Comparison) -> tuple[Head, list[list[str]]]:
     lost: tuple[str, ...] = ("others right", "capability lost, points")[not beside :]
     if board.always:
         lost = (*lost, "without the condition")
+    if board.controls:
+        lost = (*lost, "random, sign-flipped")
     head: Head = (
         "method",
         *numeric("right [95 %]", "change, points", "made worse"),
@@ -441,6 +468,7 @@ def _table(board: Comparison) -> tuple[Head, list[list[str]]]:
                 *others,
                 _lost(board, row.arm, board.rows),
                 *without,
+                *([_controls(board, row.arm)] if board.controls else []),
                 number(row.kl_per_token),
                 "" if verdict is None else "passes" if verdict.promote else "refused",
                 f"{arm.seconds:.0f}",
@@ -457,6 +485,11 @@ def _others(board: Comparison, arm: str) -> str:
         for row in kept
         if row.category != board.target
     )
+
+
+def _controls(board: Comparison, arm: str) -> str:
+    """How far the controls of an arm come; nothing where they were not run."""
+    return ", ".join(percent(row.main.value) for row in board.controls.get(arm, ()))
 
 
 def _lost(board: Comparison, arm: str, rows: Sequence[Row]) -> str:
@@ -488,6 +521,8 @@ def _short(name: str) -> str:
 
 def _machine(llm: SteerableHFLLM) -> str:
     dtype = str(llm.model.dtype).removeprefix("torch.")
+    if torch.backends.mkldnn.matmul.fp32_precision == "bf16":
+        dtype += " multiplied in bfloat16"
     return (
         f"{llm.device.type} ({platform.machine()}), {dtype}, steerable-llm {__version__}, torch "
         f"{torch.__version__}, transformers {transformers.__version__}, Python "
@@ -501,16 +536,36 @@ def main() -> None:
     parser.add_argument("--model", choices=tuple(GROUNDS), default="smollm2")
     parser.add_argument("--out", type=Path, help="the model's page in docs/ when left out")
     parser.add_argument("--keep", type=Path, default=Path("leaderboard-results"))
-    parser.add_argument("--quick", action="store_true", help="few pairs and prompts")
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--quick", action="store_true", help="few pairs and prompts")
     every = (*recipes(images=True), *GRAINS, *PICTURES)
+    size.add_argument(
+        "--small",
+        action="store_true",
+        help="of SmolLM2: fewer prompts, and fewer settings to choose among",
+    )
+    parser.add_argument(
+        "--bf16",
+        action="store_true",
+        help="multiply matrices in bfloat16, two to three times as fast on CPUs that can",
+    )
     parser.add_argument("--method", action="append", choices=tuple(dict.fromkeys(every)))
     parser.add_argument("--behaviour", action="append")
     options = parser.parse_args()
     ground = GROUNDS[options.model]
+    if options.small and options.model != "smollm2":
+        parser.error("--small names blocks of smollm2: use --quick for other models")
     for name in options.behaviour or ():
         if name not in ground.behaviours:
             parser.error(f"no behaviour {name!r}: choose from {', '.join(ground.behaviours)}")
-    command = f"{COMMAND} --model {options.model}" + (" --quick" if options.quick else "")
+    if options.small:
+        ground = replace(ground, size=SMALL, small=True)
+    keep: Path = options.keep
+    if options.bf16:
+        torch.backends.mkldnn.matmul.fp32_precision = "bf16"
+        keep /= "bf16"
+    command = f"{COMMAND} --model {options.model}"
+    command += "".join(f" --{name}" for name in ("quick", "small", "bf16") if vars(options)[name])
     command += "".join(f' --method "{name}"' for name in options.method or ())
     command += "".join(f" --behaviour {name}" for name in options.behaviour or ())
     board = leaderboard(
@@ -518,7 +573,7 @@ def main() -> None:
         options.method or (),
         options.behaviour or (),
         ground.quick if options.quick else ground.size,
-        options.keep,
+        keep,
         command=command,
     )
     print(board.page().save(options.out or Path(ground.page), board.to_json, "a leaderboard"))

@@ -51,6 +51,10 @@ TEST_PROMPTS = 200
 GROUND = 0.5
 #: Source of the pairs whose prompts ask for no apology.
 PLAIN = "log/plain"
+#: Source of the pairs whose prompts ask for no refusal.
+RIGHT = "log/good"
+#: Sources of pairs of prompts that are to be left alone.
+KEPT = (PLAIN, RIGHT)
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,7 @@ def refusals(log: list[LoggedAnswer]) -> Pairs:
             entry.messages,
             good=entry.answer[: sentence_ends(entry.answer)[0]],
             bad=REFUSAL,
-            source="log/good",
+            source=RIGHT,
             id=f"kept-{entry.id}",
         )
         for entry in log

@@ -25,7 +25,9 @@ from steerable_llm.evaluation.recipes import Data, Made, Recipe, recipes
 from steerable_llm.evaluation.set import EvaluationItem, EvaluationSet
 from steerable_llm.evaluation.settings import EvaluationSettings
 from steerable_llm.methods import METHODS
+from steerable_llm.metrics import Estimate
 from steerable_llm.pairs.pair import Pairs
+from steerable_llm.policy.policy import Policy
 from steerable_llm.reports.parts import Table
 from steerable_llm.vector.calibration import Calibration
 
@@ -277,6 +279,66 @@ def test_a_comparison_has_every_row_once_and_verdicts(trial: Trial, calls: list[
     assert any("capability was not measured" in reason for reason in verdict.reasons)
     assert found.arms[0].verdict is found.arms[1].verdict is None
     assert len(calls) == 2
+
+
+def test_a_vector_that_helps_must_beat_its_own_controls(
+    trial: Trial, calls: list[Recipe], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beside = replace(
+        trial, settings=replace(trial.settings, against=("random", "sign_flipped", "prompt"))
+    )
+    assert beside.run("caa", Recipe("caa", order=1)).controls == (), "it does not help at all"
+    helping = beside.run("caa", Recipe("caa"))
+    assert trial.run("caa", Recipe("caa")).controls == ()
+    assert [row.arm for row in helping.controls] == ["random", "sign_flipped"]
+    (mine,) = (row for row in helping.rows if row.arm == "caa")
+    assert mine.main.value > max(row.main.value for row in helping.controls)
+    assert helping.controls[0].runs, "random vectors are several, averaged"
+    ties = tuple(row.model_copy(update={"success": mine.success}) for row in helping.controls)
+    found = beside.comparison([beside.run("none"), helping.model_copy(update={"controls": ties})])
+    assert found.controls == {"caa": ties}
+    assert found.arms[1].verdict is not None
+    failed = found.arms[1].verdict.reasons[:3]
+    assert any("random vectors of the same norms: no better" in reason for reason in failed)
+    assert any("sign-flipped vector: no better" in reason for reason in failed)
+
+
+def test_controls_follow_the_steps_conditions_and_are_another_result(
+    trial: Trial, calls: list[Recipe], tmp_path: Path
+) -> None:
+    policy = Policy.from_dict({"steps": {"answer": {"when": {"context": "present"}}}})
+    how = replace(trial.settings, against=("random",), policy=policy, step="answer")
+    asked = replace(trial, settings=how, keep=tmp_path)
+    arm = Arm("caa", planted_vector(trial.llm).steer(0.12))
+    row = asked.run("caa", Recipe("caa")).rows[1]
+    better = row.model_copy(update={"change": Estimate(value=0.5, low=0.4, high=0.6, n=10)})
+    (control,) = asked._controls(arm, [better])
+    assert control.change is not None
+    assert (control.change.value, control.kl_per_token.value) == (0.0, 0.0), "no context anywhere"
+    replace(asked, settings=replace(how, against=())).run("caa", Recipe("caa"))
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_recipe_leaves_out_pairs_by_their_source(
+    trial: Trial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sources = ("log/bad", "log/good", "log/plain")
+    pairs = Pairs(
+        replace(pair, source=source)
+        for pair, source in zip(list(trial.data.pairs), (*sources, sources[0]), strict=True)
+    )
+    learnt: list[Pairs] = []
+
+    def note(_: Any, given: Pairs, **__: Any) -> None:
+        learnt.append(given)
+        raise PairError("seen")
+
+    monkeypatch.setattr(making, "build_vector", note)
+    data = replace(trial.data, pairs=pairs)
+    recipe = Recipe("caa", leave_out=("log/good", "log/plain"))
+    with pytest.raises(PairError, match="seen"):
+        making.make(trial.llm, data, recipe, "caa", trial.settings)
+    assert [pair.source for pair in learnt[0]] == ["log/bad", "log/bad"]
 
 
 def test_prompts_that_were_built_from_or_chosen_on_are_refused(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,39 @@ def test_under_a_step_the_page_tells_what_is_lost_without_its_condition(tmp_path
     text = made.page().save(tmp_path / "b.md", made.to_json).read_text("utf-8")
     [line] = [line for line in text.splitlines() if line.startswith("| caa")]
     assert line.split(" | ")[4:6] == ["reading +5.0", "reading +80.0"]
+
+
+def test_the_page_shows_how_far_the_controls_of_a_vector_come(tmp_path: Path) -> None:
+    control = board(none=0.125).rows[0]
+    compared = board(none=0.4, caa=0.9).model_copy(update={"controls": {"caa": (control, control)}})
+    made = Leaderboard(EXHIBIT, SMALL, {"x": compared}, "cpu", "again")
+    text = made.page().save(tmp_path / "b.md", made.to_json).read_text("utf-8")
+    lines = [line.split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    place = lines[0].index("random, sign-flipped")
+    assert [line[place] for line in lines[2:]] == ["12.5 %, 12.5 %", ""]
+
+
+def test_what_is_added_to_every_prompt_learns_nothing_of_those_to_be_left_alone() -> None:
+    ground = GROUNDS["smollm2"]
+    contest = ground.contest("refusal")
+    known = ground.recipes(contest)
+    sources = {pair.source for pair in contest.pairs}
+    for name in ("caa", "grains", "icv", "contextfocus"):
+        assert all(sources - set(recipe.leave_out) for recipe in known[name])
+        assert all(set(recipe.leave_out) & sources for recipe in known[name])
+    for name in ("bipo", "mat_steer", "lora"):
+        assert all(recipe.leave_out == () for recipe in known[name])
+
+
+def test_a_small_board_chooses_among_fewer_settings() -> None:
+    ground = GROUNDS["smollm2"]
+    contest = ground.contest("civility")
+    usual, small = ground.recipes(contest), replace(ground, small=True).recipes(contest)
+    for name in ("caa", "iti", "grains"):
+        assert len(small[name][0].configs) == 1 < len(usual[name][0].configs)
+        assert len(small[name][0].search["kl"]) < len(usual[name][0].search["kl"])
+    assert small["bipo"] == usual["bipo"]
+    assert small["cad"] == usual["cad"]
 
 
 @pytest.mark.parametrize("name", [(g, b) for g, each in GROUNDS.items() for b in each.behaviours])

@@ -96,6 +96,9 @@ _CONTROLS: Mapping[str, Callable[[SteeringVector, EvaluationSettings], list[Stee
 #: Arms that are made from a vector to show that it is this vector that does it.
 CONTROLS = (*_CONTROLS, "shuffled")
 
+#: The controls that need nothing but the vector.
+OWN_CONTROLS = tuple(_CONTROLS)
+
 #: What a vector is compared with unless something else is asked for; `shuffled` comes on top where
 #: the vector's pairs are given.
 DEFAULT_AGAINST = ("none", "prompt", "random", "sign_flipped")
@@ -197,6 +200,31 @@ def _control(
         )
     made = shuffled if name == "shuffled" else _CONTROLS[name](subject, settings)
     return [Arm(name, vector.steer()) for vector in made]
+
+
+def controls_of(arm: Arm, settings: EvaluationSettings) -> list[Arm]:
+    """Return the controls of `settings.against` for an arm that steers, at its own strength.
+
+    Controls that need more than its vectors are left out.
+    """
+    names = [name for name in OWN_CONTROLS if name in (settings.against or ())]
+    made = {
+        name: [_CONTROLS[name](term.vector, settings) for term in arm.steering.terms]
+        for name in names
+    }
+    return [
+        Arm(
+            name,
+            Steering(
+                tuple(
+                    replace(term, vector=vector)
+                    for term, vector in zip(arm.steering.terms, vectors, strict=True)
+                )
+            ),
+        )
+        for name, of_terms in made.items()
+        for vectors in zip(*of_terms, strict=True)
+    ]
 
 
 def check_fits(subject: Subject, llm: HookedModel, force: bool = False) -> None:

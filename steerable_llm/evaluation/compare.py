@@ -16,7 +16,7 @@ from typing import Any, Unpack
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from steerable_llm.errors import InvalidInputError, MissingExtraError, PairError, SteerableError
-from steerable_llm.evaluation.arms import UNSTEERED, Arm
+from steerable_llm.evaluation.arms import OWN_CONTROLS, UNSTEERED, Arm, controls_of
 from steerable_llm.evaluation.comparison import ComparedArm, Comparison
 from steerable_llm.evaluation.conditions import Conditions, under_conditions
 from steerable_llm.evaluation.evaluate import for_sets
@@ -38,7 +38,7 @@ from steerable_llm.vector.calibration import Calibration
 from steerable_llm.version import __version__
 
 #: Goes up when a kept result of an earlier version must not be used again.
-KEPT_VERSION = 3
+KEPT_VERSION = 4
 
 
 def compare(
@@ -77,7 +77,9 @@ def compare(
             call on the same data does not measure it again.
         search: What `sweep` is to try for vectors in place of each method's own (`strengths`, `kl`,
             `scopes`, `layers`); recipes of your own bring theirs.
-        settings: How the arms are run, chosen and judged.
+        settings: How the arms are run, chosen and judged. The controls "random" and "sign_flipped"
+            in its `against` are run on the target for every vector that does better than the
+            unsteered model, and must be beaten, too.
         **changes: Single settings in place of those in `settings`.
 
     Raises:
@@ -110,12 +112,14 @@ class Result(BaseModel, frozen=True, extra="forbid"):
         arm: What was chosen and how long it took, or why it failed.
         rows: Its rows and those of the unsteered model; none if it failed.
         always: Under a step of a policy, its rows without the step's conditions.
+        controls: How its own controls did on the target.
         calibrations: What was chosen for each of its vectors.
     """
 
     arm: ComparedArm
     rows: tuple[Row, ...] = ()
     always: tuple[Row, ...] = ()
+    controls: tuple[Row, ...] = ()
     calibrations: tuple[Calibration, ...] = ()
 
 
@@ -202,6 +206,7 @@ class Trial:
             arm=arm,
             rows=rows,
             always=always,
+            controls=self._controls(made[0].arm, rows) if len(made) == 1 else (),
             calibrations=tuple(each.calibration for each in made if each.calibration),
         ), True
 
@@ -219,6 +224,24 @@ class Trial:
         under = under_conditions(self.llm, every, outcomes, items, self._shares, self.settings)
         rows = rows_of(under, items, kept, self.settings.seed)
         return tuple(rows), tuple(row for row in always if row.arm in steering)
+
+    def _controls(self, arm: Arm, rows: Sequence[Row]) -> tuple[Row, ...]:
+        """How the controls of a vector do on the target, where it does any good there."""
+        target, settings = self.settings.target, self.settings
+        arms = controls_of(arm, settings)
+        mine = [r for r in rows if r.arm == arm.name and r.category == target and r.change]
+        if not arms or not any(row.change and row.change.value > 0 for row in mine):
+            return ()
+        places = [i for i, item in enumerate(self._items) if item.category == target]
+        items = [self._items[i] for i in places]
+        every = [UNSTEERED, *arms]
+        found = run_arms(self.llm, every, items, settings, f"controls of {arm.name}")
+        if self.conditions is not None:
+            shares = [self._shares[i] for i in places]
+            found = under_conditions(self.llm, every, found, items, shares, settings)
+        return tuple(
+            row for row in rows_of(found, items, set(), settings.seed) if row.arm != "none"
+        )
 
     @cached_property
     def _items(self) -> list[EvaluationItem]:
@@ -247,6 +270,11 @@ class Trial:
             "budget": settings.budget,
             "instruction": settings.strict_instruction,
             "max_new_tokens": settings.max_new_tokens,
+            "controls": [
+                [control, settings.random_vectors]
+                for control in OWN_CONTROLS
+                if control in (settings.against or ())
+            ],
             "seed": settings.seed,
             "conditions": None if self.conditions is None else self.conditions.use((), ()).same,
             **({"chat_template_kwargs": given} if given else {}),
@@ -273,20 +301,24 @@ class Trial:
             test_digest=self.data.test.digest,
             target=target,
             budget=budget,
-            arms=tuple(_judged(result.arm, every, target, budget) for result in results),
+            arms=tuple(_judged(result, every, target, budget) for result in results),
             rows=every,
+            controls={each.arm.name: each.controls for each in results if each.controls},
             use=self.conditions and self.conditions.use(self._items, self._shares),
             always=tuple(row for result in results for row in result.always),
             command=self.settings.command,
         )
 
 
-def _judged(arm: ComparedArm, rows: Sequence[Row], target: str, budget: float) -> ComparedArm:
+def _judged(result: Result, rows: Sequence[Row], target: str, budget: float) -> ComparedArm:
+    arm = result.arm
     if arm.name in ("none", "prompt") or arm.failed:
         return arm
-    # Other methods are no controls: only the unsteered model and the instruction are to be beaten.
+    # Other methods are no controls: what is to be beaten is the unsteered model, the instruction
+    # and the arm's own controls.
     mine = [row for row in rows if row.arm in ("none", "prompt", arm.name)]
-    return arm.model_copy(update={"verdict": judge(mine, target, budget, arm.name)})
+    verdict = judge([*mine, *result.controls], target, budget, arm.name)
+    return arm.model_copy(update={"verdict": verdict})
 
 
 def _content(recipe: Recipe) -> list[Any]:

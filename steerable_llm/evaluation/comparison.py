@@ -62,6 +62,7 @@ class Comparison(BaseModel, frozen=True, extra="forbid"):
         rows: One per arm that took part and category.
         use: The step of a policy as which arms steered; None where they steered everywhere.
         always: Where there is such a step, the rows of arms that steer, without its conditions.
+        controls: By the name of an arm the rows of its own controls on the target, where they ran.
         command: What to run to get this again.
     """
 
@@ -76,6 +77,7 @@ class Comparison(BaseModel, frozen=True, extra="forbid"):
     rows: tuple[Row, ...]
     use: StepUse | None = None
     always: tuple[Row, ...] = ()
+    controls: dict[str, tuple[Row, ...]] = {}
     command: str = ""
 
     @property

@@ -21,6 +21,7 @@ from steerable_llm.evaluation.settings import EvaluationSettings
 from steerable_llm.methods import METHODS
 from steerable_llm.methods.build import build_vector
 from steerable_llm.methods.lora import LoraSettings, train_lora
+from steerable_llm.methods.states import reading_once
 from steerable_llm.pairs.pair import Pairs
 from steerable_llm.progress import progress_bar
 from steerable_llm.runtime.hooked_model import HookedModel
@@ -42,6 +43,9 @@ class Recipe:
         pairs: How many of the pairs to learn from, the first of an order that `order` decides, so
             that fewer pairs are always among more; None is all of them.
         order: Seed of that order.
+        leave_out: Sources of pairs that it does not learn from. A vector that is added to every
+            prompt alike only loses by pairs of prompts that are to be left alone; one with gates
+            needs them.
         search: What `sweep` is to try in place of the method's own.
         calibration: Use this one instead of choosing on dev.
     """
@@ -50,6 +54,7 @@ class Recipe:
     configs: tuple[Mapping[str, Any], ...] = ({},)
     pairs: int | None = None
     order: int = 0
+    leave_out: tuple[str, ...] = ()
     search: Mapping[str, Any] = field(default_factory=dict)
     calibration: Calibration | None = None
 
@@ -124,6 +129,9 @@ def make(
     # Where dev has nothing but the target, or nothing of it, all of dev decides.
     aimed = set(data.dev.categories) > {settings.target}
     choosing = replace(settings, target=settings.target if aimed else None)
+    if recipe.leave_out:
+        left = Pairs(pair for pair in data.pairs if pair.source not in recipe.leave_out)
+        data = replace(data, pairs=left)
     if recipe.pairs is not None:
         data = replace(data, pairs=nested(data.pairs, recipe.pairs, recipe.order))
     if recipe.method == "prompt":
@@ -153,15 +161,15 @@ def _vector(
     llm: HookedModel, data: Data, recipe: Recipe, name: str, settings: EvaluationSettings
 ) -> Made:
     vectors: dict[str, SteeringVector] = {}
-    for config in recipe.configs:
-        with warnings.catch_warnings():
-            # The completeness of the attribution is in the vector's record; here it is one of many.
-            warnings.filterwarnings("ignore", "the token scores miss", UserWarning)
-            how = {"method": recipe.method, "name": name, "progress": settings.progress}
+    with reading_once(), warnings.catch_warnings():
+        # The completeness of the attribution is in the vector's record; here it is one of many.
+        warnings.filterwarnings("ignore", "the token scores miss", UserWarning)
+        how = {"method": recipe.method, "name": name, "progress": settings.progress}
+        for config in recipe.configs:
             vector = build_vector(llm, data.pairs, **{**how, **config})
-        # Settings may come to the same, such as more heads than the model has.
-        if vector.fingerprint_id not in {other.fingerprint_id for other in vectors.values()}:
-            vectors[", ".join([name, *([_said(config)] if config else [])])] = vector
+            # Settings may come to the same, such as more heads than the model has.
+            if vector.fingerprint_id not in {other.fingerprint_id for other in vectors.values()}:
+                vectors[", ".join([name, *([_said(config)] if config else [])])] = vector
     if recipe.calibration is not None:
         (vector,) = vectors.values()
         vector = vector.with_calibration(recipe.calibration)

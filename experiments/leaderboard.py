@@ -521,7 +521,7 @@ def _short(name: str) -> str:
 
 def _machine(llm: SteerableHFLLM) -> str:
     dtype = str(llm.model.dtype).removeprefix("torch.")
-    if torch.backends.mkldnn.matmul.fp32_precision == "bf16":
+    if torch.get_float32_matmul_precision() == "medium":
         dtype += " multiplied in bfloat16"
     return (
         f"{llm.device.type} ({platform.machine()}), {dtype}, steerable-llm {__version__}, torch "
@@ -562,7 +562,7 @@ def main() -> None:
         ground = replace(ground, size=SMALL, small=True)
     keep: Path = options.keep
     if options.bf16:
-        torch.backends.mkldnn.matmul.fp32_precision = "bf16"
+        torch.set_float32_matmul_precision("medium")
         keep /= "bf16"
     command = f"{COMMAND} --model {options.model}"
     command += "".join(f" --{name}" for name in ("quick", "small", "bf16") if vars(options)[name])

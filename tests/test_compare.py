@@ -281,9 +281,7 @@ def test_a_comparison_has_every_row_once_and_verdicts(trial: Trial, calls: list[
     assert len(calls) == 2
 
 
-def test_a_vector_that_helps_must_beat_its_own_controls(
-    trial: Trial, calls: list[Recipe], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_vector_that_helps_must_beat_its_own_controls(trial: Trial, calls: list[Recipe]) -> None:
     beside = replace(
         trial, settings=replace(trial.settings, against=("random", "sign_flipped", "prompt"))
     )
@@ -298,7 +296,7 @@ def test_a_vector_that_helps_must_beat_its_own_controls(
     found = beside.comparison([beside.run("none"), helping.model_copy(update={"controls": ties})])
     assert found.controls == {"caa": ties}
     assert found.arms[1].verdict is not None
-    failed = found.arms[1].verdict.reasons[:3]
+    failed = found.arms[1].verdict.reasons
     assert any("random vectors of the same norms: no better" in reason for reason in failed)
     assert any("sign-flipped vector: no better" in reason for reason in failed)
 

@@ -207,24 +207,18 @@ def controls_of(arm: Arm, settings: EvaluationSettings) -> list[Arm]:
 
     Controls that need more than its vectors are left out.
     """
-    names = [name for name in OWN_CONTROLS if name in (settings.against or ())]
-    made = {
-        name: [_CONTROLS[name](term.vector, settings) for term in arm.steering.terms]
-        for name in names
-    }
-    return [
-        Arm(
-            name,
-            Steering(
-                tuple(
-                    replace(term, vector=vector)
-                    for term, vector in zip(arm.steering.terms, vectors, strict=True)
-                )
-            ),
-        )
-        for name, of_terms in made.items()
-        for vectors in zip(*of_terms, strict=True)
-    ]
+    terms = arm.steering.terms
+    vectors = [term.vector for term in terms if isinstance(term.vector, SteeringVector)]
+    if len(vectors) < len(terms):
+        return []
+    found = []
+    for name in (name for name in OWN_CONTROLS if name in (settings.against or ())):
+        made = [_CONTROLS[name](vector, settings) for vector in vectors]
+        for run in zip(*made, strict=True):
+            pairs = zip(terms, run, strict=True)
+            changed = tuple(replace(term, vector=vector) for term, vector in pairs)
+            found.append(Arm(name, Steering(changed)))
+    return found
 
 
 def check_fits(subject: Subject, llm: HookedModel, force: bool = False) -> None:

@@ -1,0 +1,66 @@
+"""Questions about handbooks: held out is held out, and what counts as told stands there."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import pytest
+
+from experiments.facts import Split
+from experiments.handbooks import DETAILS, SUBJECTS, prompts
+from experiments.questions import REFUSALS
+from steerable_llm.chat.phrases import occurs
+from steerable_llm.evaluation.set import EvaluationItem
+
+SPLITS: tuple[Split, ...] = ("build", "dev", "test")
+
+
+def asked(item: EvaluationItem) -> tuple[str, str, str]:
+    """The kind of handbook, its subject and the name of the detail that is asked for."""
+    for kind, details in DETAILS.items():
+        for split in SPLITS:
+            for subject in SUBJECTS[split][kind]:
+                for name, detail in details.items():
+                    if detail.question.format(s=subject) in item.question:
+                        return kind, subject, name
+    raise AssertionError(item.question)
+
+
+def test_no_subject_stands_in_two_splits() -> None:
+    subjects = {s: {n for names in SUBJECTS[s].values() for n in names} for s in SPLITS}
+    for one, other in combinations(SPLITS, 2):
+        assert not subjects[one] & subjects[other]
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_a_handbook_tells_what_can_be_answered_and_nothing_of_what_cannot(split: Split) -> None:
+    items = prompts(split)
+    assert len({item.messages for item in items}) == len({item.id for item in items}) == len(items)
+    for item in items:
+        kind, subject, name = asked(item)
+        detail = DETAILS[kind][name]
+        told = [
+            value
+            for value in detail.values
+            for said in [detail.statement.format(s=subject, v=value)]
+            if said[0].upper() + said[1:] in item.messages[0].content
+        ]
+        if item.category == "gold":
+            assert told == list(item.accept)
+        else:
+            assert not told
+            assert item.accept == REFUSALS
+        assert detail.everywhere or split == "test"
+
+
+def test_some_handbooks_tell_it_of_a_neighbour_and_some_kinds_are_tests_alone() -> None:
+    beside = 0
+    for item in (each for each in prompts("test") if each.category == "unanswerable"):
+        kind, _, name = asked(item)
+        values = DETAILS[kind][name].values
+        neighbours = [s for s in SUBJECTS["test"][kind] if occurs(s, item.messages[0].content)]
+        beside += len(neighbours) > 1 and any(occurs(v, item.messages[0].content) for v in values)
+    number = sum(item.category == "unanswerable" for item in prompts("test"))
+    assert 0.3 * number < beside < 0.7 * number
+    names = {split: {asked(item)[2] for item in prompts(split)} for split in SPLITS}
+    assert names["build"] == names["dev"] < names["test"]

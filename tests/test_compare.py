@@ -322,7 +322,7 @@ def test_a_recipe_leaves_out_pairs_by_their_source(
 ) -> None:
     sources = ("log/bad", "log/good", "log/plain")
     pairs = Pairs(
-        replace(pair, source=source)
+        pair.model_copy(update={"source": source})
         for pair, source in zip(list(trial.data.pairs), (*sources, sources[0]), strict=True)
     )
     learnt: list[Pairs] = []

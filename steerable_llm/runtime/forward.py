@@ -17,9 +17,10 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
-from transformers import Cache, DynamicCache
+from transformers import Cache
 
 from steerable_llm.chat.vision import ReadPrompt, on_device
+from steerable_llm.runtime.cache_room import growing_cache
 from steerable_llm.runtime.hooks import capture_site, intercepted, steering_hooks
 from steerable_llm.runtime.plan import SteeringPlan
 from steerable_llm.vector.steering import Scope, Site, Steering
@@ -110,6 +111,7 @@ def site_states(
     texts: Sequence[Sequence[int]] | Sequence[Tensor],
     site: Site = "block",
     vision: Mapping[str, Tensor] | None = None,
+    places: Mapping[str, Tensor | None] | None = None,
 ) -> list[Tensor]:
     """Run whole texts once, unsteered, and return what one site of every block gives.
 
@@ -118,6 +120,7 @@ def site_states(
         texts: Token ids, or embeddings `[T, d]`; padded on the right.
         site: Which activations.
         vision: What the model takes beside the tokens (`in_one_batch`), where all have images.
+        places: Positions and mask of texts that are not plain ones, by the model's names.
 
     Returns:
         Per block `[B, T, width]`.
@@ -126,6 +129,7 @@ def site_states(
     name = "inputs_embeds" if rows[0].is_floating_point() else "input_ids"
     inputs = {name: pad_sequence(rows, batch_first=True).to(llm.device)}
     shape = inputs[name].shape[:2]
+    inputs |= {key: each for key, each in (places or {}).items() if each is not None}
     if vision:
         mask = pad_sequence([torch.ones(len(row)) for row in rows], batch_first=True)
         inputs["attention_mask"] = mask.long().to(llm.device)
@@ -250,7 +254,7 @@ class Stream:
             # By the name under which the model takes it; not every model hands its own back.
             name = "cache_params" if takes(self._model, "cache_params") else "past_key_values"
             text = self._model.config.get_text_config(decoder=True)
-            self._carried[name] = DynamicCache(config=text)
+            self._carried[name] = growing_cache(text)
         if bool(mask.all()):  # nothing is padded, and attention is faster without a mask
             self._carried["attention_mask"] = None
         keep: dict[str, Any] = {"logits_to_keep": 1} if takes(self._model, "logits_to_keep") else {}

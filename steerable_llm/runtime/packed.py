@@ -24,7 +24,7 @@ class Branch:
     """One answer in a row.
 
     Attributes:
-        start: How many prompt tokens it continues, at least 1.
+        start: How many prompt tokens it continues, at least 1 where its first token is asked for.
         ids: Its tokens, end of turn included, at least 1.
         weight: Factor of its summed log-probability.
         owner: Index of the value that its log-probability is added to.
@@ -40,7 +40,7 @@ class Branch:
 
 @dataclass(frozen=True)
 class RowShape:
-    """What one row holds: a prompt of some length and the branches behind it."""
+    """What one row holds: a prompt of some length and the branches behind it, if any."""
 
     prompt_length: int
     branches: tuple[Branch, ...]
@@ -58,8 +58,8 @@ class RowShape:
     @property
     def span(self) -> int:
         """Highest position in the row plus one."""
-        longest = (branch.start + len(branch.ids) - 1 for branch in self.branches)
-        return max(self.prompt_length, *longest)
+        longest = [branch.start + len(branch.ids) - 1 for branch in self.branches]
+        return max([self.prompt_length, *longest])
 
     def split(self) -> tuple["RowShape", ...]:
         """Return the same as plain rows with one branch each, for models that cannot pack."""
@@ -243,7 +243,7 @@ class AnswerReader:
         layout = lay_out([group.shape for group in groups])
         counts = np.array([len(group.points) for group in groups])
         firsts = np.concatenate([[0], np.cumsum(counts)[:-1]])
-        owners = [1 + max(branch.owner for branch in g.shape.branches) for g in groups]
+        owners = [1 + max((b.owner for b in g.shape.branches), default=0) for g in groups]
         sizes = counts * np.array(owners)
         starts = np.concatenate([[0], np.cumsum(sizes)[:-1]]) if values is None else values
         rows, columns = int(counts.sum()), layout.positions.shape[1]

@@ -8,6 +8,7 @@ of similar length share a batch that stays within a memory budget. Gradients go 
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 from typing import Literal, NamedTuple
 
 import torch
@@ -122,9 +123,40 @@ class PreferenceObjective:
         Float32 [N, L, d], on the CPU.
         """
         rows = [self.read(index, prompt) for index, prompt in prompts]
-        captured = site_states(llm, rows)
-        at = torch.arange(len(rows)), torch.tensor([len(row) - 1 for row in rows])
-        return torch.stack([states[at].float().cpu() for states in captured], dim=1)
+        if not self.reader.packs:
+            captured = site_states(llm, rows)
+            at = torch.arange(len(rows)), torch.tensor([len(row) - 1 for row in rows])
+            return torch.stack([states[at].float().cpu() for states in captured], dim=1)
+        found = []
+        for _, group in groupby(zip(prompts, rows, strict=True), key=lambda each: each[0][0]):
+            found.append(self._states_of_variants(llm, [row for _, row in group]))
+        return torch.cat(found)
+
+    def _states_of_variants(self, llm: HookedModel, rows: Sequence[Tensor]) -> Tensor:
+        """Return all blocks' states at the end of rows [T, d] that open alike: [N, L, d].
+
+        The first is run whole, and of each other what stands behind the last row that is as there.
+        """
+        first, *others = rows
+        branches: list[Branch] = []
+        ends = [len(first) - 1]
+        for other in others:
+            unlike = (other != first).any(-1).nonzero()
+            start = int(unlike[0]) if len(unlike) else len(first) - 1
+            fed = len(first) - start
+            # What is fed is put there below, and nothing is asked for.
+            branches.append(Branch(start, (0,) * (fed + 1), 0.0, given=fed + 1))
+            ends.append(ends[-1] + fed)
+        shape = RowShape(len(first), tuple(branches))
+        if others and not self.reader.packable(shape):
+            return torch.cat([self._states_of_variants(llm, [row]) for row in rows])
+        batch = self.reader.batch([Group(shape, first[None])])
+        for other, end, branch in zip(others, ends[1:], branches, strict=True):
+            behind = other[branch.start :]
+            batch.inputs[0, end + 1 - len(behind) : end + 1] = behind
+        places = {"attention_mask": batch.attention, "position_ids": batch.positions}
+        captured = site_states(llm, list(batch.inputs), places=places if others else None)
+        return torch.stack([states[0, ends].float().cpu() for states in captured], dim=1)
 
     def values(self, points: Sequence[tuple[int, Tensor]]) -> list[Tensor]:
         """Return f at points of pairs, [N, T, d], without gradients: float32 [N], on the CPU."""

@@ -58,7 +58,7 @@ class PrefixCache:
 
     def serve(self, model: nn.Module) -> None:
         """Forget what was read by other weights: a model may be trained, moved, or given a LoRA."""
-        weights = tuple(
+        weights: tuple[object, ...] = tuple(
             (id(p), p.dtype, p.device, p.requires_grad, 0 if p.is_inference() else p._version)
             for p in model.parameters()
         )

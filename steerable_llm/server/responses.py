@@ -179,8 +179,8 @@ class Answers:
         if self.kind == "text":
             if choice.final is None and not made.text:
                 return None
-            told = {"index": index, "text": made.text, "finish_reason": choice.finish_reason}
-            return self._chunk([{**told, "logprobs": choice.likelihoods("text")}])
+            piece = {"index": index, "text": made.text, "finish_reason": choice.finish_reason}
+            return self._chunk([{**piece, "logprobs": choice.likelihoods("text")}])
         delta: dict[str, Any] = {"content": made.text} if made.text else {}
         if made.reasoning:
             delta["reasoning_content"] = made.reasoning

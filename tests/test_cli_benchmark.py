@@ -109,7 +109,7 @@ def test_a_server_rates_answers_about_images(steerable: Steerable, tmp_path: Pat
         (["--benchmark", "toxigne"], "did you mean 'toxigen'"),
         (
             ["--benchmark", "toxigen", "--keep"],
-            "--keep, --capability, --pairs, --policy and --step go with TEST",
+            "--keep, --capability, --pairs, --policy, --step and --workers go with TEST",
         ),
         (["--benchmark", "toxigen", "--data", "gone.jsonl"], "there is no file gone.jsonl"),
         (["--benchmark", "toxigen", "--data", "wrong.jsonl"], "missing: text, toxicity_ai"),

@@ -14,7 +14,6 @@ from slow_states import PAIRS, with_answer
 
 from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.errors import InvalidInputError, PairError
-from steerable_llm.methods import states
 from steerable_llm.methods.build import build_vector
 from steerable_llm.methods.iti import training_pairs
 from steerable_llm.pairs.pair import Pairs, PreferencePair
@@ -127,28 +126,3 @@ def test_settings_out_of_range_are_refused(tiny_llm: Any) -> None:
         build_vector(tiny_llm, PAIRS, method="iti", heads=0, progress=False)
     with pytest.raises(InvalidInputError, match="last_tokens"):
         build_vector(tiny_llm, PAIRS, method="nl_iti", last_tokens=0, progress=False)
-
-
-@pytest.mark.parametrize("method", ["iti", "nl_iti"])
-def test_candidates_that_differ_in_their_heads_read_the_texts_once(
-    tiny_llm: Any, method: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    candidates = [{"heads": 1}, {"heads": 2}, {"heads": 1, "answer_tokens": 1}]
-    given = {"method": method, "progress": False}
-    alone = [build_vector(tiny_llm, PAIRS, **given, **settings) for settings in candidates]
-    passes: list[int] = []
-    read = states.site_states
-    monkeypatch.setattr(
-        states, "site_states", lambda *args: (passes.append(len(args[1])), read(*args))[1]
-    )
-    with states.reading_once():
-        together = []
-        for settings in candidates:
-            together.append(build_vector(tiny_llm, PAIRS, **given, **settings))
-            together.append(sum(passes))
-    vectors, texts = together[::2], together[1::2]
-    # Good, bad and prompt of each pair; nothing for other heads; two answers for another place.
-    assert texts == [3 * len(PAIRS), 3 * len(PAIRS), 5 * len(PAIRS)]
-    assert [v.fingerprint_id for v in vectors] == [v.fingerprint_id for v in alone]
-    build_vector(tiny_llm, PAIRS, **given)
-    assert sum(passes) == 8 * len(PAIRS), "what was read is forgotten afterwards"

@@ -395,7 +395,6 @@ def test_trls_implicit_prompts_are_read(
     [
         # One of these may be the prompt.
         {"topic": "Color?", "chosen": "The sky is blue.", "rejected": "The sky is green."},
-        {"prompt": "Which is larger?", "completions": ["So,", "9.9."], "labels": [True, False]},
         {"prompt": [USER], "completion": [BLUE]},
         {"messages": [USER, BLUE]},
         {"text": "The sky is blue."},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
 import subprocess
 import sys
 import threading
@@ -403,6 +404,18 @@ def test_the_command_serves_and_ends(tmp_path: Path) -> None:
         assert log.count() == 1
 
 
+@pytest.fixture
+def loggers_stay() -> Iterator[None]:
+    """The command sets how the process logs; this process is not its own."""
+    found = {name: logging.getLogger(name) for name in ("", "steerable_llm.server")}
+    before = {name: (logger.level, logger.handlers[:]) for name, logger in found.items()}
+    yield
+    for name, logger in found.items():
+        level, logger.handlers[:] = before[name]
+        logger.setLevel(level)
+
+
+@pytest.mark.usefixtures("loggers_stay")
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [

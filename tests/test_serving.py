@@ -120,9 +120,9 @@ def test_a_row_for_which_rotary_embeddings_change_leaves_those_of_others_as_they
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = transformers.Phi3ForCausalLM(config).eval()
-    for parameter in model.parameters():
-        if parameter.dim() > 1:
-            torch.nn.init.normal_(parameter, std=0.3)
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                torch.nn.init.normal_(parameter, std=0.3)
     llm = SteerableHFLLM(model, tiny_tokenizer, model_id="long")
     llm.end_ids = frozenset()
     found = steerings(llm, make_vector)

@@ -7,9 +7,8 @@ import pytest
 import tomlkit
 from command_line import Steerable, steerable
 
-from steerable_llm import SteeringVector
+from steerable_llm import SteeringVector, demo
 from steerable_llm.errors import UnknownVectorError
-from steerable_llm.vector import shipped
 
 __all__ = ["steerable"]
 
@@ -17,25 +16,25 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def test_a_checkout_has_them_beside_the_package() -> None:
-    assert shipped.shipped_folder() == ROOT / "vectors"
-    vector = SteeringVector.load(shipped.shipped_vector("demo-faithfulness"))
+    assert demo.shipped_folder() == ROOT / "vectors"
+    vector = SteeringVector.load(demo.shipped_vector("demo-faithfulness"))
     assert vector.name == "demo-faithfulness"
 
 
 def test_an_installed_package_has_them_inside(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(shipped, "_PACKAGE", tmp_path / "steerable_llm")
+    monkeypatch.setattr(demo, "folder", lambda: tmp_path / "steerable_llm" / "demo")
     inside = tmp_path / "steerable_llm" / "vectors"
     inside.mkdir(parents=True)
     (tmp_path / "vectors").mkdir()
     (inside / "some.safetensors").touch()
-    assert shipped.shipped_vector("some") == inside / "some.safetensors"
+    assert demo.shipped_vector("some") == inside / "some.safetensors"
 
 
 def test_one_that_is_not_there_is_told_with_its_nearest() -> None:
     with pytest.raises(UnknownVectorError, match=r"did you mean 'demo-faithfulness'\?"):
-        shipped.shipped_vector("demo-faithfulnes")
+        demo.shipped_vector("demo-faithfulnes")
 
 
 @pytest.mark.parametrize(

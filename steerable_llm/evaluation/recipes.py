@@ -21,7 +21,6 @@ from steerable_llm.evaluation.settings import EvaluationSettings
 from steerable_llm.methods import METHODS
 from steerable_llm.methods.build import build_vector
 from steerable_llm.methods.lora import LoraSettings, train_lora
-from steerable_llm.methods.states import reading_once
 from steerable_llm.pairs.pair import Pairs
 from steerable_llm.progress import progress_bar
 from steerable_llm.runtime.hooked_model import HookedModel
@@ -161,7 +160,7 @@ def _vector(
     llm: HookedModel, data: Data, recipe: Recipe, name: str, settings: EvaluationSettings
 ) -> Made:
     vectors: dict[str, SteeringVector] = {}
-    with reading_once(), warnings.catch_warnings():
+    with warnings.catch_warnings():
         # The completeness of the attribution is in the vector's record; here it is one of many.
         warnings.filterwarnings("ignore", "the token scores miss", UserWarning)
         how = {"method": recipe.method, "name": name, "progress": settings.progress}

@@ -14,8 +14,7 @@ Applied at those heads, at the last position of every step, without keeping the 
 A vector of this method holds sigma theta, and zeros for all other heads.
 """
 
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -30,7 +29,6 @@ from steerable_llm.methods.states import (
     AnswerStates,
     answer_states,
     chosen_layers,
-    once,
     prompt_scales,
 )
 from steerable_llm.pairs.pair import Pairs
@@ -71,15 +69,13 @@ def extract_heads(
     llm: HookedModel,
     pairs: Pairs,
     config: ItiConfig,
-    probe: Callable[..., Tensor],
+    probe: Callable[[Split], Tensor],
     last: int,
     progress: Advance | None,
-    how: Mapping[str, float] = MappingProxyType({}),
 ) -> Extraction:
     """Build the directions of the best heads by `probe`, from states to every head's accuracy.
 
-    ITI and NL-ITI choose them differently, `how` has the settings of the probe. States are means
-    over so many `last` tokens.
+    ITI and NL-ITI choose them differently. States are means over so many `last` tokens.
     """
     layers = chosen_layers(llm, config.layers)
     training = training_pairs(pairs, config.validation, config.seed)
@@ -87,10 +83,7 @@ def extract_heads(
     states = torch.cat(answer_states(llm, pairs, config.answer_tokens, "heads", last, progress))
     states = states[:, list(layers)].reshape(len(states), len(layers) * number, -1)
     labels = torch.cat([torch.ones(len(pairs)), torch.zeros(len(pairs))])
-    split = Split(states, labels, training.repeat(2))
-    read = (id(llm), pairs.digest, layers, config.answer_tokens, last)
-    key = (probe, *sorted(how.items()), *read, config.validation, config.seed)
-    accuracy = once(key, lambda: probe(split, **how))
+    accuracy = probe(Split(states, labels, training.repeat(2)))
     rows, chosen = best_heads(states, labels, accuracy, layers, config.heads)
     steered = sorted({head["layer"] for head in chosen})
     return Extraction(

@@ -8,6 +8,8 @@ four tokens::
 Applied from the token before the answer on, with K from 16 to 96 and a from 5 to 30 chosen on dev.
 """
 
+from functools import partial
+
 from pydantic import Field
 
 from steerable_llm.methods.iti import HEADS, ItiConfig, extract_heads
@@ -39,7 +41,8 @@ def extract_nl_iti(
 ) -> Extraction:
     """Build the directions of the heads that tell good from bad, judged by small MLPs."""
     how = config.model_dump(include={"hidden", "epochs", "learning_rate", "seed"})
-    return extract_heads(llm, pairs, config, mlp_probes, config.last_tokens, progress, how)
+    probe = partial(mlp_probes, **how)
+    return extract_heads(llm, pairs, config, probe, config.last_tokens, progress)
 
 
 NL_ITI = Method(

@@ -1,9 +1,7 @@
 """Hidden states at the end of texts, which most methods compare."""
 
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
-from typing import Any, TypeVar, cast
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from pydantic import BaseModel, Field
@@ -18,33 +16,6 @@ from steerable_llm.progress import Advance
 from steerable_llm.runtime.forward import TOKENS_PER_PASS, site_states
 from steerable_llm.runtime.hooked_model import HookedModel
 from steerable_llm.vector.steering import Site
-
-Found = TypeVar("Found")
-_KEPT: ContextVar[dict[Hashable, Any] | None] = ContextVar("what builds have read", default=None)
-
-
-@contextmanager
-def reading_once() -> Iterator[None]:
-    """Let builds in here read the same states of one unchanged model once, and keep them meanwhile.
-
-    Candidates of one method often differ in what they make of the states alone, such as in how many
-    heads they take.
-    """
-    token = _KEPT.set({})
-    try:
-        yield
-    finally:
-        _KEPT.reset(token)
-
-
-def once(key: Hashable, compute: Callable[[], Found]) -> Found:
-    """Return what is computed, or what was under this key in the same `reading_once`."""
-    kept = _KEPT.get()
-    if kept is None:
-        return compute()
-    if key not in kept:
-        kept[key] = compute()
-    return cast("Found", kept[key])
 
 
 class AnswerStates(BaseModel, frozen=True, extra="forbid"):
@@ -113,16 +84,6 @@ def answer_states(
         PairError: A pair without a bad answer, or whose images the model does not read.
         PromptTooLongError: Prompt and answer do not fit the context window.
     """
-    key = ("answers", id(llm), pairs.digest, answer_tokens, site, last)
-    states = once(key, lambda: _answer_states(llm, pairs, answer_tokens, site, last))
-    if progress is not None:
-        progress(len(pairs))
-    return states
-
-
-def _answer_states(
-    llm: HookedModel, pairs: Pairs, answer_tokens: int | None, site: Site, last: int
-) -> tuple[Tensor, Tensor]:
     texts: tuple[list[ReadPrompt], list[ReadPrompt]] = ([], [])
     for pair in pairs:
         if pair.bad is None:
@@ -138,6 +99,8 @@ def _answer_states(
             llm.check_fit(len(prompt.tokens), len(answer[:end]))
             ends.append(llm.followed(prompt, answer[:end]))
     good, bad = (read_states(llm, ends, site, last) for ends in texts)
+    if progress is not None:
+        progress(len(pairs))
     return good, bad
 
 
@@ -157,11 +120,7 @@ def prompt_scales(
     llm: HookedModel, pairs: Pairs, layers: Sequence[int], site: Site = "block"
 ) -> dict[int, float]:
     """Return the mean length of a site's activations at the last prompt position, per block."""
-
-    def read() -> Tensor:
-        return read_states(llm, [llm.chat_format.read(pair.messages) for pair in pairs], site)
-
-    states = once(("prompts", id(llm), pairs.digest, site), read)
+    states = read_states(llm, [llm.chat_format.read(pair.messages) for pair in pairs], site)
     # A part that gives nothing at all has no length to take shares of; any number will do.
     lengths = states.norm(dim=-1).mean(0).clamp_min(torch.finfo(torch.float32).tiny)
     return {layer: float(lengths[layer]) for layer in layers}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import threading
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from importlib.resources import as_file, files
@@ -38,6 +39,10 @@ from steerable_llm.runtime.scores import (
 from steerable_llm.runtime.smollm2 import find_smollm2
 from steerable_llm.vector.fingerprint import ModelFingerprint
 from steerable_llm.vector.steering import Steering
+
+_ROTARY = threading.RLock()
+_CHANGING = {"dynamic", "longrope"}
+"""Kinds of rotary embeddings that keep, between two lines of theirs, the length of the text."""
 
 
 class HookedModel:
@@ -100,6 +105,7 @@ class HookedModel:
                 argument, or tags that are none.
         """
         self.model = model.eval()
+        _take_turns_where_rotary_embeddings_change(model)
         self.tokenizer = tokenizer
         self.blocks = list(blocks) if blocks is not None else find_blocks(model)
         self.context_window = context_window or context_window_of(model, tokenizer)
@@ -453,6 +459,24 @@ class HookedModel:
     def end_ids(self) -> frozenset[int]:
         """Tokens that end an answer."""
         return end_ids_of(self.model, self.tokenizer, self.chat_format.end_of_turn_id)
+
+
+def _take_turns_where_rotary_embeddings_change(model: nn.Module) -> None:
+    """Let no two threads be in such embeddings at once: each would get the other's frequencies."""
+    for module in model.modules():
+        kinds = getattr(module, "rope_type", None)
+        kinds = set(kinds.values()) if isinstance(kinds, Mapping) else {kinds}
+        if kinds & _CHANGING and _enter not in module._forward_pre_hooks.values():
+            module.register_forward_pre_hook(_enter)
+            module.register_forward_hook(_leave, always_call=True)
+
+
+def _enter(*_: object) -> None:
+    _ROTARY.acquire()
+
+
+def _leave(*_: object) -> None:
+    _ROTARY.release()
 
 
 def _arguments_of(cls: type[HookedModel]) -> set[str]:

@@ -51,7 +51,8 @@ RAY_STAMP := .venv/.installed-ray
 
 $(RAY_STAMP): $(STAMP)
 	@echo "Installing Ray into .venv ..."
-	@$(PY) -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev,ray]'
+	@$(PY) -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev,ray]' || \
+	  echo "Ray is not to be had; the tests that need it are skipped"
 	@touch $(RAY_STAMP)
 
 test-ray: $(RAY_STAMP)

@@ -52,7 +52,7 @@ pytestmark = [
 
 ROOT = Path(__file__).resolve().parent.parent
 VECTORS = ROOT / "vectors"
-ROWS, QUEUE, PATIENCE = 3, 2, 240.0
+ROWS, QUEUE, PATIENCE = 3, 2, 90.0
 ADDED = '\n[steps.added]\nvectors = [{ name = "demo-truthfulness", strength = -0.6 }]\n'
 QUESTION = "[1] The shop in Lyon opens at nine.\n\nQuestion: When does the shop in Lyon open?"
 
@@ -133,7 +133,8 @@ def deployed(nodes: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     )  # fmt: skip
     serve.run(app(settings), name="llm", route_prefix="/")
     served = Served(f"http://127.0.0.1:{port}", held, policy, SteerableHFLLM.demo(policy))
-    until(lambda: httpx.get(f"{served.url}/health").status_code == 200)
+    until(lambda: httpx.get(f"{served.url}/ready").status_code == 200)
+    until(lambda: both(served))
     yield served
     serve.shutdown()
 
@@ -209,6 +210,19 @@ def test_requests_at_the_same_time_share_passes_on_both_replicas(served: Served)
     assert {max(rows) for rows in made.values()} == {ROWS}
 
 
+def both(served: Served) -> bool:
+    """Whether two replicas have loaded the model, and the gateway knows.
+
+    It counts them now and then; until then it refuses what is more than one can take.
+    """
+    if len(served.passes()) < 2:
+        return False
+    number = 2 * ROWS + QUEUE
+    with ThreadPoolExecutor(number) as threads:
+        asked = [threads.submit(served.post, served.endless) for _ in range(number)]
+    return all(each.result().status_code == 200 for each in asked)
+
+
 def running(served: Served) -> int:
     """How many answers replicas have begun, as the gateway counts them."""
     lines = httpx.get(f"{served.url}/metrics").text.splitlines()
@@ -229,6 +243,7 @@ def test_a_changed_policy_reaches_every_replica_by_its_content(served: Served) -
             body = {"model": "tiny:added", "messages": said(QUESTION)}
             told = [each.json() for each in threads.map(served.post, [body] * (2 * ROWS))]
         for answer in told:
+            assert "choices" in answer, answer
             assert answer["choices"][0]["message"]["content"] == right.text
             assert answer["steering"]["policy"] == changed.policy.digest
     finally:
@@ -315,7 +330,8 @@ def test_a_replica_that_is_killed_loses_only_what_it_was_making(served: Served) 
             assert int(response.headers["retry-after"]) >= 1
     # While one replica is missing, the other answers; then there are two again.
     assert served.post({**body, "max_tokens": 2}).status_code == 200
-    until(lambda: len(set(served.passes()) - {victim}) == 2)
+    (served.folder / f"{victim}.rows").unlink()
+    until(lambda: both(served))
 
 
 # Learning on several machines.

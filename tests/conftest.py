@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_randomly
 import torch
 from hypothesis import HealthCheck, settings
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -34,11 +35,15 @@ settings.register_profile("same", derandomize=True, **UNTIMED)
 settings.register_profile("explore", **UNTIMED)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
+# Before each test pytest-randomly seeds what packages have registered, and thinc (which comes with a
+# package of a test) registers torch's seed with all its devices, for which torch records a stack.
+pytest_randomly.entrypoint_reseeds = [torch.default_generator.manual_seed]
+
 # LlamaIndex's synchronous calls ask for the thread's event loop, which is made for the asking and
 # never closed. Told that there is none, they run one of their own, and close it.
 asyncio.set_event_loop(None)
 
-OURS = ("root", "steerable_llm")
+OURS = "steerable_llm"
 SPECIAL_TOKENS = ["<|pad|>", "<|bos|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
 CHAT_TEMPLATE = (
     "<|bos|>{% for message in messages %}<|{{ message.role }}|>{{ message.content }}<|end|>"
@@ -90,12 +95,9 @@ FAMILIES: dict[str, dict[str, Any]] = {
 
 def settings_of_the_process() -> dict[str, Any]:
     """What any code can change for all code after it, and a test must not."""
-    loggers = [logging.getLogger(), *logging.Logger.manager.loggerDict.values()]
-    ours = [
-        each
-        for each in loggers
-        if isinstance(each, logging.Logger) and each.name.partition(".")[0] in OURS
-    ]
+    known = logging.Logger.manager.loggerDict
+    named = [known[name] for name in known if name.startswith(OURS)]
+    ours = [each for each in (logging.root, *named) if isinstance(each, logging.Logger)]
     return {
         "logging.disable": logging.root.manager.disable,
         "levels of loggers": {each.name: each.level for each in ours if each.level},

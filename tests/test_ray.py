@@ -334,6 +334,44 @@ def test_a_replica_that_is_killed_loses_only_what_it_was_making(served: Served) 
     until(lambda: both(served))
 
 
+def test_replicas_come_with_the_load_and_go_with_it(deployed: Served, tmp_path: Path) -> None:
+    from ray import serve
+
+    at_once = {"upscale_delay_s": 0.5, "downscale_delay_s": 0.5, "metrics_interval_s": 0.5}
+    settings = HeldSettings(
+        model="demo", name="tiny", folder=tmp_path, max_running=ROWS,
+        autoscaling={
+            "min_replicas": 1, "max_replicas": 2, "look_back_period_s": 1.0, **at_once,
+        },
+        replica_resources={"num_cpus": 0},
+    )  # fmt: skip
+    serve.run(app(settings), name="scaled", route_prefix="/scaled")
+    here = Served(f"{deployed.url}/scaled", tmp_path, deployed.policy, deployed.here)
+    here.tell("hold", there=True)
+    try:
+        until(lambda: httpx.get(f"{here.url}/ready").status_code == 200)
+        assert len(here.passes()) == 1
+        with ThreadPoolExecutor(ROWS + 1) as threads:
+            asked = [threads.submit(here.post, here.endless) for _ in range(ROWS + 1)]
+            until(lambda: len(here.passes()) == 2)
+            # The one that the first had no room for.
+            until(lambda: all(here.passes().values()))
+            here.tell("hold", there=False)
+            assert {each.result().status_code for each in asked} == {200}
+        until(lambda: replicas_of("scaled") == {"RUNNING": 1})
+        assert here.post(here.endless).status_code == 200
+    finally:
+        here.tell("hold", there=False)
+        serve.delete("scaled")
+
+
+def replicas_of(name: str) -> dict[str, int]:
+    from ray import serve
+
+    deployments = serve.status().applications[name].deployments
+    return {str(state): count for state, count in deployments[REPLICA].replica_states.items()}
+
+
 # Learning on several machines.
 
 

@@ -24,11 +24,16 @@ from PIL import Image
 from server_models import SAID
 from server_process import KEY, PATIENCE, ServerProcess, running
 
+from steerable_llm.answer.batching import BatchingEngine
+from steerable_llm.answer.engine import Limits
 from steerable_llm.answer.pending import Times
 from steerable_llm.answer.request import Generation, Usage
 from steerable_llm.logs.answer_log import AnswerLog
+from steerable_llm.server import process
 from steerable_llm.server.metrics import MOST_STEPS, Metrics
 from steerable_llm.server.requests import _WITHOUT_EFFECT
+from steerable_llm.server.serving import Serving
+from steerable_llm.server.settings import ServerSettings
 
 __all__ = ["steerable"]
 
@@ -402,6 +407,26 @@ def test_the_command_serves_and_ends(tmp_path: Path) -> None:
     assert process.returncode == 0
     with AnswerLog(f"sqlite:///{tmp_path}/answers.db") as log:
         assert log.count() == 1
+
+
+@pytest.mark.usefixtures("loggers_stay")
+def test_limits_of_the_command_are_those_of_the_engine(
+    steerable: Steerable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served: list[Serving] = []
+
+    def run(load: Any, settings: ServerSettings, *_: object) -> None:
+        served.append(Serving(settings))
+        served[0].take(load())
+
+    monkeypatch.setattr(process, "serve", run)
+    steerable(
+        "serve", "--model", "demo", "--max-running", 3, "--max-waiting", 4,
+        "--max-cached-tokens", 500, "--prefix-cache-mb", 1,
+    )  # fmt: skip
+    engine = served[0].llm.engine
+    assert isinstance(engine, BatchingEngine)
+    assert engine.limits == Limits(rows=3, queue=4, tokens=500, prefixes=2**20)
 
 
 @pytest.fixture

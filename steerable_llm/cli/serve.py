@@ -79,6 +79,10 @@ def serve(
     max_cached_tokens: Annotated[
         int, typer.Option(min=1, help="Tokens that answers under way hold in memory together.")
     ] = 65536,
+    prefix_cache_mb: Annotated[
+        int,
+        typer.Option(min=0, help="Memory for beginnings of prompts, for later ones."),
+    ] = 256,
     max_choices: Annotated[
         int, typer.Option(min=1, help="Answers that one request may ask for.")
     ] = 8,
@@ -141,6 +145,7 @@ def serve(
         most_running=max_running,
         most_waiting=max_waiting,
         most_cached=max_cached_tokens,
+        most_prefixes=prefix_cache_mb * _MB,
         most_choices=max_choices,
         most_tokens=max_tokens,
         most_bytes=max_body_mb * _MB,

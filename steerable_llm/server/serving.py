@@ -60,6 +60,7 @@ class Serving:
         llm.engine.limits = replace(
             llm.engine.limits,
             rows=told.most_running, tokens=told.most_cached, queue=told.most_waiting,
+            prefixes=told.most_prefixes,
         )  # fmt: skip
         self._metrics = Metrics(self.settings.metrics_prefix, self.settings.name or llm.model_id)
         if self.recorder is not None:

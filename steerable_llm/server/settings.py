@@ -21,6 +21,7 @@ class ServerSettings:
         most_running: Answers that the model works on together.
         most_waiting: Answers that may wait beside these; more are refused at once, with 429.
         most_cached: Tokens that prompts and answers under way may hold in caches together.
+        most_prefixes: Bytes of prompts' states that are kept for prompts that begin alike.
         most_choices: Answers that one request may ask for.
         usual_tokens: Length of an answer of which a request says nothing.
         most_tokens: Most tokens that a request may ask for; None is what the window holds.
@@ -43,6 +44,7 @@ class ServerSettings:
     most_running: int = 64
     most_waiting: int = 128
     most_cached: int = 65536
+    most_prefixes: int = 2**28
     most_choices: int = 8
     usual_tokens: int = 1024
     most_tokens: int | None = None

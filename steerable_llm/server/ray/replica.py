@@ -14,7 +14,7 @@ from steerable_llm.errors import EngineError, PolicyError, SteerableError
 from steerable_llm.policy.decision import SteeringDecision
 from steerable_llm.policy.packed import PackedPolicy
 from steerable_llm.policy.policy import Policy
-from steerable_llm.server.ray.settings import RaySettings
+from steerable_llm.server.ray.settings import MB, RaySettings
 from steerable_llm.server.ray.wire import Begun, Failed, ModelFacts, Question, SentPolicy, Told
 from steerable_llm.vector.steering import Steering
 
@@ -32,7 +32,10 @@ class Replica:
         """
         self._llm = settings.load()
         self._llm.engine.limits = replace(
-            self._llm.engine.limits, rows=settings.max_running, tokens=settings.max_cached_tokens
+            self._llm.engine.limits,
+            rows=settings.max_running,
+            tokens=settings.max_cached_tokens,
+            prefixes=settings.prefix_cache_mb * MB,
         )
         # By the digests under which gateways asked for them; the latest last.
         self._policies: OrderedDict[str, Policy] = OrderedDict()

@@ -15,7 +15,7 @@ from steerable_llm.server.settings import ServerSettings
 
 GATEWAY, REPLICA = "gateway", "engine"
 """What the deployments are called, in configs and by Ray's own commands."""
-_MB = 2**20
+MB = 2**20
 _BUSY = 0.75
 """Share of a replica's rows that are taken before Ray starts another, unless it is told."""
 
@@ -39,6 +39,7 @@ class RaySettings(BaseModel):
         max_waiting: Answers that wait at a gateway beside those that the replicas have room for;
             more are refused with 429.
         max_cached_tokens: Tokens that a replica's answers under way hold in memory.
+        prefix_cache_mb: Memory of a replica for what prompts begin with, kept for later ones.
         max_choices: Answers that one request may ask for.
         max_tokens: Most tokens that a request may ask for.
         max_body_mb: Largest body of a request.
@@ -61,6 +62,7 @@ class RaySettings(BaseModel):
     max_running: int = Field(default=64, ge=1)
     max_waiting: int = Field(default=128, ge=0)
     max_cached_tokens: int = Field(default=65536, ge=1)
+    prefix_cache_mb: int = Field(default=256, ge=0)
     max_choices: int = Field(default=8, ge=1)
     max_tokens: int | None = Field(default=None, ge=1)
     max_body_mb: int = Field(default=16, ge=1)
@@ -121,7 +123,7 @@ class RaySettings(BaseModel):
             most_cached=self.max_cached_tokens,
             most_choices=self.max_choices,
             most_tokens=self.max_tokens,
-            most_bytes=self.max_body_mb * _MB,
+            most_bytes=self.max_body_mb * MB,
             request_timeout=self.request_timeout,
             drain_timeout=self.drain_timeout,
         )

@@ -35,8 +35,8 @@ settings.register_profile("same", derandomize=True, **UNTIMED)
 settings.register_profile("explore", **UNTIMED)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
-# Before each test pytest-randomly seeds what packages have registered, and thinc (which comes with a
-# package of a test) registers torch's seed with all its devices, for which torch records a stack.
+# Before each test pytest-randomly seeds what packages have registered, and thinc, which a test's
+# package brings along, registers torch's seed for all devices, for which torch records a stack.
 pytest_randomly.entrypoint_reseeds = [torch.default_generator.manual_seed]
 
 # LlamaIndex's synchronous calls ask for the thread's event loop, which is made for the asking and

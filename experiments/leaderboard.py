@@ -300,7 +300,8 @@ GROUNDS = {
         "which method wins here says little about others. Right in a conflict is the colour that "
         "is seen and not the usual one; right of a companion is that it is not there. Arms called "
         "fixed push alike, by 0.1 of the state's length at the last prompt position: dev has "
-        "turned and lengthened none of them.",
+        "turned and lengthened none of them. It has seen no system message in its training, so the "
+        "strict instruction breaks it and tells nothing of instructions.",
         "docs/leaderboard-vision.md",
         SteerableHFLLM.vision_demo,
         _of_the_pictures,

@@ -5,7 +5,6 @@ They are forked from one process that has imported everything, so that each star
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import sys
@@ -18,10 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from forked import CONTEXT
 
 ROOT = Path(__file__).resolve().parent.parent
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["server_process", "server_models", "steerable_llm.server.process"])
 KEY, ADMIN = "key-of-a-client", "key-of-an-admin"
 PATIENCE = 60.0
 """Seconds until a process that says nothing counts as broken."""

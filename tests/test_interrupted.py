@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from command_line import Steerable, steerable
+from forked import interrupted
 
 from steerable_llm.evaluation.set import EvaluationItem, EvaluationSet
 from steerable_llm.pairs.pair import Pairs, PreferencePair
 
 __all__ = ["steerable"]
 
-pty = pytest.importorskip("pty")
+pytest.importorskip("pty")
 
 MANY = 200
 
@@ -34,35 +31,6 @@ def _set(place: str) -> EvaluationSet:
         for number in range(MANY)
     ]
     return EvaluationSet(place, items)
-
-
-#: The command, which Ctrl-C reaches even where the tests run in the background of a shell.
-HEARS_CTRL_C = """
-import runpy, signal
-signal.signal(signal.SIGINT, signal.default_int_handler)
-runpy.run_module("steerable_llm", run_name="__main__")
-"""
-
-
-def _interrupted(words: list[str]) -> tuple[int, str]:
-    """Run a command in a terminal of its own, press Ctrl-C once its progress is seen."""
-    ours, theirs = pty.openpty()
-    running = subprocess.Popen(
-        [sys.executable, "-c", HEARS_CTRL_C, *words], stdout=subprocess.DEVNULL, stderr=theirs
-    )
-    os.close(theirs)
-    said, pressed = b"", False
-    try:
-        while chunk := os.read(ours, 4096):
-            said += chunk
-            if not pressed and "━".encode() in said:
-                running.send_signal(signal.SIGINT)
-                pressed = True
-    except OSError:  # how Linux tells that the other end is closed
-        pass
-    finally:
-        os.close(ours)
-    return running.wait(timeout=60), said.decode(errors="replace")
 
 
 @pytest.mark.parametrize(
@@ -93,7 +61,7 @@ def test_ctrl_c_leaves_one_line_and_no_half_written_file(
     _set("inn").to_jsonl("test.jsonl")
     steerable("build", "few.jsonl", "--method", "caa", "--out", "v.safetensors")
     before = {file: file.read_bytes() for file in Path().iterdir()}
-    code, said = _interrupted(words)
+    code, said = interrupted(words, "━".encode(), patience=60)
     assert code == 130, said
     assert "Traceback" not in said
     assert said.endswith("steerable: interrupted\r\n")

@@ -2,11 +2,12 @@
 
 import runpy
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from gguf_models import write_gguf
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -14,7 +15,9 @@ Run = Callable[..., str]
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+def run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Iterator[Run]:
     """Run a script as `python benchmarks/SCRIPT WORDS` would, in this process."""
     monkeypatch.chdir(tmp_path)
 
@@ -24,7 +27,9 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
         runpy.run_path(path, run_name="__main__")
         return capsys.readouterr().out
 
-    return ran
+    threads = torch.get_num_threads()
+    yield ran
+    torch.set_num_threads(threads)  # which a process of its own would not have to
 
 
 @pytest.mark.slow

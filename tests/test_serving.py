@@ -18,6 +18,7 @@ import transformers
 from conftest import build_tiny_model
 from peft import LoraConfig, get_peft_model
 from peft.tuners.lora import LoraLayer
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from steerable_llm.answer.batch import Batch
 from steerable_llm.answer.batching import BatchingEngine
@@ -562,6 +563,51 @@ def test_not_more_runs_together_than_the_limits_allow(make_llm: Any) -> None:
         assert max(rows) == 2
     finally:
         hook.remove()
+
+
+class Counted(TorchDispatchMode):
+    """Counts what torch computes."""
+
+    number = 0
+
+    def __torch_dispatch__(self, func: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.number += 1
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_token_under_many_steerings_takes_the_operations_of_one(
+    make_llm: Any, make_vector: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    llm = make_llm("llama")
+    llm.end_ids = frozenset()
+    vectors = [make_vector(llm, seed) for seed in range(8)]
+    forward, passes = llm.model.forward, []
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        with Counted() as count:
+            made = forward(*args, **kwargs)
+        passes.append((*kwargs["input_ids"].shape, count.number))
+        return made
+
+    monkeypatch.setattr(llm.model, "forward", counted)
+
+    def operations(steerings: list[Steering]) -> int:
+        """Of the cheapest pass that makes a token for each of eight rows."""
+        llm.engine = BatchingEngine(llm)
+        passes.clear()
+        asked = [
+            llm.submit(GenerationRequest(f"Question {i}?", steering, max_new_tokens=12))
+            for i, steering in enumerate(steerings)
+        ]
+        for each in asked:
+            each.result(timeout=60)
+        return min(count for rows, tokens, count in passes if (rows, tokens) == (8, 1))
+
+    one = operations([vectors[0].steer(0.3)] * 8)
+    assert operations([vector.steer(0.3) for vector in vectors]) == one
+    # A sum and eq. 8 in each block, and nothing else.
+    unsteered = operations([Steering.none()] * 8)
+    assert one - unsteered == 6 * len(llm.blocks)
 
 
 def test_a_long_prompt_does_not_stall_the_answers_under_way(make_llm: Any) -> None:

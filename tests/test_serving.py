@@ -576,12 +576,13 @@ class Counted(TorchDispatchMode):
 
 
 def test_a_token_under_many_steerings_takes_the_operations_of_one(
-    make_llm: Any, make_vector: Any, monkeypatch: pytest.MonkeyPatch
+    tiny_tokenizer: Any, make_vector: Any
 ) -> None:
-    llm = make_llm("llama")
+    model = build_tiny_model("llama", tiny_tokenizer)
+    llm = SteerableHFLLM(model, tiny_tokenizer, model_id="counted")
     llm.end_ids = frozenset()
     vectors = [make_vector(llm, seed) for seed in range(8)]
-    forward, passes = llm.model.forward, []
+    forward, passes = model.forward, []
 
     def counted(*args: Any, **kwargs: Any) -> Any:
         with Counted() as count:
@@ -589,7 +590,7 @@ def test_a_token_under_many_steerings_takes_the_operations_of_one(
         passes.append((*kwargs["input_ids"].shape, count.number))
         return made
 
-    monkeypatch.setattr(llm.model, "forward", counted)
+    model.forward = counted
 
     def operations(steerings: list[Steering]) -> int:
         """Of the cheapest pass that makes a token for each of eight rows."""

@@ -48,10 +48,11 @@ _SHIPPED: tuple[Part, ...] = (
         "    --tower-rate 1e-3 --rate 1.5e-3 --seed 1"
     ),
     Text(
-        "The script as it stands, with its defaults and from new weights, ends with a model that "
-        "is right in 42 % of the conflicts, of 54 % of the companions, 95.5 % of the readings, "
-        "88 % of the captions, all rules, and only 62 % of the presence of other things; so the "
-        "older weights were kept."
+        "The script as it stands, with its defaults and from new weights, makes a larger model "
+        "(of 3.1 million weights) in one go that lies in every range: right in 43 % of the "
+        "conflicts, of 46.5 % of the companions, all agreements, 99.5 % of the readings, 98 % of "
+        "the presence of other things, 94 % of the captions and all rules. It has not yet taken "
+        "the place of these weights, on which vectors/vision-pictures and the leaderboard rest."
     ),
 )
 _HEAD: Head = ("category", "a right answer", *numeric("share", "interval", "meant", "prompts"))

@@ -111,22 +111,22 @@ def new_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlavaForConditio
     """Return the untrained model."""
     torch.manual_seed(seed)
     vision = CLIPVisionConfig(
-        hidden_size=96,
-        intermediate_size=256,
+        hidden_size=128,
+        intermediate_size=384,
         num_hidden_layers=3,
         num_attention_heads=4,
         image_size=SIZE,
         patch_size=PATCH,
-        projection_dim=96,
+        projection_dim=128,
         initializer_range=0.05,
     )
     text = LlamaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=160,
+        hidden_size=224,
         num_hidden_layers=4,
-        num_attention_heads=5,
-        num_key_value_heads=5,
-        intermediate_size=384,
+        num_attention_heads=7,
+        num_key_value_heads=7,
+        intermediate_size=576,
         max_position_embeddings=_CONTEXT,
         tie_word_embeddings=True,
         pad_token_id=tokenizer.pad_token_id,

@@ -46,12 +46,12 @@ class Recipe:
     """
 
     tower_steps: int = 900
-    steps: int = 2700
+    steps: int = 2900
     tower_batch: int = 48
-    batch: int = 24
-    questions: int = 1
+    batch: int = 20
+    questions: int = 3
     tower_rate: float = 1.5e-3
-    rate: float = 2e-3
+    rate: float = 1.5e-3
     seed: int = 0
 
     def share(self, step: int) -> float:

@@ -597,7 +597,7 @@ def test_a_token_under_many_steerings_takes_the_operations_of_one(
         llm.engine = BatchingEngine(llm)
         passes.clear()
         asked = [
-            llm.submit(GenerationRequest(f"Question {i}?", steering, max_new_tokens=12))
+            llm.submit(GenerationRequest(f"Question {i}?", steering, max_new_tokens=40))
             for i, steering in enumerate(steerings)
         ]
         for each in asked:

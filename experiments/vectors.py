@@ -12,7 +12,6 @@ import argparse
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from experiments.questions import DATA, REFUSAL
@@ -218,10 +217,11 @@ def make(
     behaviour = BEHAVIOURS[name]
     pairs = behaviour.pairs(read_answers(DATA / "answers.jsonl"))
     config = dict(behaviour.config)
-    with TemporaryDirectory() as folder:
-        if behaviour.onto is not None:
-            config["onto"] = (str(_ground(llm, behaviour.onto, Path(folder), progress=progress)),)
-        vector = build_vector(llm, pairs, "bipo", f"smollm2-{name}", progress=progress, **config)
+    if behaviour.onto is not None:
+        # Kept: the vector's record names it, and the control "shuffled" needs it.
+        ground = _ground(llm, behaviour.onto, out / "ground", progress=progress)
+        config["onto"] = (ground.as_posix(),)
+    vector = build_vector(llm, pairs, "bipo", f"smollm2-{name}", progress=progress, **config)
     settings = _settings(name, out, test_prompts, progress=progress)
     found = sweep(
         llm,
@@ -287,6 +287,7 @@ def _ground(llm: SteerableHFLLM, name: str, folder: Path, *, progress: bool) -> 
         llm, pairs, "bipo", f"smollm2-{name}", progress=progress, **behaviour.config
     )
     fixed = vector.with_calibration(Calibration(GROUND, None, "generated", "absolute", True))
+    folder.mkdir(parents=True, exist_ok=True)
     return fixed.save(folder / f"smollm2-{name}.safetensors")
 
 

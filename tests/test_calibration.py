@@ -234,6 +234,17 @@ def test_layers_and_scopes_are_tried_and_kept(llm: SteerableHFLLM) -> None:
     assert found.best.label.endswith(("layers 0", "layers 0-1"))
 
 
+def test_of_vectors_with_other_layers_each_is_tried_on_its_own(llm: SteerableHFLLM) -> None:
+    planted = replace(planted_vector(llm), provenance=Provenance(method="caa"))  # one block each
+    apart = {
+        name: replace(planted, directions={layer: planted.directions[layer]})
+        for name, layer in (("lower", 0), ("upper", 1))
+    }
+    found = quick(llm, apart, questions(llm, 20))
+    tried = {(row.arm, row.layers) for row in found.rows if not row.is_control}
+    assert tried == {("lower", (0,)), ("upper", (1,))}
+
+
 def test_scopes_that_nobody_asked_for_are_tried_where_the_first_does_best(
     llm: SteerableHFLLM,
 ) -> None:

@@ -181,7 +181,8 @@ def sweep(
         strengths: Magnitudes to try in place of divergences, each with both signs.
         scopes: Which positions to try. What is left out here and in the next two is as the
             vector's method means it.
-        layers: Layer subsets to try; None is every layer that the vector has.
+        layers: Layer subsets to try; None is every layer that a vector has. Left out, those that
+            the method of the first names are tried, of each vector's own layers.
         unit: Of the strengths; "absolute" is the paper's eq. 7.
         kl: Divergences to look for, in nats per token, in place of the usual ones.
         controls: Also run a random vector.
@@ -218,7 +219,7 @@ def sweep(
     first = next(iter(named.values()))
     grid = grid_of(first)
     unit = unit or grid.unit
-    layers = layers or grid.layers(first.layers)
+    subsets = {name: layers or grid.layers(vector.layers) for name, vector in named.items()}
     unsteered = bench.run([0], bench.everything, "unsteered")[0]
     for told in _to_know(bench, unsteered.success):
         note(visible(told), settings.progress)
@@ -242,7 +243,7 @@ def sweep(
             bench.arms.append(Arm(name, named[name].steer(sign * size, subset, scope, unit)))
             lines.append(line)
 
-    add(list(product(named, in_full, layers, (1, -1))))
+    add([line for name in named for line in product([name], in_full, subsets[name], (1, -1))])
     if not lines:
         raise CalibrationError(
             f"no vector moves the model by {wanted[0]:g} nats per token at any strength: ask for "

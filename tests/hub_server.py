@@ -15,6 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import parse_qs, unquote
 
 import huggingface_hub
 import pytest
@@ -58,7 +59,7 @@ class _Handler(BaseHTTPRequestHandler):
     do_PUT = do_GET = do_HEAD = do_POST
 
     def _handle(self) -> None:
-        path = self.path.partition("?")[0]
+        path = unquote(self.path.partition("?")[0])
         self.hub.requests.append(f"{self.command} {path}")
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         for pattern, method in _ROUTES:
@@ -116,14 +117,37 @@ class _Handler(BaseHTTPRequestHandler):
             siblings = [{"rfilename": file} for file in files]
             self._reply(200, {"id": name, "sha": commit, "siblings": siblings})
 
-    def tree(self, _body: bytes, name: str, revision: str) -> None:
+    def tree(self, _body: bytes, name: str, revision: str, folder: str | None = None) -> None:
+        """List a folder, and what lies in those below it only if that is asked for."""
         if repository := self._repository(name):
             _, files = repository.at(revision) or ("", {})
-            entries = [
-                {"type": "file", "path": path, "size": len(content), "oid": "0" * 40}
-                for path, content in files.items()
-            ]
-            self._reply(200, entries)
+            above = f"{folder}/" if folder else ""
+            entries: dict[str, dict[str, Any]] = {}
+            for path, content in files.items():
+                below, _, further = path.removeprefix(above).partition("/")
+                if not path.startswith(above):
+                    continue
+                if further:
+                    one = above + below
+                    entries[one] = {"type": "directory", "path": one, "oid": "0" * 40}
+                if not further or "recursive=true" in self.path.lower():
+                    size = len(content)
+                    entries[path] = {"type": "file", "path": path, "size": size, "oid": "0" * 40}
+            status = 200 if entries or not folder else 404
+            self._reply(status, list(entries.values()), {"X-Error-Code": "EntryNotFound"})
+
+    def paths(self, body: bytes, name: str, revision: str) -> None:
+        """Tell of single files, as `datasets` asks before it reads one."""
+        if repository := self._repository(name):
+            _, files = repository.at(revision) or ("", {})
+            asked = (
+                parse_qs(body.decode())["paths"] if b"paths=" in body else json.loads(body)["paths"]
+            )
+            self._reply(200, [
+                {"type": "file", "path": path, "size": len(files[path]), "oid": "0" * 40}
+                for path in asked
+                if path in files
+            ])  # fmt: skip
 
     def validate(self, body: bytes) -> None:
         text = json.loads(body)["content"]
@@ -187,6 +211,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 _REPO = r"([\w.-]+/[\w.-]+)"
+_DATA = r"(datasets/[\w.-]+/[\w.-]+)"
 _ROUTES = [
     (r"POST /api/repos/create", _Handler.create),
     (rf"GET /api/models/{_REPO}", _Handler.info),
@@ -198,6 +223,11 @@ _ROUTES = [
     (r"PUT /lfs/(\w+)", _Handler.upload),
     (rf"POST /api/models/{_REPO}/commit/(\w+)", _Handler.commit),
     (rf"(?:GET|HEAD) /{_REPO}/resolve/([\w.-]+)/([\w.-]+)", _Handler.resolve),
+    (rf"GET /api/{_DATA}", _Handler.info),
+    (rf"GET /api/{_DATA}/revision/([\w.-]+)", _Handler.revision),
+    (rf"GET /api/{_DATA}/tree/([\w.-]+)(?:/(.+))?", _Handler.tree),
+    (rf"POST /api/{_DATA}/paths-info/([\w.-]+)", _Handler.paths),
+    (rf"(?:GET|HEAD) /{_DATA}/resolve/([\w.-]+)/(.+)", _Handler.resolve),
 ]
 
 

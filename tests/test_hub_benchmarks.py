@@ -18,7 +18,7 @@ import pytest
 from hub_server import Hub, Repository, running_hub
 from PIL import Image
 
-pytestmark = pytest.mark.enable_socket
+pytestmark = pytest.mark.allow_hosts(["127.0.0.1"])
 
 SCRIPT = """
 import json, sys

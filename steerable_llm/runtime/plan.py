@@ -34,9 +34,10 @@ Reach: TypeAlias = "Scope | int"
 
 Flags: TypeAlias = NDArray[np.bool_]
 
-Deltas: TypeAlias = "dict[object, tuple[Steering, list[tuple[Reach, bool, Tensor]]]]"
+Deltas: TypeAlias = "dict[object, tuple[Steering, dict[Reach, tuple[bool, Tensor]]]]"
 """What steerings add at places, worked out before: with each the steering, by whose vectors it is
-known, and per term its reach, whether it keeps the length, and what it adds."""
+known, and per reach whether the length is kept, and what is added, `[1, 1, d]` where the states
+are."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,8 @@ class _Part:
         reach: Where.
         rows: `[B]`, the rows that are changed.
         renormalise: `[B]`, those of them that keep their length.
-        added: Float32 `[B, 1, d]`, the same for every state of a row, zero in other rows; or a
-            term whose rule looks at the state.
+        added: Float32 `[B, 1, d]`, the same for every state of a row, zero in other rows, or
+            `[1, 1, d]`, the same for all rows; or a term whose rule looks at the state.
     """
 
     reach: Reach
@@ -472,6 +473,8 @@ class SteeringPlan:
 
     def _looking(self, place: Place) -> list[_Part]:
         """Return the terms whose rule looks at the states, each with its rows."""
+        if not self._table.looks:
+            return []
         site, layer = place
         # Rows of one term run together; a row may hold the same term more than once.
         found: dict[tuple[int, int], tuple[SteeringTerm, Flags]] = {}
@@ -493,6 +496,7 @@ class _Table:
 
     Attributes:
         steerings: Those that differ.
+        looks: Whether what one of them adds depends on the states.
     """
 
     def __init__(self, steerings: Sequence[Steering], deltas: Deltas | None = None) -> None:
@@ -502,6 +506,9 @@ class _Table:
         self.steerings = list(found.values())
         self._numbers = {key: number for number, key in enumerate(found)}
         self._places = [each.places for each in self.steerings]
+        self.looks = any(
+            term.rule != "add" for each in self.steerings for term in each.active_terms
+        )
         self._sums: dict[Place, dict[Reach, tuple[Flags, Flags, Tensor]]] = {}
 
     def places(self, numbers: NDArray[np.int64]) -> list[Place]:
@@ -522,6 +529,11 @@ class _Table:
         """
         if place not in self._sums:
             self._sums[place] = self._add_up(place, h)
+        if len(self.steerings) == 1:  # one total does for all rows: there is less to read
+            return [
+                _Part(reach, changed[rows], keep[rows], total)
+                for reach, (changed, keep, total) in self._sums[place].items()
+            ]
         index = torch.from_numpy(rows).to(h.device)
         return [
             _Part(reach, changed[rows], keep[rows], total.index_select(0, index))
@@ -531,24 +543,27 @@ class _Table:
 
     def _add_up(self, place: Place, h: Tensor) -> dict[Reach, tuple[Flags, Flags, Tensor]]:
         count, width = len(self.steerings), h.shape[-1]
+        added = [self._added(steering, place, h) for steering in self.steerings]
+        if count == 1:
+            return {
+                reach: (np.ones(1, dtype=bool), np.array([keeps]), total)
+                for reach, (keeps, total) in added[0].items()
+            }
+        nothing = False, torch.zeros(1, 1, width, device=h.device)
         sums: dict[Reach, tuple[Flags, Flags, Tensor]] = {}
-        for number, steering in enumerate(self.steerings):
-            for reach, keeps, delta in self._added(steering, place, width):
-                changed, keep, total = sums.setdefault(
-                    reach, (*np.zeros((2, count), dtype=bool), torch.zeros(count, 1, width))
-                )
-                changed[number] = True
-                keep[number] |= keeps
-                total[number] += delta
-        return {
-            reach: (changed, keep, total.to(h.device))
-            for reach, (changed, keep, total) in sums.items()
-        }
+        for reach in dict.fromkeys(reach for totals in added for reach in totals):
+            here = [totals.get(reach, nothing) for totals in added]
+            sums[reach] = (
+                np.array([reach in totals for totals in added]),
+                np.array([keeps for keeps, _ in here]),
+                torch.cat([total for _, total in here]),
+            )
+        return sums
 
     def _added(
-        self, steering: Steering, place: Place, width: int
-    ) -> list[tuple[Reach, bool, Tensor]]:
-        key, (site, layer) = (_identity(steering), place), place
+        self, steering: Steering, place: Place, h: Tensor
+    ) -> dict[Reach, tuple[bool, Tensor]]:
+        key, (site, layer), width = (_identity(steering), place), place, h.shape[-1]
         if key not in self._deltas:
             for term in steering.terms_at(layer, site):
                 shape = term.vector.directions[layer].shape
@@ -558,9 +573,14 @@ class _Table:
                         f"{layer}, but the model has width {width} at site {site!r}: build "
                         "the vector for this model"
                     )
-            deltas = steering.deltas(layer, site)
-            found = [(term.reach, term.renormalise, delta.cpu()) for term, delta in deltas]
-            self._deltas[key] = steering, found
+            found: dict[Reach, tuple[bool, Tensor]] = {}
+            for term, delta in steering.deltas(layer, site):
+                keeps, total = found.get(term.reach, (False, torch.zeros(1, 1, width)))
+                found[term.reach] = keeps or term.renormalise, total + delta.cpu()
+            self._deltas[key] = (
+                steering,
+                {reach: (keeps, total.to(h.device)) for reach, (keeps, total) in found.items()},
+            )
         return self._deltas[key][1]
 
 

@@ -132,6 +132,8 @@ WORDINGS: dict[str, dict[Part, tuple[tuple[str, float], ...]]] = {
             ("Most of the time, which colour is a {x}?", 0.0),
             ("What colour is a {x} most of the time?", 0.0),
             ("Please say what colour a {x} is as a rule.", 0.0),
+            ("Tell me what colour a {x} usually is.", 0.0),
+            ("Please tell me which colour a {x} has in general.", 0.0),
         ),
         "dev": (
             ("As a rule, which colour does a {x} have?", 0.0),

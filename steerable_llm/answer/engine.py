@@ -117,29 +117,33 @@ class Limits:
                 raise InvalidInputError(f"{name} is {value}: give a whole number from {least} on")
 
 
-class Engine(Protocol):
-    """What turns prompts into answers.
+class Load(Protocol):
+    """How much is under way: all that a server asks of an engine, here or on other machines.
 
     Attributes:
-        limits: How much it takes on at once.
+        limits: How much is taken on at once.
     """
 
     limits: Limits
 
     @property
     def alive(self) -> bool:
-        """Whether it still makes answers."""
+        """Whether answers are still made."""
         ...
 
     @property
     def running(self) -> int:
-        """How many prompts it is at work on."""
+        """How many answers are being made."""
         ...
 
     @property
     def waiting(self) -> int:
-        """How many wait in its queue."""
+        """How many wait for their turn."""
         ...
+
+
+class Engine(Load, Protocol):
+    """What turns prompts into answers."""
 
     def submit(
         self,

@@ -89,8 +89,10 @@ def _show(transcript: Transcript, llm: SteerableHFLLM, vector: SteeringVector) -
     """Print questions that the unsteered model answers from belief, with both answers."""
     rows: list[list[str]] = []
     for category in ("conflict", "companion"):
-        shown = []
+        shown: list[list[str]] = []
         for item in vision.evaluation_set("pictures", "test").category(category):
+            if any(row[0] == item.messages[-1].content for row in shown):
+                continue  # the same words about another picture
             before = llm.generate(item.prompt, max_new_tokens=vision.MAX_TOKENS).text
             if not item.succeeds(before):
                 after = llm.generate(

@@ -442,9 +442,10 @@ class SteeringPlan:
     def _columns(self, start: int, width: int) -> _Window:
         """Return which positions of the next columns each reach has; blocks of a pass share it."""
         if self._window is None or (self._window.start, self._window.width) != (start, width):
-            used = self._mask[:, start : start + width]
-            used = np.pad(used, ((0, 0), (0, width - used.shape[1])), constant_values=True)
-            used = used & self._unfinished[:, None]
+            known = self._mask[:, start : start + width]
+            used = np.ones((len(known), width), dtype=bool)  # behind the mask all are
+            used[:, : known.shape[1]] = known
+            used &= self._unfinished[:, None]
             column = np.arange(start, start + width)[None, :]
             generated = used & (column >= self._last_prompt)
             reaches: dict[Reach, Flags] = {

@@ -5,36 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol, Self
 
-from steerable_llm.answer.engine import Limits
+from steerable_llm.answer.engine import Load
 from steerable_llm.answer.pending import Pending
 from steerable_llm.answer.request import GenerationRequest, GenerationSettings
 from steerable_llm.policy.policy import Policy
 from steerable_llm.vector.fingerprint import ModelFingerprint
-
-
-class Load(Protocol):
-    """How much is under way.
-
-    Attributes:
-        limits: How much is taken on at once.
-    """
-
-    limits: Limits
-
-    @property
-    def alive(self) -> bool:
-        """Whether answers are still made."""
-        ...
-
-    @property
-    def running(self) -> int:
-        """How many answers are being made."""
-        ...
-
-    @property
-    def waiting(self) -> int:
-        """How many wait for their turn."""
-        ...
 
 
 class ServedModel(Protocol):

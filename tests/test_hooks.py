@@ -90,9 +90,12 @@ def test_every_row_gets_its_own_steering():
     assert torch.equal(together[[1, 3]], model(h)[[1, 3]])
 
 
-def test_several_vectors_are_summed_and_brought_to_length_once():
+@pytest.mark.parametrize("scope", ["prompt", "all"])
+@pytest.mark.parametrize("first", [True, False])
+def test_several_vectors_are_summed_and_brought_to_length_once(scope, first):
     model, h = Stack(), torch.randn(1, 3, WIDTH)
-    sideways = steered(0, strength=0.3, renormalise=True) + steered(0, strength=0.4, scope="prompt")
+    sideways = steered(0, strength=0.3, renormalise=first)
+    sideways += steered(0, strength=0.4, scope=scope, renormalise=not first)
     with steering_hooks(model.layers, plan_for(sideways)), capture_block_outputs(model) as seen:
         model(h)
     expected = steer_hidden(h + 1, 0.7 * torch.tensor([0.0, 2.0, 0.0, 0.0]), True)

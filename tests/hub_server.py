@@ -140,9 +140,7 @@ class _Handler(BaseHTTPRequestHandler):
         """Tell of single files, as `datasets` asks before it reads one."""
         if repository := self._repository(name):
             _, files = repository.at(revision) or ("", {})
-            asked = (
-                parse_qs(body.decode())["paths"] if b"paths=" in body else json.loads(body)["paths"]
-            )
+            asked = parse_qs(body.decode())["paths"]
             self._reply(200, [
                 {"type": "file", "path": path, "size": len(files[path]), "oid": "0" * 40}
                 for path in asked

@@ -233,6 +233,15 @@ def test_published_outputs_are_judged_as_their_repository_judges_them() -> None:
         assert told == {"acc": float(is_right or False), "failed": float(is_right is None)}
 
 
+def test_a_whole_published_subject_has_the_score_of_its_answers() -> None:
+    # LLaVA-1.5-13B on Literature, validation: each of its 30 responses is a letter.
+    answers, responses = "CDCDBBABADBADABABCBCBADABACCDD", "CDCBABABACBADBAABCBCCADABDADDB"
+    row = {"question_type": "multiple-choice", "options": ["first", "second", "third", "fourth"]}
+    told = [mmmu({**row, "answer": a}, [said]) for a, said in zip(answers, responses, strict=True)]
+    assert sum(each["acc"] for each in told) == 20
+    assert not any(each["failed"] for each in told)
+
+
 def test_images_of_mmmu_stand_where_the_question_says(llm: SteerableHFLLM) -> None:
     from steerable_llm.evaluation.benchmarks.harness import _with_images
 

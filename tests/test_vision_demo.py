@@ -164,6 +164,9 @@ def test_the_tour_draws_scores_over_pictures_and_fits_eighty_columns(tmp_path: P
     assert '<span class="grid"' in (tmp_path / "attribution.html").read_text(encoding="utf-8")
     assert result.report.row("none", "conflict").n == 6
     assert all(path.is_file() for path in result.files)
+    shown = text.partition("6. The same questions")[2]
+    asked = [line.partition("  ")[0] for line in shown.splitlines() if "?" in line]
+    assert len(asked) == len(set(asked)) >= 2, "a question is shown twice"
 
 
 def test_two_tours_at_once_are_refused(steerable: Steerable) -> None:

@@ -1,5 +1,6 @@
 import sys
 import threading
+from dataclasses import replace
 
 import pytest
 import torch
@@ -225,18 +226,31 @@ def slowly_steered(h, steering, layer, scopes):
 @given(
     st.lists(st.tuples(mixtures, st.integers(1, 4), st.integers(0, 3)), min_size=1, max_size=4),
     st.lists(st.integers(1, 3), max_size=3),
-    st.booleans(),
+    st.sampled_from(["each its own", "all the same", "of one kind"]),
+    st.sampled_from(["left", "right"]),
     st.integers(0, 1000),
 )
-@settings(max_examples=80)
-def test_any_batch_is_steered_state_by_state(rows, widths, alike, seed):
-    """Rows: a steering, prompt tokens (padded on the left), passes before the row is finished."""
-    if alike:
+@settings(max_examples=160)
+def test_any_batch_is_steered_state_by_state(rows, widths, alike, padding, seed):
+    """Rows: a steering, prompt tokens, passes before the row is finished."""
+    if alike == "all the same":
         rows = [(rows[0][0], *others) for _, *others in rows]
+    elif alike == "of one kind" and rows[0][0].terms:
+        (kind, *_), others = rows[0][0].terms, [others for _, *others in rows]
+        strengths = [0.1 * (1 + number) for number in range(len(rows))]
+        kinds = [Steering((replace(kind, strength=each),)) for each in strengths]
+        rows = [(each, *other) for each, other in zip(kinds, others, strict=True)]
+    if padding == "right":  # prompts alone
+        widths = []
     source, model = torch.Generator().manual_seed(seed), Stack()
     longest = max(length for _, length, _ in rows)
-    mask = torch.tensor([[0] * (longest - n) + [1] * n for _, n, _ in rows])
-    plan = SteeringPlan([steering for steering, *_ in rows], mask, longest - 1)
+    pads = {
+        "left": [[0] * (longest - n) + [1] * n for _, n, _ in rows],
+        "right": [[1] * n + [0] * (longest - n) for _, n, _ in rows],
+    }
+    mask = torch.tensor(pads[padding])
+    ends = [longest - 1 if padding == "left" else n - 1 for _, n, _ in rows]
+    plan = SteeringPlan([steering for steering, *_ in rows], mask, ends)
     expected_counts: dict[tuple[int, int, str], int] = {}
     start = 0
     for number, width in enumerate([longest, *widths]):
@@ -250,12 +264,14 @@ def test_any_batch_is_steered_state_by_state(rows, widths, alike, seed):
             for column in range(width):
                 at = start + column
                 scopes: set[str] = set()
-                if at >= longest - length and number <= last:
-                    scopes |= {"all"} | ({"prompt"} if at < longest else set())
-                    scopes |= {"generated"} if at >= longest - 1 else set()
-                    scopes |= {"last_prompt"} if at == longest - 1 else set()
+                end = ends[row]
+                in_use = end - length < at and (padding == "left" or at <= end)
+                if in_use and number <= last:
+                    scopes |= {"all"} | ({"prompt"} if at <= end else set())
+                    scopes |= {"generated"} if at >= end else set()
+                    scopes |= {"last_prompt"} if at == end else set()
                     # The vectors' decisions are one token in.
-                    scopes |= {"decision"} if at in (longest - 1, longest) else set()
+                    scopes |= {"decision"} if at in (end, end + 1) else set()
                 state = h[row, column]
                 for layer in range(LAYERS):
                     state = slowly_steered(state + 1, steering, layer, scopes)

@@ -146,6 +146,15 @@ def test_force_accepts_another_model_of_the_same_shape_only(tmp_path):
         SteeringVector.load(path, WIDER, force=True)
 
 
+def test_what_is_written_into_a_direction_is_seen_in_what_an_answer_records():
+    made = vector()
+    before = made.fingerprint_id
+    made.directions[min(made.directions)][0] += 1
+    assert made.fingerprint_id != before
+    made.directions[min(made.directions)][0] -= 1
+    assert made.fingerprint_id == before
+
+
 def test_anything_with_a_fingerprint_can_be_checked(tiny_llm):
     with pytest.raises(ModelMismatchError, match="tiny-llama"):
         vector().check(tiny_llm)

@@ -177,7 +177,7 @@ class Batch:
             rows = self._reading.rows
         try:
             if self._reading is None:
-                self._reading = Reading(self._llm, rows, known, self._joined.deltas)
+                self._reading = Reading(self._llm, rows, known, self._joined.worked)
             reading = self._reading
             before = reading.left
             scores = reading.read(most)

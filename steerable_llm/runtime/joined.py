@@ -14,7 +14,7 @@ from transformers.cache_utils import DynamicLayer
 
 from steerable_llm.runtime.forward import padded, takes
 from steerable_llm.runtime.hooks import steering_hooks
-from steerable_llm.runtime.plan import Deltas, SteeringPlan
+from steerable_llm.runtime.plan import SteeringPlan, Worked
 from steerable_llm.runtime.prefix_cache import PrefixCache
 from steerable_llm.runtime.row_cache import RowCache, States, states_of
 from steerable_llm.vector.steering import Steering, SteeringTerm
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from steerable_llm.runtime.hooked_model import HookedModel
 
 
-_MOST_DELTAS = 4096
-"""Places times steerings of which is kept what they add."""
+_MOST_WORKED = 128
+"""Steerings of which is kept what they add."""
 
 
 @dataclass(eq=False)
@@ -110,7 +110,7 @@ class Reading:
     """Prompts that are read together, in pieces; they begin alike as far as states are known."""
 
     def __init__(
-        self, llm: HookedModel, rows: Sequence[Row], known: Sequence[States], deltas: Deltas
+        self, llm: HookedModel, rows: Sequence[Row], known: Sequence[States], worked: Worked
     ) -> None:
         """Lay them out.
 
@@ -118,7 +118,7 @@ class Reading:
             llm: The model.
             rows: Whose prompts they are.
             known: Per row the states of its first tokens, of as many for each.
-            deltas: What was worked out of steerings already.
+            worked: What was worked out of steerings already.
         """
         self.rows = rows
         self._llm = llm
@@ -139,7 +139,7 @@ class Reading:
             mask,
             self._ends.tolist(),
             before=self._start,
-            deltas=deltas,
+            worked=worked,
         )
         self._read = 0
 
@@ -179,13 +179,13 @@ class JoinedRows:
 
     Attributes:
         rows: Those that are in it, in their order.
-        deltas: What was worked out of steerings, for whoever comes next.
+        worked: What was worked out of steerings, for whoever comes next.
     """
 
     def __init__(self, llm: HookedModel) -> None:
         """Begin without a row."""
         self.rows: list[Row] = []
-        self.deltas: Deltas = {}
+        self.worked: Worked = {}
         self._llm = llm
         self._cache = RowCache()
         self._plan: SteeringPlan | None = None
@@ -284,12 +284,12 @@ class JoinedRows:
     def _plan_of(self, rows: Sequence[Row]) -> SteeringPlan:
         counted = [(row.counted, row.fed + 1) for row in rows]
         return SteeringPlan.side_by_side(
-            [(*at, fed) for at, fed in counted if at is not None], self.deltas
+            [(*at, fed) for at, fed in counted if at is not None], self.worked
         )
 
     def _set_up(self) -> None:
-        if len(self.deltas) > _MOST_DELTAS:
-            self.deltas.clear()
+        if len(self.worked) > _MOST_WORKED:
+            self.worked.clear()
         plan = self._plan_of(self.rows)
         for number, row in enumerate(self.rows):
             row.counted = plan, number

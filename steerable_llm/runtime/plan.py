@@ -12,7 +12,7 @@ import copy
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
-from typing import Self, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 import torch
@@ -34,13 +34,27 @@ Reach: TypeAlias = "Scope | int"
 
 Flags: TypeAlias = NDArray[np.bool_]
 
-Deltas: TypeAlias = "dict[object, tuple[Steering, dict[Reach, tuple[bool, Tensor]]]]"
-"""What steerings add at places, worked out before: with each the steering, by whose vectors it is
-known, and per reach whether the length is kept, and what is added, `[1, 1, d]` where the states
-are."""
+Totals: TypeAlias = "dict[Reach, tuple[bool, Tensor]]"
+"""Per reach whether the length is kept, and what is added, `[1, 1, d]` where the states are."""
+
+Worked: TypeAlias = "dict[object, _Worked]"
+"""What was worked out of steerings, by what tells them apart."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
+class _Picked:
+    """Some states of a pass.
+
+    Attributes:
+        rows: `[n]`, on the host.
+        at: Their rows and columns, `[n]` each, where the states are.
+    """
+
+    rows: NDArray[np.int64]
+    at: tuple[Tensor, Tensor]
+
+
+@dataclass(slots=True)
 class _Part:
     """What is added at one place in one reach.
 
@@ -57,13 +71,16 @@ class _Part:
     renormalise: Flags
     added: Tensor | SteeringTerm
 
-    def delta(self, layer: int, h: Tensor) -> Tensor:
-        """Return what is added to states `[B, t, d]`: float32, as many or one per row."""
+    def delta(self, layer: int, h: Tensor, picked: _Picked | None) -> Tensor:
+        """Return what is added to states `[B, t, d]`, or to picked ones `[n, 1, d]`, in float32."""
         if isinstance(self.added, Tensor):
-            return self.added
-        if self.rows.all():
+            if picked is None or len(self.added) == 1:
+                return self.added
+            return self.added[picked.at[0]]
+        here = self.rows if picked is None else self.rows[picked.rows]
+        if here.all():
             return self.added.delta_at(layer, h)
-        rows = self.rows.nonzero()[0].tolist()
+        rows = here.nonzero()[0].tolist()
         found = torch.zeros(h.shape, device=h.device)
         found[rows] = self.added.delta_at(layer, h[rows])
         return found
@@ -77,23 +94,27 @@ class _Layout:
         start: The first column; behind the prompts, the first of those that are alike.
         width: How many.
         counted: Per reach, the positions of each row `[B]` that every pass adds.
-        columns: First of the columns that are changed, and the one after the last; None for all.
-        where: Per part of the change, the flags `[B, t, 1]` of its reach in these columns; None
-            where every state that the mask has is in it. Nothing is changed where it is empty.
-        mask: Which states are changed, `[B, t]`; None for all.
-        renormalise: Whether they keep their length, for all of them or for each, `[B, t]`.
+        columns: First of the columns that are changed in all rows, and the one after the last.
+        picked: The states that are changed, where they are few. Without columns and without these
+            all states are looked at.
+        where: Per part of the change, the flags of its reach among them, `[B, t, 1]` or
+            `[n, 1, 1]`; None where every state that is changed is in it. Nothing is changed where
+            it is empty.
+        mask: Which of all states are changed, `[B, T]`; None for all.
+        renormalise: Whether they keep their length, for all of them or for each.
     """
 
     start: int
     width: int
     counted: Mapping[Reach, NDArray[np.int64]] = field(default_factory=dict)
     columns: tuple[int, int] | None = None
+    picked: _Picked | None = None
     where: tuple[Tensor | None, ...] = ()
     mask: Tensor | None = None
     renormalise: bool | Tensor = False
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class _Window:
     """The columns of one pass.
 
@@ -110,46 +131,73 @@ class _Window:
 
     def layout(self, parts: Sequence[_Part], device: torch.device) -> _Layout:
         """Return which states these parts change; blocks of a pass share it."""
-        rows = ((part.reach, part.rows.tobytes(), part.renormalise.tobytes()) for part in parts)
+        rows = [(part.reach, part.rows.tobytes(), part.renormalise.tobytes()) for part in parts]
         key = device, *rows
-        if key not in self._layouts:
-            self._layouts[key] = self._lay_out(parts, device)
-        return self._layouts[key]
+        found = self._layouts.get(key)
+        if found is None:
+            found = self._layouts[key] = self._lay_out(parts, device)
+        return found
+
+    def alike(self, reach: Reach, keep: bool, device: torch.device) -> _Layout:
+        """Return which states are changed where all rows get the same, in one reach."""
+        key = device, reach, keep
+        found = self._layouts.get(key)
+        if found is None:
+            touched = self.reaches[reach]
+            counted = {reach: touched.sum(axis=1)}
+            columns, picked, mask, _ = _looked_at(touched, device)
+            where = (None,) if touched.any() else ()
+            found = self._layouts[key] = _Layout(
+                self.start, self.width, counted, columns, picked, where, mask, keep
+            )
+        return found
 
     def _lay_out(self, parts: Sequence[_Part], device: torch.device) -> _Layout:
-        touched, keep = np.zeros((2, *self.reaches["all"].shape), dtype=bool)
-        for part in parts:
-            touched |= self.reaches[part.reach] & part.rows[:, None]
-            keep |= self.reaches[part.reach] & part.renormalise[:, None]
-        if not touched.any():
+        reached = [self.reaches[part.reach] for part in parts]
+        inside = [here & part.rows[:, None] for part, here in zip(parts, reached, strict=True)]
+        kept = [here & part.renormalise[:, None] for part, here in zip(parts, reached, strict=True)]
+        touched, keep = np.any(inside, axis=0), np.any(kept, axis=0)
+        if not np.any(touched):
             return _Layout(self.start, self.width)
-        used = np.flatnonzero(touched.any(axis=0))
-        first, end = int(used[0]), int(used[-1]) + 1
-        if 2 * (end - first) > self.width:  # to leave out so little costs more than it saves
-            first, end = 0, self.width
-        touched, keep = touched[:, first:end], keep[:, first:end]
-
-        def there(flags: Flags) -> Tensor:
-            return torch.from_numpy(flags.copy()).to(device)
-
+        columns, picked, mask, place = _looked_at(touched, device)
+        changed, keep = touched[place], keep[place]
         where: list[Tensor | None] = []
-        for part in parts:
-            reached = self.reaches[part.reach][:, first:end]
-            same = reached[touched & part.rows[:, None]].all()
-            where.append(None if same else there(reached)[..., None])
-        alike = keep[touched].all() or not keep.any()
+        for part, here in zip(parts, reached, strict=True):
+            own = np.broadcast_to(part.rows[:, None], touched.shape)[place]
+            same = here[place][own & changed].all()
+            where.append(None if same else _there(here[place], device)[..., None])
+        alike = keep[changed].all() or not keep.any()
         return _Layout(
             self.start,
             self.width,
-            {part.reach: self.reaches[part.reach].sum(axis=1) for part in parts},
-            None if end - first == self.width else (first, end),
+            {part.reach: here.sum(axis=1) for part, here in zip(parts, reached, strict=True)},
+            columns,
+            picked,
             tuple(where),
-            None if touched.all() else there(touched),
-            bool(keep.any()) if alike else there(keep),
+            mask,
+            bool(keep.any()) if alike else _there(keep, device),
         )
 
 
-@dataclass(frozen=True, slots=True)
+def _there(flags: NDArray[Any], device: torch.device) -> Tensor:
+    return torch.from_numpy(flags.copy()).to(device)
+
+
+def _looked_at(
+    touched: Flags, device: torch.device
+) -> tuple[tuple[int, int] | None, _Picked | None, Tensor | None, Any]:
+    """Return columns, picked states and mask of a layout, and where that is in the columns."""
+    if 2 * np.count_nonzero(touched) > touched.size:  # to leave out so little does not pay
+        return None, None, None if touched.all() else _there(touched, device), slice(None)
+    rows, places = touched.nonzero()
+    first, end = (int(places.min()), int(places.max()) + 1) if len(places) else (0, 0)
+    if len(places) == (end - first) * len(touched):
+        return (first, end), None, None, (slice(None), slice(first, end))
+    picked = _Picked(rows, (_there(rows, device), _there(places, device)))
+    return None, picked, None, (rows, places, None)
+
+
+@dataclass(slots=True)
 class _Ready:
     """What is done at one place in all passes over the same columns.
 
@@ -168,23 +216,28 @@ class _Ready:
         layout = self.layout
         if not layout.where:
             return h
-        if layout.columns is None:
-            return self._steer(layer, h)
-        first, end = layout.columns
-        return torch.cat((h[:, :first], self._steer(layer, h[:, first:end]), h[:, end:]), 1)
+        if layout.columns is not None:
+            first, end = layout.columns
+            return torch.cat((h[:, :first], self._steer(layer, h[:, first:end]), h[:, end:]), 1)
+        if layout.picked is not None:
+            at = layout.picked.at
+            return h.index_put(at, self._steer(layer, h[at][:, None])[:, 0])
+        return self._steer(layer, h)
 
     def _steer(self, layer: int, h: Tensor) -> Tensor:
         layout, delta = self.layout, self.delta
         if delta is None:
-            delta = _sum(self.parts, layout.where, layer, h)
+            delta = _sum(self.parts, layout, layer, h)
         return steer_hidden(h, delta, layout.renormalise, layout.mask)
 
 
-def _sum(parts: Sequence[_Part], places: Sequence[Tensor | None], layer: int, h: Tensor) -> Tensor:
-    """Return what all parts, each in its places, add to states `[B, t, d]`."""
+def _sum(parts: Sequence[_Part], layout: _Layout, layer: int, h: Tensor) -> Tensor:
+    """Return what all parts, each in its places, add to the states that are looked at."""
     deltas = (
-        part.delta(layer, h) if where is None else part.delta(layer, h) * where
-        for part, where in zip(parts, places, strict=True)
+        part.delta(layer, h, layout.picked)
+        if where is None
+        else part.delta(layer, h, layout.picked) * where
+        for part, where in zip(parts, layout.where, strict=True)
     )
     return reduce(torch.add, deltas)
 
@@ -211,7 +264,9 @@ class _Progress:
 
     def settle(self) -> None:
         """Bring the counts up to date, and forget what was ready."""
-        for reach, more in self.ready.layout.counted.items() if self.ready else ():
+        if self.ready is None:
+            return
+        for reach, more in self.ready.layout.counted.items():
             self.counts[reach] += self.passes * more
         self.ready, self.passes = None, 0
 
@@ -237,7 +292,7 @@ class SteeringPlan:
         pictured: bool = False,
         before: int = 0,
         table: _Table | None = None,
-        deltas: Deltas | None = None,
+        worked: Worked | None = None,
     ) -> None:
         """Lay out one batch.
 
@@ -249,56 +304,59 @@ class SteeringPlan:
             pictured: Whether the rows have images, which a vision tower sees first.
             before: Tokens of each row's prompt that were run, steered alike, in an earlier call.
             table: What was worked out of these steerings already.
-            deltas: The same of any steerings; what is worked out is added.
+            worked: The same of any steerings; what is worked out is added.
         """
         self.steerings = tuple(steerings)
         rows = len(self.steerings)
         columns = [last_prompt] * rows if isinstance(last_prompt, int) else list(last_prompt)
         known = None if table is None else table.numbers(self.steerings)
         if table is None or known is None:
-            table = _Table(self.steerings, deltas)
+            table = _Table(self.steerings, worked)
         self._table = table
         found = self._table.numbers(self.steerings) if known is None else known
         assert found is not None, "a table knows what it was made of"
         self._number = found
+        known_of = self._table.known
         self.places = self._table.places(self._number)
-        terms = [term for each in self.steerings for term in each.tower_terms]
-        self.tower: list[int] = sorted({layer for term in terms for layer in term.tower})
+        self.tower: list[int] = sorted({layer for each in known_of for layer in each.tower})
         self._unseen = set(self.tower) if pictured else set()
         self._mask = mask.bool().cpu().numpy()
         self._last_prompt = np.array(columns, dtype=np.int64)[:, None]
-        reaches = {term.reach for each in self._table.steerings for term in each.active_terms}
-        self._decisions = sorted(reach for reach in reaches if isinstance(reach, int))
+        self._reaches = {reach for each in known_of for reach in each.reaches}
+        decisions = [reach for reach in self._reaches if isinstance(reach, int)]
         # From here on, behind the prompts and the decisions, one column is like the other.
-        decided = max(columns, default=0) + max(self._decisions, default=0)
+        decided = max(columns, default=0) + max(decisions, default=0)
         self._alike_from = max(decided + 1, self._mask.shape[1])
         self._unfinished = np.ones(rows, dtype=bool)
-        counted = {reach: before if reach in ("all", "prompt") else 0 for reach in reaches}
-        self._progress = {
-            place: _Progress(
-                0, None, 0, {x: np.full(rows, n, dtype=np.int64) for x, n in counted.items()}
+        counts = {
+            reach: np.full(
+                (len(self.places), rows), before if reach in ("all", "prompt") else 0, np.int64
             )
-            for place in self.places
+            for reach in self._reaches
+        }
+        self._progress = {
+            place: _Progress(0, None, 0, {reach: n[number] for reach, n in counts.items()})
+            for number, place in enumerate(self.places)
         }
         self._window: _Window | None = None
         self._parts: dict[Place, list[_Part]] = {}
 
     @classmethod
     def side_by_side(
-        cls, rows: Sequence[tuple[SteeringPlan, int, int]], deltas: Deltas | None = None
+        cls, rows: Sequence[tuple[SteeringPlan, int, int]], worked: Worked | None = None
     ) -> Self:
         """Return a plan for the answers of rows of other plans; their counts come along.
 
         Args:
             rows: Per row a plan, its row there, and how many tokens its answer has, of which the
                 last is to be fed.
-            deltas: What was worked out of steerings already; more is added.
+            worked: What was worked out of steerings already; more is added.
         """
         steerings = [plan.steerings[row] for plan, row, _ in rows]
         # Whoever stays knows more than whoever joins.
         table = rows[0][0]._table if rows else None
         starts = [-tokens for *_, tokens in rows]
-        made = cls(steerings, torch.ones(len(rows), 0), starts, table=table, deltas=deltas)
+        made = cls(steerings, torch.ones(len(rows), 0), starts, table=table, worked=worked)
         for plan in {id(plan): plan for plan, *_ in rows}.values():
             plan._settle()
             here = [place for place, row in enumerate(rows) if row[0] is plan]
@@ -358,12 +416,10 @@ class SteeringPlan:
             SteeringNotAppliedError: The term is active, and one of its layers was never reached.
         """
         self._settle()
-        counts = {
-            layer: int(self._progress[term.site, layer].counts[term.reach][row])
-            for layer in term.steered_layers
-        }
-        missed = [layer for layer, count in counts.items() if count == 0]
-        if missed:
+        site, reach, layers = term.site, term.reach, term.steered_layers
+        counts = [int(self._progress[site, layer].counts[reach][row]) for layer in layers]
+        if 0 in counts:
+            missed = [layer for layer, count in zip(layers, counts, strict=True) if count == 0]
             raise SteeringNotAppliedError(
                 f"vector {term.vector.name!r} was to steer layers {missed} and reached none of "
                 "their outputs: the model ran past its blocks; check that the model's blocks are "
@@ -374,7 +430,7 @@ class SteeringPlan:
                 f"vector {term.vector.name!r} was to steer layers {sorted(unseen)} of the vision "
                 "tower, which saw no image: check that the tower is what the model reads images by"
             )
-        return min(counts.values())
+        return min(counts)
 
     def check_applied(self) -> None:
         """Make sure that every active term has arrived where it was to steer.
@@ -396,10 +452,7 @@ class SteeringPlan:
             progress.settle()
             ready = progress.ready = self._prepare((site, layer), self._columns(start, width), h)
         progress.passes += 1
-        layout = ready.layout
-        if ready.delta is None or layout.columns is not None:
-            return ready.steer(layer, h)
-        return steer_hidden(h, ready.delta, layout.renormalise, layout.mask)  # nearly always
+        return ready.steer(layer, h)
 
     def apply_in_tower(self, layer: int, h: Tensor) -> Tensor:
         """Steer what one MLP of a vision tower gives for the images of the rows.
@@ -433,31 +486,46 @@ class SteeringPlan:
 
     def _prepare(self, place: Place, window: _Window, h: Tensor) -> _Ready:
         """Return what is done at one place in all passes over such a window."""
+        if (only := self._table.only(place, h, self._number)) is not None:
+            reach, keep, total = only
+            layout = window.alike(reach, keep, h.device)
+            if layout.picked is not None and len(total) > 1:
+                total = total[layout.picked.at[0]]
+            return _Ready(layout, (), total)
         parts = self._parts_at(place, h)
         layout = window.layout(parts, h.device)
         looks = any(isinstance(part.added, SteeringTerm) for part in parts)
         fixed = layout.where and not looks
-        return _Ready(layout, parts, _sum(parts, layout.where, place[1], h) if fixed else None)
+        return _Ready(layout, parts, _sum(parts, layout, place[1], h) if fixed else None)
 
     def _columns(self, start: int, width: int) -> _Window:
         """Return which positions of the next columns each reach has; blocks of a pass share it."""
         if self._window is None or (self._window.start, self._window.width) != (start, width):
-            known = self._mask[:, start : start + width]
-            used = np.ones((len(known), width), dtype=bool)  # behind the mask all are
-            used[:, : known.shape[1]] = known
+            used = np.ones((len(self._mask), width), dtype=bool)  # behind the mask all are
+            if start < self._mask.shape[1]:
+                known = self._mask[:, start : start + width]
+                used[:, : known.shape[1]] = known
             used &= self._unfinished[:, None]
             column = np.arange(start, start + width)[None, :]
-            generated = used & (column >= self._last_prompt)
-            reaches: dict[Reach, Flags] = {
-                "all": used,
-                "prompt": used & (column <= self._last_prompt),
-                "generated": generated,
-                "last_prompt": used & (column == self._last_prompt),
-            }
-            for tokens in self._decisions:
-                reaches[tokens] = generated & (column <= self._last_prompt + tokens)
+            reaches = {reach: self._reached(reach, used, column) for reach in self._reaches}
             self._window = _Window(start, width, reaches)
         return self._window
+
+    def _reached(self, reach: Reach, used: Flags, column: NDArray[np.int64]) -> Flags:
+        """Return which positions `[B, T]` of those that are in use a reach has."""
+        last = self._last_prompt
+        if reach == "all":
+            return used
+        reached: Flags
+        if reach == "prompt":
+            reached = used & (column <= last)
+        elif reach == "last_prompt":
+            reached = used & (column == last)
+        else:
+            reached = used & (column >= last)
+            if isinstance(reach, int):
+                reached &= column <= last + reach
+        return reached
 
     def _parts_at(self, place: Place, h: Tensor) -> list[_Part]:
         """Return what is added at one place, worked out in the first pass.
@@ -479,8 +547,8 @@ class SteeringPlan:
         site, layer = place
         # Rows of one term run together; a row may hold the same term more than once.
         found: dict[tuple[int, int], tuple[SteeringTerm, Flags]] = {}
-        for number, steering in enumerate(self._table.steerings):
-            terms = [term for term in steering.terms_at(layer, site) if term.rule != "add"]
+        for number, known in enumerate(self._table.known):
+            terms = [t for t in known.steering.terms_at(layer, site) if t.rule != "add"]
             for time, term in enumerate(terms):
                 none = np.zeros(len(self.steerings), dtype=bool)
                 rows = found.setdefault((id(term), time), (term, none))[1]
@@ -492,35 +560,130 @@ class SteeringPlan:
         ]
 
 
+@dataclass(slots=True)
+class _Worked:
+    """What was worked out of one steering.
+
+    Attributes:
+        steering: Which; it keeps the vectors by whose identity it is known.
+        places: Where it acts.
+        reaches: Those of its terms.
+        tower: Blocks of a vision tower on which it acts.
+        looks: Whether what one of its terms adds depends on the states.
+        totals: What all others add, per place.
+    """
+
+    steering: Steering
+    places: tuple[Place, ...]
+    reaches: frozenset[Reach]
+    tower: tuple[int, ...]
+    looks: bool
+    totals: dict[Place, Totals] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, steering: Steering) -> Self:
+        """Return what is known before the first pass."""
+        terms = steering.active_terms
+        return cls(
+            steering,
+            steering.places,
+            frozenset(term.reach for term in terms),
+            tuple(layer for term in steering.tower_terms for layer in term.tower),
+            any(term.rule != "add" for term in terms),
+        )
+
+    def total(self, place: Place, h: Tensor) -> Totals:
+        """Return what is added at one place whatever the state.
+
+        Raises:
+            ModelMismatchError: A vector is not as wide as the states.
+        """
+        if place not in self.totals:
+            (site, layer), width = place, h.shape[-1]
+            for term in self.steering.terms_at(layer, site):
+                shape = term.vector.directions[layer].shape
+                if shape != (width,):
+                    raise ModelMismatchError(
+                        f"vector {term.vector.name!r} has width {tuple(shape)} in layer "
+                        f"{layer}, but the model has width {width} at site {site!r}: build "
+                        "the vector for this model"
+                    )
+            found: Totals = {}
+            for term, delta in self.steering.deltas(layer, site):
+                keeps, total = term.renormalise, delta.cpu()[None, None]
+                if term.reach in found:
+                    before, others = found[term.reach]
+                    keeps, total = keeps or before, others + total
+                found[term.reach] = keeps, total
+            self.totals[place] = {
+                reach: (keeps, total.to(h.device)) for reach, (keeps, total) in found.items()
+            }
+        return self.totals[place]
+
+
 class _Table:
     """What steerings that differ add at each place, worked out once, however rows join and leave.
 
     Attributes:
-        steerings: Those that differ.
+        known: Those that differ.
         looks: Whether what one of them adds depends on the states.
     """
 
-    def __init__(self, steerings: Sequence[Steering], deltas: Deltas | None = None) -> None:
+    def __init__(self, steerings: Sequence[Steering], worked: Worked | None = None) -> None:
         """Begin with nothing summed up."""
-        self._deltas: Deltas = {} if deltas is None else deltas
-        found = {_identity(each): each for each in steerings}
-        self.steerings = list(found.values())
-        self._numbers = {key: number for number, key in enumerate(found)}
-        self._places = [each.places for each in self.steerings]
-        self.looks = any(
-            term.rule != "add" for each in self.steerings for term in each.active_terms
-        )
+        worked = {} if worked is None else worked
+        self._numbers: dict[object, int] = {}
+        self.known: list[_Worked] = []
+        for steering in steerings:
+            key = _identity(steering)
+            if key in self._numbers:
+                continue
+            if key not in worked:
+                worked[key] = _Worked.of(steering)
+            self._numbers[key] = len(self.known)
+            self.known.append(worked[key])
+        self.looks = any(each.looks for each in self.known)
         self._sums: dict[Place, dict[Reach, tuple[Flags, Flags, Tensor]]] = {}
 
     def places(self, numbers: NDArray[np.int64]) -> list[Place]:
         """Return where any of these steerings acts, in order."""
+        if len(self.known) == 1:
+            return [*self.known[0].places]
         used = np.unique(numbers).tolist()
-        return sorted({place for number in used for place in self._places[number]})
+        return sorted({place for number in used for place in self.known[number].places})
 
     def numbers(self, steerings: Sequence[Steering]) -> NDArray[np.int64] | None:
         """Return which of its own each of these is; None where one of them is not there."""
         numbers = [self._numbers.get(_identity(each), -1) for each in steerings]
         return None if -1 in numbers else np.array(numbers, dtype=np.int64)
+
+    def only(
+        self, place: Place, h: Tensor, rows: NDArray[np.int64]
+    ) -> tuple[Reach, bool, Tensor] | None:
+        """Return reach, kept length and totals where rows are changed in the same reach alone.
+
+        Args:
+            place: Where.
+            h: States there.
+            rows: Of each the number of its steering.
+
+        Returns:
+            The total `[1, 1, d]` of all, or `[B, 1, d]`; None where they are not so much alike.
+
+        Raises:
+            ModelMismatchError: A vector is not as wide as the states.
+        """
+        if self.looks:
+            return None
+        found = [each.total(place, h) for each in self.known]
+        if len(found[0]) != 1:
+            return None
+        ((reach, (keep, total)),) = found[0].items()
+        if len(found) == 1:  # one does for all rows: there is less to read
+            return reach, keep, total
+        if any(len(each) != 1 or each.get(reach, (not keep,))[0] != keep for each in found):
+            return None
+        return reach, keep, torch.cat([found[number][reach][1] for number in rows.tolist()])
 
     def sums(self, place: Place, h: Tensor, rows: NDArray[np.int64]) -> list[_Part]:
         """Return per reach what rows, given by their steerings' numbers, get whatever the state.
@@ -530,11 +693,6 @@ class _Table:
         """
         if place not in self._sums:
             self._sums[place] = self._add_up(place, h)
-        if len(self.steerings) == 1:  # one total does for all rows: there is less to read
-            return [
-                _Part(reach, changed[rows], keep[rows], total)
-                for reach, (changed, keep, total) in self._sums[place].items()
-            ]
         index = torch.from_numpy(rows).to(h.device)
         return [
             _Part(reach, changed[rows], keep[rows], total.index_select(0, index))
@@ -543,14 +701,8 @@ class _Table:
         ]
 
     def _add_up(self, place: Place, h: Tensor) -> dict[Reach, tuple[Flags, Flags, Tensor]]:
-        count, width = len(self.steerings), h.shape[-1]
-        added = [self._added(steering, place, h) for steering in self.steerings]
-        if count == 1:
-            return {
-                reach: (np.ones(1, dtype=bool), np.array([keeps]), total)
-                for reach, (keeps, total) in added[0].items()
-            }
-        nothing = False, torch.zeros(1, 1, width, device=h.device)
+        added = [each.total(place, h) for each in self.known]
+        nothing = False, torch.zeros(1, 1, h.shape[-1], device=h.device)
         sums: dict[Reach, tuple[Flags, Flags, Tensor]] = {}
         for reach in dict.fromkeys(reach for totals in added for reach in totals):
             here = [totals.get(reach, nothing) for totals in added]
@@ -560,29 +712,6 @@ class _Table:
                 torch.cat([total for _, total in here]),
             )
         return sums
-
-    def _added(
-        self, steering: Steering, place: Place, h: Tensor
-    ) -> dict[Reach, tuple[bool, Tensor]]:
-        key, (site, layer), width = (_identity(steering), place), place, h.shape[-1]
-        if key not in self._deltas:
-            for term in steering.terms_at(layer, site):
-                shape = term.vector.directions[layer].shape
-                if shape != (width,):
-                    raise ModelMismatchError(
-                        f"vector {term.vector.name!r} has width {tuple(shape)} in layer "
-                        f"{layer}, but the model has width {width} at site {site!r}: build "
-                        "the vector for this model"
-                    )
-            found: dict[Reach, tuple[bool, Tensor]] = {}
-            for term, delta in steering.deltas(layer, site):
-                keeps, total = found.get(term.reach, (False, torch.zeros(1, 1, width)))
-                found[term.reach] = keeps or term.renormalise, total + delta.cpu()
-            self._deltas[key] = (
-                steering,
-                {reach: (keeps, total.to(h.device)) for reach, (keeps, total) in found.items()},
-            )
-        return self._deltas[key][1]
 
 
 def _identity(steering: Steering) -> tuple[object, ...]:

@@ -428,14 +428,15 @@ def steer_hidden(
     # A pass does this in every block, on states so small that each operation costs the same:
     # what counts is how many there are. Adding float32 to any floating dtype gives float32.
     after = h + delta.to(h.device, torch.float32)
-    if not isinstance(renormalise, bool) or renormalise:
+    if renormalise is not False:
         length = vector_norm(h, dim=-1, keepdim=True, dtype=torch.float32)
-        new_length = vector_norm(after, dim=-1, keepdim=True)
         # A state that cancelled has no direction to stretch, and must not become infinity times 0.
-        factor = length / new_length.clamp_min(_NO_LENGTH)
-        if not isinstance(renormalise, bool):
+        new_length = vector_norm(after, dim=-1, keepdim=True).clamp_min(_NO_LENGTH)
+        factor = length / new_length
+        if renormalise is not True:
             factor = torch.where(renormalise[..., None], factor, torch.ones_like(factor))
-        after = after * factor
+        # Memory that was just written is at hand; gradients need it as it was.
+        after = after * factor if after.requires_grad else after.mul_(factor)
     steered = after.to(h.dtype)
     return steered if mask is None else torch.where(mask[..., None], steered, h)
 

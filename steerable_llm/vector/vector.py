@@ -3,8 +3,10 @@
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from itertools import chain
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -27,6 +29,11 @@ class HasFingerprint(Protocol):
     def fingerprint(self) -> ModelFingerprint:
         """The model's fingerprint."""
         ...
+
+
+_Versions: TypeAlias = "tuple[tuple[int, int], ...]"
+_FINGERPRINTS: "WeakKeyDictionary[SteeringVector, tuple[_Versions, str]]" = WeakKeyDictionary()
+"""What was worked out, with the tensors and how often they were written to."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,6 +141,16 @@ class SteeringVector:
     @property
     def fingerprint_id(self) -> str:
         """Sixteen hexadecimal digits over the name and the tensors: what steered an answer."""
+        # Every steered answer asks for it. Whoever writes into a tensor gets another.
+        weighed = [(w.weights, w.biases, w.vectors) for w in self.weighed.values()]
+        tensors = chain(self.directions.values(), self.tower.values(), *weighed)
+        versions = tuple((id(tensor), tensor._version) for tensor in tensors)
+        known = _FINGERPRINTS.get(self)
+        if known is None or known[0] != versions:
+            known = _FINGERPRINTS[self] = versions, self._fingerprint()
+        return known[1]
+
+    def _fingerprint(self) -> str:
         if _is_plain(self.application):
             return content_hash(self.name, self.directions)[:16]
         tensors = {f"layer.{i}": v for i, v in self.directions.items()}

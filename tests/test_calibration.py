@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import statistics
 from dataclasses import replace
 from pathlib import Path
@@ -144,7 +145,7 @@ def test_of_settings_that_dev_cannot_tell_apart_the_gentlest_is_taken(
 def test_rows_agree_with_answers_made_one_by_one(result: Sweep, llm: SteerableHFLLM) -> None:
     vector, dev = planted_vector(llm).negated(), questions(llm, 40)
     checked = [row for row in result.rows if row.arm == "backwards" and row.complete]
-    assert len(checked) == 2 * len(STRENGTHS)
+    assert len(checked) == 1 + len(STRENGTHS)
     for row in checked:
         steering = vector.steer(row.strength)
         texts = [llm.generate(i.prompt, steering, max_new_tokens=4).text for i in dev]
@@ -166,10 +167,25 @@ def test_the_choice_is_the_one_of_a_full_search(result: Sweep, llm: SteerableHFL
     assert result.best.success == best
 
 
-def test_a_control_is_run_and_never_chosen(result: Sweep) -> None:
+def test_the_choice_turned_round_and_a_random_vector_are_run_and_never_chosen(
+    result: Sweep,
+) -> None:
     controls = [row for row in result.rows if row.is_control]
-    assert len(controls) == 2 * len(STRENGTHS)
+    both = sorted([result.best.strength, -result.best.strength])
+    assert sorted(row.strength for row in controls) == both
     assert not result.best.is_control
+    (turned,) = [
+        row
+        for row in result.rows
+        if row.label == result.best.label and row.strength == -result.best.strength
+    ]
+    assert turned.complete
+
+
+def test_every_strength_of_the_chosen_sign_is_run_on_everything(result: Sweep) -> None:
+    sign = math.copysign(1, result.best.strength)
+    line = {row.strength for row in result.rows if row.label == result.best.label and row.complete}
+    assert {sign * strength for strength in STRENGTHS} <= line
 
 
 def test_the_note_names_the_data_it_was_chosen_on(result: Sweep, llm: SteerableHFLLM) -> None:

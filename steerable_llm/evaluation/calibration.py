@@ -165,12 +165,12 @@ def sweep(
     the last eight on all of dev.
     What costs more than it may and gains nothing is dropped at once. A sample is too coarse for a
     budget of one point, so there one prompt more may be lost. Then every strength of the winner's
-    vector, scope and layers is run on all of dev (the sweep picture), with a random vector beside
-    it; without controls, only those of the winner's sign. Only settings that were run on everything
-    can be chosen, and of those within one standard error of the best the gentlest is: the one that
-    steers the fewest positions, then the one that moves the model least. Where no finalist keeps
-    within the budget, the gentlest settings that did any good on their samples are run on
-    everything before the sweep gives up.
+    vector, scope, layers and sign is run on all of dev (the sweep picture). Only settings that were
+    run on everything can be chosen, and of those within one standard error of the best the gentlest
+    is: the one that steers the fewest positions, then the one that moves the model least. Where no
+    finalist keeps within the budget, the gentlest settings that did any good on their samples are
+    run on everything before the sweep gives up. As controls, the choice is then turned round, and a
+    random vector put in its place, both ways.
 
     Args:
         llm: The model.
@@ -185,7 +185,7 @@ def sweep(
             the method of the first names are tried, of each vector's own layers.
         unit: Of the strengths; "absolute" is the paper's eq. 7.
         kl: Divergences to look for, in nats per token, in place of the usual ones.
-        controls: Also run a random vector.
+        controls: Also run the chosen strength with the other sign, and a random vector at both.
         settings: See `EvaluationSettings`. With a target, success is the mean over it alone, and
             the other categories of dev are held to the budget, too, give or take one standard error
             of their change: what fixes one kind of question and harms the next is not chosen.
@@ -254,17 +254,21 @@ def sweep(
         add([(name, scope, s, sign) for name, _, s, sign in best_ones for scope in further])
     number = len(bench.arms) - 1
     tried = _halve(bench)
-    best = _chosen(bench, tried, both_signs=controls)
+    best = _chosen(bench, tried)
     chosen = tried[best]
     if controls:
+        term = bench.arms[best].steering.terms[0]
         random = named[chosen.arm].randomised(settings.seed)
-        start = len(bench.arms)
-        bench.arms += [
-            Arm(CONTROL, random.steer(term.strength, term.layers, term.scope, unit))
-            for place in _line(bench.arms, best, both_signs=True)
-            for term in bench.arms[place].steering.terms
-        ]
-        places = range(start, len(bench.arms))
+        places = []
+        for name, vector, strength in (
+            (chosen.arm, named[chosen.arm], -term.strength),
+            (CONTROL, random, term.strength),
+            (CONTROL, random, -term.strength),
+        ):
+            arm = Arm(name, vector.steer(strength, term.layers, term.scope, unit))
+            if arm not in bench.arms:
+                bench.arms.append(arm)
+            places.append(bench.arms.index(arm))
         tried.update(bench.run(places, bench.everything, "control"))
     made = _calibration(bench, dev, best, chosen, number)
     return Sweep(
@@ -404,7 +408,7 @@ def _allowed(bench: Bench, size: int) -> float:
     return bench.settings.budget + categories / size
 
 
-def _chosen(bench: Bench, tried: dict[int, DevRow], both_signs: bool) -> int:
+def _chosen(bench: Bench, tried: dict[int, DevRow]) -> int:
     """The place of the setting to take; what is run on the way is added to `tried`.
 
     Raises:
@@ -420,12 +424,12 @@ def _chosen(bench: Bench, tried: dict[int, DevRow], both_signs: bool) -> int:
         good = [i for i, row in tried.items() if row.success > row.unsteered]
         gentle = sorted(good, key=lambda place: tried[place].push)
         run_on_all(gentle[: 2 * _FINALISTS], "second look")
-    run_on_all(_line(bench.arms, _best(tried, budget), both_signs), "chosen line")
+    run_on_all(_line(bench.arms, _best(tried, budget)), "chosen line")
     best = _best(tried, budget)
     if not _helps(tried[best], budget):
         raise CalibrationError(_nothing_helps(tried[best], tried, budget))
     best = _gentlest(tried, best, budget)
-    run_on_all(_line(bench.arms, best, both_signs), "chosen line")
+    run_on_all(_line(bench.arms, best), "chosen line")
     return best
 
 
@@ -464,13 +468,12 @@ def _helps(row: DevRow, budget: float) -> bool:
     return row.success > row.unsteered and row.within(budget)
 
 
-def _line(arms: Sequence[Arm], place: int, both_signs: bool) -> list[int]:
-    """The places of all strengths of one vector, scope and layer subset."""
+def _line(arms: Sequence[Arm], place: int) -> list[int]:
+    """The places of all strengths of one vector, scope, layer subset and sign."""
 
     def where(arm: Arm) -> tuple[object, ...] | None:
         term = next(iter(arm.steering.terms), None)
-        sign = both_signs or (term is not None and term.strength > 0)
-        return (arm.name, term.scope, term.layers, sign) if term else None
+        return (arm.name, term.scope, term.layers, term.strength > 0) if term else None
 
     return [other for other, arm in enumerate(arms) if where(arm) == where(arms[place])]
 

@@ -452,7 +452,10 @@ class SteeringPlan:
             progress.settle()
             ready = progress.ready = self._prepare((site, layer), self._columns(start, width), h)
         progress.passes += 1
-        return ready.steer(layer, h)
+        layout = ready.layout
+        if ready.delta is None or layout.columns or layout.picked or not layout.where:
+            return ready.steer(layer, h)
+        return steer_hidden(h, ready.delta, layout.renormalise, layout.mask)  # nearly always
 
     def apply_in_tower(self, layer: int, h: Tensor) -> Tensor:
         """Steer what one MLP of a vision tower gives for the images of the rows.

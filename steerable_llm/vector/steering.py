@@ -427,7 +427,9 @@ def steer_hidden(
         delta = delta[:, None, :]
     # A pass does this in every block, on states so small that each operation costs the same:
     # what counts is how many there are. Adding float32 to any floating dtype gives float32.
-    after = h + delta.to(h.device, torch.float32)
+    if delta.dtype is not torch.float32 or delta.device != h.device:
+        delta = delta.to(h.device, torch.float32)
+    after = h + delta
     if renormalise is not False:
         length = vector_norm(h, dim=-1, keepdim=True, dtype=torch.float32)
         # A state that cancelled has no direction to stretch, and must not become infinity times 0.
@@ -437,7 +439,7 @@ def steer_hidden(
             factor = torch.where(renormalise[..., None], factor, torch.ones_like(factor))
         # Memory that was just written is at hand; gradients need it as it was.
         after = after * factor if after.requires_grad else after.mul_(factor)
-    steered = after.to(h.dtype)
+    steered = after if h.dtype is torch.float32 else after.to(h.dtype)
     return steered if mask is None else torch.where(mask[..., None], steered, h)
 
 

@@ -53,6 +53,14 @@ def test_a_script_measures_every_row(run: Run, words: list[str], row: str) -> No
     assert row in run(*words)
 
 
+@pytest.mark.slow
+@pytest.mark.allow_hosts(["127.0.0.1"])
+def test_a_soak_reads_a_real_server_and_counts_what_it_answered(run: Run) -> None:
+    said = run("soak.py", "--seconds", "2", "--clients", "2", "--prefix-cache-mb", "0")
+    assert "--prefix-cache-mb 0" in said
+    assert "2 clients: " in said
+
+
 def test_loading_is_measured_beside_transformers(run: Run, tiny_llm: Any, tmp_path: Path) -> None:
     file = write_gguf(tmp_path / "tiny.gguf", tiny_llm.model, tiny_llm.tokenizer)
     said = run("load.py", "--file", str(file), "--repeats", "1")

@@ -4,22 +4,41 @@
 log of its answers to the build prompts, and held-out sets. `experiments.questions` asks for facts
 of the world, one value each, which the model may know. Here nothing can be known but what stands
 there, and a question is of another kind: a test of what refusals learnt there are worth elsewhere.
+
+``--prove VECTOR.safetensors`` asks the test prompts under a vector and its controls, as the step
+`answer` of the policy steers. ``--learn FOLDER`` makes a vector in the way of `smollm2-documents`
+from both logs, chooses its strength on prompts of both kinds, and asks both tests under it and
+under the shipped one.
 """
 
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
-from typing import get_args
 
+from rich.console import Console
+
+from experiments import vectors
 from experiments.facts import Split
 from experiments.questions import DATA, LAYOUTS, MODEL, REFUSALS, answer, logged
 from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.chat.message import Message
+from steerable_llm.evaluation.calibration import sweep
+from steerable_llm.evaluation.evaluate import evaluate
+from steerable_llm.evaluation.report import Report
 from steerable_llm.evaluation.set import EvaluationItem, EvaluationSet
-from steerable_llm.logs.answers import write_answers
+from steerable_llm.evaluation.settings import EvaluationSettings
+from steerable_llm.logs.answers import read_answers, write_answers
+from steerable_llm.methods.build import build_vector
+from steerable_llm.vector.vector import SteeringVector
+
+SHIPPED = Path(__file__).resolve().parent.parent / "vectors"
+LOG = "handbooks.answers.jsonl"
+#: What is tried of the trained strength, on so many prompts of each kind of `experiments.questions`
+#: beside all of dev here; and on how many of theirs it is tested.
+_STRENGTHS, _DEV, _TEST = (0.6, 0.85, 1.0), 30, 100
 
 
 @dataclass(frozen=True)
@@ -208,19 +227,70 @@ def _passage(subject: str, values: dict[str, str], details: dict[str, Detail]) -
     return " ".join(text[0].upper() + text[1:] for text in said)
 
 
+def prove(llm: SteerableHFLLM, vector: SteeringVector) -> Report:
+    """Ask the test prompts, with a vector and its controls."""
+    test = EvaluationSet("handbooks.test", prompts("test"))
+    return evaluate(llm, vector, test, settings=replace(_settings(), against=vectors.ALWAYS))
+
+
+def learn(llm: SteerableHFLLM, folder: Path) -> list[Report]:
+    """Make a vector from both logs, and ask both tests under it and under the shipped one."""
+    documents, settings = vectors.BEHAVIOURS["documents"], _settings()
+    log = [*read_answers(DATA / "answers.jsonl"), *read_answers(DATA / LOG)]
+    ground = vectors.ground_of(llm, "faithfulness", folder / "ground", progress=True)
+    config = {**documents.config, "onto": (ground.as_posix(),)}
+    vector = build_vector(llm, documents.pairs(log), "bipo", "documents-and-handbooks", **config)
+    facts = vectors.held_out(documents, "dev").sample(_DEV)
+    dev = EvaluationSet("documents and handbooks, dev", [*facts, *prompts("dev")])
+    found = sweep(
+        llm,
+        vector,
+        dev,
+        vectors.capability("dev"),
+        strengths=_STRENGTHS,
+        controls=False,
+        settings=settings,
+    )
+    found.vector.save(folder / "documents-and-handbooks.safetensors")
+    against = replace(settings, against=("none", str(SHIPPED / "smollm2-documents.safetensors")))
+    tests = (
+        EvaluationSet("handbooks.test", prompts("test")),
+        vectors.held_out(documents, "test").sample(_TEST),
+    )
+    reports = [evaluate(llm, found.vector, test, settings=against) for test in tests]
+    for report, test in zip(reports, tests, strict=True):
+        report.save(folder / f"{test.name}.json")
+    return reports
+
+
+def _settings() -> EvaluationSettings:
+    policy = vectors.policy_of("answer", SHIPPED)
+    return EvaluationSettings(target="unanswerable", policy=policy, step="answer", random_vectors=1)
+
+
 def main() -> None:
-    """Ask the model and write the data."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=DATA)
-    out: Path = parser.parse_args().out
-    out.mkdir(parents=True, exist_ok=True)
-    for split in get_args(Split):
-        if split != "build":
-            held_out = EvaluationSet(f"handbooks.{split}", prompts(split))
-            held_out.to_jsonl(out / f"handbooks.{split}.jsonl")
+    """Ask the model and write the data, or see what vectors are worth on them."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=DATA, help="folder of the data")
+    task = parser.add_mutually_exclusive_group()
+    task.add_argument("--prove", type=Path, metavar="VECTOR", help="ask the test prompts under it")
+    task.add_argument("--learn", type=Path, metavar="FOLDER", help="learn from both logs")
+    given = parser.parse_args()
+    llm, console = SteerableHFLLM.smollm2(), Console()
+    if given.prove is not None:
+        console.print(prove(llm, SteeringVector.load(given.prove, llm)).page())
+        return
+    if given.learn is not None:
+        given.learn.mkdir(parents=True, exist_ok=True)
+        for report in learn(llm, given.learn):
+            console.print(report.page())
+        return
+    given.out.mkdir(parents=True, exist_ok=True)
+    for split in ("dev", "test"):
+        held_out = EvaluationSet(f"handbooks.{split}", prompts(split))
+        held_out.to_jsonl(given.out / f"handbooks.{split}.jsonl")
     build = prompts("build")
-    said = answer(SteerableHFLLM.smollm2(), build)
-    write_answers(out / "handbooks.answers.jsonl", logged(build, said, MODEL))
+    write_answers(given.out / LOG, logged(build, answer(llm, build), MODEL))
 
 
 if __name__ == "__main__":

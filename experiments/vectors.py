@@ -219,7 +219,7 @@ def make(
     config = dict(behaviour.config)
     if behaviour.onto is not None:
         # Kept: the vector's record names it, and the control "shuffled" needs it.
-        ground = _ground(llm, behaviour.onto, out / "ground", progress=progress)
+        ground = ground_of(llm, behaviour.onto, out / "ground", progress=progress)
         config["onto"] = (ground.as_posix(),)
     vector = build_vector(llm, pairs, "bipo", f"smollm2-{name}", progress=progress, **config)
     settings = _settings(name, out, test_prompts, progress=progress)
@@ -279,7 +279,7 @@ def _settings(name: str, out: Path, test_prompts: int, *, progress: bool) -> Eva
     )
 
 
-def _ground(llm: SteerableHFLLM, name: str, folder: Path, *, progress: bool) -> Path:
+def ground_of(llm: SteerableHFLLM, name: str, folder: Path, *, progress: bool) -> Path:
     """Write what another vector is trained onto: a behaviour's, at the strength meant for that."""
     behaviour = BEHAVIOURS[name]
     pairs = behaviour.pairs(read_answers(DATA / "answers.jsonl"))

@@ -7,10 +7,11 @@ from itertools import combinations
 import pytest
 
 from experiments.facts import Split
-from experiments.handbooks import DETAILS, SUBJECTS, prompts
-from experiments.questions import REFUSALS
+from experiments.handbooks import DETAILS, LOG, SUBJECTS, prompts
+from experiments.questions import DATA, REFUSALS
 from steerable_llm.chat.phrases import occurs
-from steerable_llm.evaluation.set import EvaluationItem
+from steerable_llm.evaluation.set import EvaluationItem, EvaluationSet
+from steerable_llm.logs.answers import read_answers
 
 SPLITS: tuple[Split, ...] = ("build", "dev", "test")
 
@@ -64,3 +65,19 @@ def test_some_handbooks_tell_it_of_a_neighbour_and_some_kinds_are_tests_alone() 
     assert 0.3 * number < beside < 0.7 * number
     names = {split: {asked(item)[2] for item in prompts(split)} for split in SPLITS}
     assert names["build"] == names["dev"] < names["test"]
+
+
+def test_the_log_and_the_held_out_sets_are_those_that_the_script_draws() -> None:
+    entries = list(read_answers(DATA / LOG))
+    assert [(each.id, tuple(each.messages)) for each in entries] == [
+        (item.id, item.messages) for item in prompts("build")
+    ]
+    for split in ("dev", "test"):
+        kept = EvaluationSet.from_jsonl(DATA / f"handbooks.{split}.jsonl")
+        assert list(kept) == prompts(split)
+
+
+def test_what_the_log_counts_as_good_is_what_its_handbook_tells() -> None:
+    by_id = {item.id: item for item in prompts("build")}
+    for entry in read_answers(DATA / LOG):
+        assert (entry.verdict == "good") == by_id[entry.id].succeeds(entry.answer)

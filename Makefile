@@ -55,7 +55,9 @@ $(RAY_STAMP): $(STAMP)
 	  echo "Ray is not to be had; the tests that need it are left out"
 
 test-ray: $(RAY_STAMP)
-	@test ! -e $(RAY_STAMP) || $(TEST_ENV) $(PY) -m pytest -q -m ray tests/test_ray.py $(PYTEST_ARGS)
+	@# Ray leaves sockets to the garbage collector, which may come by after the last test.
+	@test ! -e $(RAY_STAMP) || $(TEST_ENV) $(PY) -m pytest -q -m ray tests/test_ray.py \
+	  -W ignore::ResourceWarning -W ignore::pytest.PytestUnraisableExceptionWarning $(PYTEST_ARGS)
 
 check: lint test docs
 

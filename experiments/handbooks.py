@@ -252,7 +252,8 @@ def learn(llm: SteerableHFLLM, folder: Path) -> list[Report]:
         settings=settings,
     )
     found.vector.save(folder / "documents-and-handbooks.safetensors")
-    against = replace(settings, against=("none", str(SHIPPED / "smollm2-documents.safetensors")))
+    shipped = SteeringVector.load(SHIPPED / "smollm2-documents.safetensors", llm)
+    against = replace(settings, against=("none", shipped))
     tests = (
         EvaluationSet("handbooks.test", prompts("test")),
         vectors.held_out(documents, "test").sample(_TEST),

@@ -543,7 +543,7 @@ def main() -> None:
     size.add_argument(
         "--small",
         action="store_true",
-        help="of SmolLM2: fewer prompts, and fewer settings to choose among",
+        help="of SmolLM2: fewer prompts, and fewer settings to choose among, on a page of its own",
     )
     parser.add_argument(
         "--bf16",
@@ -560,7 +560,14 @@ def main() -> None:
         if name not in ground.behaviours:
             parser.error(f"no behaviour {name!r}: choose from {', '.join(ground.behaviours)}")
     if options.small:
-        ground = replace(ground, size=SMALL, small=True)
+        ground = replace(
+            ground,
+            title="Small leaderboard",
+            said=f"{ground.said} Each has the first of its settings, and few to choose among.",
+            page="docs/leaderboard-small.md",
+            size=SMALL,
+            small=True,
+        )
     keep: Path = options.keep
     if options.bf16:
         torch.set_float32_matmul_precision("medium")

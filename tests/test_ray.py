@@ -149,35 +149,37 @@ def served(deployed: Served) -> Iterator[Served]:
 def test_an_answer_is_that_of_the_same_model_in_one_process(served: Served) -> None:
     right = served.here.generate(QUESTION, step="answer")
     unsteered = served.here.generate(QUESTION, steering=served.here.policy.steering_for("condense"))
-    client = served.client()
-    for model, told in (("tiny:answer", right), ("tiny:condense", unsteered)):
-        body: dict[str, Any] = {"model": model, "messages": said(QUESTION)}
-        answer = client.chat.completions.create(**body)
-        assert answer.choices[0].message.content == told.text
-        stream = list(client.chat.completions.create(**body, stream=True))
-        assert "".join(c.choices[0].delta.content or "" for c in stream if c.choices) == told.text
-        assert stream[-1].steering == answer.steering
-        assert answer.steering["policy"] == served.here.policy.digest
-        assert answer.steering["applied"] == [each.to_dict() for each in told.steered]
-    assert right.steered
-    written = client.completions.create(model="tiny", prompt="The shop", max_tokens=8)
-    assert written.choices[0].text == served.here.as_written().generate(
-        "The shop", step=None, max_new_tokens=8
-    ).text  # fmt: skip
+    with served.client() as client:
+        for model, told in (("tiny:answer", right), ("tiny:condense", unsteered)):
+            body: dict[str, Any] = {"model": model, "messages": said(QUESTION)}
+            answer = client.chat.completions.create(**body)
+            assert answer.choices[0].message.content == told.text
+            stream = list(client.chat.completions.create(**body, stream=True))
+            assert (
+                "".join(c.choices[0].delta.content or "" for c in stream if c.choices) == told.text
+            )
+            assert stream[-1].steering == answer.steering
+            assert answer.steering["policy"] == served.here.policy.digest
+            assert answer.steering["applied"] == [each.to_dict() for each in told.steered]
+        assert right.steered
+        written = client.completions.create(model="tiny", prompt="The shop", max_tokens=8)
+        assert written.choices[0].text == served.here.as_written().generate(
+            "The shop", step=None, max_new_tokens=8
+        ).text  # fmt: skip
 
 
 def test_what_is_wrong_with_a_request_is_told_before_a_stream_begins(served: Served) -> None:
-    client = served.client(max_retries=0)
-    for fields, code in (
-        ({"model": "tiny:nonsense"}, "unknown_step"),
-        ({"messages": said("word " * 3000)}, "context_length_exceeded"),
-        ({"messages": []}, "invalid_value"),
-    ):
-        with pytest.raises(openai.BadRequestError) as caught:
-            client.chat.completions.create(
-                **{"model": "tiny", "messages": said("Hi"), **fields}, stream=True
-            )
-        assert caught.value.code == code
+    with served.client(max_retries=0) as client:
+        for fields, code in (
+            ({"model": "tiny:nonsense"}, "unknown_step"),
+            ({"messages": said("word " * 3000)}, "context_length_exceeded"),
+            ({"messages": []}, "invalid_value"),
+        ):
+            with pytest.raises(openai.BadRequestError) as caught:
+                client.chat.completions.create(
+                    **{"model": "tiny", "messages": said("Hi"), **fields}, stream=True
+                )
+            assert caught.value.code == code
 
 
 def test_a_requests_id_comes_back_once(served: Served) -> None:

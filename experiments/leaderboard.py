@@ -120,6 +120,8 @@ class Size:
 SMALL = Size(100, 12, 40)
 _SMALL_KL = (0.2, 0.6)
 _SMALL_LAYERS = {"single": ((14,),), "thirds": (None, tuple(range(10, 20)))}
+#: They choose heads, and with them blocks, by themselves.
+_OWN_LAYERS = ("iti", "nl_iti")
 #: They see which prompt they steer, so pairs of prompts to be left alone teach them something.
 _SEE_THE_PROMPT = ("bipo", "mat_steer", "lora")
 
@@ -258,7 +260,9 @@ class Ground:
         if recipe.method not in _SEE_THE_PROMPT:
             recipe = replace(recipe, leave_out=contest.kept)
         if self.small and recipe.method in METHODS:
-            layers = _SMALL_LAYERS.get(METHODS[recipe.method].grid.subsets, (None,))
+            subsets = METHODS[recipe.method].grid.subsets
+            own = recipe.method in _OWN_LAYERS
+            layers = (None,) if own else _SMALL_LAYERS.get(subsets, (None,))
             search = {**self.search, "kl": _SMALL_KL, "layers": layers, **recipe.search}
             recipe = replace(recipe, configs=recipe.configs[:1])
         wide = recipe.method in METHODS and len(METHODS[recipe.method].grid.scopes) > 1

@@ -129,6 +129,8 @@ def test_a_small_board_chooses_among_fewer_settings() -> None:
     for name in ("caa", "iti", "grains"):
         assert len(small[name][0].configs) == 1 < len(usual[name][0].configs)
         assert len(small[name][0].search["kl"]) < len(usual[name][0].search["kl"])
+    for name in ("iti", "nl_iti"):  # they have blocks of their own
+        assert small[name][0].search["layers"] == (None,)
     assert small["bipo"] == usual["bipo"]
     assert small["cad"] == usual["cad"]
 

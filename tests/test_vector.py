@@ -155,6 +155,16 @@ def test_what_is_written_into_a_direction_is_seen_in_what_an_answer_records():
     assert made.fingerprint_id == before
 
 
+def test_a_vector_that_was_made_in_inference_mode_has_the_same_fingerprint():
+    with torch.inference_mode():
+        made = vector(directions={i: t.clone() for i, t in vector().directions.items()})
+        assert all(direction.is_inference() for direction in made.directions.values())
+    assert made.fingerprint_id == vector().fingerprint_id
+    with torch.inference_mode():
+        made.directions[min(made.directions)][0] += 1
+    assert made.fingerprint_id != vector().fingerprint_id
+
+
 def test_anything_with_a_fingerprint_can_be_checked(tiny_llm):
     with pytest.raises(ModelMismatchError, match="tiny-llama"):
         vector().check(tiny_llm)

@@ -287,6 +287,15 @@ def test_any_batch_is_steered_state_by_state(rows, widths, alike, padding, seed)
                 assert plan.steered_tokens(row, term) == min(reached)
 
 
+def test_what_a_row_that_left_did_to_a_vision_tower_is_over():
+    seeing = Vector(0)
+    seeing.tower = {0: torch.ones(WIDTH)}
+    both = plan_for(steered(0), Steering.of(seeing, 0.5, unit="absolute"))
+    assert both.tower == [0]
+    assert SteeringPlan.side_by_side([(both, 0, 1)]).tower == []
+    assert SteeringPlan.side_by_side([(both, 1, 1)]).tower == [0]
+
+
 def test_strength_zero_registers_nothing():
     model = Stack()
     with steering_hooks(model.layers, plan_for(steered(0, strength=0.0), Steering.none())):

@@ -318,7 +318,9 @@ class SteeringPlan:
         self._number = found
         known_of = self._table.known
         self.places = self._table.places(self._number)
-        self.tower: list[int] = sorted({layer for each in known_of for layer in each.tower})
+        # A table may also know steerings whose rows have left.
+        here = [known_of[number] for number in set(self._number.tolist())]
+        self.tower: list[int] = sorted({layer for each in here for layer in each.tower})
         self._unseen = set(self.tower) if pictured else set()
         self._mask = mask.bool().cpu().numpy()
         self._last_prompt = np.array(columns, dtype=np.int64)[:, None]

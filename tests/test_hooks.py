@@ -1,10 +1,11 @@
 import sys
 import threading
 from dataclasses import replace
+from itertools import cycle
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -230,6 +231,10 @@ def slowly_steered(h, steering, layer, scopes):
     st.sampled_from(["left", "right"]),
     st.integers(0, 1000),
 )
+@example(
+    rows=[(steered(0, scope="last_prompt", renormalise=True), length, 3) for length in (3, 1)],
+    widths=[], alike="all the same", padding="right", seed=0,
+)  # fmt: skip
 @settings(max_examples=160)
 def test_any_batch_is_steered_state_by_state(rows, widths, alike, padding, seed):
     """Rows: a steering, prompt tokens, passes before the row is finished."""
@@ -285,6 +290,68 @@ def test_any_batch_is_steered_state_by_state(rows, widths, alike, padding, seed)
             reached = [expected_counts.get((row, x, term.scope), 0) for x in term.steered_layers]
             if min(reached):
                 assert plan.steered_tokens(row, term) == min(reached)
+
+
+@given(
+    st.lists(st.integers(1, 4), min_size=2, max_size=4),
+    st.lists(st.sampled_from(["join", "leave", "pass"]), min_size=1, max_size=8),
+    st.sampled_from(SCOPES),
+    st.booleans(),
+    st.sampled_from([[(0, 1)], [(0, 1), (2,)]]),
+    st.integers(0, 1000),
+)
+def test_rows_that_join_and_leave_are_steered_as_if_alone(
+    prompts, events, scope, renormalise, kinds, seed
+):
+    """Each prompt is read by itself; what was worked out for one row serves the next."""
+    source, model, worked = torch.Generator().manual_seed(seed), Stack(), {}
+    steerings = cycle(
+        Steering.of(Vector(*layers), 0.3, scope=scope, renormalise=renormalise) for layers in kinds
+    )
+    waiting, joined = list(prompts), []  # rows: plan, row in it, tokens of the answer, own plan
+    together = None
+    for event in ["join", "pass", *events, "pass"]:
+        if event == "join" and waiting:
+            length = waiting.pop()
+            mask, steering = torch.ones(1, length), next(steerings)
+            own, read = (SteeringPlan([steering], mask, length - 1, worked=w) for w in ({}, worked))
+            h = torch.randn(1, length, WIDTH, generator=source)
+            made = []
+            for plan in (own, read):
+                with steering_hooks(model.layers, plan):
+                    made.append(model(h))
+            torch.testing.assert_close(*made)
+            joined.append([read, 0, 0, own])
+            together = None
+        elif event == "leave" and len(joined) > 1:
+            del joined[0]
+            together = None
+        elif event == "pass":
+            if together is None:
+                rows = [(plan, row, tokens + 1) for plan, row, tokens, _ in joined]
+                together = SteeringPlan.side_by_side(rows, worked)
+                for number, each in enumerate(joined):
+                    each[:2] = together, number
+            h = torch.randn(len(joined), 1, WIDTH, generator=source)
+            with steering_hooks(model.layers, together):
+                steered_rows = model(h)
+            for number, each in enumerate(joined):
+                with steering_hooks(model.layers, each[3]):
+                    alone = model(h[number : number + 1])
+                torch.testing.assert_close(steered_rows[number], alone[0])
+                each[2] += 1
+        for plan, row, _, own in joined:
+            (term,) = own.steerings[0].terms
+            assert plan.steered_tokens(row, term) == own.steered_tokens(0, term)
+
+
+def test_a_state_of_no_length_stays_one_where_nothing_is_added():
+    nothing = Vector(0)
+    nothing.directions = {0: torch.zeros(WIDTH)}
+    plan = SteeringPlan([Steering.of(nothing, 0.5)], torch.ones(1, 1), 0)
+    with steering_hooks(Stack().layers, plan) as plan:
+        assert torch.equal(plan.apply(0, torch.zeros(1, 1, WIDTH)), torch.zeros(1, 1, WIDTH))
+        assert torch.equal(plan.apply(0, torch.zeros(1, 1, WIDTH)), torch.zeros(1, 1, WIDTH))
 
 
 def test_what_a_row_that_left_did_to_a_vision_tower_is_over():

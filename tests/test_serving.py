@@ -606,9 +606,9 @@ def test_a_token_under_many_steerings_takes_the_operations_of_one(
 
     one = operations([vectors[0].steer(0.3)] * 8)
     assert operations([vector.steer(0.3) for vector in vectors]) == one
-    # A sum and eq. 8 in each block, and nothing else.
+    # A length, a sum and a sum's length in each block, and nothing else.
     unsteered = operations([Steering.none()] * 8)
-    assert one - unsteered == 6 * len(llm.blocks)
+    assert one - unsteered == 3 * len(llm.blocks)
 
 
 def test_a_long_prompt_does_not_stall_the_answers_under_way(make_llm: Any) -> None:

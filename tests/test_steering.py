@@ -19,6 +19,7 @@ from steerable_llm.vector.steering import (
     WeighedVectors,
     icv_delta,
     steer_hidden,
+    steer_states,
     weighed_delta,
 )
 from steerable_llm.vector.vector import SteeringVector
@@ -104,6 +105,22 @@ def test_eq_8_may_hold_for_some_tokens_only():
     mixed = steer_hidden(h, delta, torch.tensor([[True, False]]))
     torch.testing.assert_close(mixed[:, :1], steer_hidden(h, delta, True)[:, :1])
     torch.testing.assert_close(mixed[:, 1:], steer_hidden(h, delta, False)[:, 1:])
+
+
+@given(st.integers(0, 10_000), st.integers(1, 4), st.booleans(), st.floats(-6, 6))
+def test_one_state_of_each_row_is_steered_as_many_are(seed, rows, alike, power):
+    source = torch.Generator().manual_seed(seed)
+    h = 10**power * torch.randn(rows, 1, 16, generator=source)
+    delta = torch.randn(1 if alike else rows, 1, 16, generator=source)
+    torch.testing.assert_close(
+        steer_states(h, delta), steer_hidden(h, delta), rtol=1e-4, atol=1e-5 * 10**power
+    )
+
+
+@pytest.mark.parametrize("length", [1e-10, 1.0, 25.0, 1e15])
+def test_one_state_that_cancels_stays_as_it_is(length):
+    h = torch.tensor([[[length, -2 * length, 0.0, length / 3]]])
+    torch.testing.assert_close(steer_states(h, -h), h)
 
 
 @pytest.mark.parametrize("length", [0.0, 1e-30, 1.0, 25.0, 1e15])

@@ -79,13 +79,15 @@ def steering_hooks(
         return lambda hidden: None if silent() else plan.apply_in_tower(layer, hidden)
 
     def steer_at(site: Site, layer: int) -> Steer:
+        step, in_force, here = plan.step((site, layer)), _plan_in_force.get, threading.get_ident
+
         def steer(hidden: Tensor) -> Tensor | None:
-            if silent():
+            if in_force() is not plan or here() != owner:  # `silent`, once for every block's token
                 return None
             if hidden.dim() == 2:  # some families flatten the batch around their MLP
                 rows = hidden.reshape(len(plan.steerings), -1, hidden.shape[-1])
-                return plan.apply(layer, rows, site).flatten(0, 1)
-            return plan.apply(layer, hidden, site)
+                return step(rows).flatten(0, 1)
+            return step(hidden)
 
         return steer
 

@@ -9,7 +9,7 @@ once; and counting is done on the host, without a word to the accelerator.
 from __future__ import annotations
 
 import copy
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from typing import Any, Self, TypeAlias
@@ -24,7 +24,14 @@ from steerable_llm.errors import (
     ModelMismatchError,
     SteeringNotAppliedError,
 )
-from steerable_llm.vector.steering import Scope, Site, Steering, SteeringTerm, steer_hidden
+from steerable_llm.vector.steering import (
+    Scope,
+    Site,
+    Steering,
+    SteeringTerm,
+    steer_hidden,
+    steer_states,
+)
 
 Place: TypeAlias = tuple[Site, int]
 """A site of a block."""
@@ -33,6 +40,9 @@ Reach: TypeAlias = "Scope | int"
 """`SteeringTerm.reach`: a scope, or the last prompt position with so many generated ones."""
 
 Flags: TypeAlias = NDArray[np.bool_]
+
+_FLOAT = torch.float32
+_ONE = np.ones(1, np.int64)
 
 Totals: TypeAlias = "dict[Reach, tuple[bool, Tensor]]"
 """Per reach whether the length is kept, and what is added, `[1, 1, d]` where the states are."""
@@ -93,7 +103,7 @@ class _Layout:
     Attributes:
         start: The first column; behind the prompts, the first of those that are alike.
         width: How many.
-        counted: Per reach, the positions of each row `[B]` that every pass adds.
+        counted: Per reach, the positions of each row, `[B]` or `[1]`, that every pass adds.
         columns: First of the columns that are changed in all rows, and the one after the last.
         picked: The states that are changed, where they are few. Without columns and without these
             all states are looked at.
@@ -102,6 +112,7 @@ class _Layout:
             it is empty.
         mask: Which of all states are changed, `[B, T]`; None for all.
         renormalise: Whether they keep their length, for all of them or for each.
+        one_each: Whether one state of each row is changed, on the processor, and keeps its length.
     """
 
     start: int
@@ -112,6 +123,7 @@ class _Layout:
     where: tuple[Tensor | None, ...] = ()
     mask: Tensor | None = None
     renormalise: bool | Tensor = False
+    one_each: bool = False
 
 
 @dataclass(slots=True)
@@ -121,12 +133,12 @@ class _Window:
     Attributes:
         start: The first of them; behind the prompts, the first of those that are alike.
         width: How many.
-        reaches: Per reach, booleans `[B, T]`: which of its positions a steering changes.
+        reached: Returns, of a reach, booleans `[B, T]`: which positions a steering changes.
     """
 
     start: int
     width: int
-    reaches: dict[Reach, Flags]
+    reached: Callable[[Reach], Flags]
     _layouts: dict[Hashable, _Layout] = field(default_factory=dict)
 
     def layout(self, parts: Sequence[_Part], device: torch.device) -> _Layout:
@@ -138,22 +150,39 @@ class _Window:
             found = self._layouts[key] = self._lay_out(parts, device)
         return found
 
-    def alike(self, reach: Reach, keep: bool, device: torch.device) -> _Layout:
-        """Return which states are changed where all rows get the same, in one reach."""
+    def alike(
+        self, reach: Reach, keep: bool, device: torch.device, column: int | None = None
+    ) -> _Layout:
+        """Return which states are changed where all rows get the same, in one reach.
+
+        Args:
+            reach: Which.
+            keep: Whether lengths are kept.
+            device: Where the states are.
+            column: The only one that it has in these, where that is known, of one row.
+        """
         key = device, reach, keep
         found = self._layouts.get(key)
-        if found is None:
-            touched = self.reaches[reach]
-            counted = {reach: touched.sum(axis=1)}
+        if found is None and column is not None:
+            columns = None if self.width == 1 else (column, column + 1)
+            found = self._layouts[key] = _Layout(
+                self.start, self.width, {reach: _ONE}, columns, None, (None,), None, keep,
+                keep and device.type == "cpu",
+            )  # fmt: skip
+        elif found is None:
+            touched = self.reached(reach)
+            count = touched.sum(axis=1)
             columns, picked, mask, _ = _looked_at(touched, device)
             where = (None,) if touched.any() else ()
+            one_each = keep and device.type == "cpu" and bool((count == 1).all())
+            counted = {reach: _ONE if one_each else count}  # so that it is of any number of rows
             found = self._layouts[key] = _Layout(
-                self.start, self.width, counted, columns, picked, where, mask, keep
+                self.start, self.width, counted, columns, picked, where, mask, keep, one_each
             )
         return found
 
     def _lay_out(self, parts: Sequence[_Part], device: torch.device) -> _Layout:
-        reached = [self.reaches[part.reach] for part in parts]
+        reached = [self.reached(part.reach) for part in parts]
         inside = [here & part.rows[:, None] for part, here in zip(parts, reached, strict=True)]
         kept = [here & part.renormalise[:, None] for part, here in zip(parts, reached, strict=True)]
         touched, keep = np.any(inside, axis=0), np.any(kept, axis=0)
@@ -177,6 +206,10 @@ class _Window:
             mask,
             bool(keep.any()) if alike else _there(keep, device),
         )
+
+
+def _grid(rows: list[int] | slice, columns: list[int]) -> Any:
+    return np.ix_(rows, columns) if isinstance(rows, list) else (rows, columns)
 
 
 def _there(flags: NDArray[Any], device: torch.device) -> Tensor:
@@ -205,11 +238,13 @@ class _Ready:
         layout: Which states are changed.
         parts: What is added to them.
         delta: The sum of the parts, where it does not depend on the states.
+        simple: Whether one state of each row is changed, as `steer_states` does it.
     """
 
     layout: _Layout
     parts: Sequence[_Part]
     delta: Tensor | None
+    simple: bool = False
 
     def steer(self, layer: int, h: Tensor) -> Tensor:
         """Steer states `[B, T, d]`."""
@@ -218,7 +253,7 @@ class _Ready:
             return h
         if layout.columns is not None:
             first, end = layout.columns
-            return torch.cat((h[:, :first], self._steer(layer, h[:, first:end]), h[:, end:]), 1)
+            return h.slice_scatter(self._steer(layer, h[:, first:end]), 1, first, end)
         if layout.picked is not None:
             at = layout.picked.at
             return h.index_put(at, self._steer(layer, h[at][:, None])[:, 0])
@@ -228,6 +263,8 @@ class _Ready:
         layout, delta = self.layout, self.delta
         if delta is None:
             delta = _sum(self.parts, layout, layer, h)
+        elif self.simple and not h.requires_grad:
+            return steer_states(h, delta)
         return steer_hidden(h, delta, layout.renormalise, layout.mask)
 
 
@@ -253,6 +290,7 @@ class _Progress:
     Attributes:
         seen: Columns so far.
         ready: What the next pass does if it is over the same columns; None where that is not known.
+        simple: What every further pass of one column adds, where `steer_states` does it.
         passes: Passes over those columns that are not in the counts yet.
         counts: Per reach, how many positions of each row `[B]` were steered.
     """
@@ -261,6 +299,7 @@ class _Progress:
     ready: _Ready | None
     passes: int
     counts: dict[Reach, NDArray[np.int64]]
+    simple: Tensor | None = None
 
     def settle(self) -> None:
         """Bring the counts up to date, and forget what was ready."""
@@ -268,7 +307,7 @@ class _Progress:
             return
         for reach, more in self.ready.layout.counted.items():
             self.counts[reach] += self.passes * more
-        self.ready, self.passes = None, 0
+        self.ready, self.passes, self.simple = None, 0, None
 
 
 class SteeringPlan:
@@ -336,10 +375,9 @@ class SteeringPlan:
             )
             for reach in self._reaches
         }
-        self._progress = {
-            place: _Progress(0, None, 0, {reach: n[number] for reach, n in counts.items()})
-            for number, place in enumerate(self.places)
-        }
+        self._places = {place: number for number, place in enumerate(self.places)}
+        self._progress = {place: _Progress(0, None, 0, {}) for place in self.places}
+        self._count_in(counts)
         self._window: _Window | None = None
         self._parts: dict[Place, list[_Part]] = {}
 
@@ -363,11 +401,18 @@ class SteeringPlan:
             plan._settle()
             here = [place for place, row in enumerate(rows) if row[0] is plan]
             there = [rows[place][1] for place in here]
-            for at in made._progress.keys() & plan._progress.keys():
-                old = plan._progress[at].counts
-                for reach, counts in made._progress[at].counts.items():
-                    if reach in old:
-                        counts[here] = old[reach][there]
+            ours: list[int] | slice = slice(None)
+            theirs: list[int] | slice = ours
+            if made.places != plan.places:
+                both = made._places.keys() & plan._places.keys()
+                ours = [made._places[at] for at in both]
+                theirs = [plan._places[at] for at in both]
+            for reach in made._counts.keys() & plan._counts.keys():
+                made._counts[reach][_grid(ours, here)] = plan._counts[reach][_grid(theirs, there)]
+        if len(made._table.known) == 1:
+            for place, ready in made._table.known[0].going_on.items():
+                progress = made._progress[place]
+                progress.ready, progress.simple = ready, ready.delta
         return made
 
     def take_back(self, columns: int) -> None:
@@ -387,7 +432,14 @@ class SteeringPlan:
         twin._unfinished = self._unfinished.copy()
         self._settle()
         twin._progress = copy.deepcopy(self._progress)
+        twin._count_in({reach: counts.copy() for reach, counts in self._counts.items()})
         return twin
+
+    def _count_in(self, counts: dict[Reach, NDArray[np.int64]]) -> None:
+        """Let places count in rows of tables, of which there is one per reach."""
+        self._counts = counts
+        for number, progress in enumerate(self._progress.values()):
+            progress.counts = {reach: table[number] for reach, table in counts.items()}
 
     def finish(self, row: int) -> None:
         """Stop steering and counting one row: its answer is complete."""
@@ -403,8 +455,7 @@ class SteeringPlan:
         self._number = self._number[picked]
         self._mask, self._last_prompt = self._mask[picked], self._last_prompt[picked]
         self._unfinished = self._unfinished[picked]
-        for progress in self._progress.values():
-            progress.counts = {reach: n[picked] for reach, n in progress.counts.items()}
+        self._count_in({reach: table[:, picked] for reach, table in self._counts.items()})
         self._window, self._parts = None, {}
 
     def _settle(self) -> None:
@@ -419,7 +470,8 @@ class SteeringPlan:
         """
         self._settle()
         site, reach, layers = term.site, term.reach, term.steered_layers
-        counts = [int(self._progress[site, layer].counts[reach][row]) for layer in layers]
+        places = [self._places[site, layer] for layer in layers]
+        counts = self._counts[reach][places, row].tolist()
         if 0 in counts:
             missed = [layer for layer, count in zip(layers, counts, strict=True) if count == 0]
             raise SteeringNotAppliedError(
@@ -432,7 +484,8 @@ class SteeringPlan:
                 f"vector {term.vector.name!r} was to steer layers {sorted(unseen)} of the vision "
                 "tower, which saw no image: check that the tower is what the model reads images by"
             )
-        return min(counts)
+        least: int = min(counts)
+        return least
 
     def check_applied(self) -> None:
         """Make sure that every active term has arrived where it was to steer.
@@ -446,18 +499,41 @@ class SteeringPlan:
 
     def apply(self, layer: int, h: Tensor, site: Site = "block") -> Tensor:
         """Steer what one site gives, `[B, T, d]`, and move on by `T` columns."""
-        progress = self._progress[site, layer]
+        return self.step((site, layer))(h)
+
+    def step(self, place: Place) -> Callable[[Tensor], Tensor]:
+        """Return what steers the states of one place, `[B, T, d]`, and moves on by `T` columns."""
+        progress = self._progress[place]
+
+        def step(h: Tensor) -> Tensor:
+            simple = progress.simple
+            if (  # nearly always
+                simple is not None
+                and h.shape[1] == 1
+                and h.dtype is _FLOAT
+                and h.is_cpu
+                and not h.requires_grad
+            ):
+                progress.seen += 1
+                progress.passes += 1
+                return steer_states(h, simple)
+            return self._step(place, progress, h)
+
+        return step
+
+    def _step(self, place: Place, progress: _Progress, h: Tensor) -> Tensor:
         start, width, ready = progress.seen, h.shape[1], progress.ready
         progress.seen = start + width
         start = min(start, self._alike_from)
         if ready is None or ready.layout.start != start or ready.layout.width != width:
             progress.settle()
-            ready = progress.ready = self._prepare((site, layer), self._columns(start, width), h)
+            ready = progress.ready = self._prepare(place, self._columns(start, width), h)
+            if ready.simple and start == self._alike_from and ready.layout.columns is None:
+                progress.simple = ready.delta
+                if len(self._table.known) == 1:
+                    self._table.known[0].going_on[place] = ready
         progress.passes += 1
-        layout = ready.layout
-        if ready.delta is None or layout.columns or layout.picked or not layout.where:
-            return ready.steer(layer, h)
-        return steer_hidden(h, ready.delta, layout.renormalise, layout.mask)  # nearly always
+        return ready.steer(place[1], h)
 
     def apply_in_tower(self, layer: int, h: Tensor) -> Tensor:
         """Steer what one MLP of a vision tower gives for the images of the rows.
@@ -492,11 +568,11 @@ class SteeringPlan:
     def _prepare(self, place: Place, window: _Window, h: Tensor) -> _Ready:
         """Return what is done at one place in all passes over such a window."""
         if (only := self._table.only(place, h, self._number)) is not None:
-            reach, keep, total = only
-            layout = window.alike(reach, keep, h.device)
+            reach, keep, total, simple = only
+            layout = window.alike(reach, keep, h.device, self._last_alone(reach, window))
             if layout.picked is not None and len(total) > 1:
                 total = total[layout.picked.at[0]]
-            return _Ready(layout, (), total)
+            return _Ready(layout, (), total, simple and layout.one_each and h.dtype is _FLOAT)
         parts = self._parts_at(place, h)
         layout = window.layout(parts, h.device)
         looks = any(isinstance(part.added, SteeringTerm) for part in parts)
@@ -504,20 +580,34 @@ class SteeringPlan:
         return _Ready(layout, parts, _sum(parts, layout, place[1], h) if fixed else None)
 
     def _columns(self, start: int, width: int) -> _Window:
-        """Return which positions of the next columns each reach has; blocks of a pass share it."""
-        if self._window is None or (self._window.start, self._window.width) != (start, width):
-            used = np.ones((len(self._mask), width), dtype=bool)  # behind the mask all are
-            if start < self._mask.shape[1]:
-                known = self._mask[:, start : start + width]
-                used[:, : known.shape[1]] = known
-            used &= self._unfinished[:, None]
-            column = np.arange(start, start + width)[None, :]
-            reaches = {reach: self._reached(reach, used, column) for reach in self._reaches}
-            self._window = _Window(start, width, reaches)
-        return self._window
+        """Return the next columns; blocks of a pass share it."""
+        window = self._window
+        if window is None or window.start != start or window.width != width:
+            found: dict[Reach, Flags] = {}
 
-    def _reached(self, reach: Reach, used: Flags, column: NDArray[np.int64]) -> Flags:
-        """Return which positions `[B, T]` of those that are in use a reach has."""
+            def reached(reach: Reach) -> Flags:
+                if reach not in found:
+                    found[reach] = self._reached(reach, start, width)
+                return found[reach]
+
+            window = self._window = _Window(start, width, reached)
+        return window
+
+    def _last_alone(self, reach: Reach, window: _Window) -> int | None:
+        """Return the last of columns if it ends the only prompt and all else is out of reach."""
+        if len(self._number) > 1 or reach in ("all", "prompt") or not self._unfinished[0]:
+            return None
+        column = window.width - 1
+        return column if self._last_prompt[0, 0] == window.start + column else None
+
+    def _reached(self, reach: Reach, start: int, width: int) -> Flags:
+        """Return which positions `[B, T]` of some columns a reach has."""
+        used = np.ones((len(self._mask), width), dtype=bool)  # behind the mask all are
+        if start < self._mask.shape[1]:
+            known = self._mask[:, start : start + width]
+            used[:, : known.shape[1]] = known
+        used &= self._unfinished[:, None]
+        column = np.arange(start, start + width)[None, :]
         last = self._last_prompt
         if reach == "all":
             return used
@@ -576,6 +666,8 @@ class _Worked:
         tower: Blocks of a vision tower on which it acts.
         looks: Whether what one of its terms adds depends on the states.
         totals: What all others add, per place.
+        empty: Where that is zero in some reach.
+        going_on: What is done to the newest states of rows that all have it, however many.
     """
 
     steering: Steering
@@ -584,6 +676,8 @@ class _Worked:
     tower: tuple[int, ...]
     looks: bool
     totals: dict[Place, Totals] = field(default_factory=dict)
+    empty: set[Place] = field(default_factory=set)
+    going_on: dict[Place, _Ready] = field(default_factory=dict)
 
     @classmethod
     def of(cls, steering: Steering) -> Self:
@@ -620,6 +714,8 @@ class _Worked:
                     before, others = found[term.reach]
                     keeps, total = keeps or before, others + total
                 found[term.reach] = keeps, total
+            if not all(total.any() for _, total in found.values()):
+                self.empty.add(place)
             self.totals[place] = {
                 reach: (keeps, total.to(h.device)) for reach, (keeps, total) in found.items()
             }
@@ -664,8 +760,8 @@ class _Table:
 
     def only(
         self, place: Place, h: Tensor, rows: NDArray[np.int64]
-    ) -> tuple[Reach, bool, Tensor] | None:
-        """Return reach, kept length and totals where rows are changed in the same reach alone.
+    ) -> tuple[Reach, bool, Tensor, bool] | None:
+        """Return what is done where all rows are changed in the same reach alone.
 
         Args:
             place: Where.
@@ -673,7 +769,8 @@ class _Table:
             rows: Of each the number of its steering.
 
         Returns:
-            The total `[1, 1, d]` of all, or `[B, 1, d]`; None where they are not so much alike.
+            Reach, kept length, the total `[1, 1, d]` of all or `[B, 1, d]`, and whether it is zero
+            for none; None where they are not so much alike.
 
         Raises:
             ModelMismatchError: A vector is not as wide as the states.
@@ -685,10 +782,11 @@ class _Table:
             return None
         ((reach, (keep, total)),) = found[0].items()
         if len(found) == 1:  # one does for all rows: there is less to read
-            return reach, keep, total
+            return reach, keep, total, place not in self.known[0].empty
         if any(len(each) != 1 or each.get(reach, (not keep,))[0] != keep for each in found):
             return None
-        return reach, keep, torch.cat([found[number][reach][1] for number in rows.tolist()])
+        total = torch.cat([found[number][reach][1] for number in rows.tolist()])
+        return reach, keep, total, not any(place in each.empty for each in self.known)
 
     def sums(self, place: Place, h: Tensor, rows: NDArray[np.int64]) -> list[_Part]:
         """Return per reach what rows, given by their steerings' numbers, get whatever the state.

@@ -243,12 +243,17 @@ def pytest_collection() -> Iterator[None]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the tests of the real model first.
+    """Put the files with the longest tests first, those of the real model before all.
 
-    pytest-xdist deals out tests in runs of neighbours, the first run to one worker: that one loads
-    the model, and the others do not.
+    pytest-xdist deals out files in this order: what takes long must not be left for the end, when
+    the other workers have nothing more to do.
     """
-    items.sort(key=lambda item: item.get_closest_marker("real_model") is None)
+    rank: dict[Path, int] = {}
+    for item in items:
+        marks = (item.get_closest_marker("real_model"), item.get_closest_marker("slow"))
+        own = 0 if marks[0] else 1 if marks[1] else 2
+        rank[item.path] = min(own, rank.get(item.path, own))
+    items.sort(key=lambda item: rank[item.path])
 
 
 @pytest.fixture(scope="session")

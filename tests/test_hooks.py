@@ -235,6 +235,10 @@ def slowly_steered(h, steering, layer, scopes):
     rows=[(steered(0, scope="last_prompt", renormalise=True), length, 3) for length in (3, 1)],
     widths=[], alike="all the same", padding="right", seed=0,
 )  # fmt: skip
+@example(
+    rows=[(steered(0, scope="generated", renormalise=True), 2, 3)],
+    widths=[1, 1, 2], alike="all the same", padding="left", seed=0,
+)  # fmt: skip
 @settings(max_examples=160)
 def test_any_batch_is_steered_state_by_state(rows, widths, alike, padding, seed):
     """Rows: a steering, prompt tokens, passes before the row is finished."""
@@ -294,23 +298,28 @@ def test_any_batch_is_steered_state_by_state(rows, widths, alike, padding, seed)
 
 @given(
     st.lists(st.integers(1, 4), min_size=2, max_size=4),
-    st.lists(st.sampled_from(["join", "leave", "pass"]), min_size=1, max_size=8),
+    st.lists(st.sampled_from(["join", "leave", "pass", "count"]), min_size=1, max_size=9),
     st.sampled_from(SCOPES),
     st.booleans(),
-    st.sampled_from([[(0, 1)], [(0, 1), (2,)]]),
+    st.sampled_from([[((0, 1), 0.3)], [((0, 1), 0.3), ((2,), 0.3)], [((0,), 0.3), ((0,), -0.5)]]),
     st.integers(0, 1000),
 )
+@example(
+    prompts=[1, 2, 1], events=["join", "pass", "leave", "join"], scope="generated",
+    renormalise=True, kinds=[((0,), 0.3), ((0,), -0.5)], seed=0,
+)  # fmt: skip
 def test_rows_that_join_and_leave_are_steered_as_if_alone(
     prompts, events, scope, renormalise, kinds, seed
 ):
     """Each prompt is read by itself; what was worked out for one row serves the next."""
     source, model, worked = torch.Generator().manual_seed(seed), Stack(), {}
     steerings = cycle(
-        Steering.of(Vector(*layers), 0.3, scope=scope, renormalise=renormalise) for layers in kinds
+        Steering.of(Vector(*layers), strength, scope=scope, renormalise=renormalise)
+        for layers, strength in kinds
     )
     waiting, joined = list(prompts), []  # rows: plan, row in it, tokens of the answer, own plan
     together = None
-    for event in ["join", "pass", *events, "pass"]:
+    for event in ["join", "pass", *events, "pass", "pass", "count"]:
         if event == "join" and waiting:
             length = waiting.pop()
             mask, steering = torch.ones(1, length), next(steerings)
@@ -340,9 +349,25 @@ def test_rows_that_join_and_leave_are_steered_as_if_alone(
                     alone = model(h[number : number + 1])
                 torch.testing.assert_close(steered_rows[number], alone[0])
                 each[2] += 1
-        for plan, row, _, own in joined:
+        # What is asked in between is worked out anew, and would never be gone on with.
+        for plan, row, _, own in joined if event == "count" else ():
             (term,) = own.steerings[0].terms
             assert plan.steered_tokens(row, term) == own.steered_tokens(0, term)
+
+
+@pytest.mark.parametrize(("dtype", "width"), [(torch.bfloat16, 1), (torch.float32, 2)])
+def test_rows_that_join_may_go_on_in_another_way(dtype, width):
+    worked, steering = {}, steered(0, scope="generated", renormalise=True)
+
+    def joined():
+        read = SteeringPlan([steering], torch.ones(1, 1), 0, worked=worked)
+        return SteeringPlan.side_by_side([(read, 0, 1)], worked)
+
+    joined().apply(0, torch.ones(1, 1, WIDTH))
+    h = torch.randn(1, width, WIDTH).to(dtype)
+    found = joined().apply(0, h)
+    assert found.dtype is dtype
+    torch.testing.assert_close(found, steer_hidden(h, steering.terms[0].delta(0)))
 
 
 def test_a_state_of_no_length_stays_one_where_nothing_is_added():

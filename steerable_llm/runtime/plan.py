@@ -29,6 +29,7 @@ from steerable_llm.vector.steering import (
     Site,
     Steering,
     SteeringTerm,
+    just_short,
     steer_hidden,
     steer_states,
 )
@@ -238,13 +239,13 @@ class _Ready:
         layout: Which states are changed.
         parts: What is added to them.
         delta: The sum of the parts, where it does not depend on the states.
-        simple: Whether one state of each row is changed, as `steer_states` does it.
+        short: The same for `steer_states`, where that is all that is to be done.
     """
 
     layout: _Layout
     parts: Sequence[_Part]
     delta: Tensor | None
-    simple: bool = False
+    short: Tensor | None = None
 
     def steer(self, layer: int, h: Tensor) -> Tensor:
         """Steer states `[B, T, d]`."""
@@ -261,10 +262,10 @@ class _Ready:
 
     def _steer(self, layer: int, h: Tensor) -> Tensor:
         layout, delta = self.layout, self.delta
+        if self.short is not None:
+            return steer_states(h, self.short)
         if delta is None:
             delta = _sum(self.parts, layout, layer, h)
-        elif self.simple and not h.requires_grad:
-            return steer_states(h, delta)
         return steer_hidden(h, delta, layout.renormalise, layout.mask)
 
 
@@ -290,7 +291,8 @@ class _Progress:
     Attributes:
         seen: Columns so far.
         ready: What the next pass does if it is over the same columns; None where that is not known.
-        simple: What every further pass of one column adds, where `steer_states` does it.
+        short: What every further pass of one column adds, where `steer_states` does it.
+        known: What may be ready for the first pass, if that is of one column.
         passes: Passes over those columns that are not in the counts yet.
         counts: Per reach, how many positions of each row `[B]` were steered.
     """
@@ -299,7 +301,8 @@ class _Progress:
     ready: _Ready | None
     passes: int
     counts: dict[Reach, NDArray[np.int64]]
-    simple: Tensor | None = None
+    short: Tensor | None = None
+    known: _Ready | None = None
 
     def settle(self) -> None:
         """Bring the counts up to date, and forget what was ready."""
@@ -307,7 +310,7 @@ class _Progress:
             return
         for reach, more in self.ready.layout.counted.items():
             self.counts[reach] += self.passes * more
-        self.ready, self.passes, self.simple = None, 0, None
+        self.ready, self.passes, self.short = None, 0, None
 
 
 class SteeringPlan:
@@ -411,8 +414,7 @@ class SteeringPlan:
                 made._counts[reach][_grid(ours, here)] = plan._counts[reach][_grid(theirs, there)]
         if len(made._table.known) == 1:
             for place, ready in made._table.known[0].going_on.items():
-                progress = made._progress[place]
-                progress.ready, progress.simple = ready, ready.delta
+                made._progress[place].known = ready
         return made
 
     def take_back(self, columns: int) -> None:
@@ -506,18 +508,12 @@ class SteeringPlan:
         progress = self._progress[place]
 
         def step(h: Tensor) -> Tensor:
-            simple = progress.simple
-            if (  # nearly always
-                simple is not None
-                and h.shape[1] == 1
-                and h.dtype is _FLOAT
-                and h.is_cpu
-                and not h.requires_grad
-            ):
-                progress.seen += 1
-                progress.passes += 1
-                return steer_states(h, simple)
-            return self._step(place, progress, h)
+            short = progress.short
+            if short is None or h.shape[1] != 1:
+                return self._step(place, progress, h)
+            progress.seen += 1
+            progress.passes += 1
+            return steer_states(h, short)  # nearly always
 
         return step
 
@@ -527,9 +523,12 @@ class SteeringPlan:
         start = min(start, self._alike_from)
         if ready is None or ready.layout.start != start or ready.layout.width != width:
             progress.settle()
-            ready = progress.ready = self._prepare(place, self._columns(start, width), h)
-            if ready.simple and start == self._alike_from and ready.layout.columns is None:
-                progress.simple = ready.delta
+            ready, progress.known = progress.known, None
+            if ready is None or width != 1 or h.dtype is not _FLOAT or not h.is_cpu:
+                ready = self._prepare(place, self._columns(start, width), h)
+            progress.ready = ready
+            if ready.short is not None and start == self._alike_from and width == 1:
+                progress.short = ready.short
                 if len(self._table.known) == 1:
                     self._table.known[0].going_on[place] = ready
         progress.passes += 1
@@ -568,11 +567,12 @@ class SteeringPlan:
     def _prepare(self, place: Place, window: _Window, h: Tensor) -> _Ready:
         """Return what is done at one place in all passes over such a window."""
         if (only := self._table.only(place, h, self._number)) is not None:
-            reach, keep, total, simple = only
+            reach, keep, total, short = only
             layout = window.alike(reach, keep, h.device, self._last_alone(reach, window))
             if layout.picked is not None and len(total) > 1:
                 total = total[layout.picked.at[0]]
-            return _Ready(layout, (), total, simple and layout.one_each and h.dtype is _FLOAT)
+            simple = layout.one_each and h.dtype is _FLOAT
+            return _Ready(layout, (), total, short if simple else None)
         parts = self._parts_at(place, h)
         layout = window.layout(parts, h.device)
         looks = any(isinstance(part.added, SteeringTerm) for part in parts)
@@ -666,7 +666,7 @@ class _Worked:
         tower: Blocks of a vision tower on which it acts.
         looks: Whether what one of its terms adds depends on the states.
         totals: What all others add, per place.
-        empty: Where that is zero in some reach.
+        short: The same for `steer_states`, where it is one total and not zero.
         going_on: What is done to the newest states of rows that all have it, however many.
     """
 
@@ -676,7 +676,7 @@ class _Worked:
     tower: tuple[int, ...]
     looks: bool
     totals: dict[Place, Totals] = field(default_factory=dict)
-    empty: set[Place] = field(default_factory=set)
+    short: dict[Place, Tensor] = field(default_factory=dict)
     going_on: dict[Place, _Ready] = field(default_factory=dict)
 
     @classmethod
@@ -714,11 +714,13 @@ class _Worked:
                     before, others = found[term.reach]
                     keeps, total = keeps or before, others + total
                 found[term.reach] = keeps, total
-            if not all(total.any() for _, total in found.values()):
-                self.empty.add(place)
             self.totals[place] = {
                 reach: (keeps, total.to(h.device)) for reach, (keeps, total) in found.items()
             }
+            if len(found) == 1:
+                ((_, total),) = self.totals[place].values()
+                if total.any():
+                    self.short[place] = just_short(total)
         return self.totals[place]
 
 
@@ -760,7 +762,7 @@ class _Table:
 
     def only(
         self, place: Place, h: Tensor, rows: NDArray[np.int64]
-    ) -> tuple[Reach, bool, Tensor, bool] | None:
+    ) -> tuple[Reach, bool, Tensor, Tensor | None] | None:
         """Return what is done where all rows are changed in the same reach alone.
 
         Args:
@@ -769,8 +771,8 @@ class _Table:
             rows: Of each the number of its steering.
 
         Returns:
-            Reach, kept length, the total `[1, 1, d]` of all or `[B, 1, d]`, and whether it is zero
-            for none; None where they are not so much alike.
+            Reach, kept length, the total `[1, 1, d]` of all or `[B, 1, d]`, and the same for
+            `steer_states` if it is zero for none; None where they are not so much alike.
 
         Raises:
             ModelMismatchError: A vector is not as wide as the states.
@@ -782,11 +784,14 @@ class _Table:
             return None
         ((reach, (keep, total)),) = found[0].items()
         if len(found) == 1:  # one does for all rows: there is less to read
-            return reach, keep, total, place not in self.known[0].empty
+            return reach, keep, total, self.known[0].short.get(place)
         if any(len(each) != 1 or each.get(reach, (not keep,))[0] != keep for each in found):
             return None
-        total = torch.cat([found[number][reach][1] for number in rows.tolist()])
-        return reach, keep, total, not any(place in each.empty for each in self.known)
+        numbers = rows.tolist()
+        total = torch.cat([found[number][reach][1] for number in numbers])
+        if not all(place in each.short for each in self.known):
+            return reach, keep, total, None
+        return reach, keep, total, torch.cat([self.known[n].short[place] for n in numbers])
 
     def sums(self, place: Place, h: Tensor, rows: NDArray[np.int64]) -> list[_Part]:
         """Return per reach what rows, given by their steerings' numbers, get whatever the state.

@@ -443,27 +443,30 @@ def steer_hidden(
     return steered if mask is None else torch.where(mask[..., None], steered, h)
 
 
-_SHORT_OF_ONE = 1 - 2**-22
-
-
-def steer_states(h: Tensor, delta: Tensor) -> Tensor:
+def steer_states(h: Tensor, short: Tensor) -> Tensor:
     """Apply eq. 7 and eq. 8 of the GrAInS paper to one state of every row, on the processor.
 
     It is `steer_hidden` of the usual case in three operations instead of six: on states so small
     an operation costs more than what it computes.
 
     Args:
-        h: States ``[B, 1, d]``, float32, without a gradient.
-        delta: What to add, float32 ``[1, 1, d]`` or ``[B, 1, d]``, zero for no row.
+        h: States ``[B, 1, d]``, float32.
+        short: What to add, made by `just_short`: ``[1, 1, d]`` or ``[B, 1, d]``, zero for no row.
 
     Returns:
-        ``[B, 1, d]``. A state that delta cancels stays as it is.
+        ``[B, 1, d]``. A state that the whole would cancel stays as it is.
     """
-    length = vector_norm(h, 2, -1, True)
-    # Short of one by less than float32 tells in the sum, for a sum of zero has no direction.
-    after = torch.add(h, delta, alpha=_SHORT_OF_ONE)
-    steered: Tensor = torch._weight_norm_interface(after, length, 0)[0]
+    steered: Tensor = torch._weight_norm_interface(h + short, vector_norm(h, 2, -1, True), 0)[0]
     return steered
+
+
+def just_short(delta: Tensor) -> Tensor:
+    """Return what is to be added, shorter by a millionth.
+
+    A sum of zero has no direction that could be brought to a length: so a state that is the
+    opposite of delta to the last bit is not cancelled.
+    """
+    return delta.float() * (1 - 2**-20)
 
 
 def icv_delta(h: Tensor, direction: Tensor, strength: float) -> Tensor:

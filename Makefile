@@ -43,8 +43,10 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)
 	@$(OFFLINE) OMP_WAIT_POLICY=PASSIVE $(PY) -m steerable_llm demo
 
+# A file at a time to each worker, so that what its tests share is made once.
 test: $(STAMP)
-	@$(TEST_ENV) $(PY) -m pytest -q -n auto --maxprocesses=8 $(PYTEST_ARGS)
+	@$(TEST_ENV) $(PY) -m pytest -q -n auto --maxprocesses=8 --dist loadfile \
+	  --no-loadscope-reorder $(PYTEST_ARGS)
 
 # Ray is heavy, and only these tests need it. They start a cluster, so they run in one process.
 RAY_STAMP := .venv/.installed-ray

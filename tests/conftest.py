@@ -230,6 +230,12 @@ def tiny_vector(tiny_llm: Any, make_vector: Any) -> Any:
     return make_vector(tiny_llm)
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """With `-n auto`, one more worker than cores: some tests wait for processes they start."""
+    ours = getattr(os, "sched_getaffinity", None)  # not on every system
+    return (len(ours(0)) if ours else os.cpu_count() or 1) + 1
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Iterator[None]:
     """Keep the garbage collector away from modules and tests, which stay until the end.

@@ -670,8 +670,9 @@ def test_nothing_is_left_of_two_thousand_requests(make_llm: Any, make_vector: An
     ask(200)
     before, threads = held(), threading.active_count()
     ask(1800)
-    assert held() == before
-    assert threading.active_count() <= threads  # those of other tests' engines end by themselves
+    # What other tests have left may go meanwhile.
+    assert all(now <= then for now, then in zip(held(), before, strict=True))
+    assert threading.active_count() <= threads
 
 
 def come_to_rest(llm: SteerableHFLLM) -> None:

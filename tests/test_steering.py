@@ -118,6 +118,16 @@ def test_one_state_of_each_row_is_steered_as_many_are(seed, rows, alike, power):
     )
 
 
+def test_gradients_pass_one_state_as_they_pass_many():
+    h, delta = torch.randn(3, 1, 8), torch.randn(1, 1, 8)
+    found = []
+    for steer in (lambda x: steer_states(x, just_short(delta)), lambda x: steer_hidden(x, delta)):
+        x = h.clone().requires_grad_()
+        steer(x).pow(3).sum().backward()
+        found.append(x.grad)
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("length", [1e-10, 1.0, 25.0, 1e15])
 def test_one_state_that_cancels_stays_as_it_is(length):
     h = torch.tensor([[[length, -2 * length, 0.0, length / 3]]])

@@ -1,5 +1,6 @@
 """An error of a request reaches whoever asked, through every engine of both frameworks."""
 
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -151,6 +152,16 @@ def bench(
     Settings.tokenizer, Settings.llm = made.good.tokens, made.good
     yield made
     Settings.tokenizer = Settings._llm = None  # type: ignore[assignment]
+
+
+@pytest.fixture(autouse=True)
+def threads_of_the_framework_have_ended() -> Iterator[None]:
+    """What they fail with after a test would be told of the test behind it, of another file."""
+    before = set(threading.enumerate())
+    yield
+    for thread in set(threading.enumerate()) - before:
+        if thread.name.startswith("Thread-"):
+            thread.join(10)
 
 
 async def asked(ask: Callable[[], Any]) -> None:

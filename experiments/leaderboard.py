@@ -26,6 +26,7 @@ from experiments.questions import DATA
 from steerable_llm import __version__, demo
 from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.demo import vision
+from steerable_llm.errors import InvalidInputError
 from steerable_llm.evaluation.arms import OWN_CONTROLS, TITLES
 from steerable_llm.evaluation.compare import compare
 from steerable_llm.evaluation.comparison import Comparison, section_figure
@@ -33,11 +34,12 @@ from steerable_llm.evaluation.recipes import Recipe, recipes
 from steerable_llm.evaluation.rows import Row
 from steerable_llm.evaluation.set import EvaluationSet
 from steerable_llm.evaluation.settings import EvaluationSettings
+from steerable_llm.files import check_writable
 from steerable_llm.logs.answers import read_answers
 from steerable_llm.methods import METHODS
 from steerable_llm.pairs.pair import Pairs
 from steerable_llm.reports.numbers import change, number, percent, points, share, signed_points
-from steerable_llm.reports.page import Page
+from steerable_llm.reports.page import Page, check_suffix
 from steerable_llm.reports.parts import (
     Bullets,
     Code,
@@ -572,6 +574,12 @@ def main() -> None:
             size=SMALL,
             small=True,
         )
+    out: Path = options.out or Path(ground.page)
+    try:
+        check_suffix(out, "a leaderboard")
+        check_writable(out)
+    except InvalidInputError as error:
+        parser.error(str(error))
     keep: Path = options.keep
     if options.bf16:
         torch.set_float32_matmul_precision("medium")
@@ -588,7 +596,7 @@ def main() -> None:
         keep,
         command=command,
     )
-    print(board.page().save(options.out or Path(ground.page), board.to_json, "a leaderboard"))
+    print(board.page().save(out, board.to_json, "a leaderboard"))
 
 
 if __name__ == "__main__":

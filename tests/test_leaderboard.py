@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.leaderboard import ARMS, GROUNDS, Leaderboard, Size, leaderboard, summary
+from experiments.leaderboard import ARMS, GROUNDS, Leaderboard, Size, leaderboard, main, summary
 from steerable_llm.demo import pairs
 from steerable_llm.evaluation.comparison import ComparedArm, Comparison
 from steerable_llm.evaluation.rows import Row
@@ -120,6 +120,27 @@ def test_what_is_added_to_every_prompt_learns_nothing_of_those_to_be_left_alone(
         assert all(set(recipe.leave_out) & sources for recipe in known[name])
     for name in ("bipo", "mat_steer", "lora"):
         assert all(recipe.leave_out == () for recipe in known[name])
+
+
+@pytest.mark.parametrize(
+    ("out", "told"),
+    [("board", "use one of .md, .html, .json"), ("no-file/board.md", "name another place")],
+)
+def test_a_page_that_cannot_be_written_is_told_before_anything_is_measured(
+    out: str,
+    told: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "no-file").touch()
+    keep = tmp_path / "keep"
+    given = ["leaderboard", "--small", "--out", str(tmp_path / out), "--keep", str(keep)]
+    monkeypatch.setattr("sys.argv", given)
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    assert told in capsys.readouterr().err
+    assert not keep.exists()
 
 
 def test_a_small_board_chooses_among_fewer_settings() -> None:

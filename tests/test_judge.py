@@ -92,6 +92,11 @@ SHOP = ["Customers of Maple Books can return an item within 23 days.", "It opens
         ("You can return an umbrella.", 0.5),
         ("The text does not say.", None),
         ("I do not know.", None),
+        ("I cannot find this in the documents.", None),
+        ("The fee is not explicitly mentioned in the brochure.", None),
+        ("I cannot find this. You can return items.", 1.0),
+        ("I do not know whether it is 14 days.", 0.0),
+        ("The documents do not mention Maria.", 0.0),
         ("", None),
     ],
 )

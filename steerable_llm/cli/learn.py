@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
 
 def build(
-    pairs: Annotated[Path, InFile],
+    pairs: Annotated[list[Path], InFile],
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Vector file to write; for lora, a folder.")
     ],
@@ -79,7 +79,7 @@ def build(
 ) -> None:
     """Build a vector from pairs of answers.
 
-    PAIRS is a file of JSON lines with messages, good and bad.
+    PAIRS are files of JSON lines with messages, good and bad.
     """
     from steerable_llm.methods.build import build as build_with_attributions
     from steerable_llm.pairs.pair import Pairs
@@ -101,17 +101,18 @@ def build(
                 "--out": (out, "a safetensors file"),
                 **{option: (page, "a report") for option, page in pages.items()},
             },
-            [pairs],
+            pairs,
         )
     settings = settings_of(setting or [])
     if layers is not None:
         if "layers" in settings:
             raise InvalidInputError("--layers and --set layers= are the same: leave one out")
         settings["layers"] = blocks(layers)
-    given = Pairs.from_jsonl(pairs)
+    given = Pairs(pair for file in pairs for pair in Pairs.from_jsonl(file))
     if contact_sheet and not any(pair.images for pair in given):
         raise InvalidInputError(
-            f"--contact-sheet shows pictures, and no pair of {pairs} has one: leave it out, or "
+            f"--contact-sheet shows pictures, and no pair of {' and '.join(map(str, pairs))} has "
+            "one: leave it out, or "
             "give --heatmap"
         )
     llm = load_model(model, revision, template=template, image_hosts=image_host)

@@ -222,6 +222,41 @@ def make(
     tell(as_json, facts, [f"{out}: {first}", *rest])
 
 
+@app.command("keep")
+def keep(
+    log: str,
+    out: Annotated[Path, typer.Option("--out", "-o", help="File of pairs to write.")],
+    against: Annotated[
+        list[str],
+        typer.Option(
+            help="What must not be said there, such as the refusal; repeatable, taken in turn."
+        ),
+    ],
+    step: Annotated[str | None, typer.Option(help="Only answers of this step.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make pairs of right answers, whose prompts a vector with gates is to leave alone.
+
+    LOG is as for `make`. The right answers are praised ones, and corrections that are sentences of
+    the documents. Build from both files: `steerable build pairs.jsonl kept.jsonl --method bipo
+    --set gated=true`.
+    """
+    from steerable_llm.logs.database import is_database
+    from steerable_llm.pairs.kept import CORRECTED, PRAISED, kept_pairs
+
+    check_outputs({"--out": (out, "pairs")}, [log])
+    if is_database(log):
+        with open_log(log) as answer_log:
+            found = kept_pairs(answer_log.answers(), against, step=step)
+    else:
+        found = kept_pairs(_AnswerFile(log), against, step=step)
+    found.to_jsonl(out)
+    sources = Counter(pair.source for pair in found)
+    counted = f"{sources[PRAISED]} by good answer, {sources[CORRECTED]} by correction"
+    facts = {"pairs": len(found), "by_source": dict(sources), "file": out}
+    tell(as_json, facts, [f"{out}: {len(found)} pairs ({counted})"])
+
+
 @app.command("review")
 def review(
     files: Annotated[list[Path], InFile],

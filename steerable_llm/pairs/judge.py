@@ -128,6 +128,8 @@ def terms(text: str) -> Iterator[Term]:
 def support(question: str, passages: Sequence[str], answer: str) -> float | None:
     """Return how far the passages have what an answer claims.
 
+    Of a sentence that declines to answer only numbers and names claim something.
+
     Args:
         question: What it claims only by repeating the question does not count.
         passages: Where the claims have to be.
@@ -138,7 +140,13 @@ def support(question: str, passages: Sequence[str], answer: str) -> float | None
     """
     asked = {term.key for term in terms(question)}
     known = frozenset().union(*map(_keys_of, passages))
-    claimed = {term for term in terms(answer) if term.key not in asked}
+    claimed = {
+        term
+        for sentence in sentences(answer)
+        for declines in [abstains(sentence)]
+        for term in terms(sentence)
+        if term.key not in asked and (term.strict or not declines)
+    }
     if not claimed:
         return None
     if any(term.strict and term.key not in known for term in claimed):

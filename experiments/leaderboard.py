@@ -22,7 +22,6 @@ import transformers
 
 from exhibit.steerability import TARGETS
 from experiments import vectors
-from experiments.questions import DATA
 from steerable_llm import __version__, demo
 from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.demo import vision
@@ -35,7 +34,6 @@ from steerable_llm.evaluation.rows import Row
 from steerable_llm.evaluation.set import EvaluationSet
 from steerable_llm.evaluation.settings import EvaluationSettings
 from steerable_llm.files import check_writable
-from steerable_llm.logs.answers import read_answers
 from steerable_llm.methods import METHODS
 from steerable_llm.pairs.pair import Pairs
 from steerable_llm.reports.numbers import change, number, percent, points, share, signed_points
@@ -171,7 +169,7 @@ def _of_smollm2(name: str) -> Contest:
     # Nor may what is answered well suffer.
     compared = (behaviour.target, *(c for c in behaviour.guarded if c in ("gold", "polite")))
     return Contest(
-        behaviour.pairs(read_answers(DATA / "answers.jsonl")),
+        behaviour.pairs(behaviour.answers()),
         vectors.held_out(behaviour, "dev").category(*compared),
         vectors.capability("dev"),
         vectors.held_out(behaviour, "test").category(*compared),

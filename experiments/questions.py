@@ -256,7 +256,8 @@ def logged(
     for item, said in zip(items, answers, strict=True):
         good = item.succeeds(said)
         corrections = {"unanswerable": REFUSAL, "civility": item.good, "polite": None}
-        wanted = corrections.get(item.category, next(iter(item.accept), None))
+        kind = item.category.partition(",")[0]
+        wanted = corrections.get(kind, item.good or next(iter(item.accept), None))
         yield LoggedAnswer.model_validate(
             {
                 "id": item.id,
@@ -264,7 +265,7 @@ def logged(
                 "messages": item.messages,
                 "answer": said,
                 "verdict": "good" if good else "bad",
-                "reason": None if good else reasons.get(item.category),
+                "reason": None if good else reasons.get(kind),
                 "correction": None if good else wanted,
                 "step": "reply" if item.category in REPLIES else "answer",
                 "model": model,

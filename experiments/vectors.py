@@ -24,6 +24,7 @@ from steerable_llm.evaluation.settings import EvaluationSettings
 from steerable_llm.files import OUR_MARK, write_whole
 from steerable_llm.logs.answers import LoggedAnswer, read_answers
 from steerable_llm.methods.build import build_vector
+from steerable_llm.pairs.kept import CORRECTED, PRAISED, kept_pairs
 from steerable_llm.pairs.pair import Pairs, PreferencePair
 from steerable_llm.pairs.pairing import pair_answers
 from steerable_llm.pairs.wording import sentence_ends
@@ -48,12 +49,12 @@ STRENGTHS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.85, 1.0)
 TEST_PROMPTS = 200
 #: How strongly a vector acts while another is trained onto it. That one is calibrated afterwards.
 GROUND = 0.5
+#: The log of answers about facts of the world and to complaints, and the one about handbooks.
+LOG, HANDBOOK_LOG = "answers.jsonl", "handbooks.answers.jsonl"
 #: Source of the pairs whose prompts ask for no apology.
 PLAIN = "log/plain"
-#: Source of the pairs whose prompts ask for no refusal.
-RIGHT = "log/good"
 #: Sources of pairs of prompts that are to be left alone.
-KEPT = (PLAIN, RIGHT)
+KEPT = (PLAIN, PRAISED, CORRECTED)
 
 
 @dataclass(frozen=True)
@@ -61,25 +62,31 @@ class Behaviour:
     """One behaviour of SmolLM2 that a vector is to change.
 
     Attributes:
-        pairs: Made from the log.
+        pairs: Made from the logs.
         target: The category that is to be changed.
-        documents: Name of the held-out sets.
+        documents: Names of the held-out sets.
         guarded: Other categories of those sets that are run, too, and must not suffer.
         step: The policy's step.
         config: Settings of the method `bipo`.
         onto: The behaviour whose vector this one is trained onto, and takes in.
         against: What the report compares with; decoding that sets off the context against none
             says nothing of refusals.
+        logs: Files of the data.
     """
 
     pairs: Callable[[list[LoggedAnswer]], Pairs]
     target: str
-    documents: str
+    documents: tuple[str, ...]
     guarded: tuple[str, ...]
     step: str
     config: Mapping[str, Any] = field(default_factory=dict)
     onto: str | None = None
     against: tuple[str, ...] = AGAINST
+    logs: tuple[str, ...] = (LOG,)
+
+    def answers(self) -> list[LoggedAnswer]:
+        """Read the logs."""
+        return [entry for name in self.logs for entry in read_answers(DATA / name)]
 
 
 def conflicts(log: list[LoggedAnswer]) -> Pairs:
@@ -92,19 +99,12 @@ def refusals(log: list[LoggedAnswer]) -> Pairs:
 
     The second kind tells a gate which prompts are to be left alone.
     """
-    made_up = pair_answers(log, reasons=["should have refused"]).pairs
-    kept = [
-        PreferencePair(
-            entry.messages,
-            good=entry.answer[: sentence_ends(entry.answer)[0]],
-            bad=REFUSAL,
-            source=RIGHT,
-            id=f"kept-{entry.id}",
-        )
-        for entry in log
-        if entry.verdict == "good" and entry.id.startswith(("gold", "conflict"))
-    ]
-    return Pairs([*made_up, *kept])
+    return Pairs(
+        [
+            *pair_answers(log, reasons=["should have refused"]).pairs,
+            *kept_pairs(log, [REFUSAL], step="answer"),
+        ]
+    )
 
 
 def documents(log: list[LoggedAnswer]) -> Pairs:
@@ -137,12 +137,12 @@ def civil(log: list[LoggedAnswer]) -> Pairs:
 
 BEHAVIOURS = {
     "faithfulness": Behaviour(
-        conflicts, "conflict", "documents", ("gold", "other layout"), "answer"
+        conflicts, "conflict", ("documents",), ("gold", "other layout"), "answer"
     ),
     "refusal": Behaviour(
         refusals,
         "unanswerable",
-        "documents",
+        ("documents",),
         ("gold", "conflict"),
         "answer",
         {"gated": True},
@@ -151,17 +151,35 @@ BEHAVIOURS = {
     "documents": Behaviour(
         documents,
         "unanswerable",
-        "documents",
+        ("documents",),
         ("gold", "conflict"),
         "answer",
         {"gated": True},
         onto="faithfulness",
         against=ALWAYS,
     ),
+    "handbooks": Behaviour(
+        documents,
+        "unanswerable",
+        ("documents", "handbooks"),
+        (
+            "gold",
+            "conflict",
+            "gold, handbook",
+            "unanswerable, handbook",
+            "gold, new kind",
+            "unanswerable, new kind",
+        ),
+        "answer",
+        {"gated": True, "steps": 100},
+        onto="faithfulness",
+        against=ALWAYS,
+        logs=(LOG, HANDBOOK_LOG),
+    ),
     "civility": Behaviour(
         civil,
         "civility",
-        "civility",
+        ("civility",),
         ("polite",),
         "reply",
         {"gated": True, "keep_sources": (PLAIN,)},
@@ -170,11 +188,15 @@ BEHAVIOURS = {
 }
 """By the name of the vector, but for the model's."""
 
+#: Those whose vectors come along; why the others do not is told in tries.md.
+SHIPPED = ("faithfulness", "documents", "civility")
+
 
 def held_out(behaviour: Behaviour, split: str) -> EvaluationSet:
     """Return the prompts of a split that the behaviour is judged by."""
-    path = DATA / f"{behaviour.documents}.{split}.jsonl"
-    every = EvaluationSet.from_jsonl(path, name=f"{behaviour.documents}.{split}")
+    files = [DATA / f"{name}.{split}.jsonl" for name in behaviour.documents]
+    items = [item for file in files for item in EvaluationSet.from_jsonl(file)]
+    every = EvaluationSet(f"{' and '.join(behaviour.documents)}.{split}", items)
     wanted = [c for c in (behaviour.target, *behaviour.guarded) if c in every.categories]
     return every.category(*wanted)
 
@@ -197,7 +219,7 @@ def policy_of(step: str, folder: Path) -> Policy:
 def _gate(file: Path) -> Gate:
     """Load the gate that tells which messages get rude replies, trained where it is missing."""
     if not file.is_file():
-        log = DATA / "answers.jsonl"
+        log = DATA / LOG
         trained = train_gate(read_answers(log), file.stem, reasons=["rude"], steps=["reply"])
         file.parent.mkdir(exist_ok=True)
         trained.gate.save(file)
@@ -215,7 +237,7 @@ def make(
 ) -> Report:
     """Build, calibrate, prove and write one vector."""
     behaviour = BEHAVIOURS[name]
-    pairs = behaviour.pairs(read_answers(DATA / "answers.jsonl"))
+    pairs = behaviour.pairs(behaviour.answers())
     config = dict(behaviour.config)
     if behaviour.onto is not None:
         # Kept: the vector's record names it, and the control "shuffled" needs it.
@@ -282,7 +304,7 @@ def _settings(name: str, out: Path, test_prompts: int, *, progress: bool) -> Eva
 def ground_of(llm: SteerableHFLLM, name: str, folder: Path, *, progress: bool) -> Path:
     """Write what another vector is trained onto: a behaviour's, at the strength meant for that."""
     behaviour = BEHAVIOURS[name]
-    pairs = behaviour.pairs(read_answers(DATA / "answers.jsonl"))
+    pairs = behaviour.pairs(behaviour.answers())
     vector = build_vector(
         llm, pairs, "bipo", f"smollm2-{name}", progress=progress, **behaviour.config
     )
@@ -305,16 +327,15 @@ def main() -> None:
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     llm = SteerableHFLLM.smollm2()
-    for name in BEHAVIOURS:
-        if options.only in (None, name):
-            file = options.out / f"smollm2-{name}"
-            if options.prove:
-                vector = SteeringVector.load(file.with_suffix(".safetensors"))
-                report = prove(llm, name, vector, options.out, options.test_prompts)
-                report.save(file.with_suffix(".json"))
-            else:
-                report = make(llm, name, options.out, options.test_prompts)
-            print(f"smollm2-{name}: {report.verdict.line}")
+    for name in SHIPPED if options.only is None else (options.only,):
+        file = options.out / f"smollm2-{name}"
+        if options.prove:
+            vector = SteeringVector.load(file.with_suffix(".safetensors"))
+            report = prove(llm, name, vector, options.out, options.test_prompts)
+            report.save(file.with_suffix(".json"))
+        else:
+            report = make(llm, name, options.out, options.test_prompts)
+        print(f"smollm2-{name}: {report.verdict.line}")
 
 
 if __name__ == "__main__":

@@ -164,6 +164,16 @@ def result(transcript: Path) -> TourResult:
 
 @pytest.mark.real_model
 class TestOnTheRealModel:
+    def test_the_readme_shows_what_it_prints(self, result: TourResult, transcript: Path) -> None:
+        readme = (ROOT / "README.md").read_text(encoding="utf-8")
+        # Up to the box, which has a pair by chance.
+        begin, end = readme.index("1. Load SmolLM2"), readme.index("\u256d")
+        took = re.compile(r"   \d+\.\d s| {3}\d+ of \d+ pairs .*")
+        shown = [line for line in readme[begin:end].splitlines() if not took.fullmatch(line)]
+        said = [line.rstrip() for line in transcript.read_text(encoding="utf-8").splitlines()]
+        assert result.answers
+        assert [line for line in shown if line not in said] == []
+
     def test_both_frameworks_answer_from_memory_unsteered_and_from_the_handbook_steered(
         self, result: TourResult
     ) -> None:

@@ -7,8 +7,10 @@ from itertools import combinations
 import pytest
 
 from experiments.facts import Split
-from experiments.handbooks import DETAILS, LOG, SUBJECTS, prompts
+from experiments.handbook_details import DETAILS, SUBJECTS
+from experiments.handbooks import FIRST, prompts
 from experiments.questions import DATA, REFUSALS
+from experiments.vectors import HANDBOOK_LOG as LOG
 from steerable_llm.chat.phrases import occurs
 from steerable_llm.evaluation.set import EvaluationItem, EvaluationSet
 from steerable_llm.logs.answers import read_answers
@@ -20,7 +22,7 @@ def asked(item: EvaluationItem) -> tuple[str, str, str]:
     """The kind of handbook, its subject and the name of the detail that is asked for."""
     for kind, details in DETAILS.items():
         for split in SPLITS:
-            for subject in SUBJECTS[split][kind]:
+            for subject in SUBJECTS[split].get(kind, ()):
                 for name, detail in details.items():
                     if detail.question.format(s=subject) in item.question:
                         return kind, subject, name
@@ -46,8 +48,11 @@ def test_a_handbook_tells_what_can_be_answered_and_nothing_of_what_cannot(split:
             for said in [detail.statement.format(s=subject, v=value)]
             if said[0].upper() + said[1:] in item.messages[0].content
         ]
-        if item.category == "gold":
+        if item.category.startswith("gold"):
             assert told == list(item.accept)
+            assert item.good is not None
+            assert item.good in item.messages[0].content
+            assert item.succeeds(item.good)
         else:
             assert not told
             assert item.accept == REFUSALS
@@ -56,15 +61,31 @@ def test_a_handbook_tells_what_can_be_answered_and_nothing_of_what_cannot(split:
 
 def test_some_handbooks_tell_it_of_a_neighbour_and_some_kinds_are_tests_alone() -> None:
     beside = 0
-    for item in (each for each in prompts("test") if each.category == "unanswerable"):
+    for item in (each for each in prompts("test") if each.category.startswith("unanswerable")):
         kind, _, name = asked(item)
         values = DETAILS[kind][name].values
         neighbours = [s for s in SUBJECTS["test"][kind] if occurs(s, item.messages[0].content)]
         beside += len(neighbours) > 1 and any(occurs(v, item.messages[0].content) for v in values)
-    number = sum(item.category == "unanswerable" for item in prompts("test"))
+    number = sum(item.category.startswith("unanswerable") for item in prompts("test"))
     assert 0.3 * number < beside < 0.7 * number
-    names = {split: {asked(item)[2] for item in prompts(split)} for split in SPLITS}
-    assert names["build"] == names["dev"] < names["test"]
+    names = {
+        split: {asked(i)[::2] for i in prompts(split) if i.category.endswith("handbook")}
+        for split in SPLITS
+    }
+    alone = {(k, n) for k, ds in DETAILS.items() for n, d in ds.items() if not d.everywhere}
+    assert names["dev"] <= names["build"]
+    assert names["test"] - names["build"] == names["test"] & alone != set()
+
+
+def test_some_kinds_of_handbook_are_never_learnt() -> None:
+    kinds = {split: {asked(item)[0] for item in prompts(split)} for split in SPLITS}
+    assert set(FIRST) < kinds["build"]
+    assert kinds["dev"] - kinds["build"]
+    assert kinds["test"] - kinds["build"] - kinds["dev"]
+    assert not kinds["dev"] & kinds["test"] - kinds["build"]
+    for split in SPLITS:
+        for item in prompts(split):
+            assert item.category.endswith("new kind") == (asked(item)[0] not in kinds["build"])
 
 
 def test_the_log_and_the_held_out_sets_are_those_that_the_script_draws() -> None:

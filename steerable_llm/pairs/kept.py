@@ -96,4 +96,4 @@ def _says(text: str, said: str) -> bool:
     if place < 0:
         return False
     start, end = sentence_at(text, place)
-    return text[start:end].strip().splitlines()[-1].strip() == said
+    return text[start:end].strip() == said

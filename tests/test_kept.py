@@ -129,7 +129,7 @@ def test_it_has_to_be_said_what_must_not_be_said(against: list[str]) -> None:
 
 
 def test_a_log_without_right_answers_says_what_to_do() -> None:
-    with pytest.raises(PairError, match=r"no praised answer at step 'answer'.*mark"):
+    with pytest.raises(PairError, match=r"no praised answer at step 'answer'.*verdict good"):
         kept_pairs([logged("a", "At nine.", verdict="bad")], [REFUSAL], step="answer")
 
 

@@ -112,8 +112,7 @@ def build(
     if contact_sheet and not any(pair.images for pair in given):
         raise InvalidInputError(
             f"--contact-sheet shows pictures, and no pair of {' and '.join(map(str, pairs))} has "
-            "one: leave it out, or "
-            "give --heatmap"
+            "one: leave it out, or give --heatmap"
         )
     llm = load_model(model, revision, template=template, image_hosts=image_host)
     if method == "lora":

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from itertools import count
 
 from steerable_llm.chat.phrases import abstains, says_only
 from steerable_llm.errors import PairError
@@ -51,7 +50,6 @@ def kept_pairs(
             "answers should have been"
         )
     found: list[PreferencePair] = []
-    turn = count()
     for entry in answers:
         told = _told(entry) if step in (None, entry.step) else None
         if told is None or abstains(told[0]) or any(says_only(told[0], text) for text in against):
@@ -60,7 +58,7 @@ def kept_pairs(
             PreferencePair(
                 entry.messages,
                 good=told[0],
-                bad=against[next(turn) % len(against)],
+                bad=against[len(found) % len(against)],
                 source=told[1],
                 document_ids=[passage.id for passage in entry.passages],
                 id=f"kept-{entry.id}",
@@ -69,9 +67,9 @@ def kept_pairs(
     if not found:
         where = "" if step is None else f" at step {step!r}"
         raise PairError(
-            f"the log has no praised answer{where}, nor a correction that its documents say: mark "
-            "right answers as good (`steerable log review`), of the kinds of questions that the "
-            "vector shall leave alone"
+            f"the log has no praised answer{where}, nor a correction that its documents say: give "
+            "right answers the verdict good (`AnswerLog.review`), of the kinds of questions that "
+            "the vector shall leave alone"
         )
     return Pairs(found)
 

@@ -34,8 +34,7 @@ _TOLD = (3, 4, 5)
 def prompts(split: Split) -> list[EvaluationItem]:
     """Ask the handbooks of a split for details: once where it tells one, once where not.
 
-    Half of those that do not tell it have a second passage, about another subject of the kind,
-    which does.
+    Half of them have a second passage, about another subject of the kind, which tells it.
     """
     found = []
     for kind, details in DETAILS.items():

@@ -476,3 +476,9 @@ SUBJECTS: dict[Split, dict[str, tuple[str, ...]]] = {
         "animal": ("Biscuit the donkey", "Pepper the goat", "Old Tom the otter", "Juno the pony"),
     },
 }
+
+
+def page(subject: str, values: dict[str, str], details: dict[str, Detail]) -> str:
+    """State details of a subject, each in a sentence."""
+    said = [details[name].statement.format(s=subject, v=value) for name, value in values.items()]
+    return " ".join(text[0].upper() + text[1:] for text in said)

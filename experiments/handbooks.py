@@ -1,10 +1,10 @@
 """Questions to SmolLM2 about handbooks: prices, hours, rules, people, of places that nobody knows.
 
-``python -m experiments.handbooks`` asks the unsteered model and writes ``experiments/data``: the
-log of its answers to the build prompts, and held-out sets. `experiments.questions` asks for facts
-of the world, one value each, which the model may know. Here nothing can be known but what stands
-there, and questions are of other kinds. Some kinds of handbook stand in dev or in test alone: what
-is learnt from the log is asked there of kinds that it has not seen.
+``python -m experiments.handbooks`` writes the held-out sets into ``experiments/data``.
+`experiments.questions` asks for facts of the world, one value each, which the model may know. Here
+nothing can be known but what stands there, and questions are of other kinds. Some kinds of handbook
+stand in dev or in test alone: what is learnt from a log (`experiments.passages` asks the build
+prompts) is asked there of kinds that it has not seen.
 """
 
 from __future__ import annotations
@@ -14,20 +14,17 @@ from pathlib import Path
 from random import Random
 
 from experiments.facts import Split
-from experiments.handbook_details import DETAILS, SUBJECTS, Detail
-from experiments.questions import DATA, LAYOUTS, MODEL, REFUSALS, answer, logged
-from experiments.vectors import HANDBOOK_LOG
-from steerable_llm.answer.llm import SteerableHFLLM
+from experiments.handbook_details import DETAILS, SUBJECTS, Detail, page
+from experiments.questions import DATA, LAYOUTS, REFUSALS
 from steerable_llm.chat.message import Message
 from steerable_llm.evaluation.set import EvaluationItem, EvaluationSet
-from steerable_llm.logs.answers import write_answers
 
 #: Kinds that test prompts ask for each detail of, and that tell just three.
 FIRST = ("place", "game", "device")
 _STATED = 3
 #: Of the others, so many details of a subject are asked for (all, where the kind cannot be learnt),
 #: and so many are told.
-_ASKED: dict[Split, int] = {"build": 3, "dev": 2, "test": 3}
+_ASKED: dict[Split, int] = {"dev": 2, "test": 3}
 _TOLD = (3, 4, 5)
 
 
@@ -64,14 +61,14 @@ def _item(
     stated = [name, *others[: number - 1]] if told else others[:number]
     chance.shuffle(stated)
     values = {other: chance.choice(details[other].values) for other in stated}
-    passages = [_passage(subject, values, details)]
+    passages = [page(subject, values, details)]
     if chance.random() < 0.5:
         neighbour = chance.choice([s for s in SUBJECTS[split][kind] if s != subject])
         beside = dict.fromkeys([name, *others[:1]])
         its = {
             n: chance.choice([v for v in details[n].values if v != values.get(n)]) for n in beside
         }
-        passages.append(_passage(neighbour, its, details))
+        passages.append(page(neighbour, its, details))
         chance.shuffle(passages)
     question = details[name].question.format(s=subject)
     layout = chance.choice(LAYOUTS)
@@ -83,28 +80,22 @@ def _item(
         id=f"{category}-handbook-{slug}-{name}",
         category=f"{category}, {'handbook' if learnt else 'new kind'}",
         messages=(Message(role="user", content=shown),),
-        good=_passage(subject, {name: values[name]}, details) if told else None,
+        good=page(subject, {name: values[name]}, details) if told else None,
         accept=(values[name],) if told else REFUSALS,
         reject=REFUSALS if told else (),
     )
 
 
-def _passage(subject: str, values: dict[str, str], details: dict[str, Detail]) -> str:
-    said = [details[name].statement.format(s=subject, v=value) for name, value in values.items()]
-    return " ".join(text[0].upper() + text[1:] for text in said)
-
-
 def main() -> None:
-    """Ask the model and write the data."""
+    """Write the held-out sets."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=DATA)
     out: Path = parser.parse_args().out
     out.mkdir(parents=True, exist_ok=True)
     for split in ("dev", "test"):
-        held_out = EvaluationSet(f"handbooks.{split}", prompts(split))
-        held_out.to_jsonl(out / f"handbooks.{split}.jsonl")
-    build = prompts("build")
-    write_answers(out / HANDBOOK_LOG, logged(build, answer(SteerableHFLLM.smollm2(), build), MODEL))
+        EvaluationSet(f"handbooks.{split}", prompts(split)).to_jsonl(
+            out / f"handbooks.{split}.jsonl"
+        )
 
 
 if __name__ == "__main__":

@@ -104,7 +104,7 @@ def closed_book(split: Split, known: Iterable[Fact]) -> list[EvaluationItem]:
     """Ask for the known facts of a split without any document."""
     return [
         EvaluationItem(
-            id=f"closed-book-{_slug(fact)}",
+            id=f"closed-book-{slug(fact)}",
             category="closed_book",
             messages=(Message(role="user", content=ask_plainly(fact)),),
             accept=(fact.value,),
@@ -153,7 +153,7 @@ def _conflict(fact: Fact, variant: int) -> EvaluationItem:
     shown = Fact(fact.relation, fact.subject, value)
     others = [each for each in facts() if _elsewhere(each, fact) and each.split == fact.split]
     return EvaluationItem(
-        id=f"conflict-{variant}-{_slug(fact)}",
+        id=f"conflict-{variant}-{slug(fact)}",
         category="conflict" if variant < 2 else "other layout",
         messages=_messages(_documents(shown, others, chance), fact, chance, variant == 2),
         accept=(value,),
@@ -165,7 +165,7 @@ def _gold(fact: Fact, mine: Sequence[Fact]) -> EvaluationItem:
     chance = Random(f"gold {fact}")
     others = [each for each in mine if _elsewhere(each, fact)]
     return EvaluationItem(
-        id=f"gold-{_slug(fact)}",
+        id=f"gold-{slug(fact)}",
         category="gold",
         messages=_messages(_documents(fact, others, chance), fact, chance),
         accept=(fact.value,),
@@ -181,7 +181,7 @@ def unanswerable(fact: Fact, mine: Sequence[Fact]) -> EvaluationItem:
     shown = chance.choice(same if same and chance.random() < 0.5 else alike)
     others = [each for each in mine if _elsewhere(each, fact) and _elsewhere(each, shown)]
     return EvaluationItem(
-        id=f"unanswerable-{_slug(fact)}",
+        id=f"unanswerable-{slug(fact)}",
         category="unanswerable",
         messages=_messages(_documents(shown, others, chance), fact, chance),
         accept=REFUSALS,
@@ -218,7 +218,8 @@ def _some(mine: Sequence[Fact], most: int, why: str) -> list[Fact]:
     return Random(why).sample(list(mine), min(most, len(mine)))
 
 
-def _slug(fact: Fact) -> str:
+def slug(fact: Fact) -> str:
+    """Name a fact in an id."""
     words = f"{fact.relation} {fact.subject}".lower()
     return "".join(letter if letter.isalnum() else "-" for letter in words)
 
@@ -240,7 +241,7 @@ def known_facts(llm: SteerableHFLLM) -> list[Fact]:
     every = facts()
     items = [item for split in get_args(Split) for item in closed_book(split, every)]
     said = dict(zip((item.id for item in items), answer(llm, items), strict=True))
-    return [fact for fact in every if occurs(fact.value, said[f"closed-book-{_slug(fact)}"])]
+    return [fact for fact in every if occurs(fact.value, said[f"closed-book-{slug(fact)}"])]
 
 
 #: What is said to users, not to documents.

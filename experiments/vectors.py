@@ -49,8 +49,8 @@ STRENGTHS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.85, 1.0)
 TEST_PROMPTS = 200
 #: How strongly a vector acts while another is trained onto it. That one is calibrated afterwards.
 GROUND = 0.5
-#: The log of answers about facts of the world and to complaints, and the one about handbooks.
-LOG, HANDBOOK_LOG = "answers.jsonl", "handbooks.answers.jsonl"
+#: The log of answers about facts of the world and to complaints, and the one over many passages.
+LOG, PASSAGES_LOG = "answers.jsonl", "passages.answers.jsonl"
 #: Source of the pairs whose prompts ask for no apology.
 PLAIN = "log/plain"
 #: Sources of pairs of prompts that are to be left alone.
@@ -107,11 +107,6 @@ def refusals(log: list[LoggedAnswer]) -> Pairs:
     )
 
 
-def documents(log: list[LoggedAnswer]) -> Pairs:
-    """Return the pairs of `refusals` and of `conflicts`: all that an answer owes to documents."""
-    return Pairs([*refusals(log), *conflicts(log)])
-
-
 def civil(log: list[LoggedAnswer]) -> Pairs:
     """Pair rude and deflecting replies with civil ones, and plain answers with an apology.
 
@@ -149,19 +144,9 @@ BEHAVIOURS = {
         against=ALWAYS,
     ),
     "documents": Behaviour(
-        documents,
+        refusals,
         "unanswerable",
-        ("documents",),
-        ("gold", "conflict"),
-        "answer",
-        {"gated": True},
-        onto="faithfulness",
-        against=ALWAYS,
-    ),
-    "handbooks": Behaviour(
-        documents,
-        "unanswerable",
-        ("documents", "handbooks"),
+        ("documents", "handbooks", "passages"),
         (
             "gold",
             "conflict",
@@ -169,12 +154,22 @@ BEHAVIOURS = {
             "unanswerable, handbook",
             "gold, new kind",
             "unanswerable, new kind",
+            "gold, several passages",
+            "unanswerable, several passages",
+            "gold, several passages of handbooks",
+            "unanswerable, several passages of handbooks",
         ),
         "answer",
-        {"gated": True, "steps": 100},
+        # The memory for its long prompts: with the usual quarter of 24 GB they are read anew.
+        {
+            "gated": True,
+            "keep_sources": (PRAISED, CORRECTED),
+            "steps": 100,
+            "memory_budget": 11_000_000_000,
+        },
         onto="faithfulness",
         against=ALWAYS,
-        logs=(LOG, HANDBOOK_LOG),
+        logs=(LOG, PASSAGES_LOG),
     ),
     "civility": Behaviour(
         civil,

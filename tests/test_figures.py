@@ -51,6 +51,26 @@ def test_categories_that_do_not_fit_go_to_another_panel(categories: int, panels:
     assert shape == (120 + 360 * panels, 1200, 3)
 
 
+@pytest.mark.parametrize("categories", [2, 4])
+def test_long_names_of_categories_do_not_touch(categories: int) -> None:
+    names = [f"unanswerable, several passages of handbooks like {i}" for i in range(categories)]
+    drawn = pixels(bars_figure([mark("steered", f"{name}\n(n = 84)", 0.5) for name in names]))
+    dark = (drawn < 0.5).any(2)
+    axis = np.flatnonzero(dark.mean(1) > 0.8)[-1]
+    inked = np.flatnonzero(dark[axis + 8 :, 80:].any(0))
+    # Between two names there is more room than between two words.
+    assert (np.diff(inked) > 20).sum() == categories - 1
+
+
+def test_long_names_of_what_must_not_be_lost_do_not_touch_beside_a_sweep() -> None:
+    names = [f"unanswerable, several passages of handbooks like {i}" for i in range(4)]
+    kept = dict.fromkeys(names, 0.5)
+    sweep = [Point("steered", strength, 0.5, kept) for strength in (0.5, 1.0)]
+    drawn = pixels(sweep_figure(sweep, 0.1, kept, 0.01))
+    inked = np.flatnonzero((drawn[:, :40] < 0.5).any((1, 2)))
+    assert (np.diff(inked) > 60).sum() == len(names) - 1
+
+
 def test_the_legend_of_every_arm_fits_the_width() -> None:
     labels = [f"{arm} vectors (control)" for arm in ("steered", "none", "prompt", "random")]
     labels += ["sign-flipped (control)", "shuffled labels (control)"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
+from textwrap import wrap
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,6 +17,8 @@ from steerable_llm.reports.parts import visible
 
 _WIDTH, _DPI = 12.0, 100  # inches and dots per inch: 1200 pixels
 _GROUPS_PER_PANEL = 4
+_LETTERS = 104  # beneath a panel, so that the names of groups do not touch
+_LETTERS_BESIDE = 26  # beside one of a sweep
 # Okabe and Ito's colours, which people with colour blindness tell apart.
 BLUE, GREEN, ORANGE, RED = "#0072B2", "#009E73", "#E69F00", "#D55E00"
 PINK, YELLOW, SKY, GREY = "#CC79A7", "#F0E442", "#56B4E9", "#999999"
@@ -63,12 +66,13 @@ def bars_figure(marks: Sequence[Mark]) -> bytes:
     labels = list(dict.fromkeys(mark.label for mark in marks))
     figure, axes = _panels([3.6] * len(panels), sharex=False)
     width = 0.84 / len(labels)
+    room = _LETTERS // max(len(panel) for panel in panels)
     for axis, names in zip(axes, panels, strict=True):
         for place, label in enumerate(labels):
             mine = [mark for mark in marks if mark.label == label and mark.group in names]
             offset = (place - (len(labels) - 1) / 2) * width
             _bars(axis, mine, [names.index(mark.group) + offset for mark in mine], width)
-        axis.set_xticks(range(len(names)), list(map(visible, names)))
+        axis.set_xticks(range(len(names)), [_wrapped(visible(name), room) for name in names])
         # All panels have the same room, so that their bars are equally wide.
         axis.set_xlim(-0.5, min(len(groups), _GROUPS_PER_PANEL) - 0.5)
         axis.set_ylim(0, 112)
@@ -81,6 +85,10 @@ def bars_figure(marks: Sequence[Mark]) -> bytes:
         handles, titles, loc="outside upper center", ncols=columns, fontsize=13, frameon=False
     )
     return _png(figure)
+
+
+def _wrapped(text: str, room: int) -> str:
+    return "\n".join(part for line in text.splitlines() for part in wrap(line, room) or [""])
 
 
 def _bars(axis: Any, marks: Sequence[Mark], places: Sequence[float], width: float) -> None:
@@ -300,7 +308,7 @@ def sweep_figure(
                 [chosen.strength], [100 * value], "*", markersize=18, color=YELLOW,
                 markeredgecolor="black", label="chosen",
             )  # fmt: skip
-        axis.set_ylabel(f"{measure.replace('_', ' ')}, %", fontsize=13)
+        axis.set_ylabel(_wrapped(f"{measure.replace('_', ' ')}, %", _LETTERS_BESIDE), fontsize=13)
         _plain(axis)
     axes[-1].set_xlabel("strength (signed)", fontsize=13)
     handles, names = axes[0].get_legend_handles_labels()

@@ -61,7 +61,7 @@ class Question:
 
 
 #: An illustration and no evidence: pairs of the shipped vector are about these countries, too, and
-#: the second question was picked among five, of which both frameworks refused only two.
+#: the second question was picked among five with an earlier vector; both frameworks refused two.
 QUESTIONS: Final = (
     Question("The documents speak against memory", "What is the capital of France?"),
     Question("No document has the answer", "What is the capital of Spain?"),

@@ -93,8 +93,8 @@ def _about_fact(
     if told:
         stated.insert(0, passage(shown, chance))
     sentence = _sentence(stated[0], shown.value) if told else None
-    return _item(f"fact-{slug(fact)}", "", stated[:count], question(fact, chance), sentence,
-                 shown.value, chance)  # fmt: skip
+    where, asked = f"fact-{slug(fact)}", question(fact, chance)
+    return _item(where, "", stated[:count], asked, sentence, shown.value, chance)
 
 
 def _sentence(text: str, value: str) -> str:

@@ -85,6 +85,28 @@ def test_the_number_of_passages_tells_nothing_of_the_answer(split: Split) -> Non
         assert max(of.values()) - min(of.values()) <= 2
 
 
+def test_what_a_neighbour_tells_says_nothing_of_the_answer() -> None:
+    beside: dict[str, list[bool]] = {"gold": [], "unanswerable": []}
+    for item in drawn("build"):
+        said = " ".join(shown(item)).lower()
+        for kind, details in DETAILS.items():
+            for subject in SUBJECTS["build"].get(kind, ()):
+                for name, detail in details.items():
+                    if item.id.endswith(f"-{subject.lower().replace(' ', '-')}-{name}"):
+                        beside[item.category.split(",")[0]].append(
+                            any(
+                                detail.statement.format(s=other, v=value).lower() in said
+                                for other in SUBJECTS["build"][kind]
+                                if other != subject
+                                for value in detail.values
+                            )
+                        )
+    told, not_told = (sum(each) / len(each) for each in beside.values())
+    assert len(beside["gold"]) == len(beside["unanswerable"]) == 150
+    assert 0.3 < told < 0.5
+    assert abs(told - not_told) < 0.1
+
+
 def test_half_of_the_told_facts_are_not_the_true_ones() -> None:
     true = {f"gold-passages-fact-{slug(fact)}": fact.value for fact in facts()}
     for split in SPLITS:

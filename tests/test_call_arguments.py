@@ -25,9 +25,10 @@ from transformers.generation.logits_process import MinPLogitsWarper
 
 from steerable_llm.adapters.langchain import SteerableChatModel
 from steerable_llm.adapters.llama_index import SteerableLlamaIndexLLM
+from steerable_llm.answer import sampling
 from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.answer.request import GenerationRequest
-from steerable_llm.answer.sampling import RowShaping, probabilities
+from steerable_llm.answer.sampling import probabilities
 from steerable_llm.errors import InvalidInputError
 
 # Penalties and biases.
@@ -35,7 +36,7 @@ from steerable_llm.errors import InvalidInputError
 
 def shaped(scores: torch.Tensor, prompt: list[int], said: list[int], **asked: Any) -> torch.Tensor:
     request = GenerationRequest("?", **asked)
-    return RowShaping([request], [prompt], [said])(scores.clone()[None])[0]
+    return sampling.shaped(request, [*prompt, *said], scores)
 
 
 @pytest.mark.parametrize("penalty", [0.7, 1.3, 2.0])
@@ -55,12 +56,12 @@ def test_min_p_is_that_of_transformers(share: float) -> None:
     torch.testing.assert_close(probabilities(logits, 1.0, min_p=share), theirs)
 
 
-def test_rows_that_ask_for_nothing_stay_as_they_are() -> None:
-    scores = torch.randn(2, 9)
-    requests = [GenerationRequest("?"), GenerationRequest("?", logit_bias={2: 5.0})]
-    made = RowShaping(requests, [[1], [1]], [[], []])(scores.clone())
-    assert torch.equal(made[0], scores[0])
-    assert (made[1] - scores[1]).tolist() == pytest.approx([0, 0, 5, 0, 0, 0, 0, 0, 0], abs=1e-6)
+def test_a_bias_changes_its_own_token_alone_and_not_what_it_was_given() -> None:
+    scores = torch.randn(9)
+    before = scores.clone()
+    made = shaped(scores, [1], [], logit_bias={2: 5.0})
+    assert (made - before).tolist() == pytest.approx([0, 0, 5, 0, 0, 0, 0, 0, 0], abs=1e-6)
+    assert torch.equal(scores, before)
 
 
 @pytest.mark.parametrize("adapter", ["as_langchain", "as_llama_index"])

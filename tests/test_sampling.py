@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steerable_llm.answer.request import GenerationRequest
-from steerable_llm.answer.sampling import RowSampler, RowShaping, probabilities
+from steerable_llm.answer.sampling import Draws, probabilities, shaped
 from steerable_llm.errors import SteerableError
 
 logit_rows = st.lists(st.integers(-60, 60), min_size=2, max_size=8, unique=True).map(
@@ -49,53 +49,44 @@ def test_a_tiny_temperature_is_greedy_and_not_a_number_overflow():
     assert chances.tolist() == [0.0, 1.0, 0.0]
 
 
-def draw(requests, logits, times=1):
-    sampler = RowSampler(requests)
-    return [sampler(logits.clone()).argmax(dim=-1).tolist() for _ in range(times)]
+def draw(request, logits, times=1):
+    draws = Draws(request)
+    return [draws.draw(logits) for _ in range(times)]
 
 
-def test_rows_without_a_temperature_stay_greedy():
-    logits = torch.randn(3, 20)
-    rows = [GenerationRequest("a"), GenerationRequest("b", temperature=1.0, seed=1)] * 2
-    drawn = draw(rows[:3], logits)[0]
-    assert drawn[0] == int(logits[0].argmax())
-    assert drawn[2] == int(logits[2].argmax())
-
-
-def test_a_seed_draws_the_same_alone_and_in_any_batch():
-    logits = torch.zeros(1, 100)
+def test_a_seed_draws_the_same_alone_and_beside_others():
+    logits = torch.zeros(100)
     seeded = GenerationRequest("a", temperature=1.0, seed=7)
-    alone = [row[0] for row in draw([seeded], logits, times=20)]
-    others = [GenerationRequest("b", temperature=2.0, seed=8), seeded, GenerationRequest("c")]
-    together = [row[1] for row in draw(others, logits.expand(3, -1), times=20)]
+    alone = draw(seeded, logits, times=20)
+    draws, others = Draws(seeded), Draws(GenerationRequest("b", temperature=2.0, seed=8))
+    together = [(draws.draw(logits), others.draw(logits))[0] for _ in range(20)]
     assert alone == together
     assert len(set(alone)) > 10
 
 
-def test_rows_without_a_seed_differ_from_each_other():
+def test_answers_without_a_seed_differ_from_each_other():
     unseeded = GenerationRequest("a", temperature=1.0)
-    drawn = draw([unseeded, unseeded], torch.zeros(2, 1000), times=10)
-    assert [row[0] for row in drawn] != [row[1] for row in drawn]
+    one, other = (draw(unseeded, torch.zeros(1000), times=10) for _ in range(2))
+    assert one != other
 
 
 def test_draws_follow_the_probabilities():
-    logits = torch.tensor([[0.0, math.log(3.0)]])
-    drawn = draw([GenerationRequest("a", temperature=1.0, seed=0)], logits, times=2000)
-    share = sum(row[0] for row in drawn) / 2000
+    logits = torch.tensor([0.0, math.log(3.0)])
+    share = sum(draw(GenerationRequest("a", temperature=1.0, seed=0), logits, times=2000)) / 2000
     assert share == pytest.approx(0.75, abs=0.04)  # four standard deviations
 
 
 @given(st.integers(0, 1000), st.integers(1, 5))
 def test_top_k_never_draws_anything_else(seed, top_k):
-    logits = torch.randn(1, 12, generator=torch.Generator().manual_seed(seed))
+    logits = torch.randn(12, generator=torch.Generator().manual_seed(seed))
     request = GenerationRequest("a", temperature=3.0, top_k=top_k, seed=seed)
-    allowed = set(torch.topk(logits[0], top_k).indices.tolist())
-    assert {row[0] for row in draw([request], logits, times=10)} <= allowed
+    allowed = set(torch.topk(logits, top_k).indices.tolist())
+    assert set(draw(request, logits, times=10)) <= allowed
 
 
 def test_scores_that_are_not_numbers_are_an_error():
     with pytest.raises(SteerableError, match="NaN"):
-        draw([GenerationRequest("a")], torch.tensor([[0.0, math.nan]]))
+        draw(GenerationRequest("a", temperature=1.0), torch.tensor([0.0, math.nan]))
 
 
 def test_the_smallest_temperature_takes_the_likeliest():
@@ -116,7 +107,5 @@ def test_the_smallest_temperature_takes_the_likeliest():
 )
 def test_what_is_beyond_float32_still_draws_a_possible_token(extreme):
     request = GenerationRequest("a", temperature=1.0, seed=0, **extreme)
-    scores = torch.tensor([[1.0, -2.0, 0.0, -math.inf]])
-    shaped = RowShaping([request], [[0, 1, 2, 3]], [[]])(scores)
-    [token] = RowSampler([request])(shaped).argmax(dim=-1).tolist()
-    assert token != 3
+    scores = torch.tensor([1.0, -2.0, 0.0, -math.inf])
+    assert Draws(request).draw(shaped(request, [0, 1, 2, 3], scores)) != 3

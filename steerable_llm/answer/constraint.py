@@ -306,6 +306,13 @@ class GrammarState:
                 "please report this with the constraint"
             )
 
+    def masked(self, scores: Tensor) -> Tensor:
+        """Return scores `[V]`, minus infinity for what is not allowed next; as is when complete."""
+        if self.complete:
+            return scores
+        allowed = self.allowed(len(scores)).to(scores.device)
+        return scores.masked_fill(~allowed, -torch.inf)
+
     def allowed(self, vocabulary: int) -> Tensor:
         """Return which tokens may come next, `[V]`.
 
@@ -332,24 +339,3 @@ class GrammarState:
         allowed = torch.from_numpy(flags)
         missing = vocabulary - len(flags)
         return torch.nn.functional.pad(allowed, (0, missing)) if missing > 0 else allowed
-
-
-class GrammarMask:
-    """Rules out what each row's grammar does not allow next; other rows stay as they are."""
-
-    def __init__(self, states: Sequence[GrammarState | None]) -> None:
-        """Remember the rows.
-
-        Args:
-            states: One per row, None for a row that is free. They go on by themselves as tokens
-                are taken.
-        """
-        self._states = states
-
-    def __call__(self, scores: Tensor) -> Tensor:
-        """Set the scores (`[B, V]`) of what is not allowed to minus infinity."""
-        for row, state in enumerate(self._states):
-            if state is not None and not state.complete:
-                allowed = state.allowed(scores.shape[1]).to(scores.device)
-                scores[row] = scores[row].masked_fill(~allowed, -torch.inf)
-        return scores

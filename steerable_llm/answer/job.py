@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from itertools import chain
 
 from torch import Tensor
 
 from steerable_llm.answer.answer import Answer
-from steerable_llm.answer.constraint import GrammarMask
 from steerable_llm.answer.engine import Prompt
-from steerable_llm.answer.logprobs import LogprobNotes
+from steerable_llm.answer.logprobs import likelihoods
 from steerable_llm.answer.pending import Pending
 from steerable_llm.answer.request import AppliedVector
-from steerable_llm.answer.sampling import RowSampler, RowShaping
+from steerable_llm.answer.sampling import Draws, shaped
 from steerable_llm.errors import DeadlineError, not_numbers
 from steerable_llm.runtime.hooked_model import HookedModel
 from steerable_llm.vector.steering import SteeringTerm
@@ -46,16 +46,9 @@ class Job:
         self.late = None if timeout is None else pending.times.asked + timeout
         self._timeout = timeout
         request = prompt.request
-        self._notes = LogprobNotes([request], llm.tokenizer)
-        self._processes: list[Callable[[Tensor], Tensor]] = []
-        if request.logprobs:
-            self._processes.append(self._notes)
-        if request.repetition_penalty != 1.0 or request.logit_bias:
-            self._processes.append(RowShaping([request], [prompt.tokens], [self.answer.tokens]))
-        if prompt.grammar is not None:
-            self._processes.append(GrammarMask([prompt.grammar]))
-        if request.temperature > 0:
-            self._processes.append(RowSampler([request]))
+        self._reshaped = request.repetition_penalty != 1.0 or bool(request.logit_bias)
+        self._draws = Draws(request) if request.temperature > 0 else None
+        self._tokenizer = llm.tokenizer
 
     @property
     def ended(self) -> bool:
@@ -77,14 +70,18 @@ class Job:
         """
         if broken:
             raise not_numbers()
-        token = likeliest
-        if self._processes:
-            chosen = scores[None].clone()
-            for process in self._processes:
-                chosen = process(chosen)
-            token = int(chosen.argmax())
-        if self.prompt.request.logprobs:
-            self.answer.logprobs.append(self._notes.of(0, token))
+        request, grammar, allowed = self.prompt.request, self.prompt.grammar, scores
+        if self._reshaped:
+            allowed = shaped(request, chain(self.prompt.tokens, self.answer.tokens), allowed)
+        if grammar is not None:
+            allowed = grammar.masked(allowed)
+        if self._draws is not None:
+            token = self._draws.draw(allowed)
+        else:
+            token = likeliest if allowed is scores else int(allowed.argmax())
+        if request.logprobs:
+            noted = likelihoods(self._tokenizer, scores, token, request.top_logprobs)
+            self.answer.logprobs.append(noted)
         self.pending.put(self.answer.push(token))
         return self.answer.finish_reason is not None
 

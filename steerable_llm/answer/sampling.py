@@ -1,8 +1,8 @@
-"""How the next token of each row is chosen from its scores."""
+"""How the next token of an answer is chosen from its scores."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -53,95 +53,59 @@ def probabilities(
 _STRONGEST_PENALTY, _STRONGEST_BIAS = 1e6, 1e30
 
 
-class RowShaping:
-    """Penalties for what was said already, and biases for single tokens, row by row.
+def shaped(request: GenerationRequest, said: Iterable[int], scores: Tensor) -> Tensor:
+    """Return scores with penalties for what was said already, and with biases for single tokens.
 
     The penalty is that of Keskar et al. 2019 (CTRL, section 4.1) in transformers' form: scores of
     tokens that the prompt or the answer holds are divided by it if positive, else multiplied.
+
+    Args:
+        request: Says which.
+        said: Tokens of the prompt and of the answer so far.
+        scores: Of the next token `[V]`; left as they are.
+
+    Raises:
+        InvalidInputError: A bias for a token that the model does not have.
+    """
+    scores = scores.clone()
+    if request.repetition_penalty != 1.0:
+        seen = torch.tensor(sorted(set(said)), device=scores.device)
+        old, penalty = scores[seen], request.repetition_penalty
+        penalty = min(max(penalty, 1 / _STRONGEST_PENALTY), _STRONGEST_PENALTY)
+        scores[seen] = torch.where(old < 0, old * penalty, old / penalty)
+    for token, bias in (request.logit_bias or {}).items():
+        if token >= len(scores):
+            raise InvalidInputError(
+                f"logit_bias names token {token}, and the model has {len(scores)}: "
+                "give ids of its own tokenizer"
+            )
+        scores[token] += min(max(bias, -_STRONGEST_BIAS), _STRONGEST_BIAS)
+    return scores
+
+
+class Draws:
+    """The tokens that one answer draws.
+
+    It has random numbers of its own, so a seed gives the same draws alone and in any batch.
     """
 
-    def __init__(
-        self,
-        requests: Sequence[GenerationRequest],
-        prompts: Sequence[Sequence[int]],
-        answers: Sequence[Sequence[int]],
-    ) -> None:
-        """Remember the rows.
+    def __init__(self, request: GenerationRequest) -> None:
+        """Set up the source of random numbers of a request with a temperature."""
+        self._shape = request.temperature, request.top_p, request.top_k, request.min_p
+        # On the CPU whatever the device is: one seed, one answer.
+        self._source = torch.Generator(device="cpu")
+        if request.seed is None:
+            self._source.seed()
+        else:
+            self._source.manual_seed(request.seed)
 
-        Args:
-            requests: One per row.
-            prompts: Their tokens.
-            answers: Their tokens so far; the lists grow as the rows do.
-        """
-        self._requests = requests
-        self._prompts = prompts
-        self._answers = answers
-        self._rows = [
-            row
-            for row, request in enumerate(requests)
-            if request.repetition_penalty != 1.0 or request.logit_bias
-        ]
-
-    def __call__(self, scores: Tensor) -> Tensor:
-        """Change the scores `[B, V]` of the rows that ask for it.
-
-        Raises:
-            InvalidInputError: A bias for a token that the model does not have.
-        """
-        for row in self._rows:
-            request = self._requests[row]
-            if request.repetition_penalty != 1.0:
-                said = sorted({*self._prompts[row], *self._answers[row]})
-                seen = torch.tensor(said, device=scores.device)
-                old, penalty = scores[row, seen], request.repetition_penalty
-                penalty = min(max(penalty, 1 / _STRONGEST_PENALTY), _STRONGEST_PENALTY)
-                scores[row, seen] = torch.where(old < 0, old * penalty, old / penalty)
-            for token, bias in (request.logit_bias or {}).items():
-                if token >= scores.shape[1]:
-                    raise InvalidInputError(
-                        f"logit_bias names token {token}, and the model has {scores.shape[1]}: "
-                        "give ids of its own tokenizer"
-                    )
-                scores[row, token] += min(max(bias, -_STRONGEST_BIAS), _STRONGEST_BIAS)
-        return scores
-
-
-class RowSampler:
-    """Draw for the rows that ask for it; greedy decoding then takes the drawn token.
-
-    Every row has its own random numbers, so a seed gives the same draws alone and in any batch.
-    """
-
-    def __init__(self, requests: Sequence[GenerationRequest]) -> None:
-        """Set up one source of random numbers per row that draws."""
-        self._requests = requests
-        self._sources: dict[int, torch.Generator] = {}
-        for row, request in enumerate(requests):
-            if request.temperature > 0:
-                # On the CPU whatever the device is: one seed, one answer.
-                source = torch.Generator(device="cpu")
-                if request.seed is None:
-                    source.seed()
-                else:
-                    source.manual_seed(request.seed)
-                self._sources[row] = source
-
-    def __call__(self, scores: Tensor) -> Tensor:
-        """Leave only the drawn token of each drawing row (scores `[B, V]`).
+    def draw(self, scores: Tensor) -> int:
+        """Return a token drawn by its scores `[V]`.
 
         Raises:
             SteerableError: The model's scores are not numbers.
         """
         if bool(torch.isnan(scores).any()):
             raise not_numbers()
-        for row, source in self._sources.items():
-            request = self._requests[row]
-            chances = probabilities(scores[row], *_drawing(request))
-            drawn = int(torch.multinomial(chances.cpu(), 1, generator=source))
-            scores[row] = -torch.inf
-            scores[row, drawn] = 0.0
-        return scores
-
-
-def _drawing(request: GenerationRequest) -> tuple[float, float, int, float]:
-    return request.temperature, request.top_p, request.top_k, request.min_p
+        chances = probabilities(scores, *self._shape)
+        return int(torch.multinomial(chances.cpu(), 1, generator=self._source))

@@ -12,6 +12,10 @@ log-probabilities after the bare question, the end of turn not counted::
 
 Methods are built on the same pairs. The strengths of those that are computed are found by how far
 they move the model, with either sign; those of trained ones are shares of what was trained.
+
+What steers does so as a step of a policy would use it: only where a gate, learnt from the same
+fifty questions and from plain questions for facts, finds that a question invites a myth. What
+it would do to every question is a table of its own.
 """
 
 from __future__ import annotations
@@ -20,16 +24,15 @@ import argparse
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
-from random import Random
 from statistics import fmean
 from typing import Any
 
-from experiments.facts import facts
 from experiments.questions import DATA
-from experiments.questions import closed_book as questions_of
 from experiments.truthfulqa_questions import Question, read_questions, split
 from experiments.truthfulqa_scores import METRICS, Scores, scored
+from experiments.truthfulqa_step import LOOKUP, Step, as_used, learn_gate, lookups
 from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.chat.phrases import STRICT_INSTRUCTIONS
 from steerable_llm.evaluation.arms import UNSTEERED, Arm
@@ -80,7 +83,6 @@ class Recipe:
     divergences: tuple[float, ...] = (0.05, 0.2)
 
 
-LOOKUP = "closed_book"
 #: The likelihood keeps the preference from pushing both answers down.
 _BOTH = {
     "loss": "both",
@@ -90,6 +92,8 @@ _BOTH = {
     "steps": 14,
     "batch_size": 12,
 }
+#: Of more pairs, in smaller steps and more of them.
+_LONGER = {"learning_rate": 0.05, "steps": 80}
 _GATED = {
     "loss": "both",
     "likelihood_weight": 0.1,
@@ -106,6 +110,9 @@ RECIPES: Mapping[str, Recipe] = {
     "icv": Recipe("icv"),
     "iti": Recipe("iti"),
     "bipo": Recipe("bipo", config=_BOTH, each=2, longest=18, shares=(0.25, 0.5)),
+    "bipo, many": Recipe(
+        "bipo", config={**_BOTH, **_LONGER}, each=12, longest=40, shares=(0.35, 0.5, 0.75)
+    ),
     "bipo, gated": Recipe(
         "bipo", config=_GATED, each=2, longest=18, lookups=40, shares=(0.5, 1.0, 2.0)
     ),
@@ -120,11 +127,13 @@ class Dev:
         llm: The model.
         questions: With their answers.
         closed: Closed-book questions.
+        step: Where what steers is used.
     """
 
     llm: SteerableHFLLM
     questions: Sequence[Question]
     closed: Sequence[EvaluationItem]
+    step: Step
 
     @cached_property
     def meter(self) -> KlMeter:
@@ -132,11 +141,17 @@ class Dev:
         return KlMeter(self.llm, [q.item for q in self.questions[:_METERED]], _METERED)
 
     @cached_property
-    def before(self) -> tuple[float, float]:
-        """What is right without steering: share of the choices, and of the closed-book ones."""
+    def unsteered(self) -> tuple[list[Scores], list[float]]:
+        """What is said without steering: to its questions, and to the closed-book ones."""
         (row,) = scored(self.llm, self.questions, [UNSTEERED], whole=False)
         (known,) = right(self.llm, [UNSTEERED], self.closed)
-        return _choices(row), fmean(known)
+        return row, known
+
+    @cached_property
+    def steered(self) -> tuple[list[bool], list[bool]]:
+        """Which of either the step would steer."""
+        asked = [q.item for q in self.questions]
+        return self.step.steers(self.llm, asked), self.step.steers(self.llm, self.closed)
 
     @cached_property
     def used(self) -> tuple[DataUsed, DataUsed]:
@@ -157,9 +172,11 @@ class Dev:
         """Return it at the strength that does best within the budget, or else that loses least."""
         strengths = self.strengths(vector, recipe)
         arms = [Arm("steered", vector.steer(s, scope="generated")) for s in strengths]
-        before, known = self.before
-        after = [_choices(row) for row in scored(self.llm, self.questions, arms, whole=False)]
-        lost = [known - fmean(row) for row in right(self.llm, arms, self.closed)]
+        every, (row, known), (some, few) = [UNSTEERED, *arms], self.unsteered, self.steered
+        said = [row, *scored(self.llm, self.questions, arms, whole=False)]
+        before, *after = (_choices(each) for each in as_used(every, said, some))
+        facts_left = as_used(every, [known, *right(self.llm, arms, self.closed)], few)
+        lost = [fmean(known) - fmean(each) for each in facts_left[1:]]
         best = max(range(len(arms)), key=lambda i: _rank(after[i], lost[i]))
         (term,) = arms[best].steering.terms
         myths, closed = self.used
@@ -310,8 +327,13 @@ def ask(
     questions: Sequence[Question],
     closed: Sequence[EvaluationItem],
     made: Mapping[str, SteeringVector],
-) -> list[Row]:
-    """Ask test questions once under every arm, and under the controls of the best on dev."""
+    step: Step,
+) -> tuple[list[Row], list[Row]]:
+    """Ask test questions once under every arm, and under the controls of the best on dev.
+
+    Returns:
+        The arms as a step uses them, and the same where every question is steered.
+    """
 
     def on_dev(name: str) -> tuple[float, float]:
         calibration = made[name].calibration
@@ -324,16 +346,16 @@ def ask(
         arms += controls(best, made[best])
     scores, known = scored(llm, questions, arms), right(llm, arms, closed)
     meter = KlMeter(llm, [q.item for q in questions[:_METERED]], _METERED)
-    return [
-        Row(
-            arm.name,
-            one,
-            right_ones,
-            None if arm.instruction else meter(arm.steering),
-            _setting(arm.steering),
-        )
-        for arm, one, right_ones in zip(arms, scores, known, strict=True)
-    ]
+    moved = [None if arm.instruction else meter(arm.steering) for arm in arms]
+    some, few = step.steers(llm, [q.item for q in questions]), step.steers(llm, closed)
+
+    def rows(said: Sequence[Sequence[Scores]], facts: Sequence[Sequence[float]]) -> list[Row]:
+        return [
+            Row(arm.name, one, right_ones, kl, _setting(arm.steering))
+            for arm, one, right_ones, kl in zip(arms, said, facts, moved, strict=True)
+        ]
+
+    return rows(as_used(arms, scores, some), as_used(arms, known, few)), rows(scores, known)
 
 
 def learnt_from(llm: SteerableHFLLM, build: Sequence[Question], recipe: Recipe) -> Pairs:
@@ -346,22 +368,6 @@ def learnt_from(llm: SteerableHFLLM, build: Sequence[Question], recipe: Recipe) 
 
 def _tokens(llm: SteerableHFLLM, pair: PreferencePair) -> int:
     return max(len(llm.encode_answer(answer)) for answer in (pair.good, pair.bad or ""))
-
-
-def lookups(most: int) -> list[PreferencePair]:
-    """Return plain questions for facts of the build split, right against another one's value."""
-    known = [fact for fact in facts() if fact.split == "build"]
-    Random(0).shuffle(known)
-    found = []
-    for fact, item in list(zip(known, questions_of("build", known), strict=True))[:most]:
-        others = [f.value for f in known if f.relation == fact.relation and f.value != fact.value]
-        wrong = Random(item.id).choice(others)
-        found.append(
-            PreferencePair(
-                item.messages, good=f"{fact.value}.", bad=f"{wrong}.", source=LOOKUP, id=item.id
-            )
-        )
-    return found
 
 
 def closed_book(split: str, asked: int | None = None) -> list[EvaluationItem]:
@@ -386,9 +392,16 @@ def main() -> None:
     data = split(read_questions(options.data))
     llm, known = SteerableHFLLM.smollm2(), options.closed_book
     recipes = {name: RECIPES[name] for name in options.only or RECIPES}
-    dev = Dev(llm, data.dev[: options.dev], closed_book("dev", known))
+    step = Step.of(learn_gate(data.build).gate)
+    dev = Dev(llm, data.dev[: options.dev], closed_book("dev", known), step)
     made = make(dev, data.build, recipes, options.keep)
-    said = table(ask(llm, data.test[: options.test], closed_book("test", known), made))
+    asked, facts = data.test[: options.test], closed_book("test", known)
+    steered = (sum(step.steers(llm, each)) for each in ([q.item for q in asked], facts))
+    where = "The step steers {} of {} questions, and {} of {} closed-book ones.".format(
+        *chain.from_iterable(zip(steered, (len(asked), len(facts)), strict=True))
+    )
+    as_step, always = (table(rows) for rows in ask(llm, asked, facts, made, step))
+    said = f"{where}\n\n{as_step}\nWhere every question is steered:\n\n{always}"
     print(said)
     if options.keep is not None:
         write_whole(options.keep / "truthfulqa.md", said)

@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_scoring import slow_log_probs
 
-from experiments.truthfulqa import PROMPT, Dev, Recipe, Row, ask, closed_book, lookups, make, table
+from experiments.truthfulqa import PROMPT, Dev, Recipe, Row, ask, closed_book, make, table
 from experiments.truthfulqa_questions import Question, read_questions, split
 from experiments.truthfulqa_scores import METRICS, Scores, scored
+from experiments.truthfulqa_step import Step, as_used, learn_gate, lookups
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.evaluation.arms import UNSTEERED, Arm
 from steerable_llm.evaluation.benchmarks.metrics import truthfulqa_mc1, truthfulqa_mc2
@@ -131,9 +132,50 @@ def test_what_is_to_be_left_alone_is_asked_of_no_held_out_subject():
     assert all(pair.good != pair.bad for pair in pairs)
 
 
+def test_a_step_that_is_shut_leaves_the_unsteered_answer_and_an_instruction_asks_always(
+    tiny_vector,
+):
+    arms = [UNSTEERED, PROMPT, Arm("steered", tiny_vector.steer(0.5))]
+    rows = [["none"] * 3, ["told"] * 3, ["turned"] * 3]
+    assert as_used(arms, rows, [True, False, True]) == [
+        ["none"] * 3,
+        ["told"] * 3,
+        ["turned", "none", "turned"],
+    ]
+
+
+def test_the_gate_opens_for_myths_that_it_has_not_seen_and_not_for_facts():
+    asked = [
+        "What happens if you swallow {}?",
+        "Is it true that {} brings bad luck?",
+        "What do all people who believe in {} have in common?",
+    ]
+    things = ["chewing gum", "a seed", "a black cat", "a broken mirror", "the full moon", "a coin"]
+    build, others = (
+        [
+            Question(f"{i} {thing}", text.format(thing), ("No.",), ("Yes.",))
+            for i, text in enumerate(asked)
+            for thing in some
+        ]
+        for some in (things[:4], things[4:])
+    )
+    step = Step.of(learn_gate(build).gate)
+    closed = closed_book("dev", 10)
+    opens = step.steers(None, [*(question.item for question in others), *closed])
+    assert sum(opens[: len(others)]) >= 5
+    assert not any(opens[len(others) :])
+
+
+class Open:
+    """A step that steers questions and leaves facts alone."""
+
+    def steers(self, llm, items):
+        return [item.category == "myth" for item in items]
+
+
 def test_a_method_is_built_chosen_on_dev_kept_and_asked_beside_its_controls(tiny_llm, tmp_path):
     questions, closed = [MELON, SUN], closed_book("dev", 2)
-    dev = Dev(tiny_llm, questions, closed)
+    dev = Dev(tiny_llm, questions, closed, Open())
     recipes = {"caa": Recipe("caa", divergences=(0.01,))}
     said = []
     made = make(dev, questions, recipes, tmp_path, said.append)
@@ -144,7 +186,10 @@ def test_a_method_is_built_chosen_on_dev_kept_and_asked_beside_its_controls(tiny
     # What is kept is not built again, whatever it would be built from now.
     again = make(dev, [SUN], recipes, tmp_path, said.append)
     assert again["caa"].fingerprint_id == made["caa"].fingerprint_id
-    rows = ask(tiny_llm, questions, closed, made)
+    assert choice.lost == {"closed_book": 0.0}  # the step never steers them
+    rows, always = ask(tiny_llm, questions, closed, made, Open())
+    assert [row.scores for row in rows] == [row.scores for row in always]
+    assert all(row.closed == rows[0].closed for row in rows if row.name != "strict instruction")
     names = ["none", "strict instruction", "caa", "caa: random", "caa: sign flipped"]
     assert [row.name for row in rows] == names
     assert rows[0].kl == pytest.approx(0, abs=1e-5)

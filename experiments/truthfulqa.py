@@ -392,8 +392,9 @@ def main() -> None:
     data = split(read_questions(options.data))
     llm, known = SteerableHFLLM.smollm2(), options.closed_book
     recipes = {name: RECIPES[name] for name in options.only or RECIPES}
-    step = Step.of(learn_gate(data.build).gate)
-    dev = Dev(llm, data.dev[: options.dev], closed_book("dev", known), step)
+    gate, closed = learn_gate(data.build), closed_book("dev", known)
+    step = Step.sparing(gate.gate, llm, closed, BUDGET)
+    dev = Dev(llm, data.dev[: options.dev], closed, step)
     made = make(dev, data.build, recipes, options.keep)
     asked, facts = data.test[: options.test], closed_book("test", known)
     steered = (sum(step.steers(llm, each)) for each in ([q.item for q in asked], facts))

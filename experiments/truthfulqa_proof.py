@@ -61,9 +61,7 @@ def prove(
     )
     (out / "gates").mkdir(parents=True, exist_ok=True)
     file = gate.gate.save(out / "gates" / f"{gate.gate.name}.safetensors")
-    write_whole(
-        file.with_suffix(".md"), f"{gate_card(gate, command).to_markdown()}\n{OUR_MARK}\n"
-    )
+    write_whole(file.with_suffix(".md"), f"{gate_card(gate, command).to_markdown()}\n{OUR_MARK}\n")
     report.save(out / f"{NAME}.json")
     report.page().save(out / f"{NAME}.md", report.to_json)
     vector.with_evaluation(report.summary()).save(out / f"{NAME}.safetensors")

@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
+from statistics import fmean
 from typing import TypeVar
 
 from experiments.facts import facts
 from experiments.questions import closed_book as questions_of
 from experiments.truthfulqa_questions import Question
+from steerable_llm.errors import InvalidInputError
 from steerable_llm.evaluation.arms import Arm
 from steerable_llm.evaluation.conditions import Conditions
 from steerable_llm.evaluation.set import EvaluationItem
@@ -32,6 +34,7 @@ LOOKUP = "closed_book"
 _LOOKUPS = 208
 """Plain questions that the gate learns from: all that there are in the build split."""
 _REGULARISATION = 10.0
+_THRESHOLDS = tuple(n / 20 for n in range(1, 20))
 
 
 @dataclass(frozen=True)
@@ -41,10 +44,37 @@ class Step:
     policy: Policy
 
     @classmethod
-    def of(cls, gate: Gate) -> Step:
-        """Return the step of a gate, whose threshold is the one that its training has found."""
-        when = {"gate": {"name": gate.name}}
-        return cls(Policy.from_dict({"steps": {ASK: {"when": when}}}, gates={gate.name: gate}))
+    def of(cls, gate: Gate, above: float | None = None) -> Step:
+        """Return the step of a gate.
+
+        Args:
+            gate: What it asks.
+            above: Steer where it finds a myth more probable than that; None for its own threshold.
+        """
+        use = {"name": gate.name} | ({} if above is None else {"above": above})
+        steps = {ASK: {"when": {"gate": use}}}
+        return cls(Policy.from_dict({"steps": steps}, gates={gate.name: gate}))
+
+    @classmethod
+    def sparing(
+        cls, gate: Gate, llm: HookedModel, closed: Sequence[EvaluationItem], most: float
+    ) -> Step:
+        """Return the step that steers as much as it may without touching closed-book questions.
+
+        Args:
+            gate: What it asks.
+            llm: The model.
+            closed: Closed-book questions of dev.
+            most: Share of them that may be steered.
+
+        Raises:
+            InvalidInputError: However sure the gate has to be, it opens for more of them.
+        """
+        for above in _THRESHOLDS:
+            step = cls.of(gate, above)
+            if above >= gate.threshold and fmean(step.steers(llm, closed)) <= most:
+                return step
+        raise InvalidInputError(f"the gate opens for more than {most:.1%} of closed-book questions")
 
     def steers(self, llm: HookedModel, items: Sequence[EvaluationItem]) -> list[bool]:
         """Return which of these it would steer."""

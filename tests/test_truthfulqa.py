@@ -159,11 +159,15 @@ def test_the_gate_opens_for_myths_that_it_has_not_seen_and_not_for_facts():
         ]
         for some in (things[:4], things[4:])
     )
-    step = Step.of(learn_gate(build).gate)
-    closed = closed_book("dev", 10)
+    gate = learn_gate(build).gate
+    step = Step.sparing(gate, None, closed_book("dev"), 0.0)
+    closed = closed_book("test", 10)
     opens = step.steers(None, [*(question.item for question in others), *closed])
     assert sum(opens[: len(others)]) >= 5
     assert not any(opens[len(others) :])
+    assert step.steers(None, closed_book("dev")) == [False] * len(closed_book("dev"))
+    with pytest.raises(InvalidInputError, match="opens for more"):
+        Step.sparing(gate, None, [question.item for question in build], 0.0)
 
 
 class Open:

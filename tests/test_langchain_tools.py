@@ -1,20 +1,22 @@
 """Tools and structured answers through LangChain, against a model that follows a script."""
 
 import json
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from adapter_models import steered_by, under_three_steps, whole
 from langchain_core.caches import InMemoryCache
 from langchain_core.exceptions import OutputParserException
 from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, ToolMessage
-from langchain_core.tools import tool
+from langchain_core.tools import StructuredTool, tool
+from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import BaseModel, Field
 from scripted import calling, scripted_llm
 from test_tool_calling import UNGUIDED
 from typing_extensions import TypedDict
 
 from steerable_llm.adapters.langchain import SteerableChatModel
+from steerable_llm.adapters.langchain.messages import to_tools
 from steerable_llm.answer.constraint import Constraint
 from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.errors import InvalidInputError
@@ -39,6 +41,12 @@ class ReplyDict(TypedDict):
 
     tone: str
     sure: bool
+
+
+class Endless(TypedDict):
+    """A reply to a reply."""
+
+    to: list["Endless"]
 
 
 REPLY = {"tone": "kind", "sure": True}
@@ -203,6 +211,83 @@ def test_a_json_schema_needs_no_title_where_no_tool_is_named_by_it(
     assert chat.with_structured_output(schema).invoke("Reply") == REPLY
 
 
+class Branch(BaseModel):
+    """A branch with its own branches."""
+
+    name: Literal["oak"]
+    branches: list["Branch"] = Field(default=[], max_length=1)
+
+
+def follow(branch: Branch) -> str:
+    """Follow a branch."""
+    return branch.name
+
+
+BRANCHES = Branch.model_json_schema()
+
+
+@pytest.mark.parametrize("method", ["json_schema", "function_calling"])
+@pytest.mark.parametrize(
+    "schema", [Branch, BRANCHES, {"title": "Tree", **BRANCHES}], ids=["class", "schema", "titled"]
+)
+def test_an_answer_in_a_form_that_holds_itself_is_held_to_it(method: Any, schema: Any) -> None:
+    name = schema.get("title", "Branch") if isinstance(schema, dict) else "Branch"
+    loose = {"name": "oak", "branches": [30.7]}
+    said = calling(name, loose) if method == "function_calling" else json.dumps(loose)
+    chat = scripted_llm({"": said}).as_langchain(max_tokens=120)
+    made = chat.with_structured_output(schema, method=method, strict=True).invoke("Tree")
+    assert Branch.model_validate(made).name == "oak"
+
+
+@pytest.mark.parametrize(
+    "bound",
+    [
+        Branch,
+        follow,
+        tool(follow),
+        StructuredTool(name="grow", description="Grow.", args_schema=Branch, func=follow),
+        StructuredTool(name="grow", description="Grow.", args_schema=BRANCHES, func=follow),
+    ],
+    ids=["class", "function", "tool", "tool of a class", "tool of a schema"],
+)
+def test_a_tool_whose_arguments_hold_themselves_is_called_with_such(
+    chat: SteerableChatModel, bound: Any
+) -> None:
+    model = chat.bind_tools([bound], tool_choice="any", strict=True)
+    assert "properties" in model.kwargs["tools"][0]["function"]["parameters"]
+    (call,) = model.invoke("no json").tool_calls
+    assert Branch.model_validate(call["args"].get("branch", call["args"])).name == "oak"
+
+
+def test_a_tool_that_does_not_hold_itself_is_shown_as_langchain_shows_it() -> None:
+    class Pair(BaseModel):
+        """Two replies."""
+
+        first: Reply
+        second: Reply
+
+    told = to_tools([Pair, follow, multiply])
+    assert [told[0], told[2]] == [convert_to_openai_tool(Pair), convert_to_openai_tool(multiply)]
+
+
+@pytest.mark.parametrize(
+    ("schema", "expected"),
+    [
+        ({"enum": ["a"]}, "a"),
+        ({"anyOf": [{"const": 1}]}, 1),
+        (
+            {"title": "Row", "type": "array", "items": {"const": 1}, "minItems": 1, "maxItems": 1},
+            [1],
+        ),
+        ({"type": "function", "function": {"name": "f", "parameters": {"const": 1}}}, 1),
+    ],
+)
+def test_any_json_schema_holds_the_answer(
+    chat: SteerableChatModel, schema: Any, expected: Any
+) -> None:
+    assert chat.with_structured_output(schema).invoke("no json") == expected
+
+
 def test_the_raw_message_comes_along_when_asked_for(chat: SteerableChatModel) -> None:
     made = chat.with_structured_output(Reply, include_raw=True).invoke("Reply")
     assert made["parsed"] == Reply(**REPLY)  # type: ignore[arg-type]
@@ -249,6 +334,9 @@ def test_strictness_refuses_what_cannot_be_guaranteed(chat: SteerableChatModel) 
         (lambda m: m.with_structured_output("Reply"), "schema cannot be read \\('Reply'\\)"),
         (lambda m: m.with_structured_output({}, method="function_calling"), "tool 0 cannot be"),
         (lambda m: m.bind_tools([multiply, 5]), "tool 1 cannot be read \\(5\\)"),
+        (lambda m: m.bind_tools([Endless]), "tool 0 cannot be .*not a recursive one"),
+        (lambda m: m.with_structured_output(Endless), "schema cannot be .*not a recursive one"),
+        (lambda m: m.with_structured_output({"name": "f", "schema": {}}), "schema cannot be read"),
         (lambda m: m.with_structured_output(Reply, stric=True), "did you mean 'strict'"),
         (lambda m: m.invoke("Hi", response_format={"type": "xml"}), "response_format"),
         (lambda m: m.invoke("Hi", model="gpt"), "cannot answer as 'gpt'"),

@@ -15,11 +15,14 @@ from langchain_core.messages import (
 from langchain_core.messages.ai import UsageMetadata
 from langchain_core.messages.tool import invalid_tool_call, tool_call, tool_call_chunk
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
-from langchain_core.tools import BaseTool
+from langchain_core.tools import BaseTool, create_schema_from_function
 from langchain_core.utils.function_calling import convert_to_openai_tool
+from langchain_core.utils.pydantic import is_basemodel_subclass
+from pydantic import BaseModel
 
 from steerable_llm.adapters.arguments import to_tool_choice
 from steerable_llm.adapters.history import CACHE_POINTS, CARRYING, tell_left_out
+from steerable_llm.adapters.schemas import leads_back, opened
 from steerable_llm.answer.constraint import Constraint
 from steerable_llm.answer.record import told_logprobs, what_steered
 from steerable_llm.answer.request import Generation, GenerationChunk
@@ -282,13 +285,51 @@ def to_tools(tools: Sequence[ToolLike], strict: bool | None = None) -> list[dict
 
 def _tool(tool: ToolLike, position: int, strict: bool | None) -> dict[str, Any]:
     try:
-        return convert_to_openai_tool(tool, strict=strict)
-    except (TypeError, ValueError) as error:  # LangChain's runs over several lines
+        return as_function(tool, strict)
+    except (TypeError, ValueError, RecursionError) as error:  # LangChain's runs over several lines
         raise InvalidInputError(
             f"tool {position} cannot be read ({one_line(tool)}): give a function with types and a "
-            "docstring, a pydantic class, a TypedDict, a LangChain tool, an OpenAI function dict, "
-            "or a JSON schema with a title"
+            "docstring, a pydantic class, a TypedDict (not a recursive one), a LangChain tool, an "
+            "OpenAI function dict, or a JSON schema with a title"
         ) from error
+
+
+def as_function(tool: ToolLike, strict: bool | None = None) -> dict[str, Any]:
+    """Return a tool as an OpenAI function dict.
+
+    LangChain writes definitions out where they are used, and what refers to itself as anything at
+    all. Such a schema keeps its definitions here.
+
+    Raises:
+        TypeError, ValueError, RecursionError: LangChain cannot read the tool.
+    """
+    if isinstance(tool, Mapping) and "$ref" in tool:
+        tool = opened(tool)
+    made = convert_to_openai_tool(tool, strict=strict)
+    schema = _arguments_of(tool)
+    if not leads_back(schema, schema):
+        return made
+    told = {key: x for key, x in opened(schema).items() if key not in ("title", "description")}
+    return convert_to_openai_tool({**made["function"], "parameters": told}, strict=strict)
+
+
+def _arguments_of(tool: ToolLike) -> Mapping[str, Any]:
+    """Return the whole schema of a tool's arguments; nothing where LangChain leaves it whole."""
+    if isinstance(tool, Mapping):
+        return {}
+    told = tool.tool_call_schema if isinstance(tool, BaseTool) else tool
+    if isinstance(told, Mapping):
+        return told
+    if not isinstance(told, type):  # as LangChain reads a function
+        told = create_schema_from_function(
+            told.__name__, told, parse_docstring=True, error_on_invalid_docstring=False,
+            filter_args=(), include_injected=False,
+        )  # fmt: skip
+    if not is_basemodel_subclass(told):
+        return {}
+    if issubclass(told, BaseModel):
+        return told.model_json_schema()
+    return told.schema()  # type: ignore[attr-defined,no-any-return]  # a class of pydantic 1
 
 
 def one_line(value: Any) -> str:

@@ -15,11 +15,10 @@ from langchain_core.runnables import (
     RunnableMap,
     RunnablePassthrough,
 )
-from langchain_core.utils.function_calling import convert_to_json_schema
 from langchain_core.utils.pydantic import is_basemodel_subclass
 
 from steerable_llm.adapters.arguments import refuse_unknown
-from steerable_llm.adapters.langchain.messages import one_line, to_tools
+from steerable_llm.adapters.langchain.messages import as_function, one_line, to_tools
 from steerable_llm.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -79,20 +78,23 @@ def structured_output(
     return RunnableMap(raw=bound) | parsed.with_fallbacks([failed], exception_key="parsing_error")
 
 
+# What makes a dict a schema of an answer, and what one of a tool that holds such a schema.
+_OF_SCHEMAS = {"type", "properties", "$ref", "enum", "const", "anyOf", "oneOf", "allOf"}
+_OF_TOOLS = {"function", "parameters", "input_schema", "toolSpec"}
+
+
 def _as_json_schema(schema: Any) -> dict[str, Any]:
     # LangChain insists on a title, which names the tool where there is one; here is none.
-    if (
-        isinstance(schema, Mapping)
-        and "title" not in schema
-        and isinstance(schema.get("type"), str)
-    ):
+    if isinstance(schema, Mapping) and _OF_SCHEMAS & set(schema) and not _OF_TOOLS & set(schema):
         return dict(schema)
     try:
-        return convert_to_json_schema(schema)
-    except (TypeError, ValueError) as error:
+        function = as_function(schema)["function"]
+        told = {"description": function["description"]} if "description" in function else {}
+        return {"title": function["name"], **told, **function["parameters"]}
+    except (TypeError, ValueError, RecursionError, KeyError) as error:
         raise InvalidInputError(
-            f"the schema cannot be read ({one_line(schema)}): give a pydantic class, a TypedDict, "
-            "a JSON schema or an OpenAI function dict"
+            f"the schema cannot be read ({one_line(schema)}): give a pydantic class, a TypedDict "
+            "(not a recursive one), a JSON schema or an OpenAI function dict"
         ) from error
 
 

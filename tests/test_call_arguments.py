@@ -96,6 +96,10 @@ def test_a_bias_forbids_and_forces_a_token(tiny_llm: SteerableHFLLM, adapter: st
         ({"max_tokens": "many"}, "max_new_tokens is 'many'"),
         ({"step": 5}, "step is 5"),
         ({"context": 5}, "context is 5"),
+        (
+            {"context": ["At nine.", 1]},
+            "context has a int in it: give True, False, or the retrieved",
+        ),
         ({"contrast": 0.5}, "contrast is 0.5"),
         ({"tools": 5}, "tools are 5"),
     ],
@@ -115,6 +119,7 @@ def test_values_that_cannot_be_used(
         ({"tools": 5}, "tools is 5"),
         ({"tools": {"type": "function"}}, "give a list"),
         ({"contrast": "cad"}, "contrast is 'cad'"),
+        ({"context": [{"text": "At nine."}]}, "context has a dict in it"),
     ],
 )
 def test_arguments_of_a_call_of_llama_index_that_are_none(

@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 from adapter_models import QUESTION, drain, random_vector, steered_by
 from langchain_core.caches import InMemoryCache
+from langchain_core.documents import Document
 from langchain_core.messages import HumanMessage
 from llama_index.core.prompts import PromptTemplate
 from llama_index.core.prompts.prompt_type import PromptType
+from llama_index.core.schema import ImageNode, NodeWithScore, TextNode
 
 from steerable_llm.adapters.langchain import record_steering
 from steerable_llm.answer.constraint import Constraint
@@ -175,6 +177,21 @@ def test_the_caller_may_say_what_it_retrieved(llm: SteerableHFLLM) -> None:
         )
         assert bool(completion.raw["steering"]) == steered
     assert not llm.generate(WITH, step="answer", context=False, max_new_tokens=2).steered
+
+
+def test_documents_and_nodes_tell_what_was_retrieved_as_their_texts_do(
+    llm: SteerableHFLLM,
+) -> None:
+    chat, model = llm.as_langchain(max_tokens=2), llm.as_llama_index(max_tokens=2)
+    for text in ("At nine.", " "):
+        message = chat.invoke(QUESTION, step="answer", context=[Document(page_content=text)])
+        node = TextNode(text=text, metadata={"page": 4})  # which says nothing by itself
+        for given in (node, NodeWithScore(node=node)):
+            completion = model.complete(QUESTION, step="answer", context=[given])
+            assert bool(completion.raw["steering"]) == bool(text.strip())
+        assert bool(steered_by(message)) == bool(text.strip())
+    image = NodeWithScore(node=ImageNode(image="aGk="))
+    assert model.complete(QUESTION, step="answer", context=[image]).raw["steering"]
 
 
 async def test_a_llama_index_call_keeps_the_policy_that_told_its_step(

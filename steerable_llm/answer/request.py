@@ -29,6 +29,8 @@ MOST_TOKENS = 128
 MOST_STRUCTURED = 1024
 """The same for what a program reads, which is worth nothing if it is cut off."""
 
+_CONTEXT = "True, False, or the retrieved texts"
+
 FinishReason = Literal["stop", "length"]
 
 
@@ -175,10 +177,7 @@ class GenerationRequest:
             self.contrast is None or isinstance(self.contrast, Contrast),
             "contrast", self.contrast, 'a Contrast, such as Contrast("cad", 0.5), or None',
         )  # fmt: skip
-        _require(
-            self.context is None or isinstance(self.context, bool | str | Sequence),
-            "context", self.context, "True, False, or the retrieved texts",
-        )  # fmt: skip
+        _check_context(self.context)
         _require(
             self.tools is None
             or (isinstance(self.tools, Sequence) and not isinstance(self.tools, str)),
@@ -373,6 +372,15 @@ class GenerationChunk:
     calls: tuple[CallPiece, ...] = ()
     reasoning: str = ""
     logprobs: tuple[Likelihood, ...] = field(default=(), compare=False)
+
+
+def _check_context(context: object) -> None:
+    told = context is None or isinstance(context, bool | str | Sequence)
+    _require(told, "context", context, _CONTEXT)
+    texts = context if isinstance(context, Sequence) else ()
+    other = next((text for text in texts if not isinstance(text, str)), "")
+    if not isinstance(other, str):  # what it holds may be a whole library
+        raise InvalidInputError(f"context has a {type(other).__name__} in it: give {_CONTEXT}")
 
 
 def _whole(value: object) -> bool:

@@ -51,6 +51,7 @@ from steerable_llm.adapters.langchain.messages import (
     to_choice,
     to_chunks,
     to_constraint,
+    to_context,
     to_result,
     to_tools,
 )
@@ -368,7 +369,7 @@ class SteerableChatModel(SharesWeights, BaseChatModel):
         refuse_unknown("call argument", set(kwargs), _CALL_ARGUMENTS)
         tools = to_tools(kwargs.get("tools") or (), kwargs.get("strict"))
         prompt = read_messages(messages)
-        context = kwargs.get("context")
+        context = to_context(kwargs.get("context"))
         if context is None:  # no guessing where the chain has handed the documents over
             context = quoted(prompt, self._retrieved) or None
         return {

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from langchain_core.documents import Document
 from langchain_core.messages import (
     AIMessage,
     AIMessageChunk,
@@ -185,6 +186,13 @@ def _unread(message: BaseMessage, kind: str | None, position: int) -> InvalidInp
         f"message {position} holds a content block of type {kind!r} that cannot be read: give "
         "text, or images as base64 or by a data: or http(s) URL"
     )
+
+
+def to_context(context: Any) -> Any:
+    """Return a call's `context` with the texts of documents in their place."""
+    if isinstance(context, str) or not isinstance(context, Sequence):
+        return context
+    return [item.page_content if isinstance(item, Document) else item for item in context]
 
 
 PROVIDER = "steerable-llm"

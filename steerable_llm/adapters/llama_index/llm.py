@@ -41,7 +41,12 @@ from steerable_llm.adapters.arguments import (
 )
 from steerable_llm.adapters.asking import aanswers, achunks
 from steerable_llm.adapters.copies import SharesWeights
-from steerable_llm.adapters.llama_index.messages import read_messages, to_chat, to_completion
+from steerable_llm.adapters.llama_index.messages import (
+    read_messages,
+    to_chat,
+    to_completion,
+    to_context,
+)
 from steerable_llm.adapters.llama_index.steps import PromptedLLM, filled_in, own_copy, step_of
 from steerable_llm.adapters.llama_index.structured import (
     SteerableStructuredLLM,
@@ -349,7 +354,9 @@ class SteerableLlamaIndexLLM(SharesWeights, PromptedLLM, FunctionCallingLLM):
         for name in _ASKED:
             if kwargs.get(name) is not None:
                 arguments[name] = kwargs[name]
-        if "context" not in arguments and self._settled and self._settled.retrieved:
+        if "context" in arguments:
+            arguments["context"] = to_context(arguments["context"])
+        elif self._settled and self._settled.retrieved:
             # No guessing where LlamaIndex has filled the text in.
             arguments["context"] = quoted(messages, self._settled.retrieved) or None
         return Call(llm, arguments, self._records())

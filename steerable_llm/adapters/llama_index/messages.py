@@ -20,7 +20,7 @@ from llama_index.core.base.llms.types import (
     ThinkingBlock,
     ToolCallBlock,
 )
-from llama_index.core.schema import BaseNode, ImageNode
+from llama_index.core.schema import BaseNode, ImageNode, MetadataMode, NodeWithScore
 
 from steerable_llm.adapters.history import tell_left_out
 from steerable_llm.answer.record import what_steered
@@ -134,6 +134,22 @@ def image_of_node(node: BaseNode) -> ImagePart | None:
     if path and is_file(path):  # as the prompt will bring it
         return image_of(Path(path).read_bytes())
     return image_of(str(path or url)) if path or url else None
+
+
+def to_context(context: Any) -> Any:
+    """Return a call's `context` with what nodes hold in their place, an image by its address."""
+    if isinstance(context, str) or not isinstance(context, Sequence):
+        return context
+    return [_held_by(item) for item in context]
+
+
+def _held_by(item: Any) -> Any:
+    node = item.node if isinstance(item, NodeWithScore) else item
+    if not isinstance(node, BaseNode):
+        return item
+    text = node.get_content(metadata_mode=MetadataMode.NONE)
+    image = None if text.strip() else image_of_node(node)
+    return text if image is None else image.url
 
 
 def _calls(message: ChatMessage) -> Any:

@@ -27,6 +27,7 @@ from steerable_llm.adapters.schemas import leads_back, opened
 from steerable_llm.answer.constraint import Constraint
 from steerable_llm.answer.record import told_logprobs, what_steered
 from steerable_llm.answer.request import Generation, GenerationChunk
+from steerable_llm.answer.schema import TYPES
 from steerable_llm.chat.message import (
     TOLD_ELSEWHERE,
     Message,
@@ -284,22 +285,45 @@ def to_tools(tools: Sequence[ToolLike], strict: bool | None = None) -> list[dict
         strict: Noted in each tool, as OpenAI does; calls that are sure follow the schema anyway.
 
     Raises:
-        InvalidInputError: Something that is no tool, or a JSON schema without a name.
+        InvalidInputError: Something that is no tool, a tool of another provider's servers, or a
+            JSON schema without a name.
     """
     if isinstance(tools, str | Mapping) or not isinstance(tools, Iterable):
         raise InvalidInputError(f"the tools are {one_line(tools)}: give a list of them")
     return [_tool(tool, position, strict) for position, tool in enumerate(tools)]
 
 
+_GIVE = (
+    "give a function with types and a docstring, a pydantic class, a TypedDict (not a recursive "
+    "one), a LangChain tool, an OpenAI function dict, or a JSON schema with a title"
+)
+
+
 def _tool(tool: ToolLike, position: int, strict: bool | None) -> dict[str, Any]:
+    kind = _foreign_type(tool) if isinstance(tool, Mapping) else None
+    if kind is not None:
+        raise InvalidInputError(
+            f"tool {position} is of type {kind!r}, which runs on the servers of another provider, "
+            f"and no server is asked here: {_GIVE}"
+        )
     try:
         return as_function(tool, strict)
     except (TypeError, ValueError, RecursionError) as error:  # LangChain's runs over several lines
         raise InvalidInputError(
-            f"tool {position} cannot be read ({one_line(tool)}): give a function with types and a "
-            "docstring, a pydantic class, a TypedDict (not a recursive one), a LangChain tool, an "
-            "OpenAI function dict, or a JSON schema with a title"
+            f"tool {position} cannot be read ({one_line(tool)}): {_GIVE}"
         ) from error
+
+
+def _foreign_type(tool: Mapping[str, Any]) -> str | None:
+    """Return the type of a tool that only servers of other providers know; None for others.
+
+    LangChain leaves some as they are, and makes functions without arguments of those with a name.
+    """
+    kind = tool.get("type")
+    known = {"function", *TYPES}
+    if not isinstance(kind, str) or kind in known or {"parameters", "input_schema"} & set(tool):
+        return None
+    return kind
 
 
 def as_function(tool: ToolLike, strict: bool | None = None) -> dict[str, Any]:
@@ -314,6 +338,8 @@ def as_function(tool: ToolLike, strict: bool | None = None) -> dict[str, Any]:
     if isinstance(tool, Mapping) and "$ref" in tool:
         tool = opened(tool)
     made = convert_to_openai_tool(tool, strict=strict)
+    if "name" not in made.get("function", ()):
+        raise ValueError("it names no function")
     schema = _arguments_of(tool)
     if not leads_back(schema, schema):
         return made

@@ -20,12 +20,13 @@ from llama_index.core.llms import ChatMessage
 from llama_index.core.memory import ChatMemoryBuffer
 from llama_index.core.prompts import ChatPromptTemplate
 from llama_index.core.query_engine import (
+    CitationQueryEngine,
     RouterQueryEngine,
     SubQuestionQueryEngine,
     TransformQueryEngine,
 )
 from llama_index.core.question_gen import LLMQuestionGenerator
-from llama_index.core.response_synthesizers import TreeSummarize
+from llama_index.core.response_synthesizers import ResponseMode, TreeSummarize
 from llama_index.core.retrievers import QueryFusionRetriever
 from llama_index.core.selectors import LLMMultiSelector, LLMSingleSelector
 from llama_index.core.tools import FunctionTool, QueryEngineTool
@@ -172,6 +173,20 @@ def test_passages_that_need_two_calls_are_refined(
     small = index.as_query_engine(llm=llm.for_step(None), similarity_top_k=5)
     small._response_synthesizer._prompt_helper.context_window = 2400
     small.query(QUESTION)
+    assert steps_of(llm) == ["text_qa", "refine"]
+
+
+async def test_an_engine_that_cites_its_sources_tells_the_steps(
+    llm: SteerableLlamaIndexLLM, index: VectorStoreIndex
+) -> None:
+    engine = CitationQueryEngine.from_args(index, llm=llm)
+    engine.query(QUESTION)
+    await engine.aquery(QUESTION)
+    assert steps_of(llm) == ["text_qa", "text_qa"]
+    two = CitationQueryEngine.from_args(
+        index, llm=llm, response_mode=ResponseMode.REFINE, similarity_top_k=2
+    )
+    two.query(QUESTION)
     assert steps_of(llm) == ["text_qa", "refine"]
 
 

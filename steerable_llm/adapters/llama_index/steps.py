@@ -36,11 +36,14 @@ STEP = "steer_step"
 """Where a prompt's metadata names its step."""
 PLACE = "steer_place"
 """Where a prompt's metadata says which of an engine's prompts it is."""
-# LlamaIndex's own prompts for text and images bear no type; these words in their names tell it.
+# LlamaIndex's own prompts for images and for citations bear no type; these words in their names
+# tell it.
 _KINDS = {
     "SIMPLE_INPUT": "simple_input",
     "CONTENT_QA": "text_qa",
     "CONTENT_REFINE": "refine",
+    "CITATION_QA": "text_qa",
+    "CITATION_REFINE": "refine",
     "TREE_SUMMARIZE": "summary",
     "CHOICE_SELECT": "choice_select",
 }

@@ -209,7 +209,8 @@ def test_what_was_to_be_a_call_and_is_none_is_told(llm: SteerableLlamaIndexLLM) 
         llm.chat_with_tools(TOOLS, QUESTION, max_tokens=tokens),
         list(llm.stream_chat_with_tools(TOOLS, QUESTION, max_tokens=tokens))[-1],
     ):
-        assert calls_of(llm, response) == []
+        with pytest.raises(InvalidInputError, match=r"no call of the answer .*cut off"):
+            calls_of(llm, response)
         (invalid,) = response.message.additional_kwargs["invalid_tool_calls"]
         assert (invalid["name"], invalid["text"]) == ("opening", '{"shop": "')
         assert "JSON" in invalid["error"]
@@ -239,6 +240,18 @@ async def test_an_agent_with_the_models_own_tools(
     assert str(answer) == "It opens at nine."
     assert [result.tool_output.content for result in results] == ["Lyon opens at nine"]
     assert llm.llm.steps == list(record.steps) == ["agent", "agent"]  # type: ignore[attr-defined]
+
+
+@OLD_WAYS
+@pytest.mark.parametrize("streaming", [True, False])
+async def test_an_agent_whose_call_is_cut_off_says_so_and_gives_no_empty_answer(
+    llm: SteerableLlamaIndexLLM, streaming: bool
+) -> None:
+    short = llm.model_copy(update={"max_tokens": len(llm.tokens(CALL.partition("Lyon")[0]))})
+    agent = FunctionAgent(llm=short, tools=TOOLS, streaming=streaming)
+    with pytest.raises(InvalidInputError, match="larger max_tokens") as caught:
+        await agent.run(QUESTION, memory=ChatMemoryBuffer.from_defaults())
+    assert "\n" not in str(caught.value)
 
 
 @OLD_WAYS

@@ -432,11 +432,12 @@ class SteerableLlamaIndexLLM(SharesWeights, PromptedLLM, FunctionCallingLLM):
         """Return the tools that a response asks for.
 
         Raises:
-            InvalidInputError: It asks for none, and `error_on_no_tool_call` is set.
+            InvalidInputError: It asks for none and `error_on_no_tool_call` is set, or none of its
+                calls can be read. (LlamaIndex's agents would take that for an empty answer.)
         """
         calls = [block for block in response.message.blocks if isinstance(block, ToolCallBlock)]
         unread = response.message.additional_kwargs.get("invalid_tool_calls")
-        if not calls and unread and error_on_no_tool_call:
+        if not calls and unread:
             raise InvalidInputError(f"no call of the answer can be read: {unread[0]['error']}")
         if not calls and error_on_no_tool_call:
             raise InvalidInputError(

@@ -17,6 +17,7 @@ from langchain_core.messages import (
 )
 from llama_index.core import PromptTemplate
 from llama_index.core.llms import ChatMessage
+from pydantic import BaseModel
 from scripted import byte_level, scripted_around, scripted_llm
 from test_alternation import MARKS, STRICT
 from tokenizers import Tokenizer, decoders, models
@@ -93,7 +94,10 @@ def test_a_bias_forbids_and_forces_a_token(tiny_llm: SteerableHFLLM, adapter: st
         ({"logprobs": True, "top_logprobs": 21}, "from 0 to 20"),
         ({"n": 0}, "n is 0"),
         ({"temperature": "hot"}, "temperature is 'hot'"),
-        ({"max_tokens": "many"}, "max_new_tokens is 'many'"),
+        ({"max_tokens": "many"}, "max_tokens is 'many'"),
+        ({"max_tokens": 0}, "^max_tokens is 0: give at least 1"),
+        ({"steering": 5}, "'steering' is not a known call argument .* as_langchain"),
+        ({"response_format": {"type": "json_schema", "json_schema": 5}}, "response_format is 5"),
         ({"step": 5}, "step is 5"),
         ({"context": 5}, "context is 5"),
         (
@@ -116,6 +120,8 @@ def test_values_that_cannot_be_used(
     ("asked", "said"),
     [
         ({"constraint": 5}, "constraint is 5"),
+        ({"max_tokens": 0}, "^max_tokens is 0: give at least 1"),
+        ({"steering": 5}, "'steering' is not a known call argument .* as_llama_index"),
         ({"tools": 5}, "tools is 5"),
         ({"tools": {"type": "function"}}, "give a list"),
         ({"contrast": "cad"}, "contrast is 'cad'"),
@@ -129,6 +135,10 @@ def test_arguments_of_a_call_of_llama_index_that_are_none(
         tiny_llm.as_llama_index(max_tokens=3).chat([ChatMessage(QUESTION)], **asked)
 
 
+class Hours(BaseModel):
+    opening: int
+
+
 def test_what_nobody_can_answer_is_told_in_the_words_of_who_asks(
     tiny_llm: SteerableHFLLM,
 ) -> None:
@@ -136,6 +146,9 @@ def test_what_nobody_can_answer_is_told_in_the_words_of_who_asks(
     tries: list[tuple[Any, str]] = [
         (lambda: chat.invoke([]), "the prompt has no messages"),
         (lambda: llm.chat([]), "the prompt has no messages"),
+        (lambda: llm.chat([{"role": "user"}]), "message 0 is a dict: give a list of ChatMessages"),
+        (lambda: llm.predict("Hi"), "the prompt is 'Hi': give a prompt template"),
+        (lambda: llm.structured_predict(Hours, "Hi"), "the prompt is 'Hi'"),
         (lambda: llm.complete("", formatted=True), "the prompt is empty"),
         (lambda: chat.bind_tools(5), "give a list of them"),
         (lambda: llm.as_structured_llm(None), "give a pydantic class"),

@@ -200,7 +200,7 @@ def test_none_is_the_default_and_one_text_a_list_of_one(engine: SteerableHFLLM) 
         (lambda e: SteerableChatModel(llm=e, temperature="hot"), "temperature"),
         (lambda e: SteerableChatModel(llm=e).invoke("x", max_token=3), "'max_tokens'"),
         (lambda e: SteerableChatModel(llm=e).invoke("x", model="gpt"), "cannot answer as"),
-        (lambda e: SteerableChatModel(llm=e).invoke("x", max_tokens=0), "max_new_tokens"),
+        (lambda e: SteerableChatModel(llm=e).invoke("x", max_tokens=0), "max_tokens is 0"),
     ],
 )
 def test_wrong_arguments_are_refused_in_one_line(
@@ -267,6 +267,15 @@ class Trace(BaseCallbackHandler):
 
     def on_llm_end(self, *_: Any, **__: Any) -> None:
         self.ends += 1
+
+
+def test_tokens_are_counted_by_what_the_caller_gives_for_it(engine: SteerableHFLLM) -> None:
+    chat = engine.as_langchain(
+        custom_get_token_ids=lambda text: [len(word) for word in text.split()]
+    )
+    assert chat.get_token_ids("two words") == [3, 5]
+    assert chat.get_num_tokens("two words") == 2
+    assert chat.get_num_tokens_from_messages([HumanMessage("two words")]) == 3  # "Human: two words"
 
 
 def test_a_trace_shows_the_step_and_the_policy_for_each_input(chat: SteerableChatModel) -> None:

@@ -1,6 +1,6 @@
 """Tools in LlamaIndex: a model whose template has them calls them, others say that they do not."""
 
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from adapter_models import RecordingLLM, last, random_vector
@@ -9,6 +9,7 @@ from llama_index.core.base.llms.types import TextBlock, ThinkingBlock, ToolCallB
 from llama_index.core.llms import ChatMessage
 from llama_index.core.memory import ChatMemoryBuffer
 from llama_index.core.tools import FunctionTool
+from pydantic import BaseModel, Field
 from scripted import calling, scripted_llm
 
 from steerable_llm.adapters.llama_index import SteerableLlamaIndexLLM, record_steering, steer_step
@@ -94,6 +95,27 @@ async def test_every_way_in_brings_the_same_call(llm: SteerableLlamaIndexLLM) ->
         assert response.message == responses[0].message
         assert not response.message.content
         assert response.raw["usage"]["completion_tokens"] > 0
+
+
+def test_what_is_no_tool_is_refused_in_one_line(llm: SteerableLlamaIndexLLM) -> None:
+    with pytest.raises(InvalidInputError, match="tool 1 is a function: give a tool of LlamaIndex"):
+        llm.chat_with_tools([TOOLS[0], opening], QUESTION)  # type: ignore[list-item]
+
+
+class Branch(BaseModel):
+    """A branch with its own branches."""
+
+    name: Literal["oak"]
+    branches: list["Branch"] = Field(default=[], max_length=1)
+
+
+def test_a_tool_whose_arguments_hold_themselves_is_called_with_such(
+    llm: SteerableLlamaIndexLLM,
+) -> None:
+    grow = FunctionTool.from_defaults(opening, name="grow", fn_schema=Branch)
+    response = llm.chat_with_tools([grow], "Grow", tool_required=True)
+    ((_, made),) = calls_of(llm, response)
+    assert Branch.model_validate(made).name == "oak"
 
 
 def test_text_before_a_call_is_kept_and_streamed_and_the_call_is_not(

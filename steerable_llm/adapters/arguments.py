@@ -1,6 +1,7 @@
 """The arguments of a call, as both frameworks name them, and how wrong ones are refused."""
 
 from collections.abc import Collection, Iterable, Mapping
+from numbers import Integral
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ValidationError
@@ -52,6 +53,9 @@ _DRAWING = "draw with temperature, top_p, top_k or min_p"
 _PENALTY = "penalise what was said already with repetition_penalty"
 _STOPS = "give stop texts: stop=['...']; the end of a turn is known"
 _PER_CALL = "it is an argument of a call: give it to the call, or bind it"
+_PER_MODEL = (
+    "it is a field: give it with the model, as_langchain(steering=...) or as_llama_index(...)"
+)
 _FORM = "ask for objects with with_structured_output (LangChain) or structured_predict (LlamaIndex)"
 _TEMPLATE = "give it to the chat template: chat_template_kwargs={...}"
 _HINTS = {
@@ -73,6 +77,7 @@ _HINTS = {
         ("frequency_penalty presence_penalty repeat_last_n no_repeat_ngram_size", _PENALTY),
         ("stopping_ids stop_token_ids eos_token_id pad_token_id", _STOPS),
         ("tools tool_choice parallel_tool_calls context contrast", _PER_CALL),
+        ("steering", _PER_MODEL),
         ("extra_body enable_thinking thinking reasoning_effort", _TEMPLATE),
         ("format json_mode response_format guided_json grammar", _FORM),
     )
@@ -104,11 +109,18 @@ def refuse_unknown(kind: str, given: Iterable[str], known: Collection[str]) -> N
 
 
 def sampling_of(model: BaseModel, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a call's sampling in the model's words; the model's fields hold where it says None."""
+    """Return a call's sampling in the model's words; the model's fields hold where it says None.
+
+    Raises:
+        InvalidInputError: A length that is none, told by its name here.
+    """
     found = {
         theirs: getattr(model, ours) if given.get(ours) is None else given[ours]
         for ours, theirs in SAMPLING.items()
     }
+    most = found["max_new_tokens"]
+    if most is not None and not (isinstance(most, Integral) and int(most) >= 1):
+        raise InvalidInputError(f"max_tokens is {most!r}: give at least 1, a whole number")
     own, told = model.chat_template_kwargs, given.get("chat_template_kwargs")  # type: ignore[attr-defined]
     if own and isinstance(told, Mapping):  # name by name
         found["chat_template_kwargs"] = {**own, **told}

@@ -597,7 +597,9 @@ class SteerableChatModel(SharesWeights, BaseChatModel):
         )
 
     def get_token_ids(self, text: str) -> list[int]:
-        """Return the token ids of a text, without special tokens."""
+        """Return the token ids of a text, without special tokens, or what counts in their place."""
+        if self.custom_get_token_ids is not None:
+            return self.custom_get_token_ids(text)
         return list(self.llm.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def get_num_tokens_from_messages(
@@ -611,6 +613,8 @@ class SteerableChatModel(SharesWeights, BaseChatModel):
         Raises:
             InvalidInputError: Tools were given, which this model's chat template does not read.
         """
+        if self.custom_get_token_ids is not None:
+            return super().get_num_tokens_from_messages(messages, tools)
         if not messages:
             return 0
         read, shown = read_messages(messages), to_tools(tools or ())

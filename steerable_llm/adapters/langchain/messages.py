@@ -402,7 +402,12 @@ def to_constraint(response_format: Any) -> Constraint | None:
     if kind == "json_object":
         return Constraint.json_object()
     if kind == "json_schema":
-        told = response_format.get("json_schema") or {}
+        told = response_format.get("json_schema")
+        if not isinstance(told, Mapping):
+            raise InvalidInputError(
+                f"json_schema of response_format is {one_line(told)}: give a dict with the schema "
+                'in it, {"name": ..., "schema": {...}}'
+            )
         return Constraint.json_schema(told.get("schema"), strict=bool(told.get("strict")))  # type: ignore[arg-type]
     raise InvalidInputError(
         f"response_format is {response_format!r}: give a Constraint, or a dict whose type is "

@@ -46,6 +46,7 @@ from steerable_llm.adapters.llama_index.messages import (
     to_chat,
     to_completion,
     to_context,
+    to_tools,
 )
 from steerable_llm.adapters.llama_index.steps import PromptedLLM, filled_in, own_copy, step_of
 from steerable_llm.adapters.llama_index.structured import (
@@ -418,10 +419,7 @@ class SteerableLlamaIndexLLM(SharesWeights, PromptedLLM, FunctionCallingLLM):
         messages = [*(chat_history or []), *([] if latest is None else [latest])]
         asked: dict[str, Any] = {"messages": messages, **kwargs}
         if tools:
-            # The limit on a description's length that LlamaIndex checks is OpenAI's own.
-            asked["tools"] = [
-                tool.metadata.to_openai_tool(skip_length_check=True) for tool in tools
-            ]
+            asked["tools"] = to_tools(tools)
             asked["tool_choice"] = to_tool_choice(tool_required if choice is None else choice)
             asked["parallel_tool_calls"] = allow_parallel_tool_calls
         return asked

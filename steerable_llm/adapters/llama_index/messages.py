@@ -21,8 +21,10 @@ from llama_index.core.base.llms.types import (
     ToolCallBlock,
 )
 from llama_index.core.schema import BaseNode, ImageNode, MetadataMode, NodeWithScore
+from llama_index.core.tools.types import BaseTool, ToolMetadata
 
 from steerable_llm.adapters.history import tell_left_out
+from steerable_llm.adapters.schemas import opened
 from steerable_llm.answer.record import what_steered
 from steerable_llm.answer.request import Generation
 from steerable_llm.chat.images import ImagePart, image_of
@@ -53,8 +55,14 @@ def read_messages(messages: Sequence[ChatMessage]) -> tuple[Message, ...]:
     points, citations) is left out, and one warning says so.
 
     Raises:
-        InvalidInputError: A content block or a call that cannot be read.
+        InvalidInputError: What is no message, or a content block or a call that cannot be read.
     """
+    for position, message in enumerate(messages):
+        if not isinstance(message, ChatMessage):
+            raise InvalidInputError(
+                f"message {position} is a {type(message).__name__}: give a list of ChatMessages, "
+                "such as [ChatMessage('Hello', role='user')]"
+            )
     blocks = [block for message in messages for block in message.blocks]
     tell_left_out([block.block_type for block in blocks if isinstance(block, _LEFT_OUT)])
     return as_messages([_plain(message, position) for position, message in enumerate(messages)])
@@ -134,6 +142,30 @@ def image_of_node(node: BaseNode) -> ImagePart | None:
     if path and is_file(path):  # as the prompt will bring it
         return image_of(Path(path).read_bytes())
     return image_of(str(path or url)) if path or url else None
+
+
+def to_tools(tools: Sequence[BaseTool]) -> list[dict[str, Any]]:
+    """Return tools as OpenAI function dicts.
+
+    Raises:
+        InvalidInputError: Something that is no tool of LlamaIndex.
+    """
+    return [_tool(tool, position) for position, tool in enumerate(tools)]
+
+
+def _tool(tool: BaseTool, position: int) -> dict[str, Any]:
+    told = getattr(tool, "metadata", None)
+    if not isinstance(told, ToolMetadata):
+        raise InvalidInputError(
+            f"tool {position} is a {type(tool).__name__}: give a tool of LlamaIndex, such as "
+            "FunctionTool.from_defaults(function)"
+        )
+    # The limit on a description's length that LlamaIndex checks is OpenAI's own.
+    made = told.to_openai_tool(skip_length_check=True)
+    schema = {} if told.fn_schema is None else told.fn_schema.model_json_schema()
+    if "$ref" in schema:  # of a recursive class, which LlamaIndex leaves out
+        made["function"]["parameters"] = opened(schema)
+    return made
 
 
 def to_context(context: Any) -> Any:

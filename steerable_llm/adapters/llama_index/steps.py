@@ -29,7 +29,7 @@ from llama_index.core.workflow import Workflow
 
 from steerable_llm.adapters.llama_index.messages import base64_of
 from steerable_llm.adapters.surroundings import steer_step, surroundings
-from steerable_llm.errors import InvalidInputError
+from steerable_llm.errors import InvalidInputError, brief
 from steerable_llm.policy.policy import Hint, Policy, choose_step
 
 STEP = "steer_step"
@@ -105,7 +105,14 @@ def filled_in(prompt: BasePromptTemplate, arguments: Mapping[str, Any]) -> tuple
 
     A place called `context_str` holds them where the prompt has another one for what is asked; the
     prompt for a made-up passage (HyDE) has its question there, and one for a summary its text.
+
+    Raises:
+        InvalidInputError: It is no prompt.
     """
+    if not isinstance(prompt, BasePromptTemplate):
+        raise InvalidInputError(
+            f"the prompt is {brief(prompt)}: give a prompt template, such as PromptTemplate('...')"
+        )
     values = {**prompt.kwargs, **arguments}
     asks = {"query_str", "query"} & {*values, *prompt.template_vars}
     texts = [values.get("context_msg"), values.get("context_str") if asks else None]

@@ -221,6 +221,25 @@ LAYOUTS = {
     "Korean": user("문맥: {context}\n\n질문: {question}\n답변:"),
     "Arabic": user("السياق: {context}\n\nالسؤال: {question}"),
     "Hindi": user("संदर्भ: {context}\n\nप्रश्न: {question}"),
+    "a dialogue": user("Context:\n{context}\n\nUser: {question}\nAssistant:"),
+    "a dialogue without a call": user("Context: {context}\nHuman: {question}"),
+    "a dialogue, announced": user(
+        "Use the following context.\n\n{context}\n\nCustomer: {question}\nAI:"
+    ),
+    "a dialogue, question first": user("Student: {question}\nContext:\n{context}\n\nTutor:"),
+    "a dialogue, text above": user(
+        "{context}\n\nMe: {question}\nAnswer from the documents above.\nBot:"
+    ),
+    "a dialogue, Markdown": user(
+        "### Context\n{context}\n\n### User:\n{question}\n\n### Assistant:"
+    ),
+    "a dialogue that goes on": user(
+        "Context:\n{context}\n\nHuman: Hi.\nAI: Hello.\nHuman: {question}\nAI:"
+    ),
+    "letters": user("Context:\n{context}\n\nQ: {question}\nA:"),
+    "letters, question first": user("Q: {question}\nFacts:\n{context}\n\nA:"),
+    "German, a dialogue": user("Kontext:\n{context}\n\nKunde: {question}\nAssistent:"),
+    "Chinese, a dialogue": user("上下文：\n{context}\n\n用户：{question}\n助手："),
 }  # fmt: skip
 # Where an empty place looks like one that was filled: the examples, or what is written around it.
 NEVER_EMPTY = {
@@ -332,6 +351,10 @@ HARD_NEGATIVES = {
         "(none)",
         "Keine passenden Dokumente gefunden.",
         "aucun document trouvé",
+        "(none found)",
+        "[No results.]",
+        "Nothing was retrieved.",
+        "not available",
     ],
 )
 @pytest.mark.parametrize("name", sorted(LAYOUTS.keys() - NEVER_EMPTY - {"instructions after it"}))
@@ -391,6 +414,58 @@ def test_questions_within_the_documents_do_not_end_them(heading: str, answered: 
     faq = f"Question: Is it open on Mondays?\n{answered}\n\nQuestion: On Sundays?\nAnswer: No."
     [left] = without_context([{"role": "user", "content": f"{heading}:\n{faq}\n\nQuestion: When?"}])
     assert left.content == "Question: When?"
+
+
+USERS = ["User", "Human", "Customer", "Student", "Me", "**User**", "Question", "Q"]
+CALLS = ["Assistant:", "AI:", "Bot:", "A:", "Answer:", ""]
+LOGGED = {
+    "a dialogue": "User: My lamp broke.\nAgent: Send it back.\nUser: Do I pay?\nAgent: No.",
+    "its last word the user's": "User: Do I pay?\nAgent: No.\n\nUser: Thanks.",
+    "questions and answers": "Q: Is it open on Mondays?\nA: Yes.\n\nQ: On Sundays?\nA: No.",
+    "a word for who answers": "Support staff is there.\nUser: Where?\nAgent: In Mill Lane.",
+    "a form": "Customer: Maple Books\nTotal: 5 euros",
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("by", USERS)
+def test_a_dialogue_is_retrieved_text_in_its_place_and_none_where_it_asks(
+    by: str, call: str
+) -> None:
+    for layout in ("Context:\n{context}\n\n{by}: {question}\n{call}",
+                   "{by}: {question}\nContext:\n{context}\n\n{call}"):  # fmt: skip
+        for text in ("", "(none found)", *LOGGED.values()):
+            prompt = layout.format(context=text, by=by, question=QUESTION, call=call)
+            assert tell(prompt).present == (text in LOGGED.values()), prompt
+
+
+@pytest.mark.parametrize("logged", LOGGED)
+@pytest.mark.parametrize(
+    "layout",
+    [
+        "Context:\n{context}\n\n{question}",
+        "Context:\n{context}\n\n{question}\nAssistant:",
+        "Context:\n{context}\n\nQuestion: {question}\nAnswer:",
+        "Say what is asked for.\n\nContext:\n{context}",
+        "<context>\n{context}\n</context>\n\nQuestion: {question}\nAnswer:",
+    ],
+)
+def test_what_is_said_in_a_logged_dialogue_is_not_the_question(layout: str, logged: str) -> None:
+    prompt = layout.format(context=LOGGED[logged], question=QUESTION)
+    assert tell(prompt).present
+
+
+@pytest.mark.parametrize("ticket", ["The lamp broke.", "Where is the lamp?"])
+def test_one_word_of_a_customer_is_text_for_a_task(ticket: str) -> None:
+    assert tell(f"Classify the ticket.\n\nContext:\nCustomer: {ticket}").present
+
+
+def test_examples_with_letters_are_no_context() -> None:
+    assert not tell("Q: 1 + 1?\nA: 2\n\nQ: 2 + 2?\nA:").present
+    example = "Context:\nApples are red.\nQ: What colour are apples?\nA: Red."
+    prompt = f"{example}\n\nContext:\n{{}}\n\nQ: {QUESTION}\nA:"
+    assert not tell(prompt.format("")).present
+    assert tell(prompt.format(ONE)).present
 
 
 # The templates of the installed LlamaIndex.

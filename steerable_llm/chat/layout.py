@@ -38,6 +38,7 @@ from steerable_llm.chat.vocabulary import (
     DIRECTIVE,
     ENTRY,
     FENCE,
+    LABEL,
     LOOSELY,
     NOTHING_FOUND,
     NUMBERED,
@@ -54,6 +55,7 @@ from steerable_llm.chat.vocabulary import (
     STRONG,
     TAG,
     TASK,
+    TURN,
     any_of,
 )
 
@@ -182,6 +184,7 @@ class _Reader:
         self._questions: list[re.Match[str]] | None = None
         cue = ANSWER_CUE.search(text)
         self.stop = cue.start() if cue else len(text)
+        self.is_dialogue = bool(cue and cue["assistant"])  # which its end asks to go on with
         self.begin = self._after_examples() if cue else 0
 
     @property
@@ -341,13 +344,15 @@ class _Reader:
         for start, _, line in self._lines():
             if not BACK.search(line) or not has_words(self.text[self.begin : start]):
                 continue
-            before = _without_directives(self.text[self.begin : start])
+            turn = self._turn(self.begin, start, self.is_dialogue)
+            end = start if turn is None else turn
+            before = _without_directives(self.text[self.begin : end])
             if not before or all(QUESTION.match(each) for each in before):
                 continue
             if TASK.match(line):
                 self.doubt = "it has paragraphs that nothing marks"
                 return
-            self._add(Span(self.begin, self.begin, start, start, "pointed back to"))
+            self._add(Span(self.begin, self.begin, end, end, "pointed back to"))
             return
 
     # What the methods above share.
@@ -363,13 +368,18 @@ class _Reader:
 
     def _after_examples(self) -> int:
         """Return where worked examples end, in a text that calls for the answer at its end."""
-        after = 0
-        for found in ANSWERED.finditer(self.text, 0, self.stop):
-            ends = [BREAK.search(self.text, found.end()), FENCE.search(self.text, found.end())]
-            after = min([self.stop, *(each.start() for each in ends if each)])
-        left = self.text[after : self.stop]
-        again = any(_is_heading(each) for each in SECTION.finditer(left))
-        return after if again or len(FENCE.findall(left)) > 1 or QUESTION.search(left) else 0
+        answered = list(ANSWERED.finditer(self.text, 0, self.stop))
+        if not answered:
+            return 0
+        end = answered[-1].end()
+        ends = [BREAK.search(self.text, end), FENCE.search(self.text, end)]
+        after = min([self.stop, *(each.start() for each in ends if each)])
+        before, left = self.text[: answered[0].start()], self.text[after : self.stop]
+        if _opens(left) or len(FENCE.findall(left)) > 1:
+            return after
+        # Questions and answers that retrieved text holds are no examples.
+        holds = _opens(before) or any(ANNOUNCED.search(line) for line in before.splitlines())
+        return after if QUESTION.search(left) and not holds else 0
 
     def _section(
         self,
@@ -392,7 +402,9 @@ class _Reader:
 
     def _question_before(self, place: int) -> bool:
         before = self.text[self.begin : place]
-        return _asks(before) or any(each.start() < place for each in self.questions)
+        said = [each for each in TURN.finditer(before) if _is_heading(each)]
+        asked = bool(said and said[-1]["user"])
+        return asked or _asks(before) or any(each.start() < place for each in self.questions)
 
     def _end_of(
         self, start: int, following: int | None = None, question_before: bool = False
@@ -407,6 +419,9 @@ class _Reader:
                 break
         if question_before:
             return end
+        turn = self._turn(start, end, self.is_dialogue and end == self.stop)
+        if turn is not None:
+            return turn
         marked = [each.start() for each in self.questions if start <= each.start() < end]
         if marked:
             return marked[-1]
@@ -425,6 +440,28 @@ class _Reader:
         if len(lines) > 1 and _asks(lines[-1]) and has_words("\n".join(lines[:-1])):
             return start + piece.rfind("\n") + 1
         return end
+
+    def _turn(self, start: int, end: int, goes_on: bool) -> int | None:
+        """Return where the user's turn starts that a dialogue ends with, or None.
+
+        A logged dialogue may be the retrieved text. Its last words are those to be answered where
+        the prompt asks the assistant to go on, or where they are one line that asks.
+        """
+        turns = [each for each in TURN.finditer(self.text, start, end) if _is_heading(each)]
+        if self.role != "user" or not self.asks or not turns or not turns[-1]["user"]:
+            return None
+        asked = turns[-1].start()
+        said = self.text[self._rest(turns[-1]) : end]
+        if BREAK.search(said.strip()) or LABEL.search(said.strip()):
+            return None
+        if not goes_on:
+            of_task = any(TASK.match(line) for _, _, line in self._lines(self.begin, start))
+            return asked if _asks(said) and "\n" not in said.strip() and not of_task else None
+        # Turns without a blank line between them are one dialogue, below an empty place.
+        breaks = [found.end() for found in BREAK.finditer(self.text, start, asked)]
+        begins = TURN.match(self.text, breaks[-1]) if breaks else None
+        whole = begins and _is_heading(begins) and not BREAK.search(said)
+        return breaks[-1] if whole else asked
 
     def _take_announced(self, start: int, text: int, colon: bool, sure: bool) -> None:
         """Take what comes after an announcement, without what says how to answer."""
@@ -524,6 +561,14 @@ def _is_heading(found: re.Match[str]) -> bool:
         return True
     set_off = any(mark in found["lead"] + found["close"] for mark in "#*=[【_")
     return not found["rest"].strip() and (set_off or found["phrase"].isupper())
+
+
+def _opens(text: str) -> bool:
+    """Tell whether a heading or a tag opens a place for retrieved text."""
+    tags = TAG.finditer(text)
+    return any(_is_heading(each) for each in SECTION.finditer(text)) or any(
+        not (each["close"] or each["close2"]) for each in tags
+    )
 
 
 def _inline(line: str) -> int | None:

@@ -59,10 +59,27 @@ _QUESTIONS = (
 )  # fmt: skip
 _ANSWERS = (
     r"(?:(?:final|helpful|refined|new|your|short|concise|standalone|useful) )?answer",
-    r"(?:sql )?response", r"next question", r"new question", r"(?:a )?standalone question", r"extracted relevant parts",
+    r"a", r"reply", r"(?:sql )?response", r"next question", r"new question", r"(?:a )?standalone question", r"extracted relevant parts",
     r"relevant text, if any", r"output", r"feedback", r"antwort", r"réponse", r"respuesta",
     r"risposta", r"resposta", r"antwoord", r"odpowiedź", r"ответ", r"cevap", r"yanıt", r"svar",
     r"答案", r"回答", r"答え", r"답변", r"대답", r"الجواب", r"الإجابة", r"उत्तर",
+)  # fmt: skip
+# Who speaks, where a prompt is written as a dialogue. Logged dialogues are retrieved text as well, so
+# that the word of a user is a weaker mark of the question than those above.
+_USERS = (
+    r"(?:end[- ]?)?user", r"human", r"customer", r"client", r"student", r"visitor", r"guest", r"patient", r"caller",
+    r"me", r"you", r"(?:be)?nutzer(?:in)?", r"kund(?:e|in)", r"utilisat(?:eur|rice)", r"usuari[oa]", r"cliente",
+    r"utente", r"gebruiker", r"klant", r"użytkownik", r"uživatel", r"klient", r"пользователь", r"клиент",
+    r"користувач", r"kullanıcı", r"användare", r"bruger", r"bruker", r"käyttäjä", r"用[户戶]", r"客户",
+    r"ユーザー", r"お客様", r"사용자", r"고객", r"(?:ال)?مستخدم", r"उपयोगकर्ता", r"người dùng", r"pengguna",
+    r"ผู้ใช้", r"משתמש", r"کاربر", r"χρήστης", r"felhasználó", r"utilizator",
+)  # fmt: skip
+_ASSISTANTS = (
+    r"(?:ai|assistant|bot|agent)(?: (?:answer|response|reply))?", r"ai assistant", r"chat ?bot", r"chatgpt",
+    r"support(?: agent)?", r"model", r"tutor", r"teacher", r"expert", r"ki", r"ia", r"assistent(?:in|e)?",
+    r"assistante", r"asistente?", r"asystent", r"ассистент", r"помощник", r"помічник", r"asistan", r"助手", r"助理",
+    r"アシスタント", r"어시스턴트", r"(?:ال)?مساعد", r"सहायक", r"trợ lý", r"asisten", r"ผู้ช่วย", r"עוזר", r"دستیار",
+    r"βοηθός", r"asszisztens", r"avustaja",
 )  # fmt: skip
 # Headings of what is neither retrieved nor asked. They end retrieved text.
 _OTHERS = (
@@ -104,8 +121,13 @@ QUESTION_WITHIN = re.compile(
     rf"(?i)(?<=[\s.!?。])(?P<phrase>{any_of(_QUESTIONS)})[ \t]*[:：](?=\s*\S)"
 )
 OTHER = re.compile(rf"(?im){_LEAD}(?P<phrase>{any_of(_OTHERS)}(?!\w)){_TAIL}")
+TURN = re.compile(
+    rf"(?im){_LEAD}(?P<phrase>(?:(?P<user>{any_of(_USERS)})|{any_of(_ASSISTANTS)})(?!\w)){_TAIL}"
+)
+"""Where somebody speaks in a dialogue, the user or who answers."""
+LABEL = re.compile(r"(?m)^[ \t>#*]*[^\W\d][\w' -]{0,30}[:：]")
 ANSWER_CUE = re.compile(
-    rf"(?im)^[ \t>#*]*{any_of(_ANSWERS)}(?:[ \t]*\([^)\n]{{0,60}}\))?[ \t*]*[:：][ \t*]*(?:\"\"\")?[ \t\n]*\Z"
+    rf"(?im)^[ \t>#*]*(?:(?P<assistant>{any_of(_ASSISTANTS)})|{any_of(_ANSWERS)})(?:[ \t]*\([^)\n]{{0,60}}\))?[ \t*]*[:：][ \t*]*(?:\"\"\")?[ \t\n]*\Z"
 )
 """What prompts end with to call for the answer; it is neither text nor question."""
 ANSWERED = re.compile(
@@ -159,10 +181,14 @@ BACK = re.compile(
     rf"|(?:上述|以上|上記|위)の?{_NEAR}{_NOUN_CJK.pattern})"
 )
 # What a prompt says in the place of text, where nothing was retrieved.
+_FOUND = (
+    r"(?:found|available|provided|given|retrieved|returned|matched|gefunden|trouvée?s?|"
+    r"encontrad[oa]s?|trovat[oaie])"
+)
 NOTHING_FOUND = re.compile(
-    r"(?i)\W*(?:none|n/a|null|empty|nothing found|(?:no|there (?:are|is|were|was) no|keine?|"
-    r"aucune?|ningún|ninguna|nessuna?|nenhuma?)\s(?:\w+\s){1,4}(?:found|available|provided|"
-    r"retrieved|matched|gefunden|trouvée?s?|encontrad[oa]s?|trovat[oaie]))\W*"
+    rf"(?i)\W*(?:none|nothing|n/a|null|empty|(?:none|nothing|not)\s(?:\w+\s){{0,2}}{_FOUND}|"
+    r"(?:no|there (?:are|is|were|was) no|keine?|aucune?|ningún|ninguna|nessuna?|nenhuma?)\s"
+    rf"(?:(?:\w+\s){{1,4}}{_FOUND}|(?:\w+\s){{0,2}}(?:results?|matches|hits|{any_of(STRONG)})))\W*"
 )
 # What is to be done with somebody's own text.
 TASK = re.compile(

@@ -210,6 +210,21 @@ def test_a_full_queue_refuses_at_once_and_says_when_to_come_again(tmp_path: Path
                 assert list(events(one))[-1] == "[DONE]"  # type: ignore[arg-type]
 
 
+def test_more_answers_than_can_ever_be_under_way_are_refused_for_good(tmp_path: Path) -> None:
+    with running(tmp_path, most_running=2, most_waiting=1) as server, server.http() as client:
+        chat = client.post("/v1/chat/completions", json={**BODY, "n": 4, "temperature": 1})
+        text = {"model": "tiny", "prompt": ["a", "b"], "n": 2, "temperature": 1}
+        for answer in (chat, client.post("/v1/completions", json=text)):
+            assert answer.status_code == 400
+            assert "retry-after" not in answer.headers
+            error = answer.json()["error"]
+            assert (error["code"], error["param"]) == ("too_many_choices", "n")
+            assert "at most 3 (2 at work and 1 waiting)" in error["message"]
+        assert client.post(
+            "/v1/chat/completions", json={**BODY, "n": 3, "temperature": 1, "max_tokens": 2}
+        ).is_success  # fmt: skip
+
+
 def test_an_answer_that_takes_too_long_is_given_up(tmp_path: Path) -> None:
     with running(tmp_path, held=True, request_timeout=0.3) as server:
         stream = Streaming(server)

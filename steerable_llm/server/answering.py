@@ -8,6 +8,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
+from steerable_llm.answer.engine import Limits
 from steerable_llm.answer.pending import Pending
 from steerable_llm.answer.request import Generation, GenerationChunk, GenerationRequest
 from steerable_llm.server.metrics import AnswerClock
@@ -214,11 +215,7 @@ async def ask(
     name = ModelName.read(body.model, body.told_steering.step, serving.name, steps)
     n = body.n or 1
     prompts = body.prompts(settings.most_tokens)
-    if n * len(prompts) > settings.most_choices:
-        raise Refused(
-            400, f"{n * len(prompts)} answers are asked for, and this server gives at most "
-            f"{settings.most_choices}: ask for fewer", code="too_many_choices", param="n",
-        )  # fmt: skip
+    _refuse_too_many(n * len(prompts), settings.most_choices, llm.engine.limits)
     if settings.log_prompts:
         facts.prompt = [str(prompt["messages"])[:_LONGEST] for prompt in prompts]
     usual = min(settings.usual_tokens, settings.most_tokens or settings.usual_tokens)
@@ -252,3 +249,20 @@ async def ask(
         body.includes_usage,
     )
     return Run(serving, body, answers, requests, pending, facts, headers, span)
+
+
+def _refuse_too_many(asked: int, most: int, limits: Limits) -> None:
+    """Refuse what this server never gives, or could never take on: all answers, or none, begin.
+
+    Raises:
+        Refused: More answers are asked for.
+    """
+    told = f"{most}: ask for fewer"
+    if limits.queue is not None and (room := limits.rows + limits.queue) < most:
+        most = room
+        told = f"{most} ({limits.rows} at work and {limits.queue} waiting): ask for fewer"
+    if asked > most:
+        raise Refused(
+            400, f"{asked} answers are asked for, and this server gives at most {told}",
+            code="too_many_choices", param="n",
+        )  # fmt: skip

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.errors import InvalidInputError, MissingExtraError
-from steerable_llm.runtime import merged_lora
+from steerable_llm.runtime import hooked_model, merged_lora
 from steerable_llm.runtime.hooked_model import HookedModel
 from steerable_llm.runtime.lora import lora_layers
 
@@ -214,6 +214,24 @@ def test_a_policy_is_no_argument_of_a_model_without_one(base):
 def test_a_misspelt_argument_is_refused_before_anything_is_loaded():
     with pytest.raises(InvalidInputError, match="did you mean 'revision'"):
         HookedModel.from_pretrained("acme/nowhere", revison="main")
+
+
+def not_loaded(*args, **options):
+    raise AssertionError("the weights were loaded")
+
+
+@pytest.mark.parametrize("name", ["demo", "vision-demo"])
+def test_a_misspelt_argument_of_a_bundled_model_is_refused_before_it_is_loaded(name, monkeypatch):
+    monkeypatch.setattr(hooked_model, "load_pretrained", not_loaded)
+    with pytest.raises(
+        InvalidInputError, match=rf"of {name.replace('-', '_')}; did you mean 'policy'?"
+    ):
+        SteerableHFLLM.named(name, polcy="policy.toml")
+
+
+def test_a_misspelt_argument_of_the_class_is_refused(tiny_llm):
+    with pytest.raises(InvalidInputError, match="of SteerableHFLLM; did you mean 'processor'"):
+        SteerableHFLLM(tiny_llm.model, tiny_llm.tokenizer, procesor=None)
 
 
 def test_an_argument_is_given_in_one_place(base):

@@ -61,6 +61,12 @@ def test_the_context_window_is_the_smaller_of_what_is_declared(make_llm, tiny_ll
     assert SteerableHFLLM(tiny_llm.model, limited, context_window=50).context_window == 50
 
 
+@pytest.mark.parametrize("ask", ["generate", "stream"])
+def test_an_argument_of_a_call_that_is_none_is_told_with_the_nearest(tiny_llm, ask):
+    with pytest.raises(InvalidInputError, match="did you mean 'max_new_tokens'"):
+        getattr(tiny_llm, ask)("Hi", max_tokens=5)
+
+
 def test_a_prompt_too_long_stops_everything_before_anything_runs(tiny_llm):
     def fail(module, inputs):
         raise AssertionError("the model ran")

@@ -34,7 +34,7 @@ from steerable_llm.policy.decision import Asked, SteeringDecision, decide
 from steerable_llm.policy.policy import Policy
 from steerable_llm.policy.source import PolicySource
 from steerable_llm.runtime.conflict import conflicts
-from steerable_llm.runtime.hooked_model import HookedModel
+from steerable_llm.runtime.hooked_model import HookedModel, arguments_of, refuse_unknown
 from steerable_llm.vector.steering import Steering
 
 BUNDLED = {"demo": "demo", "vision-demo": "vision_demo", "smollm2": "smollm2"}
@@ -89,8 +89,10 @@ class SteerableHFLLM(HookedModel):
             UnknownArchitectureError: The blocks cannot be told.
             ModelMismatchError: A vector of the policy was built for another model.
             PolicyError: The policy file is wrong.
-            InvalidInputError: The checkpoint's defaults cannot be used.
+            InvalidInputError: There is no such argument, or the checkpoint's defaults cannot be
+                used.
         """
+        refuse_unknown(type(self).__name__, options, arguments_of(type(self)))
         super().__init__(model, tokenizer, **options)
         if generation_defaults not in (None, FROM_CHECKPOINT):
             raise InvalidInputError(
@@ -346,6 +348,7 @@ class SteerableHFLLM(HookedModel):
         settings: GenerationSettings,
     ) -> GenerationRequest:
         """Return a call as a request; the checkpoint's defaults hold where it says nothing."""
+        refuse_unknown("a request", settings, GenerationSettings.__annotations__.keys())
         held: GenerationSettings = {**self.generation_defaults, **settings}
         return GenerationRequest(messages, steering, step, **held)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from functools import cached_property
 from importlib.resources import as_file, files
 from typing import Any, Literal, Self, overload
@@ -172,9 +172,8 @@ class HookedModel:
             InvalidInputError: There is no such model, no such dtype, or no such argument.
             MissingExtraError: A package that it needs is not installed.
         """
-        known = _arguments_of(cls)
-        for name in options.keys() - known:
-            raise InvalidInputError(unknown("argument of from_pretrained", name, known))
+        known = arguments_of(cls, "from_pretrained")
+        refuse_unknown("from_pretrained", options, known)
         more = dict(model_kwargs or {})
         for name in more.keys() & known:
             raise InvalidInputError(
@@ -206,7 +205,11 @@ class HookedModel:
 
         Args:
             **options: Other arguments of the class, such as the `policy` of a `SteerableHFLLM`.
+
+        Raises:
+            InvalidInputError: There is no such argument.
         """
+        refuse_unknown("demo", options, arguments_of(cls))
         with as_file(files("steerable_llm.demo") / "model") as folder:
             loaded = load_pretrained(folder, dtype=torch.float32)
         return cls(loaded.model, loaded.tokenizer, **{"model_id": "steerable-llm/demo", **options})
@@ -217,7 +220,11 @@ class HookedModel:
 
         Args:
             **options: Other arguments of the class, such as the `policy` of a `SteerableHFLLM`.
+
+        Raises:
+            InvalidInputError: There is no such argument.
         """
+        refuse_unknown("vision_demo", options, arguments_of(cls))
         with as_file(files("steerable_llm.demo.vision") / "model") as folder:
             loaded = load_pretrained(folder, dtype=torch.float32)
         own = {"model_id": "steerable-llm/vision-demo", "processor": loaded.processor}
@@ -479,12 +486,22 @@ def _leave(*_: object) -> None:
     _ROTARY.release()
 
 
-def _arguments_of(cls: type[HookedModel]) -> set[str]:
-    """Return the names of what `from_pretrained` takes, with what it hands on to the class."""
+def arguments_of(cls: type[HookedModel], loader: str = "__init__") -> set[str]:
+    """Return the names of what a class takes beside the weights, and a loader of it as well."""
     names = set()
     for part in cls.__mro__[:-1]:
-        for method in ("__init__", "from_pretrained"):
+        for method in {"__init__", loader}:
             if method in vars(part):
                 parameters = inspect.signature(getattr(part, method)).parameters.values()
                 names |= {p.name for p in parameters if p.kind is not p.VAR_KEYWORD}
     return names - {"self", "model", "tokenizer"}
+
+
+def refuse_unknown(taker: str, given: Iterable[str], known: Set[str]) -> None:
+    """Refuse what is no argument, before anything is loaded or run.
+
+    Raises:
+        InvalidInputError: A name is not known; the nearest one that is is told.
+    """
+    for name in sorted(set(given) - known):
+        raise InvalidInputError(unknown(f"argument of {taker}", name, known))

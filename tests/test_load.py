@@ -4,6 +4,7 @@ import copy
 import json
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
 from steerable_llm.answer.llm import SteerableHFLLM
-from steerable_llm.errors import InvalidInputError, MissingExtraError
+from steerable_llm.errors import InvalidInputError, MissingExtraError, PolicyError
 from steerable_llm.runtime import hooked_model, merged_lora
 from steerable_llm.runtime.hooked_model import HookedModel
 from steerable_llm.runtime.lora import lora_layers
@@ -227,6 +228,19 @@ def test_a_misspelt_argument_of_a_bundled_model_is_refused_before_it_is_loaded(n
         InvalidInputError, match=rf"of {name.replace('-', '_')}; did you mean 'policy'?"
     ):
         SteerableHFLLM.named(name, polcy="policy.toml")
+
+
+@pytest.mark.parametrize(
+    ("policy", "error"), [("nowhere.toml", PolicyError), ({"steps": {}}, InvalidInputError)]
+)
+@pytest.mark.parametrize("name", ["demo", "vision-demo", "smollm2", "acme/nowhere"])
+def test_a_policy_that_cannot_be_used_is_told_before_a_model_is_loaded(
+    name, policy, error, monkeypatch
+):
+    monkeypatch.setattr(hooked_model, "load_pretrained", not_loaded)
+    monkeypatch.setattr(hooked_model, "find_smollm2", lambda: Path("smollm2/model.gguf"))
+    with pytest.raises(error, match="policy"):
+        SteerableHFLLM.named(name, policy=policy)
 
 
 def test_a_misspelt_argument_of_the_class_is_refused(tiny_llm):

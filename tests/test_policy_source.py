@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from policy_models import MODEL, VECTORS
 
-from steerable_llm.errors import ModelMismatchError, PolicyError
+from steerable_llm.errors import InvalidInputError, ModelMismatchError, PolicyError
 from steerable_llm.policy.policy import Policy
 from steerable_llm.policy.source import PolicySource
 from steerable_llm.vector.file import read_vector_file, write_vector_file
@@ -207,6 +207,14 @@ def test_a_policy_that_is_no_file_stays() -> None:
     policy = Policy.from_dict({"steps": {"answer": {}}})
     assert PolicySource(policy, lambda _: None).current() is policy
     assert PolicySource(None, lambda _: None).current() is None
+
+
+@pytest.mark.parametrize(("given", "kind"), [({"steps": {}}, "dict"), (5, "int"), (b"p", "bytes")])
+def test_what_is_neither_a_policy_nor_a_path_is_told_in_one_line(given: Any, kind: str) -> None:
+    for made in (lambda: PolicySource(given, lambda _: None), lambda: Policy.load(given)):
+        with pytest.raises(InvalidInputError, match=f"policy is a {kind}: give the path") as caught:
+            made()
+        assert "\n" not in str(caught.value)
 
 
 def test_threads_see_whole_policies_only_and_the_last_one_wins(file: Path) -> None:

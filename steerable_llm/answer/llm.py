@@ -89,8 +89,8 @@ class SteerableHFLLM(HookedModel):
             UnknownArchitectureError: The blocks cannot be told.
             ModelMismatchError: A vector of the policy was built for another model.
             PolicyError: The policy file is wrong.
-            InvalidInputError: There is no such argument, or the checkpoint's defaults cannot be
-                used.
+            InvalidInputError: There is no such argument, the policy is neither, or the
+                checkpoint's defaults cannot be used.
         """
         refuse_unknown(type(self).__name__, options, arguments_of(type(self)))
         super().__init__(model, tokenizer, **options)
@@ -122,6 +122,7 @@ class SteerableHFLLM(HookedModel):
         The arguments are those of `HookedModel.from_pretrained`, and a policy or the path of its
         file.
         """
+        _read_ahead(policy)
         given = {
             "id_or_path": id_or_path,
             "revision": revision,
@@ -136,6 +137,7 @@ class SteerableHFLLM(HookedModel):
     @classmethod
     def demo(cls, policy: Policy | str | os.PathLike[str] | None = None, **options: Any) -> Self:
         """Load the package's own small model, an exhibit and not a product; float32, CPU."""
+        _read_ahead(policy)
         given = {"policy": policy, **options}
         return cls._kept("demo", super().demo(**given), given)
 
@@ -144,6 +146,7 @@ class SteerableHFLLM(HookedModel):
         cls, policy: Policy | str | os.PathLike[str] | None = None, **options: Any
     ) -> Self:
         """Load the package's own small vision-language model, an exhibit; float32, CPU."""
+        _read_ahead(policy)
         given = {"policy": policy, **options}
         return cls._kept("vision_demo", super().vision_demo(**given), given)
 
@@ -415,6 +418,16 @@ class SteerableHFLLM(HookedModel):
         """Read constraints; made when the first request has one."""
         vocabulary = self.model.get_output_embeddings().weight.shape[0]
         return GrammarReader(self.tokenizer, sorted(self.end_ids), vocabulary)
+
+
+def _read_ahead(policy: Policy | str | os.PathLike[str] | None) -> None:
+    """Read a policy file before the weights, so that what is wrong with it is told at once.
+
+    Raises:
+        SteerableError: It cannot be used.
+    """
+    if not isinstance(policy, Policy | None):
+        Policy.load(policy)
 
 
 def _adapter(extra: str, name: str) -> Any:

@@ -30,6 +30,7 @@ from pydantic import Field, PrivateAttr, ValidationError
 
 from steerable_llm.embedding import Embedder, SentenceEmbedder
 from steerable_llm.errors import (
+    InvalidInputError,
     PolicyError,
     SteerableError,
     UnknownGateError,
@@ -59,6 +60,20 @@ KILL_SWITCH = "STEERABLE_LLM_DISABLED"
 _SUFFIX = ".safetensors"
 _MOST_BYTES = 10_000_000
 T = TypeVar("T")
+
+
+def policy_path(given: object) -> Path:
+    """Return the path of a policy file.
+
+    Raises:
+        InvalidInputError: It is no path.
+    """
+    if not isinstance(given, str | os.PathLike):
+        raise InvalidInputError(
+            f"policy is a {type(given).__name__}: give the path of a policy file, or "
+            "Policy.from_dict(...)"
+        )
+    return Path(given)
 
 
 class Policy(FileTable):
@@ -101,6 +116,7 @@ class Policy(FileTable):
             embedder: What embeds for the gates; default is the model each was trained with.
 
         Raises:
+            InvalidInputError: It is no path.
             PolicyError: No such file, not TOML, no steps, an unknown key, a value of the wrong
                 kind, steps that inherit in a circle.
             UnknownStepError: `default_step` or `inherits` names no step of the file.
@@ -109,7 +125,7 @@ class Policy(FileTable):
             VectorFileError: A vector file cannot be read.
             GateFileError: A gate file cannot be read.
         """
-        source = Path(path)
+        source = policy_path(path)
         try:
             if source.stat().st_size > _MOST_BYTES:
                 raise PolicyError(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from steerable_llm.errors import InvalidInputError, SteerableError
 from steerable_llm.policy.file import shortened
-from steerable_llm.policy.policy import Policy
+from steerable_llm.policy.policy import Policy, policy_path
 
 _Stamp = tuple[int, int, int] | None
 
@@ -22,6 +22,10 @@ class PolicySource:
     Args:
         given: A policy, the path of a policy file, or None.
         check: Called with a new policy before it is used; raises if it does not fit.
+
+    Raises:
+        InvalidInputError: It is neither a policy nor a path.
+        SteerableError: The file cannot be used.
     """
 
     def __init__(
@@ -30,7 +34,7 @@ class PolicySource:
         check: Callable[[Policy], None],
     ) -> None:
         self._check = check
-        self._path = None if isinstance(given, Policy | None) else Path(given)
+        self._path = None if isinstance(given, Policy | None) else policy_path(given)
         self._lock = threading.Lock()
         # Taken before the file is read: a change in between is then seen at the next request.
         self._stamp = self._stamp_now()

@@ -61,6 +61,12 @@ def test_the_context_window_is_the_smaller_of_what_is_declared(make_llm, tiny_ll
     assert SteerableHFLLM(tiny_llm.model, limited, context_window=50).context_window == 50
 
 
+@pytest.mark.parametrize("window", ["x", 0, -5, 2.5, True])
+def test_a_context_window_is_a_number_of_tokens(tiny_llm, window):
+    with pytest.raises(InvalidInputError, match="whole number of tokens from 1 on"):
+        SteerableHFLLM(tiny_llm.model, tiny_llm.tokenizer, context_window=window)
+
+
 @pytest.mark.parametrize("ask", ["generate", "stream"])
 def test_an_argument_of_a_call_that_is_none_is_told_with_the_nearest(tiny_llm, ask):
     with pytest.raises(InvalidInputError, match="did you mean 'max_new_tokens'"):

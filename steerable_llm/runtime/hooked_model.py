@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterable, Mapping, Sequence, Set
 from functools import cached_property
 from importlib.resources import as_file, files
+from numbers import Integral
 from typing import Any, Literal, Self, overload
 
 import torch
@@ -19,7 +20,7 @@ from steerable_llm.chat.template import ChatFormat
 from steerable_llm.chat.tools import Tool
 from steerable_llm.chat.vision import ReadPrompt, turns
 from steerable_llm.chat.web_images import ImageUrls, WebImages
-from steerable_llm.errors import InvalidInputError, PromptTooLongError, unknown
+from steerable_llm.errors import InvalidInputError, PromptTooLongError, brief, unknown
 from steerable_llm.runtime.blocks import find_blocks, find_tower
 from steerable_llm.runtime.forward import answer_kind
 from steerable_llm.runtime.image_batches import ImageBatches
@@ -102,8 +103,13 @@ class HookedModel:
         Raises:
             UnknownArchitectureError: The blocks cannot be told.
             InvalidInputError: There is no such tool format, the chat template does not read an
-                argument, or tags that are none.
+                argument, tags that are none, or a window that is no number of tokens.
         """
+        if context_window is not None and not _is_count(context_window):
+            raise InvalidInputError(
+                f"context_window is {brief(context_window)}: give a whole number of tokens from 1 "
+                "on, or leave it out for the model's own"
+            )
         self.model = model.eval()
         _take_turns_where_rotary_embeddings_change(model)
         self.tokenizer = tokenizer
@@ -484,6 +490,10 @@ def _enter(*_: object) -> None:
 
 def _leave(*_: object) -> None:
     _ROTARY.release()
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 1
 
 
 def arguments_of(cls: type[HookedModel], loader: str = "__init__") -> set[str]:

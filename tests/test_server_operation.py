@@ -95,6 +95,24 @@ def test_what_would_change_the_answer_and_is_not_supported_is_refused_by_name(
 
 
 @pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"stop": ["x"] * 33}, "stop: List should have at most 32 items"),
+        ({"stop": "x" * 1001}, "stop: String should have at most 1000 characters"),
+        ({"stop": 5}, "stop: Input should be a valid string or a valid list"),
+        ({"stop": [5]}, "stop.0: Input should be a valid string"),
+        ({"temperature": "hot"}, "temperature: Input should be a valid number"),
+        ({"temperature": "hot", "top_p": []}, "temperature: Input should be a valid number"),
+        ({"steering": {"context": "text"}}, "Input should be a valid boolean or a valid list"),
+    ],
+)
+def test_a_value_of_several_forms_is_told_what_is_wrong_with_its_own(
+    server: ServerProcess, fields: dict[str, Any], told: str
+) -> None:
+    assert told in refused(server, **fields)["message"]
+
+
+@pytest.mark.parametrize(
     "fields",
     [
         {"temperature": -1}, {"top_p": 2}, {"seed": 2**70}, {"stop": [""]}, {"logprobs": True,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 from fastapi import Request
@@ -53,19 +53,40 @@ async def refuse(request: Request, error: Exception) -> Response:
     return told.response()
 
 
+_OF_ANOTHER_KIND = ("_type", "_parsing")
+"""How what pydantic calls errors ends, where a value is none of the form at all."""
+
+
 def _invalid(error: RequestValidationError) -> Refused:
     # Of the forms that a field may have, that which the value comes nearest to tells most.
-    told = max(error.errors(), key=lambda each: len(each["loc"]))
+    found = error.errors()
+    told = max(found, key=lambda each: len(each["loc"]))
     if len(told["loc"]) == 1:  # the body itself; one of another type is not read as JSON
         return Refused(
             400, "the body is not a JSON object: send one, with Content-Type: application/json",
             code="invalid_json",
         )  # fmt: skip
-    param = _place(error.body, told["loc"][1:], told["type"] == "missing")
-    what = told["msg"].removeprefix("Value error, ")
+    param = _param(error.body, told)
+    forms = [
+        each
+        for each in found
+        if len(each["loc"]) == len(told["loc"]) and _param(error.body, each) == param
+    ]
+    # Which of these is of the right kind, and wrong in itself, or else all that it could have been.
+    right = [each for each in forms if not each["type"].endswith(_OF_ANOTHER_KIND)]
+    what = right[0]["msg"].removeprefix("Value error, ") if right else _either(forms)
     return Refused(
         400, f"{param}: {what}" if param else what, code="invalid_value", param=param
     )  # fmt: skip
+
+
+def _either(forms: list[Mapping[str, Any]]) -> str:
+    first, *others = dict.fromkeys(each["msg"].partition(", unable to")[0] for each in forms)
+    return " or ".join([first, *(each.removeprefix("Input should be ") for each in others)])
+
+
+def _param(body: Any, told: Mapping[str, Any]) -> str | None:
+    return _place(body, told["loc"][1:], told["type"] == "missing")
 
 
 def _place(body: Any, loc: tuple[Any, ...], missing: bool) -> str | None:

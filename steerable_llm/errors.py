@@ -79,7 +79,13 @@ class SteerableError(Exception):
 
 
 class InvalidInputError(SteerableError):
-    """An argument has a value that cannot be used."""
+    """An argument has a value that cannot be used.
+
+    Attributes:
+        argument: Its name, for programs; None where the message alone tells it.
+    """
+
+    argument: str | None = None
 
 
 class PairError(InvalidInputError):
@@ -244,6 +250,13 @@ def told_to_pydantic() -> Iterator[None]:
         yield
     except SteerableError as error:
         raise ValueError(str(error)) from error
+
+
+def wrong_value(argument: str, message: str) -> InvalidInputError:
+    """Return the error for the value of an argument, which it names for programs as well."""
+    error = InvalidInputError(message)
+    error.argument = argument
+    return error
 
 
 def not_numbers() -> SteerableError:

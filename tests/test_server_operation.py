@@ -113,20 +113,39 @@ def test_a_value_of_several_forms_is_told_what_is_wrong_with_its_own(
 
 
 @pytest.mark.parametrize(
-    "fields",
+    ("fields", "param"),
     [
-        {"temperature": -1}, {"top_p": 2}, {"seed": 2**70}, {"stop": [""]}, {"logprobs": True,
-        "top_logprobs": 99}, {"tool_choice": "required"}, {"logit_bias": {"99999": 1}},
-        {"chat_template_kwargs": {"tokenize": False}}, {"reasoning_effort": "high"},
-        {"tools": [{"type": "function", "function": {"name": "a b"}}]},
-        {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "strict": True,
-        "schema": {"type": "array", "uniqueItems": True}}}},
+        ({"temperature": -1}, "temperature"),
+        ({"top_p": 2}, "top_p"),
+        ({"seed": 2**70}, "seed"),
+        ({"stop": [""]}, "stop"),
+        ({"logprobs": True, "top_logprobs": 99}, "top_logprobs"),
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"logit_bias": {"99999": 1}}, "logit_bias"),
+        ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools"),
+        ({"chat_template_kwargs": {"tokenize": False}}, None),
+        ({"reasoning_effort": "high"}, None),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "strict": True,
+             "schema": {"type": "array", "uniqueItems": True}}}},
+            None,
+        ),
     ],
 )  # fmt: skip
-def test_values_that_the_model_cannot_use_are_refused(
-    server: ServerProcess, fields: dict[str, Any]
+def test_values_that_the_model_cannot_use_are_refused_by_name(
+    server: ServerProcess, fields: dict[str, Any], param: str | None
 ) -> None:
-    assert refused(server, **fields)["message"]
+    error = refused(server, **fields)
+    assert error["message"]
+    assert error["param"] == param
+
+
+def test_a_completion_is_told_of_its_own_fields(server: ServerProcess) -> None:
+    with server.http() as client:
+        for fields, param in (({"logprobs": 99}, "logprobs"), ({"top_p": 2}, "top_p")):
+            body = {"model": "tiny", "prompt": "When?", **fields}
+            answer = client.post("/v1/completions", json=body)
+            assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
 
 
 def test_what_asks_for_nothing_is_passed_over(server: ServerProcess) -> None:

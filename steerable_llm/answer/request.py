@@ -13,7 +13,7 @@ from steerable_llm.chat.arguments import check_arguments
 from steerable_llm.chat.context import Context
 from steerable_llm.chat.message import MessagesLike, ToolCall
 from steerable_llm.chat.tools import CallPiece, InvalidToolCall, Tool, check_tools
-from steerable_llm.errors import InvalidInputError
+from steerable_llm.errors import wrong_value
 from steerable_llm.policy.decision import SteeringDecision
 from steerable_llm.policy.policy import Policy
 from steerable_llm.vector.contrast import Contrast
@@ -393,4 +393,4 @@ def _number(value: object) -> bool:
 
 def _require(condition: bool, name: str, value: object, expected: str) -> None:
     if not condition:
-        raise InvalidInputError(f"{name} is {value!r}: give {expected}")
+        raise wrong_value(name, f"{name} is {value!r}: give {expected}")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from steerable_llm.answer.request import GenerationRequest
-from steerable_llm.errors import InvalidInputError, not_numbers
+from steerable_llm.errors import not_numbers, wrong_value
 
 
 def probabilities(
@@ -75,9 +75,10 @@ def shaped(request: GenerationRequest, said: Iterable[int], scores: Tensor) -> T
         scores[seen] = torch.where(old < 0, old * penalty, old / penalty)
     for token, bias in (request.logit_bias or {}).items():
         if token >= len(scores):
-            raise InvalidInputError(
+            raise wrong_value(
+                "logit_bias",
                 f"logit_bias names token {token}, and the model has {len(scores)}: "
-                "give ids of its own tokenizer"
+                "give ids of its own tokenizer",
             )
         scores[token] += min(max(bias, -_STRONGEST_BIAS), _STRONGEST_BIAS)
     return scores

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from steerable_llm.chat.message import ToolCall
-from steerable_llm.errors import InvalidInputError
+from steerable_llm.errors import wrong_value
 
 Tool: TypeAlias = Mapping[str, Any]
 """`{"type": "function", "function": {"name", "description", "parameters"}}`."""
@@ -134,26 +134,31 @@ def check_tools(tools: Sequence[Tool] | None, tool_choice: str | None) -> None:
     for position, tool in enumerate(tools or ()):
         function = tool.get("function") if isinstance(tool, Mapping) else None
         if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
-            raise InvalidInputError(
+            raise wrong_value(
+                "tools",
                 f'tool {position} is not a function: give {{"type": "function", "function": '
-                '{"name": ..., "description": ..., "parameters": {...}}}'
+                '{"name": ..., "description": ..., "parameters": {...}}}',
             )
         if not re.fullmatch(r"[\w.-]+", function["name"]):
-            raise InvalidInputError(
+            raise wrong_value(
+                "tools",
                 f"tool {position} is called {function['name']!r}: "
-                "give a name of letters, digits, '_', '-' and '.'"
+                "give a name of letters, digits, '_', '-' and '.'",
             )
         names.append(function["name"])
     if len(set(names)) < len(names):
-        raise InvalidInputError(f"two tools have the same name (of {', '.join(names)})")
+        raise wrong_value("tools", f"two tools have the same name (of {', '.join(names)})")
     if tool_choice is None or tool_choice in ("auto", "none"):
         return
     if not names:
-        raise InvalidInputError(f"tool_choice is {tool_choice!r} and there are no tools: give some")
+        raise wrong_value(
+            "tool_choice", f"tool_choice is {tool_choice!r} and there are no tools: give some"
+        )
     if tool_choice != "required" and tool_choice not in names:
-        raise InvalidInputError(
+        raise wrong_value(
+            "tool_choice",
             f"tool_choice is {tool_choice!r}: give auto, none, required or one of the tools "
-            f"({', '.join(names)})"
+            f"({', '.join(names)})",
         )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from steerable_llm.answer.engine import Limits
 from steerable_llm.answer.pending import Pending
 from steerable_llm.answer.request import Generation, GenerationChunk, GenerationRequest
+from steerable_llm.errors import InvalidInputError
 from steerable_llm.server.metrics import AnswerClock
 from steerable_llm.server.refusals import Refused, as_json, refusal_of
 from steerable_llm.server.requests import ChatRequest, CompletionRequest, ModelName, choices_of
@@ -206,6 +207,20 @@ async def ask(
         Refused: It cannot be answered; nothing is under way then.
         SteerableError: As `SteerableHFLLM.submit_all`.
     """
+    try:
+        return await _asked(serving, body, facts, headers)
+    except InvalidInputError as error:
+        told = refusal_of(error)
+        told.param = body.field_of(told.param)
+        raise told from error
+
+
+async def _asked(
+    serving: Serving,
+    body: ChatRequest | CompletionRequest,
+    facts: Facts,
+    headers: Mapping[str, str],
+) -> Run:
     kind: Kind = "chat" if isinstance(body, ChatRequest) else "text"
     facts.model = body.model
     llm, settings = serving.llm, serving.settings
@@ -234,9 +249,6 @@ async def ask(
     except BaseException as error:
         told = refusal_of(error) if isinstance(error, Exception) else Refused(499, "cancelled")
         serving.traces.end(span, None, told.code or "error")
-        if told.param == "messages" and kind == "text":
-            told.param = "prompt"
-            raise told from error
         raise
     facts.step = pending[0].decision.step
     digest = "" if policy is None else f"-{policy.digest[:8]}"

@@ -125,7 +125,7 @@ def refusal_of(error: BaseException) -> Refused:
     if isinstance(error, UnknownStepError):
         return Refused(400, str(error), code="unknown_step", param="steering.step")
     if isinstance(error, InvalidInputError):
-        return Refused(400, str(error), code="invalid_value")
+        return Refused(400, str(error), code="invalid_value", param=error.argument)
     if isinstance(error, OverloadedError):
         wait = max(1, math.ceil(error.retry_after))
         return Refused(429, str(error), code="overloaded", retry_after=wait)

@@ -364,6 +364,11 @@ class _Request(BaseModel):
         """What is said of the steering."""
         return self.steering or SteeringOptions()
 
+    @classmethod
+    def field_of(cls, argument: str | None) -> str | None:
+        """Return the field that the model's own request calls so."""
+        return argument
+
     def refuse_unsupported(self) -> None:
         """Refuse what would change the answer and is not supported.
 
@@ -473,6 +478,12 @@ class CompletionRequest(_Request):
 
     prompt: str | list[str]
     logprobs: int | None = None
+
+    @classmethod
+    def field_of(cls, argument: str | None) -> str | None:
+        """Return the field that the model's own request calls so."""
+        names = {"messages": "prompt", "top_logprobs": "logprobs"}
+        return argument if argument is None else names.get(argument, argument)
 
     def prompts(self, most_tokens: int | None = None) -> list[dict[str, Any]]:
         """Return the arguments of the model's requests, one for each prompt."""

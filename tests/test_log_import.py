@@ -618,6 +618,69 @@ def test_a_judgement_of_the_whole_run_is_one_of_its_last_answer(
     check_trace(log, kind)
 
 
+def guarded(kind: str, gave: str) -> tuple[list[Any], list[Any]]:
+    """A run that gave a text, whose last model call looks at the answer; and its judgements."""
+    runs, judgements = TRACES[kind]()
+    told = {"answer": gave}
+    given: dict[str, Any] = {
+        "langsmith": {"outputs": told},
+        "langfuse": {"output": told},
+        "phoenix": {
+            "attributes": {**runs[0].get("attributes", {}), "output.value": json.dumps(told)}
+        },
+    }[kind]
+    guard = json.dumps(runs[3]).replace("final", "guard").replace("At nine.", "SAFE")
+    guard = guard.replace(f"{START}3", f"{START}4")
+    whole: dict[str, Any] = {
+        "langsmith": {"run_id": "root"},
+        "langfuse": {"subject": {"kind": "trace", "id": "root"}},
+        "phoenix": {"span_id": "root", "trace_id": "root"},
+    }[kind]
+    lines = [{**runs[0], **given}, *runs[1:], json.loads(guard)]
+    return lines, [{**judgement, **whole} for judgement in judgements]
+
+
+@pytest.mark.parametrize("later", [False, True])
+@pytest.mark.parametrize("kind", TRACES)
+def test_a_judgement_of_the_whole_run_is_one_of_the_answer_that_it_gave(
+    log: AnswerLog, write: Write, kind: str, later: bool
+) -> None:
+    runs, judgements = guarded(kind, " At  nine.")
+    if later:
+        import_files(log, write(runs), kind)
+        import_files(log, write(judgements, "later.jsonl"), kind)
+    else:
+        import_files(log, write([*runs, *judgements]), kind)
+    found = {answer.id: answer.verdict for answer in log.answers()}
+    assert found == {"rewrite": None, "final": "bad", "guard": None}
+
+
+@pytest.mark.parametrize("later", [False, True])
+@pytest.mark.parametrize("kind", TRACES)
+def test_a_judgement_of_a_run_that_gave_what_no_model_said_is_left(
+    log: AnswerLog, write: Write, kind: str, later: bool
+) -> None:
+    runs, judgements = guarded(kind, "At nine, as the handbook says.")
+    report = import_files(log, write([*runs, *([] if later else judgements)]), kind)
+    if later:
+        report = import_files(log, write(judgements, "later.jsonl"), kind)
+    assert log.statistics().verdicts == {"none": 3}
+    ((why, number),) = report.skipped.items()
+    assert "another text than any of its models" in why
+    assert number == len(judgements)
+
+
+def test_a_judgement_of_a_call_without_an_answer_is_none_of_another_call(
+    log: AnswerLog, write: Write
+) -> None:
+    runs, judgements = langsmith()
+    runs[1] = {**runs[1], "outputs": {}}
+    told = [{**judgement, "run_id": "rewrite"} for judgement in judgements]
+    report = import_files(log, write([*runs, *told]), "langsmith")
+    assert [(answer.id, answer.verdict) for answer in log.answers()] == [("final", None)]
+    assert report.skipped["the log has no answer that it speaks of"] == 2
+
+
 @pytest.mark.parametrize("kind", TRACES)
 def test_a_judgement_of_nothing_known_or_of_a_retrieval_is_left(
     log: AnswerLog, write: Write, kind: str

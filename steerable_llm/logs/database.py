@@ -119,7 +119,8 @@ imports = Table(
     Column("lines", BigInteger, nullable=False),
 )
 
-# Lines of a trace that wait for the other lines of their trace; empty between imports.
+# Lines of a trace that wait for the other lines of their trace; between imports only what whole
+# runs gave, where that tells which of their answers is meant by a judgement that comes later.
 spans = Table(
     "spans",
     metadata,

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from pydantic import ValidationError
-from sqlalchemy import ColumnElement, Connection, RowMapping, delete, or_, select, update
+from sqlalchemy import ColumnElement, Connection, RowMapping, delete, select, update
 
 from steerable_llm.chat.message import Message
 from steerable_llm.errors import InvalidInputError, first_problem
@@ -126,7 +126,9 @@ def root_span(
         content["messages"] = [message.model_dump() for message in told]
         content["documents"] = _documents_beside(made)
     except InvalidInputError as problem:
-        content = {"question": question, "problem": str(problem)}
+        # What it gave tells which answer it came to, also where its prompt cannot be read.
+        known = {"answer": content["answer"]} if "answer" in content else {}
+        content = {"question": question, "problem": str(problem), **known}
         return Span(span_id, trace_id, "chain", content, time)
     with contextlib.suppress(UnusableRecord):
         content["reference"] = _answer_of(reference) if reference else None
@@ -239,6 +241,8 @@ def documents_of(value: object) -> list[dict[str, str]] | None:
 
 #: Traces, or judgements that stand alone, that are joined in one transaction.
 GROUP = 100
+#: The source of what whole runs gave: it stays for judgements that come in a later import.
+_GIVEN = ""
 
 
 def stage(connection: Connection, source: str, found: Iterable[tuple[Span, str]]) -> None:
@@ -303,7 +307,7 @@ def join_staged(log: AnswerLog, sources: Sequence[str], rules: Rules, report: Im
         with writing(log.engine) as connection:
             chosen = (mine, spans.c.span_id.in_(named))
             rows = connection.execute(select(spans).where(*chosen)).mappings().all()
-            _judge(connection, None, rows, {}, rules, off_scale, report)
+            _judge(connection, None, rows, rules, off_scale, report)
             connection.execute(delete(spans).where(*chosen))
 
 
@@ -344,9 +348,27 @@ def _join_trace(
     report.added += new
     report.known += len(found) - new
     report.context += context
-    kinds = {row["span_id"]: row["kind"] for row in rows}
-    scores = [row for row in rows if row["kind"] == "score"]
-    _judge(connection, trace_id, scores, kinds, rules, off_scale, report)
+    _keep_given(connection, trace_id, rows)
+    _judge(connection, trace_id, rows, rules, off_scale, report)
+
+
+def _keep_given(connection: Connection, trace_id: str, rows: Sequence[RowMapping]) -> None:
+    """Keep what the whole run gave, where that tells which of its answers it came to."""
+    given = _in_order(
+        row for row in rows if row["kind"] == "chain" and row["content"].get("answer")
+    )
+    if not given:
+        return
+    text = given[0]["content"]["answer"]
+    told = connection.execute(select(answers.c.answer).where(answers.c.trace_id == trace_id))
+    if all(_same_text(answer, text) for answer in told.scalars()):
+        return
+    kept = {**given[0], "source": _GIVEN, "span_id": trace_id, "target": None, "place": ""}
+    put_rows(connection, spans, [{**kept, "content": {"answer": text}}])
+
+
+def _in_order(rows: Iterable[RowMapping]) -> list[RowMapping]:
+    return sorted(rows, key=lambda row: row["time"] or "")
 
 
 def _answers(
@@ -356,7 +378,7 @@ def _answers(
 
     Without any of a model, what the outermost run gave is the answer.
     """
-    ordered = sorted(rows, key=lambda row: row["time"] or "")
+    ordered = _in_order(rows)
     spoken_by = [row for row in ordered if row["kind"] == "llm"]
     if not spoken_by:
         whole = [row for row in ordered if row["content"].keys() & {"answer", "problem"}]
@@ -423,8 +445,7 @@ def _retrieved(
 def _judge(
     connection: Connection,
     trace_id: str | None,
-    scores: Sequence[RowMapping],
-    kinds: Mapping[str, str],
+    rows: Sequence[RowMapping],
     rules: Rules,
     off_scale: Collection[str],
     report: ImportReport,
@@ -432,13 +453,13 @@ def _judge(
     """Put judgements on the answers they are about; all that speak of one are weighed together."""
     about: dict[str, list[tuple[str, Judgement]]] = defaultdict(list)
     found: dict[str, LoggedAnswer] = {}
-    for row in scores:
-        if kinds.get(row["target"] or "") == "retriever":
-            report.skip(row["place"], "it judges what was retrieved, not an answer")
+    kinds = {row["span_id"]: row["kind"] for row in rows}
+    for row in rows:
+        if row["kind"] != "score":
             continue
-        answer = _answer(connection, row["target"], trace_id)
-        if answer is None:
-            report.skip(row["place"], "the log has no answer that it speaks of")
+        answer = _answer(connection, row["target"], trace_id, kinds.get(row["target"] or ""))
+        if isinstance(answer, str):
+            report.skip(row["place"], answer)
             continue
         judgement = Judgement(**row["content"])
         why = unread(judgement, rules, off_scale)
@@ -462,12 +483,38 @@ def _judge(
 
 
 def _answer(
-    connection: Connection, target: str | None, trace_id: str | None
-) -> LoggedAnswer | None:
-    """Return the answer that a judgement is about: that of its span, or its trace's last one."""
+    connection: Connection, target: str | None, trace_id: str | None, kind: str | None
+) -> LoggedAnswer | str:
+    """Return the answer that a judgement is about, or why there is none.
+
+    That is the answer of its span; or else the one that its whole run gave, which is the last one
+    where nobody tells what that was.
+    """
+    if kind == "retriever":
+        return "it judges what was retrieved, not an answer"
     exact = select(answers).where(answers.c.id == target)
-    whole = or_(*[answers.c.trace_id == named for named in (trace_id, target) if named])
-    last = select(answers).where(whole).order_by(answers.c.seq.desc()).limit(1)
     row = connection.execute(exact).mappings().first() if target else None
-    row = row or connection.execute(last).mappings().first()
-    return None if row is None else from_row(row)
+    if row is not None:
+        return from_row(row)
+    named = [name for name in (trace_id, target) if name]
+    if kind == "llm" or not named:
+        return _NO_ANSWER
+    whole = select(answers).where(answers.c.trace_id.in_(named)).order_by(answers.c.seq.desc())
+    kept = select(spans.c.content).where(spans.c.source == _GIVEN, spans.c.span_id.in_(named))
+    given = connection.execute(kept).scalars().first()
+    if given is None:
+        row = connection.execute(whole.limit(1)).mappings().first()
+        return _NO_ANSWER if row is None else from_row(row)
+    every = map(from_row, connection.execute(whole).mappings())
+    return next((one for one in every if _same_text(one.answer, given["answer"])), _OTHER_TEXT)
+
+
+_NO_ANSWER = "the log has no answer that it speaks of"
+_OTHER_TEXT = (
+    "it judges a whole run that gave another text than any of its models did: judge the model's "
+    "answer itself"
+)
+
+
+def _same_text(one: str, other: str) -> bool:
+    return one.split() == other.split()

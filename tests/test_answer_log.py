@@ -138,7 +138,12 @@ def test_a_review_replaces_the_judgement_and_keeps_the_rest(log: AnswerLog) -> N
     log.add([logged(comment="odd")])
     log.review("a", verdict="bad", reason="rude", reviewer="Ana", reviewed=NOON)
     assert log.get("a") == logged(
-        comment="odd", verdict="bad", reason="rude", reviewer="Ana", reviewed=NOON
+        comment="odd",
+        verdict="bad",
+        reason="rude",
+        label_source="human",
+        reviewer="Ana",
+        reviewed=NOON,
     )
     before = datetime.now(UTC)
     log.review("a", verdict="good", reason=None)

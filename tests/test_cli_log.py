@@ -52,6 +52,21 @@ def test_importing_again_is_told(tmp_path: Path) -> None:
     assert (first["added"], second["added"], second["lines_before"]) == (1, 0, 1)
 
 
+def test_rules_for_a_trace_that_was_read_before_need_again_and_are_told_so(tmp_path: Path) -> None:
+    log, source = tmp_path / "a.db", tmp_path / "runs.jsonl"
+    run_ = {"id": "a", "trace_id": "t", "run_type": "llm", "inputs": {"prompt": "When?"}}
+    run_ |= {"outputs": {"output": "At nine."}}
+    rated = {"run_id": "a", "trace_id": "t", "key": "helpfulness", "score": 0.0}
+    source.write_text(f"{json.dumps(run_)}\n{json.dumps(rated)}\n")
+    words = ["import", source, "--from", "langsmith", "--log", log]
+    assert "give its scale" in run(*words)
+    words += ["--scale", "helpfulness=0:1"]
+    assert "all lines were read before" in run(*words)
+    said = run(*words, "--again")
+    assert "1 judged" in said
+    assert "read before" not in said
+
+
 def test_every_line_that_was_not_taken_can_be_kept(tmp_path: Path) -> None:
     source, left = tmp_path / "pairs.jsonl", tmp_path / "left.jsonl"
     source.write_text("nonsense\n" * 150)

@@ -822,7 +822,8 @@ def test_a_metric_that_comes_later_does_not_outrank_a_person(
     spans, (annotation,) = phoenix()
     machine = {**annotation, "id": "a2", "annotator_kind": "LLM", "name": "faithfulness"}
     machine = {**machine, "result": {"label": "factual", "score": 1.0}}
-    told = {"verdict": "bad", "comment": "the passage says ten", "reviewer": "Ana"}
+    told: dict[str, Any] = {"verdict": "bad", "comment": "the passage says ten", "reviewer": "Ana"}
+    told["reviewed"] = datetime(2026, 1, 31, 12, tzinfo=UTC)
     import_files(log, write([*spans, *([annotation] if by == "import" else [])]), "phoenix")
     if by == "review":
         log.review("final", **told)
@@ -834,6 +835,122 @@ def test_a_metric_that_comes_later_does_not_outrank_a_person(
     person = {**annotation, "id": "a3", "result": {"label": "thumbs_up", "score": 1.0}}
     import_files(log, write([person], "person.jsonl"), "phoenix")
     assert log.get("final").verdict == "good"
+
+
+def test_a_metric_does_not_outrank_a_person_who_corrected_a_metric(
+    log: AnswerLog, write: Write
+) -> None:
+    spans, (annotation,) = phoenix()
+    machine = {**annotation, "annotator_kind": "LLM", "name": "answer_relevancy", "user_id": None}
+    first = {**machine, "id": "a2", "result": {"score": 0.9}}
+    import_files(log, write([*spans, first]), "phoenix")
+    assert log.get("final").label_source == "answer_relevancy"
+    log.review("final", verdict="bad", correction="At ten.", reviewer="Ana")
+    before = log.get("final")
+    second = {**machine, "id": "a3", "result": {"score": 0.95}}
+    import_files(log, write([second], "metric.jsonl"), "phoenix")
+    assert log.get("final") == before
+
+
+def test_a_note_beside_a_metric_does_not_let_it_outrank_a_person(
+    log: AnswerLog, write: Write
+) -> None:
+    spans, (annotation,) = phoenix()
+    import_files(log, write([*spans, annotation]), "phoenix")
+    metric = {**annotation, "id": "a2", "annotator_kind": "LLM", "name": "faithfulness"}
+    metric = {**metric, "result": {"score": 1.0}}
+    note = {**annotation, "id": "a3", "user_id": "Bob", "result": {"explanation": "Look again."}}
+    report = import_files(log, write([metric, note], "later.jsonl"), "phoenix")
+    final = log.get("final")
+    assert (final.verdict, final.reason, final.reviewer) == ("bad", "contradicts", "Ana")
+    assert final.comment == "It says ten.\nLook again."
+    assert report.skipped == {"a person has judged the answer, and people outrank metrics": 1}
+
+
+@pytest.mark.parametrize("order", ["together", "bad first", "good first", "together, good first"])
+def test_of_two_people_the_one_who_says_bad_counts_however_it_comes(
+    log: AnswerLog, write: Write, order: str
+) -> None:
+    runs, (bad, _) = langsmith()
+    good = {**bad, "id": "f3", "score": 1, "correction": None, "comment": None}
+    good |= {"feedback_source": {"type": "app", "user_name": "Bob"}}
+    good |= {"modified_at": f"{START}8.000000"}
+    told = [good, bad] if "good first" in order else [bad, good]
+    if order.startswith("together"):
+        import_files(log, write([*runs, *told]), "langsmith")
+    else:
+        import_files(log, write([*runs, told[0]]), "langsmith")
+        import_files(log, write([told[1]], "later.jsonl"), "langsmith")
+    final = log.get("final")
+    assert (final.verdict, final.reviewer, final.correction) == ("bad", "Ana", "At ten.")
+    assert final.reviewed == datetime(2026, 1, 31, 12, 0, 9, tzinfo=UTC)
+
+
+def test_whoever_changes_their_mind_is_followed_and_their_correction_goes(
+    log: AnswerLog, write: Write
+) -> None:
+    runs, (bad, _) = langsmith()
+    good = {**bad, "score": 1, "correction": None, "modified_at": "2026-02-01T12:00:00"}
+    import_files(log, write([*runs, bad]), "langsmith")
+    import_files(log, write([good], "later.jsonl"), "langsmith")
+    final = log.get("final")
+    assert (final.verdict, final.reviewer, final.correction) == ("good", "Ana", None)
+    import_files(log, write([bad], "earlier.jsonl"), "langsmith")
+    assert log.get("final") == final
+
+
+@pytest.mark.parametrize("batch", [1, 500])
+@pytest.mark.parametrize("scores", [(0.95, 0.1), (0.1, 0.95)])
+def test_a_sample_that_comes_twice_is_as_bad_as_its_worse_score(
+    log: AnswerLog,
+    write: Write,
+    scores: tuple[float, float],
+    batch: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(importer, "BATCH", batch)
+    path = write([ragas(faithfulness=score) for score in scores])
+    report = import_files(log, path, "ragas")
+    (entry,) = log.answers()
+    assert (entry.verdict, entry.reason, entry.score) == ("bad", "not in documents", 0.1)
+    assert report.added == 1
+    again = import_files(log, path, "ragas", again=True)
+    assert (again.judged, again.known) == (0, 2)
+    assert list(log.answers()) == [entry]
+
+
+def test_a_known_answer_takes_the_verdict_that_a_scale_gives(log: AnswerLog, write: Write) -> None:
+    path = write([ragas(helpfulness=0.1), ragas(response="At ten.", helpfulness=0.9)])
+    assert import_files(log, path, "ragas").ignored.total() == 2
+    assert log.statistics().verdicts == {"none": 2}
+    report = import_files(log, path, "ragas", rules=Rules(scales={"helpfulness": (0, 1)}))
+    assert (report.added, report.judged, report.known) == (0, 2, 0)
+    assert [entry.verdict for entry in log.answers()] == ["bad", "good"]
+
+
+def test_a_person_outranks_the_metric_of_a_known_answer(log: AnswerLog, write: Write) -> None:
+    import_files(log, write([ragas()]), "ragas")
+    (entry,) = log.answers()
+    log.review(entry.id, verdict="good", reviewer="Ana")
+    report = import_files(log, write([ragas(faithfulness=0.0)], "metric.jsonl"), "ragas")
+    assert (report.judged, report.known) == (0, 1)
+    assert log.get(entry.id).verdict == "good"
+
+
+def test_verdicts_that_were_filled_into_an_export_come_back(log: AnswerLog, write: Write) -> None:
+    import_files(log, write([ragas(), ragas(response="Late.", faithfulness=0.9)]), "ragas")
+    exported = write_answers(write([], "out.jsonl"), log.answers())
+    filled = {"verdict": "bad", "reason": "contradicts", "correction": "At ten.", "reviewer": "Ana"}
+    first, second = map(json.loads, exported.read_text().splitlines())
+    del second["label_source"]
+    told = write([{**first, **filled}, {**second, **filled}], "filled.jsonl")
+    report = import_files(log, told, "answers")
+    assert (report.added, report.judged, report.known) == (0, 2, 0)
+    for entry in log.answers():
+        assert {name: getattr(entry, name) for name in filled} == filled
+    elsewhere = {**first, **filled, "verdict": "good", "answer": "Another one."}
+    report = import_files(log, write([elsewhere], "other.jsonl"), "answers")
+    assert (report.judged, report.known) == (0, 1)
 
 
 def test_a_metric_replaces_an_earlier_metric(log: AnswerLog, write: Write) -> None:

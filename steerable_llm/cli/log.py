@@ -96,7 +96,7 @@ def import_(
     from steerable_llm.logs.importers import Rules, import_files, importer_named
 
     # Before a log is made that would stay empty.
-    importer_named(kind)
+    importer = importer_named(kind)
     rules = Rules(
         score=score, good_at=good_at, bad_at=bad_at, reason=reason, scales=_scales(scale or [])
     )
@@ -118,6 +118,8 @@ def import_(
             left.seek(0)
             write_whole(skipped, left, private=True)
     _tell_import(log, report, as_json)
+    if report.lines_before and not report.lines and importer.traces and not as_json:
+        say("all lines were read before: other rules count for them with --again")
     if report.nothing:
         if made and not report.context:
             Path(log).unlink()

@@ -38,6 +38,7 @@ from steerable_llm.pairs.pairing import Draft, PairingReport, draft_pairs, pair_
 BATCH = 500
 #: What a review tells of an answer.
 REVIEW = tuple("verdict reason correction comment score label_source reviewer reviewed".split())
+_SAID = {"verdict", "reason", "correction"}
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,8 @@ class AnswerLog:
         Args:
             answer_id: Which answer.
             **judgement: ``verdict``, ``reason``, ``correction``, ``comment``, ``score``,
-                ``label_source``, ``reviewer`` and ``reviewed``, the time, which is now unless
+                ``label_source``, which is "human" for what a verdict, a reason or a correction
+                says unless given, ``reviewer`` and ``reviewed``, the time, which is now unless
                 given. What is not named stays as it is.
 
         Raises:
@@ -138,7 +140,9 @@ class AnswerLog:
                 f"a review has no {', '.join(wrong)}: give any of {', '.join(REVIEW)}"
             )
         check_filters(verdict=judgement.get("verdict"), reasons=listed(judgement.get("reason")))
-        judgement = {"reviewed": datetime.now(UTC), **judgement}
+        # Else what a metric said before would pass for the source of a person's verdict.
+        said = {"label_source": "human"} if judgement.keys() & _SAID else {}
+        judgement = {"reviewed": datetime.now(UTC), **said, **judgement}
         try:
             # What a logged answer refuses would leave a log that cannot be read again.
             checked = LoggedAnswer(id=answer_id, question="", messages=(), answer="", **judgement)

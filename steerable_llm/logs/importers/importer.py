@@ -20,11 +20,13 @@ from sqlalchemy import Connection, select
 
 from steerable_llm.chat.message import read_from
 from steerable_llm.errors import InvalidInputError, first_problem
-from steerable_llm.logs.answer_log import BATCH, AnswerLog
+from steerable_llm.logs.answer_log import BATCH, REVIEW, AnswerLog
 from steerable_llm.logs.answers import LoggedAnswer
 from steerable_llm.logs.database import (
     UNSTORABLE,
+    answers,
     database_errors,
+    from_row,
     imports,
     storable,
     to_row,
@@ -36,7 +38,14 @@ from steerable_llm.logs.importers.evaluations import (
     ragas,
     ragas_records,
 )
-from steerable_llm.logs.importers.judgement import Judgement, Rules, beyond_its_scale, judge, unread
+from steerable_llm.logs.importers.judgement import (
+    Judgement,
+    Rules,
+    beyond_its_scale,
+    judge,
+    unread,
+    weighed,
+)
 from steerable_llm.logs.importers.langfuse import langfuse, langfuse_records
 from steerable_llm.logs.importers.langsmith import langsmith, langsmith_records
 from steerable_llm.logs.importers.openinference import openinference, openinference_records
@@ -56,7 +65,7 @@ from steerable_llm.logs.importers.records import (
     page,
 )
 from steerable_llm.logs.importers.traces import Span, join_staged, stage
-from steerable_llm.logs.queries import add_rows, put_rows
+from steerable_llm.logs.queries import add_rows, put_rows, review_row
 from steerable_llm.plugins import Plugged
 
 #: Entry points with the importers of other packages.
@@ -251,6 +260,7 @@ def _add(
     scales: _Scales,
     report: ImportReport,
 ) -> None:
+    entries: dict[str, LoggedAnswer] = {}
     rows: dict[str, dict[str, Any]] = {}
     rules = scales.rules
     for imported, place in found:
@@ -261,17 +271,43 @@ def _add(
             if why := unread(one, rules, off_scale):
                 report.ignore(why)
         try:
-            row = to_row(judge(imported.answer, told, rules, off_scale))
+            entry = judge(imported.answer, told, rules, off_scale)
+            if entry.verdict == "bad" and entry.reason is None and rules.reason is not None:
+                entry = entry.model_copy(update={"reason": rules.reason})
+            before = entries.get(entry.id)
+            entry = entry if before is None else _told_of(before, entry)
+            row = to_row(entry)
         except InvalidInputError:
             report.skip(place, f"it {UNSTORABLE}")
             continue
-        if row["verdict"] == "bad" and row["reason"] is None:
-            row["reason"] = rules.reason
-        report.known += row["id"] in rows
-        rows.setdefault(row["id"], row)
+        report.known += before is not None
+        entries[entry.id], rows[entry.id] = entry, row
     new = add_rows(connection, list(rows.values()))
     report.added += new
     report.known += len(rows) - new
+    if new < len(rows):
+        _judge_known(connection, entries, report)
+
+
+def _judge_known(
+    connection: Connection, entries: Mapping[str, LoggedAnswer], report: ImportReport
+) -> None:
+    """Put what is said of answers on those that the log had before; what was just added says it."""
+    told = [one.id for one in entries.values() if any(getattr(one, name) for name in REVIEW)]
+    for start in range(0, len(told), BATCH):
+        query = select(answers).where(answers.c.id.in_(told[start : start + BATCH]))
+        for before in map(from_row, connection.execute(query).mappings().all()):
+            after = _told_of(before, entries[before.id])
+            if after != before:
+                review_row(connection, before.id, {name: getattr(after, name) for name in REVIEW})
+                report.judged += 1
+                report.known -= 1
+
+
+def _told_of(before: LoggedAnswer, entry: LoggedAnswer) -> LoggedAnswer:
+    """Return a known answer with what is told of it now; its id may name another one elsewhere."""
+    same = (before.question, before.answer) == (entry.question, entry.answer)
+    return weighed(before, entry) if same else before
 
 
 def _storable(

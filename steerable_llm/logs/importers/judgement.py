@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from steerable_llm.errors import InvalidInputError, brief
+from steerable_llm.logs.answer_log import REVIEW
 from steerable_llm.logs.answers import REASONS, LoggedAnswer
 from steerable_llm.logs.queries import check_filters, listed
 
@@ -187,7 +188,7 @@ def judge(
     decided = [opinion for opinion in decided if opinion[2].human] or decided
     decided = [opinion for opinion in decided if opinion[0] == "bad"] or decided
     changes: dict[str, Any] = {}
-    scored: Sequence[Judgement] = judgements
+    scored = voices = judgements
     if decided:
         # One that names a reason tells more.
         verdict, reason, source = next((o for o in decided if o[1]), decided[0])
@@ -195,17 +196,80 @@ def judge(
         changes["reason"] = (reason or rules.reason) if verdict == "bad" else None
         changes["label_source"] = "human" if source.human else source.name or None
         scored = [source]
+        # What contradicts the verdict has no part in it.
+        voices = [source, *(j for said, _, j in opinions if said in (None, verdict))]
     scores = [judgement.score for judgement in scored if judgement.score is not None]
     comments = list(dict.fromkeys(j.comment for j in judgements if j.comment))
     told: dict[str, list[Any]] = {
         "score": scores,
         "comment": ["\n".join(comments)] if comments else [],
-        "correction": [j.correction for j in judgements if j.correction],
-        "reviewer": [j.reviewer for j in judgements if j.reviewer],
-        "reviewed": [j.time for j in judgements if j.time],
+        "correction": [j.correction for j in voices if j.correction],
+        "reviewer": [j.reviewer for j in voices if j.reviewer],
+        "reviewed": [j.time for j in voices if j.time],
     }
     changes.update({field: values[0] for field, values in told.items() if values})
     return LoggedAnswer.model_validate({**answer.model_dump(), **changes})
+
+
+def weighed(before: LoggedAnswer, told: LoggedAnswer) -> LoggedAnswer:
+    """Return an answer with what was said of it before and what is told now, in any order.
+
+    People outrank metrics, and "bad" outranks "good"; but whoever judges once more replaces what
+    they said.
+
+    Args:
+        before: The answer with its judgement.
+        told: The same answer with another one.
+    """
+    anew = False
+    if told.verdict is None or before.verdict is None:
+        first, second = (told, before) if before.verdict is None else (before, told)
+    elif (later := _later(before, told)) is before or (
+        judged_by_person(before) and not judged_by_person(told)
+    ):
+        return before
+    else:
+        anew = later is told
+        first, second = (told, before) if anew or _outranks(told, before) else (before, told)
+    filled = ["score", "comment"]
+    if None in (first.verdict, second.verdict) or first.verdict == second.verdict:
+        filled += ["reason", "correction", "reviewer", "reviewed"]
+        filled += ["label_source"] if first.verdict is None else []
+    changes = {name: getattr(first, name) for name in REVIEW}
+    for name in filled:
+        changes[name] = getattr(second, name) if changes[name] is None else changes[name]
+    if first.verdict == "good":
+        changes["reason"] = None
+    of_one_kind = judged_by_person(first) == judged_by_person(second)
+    if not anew and (of_one_kind or None in (first.verdict, second.verdict)):
+        changes["comment"] = _both(before.comment, told.comment)
+    return before.model_copy(update=changes)
+
+
+def _later(before: LoggedAnswer, told: LoggedAnswer) -> LoggedAnswer | None:
+    """Return the later judgement of one person or metric; None for those of two, or untold."""
+    person = judged_by_person(told)
+    source, other = (a.reviewer if person else a.label_source for a in (told, before))
+    if source is None or source != other or person != judged_by_person(before):
+        return None
+    if told.reviewed and before.reviewed:
+        return before if before.reviewed > told.reviewed else told
+    # One measurement, perhaps by other rules.
+    return told if not person and told.score is not None and told.score == before.score else None
+
+
+def _outranks(told: LoggedAnswer, before: LoggedAnswer) -> bool:
+    if judged_by_person(told) and not judged_by_person(before):
+        return True
+    if told.verdict != before.verdict:
+        return told.verdict == "bad"
+    return told.reason is not None and before.reason is None
+
+
+def _both(before: str | None, told: str | None) -> str | None:
+    if before is None or told is None or told in before:
+        return told if before is None else before
+    return told if before in told else f"{before}\n{told}"
 
 
 def beyond_its_scale(judgement: Judgement, rules: Rules) -> bool:

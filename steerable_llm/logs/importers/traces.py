@@ -34,6 +34,7 @@ from steerable_llm.logs.importers.judgement import (
     judge,
     judged_by_person,
     unread,
+    weighed,
 )
 from steerable_llm.logs.importers.messages import prompt, spoken
 from steerable_llm.logs.importers.records import (
@@ -469,12 +470,14 @@ def _judge(
         found[answer.id] = answer
         about[answer.id].append((row["place"], judgement))
     for answer_id, told in about.items():
-        before, judgements = found[answer_id], [judgement for _, judgement in told]
-        if judged_by_person(before) and not any(judgement.human for judgement in judgements):
-            for place, _ in told:
+        before = found[answer_id]
+        outranked = judged_by_person(before)
+        for place, judgement in told:
+            if outranked and not judgement.human:
                 report.skip(place, "a person has judged the answer, and people outrank metrics")
-            continue
-        after = judge(before, judgements, rules, off_scale)
+        judgements = [one for _, one in told if one.human or not outranked]
+        bare = before.model_copy(update=dict.fromkeys(REVIEW))
+        after = weighed(before, judge(bare, judgements, rules, off_scale))
         if after == before:
             report.known += len(judgements)
             continue

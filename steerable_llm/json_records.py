@@ -37,6 +37,8 @@ _BLANK = b" \t\r\n,\x1e"
 _TOO_DEEP = f"it is nested deeper than {DEEPEST} levels"
 #: What is told of a record that is none.
 NOT_JSON = "it is not JSON"
+#: What is told of a record in another encoding.
+NOT_UTF8 = "it is not UTF-8"
 #: What is told of a file that cannot be unpacked to its end.
 DAMAGED = "the file is damaged or cut short within its compression"
 # What is no text, by how it begins.
@@ -386,7 +388,7 @@ def _read(line: bytes) -> tuple[dict[str, Any] | None, str, str]:
     try:
         text = line.decode("utf-8-sig").strip()
     except UnicodeDecodeError as error:
-        return None, "it is not UTF-8", f"byte {error.start}: save the file as UTF-8"
+        return None, NOT_UTF8, f"byte {error.start}: save the file as UTF-8"
     if not text:
         return None, "", ""
     if line.count(b"[") + line.count(b"{") > DEEPEST and _too_deep(line):

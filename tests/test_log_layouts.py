@@ -845,3 +845,31 @@ def test_scores_in_the_columns_of_langfuses_tables_judge_their_rows(
     report, [entry] = imported(table.encode(), "langfuse", "traces.csv")
     assert (entry.verdict, entry.reason) == ("bad", "not in documents")
     assert not report.skipped
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "encoding"),
+    [
+        ("user_input,response\nWann öffnet es?,Um neun.\nWhen?,At nine.\n", "log.csv", "cp1252"),
+        ('{"user_input": "ö", "response": "x"}\n{"user_input": "When?", "response": "At nine."}\n',
+         "log.jsonl", "latin-1"),
+    ],
+)  # fmt: skip
+def test_a_row_or_line_in_another_encoding_is_told_and_not_read_with_wrong_letters(
+    imported: Import, text: str, name: str, encoding: str
+) -> None:
+    report, [entry] = imported(text.encode(encoding), "ragas", name)
+    assert entry.answer == "At nine."
+    assert report.skipped == {"it is not UTF-8 (save the file as UTF-8)": 1}
+    report, entries = imported(text.encode(), "ragas", name)
+    assert len(entries) == 2
+    assert not report.skipped
+
+
+def test_what_separates_the_columns_of_a_table_is_told_where_it_is_not_known(
+    imported: Import,
+) -> None:
+    report, _ = imported(b"user_input|response\nWhen?|At nine.\n", "ragas", "log.csv")
+    assert report.skipped == {
+        "its columns are separated by '|': separate them by commas, semicolons or tabs": 1
+    }

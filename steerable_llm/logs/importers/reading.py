@@ -6,9 +6,10 @@ import csv
 import hashlib
 import io
 import json
+import re
 import zlib
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -17,6 +18,7 @@ from steerable_llm.errors import from_extra
 from steerable_llm.json_records import (
     DAMAGED,
     LONGEST,
+    NOT_UTF8,
     form_of,
     json_records,
     open_utf8,
@@ -77,7 +79,12 @@ def read_records(
 def _values(path: Path) -> Iterator[Read]:
     with open_utf8(path) as file:
         for one in json_records(file, form="values"):
-            yield Read(one.number, one.record, one.problem)
+            yield Read(one.number, one.record, _told(one.problem))
+
+
+def _told(problem: str) -> str:
+    """A problem with what to do about it, which is the same in every line."""
+    return f"{problem} (save the file as UTF-8)" if problem == NOT_UTF8 else problem
 
 
 def _parquet(path: Path) -> Iterator[Read]:
@@ -115,7 +122,7 @@ def _table(path: Path, delimiter: str) -> Iterator[Read]:
             head = file.readline(LONGEST)
         delimiter = max((",", ";", "\t"), key=lambda mark: head.count(mark.encode()))
     with open_utf8(path) as file:
-        text = io.TextIOWrapper(file, "utf-8", errors="replace", newline="")
+        text = io.TextIOWrapper(file, "utf-8", errors="surrogateescape", newline="")
         rows = csv.DictReader(text, delimiter=delimiter)
         while True:
             number += 1
@@ -135,7 +142,26 @@ def _table(path: Path, delimiter: str) -> Iterator[Read]:
                 return
             # What a row has beyond its head has no name; an empty cell says nothing.
             record = {name: cell for name, cell in row.items() if name and cell not in (None, "")}
-            yield Read(number, record, "")
+            problem = _unread(record, rows.fieldnames or ())
+            yield Read(number, None if problem else record, problem)
+
+
+def _unread(record: dict[str, Any], names: Sequence[str]) -> str:
+    """Return why a row of a table cannot be taken; nothing for one that can."""
+    for text in (*record, *record.values()):
+        if isinstance(text, str) and _ESCAPED.search(text):
+            return _told(NOT_UTF8)
+    # No table has all that an answer needs in one column.
+    if len(names) == 1 and (mark := _SEPARATOR.search(names[0])):
+        return (
+            f"its columns are separated by {mark[1]!r}: separate them by commas, semicolons or tabs"
+        )
+    return ""
+
+
+# Bytes that are no UTF-8, as surrogateescape has them.
+_ESCAPED = re.compile("[\udc80-\udcff]")
+_SEPARATOR = re.compile(r"\w\s*([|:^~#!])\s*\w")
 
 
 def _lines(path: Path, position: int, digest: str, number: int) -> Iterator[Read]:
@@ -157,7 +183,7 @@ def _lines_of(hashed: _HashedFile, number: int) -> Iterator[Read]:
             within = "" if line.problem == DAMAGED else WITHIN
             yield Read(line.number, None, f"{line.problem}{within}")
             return
-        yield Read(line.number, line.record, line.problem, hashed.position, hashed.digest)
+        yield Read(line.number, line.record, _told(line.problem), hashed.position, hashed.digest)
 
 
 class _HashedFile:

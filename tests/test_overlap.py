@@ -10,8 +10,11 @@ from steerable_llm import SteerableHFLLM, SteeringVector, calibrate, demo, evalu
 from steerable_llm.chat.message import Message
 from steerable_llm.errors import InvalidInputError, ModelMismatchError
 from steerable_llm.evaluation.arms import Arm
+from steerable_llm.evaluation.compare import compare
 from steerable_llm.evaluation.overlap import HeldOut, looked_at, overlap, past_of
 from steerable_llm.evaluation.set import EvaluationItem, EvaluationSet
+from steerable_llm.evaluation.transfer import transfer
+from steerable_llm.pairs.pair import Pairs, PreferencePair
 from steerable_llm.vector.calibration import Calibration, Choice, DataUsed
 from steerable_llm.vector.provenance import Provenance
 from steerable_llm.vector.seen import hashes_of, kept
@@ -30,6 +33,7 @@ def items(numbers: range, name: str = "q", text: str = "What is {} and one?") ->
 
 
 VECTORS = Path(__file__).parent.parent / "vectors"
+PAIR = Pairs([PreferencePair(messages="Which way?", good="This way.", bad="That way.")])
 DEV, KEPT = items(range(10), "dev"), items(range(50, 55), "kept")
 SAME = {
     "nine of the ten": DEV[:9],
@@ -126,6 +130,32 @@ def test_a_prompt_is_target_or_capability(tiny_llm: Any, vector: SteeringVector)
         evaluate(tiny_llm, vector, fine, same, progress=False)
     with pytest.raises(InvalidInputError, match=message):
         calibrate(tiny_llm, vector, fine, same, progress=False)
+
+
+def test_a_prompt_that_repeats_another_one_proves_nothing_of_its_own(
+    tiny_llm: Any, vector: SteeringVector
+) -> None:
+    fine, kept_apart = items(range(20, 25)), items(range(30, 33), "kept")
+    again = items(range(22, 24), "again", "What  is {}\nand one?")
+    twice = EvaluationSet("test", [*fine, *again])
+    apart = EvaluationSet("apart", [x.model_copy(update={"category": "aloud"}) for x in kept_apart])
+    message = "2 of the 7 prompts of 'test' only repeat others .first 'again-22' that of 'q-22'"
+    for given in (
+        lambda: evaluate(tiny_llm, vector, twice, progress=False),
+        lambda: evaluate(tiny_llm, vector, apart, twice, progress=False),
+        lambda: calibrate(tiny_llm, vector, twice, progress=False),
+        lambda: transfer(tiny_llm, [vector], [twice], progress=False),
+        lambda: compare(tiny_llm, PAIR, items(range(40, 42), "dev"), twice, progress=False),
+    ):
+        with pytest.raises(InvalidInputError, match=message) as told:
+            given()
+        assert "\n" not in str(told.value)
+
+
+def test_the_same_prompt_may_be_asked_in_another_category(tiny_llm: Any) -> None:
+    fine = items(range(20, 25))
+    other = [x.model_copy(update={"id": f"a{x.id}", "category": "aloud"}) for x in fine]
+    assert not HeldOut.of(tiny_llm, EvaluationSet("test", [*fine, *other])).repeats
 
 
 def test_a_strength_set_by_hand_does_not_forget_what_dev_was(

@@ -171,6 +171,7 @@ def test_prompts_that_the_vector_has_seen_prove_nothing(
         (held_out("test", "f" * 64, "b2"), fine[1], "1 of the 1 .* that the build of 'new' saw"),
         (held_out("test", "f" * 64, "e1"), fine[1], "the calibration of 'new' on "),
         (fine[0], held_out("kept", "a" * 64, "k1", "e2"), "1 of the 2 .*first 'kept-1'"),
+        (held_out("test", "f" * 64, "t1", "t2", "t2"), fine[1], "1 of the 3 .*only repeat others"),
         (fine[0], held_out("other", "1" * 64, "k1"), "does not say which prompts 'kept' has"),
     ):
         (refused,) = tried(test, kept)

@@ -1,11 +1,14 @@
 """Held out means held out: prompts that the build or the calibration saw prove nothing.
 
+Nor does a prompt that repeats another one prove anything of its own.
+
 Prompts are compared as the model sees them (rendered by its chat template, whitespace folded), so
 neither another order, nor other ids, nor other line breaks, nor a part of a set gets past.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -54,10 +57,14 @@ class HeldOut:
 
     @classmethod
     def of(cls, llm: HookedModel, prompts: EvaluationSet) -> HeldOut:
-        """Hash a set's prompts as a model sees them."""
+        """Hash a set's prompts as a model sees them.
+
+        Raises:
+            InvalidInputError: Prompts of a category repeat.
+        """
         names = prompts.categories
         parts = [prompts.category(name) for name in names] if len(names) > 1 else []
-        return cls(
+        found = cls(
             prompts.name,
             prompts.digest,
             tuple(item.id for item in prompts),
@@ -65,6 +72,27 @@ class HeldOut:
             llm.fingerprint.template_hash,
             tuple((part.digest, tuple(item.id for item in part)) for part in parts),
         )
+        if found.repeats:
+            raise InvalidInputError(f"{found.repeats}: leave one of each in the set")
+        return found
+
+    @property
+    def repeats(self) -> str:
+        """How many prompts repeat another one of their category, in words; "" where none does.
+
+        Another category may ask the same: it is counted, and judged, by itself.
+        """
+        hashes = dict(zip(self.ids, self.hashes, strict=True))
+        for ids in [part for _, part in self.parts] or [self.ids]:
+            times = Counter(hashes[name] for name in ids)
+            if extra := len(ids) - len(times):
+                often = next(known for known, n in times.items() if n > 1)
+                first, second, *_ = (name for name in ids if hashes[name] == often)
+                return (
+                    f"{extra} of the {len(self.ids)} prompts of {self.name!r} only repeat others "
+                    f"(first {second!r} that of {first!r}), and what is asked again proves no more"
+                )
+        return ""
 
 
 @dataclass(frozen=True)

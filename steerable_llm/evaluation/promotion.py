@@ -123,6 +123,11 @@ def _why_not(vector: SteeringVector, report: Report) -> list[str]:
         reasons.append(
             "the vector was calibrated anew since the report: evaluate it again as it is now"
         )
+    reasons += [
+        f"{group.repeats}: leave one of each in the set, and evaluate again"
+        for group in report.held_out
+        if group.repeats
+    ]
     if seen := _leak(vector, report):
         reasons.append(seen)
     try:

@@ -203,13 +203,43 @@ def write_whole(
         The path written.
     """
     target = Path(path)
-    if target.is_dir():  # told by its own name, not by that of the temporary file
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
     if _is_device(target):
         with target.open("wb") as file:
             file.writelines(_encoded(content))
         return target
-    real = Path(os.path.realpath(target))
+    write_together({target: content}, private=private)
+    return target
+
+
+def write_together(
+    contents: Mapping[Path, str | bytes | Iterable[str]], *, private: bool = False
+) -> None:
+    """Write files that belong together, each as `write_whole` does, but no device.
+
+    None takes its name before all of them are made, so a full disk leaves those that were there.
+    They take their names in the order given.
+
+    Raises:
+        OSError: With the name of the file that could not be written.
+    """
+    for target in contents:
+        if target.is_dir():  # told by its own name, not by that of the temporary file
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
+    made: dict[Path, Path] = {}
+    try:
+        for target, content in contents.items():
+            real = Path(os.path.realpath(target))
+            made[real] = _made_beside(real, content, private)
+        for real, temporary in made.items():
+            temporary.replace(real)
+    except BaseException:
+        for temporary in made.values():
+            temporary.unlink(missing_ok=True)
+        raise
+
+
+def _made_beside(real: Path, content: str | bytes | Iterable[str], private: bool) -> Path:
+    """Write what a file is to hold into a temporary one beside it."""
     real.parent.mkdir(parents=True, exist_ok=True)
     temporary = real.with_name(f".{real.name[:100]}.{secrets.token_hex(6)}")
     # As open() does, this leaves to the user's umask who else may read a new file.
@@ -220,11 +250,12 @@ def write_whole(
             file.writelines(_encoded(content))
         if real.exists():
             temporary.chmod(stat.S_IMODE(real.stat().st_mode))
-        temporary.replace(real)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:  # of a full disk, say
+            error.filename = str(real)
         raise
-    return target
+    return temporary
 
 
 def _encoded(content: str | bytes | Iterable[str]) -> Iterator[bytes]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
 import os
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from steerable_llm.files import (
     read_json_lines,
     read_text,
     write_json_lines,
+    write_together,
     write_whole,
 )
 from steerable_llm.logs.answer_log import AnswerLog
@@ -54,6 +57,22 @@ def test_a_failure_leaves_the_old_file_and_no_rest(
         write_whole(target, "new")
     assert target.read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["card.md"]
+
+
+def test_files_that_belong_together_are_all_written_or_none(tmp_path: Path) -> None:
+    card, vector = tmp_path / "card.md", tmp_path / "vector"
+    write_together({card: "old", vector: b"old"})
+
+    def cut_short() -> Iterator[str]:
+        yield "new"
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match=r"No space left on device: .*vector"):
+        write_together({card: "new", vector: cut_short()})
+    with pytest.raises(IsADirectoryError):
+        write_together({card: "new", tmp_path: "new"})
+    assert (card.read_text(), vector.read_text()) == ("old", "old")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["card.md", "vector"]
 
 
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 from dataclasses import replace
@@ -296,6 +297,44 @@ def test_without_proof_nothing_is_written_and_the_reason_is_told(
     assert files(place) == before
 
 
+def test_a_full_disk_leaves_the_folder_as_it_was(
+    steerable: Steerable, place: Path, vector: SteeringVector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    promote(place / "new.safetensors", report_on(vector), place / "vectors")
+    changed = replace(vector, scales={0: 4.0})
+    changed.save(place / "new.safetensors")
+    report_on(changed).save(place / "report.json")
+    before = files(place)
+    room: list[str] = []
+
+    def encoded(content: str | bytes) -> list[bytes]:
+        if not room:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        room.pop()
+        return [content.encode() if isinstance(content, str) else content]
+
+    monkeypatch.setattr("steerable_llm.files._encoded", encoded)
+    steering = {"policy": place / "policy.toml", "step": "bare"}
+
+    def again() -> Any:
+        return promote(
+            place / "new.safetensors", report_on(changed), place / "vectors",
+            replace=True, **steering,
+        )  # fmt: skip
+
+    for left in range(4, 9):  # four go elsewhere first, and five belong together
+        room[:] = ["a file"] * left
+        with pytest.raises(OSError, match=r"No space left on device: '.*(new|policy)"):
+            again()
+        assert files(place) == before
+    told = steerable.error(
+        "promote", "new.safetensors", "--report", "report.json", "--to", "vectors", "--replace"
+    )
+    assert "new.safetensors; make room there, or write elsewhere" in told
+    room[:] = ["a file"] * 9
+    assert again().promoted
+
+
 def test_every_reason_is_told_at_once(place: Path, vector: SteeringVector) -> None:
     report = report_on(other_model(stranger(vector)), prompt=0.88, kept=0.8)
     found = promote(place / "new.safetensors", report, place / "vectors")
@@ -406,6 +445,10 @@ def test_the_command_tells_what_it_wrote_or_why_not(
     assert "PROMOTE" in out
     assert "wrote policy.toml" in out
     assert Policy.load("policy.toml").steps["condense"].vectors[0].name == "new"
+
+    (place / "file").touch()
+    said = steerable.error("promote", "new.safetensors", "--report", "good.json", "--to", "file")
+    assert "file is a file, and a folder is needed: name another one" in said
 
     (place / "bad.json").write_text("{}", encoding="utf-8")
     assert "bad.json: not a report" in steerable.error(*arguments, "--report", "bad.json")

@@ -6,6 +6,7 @@ that ``steerable --help`` answers at once.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import warnings
@@ -93,7 +94,8 @@ def main() -> None:
         _fail(f"a file is not UTF-8 text ({error}): save it as UTF-8")
     except OSError as error:
         where = f": {error.filename}" if error.filename else ""
-        _fail(f"{error.strerror or error}{where}")
+        mend = "; make room there, or write elsewhere" if error.errno == errno.ENOSPC else ""
+        _fail(f"{error.strerror or error}{where}{mend}")
     if code == INTERRUPTED:
         say("steerable: interrupted", error=True)
     raise SystemExit(code or 0)

@@ -360,6 +360,7 @@ def promote(
     from steerable_llm.evaluation.promotion import promote as run
     from steerable_llm.evaluation.report import Report
 
+    check_folder(to)
     proof = Report.load(report)
     found = run(vector, proof, to, policy=policy, step=step, replace=replace)
     if found.promoted or as_json:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import tomlkit
@@ -23,8 +24,9 @@ from steerable_llm.evaluation.overlap import HeldOut, overlap, past_of
 from steerable_llm.evaluation.report import Report
 from steerable_llm.evaluation.settings import EvaluationSettings
 from steerable_llm.evaluation.verdict import rules_of
-from steerable_llm.files import write_whole
+from steerable_llm.files import write_together
 from steerable_llm.policy.policy import Policy
+from steerable_llm.vector.hub import refuse_to_write
 from steerable_llm.vector.vector import SteeringVector
 
 _SUFFIX = ".safetensors"
@@ -93,13 +95,26 @@ def promote(
     if failed:
         return Promotion(name, tuple(failed), (), report.verdict.line)
     proven = vector.with_evaluation(report.summary())
-    written = [report.save(folder / f"{name}{suffix}") for suffix in (".md", ".json")]
-    written.insert(1, folder / f"{name}.png")  # comes with the card
-    written.append(proven.save(target))
+    refuse_to_write(folder)
+    contents: dict[Path, str | bytes] = {
+        folder / file: content for file, content in _files(name, proven, report).items()
+    }
     if policy is not None and text is not None:
         # Last: a policy must not name a vector that is not there yet.
-        written.append(write_whole(policy, text))
-    return Promotion(name, (), tuple(written), report.verdict.line)
+        contents[Path(policy)] = text
+    write_together(contents)
+    return Promotion(name, (), tuple(contents), report.verdict.line)
+
+
+def _files(name: str, vector: SteeringVector, report: Report) -> dict[str, bytes]:
+    """What the folder gets, by file name: the vector before what tells of it."""
+    with TemporaryDirectory() as place:
+        made = Path(place, name)
+        vector.save(f"{made}{_SUFFIX}")
+        report.save(f"{made}.json")
+        report.save(f"{made}.md")  # and its picture
+        suffixes = (_SUFFIX, ".md", ".png", ".json")
+        return {f"{name}{suffix}": Path(f"{made}{suffix}").read_bytes() for suffix in suffixes}
 
 
 def _why_not(vector: SteeringVector, report: Report) -> list[str]:

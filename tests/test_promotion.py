@@ -181,6 +181,23 @@ def test_prompts_that_the_vector_has_seen_prove_nothing(
     assert tried(*fine) == ()
 
 
+def test_it_is_said_where_nobody_can_tell_what_a_vector_was_built_from(
+    steerable: Steerable, place: Path, vector: SteeringVector
+) -> None:
+    """A file of another tool has no record of its pairs."""
+    report_on(vector, held_out=(held_out("test", "f" * 64, "t1"),)).save(place / "report.json")
+    arguments = ("promote", "new.safetensors", "--report", "report.json", "--to", "vectors")
+    unproven = (
+        "the build of 'new' kept no record of its prompts: that those of 'test' are held out is "
+        "not proven"
+    )
+    assert f"\nnote: {unproven}\n" in steerable(*arguments)
+    assert steerable.json(*arguments, "--replace")["unproven"] == [unproven]
+    known = replace(vector, provenance=Provenance(method="caa", seen=("b1",)))
+    known.save(place / "new.safetensors")
+    assert "note: " not in steerable(*arguments, "--replace")
+
+
 def test_a_proven_vector_goes_into_the_folder_with_its_evidence(
     place: Path, vector: SteeringVector
 ) -> None:

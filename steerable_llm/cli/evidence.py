@@ -355,7 +355,8 @@ def promote(
     The report must be about this vector, model and calibration, on prompts that neither build nor
     calibration has seen, and hold the promotion rules: better than the unsteered model and than the
     strict instruction, capability within its budget. Otherwise this prints why not, one line per
-    reason, writes nothing and ends with exit code 1.
+    reason, writes nothing and ends with exit code 1. A note tells what nobody can know, such as the
+    prompts that a vector of another tool was built from.
     """
     from steerable_llm.evaluation.promotion import promote as run
     from steerable_llm.evaluation.report import Report
@@ -364,9 +365,13 @@ def promote(
     proof = Report.load(report)
     found = run(vector, proof, to, policy=policy, step=step, replace=replace)
     if found.promoted or as_json:
-        names = ("promoted", "vector", "refused", "written")
+        names = ("promoted", "vector", "refused", "unproven", "written")
         facts = {name: getattr(found, name) for name in names}
-        done = [f"{found.vector}: {found.says}", *(f"wrote {path}" for path in found.written)]
+        done = [
+            f"{found.vector}: {found.says}",
+            *(f"note: {said}" for said in found.unproven),
+            *(f"wrote {path}" for path in found.written),
+        ]
         tell(as_json, facts, done)
     else:
         say(*(f"not promoted: {reason}" for reason in found.refused), error=True)

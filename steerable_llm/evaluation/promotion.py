@@ -41,12 +41,15 @@ class Promotion:
         refused: Why it was not promoted, one sentence each; empty when it was.
         written: The files that were written, in order; none when it was refused.
         says: The verdict of the report, with its numbers.
+        unproven: What nobody can tell of its prompts, one sentence each: a vector of another tool,
+            say, kept no record of what it was built from.
     """
 
     vector: str
     refused: tuple[str, ...]
     written: tuple[Path, ...]
     says: str
+    unproven: tuple[str, ...] = ()
 
     @property
     def promoted(self) -> bool:
@@ -86,14 +89,15 @@ def promote(
     vector = SteeringVector.load(source)
     name = source.name.removesuffix(_SUFFIX)
     text = _edited(policy, step, name, vector, folder)
-    failed = _why_not(vector, report) + _as_used(vector, report, policy, step)
+    seen, unproven = _held_out(vector, report)
+    failed = _why_not(vector, report) + seen + _as_used(vector, report, policy, step)
     target = folder / f"{name}{_SUFFIX}"
     if not replace and target.is_file() and not target.samefile(source):
         failed.append(
             f"{target} is there already: say replace (--replace) to put this vector in its place"
         )
     if failed:
-        return Promotion(name, tuple(failed), (), report.verdict.line)
+        return Promotion(name, tuple(failed), (), report.verdict.line, unproven)
     proven = vector.with_evaluation(report.summary())
     refuse_to_write(folder)
     contents: dict[Path, str | bytes] = {
@@ -103,7 +107,7 @@ def promote(
         # Last: a policy must not name a vector that is not there yet.
         contents[Path(policy)] = text
     write_together(contents)
-    return Promotion(name, (), tuple(contents), report.verdict.line)
+    return Promotion(name, (), tuple(contents), report.verdict.line, unproven)
 
 
 def _files(name: str, vector: SteeringVector, report: Report) -> dict[str, bytes]:
@@ -138,13 +142,6 @@ def _why_not(vector: SteeringVector, report: Report) -> list[str]:
         reasons.append(
             "the vector was calibrated anew since the report: evaluate it again as it is now"
         )
-    reasons += [
-        f"{group.repeats}: leave one of each in the set, and evaluate again"
-        for group in report.held_out
-        if group.repeats
-    ]
-    if seen := _leak(vector, report):
-        reasons.append(seen)
     try:
         rules = rules_of(report.rows, report.target, report.budget, report.arm)
     except KeyError as missing:
@@ -185,12 +182,17 @@ def _as_used(
     return []
 
 
-def _leak(vector: SteeringVector, report: Report) -> str | None:
-    """Why the report's prompts are not held out from the vector; None where nothing speaks for it.
+def _held_out(vector: SteeringVector, report: Report) -> tuple[list[str], tuple[str, ...]]:
+    """Why the report's prompts are no evidence held out from the vector, and what is not proven.
 
     Reports of 0.1 have no hashes of their prompts: of vectors that kept none either, whole sets can
     be recognised.
     """
+    reasons = [
+        f"{group.repeats}: leave one of each in the set, and evaluate again"
+        for group in report.held_out
+        if group.repeats
+    ]
     past = past_of(vector)
     asked = {
         digest: name
@@ -202,16 +204,16 @@ def _leak(vector: SteeringVector, report: Report) -> str | None:
     }
     unknown = set(asked) - {group.digest for group in report.held_out}
     if unknown and any(saw.hashes is not None for saw in past):
-        return (
+        said = (
             f"the report does not say which prompts {asked[unknown.pop()]!r} has, so that the "
             "vector has not seen them is not known: evaluate again"
         )
+        return [*reasons, said], ()
     whole = [HeldOut(asked[digest], digest, (asked[digest],), ("",)) for digest in sorted(unknown)]
     try:
-        overlap([*report.held_out, *whole], past)
+        return reasons, overlap([*report.held_out, *whole], past)
     except InvalidInputError as leak:
-        return str(leak)
-    return None
+        return [*reasons, str(leak)], ()
 
 
 def _edited(

@@ -100,25 +100,33 @@ class PromptTooLongError(InvalidInputError):
         max_new_tokens: Tokens asked for (or needed) after the prompt.
         context_window: Tokens the model can hold.
         at_least: Whether the prompt may be longer still: nobody counted to its end.
+        which: Whose prompt it is, such as "pair 'a'", where it is one of many.
     """
 
     def __init__(
-        self, prompt_tokens: int, max_new_tokens: int, context_window: int, at_least: bool = False
+        self,
+        prompt_tokens: int,
+        max_new_tokens: int,
+        context_window: int,
+        at_least: bool = False,
+        which: str = "",
     ) -> None:
         """Keep the three lengths; the message is made from them."""
         # All go to Exception.args, so that the error survives pickling between processes.
-        super().__init__(prompt_tokens, max_new_tokens, context_window, at_least)
+        super().__init__(prompt_tokens, max_new_tokens, context_window, at_least, which)
         self.prompt_tokens = prompt_tokens
         self.max_new_tokens = max_new_tokens
         self.context_window = context_window
         self.at_least = at_least
+        self.which = which
 
     def __str__(self) -> str:
         """Say all three lengths and what to change."""
         least = "at least " if self.at_least else ""
+        which = f"{self.which}: " if self.which else ""
         return (
-            f"the prompt has {least}{self.prompt_tokens} tokens and {self.max_new_tokens} more are "
-            f"needed, but the model's context window holds {self.context_window}: "
+            f"{which}the prompt has {least}{self.prompt_tokens} tokens and {self.max_new_tokens} "
+            f"more are needed, but the model's context window holds {self.context_window}: "
             "shorten the prompt (fewer or shorter passages) or ask for fewer new tokens"
         )
 

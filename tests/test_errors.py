@@ -50,9 +50,10 @@ def test_a_validator_tells_pydantic_of_an_error_of_ours_and_where_it_was():
 
 
 def test_a_prompt_too_long_says_all_three_lengths_and_survives_pickling():
-    error = pickle.loads(pickle.dumps(errors.PromptTooLongError(300, 20, 256)))
+    error = pickle.loads(pickle.dumps(errors.PromptTooLongError(300, 20, 256, which="pair x")))
     assert (error.prompt_tokens, error.max_new_tokens, error.context_window) == (300, 20, 256)
     message = str(error)
+    assert message.startswith("pair x: the prompt has")
     assert "300" in message
     assert "20" in message
     assert "256" in message

@@ -309,9 +309,10 @@ def test_likelihood_needs_no_bad_answers(tiny_llm):
 
 
 def test_a_prompt_that_does_not_fit_is_refused(tiny_llm):
-    long = PreferencePair("The capital of France is Paris. " * 80, "a", "b")
-    with pytest.raises(PromptTooLongError):
-        build_vector(tiny_llm, [*PAIRS, long], progress=False)
+    long = PreferencePair("The capital of France is Paris. " * 80, "a", "b", id="long")
+    for method in ("grains", "caa", "iti", "bipo"):
+        with pytest.raises(PromptTooLongError, match="pair long: the prompt has"):
+            build_vector(tiny_llm, [*PAIRS, long], method, progress=False)
 
 
 def test_gradients_that_are_not_finite_name_the_pair(tiny_llm, monkeypatch):

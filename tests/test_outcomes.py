@@ -105,9 +105,9 @@ def test_random_models_answer_as_they_do_one_by_one(tiny_llm: SteerableHFLLM, sc
 def test_a_prompt_that_does_not_fit_is_refused(tiny_llm: SteerableHFLLM) -> None:
     long = EvaluationItem(id="x", category="v", messages="word " * 300, accept=["a"])
     unsteered = Arm("none")
-    with pytest.raises(PromptTooLongError, match="context window"):
+    with pytest.raises(PromptTooLongError, match=r"item 'x': the prompt has .* context window"):
         answers(tiny_llm, [(unsteered, long)], max_new_tokens=4)
-    with pytest.raises(PromptTooLongError, match="context window"):
+    with pytest.raises(PromptTooLongError, match=r"item 'x': the prompt has .* context window"):
         measure(tiny_llm, [unsteered], [long])
 
 

@@ -36,7 +36,8 @@ def running(
     Raises:
         PromptTooLongError: A prompt with its answer does not fit the context window.
     """
-    llm.check_fit(max(len(prompt.tokens) for prompt in prompts), new_tokens)
+    for (_, item), prompt in zip(asked, prompts, strict=True):
+        llm.check_fit(len(prompt.tokens), new_tokens, f"item {item.id!r}")
     arms = [arm for arm, _ in asked]
     steerings = [arm.steering for arm in arms]
     lora = arms[0].lora

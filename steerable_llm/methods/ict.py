@@ -217,7 +217,7 @@ def _read(
     if answer_tokens is not None:
         both = [without_end(llm, each) for each in (pair.good, pair.bad) if each is not None]
         ids = ids[: (stem_length(*both) if len(both) == 2 else 0) + answer_tokens]
-    llm.check_fit(len(prompt.tokens), len(ids))
+    llm.check_fit(len(prompt.tokens), len(ids), f"pair {pair.id}")
     return llm.followed(prompt, ids)
 
 

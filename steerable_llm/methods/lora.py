@@ -170,7 +170,8 @@ def _rows(llm: HookedModel, pair: Any, config: LoraSettings) -> tuple[Answered, 
             )
         answers.append(pair.bad)
     rows = tuple((prompt, llm.encode_answer(answer)) for answer in answers)
-    llm.check_fit(len(prompt.tokens), max(len(answer) for _, answer in rows))
+    longest = max(len(answer) for _, answer in rows)
+    llm.check_fit(len(prompt.tokens), longest, f"pair {pair.id}")
     return rows
 
 

@@ -65,7 +65,7 @@ def answered(llm: HookedModel, pairs: Pairs, whole: bool = True) -> list[Answere
         prompt = read_prompt(llm, pair.messages, pair.id)
         good = tuple(llm.encode_answer(pair.good))
         bad = tuple(llm.encode_answer(pair.bad)) if pair.bad is not None else ()
-        llm.check_fit(len(prompt.tokens), max(len(good), len(bad)))
+        llm.check_fit(len(prompt.tokens), max(len(good), len(bad)), f"pair {pair.id}")
         if not whole and bad:
             shared = shared_end(good, bad)
             good, bad = good[: len(good) - shared], bad[: len(bad) - shared]

@@ -96,7 +96,7 @@ def answer_states(
         answers = [without_end(llm, answer) for answer in (pair.good, pair.bad)]
         end = None if answer_tokens is None else stem_length(*answers) + answer_tokens
         for ends, answer in zip(texts, answers, strict=True):
-            llm.check_fit(len(prompt.tokens), len(answer[:end]))
+            llm.check_fit(len(prompt.tokens), len(answer[:end]), f"pair {pair.id}")
             ends.append(llm.followed(prompt, answer[:end]))
     good, bad = (read_states(llm, ends, site, last) for ends in texts)
     if progress is not None:

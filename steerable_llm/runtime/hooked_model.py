@@ -321,14 +321,14 @@ class HookedModel:
         text.finish()
         return text.text
 
-    def check_fit(self, prompt_tokens: int, new_tokens: int) -> None:
-        """Refuse what does not fit the context window.
+    def check_fit(self, prompt_tokens: int, new_tokens: int, which: str = "") -> None:
+        """Refuse what does not fit the context window; `which` says whose prompt it is.
 
         Raises:
             PromptTooLongError: Prompt and answer together are longer.
         """
         if prompt_tokens + new_tokens > self.context_window:
-            raise PromptTooLongError(prompt_tokens, new_tokens, self.context_window)
+            raise PromptTooLongError(prompt_tokens, new_tokens, self.context_window, which=which)
 
     @overload
     def score(

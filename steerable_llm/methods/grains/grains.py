@@ -298,7 +298,7 @@ def _encode(
         except InvalidInputError as error:
             raise PairError(f"pair {pair.id}: {error}") from error
         good = tuple(llm.encode_answer(pair.good))
-        llm.check_fit(len(prompt.ids), max(len(good), len(bad)))
+        llm.check_fit(len(prompt.ids), max(len(good), len(bad)), f"pair {pair.id}")
         prompts.append(prompt)
         encoded.append(EncodedPair(pair.id, prompt.ids, good, bad, prompt.vision))
     return prompts, encoded

@@ -126,6 +126,26 @@ def bench_with(llm: SteerableHFLLM, want: str, target: str | None, budget: float
     return Bench(llm, dev, None, replace(QUICK, target=target, budget=budget))
 
 
+def test_a_category_is_in_dev_or_in_capability(llm: SteerableHFLLM) -> None:
+    dev = EvaluationSet("dev", [*questions(llm, 3), *questions(llm, 3, "gold")])
+    kept = questions(llm, 3, "gold", seed=1)
+    for target in ("conflict", None):
+        with pytest.raises(InvalidInputError, match="category 'gold' is in both 'dev' and the"):
+            Bench(llm, dev, kept, replace(QUICK, target=target))
+
+
+def test_dev_and_capability_may_call_their_prompts_alike(llm: SteerableHFLLM) -> None:
+    dev = EvaluationSet("dev", [*questions(llm, 3), *questions(llm, 3, "gold")])
+    kept = [
+        item.model_copy(update={"id": other.id})
+        for item, other in zip(questions(llm, 6, "closed_book", want="either"), dev, strict=True)
+    ]
+    bench = Bench(llm, dev, EvaluationSet("kept", kept), replace(QUICK, target="conflict"))
+    row = bench.run([0], bench.everything, "all")[0]
+    assert row.complete
+    assert set(row.loss) == {"closed_book", "gold"}
+
+
 def candidates(llm: SteerableHFLLM) -> dict[str, Arm]:
     strong = Steering.of(planted_vector(llm), 0.12)
     return {"strong": Arm("strong", strong), "nothing": Arm("nothing")}

@@ -325,8 +325,9 @@ def test_dev_prompts_that_the_build_has_seen_are_refused(llm: SteerableHFLLM) ->
     leaks = EvaluationSet("dev", [*questions(llm, 2), *questions(llm, 1, seed=3)])
     with pytest.raises(InvalidInputError, match=r"^1 of the 3 prompts of 'dev' .* the build of"):
         quick(llm, built, leaks)
-    with pytest.raises(InvalidInputError, match=r"^3 of the 3 prompts of 'conflict-3' "):
-        quick(llm, {"a": built}, fine, capability=questions(llm, 3, seed=3))
+    seen = [x.model_copy(update={"category": "kept"}) for x in questions(llm, 3, seed=3)]
+    with pytest.raises(InvalidInputError, match=r"^3 of the 3 prompts of 'kept' "):
+        quick(llm, {"a": built}, fine, capability=EvaluationSet("kept", seen))
     once = calibrate(
         llm, built, fine, strengths=STRENGTHS, scopes=("generated",), max_new_tokens=4,
         progress=False,

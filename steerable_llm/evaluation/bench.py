@@ -15,7 +15,7 @@ from steerable_llm.errors import InvalidInputError
 from steerable_llm.evaluation.arms import UNSTEERED, Arm
 from steerable_llm.evaluation.conditions import Conditions
 from steerable_llm.evaluation.measure import answers
-from steerable_llm.evaluation.set import EvaluationItem, EvaluationSet
+from steerable_llm.evaluation.set import EvaluationItem, EvaluationSet, check_judged
 from steerable_llm.evaluation.settings import EvaluationSettings
 from steerable_llm.metrics import standard_error
 from steerable_llm.progress import progress_bar
@@ -115,8 +115,8 @@ class Bench:
         what its conditions leave them of the strength, for this vector where it has its own.
 
         Raises:
-            InvalidInputError: A prompt that cannot be judged by value, a target that dev does not
-                have, or a step that steers none of dev.
+            InvalidInputError: A prompt that cannot be judged by value, a category in both sets, a
+                target that dev does not have, or a step that steers none of dev.
         """
         for items in (dev, capability):
             for item in items or ():
@@ -126,6 +126,7 @@ class Bench:
                         "reject phrases, so a steered answer to it cannot be judged; add some or "
                         "leave it out"
                     )
+        check_judged(dev, capability)
         self.llm, self.settings = llm, settings
         self.guarded: tuple[str, ...] = ()
         self.dev, self.capability = dev, capability
@@ -133,8 +134,9 @@ class Bench:
             self.dev = dev.category(settings.target)
             rest = [item for item in dev if item.category != settings.target]
             if rest:
+                others = _renamed(capability, rest) if capability else []
                 name = f"{capability.name} and {dev.name}" if capability else dev.name
-                self.capability = EvaluationSet(name, [*(capability or ()), *rest])
+                self.capability = EvaluationSet(name, [*others, *rest])
                 self.guarded = tuple(c for c in dev.categories if c != settings.target)
         self.arms = [UNSTEERED]
         self.divergences: dict[int, float] = {}
@@ -239,6 +241,15 @@ class Bench:
             right = self._successes[place, "kept", item.id]
             found.setdefault(item.category, []).append(right)
         return found
+
+
+def _renamed(items: EvaluationSet, others: Sequence[EvaluationItem]) -> list[EvaluationItem]:
+    """Items with other ids where items of another set have theirs."""
+    taken = {item.id for item in others}
+    return [
+        item.model_copy(update={"id": f"{items.name}/{item.id}"}) if item.id in taken else item
+        for item in items
+    ]
 
 
 def _acts(arm: Arm) -> bool:

@@ -89,6 +89,19 @@ def test_a_method_is_calibrated_and_tested_as_it_would_be_alone(
     assert mine.change.low > 0.1
 
 
+def test_the_strict_instruction_is_run_whatever_is_compared(
+    found: Comparison, llm: SteerableHFLLM, sets: dict[str, EvaluationSet]
+) -> None:
+    """A verdict asks that it is beaten."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(making, "build_vector", lambda *_, **__: planted_vector(llm, "caa"))
+        one = compare(
+            llm, questions(llm, 6, seed=2).pairs(), **sets, methods=["caa"], **QUICK
+        )  # fmt: skip
+    assert [arm.name for arm in one.arms] == ["none", "prompt", "caa"]
+    assert one.arm("caa").verdict == found.arm("caa").verdict
+
+
 def test_what_makes_most_worse_stands_first(found: Comparison) -> None:
     for category in found.categories:
         worse = [row.regressed or 0.0 for row in found.ranked(category)]

@@ -292,7 +292,8 @@ def compare(
     """Compare methods on the same pairs and questions.
 
     PAIRS is a file of pairs. Each method is built from them, set up on the development set, and
-    then answers the test set once; what makes most answers worse is listed first. With --keep an
+    then answers the test set once; what makes most answers worse is listed first. The unsteered
+    model and the strict instruction, which have to be beaten, always run. With --keep an
     interrupted comparison loses nothing that it has measured.
     """
     from steerable_llm.evaluation.compare import compare as run

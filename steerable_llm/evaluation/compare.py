@@ -71,7 +71,7 @@ def compare(
         methods: Names in `recipes(images=True)`, or recipes of your own by the name of their arm
             (the arms of several, such as of several seeds, are averaged per prompt); when left out
             all of them, those that learn from images where the pairs have some. The unsteered model
-            always runs.
+            and the strict instruction, which every verdict compares with, always run.
         dev_capability: Prompts for the budget on dev; without it the budget is not kept there.
         keep: Folder in which the result of each method is kept as soon as it is there; a later
             call on the same data does not measure it again.
@@ -100,8 +100,11 @@ def compare(
     if trial.settings.policy is None:  # conditions may leave categories alone
         for told in what_a_proof_needs(test, capability, trial.settings):
             note(visible(told), trial.settings.progress)
-    results = [trial.run("none")]
-    results += [trial.run(name, *known[name]) for name in chosen if name != "none"]
+    known.setdefault("prompt", (Recipe("prompt"),))
+    others = [name for name in chosen if name != "none"]
+    if "prompt" not in others:
+        others.insert(0, "prompt")
+    results = [trial.run("none"), *(trial.run(name, *known[name]) for name in others)]
     return trial.comparison(results)
 
 

@@ -17,6 +17,7 @@ from typing_extensions import TypedDict
 
 from steerable_llm.adapters.langchain import SteerableChatModel
 from steerable_llm.adapters.langchain.messages import to_tools
+from steerable_llm.adapters.schemas import leads_back
 from steerable_llm.answer.constraint import Constraint
 from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.errors import InvalidInputError
@@ -432,3 +433,18 @@ def test_cached_answers_never_cross_tools_choices_forms_or_models(engine: Steera
     assert len(cache._cache) == len(asks)
     assert [(m.content, m.tool_calls) for m in again] == [(m.content, m.tool_calls) for m in first]
     assert first[-1].response_metadata["model_name"] == "other"
+
+
+def test_a_schema_that_uses_the_same_parts_again_and_again_is_read_once():
+    depth = 60
+    parts = {
+        f"P{i}": {
+            "type": "object",
+            "properties": {side: {"$ref": f"#/$defs/P{i + 1}"} for side in ("left", "right")},
+        }
+        for i in range(depth)
+    }
+    leaf = {"type": "string"}
+    schema = {"$ref": "#/$defs/P0", "$defs": {**parts, f"P{depth}": leaf}}
+    assert not leads_back(schema)
+    assert leads_back({**schema, "$defs": {**parts, f"P{depth}": {"$ref": "#/$defs/P1"}}})

@@ -18,26 +18,24 @@ def opened(schema: Schema) -> dict[str, Any]:
     return {**target, **{key: value for key, value in schema.items() if key != "$ref"}}
 
 
-def leads_back(part: Any, root: Schema, inside: frozenset[str] = frozenset()) -> bool:
-    """Tell whether a part of a schema refers to what it is itself a part of.
+def leads_back(schema: Schema) -> bool:
+    """Tell whether a part of a schema refers to what it is itself a part of."""
+    walked: set[str] = set()  # references that lead back to none: each is followed once
 
-    Args:
-        part: A schema, or whatever stands in one.
-        root: Where its references point into.
-        inside: References that led here.
-    """
-    if isinstance(part, list):
-        return any(leads_back(item, root, inside) for item in part)
-    if not isinstance(part, Mapping):
-        return False
-    reference = part.get("$ref")
-    if isinstance(reference, str):
-        if reference in inside:
-            return True
-        if leads_back(resolved(part, root), root, inside | {reference}):
-            return True
-    return any(
-        leads_back(value, root, inside)
-        for key, value in part.items()
-        if key not in ("$defs", "definitions")
-    )
+    def leads(part: Any, inside: frozenset[str]) -> bool:
+        if isinstance(part, list):
+            return any(leads(item, inside) for item in part)
+        if not isinstance(part, Mapping):
+            return False
+        reference = part.get("$ref")
+        if isinstance(reference, str) and reference not in walked:
+            if reference in inside or leads(resolved(part, schema), inside | {reference}):
+                return True
+            walked.add(reference)
+        return any(
+            leads(value, inside)
+            for key, value in part.items()
+            if key not in ("$defs", "definitions")
+        )
+
+    return leads(schema, frozenset())

@@ -380,7 +380,8 @@ def _check_context(context: object) -> None:
     texts = context if isinstance(context, Sequence) else ()
     other = next((text for text in texts if not isinstance(text, str)), "")
     if not isinstance(other, str):  # what it holds may be a whole library
-        raise InvalidInputError(f"context has a {type(other).__name__} in it: give {_CONTEXT}")
+        kind = type(other).__name__
+        raise wrong_value("context", f"context has a {kind} in it: give {_CONTEXT}")
 
 
 def _whole(value: object) -> bool:

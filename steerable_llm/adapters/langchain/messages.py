@@ -341,7 +341,7 @@ def as_function(tool: ToolLike, strict: bool | None = None) -> dict[str, Any]:
     if "name" not in made.get("function", ()):
         raise ValueError("it names no function")
     schema = _arguments_of(tool)
-    if not leads_back(schema, schema):
+    if not leads_back(schema):
         return made
     told = {key: x for key, x in opened(schema).items() if key not in ("title", "description")}
     return convert_to_openai_tool({**made["function"], "parameters": told}, strict=strict)

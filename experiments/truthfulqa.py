@@ -30,6 +30,7 @@ from statistics import fmean
 from typing import Any
 
 from experiments.questions import DATA
+from experiments.truthfulqa_proof import prove
 from experiments.truthfulqa_questions import Question, read_questions, split
 from experiments.truthfulqa_scores import METRICS, Scores, scored
 from experiments.truthfulqa_step import LOOKUP, Step, as_used, learn_gate, lookups
@@ -117,6 +118,9 @@ RECIPES: Mapping[str, Recipe] = {
         "bipo", config=_GATED, each=2, longest=18, lookups=40, shares=(0.5, 1.0, 2.0)
     ),
 }
+
+#: The recipe whose vector comes along.
+SHIPPED = "bipo, many"
 
 
 @dataclass(frozen=True)
@@ -388,14 +392,24 @@ def main() -> None:
     parser.add_argument("--test", type=int, help="questions of test; all unless given")
     parser.add_argument("--closed-book", type=int, help="of either split; all unless given")
     parser.add_argument("--keep", type=Path, help="folder for the vectors, and the table")
+    parser.add_argument(
+        "--prove", type=Path, help=f"evaluate {SHIPPED!r} instead, and write vector, gate and cards"
+    )
     options = parser.parse_args()
     data = split(read_questions(options.data))
     llm, known = SteerableHFLLM.smollm2(), options.closed_book
-    recipes = {name: RECIPES[name] for name in options.only or RECIPES}
+    names = [SHIPPED] if options.prove is not None else options.only or RECIPES
+    recipes = {name: RECIPES[name] for name in names}
     gate, closed = learn_gate(data.build), closed_book("dev", known)
     step = Step.sparing(gate.gate, llm, closed, BUDGET)
     dev = Dev(llm, data.dev[: options.dev], closed, step)
     made = make(dev, data.build, recipes, options.keep)
+    if options.prove is not None:
+        command = f"python -m experiments.truthfulqa --data {options.data.name} --prove vectors"
+        asked, facts = data.test[: options.test], closed_book("test", known)
+        report = prove(llm, made[SHIPPED], gate, step, asked, facts, options.prove, command)
+        print(report.verdict.line)
+        return
     asked, facts = data.test[: options.test], closed_book("test", known)
     steered = (sum(step.steers(llm, each)) for each in ([q.item for q in asked], facts))
     where = "The step steers {} of {} questions, and {} of {} closed-book ones.".format(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from experiments.truthfulqa_questions import Question
@@ -19,12 +20,15 @@ from steerable_llm.vector.vector import SteeringVector
 NAME = "smollm2-truthfulness"
 #: What the report compares with.
 AGAINST = ("none", "prompt", "random", "sign_flipped")
+_WORDS = 16
+"""Tokens at which written answers are cut: what is chosen is told by the given answers."""
 
 
 def prove(
     llm: HookedModel,
     vector: SteeringVector,
     gate: TrainedGate,
+    step: Step,
     questions: Sequence[Question],
     closed: Sequence[EvaluationItem],
     out: Path,
@@ -37,13 +41,15 @@ def prove(
     Args:
         llm: The model.
         vector: With its calibration.
-        gate: Of the step that uses it.
+        gate: What the step asks.
+        step: Where it steers.
         questions: Of test.
         closed: Closed-book questions of test.
         out: Where vector, gate, cards and report are written.
         command: What was typed, for the cards.
         progress: Show how far it is.
     """
+    vector = replace(vector, name=NAME)
     report = evaluate(
         llm,
         vector,
@@ -51,12 +57,13 @@ def prove(
         EvaluationSet("capability.test", closed),
         settings=EvaluationSettings(
             target="myth",
-            policy=Step.of(gate.gate).policy,
+            policy=step.policy,
             step=ASK,
             against=AGAINST,
             random_vectors=1,
             command=command,
             progress=progress,
+            max_new_tokens=_WORDS,
         ),
     )
     (out / "gates").mkdir(parents=True, exist_ok=True)

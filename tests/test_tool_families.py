@@ -374,6 +374,21 @@ def test_texts_among_alternatives_keep_their_length(
     assert all(len(given) <= most for given in found if isinstance(given, str))
 
 
+@pytest.mark.parametrize("name", ["qwen3_coder", "glm4_5"])
+def test_an_argument_that_refers_to_another_one_is_held_to_it(name: str) -> None:
+    leaf = {"type": "object", "properties": {"of": {"const": "oak"}}, "required": ["of"]}
+    parameters = {
+        "type": "object",
+        "properties": {"first": leaf, "more": {"type": "array", "minItems": 1, "maxItems": 1}},
+        "required": ["first", "more"],
+    }
+    parameters["properties"]["more"]["items"] = {"$ref": "#/properties/first"}  # type: ignore[index]
+    tool = {"type": "function", "function": {"name": "gather", "parameters": parameters}}
+    llm = llm_of(name, lambda _: "I would rather talk.")
+    (call,) = llm.generate("?", tools=[tool], tool_choice="gather").tool_calls
+    assert call.arguments == {"first": {"of": "oak"}, "more": [{"of": "oak"}]}
+
+
 def sure_argument(llm: SteerableHFLLM, schema: dict[str, object], seed: int) -> object:
     """The one argument of a call that a model is made to write."""
     colors = {"Color": {"anyOf": [{"const": "red"}, {"const": "blue"}, {"type": "null"}]}}

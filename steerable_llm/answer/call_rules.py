@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, TypeAlias
@@ -334,6 +334,26 @@ def _without_text(schema: Schema, root: Schema, types: Sequence[str]) -> dict[st
         if key in made:
             made[key] = [x for x in made[key] if not types_of(x, root) <= {"string"}]
     made["type"] = list(types)
+    moved: dict[str, Any] = _moved(made)
+    if moved != made:
+        whole = {key: x for key, x in root.items() if key not in ("$defs", "definitions")}
+        moved["$defs"] = {**moved.get("$defs", {}), _WHOLE: _moved(whole)}
+    return moved
+
+
+_WHOLE = "all_arguments"
+
+
+def _moved(part: Any) -> Any:
+    """Return a part of a schema whose references to the whole point to a definition of it."""
+    if isinstance(part, list):
+        return [_moved(item) for item in part]
+    if not isinstance(part, Mapping):
+        return part
+    made = {key: _moved(value) for key, value in part.items()}
+    told = made.get("$ref")
+    if isinstance(told, str) and not told.startswith(("#/$defs/", "#/definitions/")):
+        made["$ref"] = f"#/$defs/{_WHOLE}{told.removeprefix('#')}"
     return made
 
 

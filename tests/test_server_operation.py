@@ -276,6 +276,24 @@ def test_another_verdict_does_not_keep_the_reasons_for_the_one_before(tmp_path: 
     assert (after.reason, after.correction, after.score, after.comment) == (None,) * 4
 
 
+def test_a_good_answer_has_no_reason(tmp_path: Path) -> None:
+    with running(tmp_path) as server, server.http() as client:
+        made = server.chat("When?").json()
+
+        def judged(**said: str) -> httpx.Response:
+            return client.post("/v1/feedback", json={"id": made["id"], **said})
+
+        both = judged(verdict="good", reason="contradicts")
+        assert both.status_code == 400
+        assert both.json()["error"]["param"] == "reason"
+        assert judged(verdict="good").is_success
+        assert judged(reason="contradicts").status_code == 400
+        with AnswerLog(f"sqlite:///{tmp_path}/answers.db") as log:
+            kept = log.get(made["id"])
+        assert (kept.verdict, kept.reason) == ("good", None)
+        assert judged(verdict="bad", reason="contradicts").is_success
+
+
 def test_who_says_nothing_of_an_answer_has_not_judged_it(server: ServerProcess) -> None:
     made = server.chat("When?").json()
     with server.http() as client:
@@ -485,6 +503,7 @@ def loggers_stay() -> Iterator[None]:
         (["--host", "999.1.1.1"], "name another --host or --port"),
         (["--api-keys", "empty"], "holds no key"),
         (["--allow-origin", "webui"], "such as http://localhost:3000"),
+        (["--image-host", "http://x"], "--image-host 'http://x': give a host"),
     ],
 )
 def test_the_command_refuses_what_it_cannot_use(
@@ -493,6 +512,7 @@ def test_the_command_refuses_what_it_cannot_use(
     (tmp_path / "empty").write_text("")
     steerable("serve", "--model", "demo", *arguments, code=2)
     assert told in steerable.stderr
+    assert "listening" not in steerable.stderr
 
 
 # The document that describes it.

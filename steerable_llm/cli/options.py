@@ -176,6 +176,23 @@ def workers_of(number: int | None) -> RayWorkers | None:
     return None if number is None else RayWorkers(number)
 
 
+def check_hosts(given: Iterable[str] | None) -> None:
+    """Refuse what images of prompts cannot be fetched from.
+
+    Raises:
+        InvalidInputError: It is no host.
+    """
+    from steerable_llm.chat.web_images import WebImages
+
+    for host in given or ():
+        try:
+            WebImages.of([host])
+        except InvalidInputError:
+            raise InvalidInputError(
+                f"--image-host {host!r}: give a host, such as images.example.com"
+            ) from None
+
+
 def load_model(
     model: str,
     revision: str | None,
@@ -202,6 +219,7 @@ def load_model(
             f"--revision is of a model on the Hub, and {model!r} comes in a Python package: leave "
             "it out"
         )
+    check_hosts(image_hosts)
     chosen = (policy if watch else Policy.load(policy)) if policy else None
     given: dict[str, Any] = {
         "chat_template_kwargs": _as_json(template),

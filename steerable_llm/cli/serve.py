@@ -17,6 +17,7 @@ from steerable_llm.cli.options import (
     Model,
     Revision,
     TemplateArguments,
+    check_hosts,
     load_model,
     open_log,
     say,
@@ -123,6 +124,7 @@ def serve(
     ):
         if not math.isfinite(seconds):
             raise InvalidInputError(f"{option} {seconds}: give a number of seconds")
+    check_hosts(image_host)
     if log is not None:
         open_log(log, make=True).close()  # and so is a log that cannot be opened
     if policy is not None:

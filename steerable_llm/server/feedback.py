@@ -83,6 +83,12 @@ def _review(serving: Serving, answer_id: str, judgement: dict[str, Any]) -> None
                 404, f"no answer with the id {answer_id!r} was recorded", code="answer_not_found",
                 param="id",
             ) from None  # fmt: skip
+        if "reason" in judgement and judgement.get("verdict", before) == "good":
+            raise Refused(
+                400, "a reason says what is wrong with a bad answer, and this one's verdict is "
+                "good: give the verdict bad, or say it in comment", code="invalid_value",
+                param="reason",
+            )  # fmt: skip
         if judgement.get("verdict") not in (None, before):
             judgement = {**dict.fromkeys(_OF_A_VERDICT), **judgement}
         log.review(answer_id, label_source="human", **judgement)

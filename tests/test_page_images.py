@@ -75,6 +75,25 @@ def test_any_vision_language_model_answers_by_its_name(
     assert "step text_qa: no vector" in said
 
 
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (["--top", "0"], "--top is 0: give at least 1"),
+        (["--top", "-1"], "--top is -1: give at least 1"),
+        (["--dpi", "0"], "--dpi is 0: give at least 1"),
+        ([""], "a question is empty"),
+        (["What colour is the swan?", " "], "a question is empty"),
+    ],
+)
+def test_what_cannot_be_asked_is_one_clear_line(
+    app: ModuleType, monkeypatch: pytest.MonkeyPatch, asked: list[str], said: str
+) -> None:
+    monkeypatch.setattr(app, "load", lambda *_: pytest.fail("the model was loaded"))
+    with pytest.raises(InvalidInputError, match=said) as told:
+        app.main(asked)
+    assert "\n" not in str(told.value)
+
+
 def test_what_is_no_pdf_is_one_clear_line(app: ModuleType, tmp_path: Path) -> None:
     file = tmp_path / "notes.pdf"
     file.write_text("no pages", encoding="utf-8")

@@ -122,6 +122,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--dpi", type=int, default=144, help="how finely pages are drawn")
     parser.add_argument("--tokens", type=int, default=64, help="longest answer")
     given = parser.parse_args(arguments)
+    for option, number in (("--top", given.top), ("--dpi", given.dpi)):
+        if number < 1:
+            raise InvalidInputError(f"{option} is {number}: give at least 1")
+    if not all(question.strip() for question in given.question):
+        raise InvalidInputError("a question is empty: ask something, or give none for some of ours")
     own = "policy.toml" if given.model == EXHIBIT else "any-model.toml"
     llm = load(given.model, given.policy or HERE / own)
     pages = pages_of(given.pdf, given.dpi)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from failures import WordEmbedder, draft
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 
 from steerable_llm.chat.phrases import normalise
 from steerable_llm.errors import InvalidInputError
+from steerable_llm.logs.answers import Passage
 from steerable_llm.pairs.filters import FilterSettings, originals, run_filters
 from steerable_llm.pairs.judge import Judge, fixed_terms, judge_named, one_by_one
 from steerable_llm.pairs.pairing import Draft
@@ -111,6 +114,57 @@ def test_duplicates_name_their_original_and_are_one_reason() -> None:
     assert [entry.answer.id for entry in kept] == ["a1"]
     assert [entry.why for entry in dropped] == ["says the same as a1"] * 2
     assert counts[2].dropped == {"says the same": 2}
+
+
+def vat(name: str, plan: str, good: str, bad: str) -> Draft:
+    said = f"For plan {plan}, VAT is {'included' if 'not' in bad else 'not included'}."
+    return draft(
+        good,
+        bad,
+        name,
+        question="Is VAT included in the price?",
+        passages=[Passage(id=f"plan {plan}", text=said)],
+        messages=[{"role": "user", "content": said}],
+    )
+
+
+IS, IS_NOT = "VAT is included in the price.", "VAT is not included in the price."
+
+
+@pytest.mark.parametrize("at", [0.3, 0.95])
+@pytest.mark.parametrize("embedder", [WordEmbedder(), None])
+def test_opposite_pairs_over_other_passages_are_no_duplicates(
+    embedder: WordEmbedder | None, at: float
+) -> None:
+    given = FilterSettings(embedder=embedder, duplicate_at=at)
+    kept, _, dropped = run_filters([vat("a", "A", IS, IS_NOT), vat("b", "B", IS_NOT, IS)], given)
+    assert [entry.answer.id for entry in kept] == ["a", "b"]
+    assert dropped == []
+
+
+def test_one_near_answer_makes_no_duplicates_of_pairs() -> None:
+    given = FilterSettings(embedder=WordEmbedder(), duplicate_at=0.9)
+    other = vat("b", "A", IS, "Nobody who works here has ever been told such things.")
+    kept, _, _ = run_filters([vat("a", "A", IS, IS_NOT), other], given)
+    assert len(kept) == 2
+    near = vat("c", "A", "VAT is included in the price here.", IS_NOT)
+    _, _, dropped = run_filters([vat("a", "A", IS, IS_NOT), near], given)
+    assert [entry.why for entry in dropped] == ["says the same as a"]
+
+
+@pytest.mark.parametrize("embedder", [WordEmbedder(), None])
+def test_opposite_pairs_over_the_same_prompt_name_each_other(embedder: WordEmbedder | None) -> None:
+    given = FilterSettings(embedder=embedder)
+    pairs = [vat("a", "A", IS, IS_NOT), vat("b", "A", IS_NOT, IS)]
+    same = {"passages": pairs[0].answer.passages, "messages": pairs[0].answer.messages}
+    pairs[1] = replace(pairs[1], answer=pairs[1].answer.model_copy(update=same))
+    kept, counts, dropped = run_filters([*pairs, draft(name="c")], given)
+    assert [entry.answer.id for entry in kept] == ["c"]
+    assert {entry.id: entry.why for entry in dropped} == {
+        "a": "says the opposite of b over the same prompt",
+        "b": "says the opposite of a over the same prompt",
+    }
+    assert counts[2].dropped == {"says the opposite": 2}
 
 
 def test_filters_see_only_what_passed_the_ones_before() -> None:

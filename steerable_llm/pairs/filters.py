@@ -16,6 +16,7 @@ from math import floor
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from steerable_llm.chat.phrases import abstains, normalise
 from steerable_llm.errors import InvalidInputError
@@ -29,7 +30,12 @@ if TYPE_CHECKING:
     from steerable_llm.embedding import Embedder
 
 # What of a reason is about the one pair.
-_REASON = re.compile(r"(?<=says the same) as .*| of [^ ]+ nats|(?<=mostly length): .*", re.DOTALL)
+_REASON = re.compile(
+    r"(?<=says the same) as .*|(?<=says the opposite) of .*| of [^ ]+ nats"
+    r"|(?<=mostly length): .*",
+    re.DOTALL,
+)
+Rows = NDArray[np.float32]
 #: Rows compared at once, so that the matrix of similarities stays small.
 _ROWS = 256
 #: Claims that a judge is asked about at once, so that their passages need not all be in memory.
@@ -38,8 +44,13 @@ _CLAIMS = 1024
 MOST_BY_MEANING = 5_000
 
 
-def originals(texts: Iterable[str], embedder: Embedder | None, at: float) -> list[int]:
+def originals(
+    texts: Iterable[str | tuple[str, str]], embedder: Embedder | None, at: float
+) -> list[int]:
     """Return for each text the place of the first one that it repeats: its own for an original.
+
+    Two texts that belong together repeat two others if each repeats its own counterpart, and is not
+    nearer to the other one: else "it is" over "it is not" would be the same as the reverse.
 
     Texts repeat each other when they are the same but for case and spacing. With an embedder also
     when their cosine is `at` or more and both have the same numbers and names: embeddings hardly
@@ -47,24 +58,29 @@ def originals(texts: Iterable[str], embedder: Embedder | None, at: float) -> lis
     chain of small changes is not followed to its end.
 
     Args:
-        texts: What is compared.
+        texts: What is compared, all of them single or all of them two.
         embedder: Makes unit vectors `[n, d]`; None compares exactly, one text in memory at a time.
         at: Cosine from which texts are near duplicates.
     """
-    held = [] if embedder is None else list(texts)
+    held = [] if embedder is None else list(map(_parts, texts))
     first: dict[bytes, int] = {}
-    found = [first.setdefault(_digest(text), place) for place, text in enumerate(held or texts)]
+    found = [
+        first.setdefault(_digest(*parts), place)
+        for place, parts in enumerate(held or map(_parts, texts))
+    ]
     left = [place for place, original in enumerate(found) if place == original]
     if embedder is None or len(left) < 2:
         return found
-    rows = embedder.embed([held[place] for place in left])
-    fixed = [fixed_terms(held[place]) for place in left]
+    rows = [
+        embedder.embed(column) for column in map(list, zip(*(held[n] for n in left), strict=True))
+    ]
+    fixed = [tuple(map(fixed_terms, held[place])) for place in left]
     is_original = np.zeros(len(left), dtype=bool)
     for start in range(0, len(left), _ROWS):
-        block = rows[start : start + _ROWS]
+        end = min(start + _ROWS, len(left))
         # Only what stands before a text can be its original.
-        near = block @ rows[: start + len(block)].T >= at
-        for row in range(len(block)):
+        near = _near([part[start:end] for part in rows], [part[:end] for part in rows], at)
+        for row in range(end - start):
             place = start + row
             before = np.flatnonzero(near[row, :place] & is_original[:place])
             match = next((other for other in before if fixed[other] == fixed[place]), None)
@@ -75,8 +91,22 @@ def originals(texts: Iterable[str], embedder: Embedder | None, at: float) -> lis
     return [found[original] for original in found]
 
 
-def _digest(text: str) -> bytes:
-    return blake2b(normalise(text).encode(errors="surrogatepass"), digest_size=16).digest()
+def _near(some: Sequence[Rows], others: Sequence[Rows], at: float) -> NDArray[np.bool_]:
+    """Tell which texts are near which others `[n, m]`, part by part and not crosswise."""
+    straight = [one @ other.T for one, other in zip(some, others, strict=True)]
+    near: NDArray[np.bool_] = np.logical_and.reduce([each >= at for each in straight])
+    if len(some) == 2:
+        near &= sum(straight) >= some[0] @ others[1].T + some[1] @ others[0].T
+    return near
+
+
+def _parts(text: str | tuple[str, str]) -> tuple[str, ...]:
+    return (text,) if isinstance(text, str) else text
+
+
+def _digest(*texts: str) -> bytes:
+    told = "\0".join(map(normalise, texts)).encode(errors="surrogatepass")
+    return blake2b(told, digest_size=16).digest()
 
 
 #: Failures that are about what the passages say; manners and myths are not judged by passages.
@@ -221,13 +251,35 @@ def _grounded(drafts: Sequence[Draft], given: FilterSettings) -> FilterAnswer:
 def _duplicates(drafts: Sequence[Draft], given: FilterSettings) -> FilterAnswer:
     embedder = given.embedder if len(drafts) <= MOST_BY_MEANING else None
     texts = (
-        "\n".join((draft.answer.question, _good(draft), draft.answer.answer)) for draft in drafts
+        (
+            f"{draft.answer.question}\n{_good(draft)}",
+            f"{draft.answer.question}\n{draft.answer.answer}",
+        )
+        for draft in drafts
     )
     first = originals(texts, embedder, given.duplicate_at)
-    return [
+    reasons = [
         None if original == place else f"says the same as {drafts[original].answer.id}"
         for place, original in enumerate(first)
-    ], 0
+    ]
+    for place, other in _opposites(drafts):
+        reasons[place] = f"says the opposite of {drafts[other].answer.id} over the same prompt"
+    return reasons, 0
+
+
+def _opposites(drafts: Sequence[Draft]) -> Iterator[tuple[int, int]]:
+    """Yield pairs with the first one whose good answer is their bad one, and the reverse.
+
+    Nobody can tell which of the two is right, so both are yielded.
+    """
+    first: dict[bytes, int] = {}
+    swapped: list[bytes | None] = []
+    for place, draft in enumerate(drafts):
+        prompt, good, bad = draft.answer.prompt_key, _good(draft), draft.answer.answer
+        said, reverse = _digest(prompt, good, bad), _digest(prompt, bad, good)
+        first.setdefault(said, place)
+        swapped.append(reverse if reverse != said else None)
+    yield from ((place, first[key]) for place, key in enumerate(swapped) if key in first)
 
 
 def _refusals(drafts: Sequence[Draft], given: FilterSettings) -> FilterAnswer:

@@ -266,11 +266,40 @@ def test_pairs_are_those_that_pairing_in_memory_finds(log: AnswerLog) -> None:
     assert log.pairs(reason="not in documents") == found.pairs
     assert found.by_source == {
         "correction": 1,
-        "good answer": 1,
+        "good answer": 2,  # of them one whose correction repeats the bad answer
         "preference pair": 1,
         "reference": 1,
     }
     assert [pair.id for pair in log.pairs(reason=["rude"])] == ["rude"]
+
+
+@pytest.mark.parametrize(
+    ("told", "praised", "source"),
+    [
+        ({}, ["", "At nine.", "At ten."], "good answer"),
+        ({}, ["\u00a0\n", " At nine.\t", " At ten."], "good answer"),
+        ({"correction": "At nine."}, ["At ten."], "good answer"),
+        ({"correction": "At nine.", "reference": "At ten."}, ["Late."], "reference"),
+        ({"correction": " ", "reference": "At nine. "}, ["At nine.", "At ten."], "good answer"),
+    ],
+)
+def test_what_mends_nothing_hides_no_better_answer(
+    log: AnswerLog, told: dict[str, object], praised: list[str], source: str
+) -> None:
+    right = [logged(f"g{n}", verdict="good", answer=text) for n, text in enumerate(praised)]
+    entries = [bad("b", **told), *right]
+    log.add(entries)
+    found = log.pairing(own_words=False)
+    assert found == pair_answers(entries, own_words=False)
+    assert [(pair.good.strip(), pair.bad) for pair in found.pairs] == [("At ten.", "At nine.")]
+    assert found.by_source == {source: 1}
+
+
+def test_praise_that_only_repeats_the_bad_answer_is_told(log: AnswerLog) -> None:
+    entries = [bad("b"), logged("g", verdict="good"), bad("mended", correction="At ten.")]
+    log.add(entries)
+    assert log.pairing() == pair_answers(entries)
+    assert log.pairing().left_out == {"the good answer repeats the bad answer": 1}
 
 
 def test_nothing_to_pair_is_said(log: AnswerLog) -> None:
@@ -293,6 +322,8 @@ def test_good_answers_without_a_bad_twin_can_be_learned_from_alone(log: AnswerLo
             # The same question over other passages is another prompt.
             logged("g3", verdict="good", answer="At one.", passages=elsewhere),
             logged("blank", verdict="good", answer=" ", messages=[*other, *other]),
+            logged("blank too", verdict="good", answer=" ", passages=[]),
+            logged("g4", verdict="good", answer="Nobody says.", passages=[]),
             logged("unknown", answer="Eve.", messages=[*other, *other, *other]),
         ]
     )
@@ -300,6 +331,7 @@ def test_good_answers_without_a_bad_twin_can_be_learned_from_alone(log: AnswerLo
     assert [(p.id, p.good, p.bad) for p in found] == [
         ("g1", "Ana.", None),
         ("g3", "At one.", None),
+        ("g4", "Nobody says.", None),
     ]
     assert found[1].document_ids == ("bank",)
     assert [pair.id for pair in log.unpaired(step="answer")] == ["g1"]

@@ -11,6 +11,7 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     FromClause,
+    ScalarSelect,
     Select,
     Table,
     func,
@@ -24,6 +25,7 @@ from steerable_llm.errors import InvalidInputError
 from steerable_llm.logs.answers import REASONS
 from steerable_llm.logs.database import answers
 
+_SPACES = "".join(filter(str.isspace, map(chr, range(0x3001))))
 VERDICTS = ("good", "bad", "none")
 _FILLED = ", ".join(f'"{c.name}"' for c in answers.c if c.name != "seq")
 _INSERT_JSON = text(
@@ -83,17 +85,19 @@ def matching(
 
 
 def pairing_query(**filters: Any) -> Select[Any]:
-    """Return the query of bad answers, each with the first good one to the same prompt."""
+    """Return the query of bad answers, each with the first good one to the same prompt.
+
+    One that is blank or the bad answer once more only counts where there is no other.
+    """
     good = answers.alias("good")
-    praised = (
-        select(good.c.answer)
-        .where(good.c.prompt_key == answers.c.prompt_key, good.c.verdict == "good")
-        .order_by(good.c.seq)
-        .limit(1)
-        .correlate(answers)
-        .scalar_subquery()
-        .label("praised")
-    )
+    text, bad = _stripped(good.c.answer), _stripped(answers.c.answer)
+
+    def first(*where: ColumnElement[bool]) -> ScalarSelect[Any]:
+        same = good.c.prompt_key == answers.c.prompt_key
+        query = select(good.c.answer).where(same, good.c.verdict == "good", *where)
+        return query.order_by(good.c.seq).limit(1).correlate(answers).scalar_subquery()
+
+    praised = func.coalesce(first(text != "", text != bad), first()).label("praised")
     chosen = conditions(**{**filters, "verdict": "bad"})
     return select(answers, praised).where(*chosen).order_by(answers.c.seq)
 
@@ -105,10 +109,16 @@ def unpaired_query(**filters: Any) -> Select[Any]:
     other = answers.alias("other")
     same = other.c.prompt_key == answers.c.prompt_key
     bad = select(other.c.seq).where(same, other.c.verdict == "bad")
-    first = select(func.min(other.c.seq)).where(same, other.c.verdict == "good").scalar_subquery()
+    good = (same, other.c.verdict == "good", _stripped(other.c.answer) != "")
+    first = select(func.min(other.c.seq)).where(*good).scalar_subquery()
     chosen = conditions(**filters, verdict="good")
     query = select(answers).where(*chosen, ~bad.exists(), answers.c.seq == first)
     return query.order_by(answers.c.seq)
+
+
+def _stripped(column: ColumnElement[str]) -> ColumnElement[str]:
+    """What Python's `strip` makes of a text."""
+    return func.trim(column, _SPACES)
 
 
 def add_rows(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> int:

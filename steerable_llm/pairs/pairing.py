@@ -97,8 +97,8 @@ def pair_answers(
 
     In this order: the better twin that the answer came with, a correction by a person, the
     answer that a test set expects, and another answer to the same question over the same passages
-    that was judged good. Answers that failed because retrieval did ("wrong retrieval") are left
-    out: no steering mends them.
+    that was judged good; what is blank, or the bad answer once more, is passed over. Answers that
+    failed because retrieval did ("wrong retrieval") are left out: no steering mends them.
 
     Args:
         answers: The log.
@@ -123,19 +123,25 @@ def pair_answers(
 def bad_answers(
     answers: Iterable[LoggedAnswer], reasons: Collection[str | None] | None = None
 ) -> Iterator[tuple[LoggedAnswer, str | None]]:
-    """Yield each bad answer with the first praised one to the same prompt, or None.
+    """Yield each bad answer with the first praised one to the same prompt that can mend it.
+
+    Where none can, it is the first one; None where nobody praised any.
 
     Args:
         answers: The log, which is gone through twice.
         reasons: Only bad answers with one of these reasons; None takes every reason.
     """
-    praised: dict[str, str] = {}
+    praised: dict[str, list[str]] = {}
     for entry in answers:
         if entry.verdict == "good":
-            praised.setdefault(entry.prompt_key, entry.answer)
+            texts = praised.setdefault(entry.prompt_key, [])
+            # Of three that differ one is neither blank nor the bad answer.
+            if len(texts) < 3 and entry.answer.strip() not in map(str.strip, texts):
+                texts.append(entry.answer)
     for entry in answers:
         if entry.verdict == "bad" and (reasons is None or entry.reason in reasons):
-            yield entry, praised.get(entry.prompt_key)
+            texts = praised.get(entry.prompt_key, [])
+            yield entry, next((t for t in texts if _mends(t, entry)), next(iter(texts), None))
 
 
 def draft_pairs(
@@ -192,12 +198,18 @@ def pair_drafts(drafts: Iterable[Draft], *, reasons: Iterable[str] | None = None
 
 
 def _good_answer(entry: LoggedAnswer, praised: str | None) -> tuple[str | None, str]:
-    # What a form left blank is no correction, and must not hide the better answer behind it.
-    if entry.correction is not None and entry.correction.strip():
-        explicit = entry.label_source == PREFERENCE_PAIR
-        return entry.correction, PREFERENCE_PAIR if explicit else "correction"
-    if entry.reference is not None and entry.reference.strip():
-        return entry.reference, "reference"
-    if praised is not None:
-        return praised, "good answer"
-    return None, ""
+    explicit = entry.label_source == PREFERENCE_PAIR
+    told = (
+        (entry.correction, PREFERENCE_PAIR if explicit else "correction"),
+        (entry.reference, "reference"),
+        (praised, "good answer"),
+    )
+    # What a form left blank is no correction, and what repeats the bad answer mends nothing:
+    # neither must hide the better answer behind it.
+    found = [(text, source) for text, source in told if text is not None and text.strip()]
+    found = [one for one in found if _mends(one[0], entry)] or found
+    return found[0] if found else (praised, "good answer" if praised is not None else "")
+
+
+def _mends(text: str, bad: LoggedAnswer) -> bool:
+    return text.strip() not in ("", bad.answer.strip())

@@ -68,7 +68,7 @@ def test_the_documents_may_stand_in_the_prompt() -> None:
 
 @pytest.mark.parametrize(
     "correction",
-    ["ten", "Washington, D.C.", "opens at ten.", "The shop opens at noon.", REFUSAL, "", None],
+    ["ten", "Washington, D.C.", "opens at ten.", "The shop opens at noon.", "", None],
 )
 def test_other_corrections_say_nothing_of_what_is_to_be_left_alone(correction: str | None) -> None:
     entries = [
@@ -99,7 +99,8 @@ def test_what_nobody_judged_or_another_step_asked_is_left_out() -> None:
     entries = [
         logged("a", "At ten."),
         logged("b", "At ten.", verdict="good", step="reply"),
-        logged("c", "At ten.", verdict="good"),
+        logged("c", "It opens at ten.", verdict="good"),
+        logged("d", "At nine.", correction="The shop opens at ten."),
     ]
     assert [pair.id for pair in kept_pairs(entries, [REFUSAL], step="answer")] == ["kept-c"]
     assert [pair.id for pair in kept_pairs(entries, [REFUSAL])] == ["kept-b", "kept-c"]
@@ -110,7 +111,10 @@ def test_what_nobody_judged_or_another_step_asked_is_left_out() -> None:
     st.lists(st.sampled_from(["No.", "I do not know.", REFUSAL]), min_size=1, unique=True),
 )
 def test_texts_are_taken_in_turn_and_no_pair_refuses(said: list[str], against: list[str]) -> None:
-    entries = [logged(str(n), text, verdict="good") for n, text in enumerate(said)]
+    entries = [
+        logged(str(n), text, verdict="good", messages=[{"role": "user", "content": f"When, {n}?"}])
+        for n, text in enumerate(said)
+    ]
     right = [str(n) for n, text in enumerate(said) if text != REFUSAL]
     if not right:
         with pytest.raises(PairError, match="no praised answer"):
@@ -120,6 +124,41 @@ def test_texts_are_taken_in_turn_and_no_pair_refuses(said: list[str], against: l
     assert [pair.id for pair in found] == [f"kept-{name}" for name in right]
     assert not any(abstains(pair.good) for pair in found)
     assert [pair.bad for pair in found] == [against[n % len(against)] for n in range(len(found))]
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"correction": REFUSAL},
+        {"correction": "I do not know."},
+        {"correction": "We have moved."},
+        {"reason": "should have refused"},
+    ],
+)
+def test_a_prompt_where_the_refusal_is_right_is_not_to_be_left_alone(
+    told: dict[str, str], first: bool
+) -> None:
+    refuse = logged("a", "At nine.", verdict="bad", **told)
+    praised = [logged("b", "At ten.", verdict="good"), logged("c", "Ten.", verdict="good")]
+    other = [{"role": "user", "content": "When does it close?"}]
+    entries = [refuse, *praised] if first else [*praised, refuse]
+    entries.append(logged("d", "At noon.", verdict="good", messages=other))
+    found = kept_pairs(entries, [REFUSAL, "We have moved."])
+    assert [(pair.id, pair.bad) for pair in found] == [("kept-d", REFUSAL)]
+
+
+def test_an_answer_makes_one_pair_and_none_if_it_was_called_bad_too() -> None:
+    entries = [
+        logged("a", "At ten. Come early.", verdict="good"),
+        logged("b", "At  ten.", verdict="good"),
+        logged("c", "The shop opens at ten.", verdict="good"),
+        logged("d", "At nine.", verdict="bad", correction="The shop opens at ten."),
+        logged("e", "At one.", verdict="good"),
+        logged("f", "at one.", verdict="bad"),
+        logged("g", "At ten. It is free.", verdict="bad"),
+    ]
+    assert [pair.id for pair in kept_pairs(entries, [REFUSAL])] == ["kept-a", "kept-c"]
 
 
 @pytest.mark.parametrize("against", [[], [""], [REFUSAL, " "]])
@@ -139,10 +178,11 @@ def test_the_command_reads_a_file_and_a_database_and_build_takes_both_files(
     log, database = tmp_path / "log.jsonl", tmp_path / "answers.db"
     entries = [
         logged("a", "At ten.", verdict="good"),
-        logged("b", "At one.", verdict="bad", reason="should have refused", correction=REFUSAL),
+        logged("b", "At one.", verdict="bad", reason="should have refused", correction=REFUSAL,
+               messages=[{"role": "user", "content": "Who owns the shop?"}]),
         logged("c", "At five.", verdict="bad", correction="The shop opens at ten."),
         logged("d", "At six.", verdict="good", step="reply"),
-    ]
+    ]  # fmt: skip
     write_answers(log, entries)
     steerable("log", "import", log, "--from", "answers", "--log", database)
     kept, also = tmp_path / "kept.jsonl", tmp_path / "also.jsonl"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from steerable_llm.chat.phrases import abstains, says_only
+from steerable_llm.chat.phrases import abstains, normalise, says_only
 from steerable_llm.errors import PairError
 from steerable_llm.logs.answers import LoggedAnswer
 from steerable_llm.pairs.pair import Pairs, PreferencePair
@@ -27,7 +27,9 @@ def kept_pairs(
 
     The good answer is a praised one up to the end of its first sentence, or the correction of a bad
     one where that is a sentence of its documents: what the model missed although they tell it is
-    nothing to refuse, either. Answers that decline, or say what is given here, are left out.
+    nothing to refuse, either. Answers that decline, or say what is given here, are left out, and so
+    are prompts of which a bad answer says that this was right there, and right answers that were
+    also called bad. An answer that was praised twice makes one pair.
 
     ::
 
@@ -49,21 +51,37 @@ def kept_pairs(
             "nothing is named that must not be said: give the refusal, or whatever else the bad "
             "answers should have been"
         )
-    found: list[PreferencePair] = []
+    right: dict[tuple[str, str], tuple[LoggedAnswer, str, str]] = {}
+    wrong: set[tuple[str, str]] = set()
+    refused: set[str] = set()
+
+    def declines(text: str) -> bool:
+        return abstains(text) or any(says_only(text, other) for other in against)
+
     for entry in answers:
+        if entry.verdict == "bad":
+            wrong.add((entry.prompt_key, normalise(entry.answer)))
+            if entry.reason == "should have refused" or declines(entry.correction or ""):
+                refused.add(entry.prompt_key)
         told = _told(entry) if step in (None, entry.step) else None
-        if told is None or abstains(told[0]) or any(says_only(told[0], text) for text in against):
-            continue
-        found.append(
-            PreferencePair(
-                entry.messages,
-                good=told[0],
-                bad=against[len(found) % len(against)],
-                source=told[1],
-                document_ids=[passage.id for passage in entry.passages],
-                id=f"kept-{entry.id}",
-            )
+        if told is not None and not declines(told[0]):
+            right.setdefault((entry.prompt_key, normalise(told[0])), (entry, *told))
+    kept = [
+        one
+        for (prompt, _), one in right.items()
+        if prompt not in refused and (prompt, _whole(*one)) not in wrong
+    ]
+    found = [
+        PreferencePair(
+            entry.messages,
+            good=good,
+            bad=against[number % len(against)],
+            source=source,
+            document_ids=[passage.id for passage in entry.passages],
+            id=f"kept-{entry.id}",
         )
+        for number, (entry, good, source) in enumerate(kept)
+    ]
     if not found:
         where = "" if step is None else f" at step {step!r}"
         raise PairError(
@@ -77,15 +95,24 @@ def kept_pairs(
 def _told(entry: LoggedAnswer) -> tuple[str, str] | None:
     """Return the right answer to a prompt, and where it comes from; None if nobody said it."""
     if entry.verdict == "good":
-        text = entry.answer.strip()
-        # The number of a list's first item is no sentence.
-        first = next(
-            (text[:end] for end in sentence_ends(text) if re.search(r"\w\w", text[:end])), ""
-        )
+        first = _first_sentence(entry.answer)
         return (first, PRAISED) if first else None
+    if entry.verdict != "bad":
+        return None
     said = (entry.correction or "").strip()
     texts = [*(p.text for p in entry.passages), *(m.content for m in entry.messages)]
     return (said, CORRECTED) if said and any(_says(text, said) for text in texts) else None
+
+
+def _whole(entry: LoggedAnswer, good: str, source: str) -> str:
+    """What was said, of which a praised answer's first sentence is only the beginning."""
+    return normalise(entry.answer if source == PRAISED else good)
+
+
+def _first_sentence(answer: str) -> str:
+    text = answer.strip()
+    # The number of a list's first item is no sentence.
+    return next((text[:end] for end in sentence_ends(text) if re.search(r"\w\w", text[:end])), "")
 
 
 def _says(text: str, said: str) -> bool:

@@ -333,6 +333,38 @@ def test_calibrate_keeps_its_choice_in_the_file_and_evaluate_uses_it(
     assert "lyon" in Path("card.md").read_text(encoding="utf-8")
 
 
+def test_what_is_kept_of_an_evaluation_undoes_no_calibration(
+    steerable: Steerable,
+    model_folder: Path,
+    vector_file: Path,
+    questions_file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from steerable_llm.evaluation import evaluate as module
+    from steerable_llm.vector.calibration import Calibration
+
+    vector = SteeringVector.load(vector_file).with_calibration(Calibration(0.1))
+    vector.save(vector_file)
+    asked = (
+        *("evaluate", vector_file, questions_file, "--model", model_folder),
+        *("--against", "none", "--keep"),
+    )
+    steerable(*asked)
+    assert SteeringVector.load(vector_file).evaluation is not None
+    run = module.evaluate
+
+    def meanwhile(*given: Any, **how: Any) -> Any:
+        vector.with_calibration(Calibration(0.3)).save(vector_file)
+        return run(*given, **how)
+
+    monkeypatch.setattr(module, "evaluate", meanwhile)
+    assert "REFUSE" in steerable(*asked, code=2)  # what was measured is not lost
+    assert "was calibrated anew while it was measured" in steerable.stderr
+    calibration = SteeringVector.load(vector_file).calibration
+    assert calibration is not None
+    assert calibration.strength == 0.3
+
+
 def test_evaluate_takes_a_lora_or_a_decoding_method_in_place_of_a_vector(
     steerable: Steerable, model_folder: Path, pairs_file: Path, questions_file: Path
 ) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -54,6 +54,9 @@ from steerable_llm.cli.steering import (
     use,
 )
 from steerable_llm.errors import InvalidInputError, from_extra
+
+if TYPE_CHECKING:
+    from steerable_llm.vector.vector import SteeringVector
 
 
 def evaluate(
@@ -190,9 +193,23 @@ def evaluate(
         force=force,
         command=command_line(),
     )
-    if keep and isinstance(loaded, SteeringVector):
-        loaded.with_evaluation(found.summary()).save(subject)
     tell_report(found, report, as_json)
+    if keep and isinstance(loaded, SteeringVector):
+        _keep(subject, loaded, found.summary())
+
+
+def _keep(file: Path, measured: SteeringVector, summary: Mapping[str, Any]) -> None:
+    """Write a summary into the file of what was measured, as long as the file still holds it."""
+    from steerable_llm.vector.vector import SteeringVector
+
+    now = SteeringVector.load(file)
+    same = now.fingerprint_id == measured.fingerprint_id
+    if not same or now.calibration != measured.calibration:
+        raise InvalidInputError(
+            f"{file} was {'calibrated' if same else 'built'} anew while it was measured, so "
+            "--keep writes nothing into it: evaluate it again as it is now"
+        )
+    now.with_evaluation(summary).save(file)
 
 
 def _on_set(

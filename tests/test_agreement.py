@@ -14,6 +14,7 @@ from slow_states import PAIRS, slow_deltas
 from steerable_llm.methods import METHODS
 from steerable_llm.methods.agreement import agreement_of
 from steerable_llm.methods.build import build_vector
+from steerable_llm.pairs.pair import Pairs, PreferencePair
 from steerable_llm.vector.provenance import Agreement, Provenance
 
 pytestmark = pytest.mark.filterwarnings("ignore:the token scores miss")
@@ -131,3 +132,18 @@ def test_of_grains_it_is_that_of_the_deltas_that_the_mean_is_made_of(tiny_llm: A
 def test_what_another_version_kept_is_no_agreement() -> None:
     assert Provenance.from_record({}).agreement is None
     assert Provenance.from_record({"agreement": {"score": 3}}).agreement is None
+
+
+@pytest.mark.parametrize("method", ["caa", "contextfocus"])
+def test_copies_of_a_pair_count_once(tiny_llm: Any, method: str) -> None:
+    pairs = Pairs([PreferencePair("No documents?", "None.", "Some."), *PAIRS])
+    again = (PreferencePair(p.messages, p.good, p.bad, id=f"copy-{p.id}") for p in pairs)
+    found, copied = (
+        build_vector(tiny_llm, some, method=method, progress=False).provenance.agreement
+        for some in (pairs, Pairs([*pairs, *pairs, *again]))
+    )
+    assert found is not None
+    assert copied is not None
+    assert copied.pairs == found.pairs == len(pairs) - (method == "contextfocus")
+    assert copied.cosine == pytest.approx(found.cosine, abs=1e-5)
+    assert copied.badge == found.badge

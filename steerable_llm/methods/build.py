@@ -1,5 +1,6 @@
 """From pairs to a steering vector, with one call."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -7,6 +8,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from steerable_llm.chat.message import by_name
 from steerable_llm.errors import AttributionError, InvalidInputError, PairError, first_problem
 from steerable_llm.methods import METHODS
 from steerable_llm.methods.agreement import agreement_of
@@ -18,6 +20,7 @@ from steerable_llm.progress import Advance, progress_bar
 from steerable_llm.runtime.hooked_model import HookedModel
 from steerable_llm.runtime.ray_workers import RayWorkers
 from steerable_llm.vector.file import library_version
+from steerable_llm.vector.provenance import Agreement
 from steerable_llm.vector.seen import hashes_of, kept
 from steerable_llm.vector.vector import SteeringVector
 
@@ -117,9 +120,7 @@ def build(
             pairs=len(pairs),
             proposed_pairs=sum(pair.proposed for pair in pairs),
             data_digest=pairs.digest,
-            agreement=None
-            if found.differences is None
-            else agreement_of(found.differences, found.layers),
+            agreement=_agreement(found, pairs),
             library_version=library_version(),
             seen=None if found.saw is None else kept([*hashes_of(llm, pairs), *found.saw]),
             facts={
@@ -134,6 +135,18 @@ def build(
         decision_tokens=decision_tokens(llm, pairs),
     )
     return Built(vector, found.attributions)
+
+
+def _agreement(found: Extraction, pairs: Pairs) -> Agreement | None:
+    """How far pairs agree, each counted once: a copy agrees with itself, and shows nothing."""
+    if found.differences is None:
+        return None
+    rows: dict[str, int] = {}
+    for row, place in enumerate(range(len(pairs)) if found.places is None else found.places):
+        pair = pairs[place]
+        said = json.dumps([by_name(pair.messages), pair.good, pair.bad], default=str)
+        rows.setdefault(said, row)
+    return agreement_of(found.differences[list(rows.values())], found.layers)
 
 
 def _shared(

@@ -46,8 +46,8 @@ def extract_contextfocus(
         PairError: No prompt has a context beside its question.
     """
     layers = chosen_layers(llm, config.layers)
-    full, bare = [], []
-    for pair in pairs:
+    full, bare, places = [], [], []
+    for place, pair in enumerate(pairs):
         question = question_alone(pair.messages)
         if question is None:
             continue
@@ -56,6 +56,7 @@ def extract_contextfocus(
         if config.instruction is not None:
             messages = instructed(messages, config.instruction)
         full.append(read_prompt(llm, messages, pair.id))
+        places.append(place)
     if not full:
         raise PairError(
             "no prompt has a context beside its question, so there is nothing to contrast: mark "
@@ -72,6 +73,7 @@ def extract_contextfocus(
         ),
         differences=deltas[:, list(layers)],
         layers=layers,
+        places=tuple(places),
     )
 
 

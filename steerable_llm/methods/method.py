@@ -79,6 +79,7 @@ class Extraction:
         differences: [n, L, width], what every pair says by itself about the L blocks that were
             asked for; None where a method has no such thing.
         layers: Those L blocks.
+        places: Which pairs the n differences are of; None is all of them, in order.
         application: How these directions are applied, where that hangs on the settings; None is
             as the method's vectors always are.
         saw: Hashes of the prompts that went into it beside those of the pairs, by way of other
@@ -93,6 +94,7 @@ class Extraction:
     tower: Mapping[int, Tensor] = field(default_factory=dict)
     differences: Tensor | None = None
     layers: tuple[int, ...] = ()
+    places: tuple[int, ...] | None = None
     application: Application | None = None
     saw: tuple[str, ...] | None = ()
 

@@ -333,6 +333,23 @@ def test_calibrate_keeps_its_choice_in_the_file_and_evaluate_uses_it(
     assert "lyon" in Path("card.md").read_text(encoding="utf-8")
 
 
+def test_evaluate_is_told_what_is_to_be_changed_and_what_may_be_lost(
+    steerable: Steerable, model_folder: Path, vector_file: Path, questions_file: Path
+) -> None:
+    read = EvaluationSet.from_jsonl(questions_file)
+    gold = read[0].model_copy(update={"category": "gold"})
+    EvaluationSet("both", [gold, *read[1:]]).to_jsonl("both.jsonl")
+    asked = (
+        *("evaluate", vector_file, "both.jsonl", "--model", model_folder),
+        *("--against", "none", "--strength", "0.1"),
+    )
+    report = steerable.json(*asked, "--target", "conflict", "--budget", "0.05")
+    assert (report["target"], report["budget"]) == ("conflict", 0.05)
+    assert "both, target gold" in steerable(*asked)
+    assert "note: the target is 'gold'; --target" in steerable.stderr
+    assert "it has gold, conflict" in steerable.error(*asked, "--target", "myth")
+
+
 def test_what_is_kept_of_an_evaluation_undoes_no_calibration(
     steerable: Steerable,
     model_folder: Path,

@@ -107,10 +107,9 @@ def test_a_server_rates_answers_about_images(steerable: Steerable, tmp_path: Pat
         (["t.jsonl", "--benchmark", "toxigen"], "give either TEST"),
         (["t.jsonl", "--limit", "3"], "--limit goes with --benchmark"),
         (["--benchmark", "toxigne"], "did you mean 'toxigen'"),
-        (
-            ["--benchmark", "toxigen", "--keep"],
-            "--keep, --capability, --pairs, --policy, --step and --workers go with TEST",
-        ),
+        (["--benchmark", "toxigen", "--keep"], "--keep goes with TEST"),
+        (["--benchmark", "toxigen", "--target", "conflict"], "--target goes with TEST"),
+        (["--benchmark", "toxigen", "--budget", "0.05"], "--budget goes with TEST"),
         (["--benchmark", "toxigen", "--data", "gone.jsonl"], "there is no file gone.jsonl"),
         (["--benchmark", "toxigen", "--data", "wrong.jsonl"], "missing: text, toxicity_ai"),
         (["--benchmark", "toxigen", "--data", "empty.jsonl"], "empty.jsonl has no row"),

@@ -206,6 +206,25 @@ def test_only_what_neither_build_nor_calibration_saw_is_evidence(llm: SteerableH
     assert report.held_out[0].hashes == hashes_of(llm, fresh)
 
 
+def test_the_target_is_that_of_the_calibration_where_the_set_has_it(llm: SteerableHFLLM) -> None:
+    dev = EvaluationSet("dev", [*questions(llm, 3, "gold", seed=1), *questions(llm, 20, seed=1)])
+    vector = calibrate(
+        llm, planted_vector(llm), dev, target="conflict", strengths=(0.12,),
+        max_new_tokens=4, progress=False,
+    )  # fmt: skip
+    gold = questions(llm, 2, "gold", seed=2)
+    quick = {"against": [], "max_new_tokens": 4, "progress": False}
+
+    def target(*beside: EvaluationSet, **more: Any) -> str:
+        test = EvaluationSet("test", [item for items in (gold, *beside) for item in items])
+        return evaluate(llm, vector, test, **quick, **more).target
+
+    asked = questions(llm, 2, seed=2)
+    assert target(asked) == "conflict"
+    assert target(asked, target="gold") == "gold"
+    assert target() == "gold"
+
+
 def test_input_that_cannot_be_evaluated_is_refused(
     llm: SteerableHFLLM, vector: SteeringVector
 ) -> None:

@@ -70,6 +70,13 @@ def evaluate(
         ),
     ] = None,
     capability: Capability = None,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            help="Category that is to be changed; else the calibration's, or the first of TEST."
+        ),
+    ] = None,
+    budget: Budget = 0.01,
     pairs: Annotated[
         Path | None,
         typer.Option(
@@ -140,6 +147,8 @@ def evaluate(
     beside. The options from --benchmark to --also are for a benchmark in its place. A report of
     --strength, --scope or --layers is about a vector that is calibrated so, and promotes no other.
     """
+    from steerable_llm.evaluation.settings import DEFAULTS
+
     given = {
         "data": data, "limit": limit, "shots": shots, "group": group, "normalise": normalise,
         "images": images, "judge": judge, "judge-model": judge_model,
@@ -148,11 +157,14 @@ def evaluate(
     options = {name: value for name, value in given.items() if value is not None and value != []}
     if (test is None) == (benchmark is None):
         raise InvalidInputError("give either TEST, an evaluation set, or --benchmark NAME")
-    if benchmark is not None and (keep or capability or pairs or policy or step or workers):
-        raise InvalidInputError(
-            "--keep, --capability, --pairs, --policy, --step and --workers go with TEST, not with "
-            "--benchmark"
-        )
+    of_test = {
+        "keep": keep or None, "capability": capability, "target": target, "pairs": pairs,
+        "budget": None if budget == DEFAULTS.budget else budget,
+        "policy": policy, "step": step, "workers": workers,
+    }  # fmt: skip
+    wrong = [name for name, value in of_test.items() if value is not None]
+    if benchmark is not None and wrong:
+        raise InvalidInputError(f"--{wrong[0]} goes with TEST, not with --benchmark")
     if options and benchmark is None:
         raise InvalidInputError(f"--{next(iter(options))} goes with --benchmark, not with TEST")
     strengths = strength or []
@@ -176,7 +188,10 @@ def evaluate(
     else:
         assert test is not None  # one of the two was given
         check_reports(report, "a report", ".png", inputs=read)
-        under = {"policy": policy, "step": step, "workers": workers_of(workers)}
+        under = {
+            "target": target, "budget": budget,
+            "policy": policy, "step": step, "workers": workers_of(workers),
+        }  # fmt: skip
         measure = _on_set(test, capability, pairs, under)
     llm = load_model(model, revision, template=template, image_hosts=image_host)
     first = strengths[0] if strengths else None

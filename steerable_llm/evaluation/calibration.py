@@ -326,6 +326,7 @@ def _calibration(
         lost={} if kept_set is None else row.loss,
         budget=None if kept_set is None else bench.settings.budget,
         kl=row.kl,
+        target=bench.settings.target,
     )
     return Calibration(term.strength, term.layers, term.scope, term.unit, term.renormalise, choice)
 

@@ -73,7 +73,12 @@ def evaluate(
     settings = replace(settings, **changes)
     if isinstance(test, Pairs):
         test = EvaluationSet.from_pairs("pairs", test)
-    settings = for_sets(settings, test, capability)
+    vector = subject if isinstance(subject, SteeringVector) else None
+    asked = settings.target
+    settings = for_sets(settings, test, capability, _calibrated_for(vector))
+    if asked is None and len(test.categories) > 1:
+        told = f"the target is {settings.target!r}; --target (target=) names another category"
+        note(visible(told), settings.progress)
     subjects = [subject, *(settings.against or ())]
     for each in subjects:
         check_fits(each, llm, settings.force)
@@ -82,7 +87,6 @@ def evaluate(
     if len(held_out) == 2:
         apart(*held_out)
 
-    vector = subject if isinstance(subject, SteeringVector) else None
     conditions = Conditions.of(settings, vector)
     if conditions is not None:
         if vector is None:
@@ -139,15 +143,22 @@ def evaluate(
 
 
 def for_sets(
-    settings: EvaluationSettings, test: EvaluationSet, capability: EvaluationSet | None
+    settings: EvaluationSettings,
+    test: EvaluationSet,
+    capability: EvaluationSet | None,
+    usual: str | None = None,
 ) -> EvaluationSettings:
     """Return settings whose target and strict instruction are those of the prompts.
+
+    The target is what the settings name, else the usual one where the prompts have it, else the
+    first category.
 
     Raises:
         InvalidInputError: No such target, a category in both sets, or one that mixes items that can
             be judged with others.
     """
-    target = settings.target or test.categories[0]
+    first = usual if usual in test.categories else test.categories[0]
+    target = settings.target or first
     asked = test.category(target)  # raises, listing the categories
     check_judged(test, capability)
     pictured = any(message.images for item in asked for message in item.messages)
@@ -164,6 +175,12 @@ def _shuffled(
         return ()
     seeds = range(settings.seed, settings.seed + settings.random_vectors)
     return shuffled_vectors(llm, subject, pairs, seeds)
+
+
+def _calibrated_for(vector: SteeringVector | None) -> str | None:
+    """The category that a calibration was to change, where it says so."""
+    choice = vector and vector.calibration and vector.calibration.choice
+    return choice.target if choice else None
 
 
 def _on_dev(vector: SteeringVector | None) -> float | None:

@@ -298,7 +298,7 @@ class Report(BaseModel, frozen=True, extra="forbid"):
                 if row.arm in ("steered", "none", _ALWAYS)
             ]
         parts += [Table(_BESIDE, beside), Callout(self.verdict.line, self.verdict.promote)]
-        return Page(f"{self.vector} on {self.test_name}", parts)
+        return Page(f"{self.vector} on {self.test_name}, target {self.target}", parts)
 
     def to_markdown(self, stem: str | None = None) -> str:
         """Return the card; with the stem of its file's name it shows the picture of that name."""

@@ -20,8 +20,8 @@ class EvaluationSettings:
     """How arms are run and judged.
 
     Attributes:
-        target: The category that is to be changed, which the verdict is about; None for the first
-            of the prompts.
+        target: The category that is to be changed, which the verdict is about; None for that of a
+            vector's calibration, or else the first of the prompts.
         budget: Largest share of a capability that may be lost, such as 0.01 for one point.
         against: What to compare with: names in `arms.ARMS`, vectors, LoRAs or other arms; None for
             the usual ones. The unsteered model is always run.

@@ -46,6 +46,8 @@ class Choice:
         budget: The largest such share that was allowed.
         kl: How far the strength was to move the answers, in nats per token; None where it was
             given.
+        target: The category of dev that was to be changed; None where all of dev was, or nobody
+            wrote it down.
     """
 
     dev: DataUsed
@@ -56,6 +58,7 @@ class Choice:
     lost: Mapping[str, float] = field(default_factory=dict)
     budget: float | None = None
     kl: float | None = None
+    target: str | None = None
 
     @property
     def sentence(self) -> str:

@@ -67,7 +67,7 @@ def test_what_learns_nothing_is_no_unknown_method_but_cannot_be_built(tiny_llm, 
 
 
 def test_no_pairs_are_refused(tiny_llm):
-    with pytest.raises(PairError, match="no pairs"):
+    with pytest.raises(PairError, match="no pairs to build from: give at least one"):
         build_vector(tiny_llm, [], progress=False)
 
 

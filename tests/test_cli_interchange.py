@@ -1,5 +1,6 @@
 """The verbs `export`, `import` and `push`: what they print, write and refuse."""
 
+import shlex
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,13 @@ def test_export_says_what_is_lost_line_by_line(steerable, vector_file):
     assert "block 0" in lines[1]
     assert {line.partition(": ")[0] for line in lines[4:]} == {"note"}
     assert "llama-cli --control-vector k.gguf" in lines[-1]
+
+
+@pytest.mark.parametrize("format", ["llama.cpp", "lm-eval"])
+def test_a_command_that_is_told_can_be_pasted(steerable, vector_file, format):
+    said = steerable("export", vector_file, "--format", format, "--out", "my kind.bin")
+    words = shlex.split(said.splitlines()[-1])
+    assert words[-1].rpartition("=")[2] == "my kind.bin"
 
 
 def test_export_as_json(steerable, vector_file):

@@ -157,7 +157,7 @@ class Trial:
     ) -> Trial:
         """Make sure that a trial on these data says something; it raises what `compare` does."""
         if not data.pairs:
-            raise PairError("there are no pairs to build from: give at least two")
+            raise PairError("there are no pairs to build from: give at least one")
         settings = for_sets(settings, data.test, data.capability)
         Conditions.of(settings, None)  # raises what is wrong with the policy before any work
         check_judged(data.dev, data.dev_capability)

@@ -92,7 +92,7 @@ def build(
     settings, chosen = _settings(method, preset, config)
     pairs = pairs if isinstance(pairs, Pairs) else Pairs(pairs)
     if not pairs:
-        raise PairError("there are no pairs to build from: give at least two")
+        raise PairError("there are no pairs to build from: give at least one")
     with progress_bar(f"{method}: reading pairs", len(pairs), progress) as advance:
         if workers is None:
             found = chosen.extract(llm, pairs, settings, advance)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -371,7 +372,11 @@ def _notes(
         "provenance": vector.provenance != Provenance(),
     }
     left = " and the ".join(name for name, there in behind.items() if there)
-    use = target.use.format(file=path, blocks=[block + target.shift for block in blocks])
+    use = target.use.format(
+        file=path,
+        argument=shlex.quote(str(path)),
+        blocks=[block + target.shift for block in blocks],
+    )
     return (
         strength,
         f"the file does not say which weights it fits: {vector.fingerprint.short}",

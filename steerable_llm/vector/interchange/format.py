@@ -59,7 +59,8 @@ class Format:
         write: What a vector looks like in it, as bytes.
         read: (path, places) -> vector; the places are empty unless the format goes by names.
         recognises: (path, first bytes) -> whether a file is of this format.
-        use: How the tool takes the file; `{file}` and `{blocks}` are filled in.
+        use: How the tool takes the file; `{file}`, `{argument}` (the file as a shell takes it)
+            and `{blocks}` are filled in.
         length: Whether the tool can bring states back to their length (eq. 8), and how.
         positions: Which positions the tool steers.
         sites: Whose outputs it can steer.

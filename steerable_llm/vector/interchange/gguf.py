@@ -203,7 +203,7 @@ LLAMA_CPP = Format(
     read_gguf,
     # Its files are those of repeng, and count as such.
     lambda _path, _start: False,
-    use="llama-cli --control-vector {file}",
+    use="llama-cli --control-vector {argument}",
     length="llama.cpp has no way to keep it",
     blocks=lambda depth: range(1, depth),
     why="llama.cpp never steers block 0",

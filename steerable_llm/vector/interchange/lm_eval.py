@@ -118,7 +118,7 @@ LM_EVAL = Format(
     _write,
     _read,
     lambda path, _start: path.suffix in (".pt", ".pth"),
-    use="lm_eval --model steered --model_args pretrained=MODEL,steer_path={file}",
+    use="lm_eval --model steered --model_args pretrained=MODEL,steer_path={argument}",
     length="lm-eval has no way to keep it",
     sites=("block", "mlp"),
     has_coefficient=True,

@@ -127,6 +127,32 @@ def test_undo_of_a_second_look_gives_back_the_first(out: Path) -> None:
     assert shown(review) == "a"
 
 
+def test_two_reviewers_at_once_keep_each_others_decisions(out: Path) -> None:
+    ana, bob = Review(ITEMS, out, "Ana"), Review(ITEMS, out, "Bob")
+    ana.approve(ITEMS[0])
+    bob.reject(ITEMS[1])
+    assert ids(out) == ["a"]
+    assert bob.counts == {"approved": 1, "rejected": 1, "skipped": 0, "left": 1}
+    assert shown(bob) == "c"
+    bob.approve(ITEMS[2])
+    undone = ana.undo()
+    assert undone is not None
+    assert (undone.id, ids(out)) == ("a", ["c"])  # what Bob decided stays
+    assert Review(ITEMS, out).counts == {"approved": 1, "rejected": 1, "skipped": 0, "left": 1}
+
+
+def test_approved_pairs_that_are_no_longer_there_are_counted(out: Path) -> None:
+    review = Review(ITEMS, out)
+    for one in ITEMS[:2]:
+        review.approve(one)
+    review.reject(ITEMS[2])
+    fewer = Review([ITEMS[1]], out)
+    assert (ids(out), fewer.left_behind) == (["b"], 1)
+    fewer.undo()
+    assert fewer.left_behind == 1
+    assert (Review(ITEMS, out).left_behind, ids(out)) == (0, ["a"])
+
+
 def test_a_decision_belongs_to_the_texts_that_were_seen(out: Path) -> None:
     Review(ITEMS, out).approve(ITEMS[0])
     changed = Review([item("a", good="At eleven."), *ITEMS[1:]], out)

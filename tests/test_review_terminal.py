@@ -70,6 +70,13 @@ def test_keys_decide_and_the_progress_is_shown(out: Path) -> None:
     assert "When, one?" in said
 
 
+def test_pairs_that_were_approved_and_are_gone_are_told(out: Path) -> None:
+    Review([*ITEMS, item("four", "At ten.")], out).approve(item("four", "At ten."))
+    _, said = play(out, "a")
+    assert "1 pairs that were approved are not in these files any more" in said
+    assert "out.decisions.jsonl keeps them" in said
+
+
 def test_a_proposal_is_chosen_by_its_number(out: Path) -> None:
     _, said = play(out, "r2a")
     assert [pair.good for pair in Pairs.from_jsonl(out)] == ["At noon."]

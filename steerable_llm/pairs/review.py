@@ -97,6 +97,8 @@ class Review:
         items: What is to be reviewed, in order.
         out: The file of approved pairs.
         journal: The file of decisions, beside it.
+        left_behind: Pairs that were approved and are not among the items any more, as where a log
+            was paired anew: the file of approved pairs is without them, the journal is not.
     """
 
     def __init__(
@@ -117,8 +119,10 @@ class Review:
         self._by_key = {item.key: item for item in self.items}
         self._history: list[Decision] = []
         self._focus: str | None = None
+        self._now: list[str] = []  # the keys of what was decided here, in order
+        self.left_behind = 0
+        self._mend()
         self._replay()
-        self._earlier = len(self._history)
         if self._history:
             self.approved.to_jsonl(self.out)
 
@@ -131,10 +135,9 @@ class Review:
         for item in self.items:
             if item.key not in latest:
                 return item
-        now = {decision.key for decision in self._history[self._earlier :]}
         for decision in self._history:
             skipped = latest[decision.key].action == "skip"
-            if skipped and decision.key not in now:
+            if skipped and decision.key not in self._now:
                 return self._by_key[decision.key]
         return None
 
@@ -178,28 +181,29 @@ class Review:
     def undo(self) -> ReviewItem | None:
         """Take the last decision back, also one of an earlier time, and show its pair again.
 
+        What somebody else decides meanwhile is not taken back.
+
         Returns:
             The item whose decision was taken back; None when there is none.
         """
         if not self._history:
             return None
-        item = self._by_key[self._history[-1].key]
+        item = self._by_key[self._now.pop() if self._now else self._history[-1].key]
         self._write(item, "undo")
-        self._history.pop()
-        self._earlier = min(self._earlier, len(self._history))
+        self._replay()
         self._focus = item.key
         self.approved.to_jsonl(self.out)
         return item
 
     def _decide(self, item: ReviewItem, action: Action, pair: PreferencePair | None = None) -> None:
-        self._history.append(self._write(item, action, pair))
+        self._write(item, action, pair)
+        self._replay()
+        self._now.append(item.key)
         self._focus = None
         if action != "skip" or self.out.exists():
             self.approved.to_jsonl(self.out)
 
-    def _write(
-        self, item: ReviewItem, action: Action, pair: PreferencePair | None = None
-    ) -> Decision:
+    def _write(self, item: ReviewItem, action: Action, pair: PreferencePair | None = None) -> None:
         """Put a decision into the journal, and through to the disk."""
         decision = Decision(
             key=item.key,
@@ -214,12 +218,11 @@ class Review:
             file.write(json_line(decision.model_dump(mode="json", exclude_none=True)).encode())
             file.flush()
             os.fsync(file.fileno())
-        return decision
 
     def _latest(self) -> dict[str, Decision]:
         return {decision.key: decision for decision in self._history}
 
-    def _replay(self) -> None:
+    def _mend(self) -> None:
         if not self.journal.is_file():
             return
         content = self.journal.read_bytes()
@@ -228,17 +231,24 @@ class Review:
             # Killed in the middle of a line, which was not decided then.
             with self.journal.open("r+b") as file:
                 file.truncate(len(whole))
+
+    def _replay(self) -> None:
+        """Read all decisions, since another reviewer may add some meanwhile."""
+        if not self.journal.is_file():
+            return
+        history: list[Decision] = []
         has = "this is no journal of a review, so move the file away to begin anew"
         for decision in read_json_lines(self.journal, _decision_from, "journal", has):
-            if decision.key not in self._by_key:
-                continue
             if decision.action != "undo":
-                self._history.append(decision)
+                history.append(decision)
                 continue
-            for place in reversed(range(len(self._history))):
-                if self._history[place].key == decision.key:
-                    del self._history[place]
+            for place in reversed(range(len(history))):
+                if history[place].key == decision.key:
+                    del history[place]
                     break
+        self._history = [decision for decision in history if decision.key in self._by_key]
+        others = {one.key: one.action for one in history if one.key not in self._by_key}
+        self.left_behind = list(others.values()).count("approve")
 
 
 def _private(path: str, flags: int) -> int:

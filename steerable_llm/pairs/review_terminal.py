@@ -137,6 +137,12 @@ def run_review(
     """
     chosen = 0
     shown: ReviewItem | None = None
+    if review.left_behind:
+        said = (
+            f"{review.left_behind} pairs that were approved are not in these files any more, or "
+            f"have changed: {review.out} is without them, and {review.journal.name} keeps them"
+        )
+        console.print(said, style="yellow", markup=False, soft_wrap=True)
     while (item := review.current) is not None:
         if item is not shown:
             shown, chosen = item, 0

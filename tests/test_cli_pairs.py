@@ -57,6 +57,35 @@ def test_a_log_gives_pairs_a_report_and_the_failures_of_retrieval(
     assert "49 more pairs would make 50" in said
 
 
+@pytest.mark.parametrize(
+    ("correction", "helps", "not_meant"),
+    [
+        ("It opens at noon in Rome.", "--judge none", "--max-refusals"),
+        ("I cannot find this in the documents.", "--max-refusals 1", "--judge none"),
+        (None, "--propose", "loosen"),
+    ],
+)
+def test_where_nothing_is_left_the_filter_that_dropped_it_is_the_one_to_loosen(
+    steerable: Steerable, tmp_path: Path, correction: str | None, helps: str, not_meant: str
+) -> None:
+    log = write_answers(tmp_path / "log.jsonl", [failure("a", correction=correction)])
+    said = steerable.error("pairs", log, "-o", "p.jsonl", "--as-written")
+    assert helps in said
+    assert not_meant not in said
+
+
+def test_only_answers_of_a_step_become_pairs(steerable: Steerable, tmp_path: Path) -> None:
+    entries = [failure(n, correction="It opens at ten.", step=n) for n in ("answer", "reply")]
+    log = write_answers(tmp_path / "log.jsonl", entries)
+    steerable("log", "import", log, "--from", "answers", "--log", "a.db")
+    for source in (log, "a.db"):
+        steerable("pairs", source, "-o", "p.jsonl", "--step", "reply")
+        assert [pair.id for pair in Pairs.from_jsonl("p.jsonl")] == ["reply"]
+    assert "no bad answers of this kind" in steerable.error(
+        "pairs", "a.db", "-o", "q.jsonl", "--step", "condense"
+    )
+
+
 def test_the_long_form_and_a_database_do_the_same(steerable: Steerable, log: Path) -> None:
     with AnswerLog("sqlite:///a.db") as database:
         database.add(read_answers(log))

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from steerable_llm.logs.answers import LoggedAnswer
     from steerable_llm.pairs.curate import Propose
     from steerable_llm.pairs.draft_file import DraftFile
+    from steerable_llm.pairs.filters import FilterCount
     from steerable_llm.pairs.judge import Judge
     from steerable_llm.pairs.pairing import Draft
     from steerable_llm.pairs.proposals import Answerer, Ask
@@ -72,6 +73,7 @@ def make(
         list[str] | None,
         typer.Option(help="Only answers that are bad for this reason; repeatable."),
     ] = None,
+    step: Annotated[str | None, typer.Option(help="Only bad answers of this step.")] = None,
     own_words: Annotated[
         bool,
         typer.Option(
@@ -179,7 +181,7 @@ def make(
         chosen,
         length_share=max_length_share,
     )
-    drafts = _drafts(log, reason, own_words, not as_json)
+    drafts = _drafts(log, reason, step, own_words, not as_json)
     # Where it would not be asked, its weights need not be in memory.
     embedder = _embedder() if sum(drafts.paired) <= MOST_BY_MEANING or proposing else None
     llm = (
@@ -203,8 +205,7 @@ def make(
         said = "; ".join(found.report.lines()[1:])
         raise PairError(
             f"none of the {found.report.failures} bad answers gives a pair ({said}): add "
-            "corrections, propose answers with --propose, or loosen the filters, such as "
-            "--max-refusals 1 for a vector that teaches refusing"
+            f"corrections, propose answers with --propose{_loosen(found.report.filters)}"
         )
     found.write_pairs(out)
     if propose is not None:
@@ -220,6 +221,21 @@ def make(
     if found.proposed and propose is not None:
         rest.append(f"next: steerable pairs review {_quoted(out, propose)}")
     tell(as_json, facts, [f"{out}: {first}", *rest])
+
+
+#: How each filter is loosened.
+_LOOSER = {
+    "length match": "a larger --max-length-ratio",
+    "good grounded, bad not": "--judge none where the judge is wrong about them",
+    "refusals": "--max-refusals 1 for a vector that teaches refusing",
+    "preference, not length": "a larger --max-length-share",
+}
+
+
+def _loosen(filters: Iterable[FilterCount]) -> str:
+    """What would help where filters dropped everything: the options of those that dropped some."""
+    said = [_LOOSER[count.name] for count in filters if count.dropped and count.name in _LOOSER]
+    return f", or loosen the filters: {', '.join(said)}" if said else ""
 
 
 @app.command("keep")
@@ -347,7 +363,7 @@ class _AnswerFile:
 
 
 def _drafts(
-    log: str, reason: list[str] | None, own_words: bool, progress: bool = False
+    log: str, reason: list[str] | None, step: str | None, own_words: bool, progress: bool = False
 ) -> DraftFile:
     from steerable_llm.logs.answers import stream_answers
     from steerable_llm.logs.database import is_database
@@ -363,8 +379,8 @@ def _drafts(
 
     if is_database(log):
         with open_log(log) as answer_log:
-            wanted = {"reason": reason} if reason else {}
-            drafts = answer_log.drafts(reason=reason or None, own_words=own_words)
+            wanted: dict[str, Any] = {"reason": reason or None, "step": step}
+            drafts = answer_log.drafts(own_words=own_words, **wanted)
             return counted(drafts, answer_log.count(verdict="bad", **wanted))
     check_filters(verdict=None, reasons=reason or ())
     verdicts = Counter(answer.verdict for answer in stream_answers(log))
@@ -372,7 +388,8 @@ def _drafts(
         raise EmptyLogError(f"the answer log {log} is empty: log some answers first")
     if not verdicts["bad"]:
         raise EmptyLogError(f"the log {log} has no bad answer: review some answers first")
-    bad = bad_answers(_AnswerFile(log), set(reason) if reason else None)
+    every = bad_answers(_AnswerFile(log), set(reason) if reason else None)
+    bad = (one for one in every if step in (None, one[0].step))
     return counted(draft_pairs(bad, own_words=own_words), verdicts["bad"])
 
 

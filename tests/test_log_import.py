@@ -655,6 +655,17 @@ def test_a_judgement_of_the_whole_run_is_one_of_the_answer_that_it_gave(
     assert found == {"rewrite": None, "final": "bad", "guard": None}
 
 
+@pytest.mark.parametrize("gave", ["At nine. Source: handbook.txt", '"At nine."', "**At nine.**"])
+@pytest.mark.parametrize("kind", TRACES)
+def test_a_judgement_of_a_run_that_put_more_around_an_answer_is_one_of_that_answer(
+    log: AnswerLog, write: Write, kind: str, gave: str
+) -> None:
+    runs, judgements = guarded(kind, gave)
+    import_files(log, write([*runs, *judgements]), kind)
+    found = {answer.id: answer.verdict for answer in log.answers()}
+    assert found == {"rewrite": None, "final": "bad", "guard": None}
+
+
 @pytest.mark.parametrize("later", [False, True])
 @pytest.mark.parametrize("kind", TRACES)
 def test_a_judgement_of_a_run_that_gave_what_no_model_said_is_left(

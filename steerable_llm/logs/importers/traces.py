@@ -6,6 +6,7 @@ The lines of a trace come in any order and in several files, so they wait until 
 from __future__ import annotations
 
 import contextlib
+import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -508,8 +509,11 @@ def _answer(
     if given is None:
         row = connection.execute(whole.limit(1)).mappings().first()
         return _NO_ANSWER if row is None else from_row(row)
-    every = map(from_row, connection.execute(whole).mappings())
-    return next((one for one in every if _same_text(one.answer, given["answer"])), _OTHER_TEXT)
+    every = [from_row(row) for row in connection.execute(whole).mappings()]
+    same = [one for one in every if _same_text(one.answer, given["answer"])]
+    # A chain may have taken the answer out of JSON, or put its sources behind it.
+    within = [one for one in every if _holds(one.answer, given["answer"])]
+    return same[0] if same else within[0] if len(within) == 1 else _OTHER_TEXT
 
 
 _NO_ANSWER = "the log has no answer that it speaks of"
@@ -521,3 +525,9 @@ _OTHER_TEXT = (
 
 def _same_text(one: str, other: str) -> bool:
     return one.split() == other.split()
+
+
+def _holds(one: str, other: str) -> bool:
+    """Tell whether one of two texts is a part of the other, and no part of a word."""
+    short, long = sorted((" ".join(text.split()) for text in (one, other)), key=len)
+    return bool(short) and re.search(rf"(?<!\w){re.escape(short)}(?!\w)", long) is not None

@@ -119,8 +119,8 @@ RECIPES: Mapping[str, Recipe] = {
     ),
 }
 
-#: The recipe whose vector comes along.
-SHIPPED = "bipo, many"
+#: The recipe that is proven by our own rules.
+PROVEN = "bipo, many"
 
 
 @dataclass(frozen=True)
@@ -393,21 +393,21 @@ def main() -> None:
     parser.add_argument("--closed-book", type=int, help="of either split; all unless given")
     parser.add_argument("--keep", type=Path, help="folder for the vectors, and the table")
     parser.add_argument(
-        "--prove", type=Path, help=f"evaluate {SHIPPED!r} instead, and write vector, gate and cards"
+        "--prove", type=Path, help=f"evaluate {PROVEN!r} instead, and write vector, gate and cards"
     )
     options = parser.parse_args()
     data = split(read_questions(options.data))
     llm, known = SteerableHFLLM.smollm2(), options.closed_book
-    names = [SHIPPED] if options.prove is not None else options.only or RECIPES
+    names = [PROVEN] if options.prove is not None else options.only or RECIPES
     recipes = {name: RECIPES[name] for name in names}
     gate, closed = learn_gate(data.build), closed_book("dev", known)
     step = Step.sparing(gate.gate, llm, closed, BUDGET)
     dev = Dev(llm, data.dev[: options.dev], closed, step)
     made = make(dev, data.build, recipes, options.keep)
     if options.prove is not None:
-        command = f"python -m experiments.truthfulqa --data {options.data.name} --prove vectors"
+        command = f"python -m experiments.truthfulqa --data {options.data.name} --prove FOLDER"
         asked, facts = data.test[: options.test], closed_book("test", known)
-        report = prove(llm, made[SHIPPED], gate, step, asked, facts, options.prove, command)
+        report = prove(llm, made[PROVEN], gate, step, asked, facts, options.prove, command)
         print(report.verdict.line)
         return
     asked, facts = data.test[: options.test], closed_book("test", known)

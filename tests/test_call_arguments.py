@@ -65,6 +65,31 @@ def test_a_bias_changes_its_own_token_alone_and_not_what_it_was_given() -> None:
     assert torch.equal(scores, before)
 
 
+@pytest.mark.parametrize("penalty", [0.5, 1.5])
+def test_what_an_answer_has_said_itself_is_penalised_too(
+    tiny_llm: SteerableHFLLM, penalty: float
+) -> None:
+    prompt, said = tiny_llm.encode(QUESTION), []
+    for _ in range(8):
+        ids = torch.tensor([[*prompt, *said]])
+        with torch.no_grad():
+            scores = tiny_llm.model(ids).logits[:, -1].float()
+        theirs = RepetitionPenaltyLogitsProcessor(penalty)(ids, scores)
+        said.append(int(theirs.argmax()))
+    asked = tiny_llm.generate(QUESTION, max_new_tokens=8, repetition_penalty=penalty)
+    assert list(asked.token_ids) == said
+
+
+def test_likelihoods_are_those_before_penalties_and_biases(tiny_llm: SteerableHFLLM) -> None:
+    asked: dict[str, Any] = {"max_new_tokens": 1, "logprobs": True, "top_logprobs": 5}
+    bare = tiny_llm.generate(QUESTION, **asked).logprobs[0]
+    other = bare[2].token_id
+    forced = tiny_llm.generate(QUESTION, logit_bias={other: 1e6}, **asked).logprobs[0]
+    assert forced[0].token_id == other
+    assert forced[0].logprob == pytest.approx(bare[2].logprob, abs=1e-5)
+    assert forced[1:] == bare[1:]
+
+
 @pytest.mark.parametrize("adapter", ["as_langchain", "as_llama_index"])
 def test_a_bias_forbids_and_forces_a_token(tiny_llm: SteerableHFLLM, adapter: str) -> None:
     first = tiny_llm.generate(QUESTION, max_new_tokens=1).token_ids[0]

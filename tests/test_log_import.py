@@ -666,6 +666,16 @@ def test_a_judgement_of_a_run_that_put_more_around_an_answer_is_one_of_that_answ
     assert found == {"rewrite": None, "final": "bad", "guard": None}
 
 
+@pytest.mark.parametrize("kind", TRACES)
+def test_a_judgement_of_a_run_that_put_two_answers_together_is_left(
+    log: AnswerLog, write: Write, kind: str
+) -> None:
+    runs, judgements = guarded(kind, "At nine. SAFE")
+    report = import_files(log, write([*runs, *judgements]), kind)
+    assert log.statistics().verdicts == {"none": 3}
+    assert sum(report.skipped.values()) == len(judgements)
+
+
 @pytest.mark.parametrize("later", [False, True])
 @pytest.mark.parametrize("kind", TRACES)
 def test_a_judgement_of_a_run_that_gave_what_no_model_said_is_left(

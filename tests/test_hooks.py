@@ -296,27 +296,46 @@ def test_any_batch_is_steered_state_by_state(rows, widths, alike, padding, seed)
                 assert plan.steered_tokens(row, term) == min(reached)
 
 
+def of_one_scope(kinds, scope="generated", renormalise=True):
+    """Steerings that differ in their layers and strengths."""
+    return [
+        Steering.of(Vector(*layers), strength, scope=scope, renormalise=renormalise)
+        for layers, strength in kinds
+    ]
+
+
+class Partly(Vector):
+    """Planted in its first layer, and nothing in the others."""
+
+    def __init__(self, *layers: int) -> None:
+        super().__init__(*layers)
+        self.directions |= {layer: torch.zeros(WIDTH) for layer in layers[1:]}
+
+
+KINDS = ([((0, 1), 0.3)], [((0, 1), 0.3), ((1, 2), 0.3)], [((0,), 0.3), ((0,), -0.5)])
+of_some_kinds = st.builds(
+    of_one_scope, st.sampled_from(KINDS), st.sampled_from(SCOPES), st.booleans()
+)
+
+
 @given(
     st.lists(st.integers(1, 4), min_size=2, max_size=4),
     st.lists(st.sampled_from(["join", "leave", "pass", "count"]), min_size=1, max_size=9),
-    st.sampled_from(SCOPES),
-    st.booleans(),
-    st.sampled_from([[((0, 1), 0.3)], [((0, 1), 0.3), ((2,), 0.3)], [((0,), 0.3), ((0,), -0.5)]]),
+    st.one_of(of_some_kinds, st.lists(mixtures, min_size=1, max_size=3)),
     st.integers(0, 1000),
 )
+@example([1, 2, 1], ["join", "pass", "leave", "join"], of_one_scope(KINDS[2]), 0)
+@example([1, 2], ["join", "pass"], of_one_scope(KINDS[1]), 0)
+@example([1, 2], ["join", "pass"], [Steering.of(Partly(0, 1), 0.3)], 0)
+@example([1, 2], ["join", "pass"], [Steering.of(Vector(0), 0.3) + Steering.of(Turned(0), 0.3)], 0)
 @example(
-    prompts=[1, 2, 1], events=["join", "pass", "leave", "join"], scope="generated",
-    renormalise=True, kinds=[((0,), 0.3), ((0,), -0.5)], seed=0,
+    [1, 2], ["join", "pass", "pass", "count"],
+    [Steering.of(Vector(0), 0.3, scope=scope) for scope in ("generated", "all")], 0,
 )  # fmt: skip
-def test_rows_that_join_and_leave_are_steered_as_if_alone(
-    prompts, events, scope, renormalise, kinds, seed
-):
+def test_rows_that_join_and_leave_are_steered_as_if_alone(prompts, events, kinds, seed):
     """Each prompt is read by itself; what was worked out for one row serves the next."""
     source, model, worked = torch.Generator().manual_seed(seed), Stack(), {}
-    steerings = cycle(
-        Steering.of(Vector(*layers), strength, scope=scope, renormalise=renormalise)
-        for layers, strength in kinds
-    )
+    steerings = cycle(kinds)
     waiting, joined = list(prompts), []  # rows: plan, row in it, tokens of the answer, own plan
     together = None
     for event in ["join", "pass", *events, "pass", "pass", "count"]:
@@ -351,8 +370,8 @@ def test_rows_that_join_and_leave_are_steered_as_if_alone(
                 each[2] += 1
         # What is asked in between is worked out anew, and would never be gone on with.
         for plan, row, _, own in joined if event == "count" else ():
-            (term,) = own.steerings[0].terms
-            assert plan.steered_tokens(row, term) == own.steered_tokens(0, term)
+            for term in own.steerings[0].terms:
+                assert plan.steered_tokens(row, term) == own.steered_tokens(0, term)
 
 
 @pytest.mark.parametrize(("dtype", "width"), [(torch.bfloat16, 1), (torch.float32, 2)])

@@ -247,6 +247,12 @@ class _Ready:
     delta: Tensor | None
     short: Tensor | None = None
 
+    def fits(self, start: int, h: Tensor) -> bool:
+        """Tell whether it is for states `[B, T, d]` of columns from there on."""
+        if self.layout.start != start or self.layout.width != h.shape[1]:
+            return False
+        return self.short is None or h.dtype is _FLOAT
+
     def steer(self, layer: int, h: Tensor) -> Tensor:
         """Steer states `[B, T, d]`."""
         layout = self.layout
@@ -292,7 +298,6 @@ class _Progress:
         seen: Columns so far.
         ready: What the next pass does if it is over the same columns; None where that is not known.
         short: What every further pass of one column adds, where `steer_states` does it.
-        known: What may be ready for the first pass, if that is of one column.
         passes: Passes over those columns that are not in the counts yet.
         counts: Per reach, how many positions of each row `[B]` were steered.
     """
@@ -302,7 +307,6 @@ class _Progress:
     passes: int
     counts: dict[Reach, NDArray[np.int64]]
     short: Tensor | None = None
-    known: _Ready | None = None
 
     def settle(self) -> None:
         """Bring the counts up to date, and forget what was ready."""
@@ -412,9 +416,11 @@ class SteeringPlan:
                 theirs = [plan._places[at] for at in both]
             for reach in made._counts.keys() & plan._counts.keys():
                 made._counts[reach][_grid(ours, here)] = plan._counts[reach][_grid(theirs, there)]
-        if len(made._table.known) == 1:
-            for place, ready in made._table.known[0].going_on.items():
-                made._progress[place].known = ready
+        if (newest := made._table.newest(made._number)) is not None:
+            reach, deltas = newest
+            layout = _Layout(0, 1, {reach: _ONE}, where=(None,), renormalise=True, one_each=True)
+            for progress, short in zip(made._progress.values(), deltas, strict=True):
+                progress.ready, progress.short = _Ready(layout, (), None, short), short
         return made
 
     def take_back(self, columns: int) -> None:
@@ -509,7 +515,7 @@ class SteeringPlan:
 
         def step(h: Tensor) -> Tensor:
             short = progress.short
-            if short is None or h.shape[1] != 1:
+            if short is None or h.shape[1] != 1 or h.dtype is not _FLOAT:
                 return self._step(place, progress, h)
             progress.seen += 1
             progress.passes += 1
@@ -521,16 +527,11 @@ class SteeringPlan:
         start, width, ready = progress.seen, h.shape[1], progress.ready
         progress.seen = start + width
         start = min(start, self._alike_from)
-        if ready is None or ready.layout.start != start or ready.layout.width != width:
+        if ready is None or not ready.fits(start, h):
             progress.settle()
-            ready, progress.known = progress.known, None
-            if ready is None or width != 1 or h.dtype is not _FLOAT or not h.is_cpu:
-                ready = self._prepare(place, self._columns(start, width), h)
-            progress.ready = ready
-            if ready.short is not None and start == self._alike_from and width == 1:
+            ready = progress.ready = self._prepare(place, self._columns(start, width), h)
+            if start == self._alike_from and width == 1:
                 progress.short = ready.short
-                if len(self._table.known) == 1:
-                    self._table.known[0].going_on[place] = ready
         progress.passes += 1
         return ready.steer(place[1], h)
 
@@ -666,8 +667,8 @@ class _Worked:
         tower: Blocks of a vision tower on which it acts.
         looks: Whether what one of its terms adds depends on the states.
         totals: What all others add, per place.
-        short: The same for `steer_states`, where it is one total and not zero.
-        going_on: What is done to the newest states of rows that all have it, however many.
+        short: The same for `steer_states`, where that does it if states are in float32: on the
+            processor, for one total that is not zero, where lengths are kept.
     """
 
     steering: Steering
@@ -677,7 +678,7 @@ class _Worked:
     looks: bool
     totals: dict[Place, Totals] = field(default_factory=dict)
     short: dict[Place, Tensor] = field(default_factory=dict)
-    going_on: dict[Place, _Ready] = field(default_factory=dict)
+    _newest: tuple[Reach, Tensor] | None = None
 
     @classmethod
     def of(cls, steering: Steering) -> Self:
@@ -718,10 +719,25 @@ class _Worked:
                 reach: (keeps, total.to(h.device)) for reach, (keeps, total) in found.items()
             }
             if len(found) == 1:
-                ((_, total),) = self.totals[place].values()
-                if total.any():
+                ((keeps, total),) = self.totals[place].values()
+                if keeps and h.is_cpu and total.any():
                     self.short[place] = just_short(total)
         return self.totals[place]
+
+    def newest(self) -> tuple[Reach, Tensor] | None:
+        """Return what `steer_states` adds to the newest token of an answer.
+
+        Returns:
+            Its reach, and `[P, 1, 1, d]` for its places; None where more is to be done, or it is
+            not known yet.
+        """
+        if self._newest is None and not self.looks and len(self.short) == len(self.places) > 0:
+            deltas = [self.short[place] for place in self.places]
+            reaches = {reach for place in self.places for reach in self.totals[place]}
+            alike = len(reaches) == 1 and len({delta.shape for delta in deltas}) == 1
+            if alike and reaches <= {"all", "generated"}:
+                self._newest = reaches.pop(), torch.stack(deltas)
+        return self._newest
 
 
 class _Table:
@@ -792,6 +808,31 @@ class _Table:
         if not all(place in each.short for each in self.known):
             return reach, keep, total, None
         return reach, keep, total, torch.cat([self.known[n].short[place] for n in numbers])
+
+    def newest(self, rows: NDArray[np.int64]) -> tuple[Reach, Sequence[Tensor]] | None:
+        """Return what `steer_states` adds to the newest token of each answer.
+
+        Args:
+            rows: Of each the number of its steering.
+
+        Returns:
+            Their reach, and per place `[1, 1, d]` or `[B, 1, d]`; None where the rows differ in
+            more than that, or it is not known yet.
+        """
+        numbers = rows.tolist()
+        deltas: dict[int, Tensor] = {}
+        alike = set()
+        for number in set(numbers):
+            if (newest := self.known[number].newest()) is None:
+                return None
+            reach, deltas[number] = newest
+            alike.add((reach, self.known[number].places))
+        if len(alike) != 1:
+            return None
+        ((reach, _),) = alike
+        if len(deltas) == 1:  # one does for all rows: there is less to read
+            numbers = numbers[:1]
+        return reach, torch.cat([deltas[number] for number in numbers], 1).unbind(0)
 
     def sums(self, place: Place, h: Tensor, rows: NDArray[np.int64]) -> list[_Part]:
         """Return per reach what rows, given by their steerings' numbers, get whatever the state.

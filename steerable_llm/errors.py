@@ -124,10 +124,13 @@ class PromptTooLongError(InvalidInputError):
         """Say all three lengths and what to change."""
         least = "at least " if self.at_least else ""
         which = f"{self.which}: " if self.which else ""
+        new = self.max_new_tokens
+        needed = f" and {new} more are needed" if new else ""
+        fewer = " or ask for fewer new tokens" if new else ""
         return (
-            f"{which}the prompt has {least}{self.prompt_tokens} tokens and {self.max_new_tokens} "
-            f"more are needed, but the model's context window holds {self.context_window}: "
-            "shorten the prompt (fewer or shorter passages) or ask for fewer new tokens"
+            f"{which}the prompt has {least}{self.prompt_tokens} tokens{needed}, but the model's "
+            f"context window holds {self.context_window}: shorten the prompt (fewer or shorter "
+            f"passages){fewer}"
         )
 
 

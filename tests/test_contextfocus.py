@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from slow_states import PAIRS, slow_states
 
-from steerable_llm.errors import PairError
+from steerable_llm.errors import PairError, PromptTooLongError
 from steerable_llm.methods.build import build_vector
 from steerable_llm.methods.contextfocus import INSTRUCTION
 from steerable_llm.pairs.pair import PreferencePair
@@ -47,3 +47,20 @@ def test_prompts_without_a_context_are_left_out_and_counted(tiny_llm: Any) -> No
     assert vector.provenance.facts["without_context"] == 1
     with pytest.raises(PairError, match="no prompt has a context"):
         build_vector(tiny_llm, mixed[-1:], method="contextfocus", progress=False)
+
+
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [("contextfocus", {}), ("repe", {"positive": INSTRUCTION, "negative": INSTRUCTION})],
+)
+def test_a_prompt_that_only_the_instruction_makes_too_long_is_named(
+    tiny_llm: Any, monkeypatch: pytest.MonkeyPatch, method: str, settings: dict[str, str]
+) -> None:
+    longest = max(
+        len(tiny_llm.encode(pair.messages)) + len(tiny_llm.encode_answer(answer))
+        for pair in PAIRS
+        for answer in (pair.good, pair.bad)
+    )
+    monkeypatch.setattr(tiny_llm, "context_window", longest)
+    with pytest.raises(PromptTooLongError, match=r"^pair .+: the prompt has \d+ tokens, but"):
+        build_vector(tiny_llm, PAIRS, method=method, progress=False, **settings)

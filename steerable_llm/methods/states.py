@@ -146,11 +146,14 @@ def read_prompt(llm: HookedModel, messages: MessagesLike, pair_id: str) -> ReadP
 
     Raises:
         PairError: The model does not take it; the message names the pair.
+        PromptTooLongError: It does not fit the context window.
     """
     try:
-        return llm.chat_format.read(messages)
+        prompt = llm.chat_format.read(messages)
     except InvalidInputError as error:
         raise PairError(f"pair {pair_id}: {error}") from error
+    llm.check_fit(len(prompt.tokens), 0, f"pair {pair_id}")
+    return prompt
 
 
 def without_end(llm: HookedModel, answer: str) -> list[int]:

@@ -81,9 +81,9 @@ def test_only_answers_of_a_step_become_pairs(steerable: Steerable, tmp_path: Pat
     for source in (log, "a.db"):
         steerable("pairs", source, "-o", "p.jsonl", "--step", "reply")
         assert [pair.id for pair in Pairs.from_jsonl("p.jsonl")] == ["reply"]
-    assert "no bad answers of this kind" in steerable.error(
-        "pairs", "a.db", "-o", "q.jsonl", "--step", "condense"
-    )
+        said = steerable.error("pairs", source, "-o", "q.jsonl", "--step", "condense")
+        assert "no bad answer of the step 'condense'" in said
+        assert "answer (1), reply (1)" in said
 
 
 def test_the_long_form_and_a_database_do_the_same(steerable: Steerable, log: Path) -> None:
@@ -207,7 +207,7 @@ def test_each_mode_has_its_file_and_its_command(steerable: Steerable) -> None:
             "needs a judge",
         ),
         (["log.jsonl", "-o", "p.jsonl", "--reason", "wrong retrieval"], "none of the 1 bad"),
-        (["log.jsonl", "-o", "p.jsonl", "--reason", "rude"], "no bad answers of this kind"),
+        (["log.jsonl", "-o", "p.jsonl", "--reason", "rude"], "no bad answer of the reason 'rude'"),
         (["good.jsonl", "-o", "p.jsonl"], "no bad answer"),
         (["review", "log.jsonl"], "needs a terminal"),
         (["modes", "log.jsonl", "-o", "modes"], "line 1"),

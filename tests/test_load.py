@@ -40,10 +40,9 @@ def write_lora(folder, tokenizer, base, **settings):
     model = build_tiny_model("llama", tokenizer)
     model.name_or_path = str(base)
     config = peft.LoraConfig(r=4, target_modules=["q_proj", "down_proj"], **settings)
-    with merged_lora.quiet_peft():
+    with torch.no_grad(), torch.random.fork_rng(), merged_lora.quiet_peft():
+        torch.manual_seed(1)  # of both of its factors
         wrapped = peft.get_peft_model(model, config)
-    with torch.no_grad(), torch.random.fork_rng():
-        torch.manual_seed(1)
         for name, parameter in wrapped.named_parameters():
             if "lora_B" in name:
                 parameter.normal_(std=0.3)

@@ -33,7 +33,7 @@ from steerable_llm.cli.options import (
 from steerable_llm.errors import EmptyLogError, InvalidInputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from steerable_llm.answer.llm import SteerableHFLLM
     from steerable_llm.embedding import Embedder
@@ -373,15 +373,21 @@ def _drafts(
     from steerable_llm.pairs.pairing import bad_answers, draft_pairs
     from steerable_llm.progress import progress_bar
 
-    def counted(drafts: Iterable[Draft], total: int) -> DraftFile:
+    def counted(
+        drafts: Iterable[Draft], total: int, every: Callable[[], Iterable[LoggedAnswer]]
+    ) -> DraftFile:
         with progress_bar("pairs: bad answers", total, progress and total >= LONG) as advance:
-            return DraftFile(_telling(drafts, advance))
+            found = DraftFile(_telling(drafts, advance))
+        if not len(found) and (step or reason):
+            raise EmptyLogError(_what_there_is(log, reason, step, every()))
+        return found
 
     if is_database(log):
         with open_log(log) as answer_log:
             wanted: dict[str, Any] = {"reason": reason or None, "step": step}
             drafts = answer_log.drafts(own_words=own_words, **wanted)
-            return counted(drafts, answer_log.count(verdict="bad", **wanted))
+            total = answer_log.count(verdict="bad", **wanted)
+            return counted(drafts, total, lambda: answer_log.answers(verdict="bad"))
     check_filters(verdict=None, reasons=reason or ())
     verdicts = Counter(answer.verdict for answer in stream_answers(log))
     if not verdicts:
@@ -390,7 +396,31 @@ def _drafts(
         raise EmptyLogError(f"the log {log} has no bad answer: review some answers first")
     every = bad_answers(_AnswerFile(log), set(reason) if reason else None)
     bad = (one for one in every if step in (None, one[0].step))
-    return counted(draft_pairs(bad, own_words=own_words), verdicts["bad"])
+    bad_ones = (answer for answer in stream_answers(log) if answer.verdict == "bad")
+    drafts = draft_pairs(bad, own_words=own_words)
+    return counted(drafts, verdicts["bad"], lambda: bad_ones)
+
+
+def _what_there_is(
+    log: str, reason: Sequence[str] | None, step: str | None, bad: Iterable[LoggedAnswer]
+) -> str:
+    """Say that no bad answer of a log is meant, and which it has."""
+    steps, reasons = Counter[str | None](), Counter[str | None]()
+    for answer in bad:
+        steps[answer.step] += 1
+        reasons[answer.reason] += 1
+    if not steps:
+        return f"the log {log} has no bad answer: review some answers first"
+
+    def named(counts: Counter[str | None]) -> str:
+        return ", ".join(f"{name or 'none'} ({n})" for name, n in counts.most_common(8))
+
+    of = [f"the step {step!r}"] if step else []
+    of += [f"the reason {' or '.join(map(repr, reason))}"] if reason else []
+    return (
+        f"the log {log} has no bad answer of {' and '.join(of)}: its bad answers have the steps "
+        f"{named(steps)} and the reasons {named(reasons)}"
+    )
 
 
 def _telling(drafts: Iterable[Draft], advance: Advance) -> Iterator[Draft]:

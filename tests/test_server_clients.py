@@ -349,6 +349,17 @@ def test_open_webui_finds_the_models_and_reads_the_stream(
     assert '"usage":{"prompt_tokens":' in answer.text
 
 
+def test_a_stream_ends_its_lines_as_openai_does(server: ServerProcess) -> None:
+    """Small clients split at an empty line, and compare what is left with [DONE]."""
+    with server.http() as client:
+        body = {"stream": True, "model": "tiny", "messages": WHEN}
+        answer = client.post("/v1/chat/completions", json=body)
+    assert "\r" not in answer.text
+    *events, end = answer.text.removesuffix("\n\n").split("\n\n")
+    assert all(event.startswith("data: {") for event in events)
+    assert end == "data: [DONE]"
+
+
 def test_litellms_call_is_answered(server: ServerProcess) -> None:
     """As `litellm.completion(model="openai/tiny", api_base=...)` sends it."""
     body = {

@@ -150,7 +150,7 @@ class _Stream(EventSourceResponse):
         settings = serving.settings
         self._run = run
         super().__init__(
-            (ServerSentEvent(data) async for data in run.events()),
+            (ServerSentEvent(data, sep="\n") async for data in run.events()),
             sep="\n",
             ping=settings.ping,
             ping_message_factory=lambda: ServerSentEvent(comment="still at work", sep="\n"),

@@ -306,6 +306,15 @@ def test_an_error_in_mid_stream_is_an_event_and_no_end(held: ServerProcess) -> N
     assert held.chat("When?").status_code == 200  # nobody else is harmed
 
 
+def test_an_error_in_mid_stream_is_counted_as_one_before_it_is(tmp_path: Path) -> None:
+    with running(tmp_path, held=True, request_timeout=0.3) as server:
+        stream = Streaming(server)
+        time.sleep(0.4)
+        free(server.gate)
+        assert stream.rest()[-1]["error"]["code"] == "deadline"
+        until(lambda: server.counted("request_refused_total", code="deadline") == 1)
+
+
 def test_openais_client_raises_an_error_in_mid_stream(held: ServerProcess) -> None:
     with OpenAI(base_url=held.base, api_key=KEY) as client:
         stream = client.chat.completions.create(**BODY, stream=True)

@@ -121,7 +121,9 @@ class Envelope:
     def _tell(
         self, scope: Scope, request_id: str, status: int, seconds: float, facts: Facts
     ) -> None:
-        if status >= 400 and (metrics := self._serving.metrics) is not None:
+        # A stream that fails on its way has begun with 200 long before.
+        failed = status >= 400 or facts.error is not None
+        if failed and (metrics := self._serving.metrics) is not None:
             metrics.refused(facts.error)
         told = {
             "method": scope["method"],

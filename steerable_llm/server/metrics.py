@@ -65,8 +65,8 @@ class Metrics:
         self._made = counter("generation_tokens", "Tokens written.")
         self._success = counter("request_success", "Answers that ended.", "finished_reason")
         self._refused = Counter(
-            name("request_refused"), "Requests that got no answer.", ["model_name", "code"],
-            registry=self.registry,
+            name("request_refused"), "Requests that got no answer, or not the whole of it.",
+            ["model_name", "code"], registry=self.registry,
         )  # fmt: skip
         self._lost = gauge("answer_log_dropped", "Answers that did not reach the answer log.")
 
@@ -80,7 +80,7 @@ class Metrics:
         self.waiting.labels(self._model).set(waiting)
 
     def refused(self, code: str | None) -> None:
-        """Count a request that got no answer; codes are few, and ours."""
+        """Count a request that got no answer, or a part; codes are few, and ours."""
         self._refused.labels(self._model, code or "error").inc()
 
     def clock(self, step: str | None) -> AnswerClock:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import base64
 import json
 import logging
+import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
@@ -309,6 +313,37 @@ def test_each_of_several_answers_can_be_judged(server: ServerProcess) -> None:
     with AnswerLog(f"sqlite:///{server.folder}/answers.db") as log:
         assert log.get(f"{made['id']}:1").verdict == "good"
         assert log.get(made["id"]).verdict is None
+
+
+def test_feedback_that_waits_for_a_locked_log_holds_up_no_answer(tmp_path: Path) -> None:
+    many = 40  # more than the threads of an event loop
+    with running(tmp_path, log_timeout=2.0) as server, server.http() as client:
+
+        def judged(answer_id: str) -> httpx.Response:
+            return client.post("/v1/feedback", json={"id": answer_id, "verdict": "bad"})
+
+        before = server.chat("When?").json()["id"]
+        assert judged(before).is_success
+        with (
+            closing(sqlite3.connect(tmp_path / "answers.db", isolation_level=None)) as database,
+            ThreadPoolExecutor(many) as threads,
+        ):
+            database.execute("BEGIN EXCLUSIVE")
+            waiting = [threads.submit(judged, before) for _ in range(many)]
+            wait(waiting, timeout=0.5)
+            meanwhile = server.chat("When?")
+            assert meanwhile.is_success
+            assert not all(each.done() for each in waiting)
+            refused = [each.result() for each in waiting]
+            # It is in no log yet, and will be: nobody may be told that there is none.
+            refused.append(judged(meanwhile.json()["id"]))
+            database.execute("ROLLBACK")
+        for answer in refused:
+            assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+            assert answer.json()["error"]["code"] == "log_unavailable"
+        end = time.monotonic() + PATIENCE
+        while not judged(meanwhile.json()["id"]).is_success:
+            assert time.monotonic() < end
 
 
 def test_a_server_without_a_log_says_so(tmp_path: Path) -> None:

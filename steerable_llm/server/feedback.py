@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
 from fastapi import APIRouter
@@ -12,10 +14,14 @@ from starlette.responses import Response
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.logs.answer_log import AnswerLog
 from steerable_llm.logs.answers import Reason
-from steerable_llm.server.refusals import Json, Refused
+from steerable_llm.server.refusals import Json, Refused, log_unavailable
 from steerable_llm.server.routes import Route
 from steerable_llm.server.serving import Serving
 
+_logger = logging.getLogger(__name__)
+
+# Of their own: a database that is locked or away must not keep the threads that begin answers.
+_THREADS = 4
 # What would speak against another verdict than that with which it was said.
 _OF_A_VERDICT = ("reason", "correction", "comment", "score")
 
@@ -49,6 +55,7 @@ class Feedback(BaseModel):
 def router(serving: Serving) -> APIRouter:
     """Return the endpoint."""
     routes = APIRouter(route_class=Route)
+    threads = ThreadPoolExecutor(_THREADS, "steerable-feedback")
 
     @routes.post("/v1/feedback")
     async def feedback(body: Feedback) -> Response:
@@ -63,7 +70,13 @@ def router(serving: Serving) -> APIRouter:
                 400, "nothing is said of the answer: give a verdict, a reason, a correction, a "
                 "comment or a score", code="invalid_value", param="verdict",
             )  # fmt: skip
-        await asyncio.to_thread(_review, serving, answer_id, judgement)
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(serving.settings.log_timeout):
+                await loop.run_in_executor(threads, _review, serving, answer_id, judgement)
+        except TimeoutError:
+            _logger.error("feedback waited too long for the answer log")
+            raise log_unavailable() from None
         return Json({"id": body.id, "choice": body.choice, **judgement})
 
     return routes
@@ -74,7 +87,10 @@ def _review(serving: Serving, answer_id: str, judgement: dict[str, Any]) -> None
         raise Refused(
             404, "this server keeps no answers: start it with --log", code="no_answer_log"
         )
-    serving.recorder.flush()  # the answer may just be on its way there
+    # The answer may just be on its way there; until it is, nobody knows whether there is one.
+    if not serving.recorder.flush(serving.settings.log_timeout):
+        _logger.error("feedback on an answer that waits for the answer log")
+        raise log_unavailable()
     with AnswerLog(serving.recorder.url) as log:
         try:
             before = log.get(answer_id).verdict

@@ -111,6 +111,14 @@ def engine_dead() -> Refused:
     )  # fmt: skip
 
 
+def log_unavailable() -> Refused:
+    """Return what is told while the answer log is away, locked or too slow."""
+    return Refused(
+        503, "the answer log cannot be used at present; the server's log says why",
+        code="log_unavailable", retry_after=5,
+    )  # fmt: skip
+
+
 def refusal_of(error: BaseException) -> Refused:
     """Return what a client is told of an error; of one that is not ours no more than that."""
     if isinstance(error, Refused):
@@ -136,10 +144,7 @@ def refusal_of(error: BaseException) -> Refused:
         return engine_dead()
     if isinstance(error, AnswerLogError):  # its message names a host, which clients need not know
         _logger.error("the answer log cannot be used: %s", error)
-        return Refused(
-            503, "the answer log cannot be used at present; the server's log says why",
-            code="log_unavailable", retry_after=5,
-        )  # fmt: skip
+        return log_unavailable()
     if isinstance(error, SteerableError):  # the same request would fail the same way again
         return Refused(500, str(error), code="model_error", retry=False)
     _logger.error("a request failed", exc_info=error)

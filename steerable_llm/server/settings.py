@@ -29,6 +29,7 @@ class ServerSettings:
         body_timeout: Seconds in which a body must have come.
         request_timeout: Seconds after which an answer that is not done is given up.
         send_timeout: Seconds that a client may let a piece of a stream wait.
+        log_timeout: Seconds that feedback waits for the answer log.
         drain_timeout: Seconds that answers under way get after SIGTERM.
         ping: Seconds between comments in a stream that has nothing to tell, for proxies.
         metrics_prefix: What stands before the names of the metrics, and a colon.
@@ -52,6 +53,7 @@ class ServerSettings:
     body_timeout: float = 30.0
     request_timeout: float = 600.0
     send_timeout: float = 30.0
+    log_timeout: float = 10.0
     drain_timeout: float = 30.0
     ping: float = 15.0
     metrics_prefix: str = "steerable"

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -111,6 +113,27 @@ def test_an_answer_that_cannot_be_stored_takes_only_itself_along(
     assert "answer 'b'" in caplog.text
     with AnswerLog(log_url) as log:
         assert [entry.id for entry in log.answers()] == ["a", "c"]
+
+
+def test_an_answer_that_cannot_be_stored_hides_no_database_that_is_away(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "a.db"
+    recorder = AnswerRecorder(f"sqlite:///{file}")
+    recorder.record(answer("zero", "zero \x00"))
+    assert recorder.flush(20)
+    for number in range(2):  # away, back, and away again: each time it is said
+        with closing(sqlite3.connect(file, isolation_level=None)) as database:
+            database.execute("ALTER TABLE answers RENAME TO gone")
+            recorder.record(answer(f"late-{number}"))
+            deadline = time.monotonic() + 20
+            while caplog.text.count("no such table") < number + 1:
+                assert time.monotonic() < deadline, caplog.text
+                time.sleep(0.01)
+            database.execute("ALTER TABLE gone RENAME TO answers")
+        assert recorder.flush(20)
+    recorder.close()
+    assert (recorder.written, recorder.dropped) == (2, 1)
 
 
 def test_a_passage_that_cannot_be_stored_holds_up_no_other_answer(log_url: str) -> None:

@@ -23,7 +23,7 @@ class AnswerRecorder:
 
     `record` puts an answer into a queue and returns at once. A thread of its own opens the log and
     writes. While the database is down the queue fills, and what no longer fits is dropped and
-    counted; a warning is logged once. What waits is written when the database is back.
+    counted; a warning is logged once each time. What waits is written when the database is back.
 
     Args:
         url: The log; see `AnswerLog`. It is not opened before the first answer.
@@ -44,7 +44,8 @@ class AnswerRecorder:
         self._recorded = 0
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
-        self._warned = False
+        # What was warned of: the log, until answers reach it again, and an answer that it refused.
+        self._warned: set[str] = set()
         _open_recorders.add(self)
 
     def record(self, answer: LoggedAnswer) -> None:
@@ -102,7 +103,7 @@ class AnswerRecorder:
                 self._drop(len(batch), str(error))
                 batch = []
             except Exception as error:
-                self._warn(str(error))
+                self._warn("log", str(error))
                 self._stopped.wait(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)
         self._drop(len(batch) + self._waiting.qsize(), "the recorder was closed before that")
@@ -129,10 +130,12 @@ class AnswerRecorder:
                     log.add([answer])
                 except InvalidInputError as error:
                     refused += 1
-                    self._warn(str(error))
+                    self._warn("answer", str(error))
         with self._changed:
             self.written += len(batch) - refused
             self.dropped += refused
+            if self._waiting.empty():  # and not where a slow log is ever behind
+                self._warned.discard("log")
             self._changed.notify_all()
 
     def _drop(self, number: int, why: str) -> None:
@@ -140,16 +143,16 @@ class AnswerRecorder:
             with self._changed:
                 self.dropped += number
                 self._changed.notify_all()
-            self._warn(why)
+            self._warn("log", why)
 
-    def _warn(self, why: str) -> None:
+    def _warn(self, what: str, why: str) -> None:
         with self._changed:
-            if self._warned:
+            if what in self._warned:
                 return
-            self._warned = True
+            self._warned.add(what)
         _logger.warning(
             "answers are not reaching the log: %s. The chain goes on, and what is lost is counted "
-            "in the recorder's `dropped`; this is said once.",
+            "in the recorder's `dropped`, and not told one by one.",
             " ".join(why.split()),
         )
 

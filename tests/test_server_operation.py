@@ -35,7 +35,8 @@ from steerable_llm.answer.request import Generation, Usage
 from steerable_llm.logs.answer_log import AnswerLog
 from steerable_llm.server import process
 from steerable_llm.server.metrics import MOST_STEPS, Metrics
-from steerable_llm.server.requests import _WITHOUT_EFFECT
+from steerable_llm.server.refusals import Refused
+from steerable_llm.server.requests import _WITHOUT_EFFECT, ModelName
 from steerable_llm.server.serving import Serving
 from steerable_llm.server.settings import ServerSettings
 
@@ -350,6 +351,14 @@ def test_a_server_without_a_log_says_so(tmp_path: Path) -> None:
     with running(tmp_path, log=None) as server, server.http() as client:
         answer = client.post("/v1/feedback", json={"id": "x", "verdict": "bad"})
         assert answer.json()["error"]["code"] == "no_answer_log"
+
+
+def test_a_model_that_is_not_there_is_told_with_one_that_is(server: ServerProcess) -> None:
+    told = server.chat(model="other")
+    assert told.status_code == 404
+    assert "ask for 'tiny', or for a step, as in 'tiny:plain'" in told.json()["error"]["message"]
+    with pytest.raises(Refused, match=r"ask for 'tiny'$"):
+        ModelName.read("other", None, "tiny", None)  # there is no policy, and so no step
 
 
 # What is counted and told.

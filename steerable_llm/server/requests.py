@@ -534,13 +534,11 @@ class ModelName:
         """
         head, colon, step = name[: len(served)], name[len(served) :][:1], name[len(served) + 1 :]
         if head != served or colon not in ("", ":") or (colon and not step):
+            a_step = f", or for a step, as in {f'{served}:{steps[0]}'!r}" if steps else ""
             raise Refused(
-                404,
-                f"the model {name!r} does not exist here: ask for {served!r}, or for a step, as "
-                f"in {served + ':answer'!r}",
-                code="model_not_found",
-                param="model",
-            )
+                404, f"the model {name!r} does not exist here: ask for {served!r}{a_step}",
+                code="model_not_found", param="model",
+            )  # fmt: skip
         if colon and told is not None and told != step:
             raise Refused(
                 400, f"the model names step {step!r} and steering.step {told!r}: name one",

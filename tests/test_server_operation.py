@@ -32,8 +32,10 @@ from steerable_llm.answer.batching import BatchingEngine
 from steerable_llm.answer.engine import Limits
 from steerable_llm.answer.pending import Times
 from steerable_llm.answer.request import Generation, Usage
+from steerable_llm.errors import InvalidInputError
 from steerable_llm.logs.answer_log import AnswerLog
 from steerable_llm.server import process
+from steerable_llm.server.keys import API_KEYS, read_keys
 from steerable_llm.server.metrics import MOST_STEPS, Metrics
 from steerable_llm.server.refusals import Refused
 from steerable_llm.server.requests import _WITHOUT_EFFECT, ModelName
@@ -557,6 +559,17 @@ def test_the_command_refuses_what_it_cannot_use(
     steerable("serve", "--model", "demo", *arguments, code=2)
     assert told in steerable.stderr
     assert "listening" not in steerable.stderr
+
+
+def test_a_file_of_keys_is_read_as_people_save_it_and_named_where_it_is_no_text(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "keys.txt"
+    file.write_bytes(b"\xef\xbb\xbfone\r\ntwo\r\n")  # as Windows saves it
+    assert read_keys(file, API_KEYS) == ("one", "two")
+    file.write_bytes(b"\xff\xfeo\x00")
+    with pytest.raises(InvalidInputError, match=r"keys\.txt is not UTF-8 text"):
+        read_keys(file, API_KEYS)
 
 
 # The document that describes it.

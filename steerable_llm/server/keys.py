@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from steerable_llm.errors import InvalidInputError
+from steerable_llm.files import read_text
 
 API_KEYS, ADMIN_KEYS = "STEERABLE_API_KEYS", "STEERABLE_ADMIN_KEYS"
 
@@ -17,7 +18,7 @@ def read_keys(file: Path | None, variable: str) -> tuple[str, ...]:
         InvalidInputError: The file cannot be read or has none, or one is no plain text.
     """
     try:
-        text = os.environ.get(variable, "") if file is None else file.read_text(encoding="utf-8")
+        text = os.environ.get(variable, "") if file is None else read_text(file)
     except OSError as error:
         raise InvalidInputError(f"cannot read the keys in {file} ({error.strerror})") from error
     found = tuple(text.split())

@@ -313,6 +313,9 @@ def test_an_error_in_mid_stream_is_counted_as_one_before_it_is(tmp_path: Path) -
         free(server.gate)
         assert stream.rest()[-1]["error"]["code"] == "deadline"
         until(lambda: server.counted("request_refused_total", code="deadline") == 1)
+        text = server.says('"deadline"')
+    [line] = [json.loads(line) for line in text.splitlines() if '"deadline"' in line]
+    assert "completion_tokens" not in line  # and not 0, of which there were some
 
 
 def test_openais_client_raises_an_error_in_mid_stream(held: ServerProcess) -> None:

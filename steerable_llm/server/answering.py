@@ -32,7 +32,7 @@ class Facts:
     Attributes:
         model: As the client named it.
         step: That steered it.
-        usage: Tokens.
+        usage: Tokens; of answers that did not end there are none.
         error: The code of what went wrong.
         prompt: What was asked, where the log may tell it.
     """
@@ -191,7 +191,9 @@ class Run:
         if self._ended:
             return
         self._ended = True
-        self._facts.usage, self._facts.error = self.answers.usage, error
+        self._facts.error = error
+        if error is None:  # of an answer that did not end nobody has the number of tokens
+            self._facts.usage = self.answers.usage
         self._serving.traces.end(self._span, self.answers, error)
 
 

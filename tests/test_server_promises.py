@@ -170,6 +170,22 @@ def test_answers_that_take_too_long_at_the_end_are_told_so(tmp_path: Path) -> No
         assert server.process.exitcode == 0
 
 
+def test_a_request_that_is_still_being_sent_at_the_end_is_told_so(tmp_path: Path) -> None:
+    with running(tmp_path, drain_timeout=0) as server, connected(server) as client:
+        client.sendall(head(server, "/v1/chat/completions", 100) + b'{"model"')
+        assert server.chat("When?").is_success  # by now it has been read
+        server.end()
+        answer = b""
+        while piece := client.recv(4096):
+            answer += piece
+        server.process.join(PATIENCE)
+        assert server.process.exitcode == 0
+        output = server.output.read_text()
+    assert answer.startswith(b"HTTP/1.1 503")
+    assert b'"code":"shutting_down"' in answer
+    assert "Traceback" not in output
+
+
 # Clients that go, and too many of them.
 
 

@@ -68,6 +68,12 @@ class Envelope:
                 await self._app(scope, _again(body, receive), answer)
         except TimeoutError:  # nobody is there to be told; the connection is closed
             facts.error = "slow_client"
+        except asyncio.CancelledError:  # at the end of the server, of what it still waited for
+            trouble = self._serving.trouble()
+            if trouble is None or status or not self._serving.late.is_set():
+                raise
+            facts.error = trouble.code
+            await trouble.response()(scope, receive, answer)
         finally:
             self._tell(scope, request_id, status, time.perf_counter() - started, facts)
 

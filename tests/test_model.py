@@ -4,7 +4,7 @@ import sys
 
 import pytest
 import torch
-from transformers import GenerationConfig
+from transformers import GenerationConfig, tokenization_utils_base
 
 from steerable_llm.answer.llm import SteerableHFLLM
 from steerable_llm.answer.request import GenerationRequest
@@ -84,6 +84,23 @@ def test_a_prompt_too_long_stops_everything_before_anything_runs(tiny_llm):
     assert error.value.prompt_tokens == len(tiny_llm.encode("word " * 300))
     assert error.value.max_new_tokens == 128
     assert error.value.context_window == 256
+
+
+def test_a_text_beyond_the_window_brings_no_warning_that_the_model_would_fail(monkeypatch):
+    llm = SteerableHFLLM.demo()
+    llm.tokenizer.deprecation_warnings.clear()  # transformers says it once of a tokenizer
+    warned = []
+    monkeypatch.setattr(tokenization_utils_base.logger, "warning", warned.append)
+    long = "word " * 600
+    for prompt in (long, f"{long} <|user|>"):  # the second is encoded apart, as it spells a token
+        with pytest.raises(PromptTooLongError):
+            llm.generate(prompt)
+    with pytest.raises(PromptTooLongError):
+        llm.score(PROMPT, [long])
+    # Frameworks count whole documents by these, to cut them up.
+    assert len(llm.as_llama_index().tokens(long)) > llm.context_window
+    assert llm.as_langchain().get_num_tokens(long) > llm.context_window
+    assert warned == []
 
 
 def test_a_prompt_that_just_fits_is_answered(tiny_llm):

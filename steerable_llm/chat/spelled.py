@@ -115,7 +115,9 @@ class Spelled:
         told, fast = list(dict.fromkeys(filter(None, texts))), self._tokenizer.is_fast
         if not told:
             return {}
-        found = self._tokenizer(told, add_special_tokens=add, return_offsets_mapping=fast)
+        found = self._tokenizer(
+            told, add_special_tokens=add, return_offsets_mapping=fast, verbose=False
+        )
         places = found.offset_mapping if fast else [[(0, 0)] * len(x) for x in found.input_ids]
         return {
             text: [(int(number), *span) for number, span in zip(ids, spans, strict=True)]

@@ -343,7 +343,7 @@ class ChatFormat:
     def encode_answer(self, answer: str) -> list[int]:
         """Return the token ids of an answer that follows the prompt, end of turn included."""
         ids: list[int] = self.tokenizer(
-            whole_characters(answer), add_special_tokens=False
+            whole_characters(answer), add_special_tokens=False, verbose=False
         ).input_ids
         return ids if self.end_of_turn_id is None else [*ids, self.end_of_turn_id]
 
@@ -618,8 +618,12 @@ class ChatFormat:
 
     def _tokenize(self, text: str, **options: Any) -> Any:
         # A template writes the beginning-of-text token itself; the tokenizer would add a second.
+        # `verbose` would warn of a long text that is refused before it runs through the model.
         return self.tokenizer(
-            whole_characters(text), add_special_tokens=not self.has_template, **options
+            whole_characters(text),
+            add_special_tokens=not self.has_template,
+            verbose=False,
+            **options,
         )
 
     @property

@@ -600,7 +600,9 @@ class SteerableChatModel(SharesWeights, BaseChatModel):
         """Return the token ids of a text, without special tokens, or what counts in their place."""
         if self.custom_get_token_ids is not None:
             return self.custom_get_token_ids(text)
-        return list(self.llm.tokenizer(text, add_special_tokens=False)["input_ids"])
+        # Counted, not run: a document that is longer than the window is no cause for a warning.
+        counted = self.llm.tokenizer(text, add_special_tokens=False, verbose=False)
+        return list(counted["input_ids"])
 
     def get_num_tokens_from_messages(
         self, messages: list[BaseMessage], tools: Sequence[Any] | None = None

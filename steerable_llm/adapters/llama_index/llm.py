@@ -258,7 +258,9 @@ class SteerableLlamaIndexLLM(SharesWeights, PromptedLLM, FunctionCallingLLM):
 
     def tokens(self, text: str) -> list[int]:
         """Return the model's token ids of a text, without special tokens."""
-        return list(self.llm.tokenizer(text, add_special_tokens=False)["input_ids"])
+        # Counted, not run: a document that is longer than the window is no cause for a warning.
+        counted = self.llm.tokenizer(text, add_special_tokens=False, verbose=False)
+        return list(counted["input_ids"])
 
     def for_step(self, step: str | None) -> "SteerableLlamaIndexLLM":
         """Return the same model for another step; it shares the weights."""

@@ -471,6 +471,12 @@ def test_ask_leaves_nothing_out_in_silence(
     assert message in steerable.error("ask", "Hi", "--model", "./no-such-model", *more)
 
 
+@pytest.mark.parametrize("question", ["", " \n"])
+def test_an_empty_question_is_no_question(steerable: Steerable, question: str) -> None:
+    said = steerable.error("ask", question, "--model", "./no-such-model")
+    assert "the question is empty" in said
+
+
 def test_no_work_is_done_whose_result_could_not_be_written(
     steerable: Steerable, pairs_file: Path, questions_file: Path, vector_file: Path
 ) -> None:

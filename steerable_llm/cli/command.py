@@ -225,6 +225,8 @@ def ask(
         raise InvalidInputError(
             "--vector would steer in place of what --policy says: give one of them"
         )
+    if not question.strip():
+        raise InvalidInputError("the question is empty: ask something")
     texts = [read_text(path).strip() for path in document or []]
     blank = [path for path, text in zip(document or [], texts, strict=True) if not text]
     if blank:

@@ -15,6 +15,7 @@ from scripted import calling, scripted_llm
 
 from steerable_llm import Policy, SteerableHFLLM, SteeringVector
 from steerable_llm.adapters.llama_index import record_steering
+from steerable_llm.errors import InvalidInputError
 
 APPS = Path(__file__).resolve().parent.parent / "apps"
 
@@ -81,6 +82,26 @@ def test_a_question_that_does_not_fit_ends_in_one_line(
     said = capsys.readouterr().err
     assert said.splitlines()[-1].startswith(f"{app}: the prompt has ")
     assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("app", "option"),
+    [
+        ("langchain_rag", "--question"),
+        ("langchain_rag", "--message"),
+        ("langgraph_agent", "--question"),
+        ("llama_index_qa", "--question"),
+        ("llama_index_qa", "--follow-up"),
+        ("llama_index_qa", "--message"),
+    ],
+)
+def test_nothing_is_asked_without_a_question(
+    app: str, option: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SteerableHFLLM, "demo", lambda **_: pytest.fail("the model was loaded"))
+    with pytest.raises(InvalidInputError, match="empty: ask something") as told:
+        load(app).main([option, " "])
+    assert "\n" not in str(told.value)
 
 
 def test_each_step_of_the_chain_is_steered_in_its_own_way(rag: ModuleType) -> None:

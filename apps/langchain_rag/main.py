@@ -18,7 +18,7 @@ from langchain_core.vectorstores import InMemoryVectorStore
 
 from steerable_llm import Constraint, SteerableHFLLM
 from steerable_llm.demo.embedding import langchain_embeddings
-from steerable_llm.errors import SteerableError
+from steerable_llm.errors import InvalidInputError, SteerableError
 
 HERE = Path(__file__).resolve().parent
 QUESTION = "What is the return period of Maple Books?"
@@ -98,6 +98,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--question", default=QUESTION, help="what the handbook is asked")
     parser.add_argument("--message", default=MESSAGE, help="what the customer wrote")
     given = parser.parse_args(arguments)
+    if not (given.question.strip() and given.message.strip()):
+        raise InvalidInputError(
+            "the question or the message is empty: ask something, or leave the option out"
+        )
     asked = {"question": given.question, "message": given.message}
 
     print(f"> {given.message}\n> {given.question}")

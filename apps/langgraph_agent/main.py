@@ -19,7 +19,7 @@ from langgraph.prebuilt import ToolNode, tools_condition
 from pydantic import Field
 
 from steerable_llm import Constraint, SteerableHFLLM
-from steerable_llm.errors import SteerableError
+from steerable_llm.errors import InvalidInputError, SteerableError
 
 HERE = Path(__file__).resolve().parent
 PAGES = (HERE / "handbook.txt").read_text(encoding="utf-8").splitlines()
@@ -121,6 +121,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--model", help="a folder or Hub id; default is the bundled model")
     parser.add_argument("--policy", help="its policy file, with vectors that fit the model")
     given = parser.parse_args(arguments)
+    if not given.question.strip():
+        raise InvalidInputError("the question is empty: ask something, or leave --question out")
 
     print(f"> {given.question}")
     if given.model is not None:

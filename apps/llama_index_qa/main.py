@@ -20,7 +20,7 @@ from llama_index.core.response_synthesizers import CompactAndRefine
 from steerable_llm import SteerableHFLLM
 from steerable_llm.adapters.llama_index import record_steering, tag_prompts
 from steerable_llm.demo.embedding import llama_index_embedding
-from steerable_llm.errors import SteerableError
+from steerable_llm.errors import InvalidInputError, SteerableError
 
 HERE = Path(__file__).resolve().parent
 QUESTION = "What is the return period of Maple Books?"
@@ -86,6 +86,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--follow-up", default=FOLLOW_UP, help="what the chat is asked next")
     parser.add_argument("--message", default=COMPLAINT, help="what the customer wrote")
     given = parser.parse_args(arguments)
+    if not all(text.strip() for text in (given.question, given.follow_up, given.message)):
+        raise InvalidInputError(
+            "a question or the message is empty: ask something, or leave the option out"
+        )
     llm = SteerableHFLLM.demo(policy=HERE / "policy.toml").as_llama_index(max_tokens=32)
     unsteered = SteerableHFLLM.demo().as_llama_index(max_tokens=32)
 

@@ -204,6 +204,37 @@ def test_what_the_llama_index_app_answers_is_what_the_model_says_when_it_is_stee
     assert str(response) == direct.text
 
 
+def test_the_llama_index_app_cuts_a_long_document_to_the_window(
+    app: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    handbook = tmp_path / "handbook"
+    handbook.mkdir()
+    (handbook / "long.txt").write_text("The opening time of Oak Books is 7:45. " * 200)
+    monkeypatch.setattr(app, "HERE", tmp_path)
+    llm = SteerableHFLLM.demo().as_llama_index(max_tokens=32)
+    assert str(app.make_query_engine(llm).query(app.QUESTION)) != ""
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ({}, "handbook holds no text"),
+        ({"a.txt": b"", "b.txt": b" \n"}, "handbook holds no text"),
+        ({"a.txt": b"Read me.", "b.txt": "Rückgabe".encode("latin-1")}, "b.txt is not UTF-8 text"),
+        ({"a.txt": "Returns".encode("utf-16")}, "a.txt is not UTF-8 text"),
+    ],
+)
+def test_the_llama_index_app_leaves_out_no_document_in_silence(
+    app: ModuleType, tmp_path: Path, files: dict[str, bytes], said: str
+) -> None:
+    for name, content in files.items():
+        (tmp_path / "handbook").mkdir(exist_ok=True)
+        (tmp_path / "handbook" / name).write_bytes(content)
+    with pytest.raises(InvalidInputError, match=said) as told:
+        app.read_handbook(tmp_path / "handbook")
+    assert "\n" not in str(told.value)
+
+
 def test_the_policy_of_the_llama_index_app_names_every_step_that_it_has(app: ModuleType) -> None:
     policy = Policy.load(APPS / "llama_index_qa" / "policy.toml")
     assert set(policy.steps) == {"text_qa", "condense_question", "reply"}

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from llama_index.core import PromptTemplate, SimpleDirectoryReader, VectorStoreIndex
+from llama_index.core import Document, PromptHelper, PromptTemplate, VectorStoreIndex
 from llama_index.core.base.base_query_engine import BaseQueryEngine
 from llama_index.core.chat_engine import CondenseQuestionChatEngine
 from llama_index.core.memory import ChatMemoryBuffer
@@ -47,15 +47,39 @@ CONDENSE = PromptTemplate(
 )
 
 
+def read_handbook(folder: Path) -> list[Document]:
+    """Read the pages; what is no text is told, since an answer would not show what it left out.
+
+    Raises:
+        InvalidInputError: A file is not in UTF-8, or the folder holds no text.
+    """
+    pages = []
+    for file in sorted(folder.glob("*.txt")):
+        try:
+            # Without metadata, which LlamaIndex would write above each passage (the path, say).
+            pages.append(Document(text=file.read_text(encoding="utf-8-sig")))
+        except UnicodeDecodeError as error:
+            raise InvalidInputError(
+                f"{file} is not UTF-8 text ({error.reason} at byte {error.start}): save it as UTF-8"
+            ) from error
+    if not any(page.text.strip() for page in pages):
+        raise InvalidInputError(f"{folder} holds no text: put the handbook there, as .txt files")
+    return pages
+
+
 def make_query_engine(llm: Any) -> BaseQueryEngine:
     """A query engine over the handbook; it takes its steering from the policy's `text_qa`."""
-    # Without metadata, which LlamaIndex would write above each passage (the file's path, say).
-    pages = SimpleDirectoryReader(str(HERE / "handbook"), file_metadata=lambda _: {}).load_data()
+    pages = read_handbook(HERE / "handbook")
     index = VectorStoreIndex.from_documents(pages, embed_model=llama_index_embedding())
     # `index.as_query_engine(llm=llm)` is enough for a model with a usual context window. The
     # defaults keep 500 tokens free, which is all that the bundled model can hold.
     synthesizer = CompactAndRefine(
-        llm=llm, text_qa_template=ANSWER, refine_template=REFINE, response_padding_size=16
+        llm=llm,
+        text_qa_template=ANSWER,
+        refine_template=REFINE,
+        # Passages are cut to what fits, which only the model's own tokens tell.
+        prompt_helper=PromptHelper.from_llm_metadata(llm.metadata, tokenizer=llm.tokens),
+        response_padding_size=16,
     )
     return index.as_query_engine(llm=llm, similarity_top_k=1, response_synthesizer=synthesizer)
 

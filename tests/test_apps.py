@@ -204,6 +204,18 @@ def test_what_the_llama_index_app_answers_is_what_the_model_says_when_it_is_stee
     assert str(response) == direct.text
 
 
+def test_the_page_of_the_llama_index_app_says_what_its_chat_gets_wrong(app: ModuleType) -> None:
+    llm = SteerableHFLLM.demo(policy=APPS / "llama_index_qa" / "policy.toml")
+    chat = app.make_chat_engine(llm.as_llama_index(max_tokens=32))
+    chat.chat(app.QUESTION)
+    with record_steering() as record:
+        answer = str(chat.chat(app.FOLLOW_UP))
+    page = " ".join((APPS / "llama_index_qa" / "README.md").read_text(encoding="utf-8").split())
+    rewritten = record.answers[0].text
+    assert ("51 days" in answer) == ("Oak Books" in rewritten)
+    assert ("51 days" not in answer) == (f'it answers "{app.FOLLOW_UP}" in place' in page)
+
+
 def test_the_llama_index_app_cuts_a_long_document_to_the_window(
     app: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -76,6 +76,7 @@ def refused(server: ServerProcess, **fields: Any) -> dict[str, Any]:
         ({"prompt": "When?"}, "prompt"),
         ({"steering": {"enabled": False, "contrast": {}}}, "steering"),
         ({"steering": {"strength": 2}}, "steering.strength"),
+        ({"steering": {"contrast": {"alfa": 1}}}, "steering.contrast.alfa"),
         ({"steering": {"step": "nothing"}}, "steering.step"),
         ({"model": "tiny:answer", "steering": {"step": "reply"}}, "steering.step"),
         ({"temperature": "hot"}, "temperature"),
@@ -111,6 +112,8 @@ def test_what_would_change_the_answer_and_is_not_supported_is_refused_by_name(
         ({"temperature": "hot"}, "temperature: Input should be a valid number"),
         ({"temperature": "hot", "top_p": []}, "temperature: Input should be a valid number"),
         ({"steering": {"context": "text"}}, "Input should be a valid boolean or a valid list"),
+        ({"steering": {"stepp": "answer"}}, "'stepp' is not a known field; did you mean 'step'?"),
+        ({"steering": {"contrast": {"alfa": 1}}}, "did you mean 'alpha'? known: alpha, kind"),
     ],
 )
 def test_a_value_of_several_forms_is_told_what_is_wrong_with_its_own(
@@ -306,6 +309,14 @@ def test_who_says_nothing_of_an_answer_has_not_judged_it(server: ServerProcess) 
     with server.http() as client:
         answer = client.post("/v1/feedback", json={"id": made["id"], "reviewer": "Ana"})
     assert answer.status_code == 400
+
+
+def test_a_misspelt_field_of_feedback_is_told_with_the_nearest(server: ServerProcess) -> None:
+    with server.http() as client:
+        answer = client.post("/v1/feedback", json={"id": "x", "verdct": "bad"})
+    told = answer.json()["error"]
+    assert (answer.status_code, told["param"]) == (400, "verdct")
+    assert "did you mean 'verdict'? known: choice, comment, correction" in told["message"]
 
 
 def test_each_of_several_answers_can_be_judged(server: ServerProcess) -> None:

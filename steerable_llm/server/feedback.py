@@ -8,12 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
 from fastapi import APIRouter
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
+from pydantic import Field, FiniteFloat
 from starlette.responses import Response
 
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.logs.answer_log import AnswerLog
 from steerable_llm.logs.answers import Reason
+from steerable_llm.server.closed import Closed
 from steerable_llm.server.refusals import Json, Refused, log_unavailable
 from steerable_llm.server.routes import Route
 from steerable_llm.server.serving import Serving
@@ -26,7 +27,7 @@ _THREADS = 4
 _OF_A_VERDICT = ("reason", "correction", "comment", "score")
 
 
-class Feedback(BaseModel):
+class Feedback(Closed):
     """What somebody says of one answer.
 
     Attributes:
@@ -39,8 +40,6 @@ class Feedback(BaseModel):
         score: A number for it.
         reviewer: Who says so.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     id: str = Field(min_length=1, max_length=256)
     choice: int = Field(default=0, ge=0)

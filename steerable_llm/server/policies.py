@@ -6,22 +6,20 @@ import asyncio
 from typing import Any
 
 from fastapi import APIRouter
-from pydantic import BaseModel, ConfigDict
 from starlette.responses import Response
 
 from steerable_llm.errors import SteerableError
 from steerable_llm.policy.check import check_policy
 from steerable_llm.policy.policy import Policy
 from steerable_llm.policy.steered_step import describe_step
+from steerable_llm.server.closed import Closed
 from steerable_llm.server.refusals import Json, Refused
 from steerable_llm.server.routes import Route
 from steerable_llm.server.serving import Serving
 
 
-class PolicyText(BaseModel):
+class PolicyText(Closed):
     """A policy that is to be tried: the content of a policy file."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     toml: str
 

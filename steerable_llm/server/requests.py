@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from steerable_llm.answer.constraint import Constraint
 from steerable_llm.answer.request import GenerationRequest
 from steerable_llm.logs.answers import Passage
+from steerable_llm.server.closed import Closed
 from steerable_llm.server.refusals import Refused
 from steerable_llm.vector.contrast import Contrast
 from steerable_llm.vector.steering import Steering
@@ -281,16 +282,14 @@ class StreamOptions(_Ignoring):
     include_usage: bool = False
 
 
-class ContrastOption(BaseModel):
+class ContrastOption(Closed):
     """A contrast with the prompt without its context (CAD)."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["cad", "adacad"] = "cad"
     alpha: float = 1.0
 
 
-class SteeringOptions(BaseModel):
+class SteeringOptions(Closed):
     """What a request says of its steering; the policy decides the rest.
 
     Attributes:
@@ -300,8 +299,6 @@ class SteeringOptions(BaseModel):
             answer log then keeps.
         contrast: In place of the step's own.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     step: str | None = Field(default=None, max_length=256)
     enabled: bool = True

@@ -11,6 +11,7 @@ from fastapi.routing import APIRoute
 from starlette.responses import Response
 
 from steerable_llm.json_records import plainly_parsed
+from steerable_llm.server.closed import UNKNOWN_FIELD
 from steerable_llm.server.refusals import Refused, refusal_of
 
 _Handler = Callable[[Request], Coroutine[Any, Any, Response]]
@@ -59,7 +60,7 @@ _OF_ANOTHER_KIND = ("_type", "_parsing")
 
 def _invalid(error: RequestValidationError) -> Refused:
     # Of the forms that a field may have, that which the value comes nearest to tells most.
-    found = error.errors()
+    found = [_placed(each) for each in error.errors()]
     told = max(found, key=lambda each: len(each["loc"]))
     if len(told["loc"]) == 1:  # the body itself; one of another type is not read as JSON
         return Refused(
@@ -78,6 +79,13 @@ def _invalid(error: RequestValidationError) -> Refused:
     return Refused(
         400, f"{param}: {what}" if param else what, code="invalid_value", param=param
     )  # fmt: skip
+
+
+def _placed(told: Mapping[str, Any]) -> Mapping[str, Any]:
+    # A field that is none is found by the object around it.
+    if told["type"] != UNKNOWN_FIELD:
+        return told
+    return {**told, "loc": (*told["loc"], told["ctx"]["field"])}
 
 
 def _either(forms: list[Mapping[str, Any]]) -> str:

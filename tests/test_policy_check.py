@@ -104,6 +104,25 @@ def test_without_messages_a_call_shows_what_it_could_get_at_most() -> None:
     assert nothing.step is None
 
 
+def test_without_messages_a_call_still_tells_its_context() -> None:
+    there, texts, absent = dry_run(
+        policy_of(STEPS),
+        [call(step="answer", context=each) for each in (True, ("a page",), False)],
+    )
+    for found in (there, texts):
+        assert [term.vector.name for term in found.steering.terms] == ["faithful"]
+        assert found.reasons[1:] == (
+            "faithful: context present: applied",
+            "true: context present: not applied",
+        )
+    assert [term.vector.name for term in absent.steering.terms] == ["true"]
+    needing = {"vectors": [{"name": "true"}], "contrast": 0.5, "when": {"conflict": {"above": 0}}}
+    policy = policy_of({"a": needing})
+    open_, none = dry_run(policy, [call(step="a", context=each) for each in (True, False)])
+    assert open_.reasons[-1] == "at most; it depends on the request: conflict, context"
+    assert (len(none.steering.terms), none.contrast) == (0, None)
+
+
 def test_conflict_is_measured_where_a_model_is_given() -> None:
     step = {"vectors": [{"name": "true"}], "when": {"conflict": {"above": 0}}}
     calls = [call(step="a", messages="Documents:\nx\n\nQuestion: y")]

@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 from torch.nn.functional import cosine_similarity
 
+from steerable_llm.chat.context import tell
 from steerable_llm.chat.message import as_messages
 from steerable_llm.errors import InvalidInputError, UnknownStepError
 from steerable_llm.files import read_json_lines
@@ -19,11 +20,13 @@ from steerable_llm.policy.decision import (
     Conflicts,
     SteeringDecision,
     decide,
+    name_of,
     unsteered_because,
 )
 from steerable_llm.policy.file import FileTable, Step, When, explain, with_inherited
 from steerable_llm.policy.policy import Hint, Policy, choose_step, named_by
 from steerable_llm.policy.steered_step import SteeredStep
+from steerable_llm.vector.contrast import Contrast
 from steerable_llm.vector.fingerprint import ModelFingerprint
 from steerable_llm.vector.steering import Steering, SteeringTerm
 
@@ -218,7 +221,8 @@ def dry_run(
 ) -> list[SteeringDecision]:
     """Decide every call of a trace as the model would, without answering it.
 
-    A call without messages leaves its conditions open: what it could get at most is shown.
+    A call without messages leaves its conditions open, but for the context where the call tells it:
+    what it could get at most is shown.
 
     Args:
         policy: What decides.
@@ -325,33 +329,45 @@ def _decision(
             policy,
         )
         if call.messages is None:
-            return _without_messages(policy, step, call.structured)
+            return _without_messages(policy, step, call)
         asked = Asked(call.messages, step, None, call.context, call.structured)
         return decide(policy, [asked], conflicts or (lambda prompts: [None] * len(prompts)))[0]
     except UnknownStepError as error:
         raise InvalidInputError(f"call {number} of the trace: {error}") from error
 
 
-def _without_messages(policy: Policy, step: str | None, structured: bool) -> SteeringDecision:
+def _without_messages(policy: Policy, step: str | None, call: TracedCall) -> SteeringDecision:
     name = policy.step_for(step)
     if name is None:  # nothing is left that could depend on messages
         return decide(policy, [Asked("-")], lambda _: [])[0]
     steered = policy.steered_step(name)
     reasons = [f"step {name!r}"]
-    why = unsteered_because(policy, steered, structured)
-    open_ = {kind for _, when in steered.parts for kind, value in when if value is not None}
-    open_ |= {"context"} if steered.contrast else set()
+    why = unsteered_because(policy, steered, call.structured)
     if why is not None:
-        reasons.append(why)
-    elif open_:
+        return SteeringDecision(Steering.none(), name, (*reasons, why), policy.digest)
+    told = None if call.context is None else tell(as_messages("-"), call.context).present
+    is_there = "present" if told else "absent"
+    open_: set[str] = set()
+    terms, contrast, instruction = [], None, None
+    for part, when in steered.parts:
+        asks = {kind for kind, value in when if value is not None}
+        # A contrast needs the context's words, too, which only messages hold.
+        needs = when.conflict is not None or isinstance(part, Contrast)
+        if told is not None and (when.context is not None or (needs and not told)):
+            holds = when.context in (None, is_there) and (told or not needs)
+            effect = "applied" if holds else "not applied"
+            reasons.append(f"{name_of(part)}: context {is_there}: {effect}")
+            if not holds:
+                continue
+            asks.discard("context")
+        open_ |= asks | ({"context"} if isinstance(part, Contrast) else set())
+        if isinstance(part, str):
+            instruction = part
+        elif isinstance(part, Contrast):
+            contrast = part
+        else:
+            terms.append(part)
+    if open_:
         reasons.append(f"at most; it depends on the request: {', '.join(sorted(open_))}")
-    if why is not None:
-        return SteeringDecision(Steering.none(), name, tuple(reasons), policy.digest)
-    return SteeringDecision(
-        steered.steering,
-        name,
-        tuple(reasons),
-        policy.digest,
-        contrast=steered.contrast[0] if steered.contrast else None,
-        instruction=steered.instruction[0] if steered.instruction else None,
-    )
+    steering = Steering(tuple(terms))
+    return SteeringDecision(steering, name, tuple(reasons), policy.digest, contrast, instruction)

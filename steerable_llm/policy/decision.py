@@ -152,6 +152,13 @@ def unsteered_because(policy: Policy, step: SteeredStep, structured: bool) -> st
 
 # What reasons call the parts of a step that have no name.
 _NAMES: Mapping[type, str] = {Contrast: "contrast", str: "instruction"}
+
+
+def name_of(part: SteeringTerm | Contrast | str) -> str:
+    """Return what reasons call a part of a step."""
+    return part.vector.name if isinstance(part, SteeringTerm) else _NAMES[type(part)]
+
+
 _GIVEN_FROM = 0.5  # words cannot be given in part, so a ramp is a threshold at its middle
 
 
@@ -228,7 +235,7 @@ class _Row:
         if isinstance(part, str):
             share = float(share >= _GIVEN_FROM)
         self._shares[place] *= share
-        name = part.vector.name if isinstance(part, SteeringTerm) else _NAMES[type(part)]
+        name = name_of(part)
         effect = {0.0: "not applied", 1.0: "applied"}.get(share, f"{share:.3g} of its strength")
         self.reasons.append(f"{name}: {why}: {effect}")
 

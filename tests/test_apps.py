@@ -121,6 +121,17 @@ def test_each_step_of_the_chain_is_steered_in_its_own_way(rag: ModuleType) -> No
     assert steered_by(plain["answer"]) == steered_by(plain["reply"]) == []
 
 
+def test_the_chain_reads_each_line_with_text_as_a_page(rag: ModuleType, tmp_path: Path) -> None:
+    file = tmp_path / "handbook.txt"
+    file.write_bytes(b"\xef\xbb\xbfOne.\n\n  \nTwo.\n")
+    assert rag.read_handbook(file) == ["One.", "Two."]
+    for content, said in ((b" \n", "holds no text"), ("é".encode("latin-1"), "is not UTF-8 text")):
+        file.write_bytes(content)
+        with pytest.raises(InvalidInputError, match=f"handbook.txt {said}") as told:
+            rag.read_handbook(file)
+        assert "\n" not in str(told.value)
+
+
 @pytest.mark.parametrize(
     ("question", "pages", "value"),
     [

@@ -33,13 +33,31 @@ ALL_PAGES = ChatPromptTemplate.from_template("Documents:\n{pages}\n\nQuestion: {
 LETTER = ChatPromptTemplate.from_template("{message}")
 
 
+def read_handbook(file: Path) -> list[str]:
+    """Read the pages, a line each; blank lines are none.
+
+    Raises:
+        InvalidInputError: The file is not in UTF-8, or holds no text.
+    """
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise InvalidInputError(
+            f"{file} is not UTF-8 text ({error.reason} at byte {error.start}): save it as UTF-8"
+        ) from error
+    pages = [line for line in lines if line.strip()]
+    if not pages:
+        raise InvalidInputError(f"{file} holds no text: write a page on each line")
+    return pages
+
+
 def make_chain(llm: SteerableHFLLM) -> Runnable[dict[str, Any], dict[str, Any]]:
     """Make the chain: retrieve -> condense -> answer -> reply.
 
     It takes a `question` and the customer's `message`, and adds what each step found.
     """
     model = llm.as_langchain(max_tokens=32)
-    pages = (HERE / "handbook.txt").read_text(encoding="utf-8").splitlines()
+    pages = read_handbook(HERE / "handbook.txt")
     store = InMemoryVectorStore.from_documents(
         [Document(page) for page in pages], langchain_embeddings()
     )

@@ -124,10 +124,10 @@ def test_a_bias_forbids_and_forces_a_token(tiny_llm: SteerableHFLLM, adapter: st
         ({"steering": 5}, "'steering' is not a known call argument .* as_langchain"),
         ({"response_format": {"type": "json_schema", "json_schema": 5}}, "response_format is 5"),
         ({"step": 5}, "step is 5"),
-        ({"context": 5}, "context is 5"),
+        ({"context": 5}, "context is of type int"),
         (
             {"context": ["At nine.", 1]},
-            "context has a int in it: give True, False, or the retrieved",
+            "context has a int in it: give True, False, or a list",
         ),
         ({"contrast": 0.5}, "contrast is 0.5"),
         ({"tools": 5}, "tools are 5"),

@@ -4,6 +4,7 @@ import sys
 
 import pytest
 import torch
+from langchain_core.documents import Document
 from transformers import GenerationConfig, tokenization_utils_base
 
 from steerable_llm.answer.llm import SteerableHFLLM
@@ -71,6 +72,14 @@ def test_a_context_window_is_a_number_of_tokens(tiny_llm, window):
 def test_an_argument_of_a_call_that_is_none_is_told_with_the_nearest(tiny_llm, ask):
     with pytest.raises(InvalidInputError, match="did you mean 'max_new_tokens'"):
         getattr(tiny_llm, ask)("Hi", max_tokens=5)
+
+
+@pytest.mark.parametrize("wrap", [lambda page: page, lambda page: [page]])
+def test_a_wrong_context_is_told_by_its_kind_and_not_with_all_its_words(tiny_llm, wrap):
+    page = Document("word " * 1000)  # of a framework, whose own models would take it in a list
+    with pytest.raises(InvalidInputError, match=r"Document.*: give True") as told:
+        tiny_llm.generate("Hi", context=wrap(page))
+    assert len(str(told.value)) < 120
 
 
 def test_a_prompt_too_long_stops_everything_before_anything_runs(tiny_llm):

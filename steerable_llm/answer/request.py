@@ -29,7 +29,7 @@ MOST_TOKENS = 128
 MOST_STRUCTURED = 1024
 """The same for what a program reads, which is worth nothing if it is cut off."""
 
-_CONTEXT = "True, False, or the retrieved texts"
+_CONTEXT = "True, False, or a list of the retrieved texts"
 
 FinishReason = Literal["stop", "length"]
 
@@ -375,11 +375,13 @@ class GenerationChunk:
 
 
 def _check_context(context: object) -> None:
-    told = context is None or isinstance(context, bool | str | Sequence)
-    _require(told, "context", context, _CONTEXT)
+    # Its kind is told, and not its words: what it holds may be a whole library.
+    if not (context is None or isinstance(context, bool | str | Sequence)):
+        kind = type(context).__name__
+        raise wrong_value("context", f"context is of type {kind}: give {_CONTEXT}")
     texts = context if isinstance(context, Sequence) else ()
     other = next((text for text in texts if not isinstance(text, str)), "")
-    if not isinstance(other, str):  # what it holds may be a whole library
+    if not isinstance(other, str):
         kind = type(other).__name__
         raise wrong_value("context", f"context has a {kind} in it: give {_CONTEXT}")
 

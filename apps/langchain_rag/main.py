@@ -19,6 +19,7 @@ from langchain_core.vectorstores import InMemoryVectorStore
 from steerable_llm import Constraint, SteerableHFLLM
 from steerable_llm.demo.embedding import langchain_embeddings
 from steerable_llm.errors import InvalidInputError, SteerableError
+from steerable_llm.files import read_text
 
 HERE = Path(__file__).resolve().parent
 QUESTION = "What is the return period of Maple Books?"
@@ -39,13 +40,7 @@ def read_handbook(file: Path) -> list[str]:
     Raises:
         InvalidInputError: The file is not in UTF-8, or holds no text.
     """
-    try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise InvalidInputError(
-            f"{file} is not UTF-8 text ({error.reason} at byte {error.start}): save it as UTF-8"
-        ) from error
-    pages = [line for line in lines if line.strip()]
+    pages = [line for line in read_text(file).splitlines() if line.strip()]
     if not pages:
         raise InvalidInputError(f"{file} holds no text: write a page on each line")
     return pages

@@ -21,6 +21,7 @@ from steerable_llm import SteerableHFLLM
 from steerable_llm.adapters.llama_index import record_steering, tag_prompts
 from steerable_llm.demo.embedding import llama_index_embedding
 from steerable_llm.errors import InvalidInputError, SteerableError
+from steerable_llm.files import read_text
 
 HERE = Path(__file__).resolve().parent
 QUESTION = "What is the return period of Maple Books?"
@@ -53,15 +54,8 @@ def read_handbook(folder: Path) -> list[Document]:
     Raises:
         InvalidInputError: A file is not in UTF-8, or the folder holds no text.
     """
-    pages = []
-    for file in sorted(folder.glob("*.txt")):
-        try:
-            # Without metadata, which LlamaIndex would write above each passage (the path, say).
-            pages.append(Document(text=file.read_text(encoding="utf-8-sig")))
-        except UnicodeDecodeError as error:
-            raise InvalidInputError(
-                f"{file} is not UTF-8 text ({error.reason} at byte {error.start}): save it as UTF-8"
-            ) from error
+    # Without metadata, which LlamaIndex would write above each passage (the path, say).
+    pages = [Document(text=read_text(file)) for file in sorted(folder.glob("*.txt"))]
     if not any(page.text.strip() for page in pages):
         raise InvalidInputError(f"{folder} holds no text: put the handbook there, as .txt files")
     return pages

@@ -331,7 +331,7 @@ def test_each_of_several_answers_can_be_judged(server: ServerProcess) -> None:
 
 def test_feedback_that_waits_for_a_locked_log_holds_up_no_answer(tmp_path: Path) -> None:
     many = 40  # more than the threads of an event loop
-    with running(tmp_path, log_timeout=2.0) as server, server.http() as client:
+    with running(tmp_path, log_timeout=5.0) as server, server.http() as client:
 
         def judged(answer_id: str) -> httpx.Response:
             return client.post("/v1/feedback", json={"id": answer_id, "verdict": "bad"})

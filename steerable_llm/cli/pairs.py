@@ -33,7 +33,7 @@ from steerable_llm.cli.options import (
 from steerable_llm.errors import EmptyLogError, InvalidInputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from steerable_llm.answer.llm import SteerableHFLLM
     from steerable_llm.embedding import Embedder
@@ -373,13 +373,11 @@ def _drafts(
     from steerable_llm.pairs.pairing import bad_answers, draft_pairs
     from steerable_llm.progress import progress_bar
 
-    def counted(
-        drafts: Iterable[Draft], total: int, every: Callable[[], Iterable[LoggedAnswer]]
-    ) -> DraftFile:
+    def counted(drafts: Iterable[Draft], total: int, bad: Iterable[LoggedAnswer]) -> DraftFile:
         with progress_bar("pairs: bad answers", total, progress and total >= LONG) as advance:
             found = DraftFile(_telling(drafts, advance))
         if not len(found) and (step or reason):
-            raise EmptyLogError(_what_there_is(log, reason, step, every()))
+            raise EmptyLogError(_what_there_is(log, reason, step, bad))
         return found
 
     if is_database(log):
@@ -387,7 +385,7 @@ def _drafts(
             wanted: dict[str, Any] = {"reason": reason or None, "step": step}
             drafts = answer_log.drafts(own_words=own_words, **wanted)
             total = answer_log.count(verdict="bad", **wanted)
-            return counted(drafts, total, lambda: answer_log.answers(verdict="bad"))
+            return counted(drafts, total, answer_log.answers(verdict="bad"))
     check_filters(verdict=None, reasons=reason or ())
     verdicts = Counter(answer.verdict for answer in stream_answers(log))
     if not verdicts:
@@ -395,10 +393,9 @@ def _drafts(
     if not verdicts["bad"]:
         raise EmptyLogError(f"the log {log} has no bad answer: review some answers first")
     every = bad_answers(_AnswerFile(log), set(reason) if reason else None)
-    bad = (one for one in every if step in (None, one[0].step))
-    bad_ones = (answer for answer in stream_answers(log) if answer.verdict == "bad")
-    drafts = draft_pairs(bad, own_words=own_words)
-    return counted(drafts, verdicts["bad"], lambda: bad_ones)
+    meant = (one for one in every if step in (None, one[0].step))
+    bad = (answer for answer in stream_answers(log) if answer.verdict == "bad")
+    return counted(draft_pairs(meant, own_words=own_words), verdicts["bad"], bad)
 
 
 def _what_there_is(

@@ -16,6 +16,7 @@ from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -35,6 +36,7 @@ from steerable_llm.answer.request import Generation, Usage
 from steerable_llm.errors import InvalidInputError
 from steerable_llm.logs.answer_log import AnswerLog
 from steerable_llm.server import process
+from steerable_llm.server.feedback import _review
 from steerable_llm.server.keys import API_KEYS, read_keys
 from steerable_llm.server.metrics import MOST_STEPS, Metrics
 from steerable_llm.server.refusals import Refused
@@ -364,6 +366,14 @@ def test_a_server_without_a_log_says_so(tmp_path: Path) -> None:
     with running(tmp_path, log=None) as server, server.http() as client:
         answer = client.post("/v1/feedback", json={"id": "x", "verdict": "bad"})
         assert answer.json()["error"]["code"] == "no_answer_log"
+
+
+def test_nobody_is_told_that_there_is_no_answer_while_one_waits_for_the_log(tmp_path: Path) -> None:
+    slow = SimpleNamespace(url=f"sqlite:///{tmp_path / 'answers.db'}", flush=lambda _: False)
+    serving: Any = SimpleNamespace(recorder=slow, settings=ServerSettings())
+    with pytest.raises(Refused) as told:
+        _review(serving, "on-its-way", {"verdict": "bad"})
+    assert (told.value.status_code, told.value.code) == (503, "log_unavailable")
 
 
 def test_a_model_that_is_not_there_is_told_with_one_that_is(server: ServerProcess) -> None:
